@@ -1,0 +1,478 @@
+"""One Kubernetes API server, reached with one identity: the only door to a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote, urlencode
+
+import urllib3
+import yaml
+from kubernetes import client as kube
+from kubernetes import config as kube_config
+from kubernetes.client.exceptions import ApiException
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from mesh.errors import ApiError, InvalidInput
+
+Object = dict[str, Any]
+"""A Kubernetes object as the API sends it, always with `apiVersion` and `kind`."""
+
+FIELD_MANAGER = "prefect-linkerd"
+MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+
+def name_of(obj: Mapping[str, Any]) -> str:
+    """`Kind/namespace/name` of an object, as every message of this project names it."""
+    metadata = obj.get("metadata", {})
+    parts = (obj.get("kind", "Object"), metadata.get("namespace"), metadata.get("name", "?"))
+    return "/".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class ApiResource:
+    """One resource of a served API group version, as discovery describes it."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool
+    verbs: tuple[str, ...]
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, ApiError) and error.transient
+
+
+class Cluster:
+    """Reads and writes objects of one cluster as plain dictionaries.
+
+    Requests that may be repeated without harm (all but `create`) are repeated for up to
+    `patience` seconds while the API server answers 429 or 5xx or cannot be reached.
+
+    Args:
+        kubeconfig: a kubeconfig, parsed. `None` means the pod's own service account.
+        context: the context of it to use; its current context by default.
+        patience: seconds for which a failing idempotent request is repeated.
+        request_timeout: seconds that one HTTP request may take.
+
+    Raises:
+        InvalidInput: the kubeconfig or the context does not exist or cannot be used.
+    """
+
+    def __init__(
+        self,
+        kubeconfig: Mapping[str, Any] | None,
+        context: str | None = None,
+        *,
+        patience: float = 20.0,
+        request_timeout: float = 30.0,
+    ) -> None:
+        self._kubeconfig = kubeconfig
+        self._context = context
+        self._patience = patience
+        self._timeout = request_timeout
+        configuration = kube.Configuration()
+        # urllib3's own retries do not know which requests are safe to repeat.
+        configuration.retries = urllib3.Retry(total=0, redirect=0)
+        configuration.connection_pool_maxsize = 16
+        try:
+            if kubeconfig is None:
+                kube_config.load_incluster_config(client_configuration=configuration)
+            else:
+                kube_config.load_kube_config_from_dict(
+                    dict(kubeconfig), context=context, client_configuration=configuration
+                )
+        except kube_config.ConfigException as error:
+            raise InvalidInput(
+                "cluster access",
+                expected="a usable kubeconfig context or a pod's service account",
+                found=str(error),
+                remedy="Give a kubeconfig with the named context, or run inside the cluster.",
+            ) from None
+        self._client = kube.ApiClient(configuration)
+        self._discovered: dict[str, dict[str, ApiResource]] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_file(
+        cls, path: Path | None = None, context: str | None = None, **options: float
+    ) -> Cluster:
+        """A cluster from a kubeconfig file; `KUBECONFIG` or `~/.kube/config` by default."""
+        found = path or Path(
+            os.environ.get("KUBECONFIG", "").split(os.pathsep)[0] or "~/.kube/config"
+        )
+        found = found.expanduser()
+        try:
+            content = yaml.safe_load(found.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise InvalidInput(
+                f"kubeconfig {found}",
+                expected="a readable kubeconfig file",
+                found=type(error).__name__,
+                remedy="Name an existing file, or set KUBECONFIG.",
+            ) from None
+        if not isinstance(content, dict):
+            raise InvalidInput(
+                f"kubeconfig {found}",
+                expected="a mapping with clusters, contexts and users",
+                found=type(content).__name__,
+                remedy="Name a kubeconfig file such as `kubectl config view --raw` prints.",
+            )
+        return cls(cast("dict[str, Any]", content), context, **options)
+
+    @property
+    def host(self) -> str:
+        """The address of the API server."""
+        return str(self._client.configuration.host)
+
+    @contextmanager
+    def kubeconfig_file(self) -> Generator[Path]:
+        """A kubeconfig of this access in a private temporary file, for programs like helm."""
+        with tempfile.TemporaryDirectory(prefix="prefect-linkerd-") as folder:
+            path = Path(folder, "kubeconfig")
+            path.touch(mode=0o600)
+            path.write_text(yaml.safe_dump(self._as_kubeconfig()))
+            yield path
+
+    def _as_kubeconfig(self) -> dict[str, Any]:
+        if self._kubeconfig is not None:
+            content = dict(self._kubeconfig)
+            if self._context:
+                content["current-context"] = self._context
+            return content
+        # The token is named by file, so that a long run sees it renewed.
+        account = "/var/run/secrets/kubernetes.io/serviceaccount"
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "in-cluster",
+            "contexts": [{"name": "in-cluster", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [
+                {
+                    "name": "c",
+                    "cluster": {"server": self.host, "certificate-authority": f"{account}/ca.crt"},
+                }
+            ],
+            "users": [{"name": "u", "user": {"tokenFile": f"{account}/token"}}],
+        }
+
+    # Requests
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        subject: str = "",
+        repeat: bool | None = None,
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """One HTTP request to the API server: the body and the headers of its answer.
+
+        `repeat` says whether it may be sent again after a passing fault; by default all but
+        POST are.
+
+        Raises:
+            ApiError: with the API's own message and status, `status` 0 where no answer came.
+        """
+        url = path + (f"?{urlencode(query)}" if query else "")
+        may_repeat = method != "POST" if repeat is None else repeat
+
+        def once() -> tuple[bytes, Mapping[str, str]]:
+            try:
+                response = self._client.call_api(
+                    url,
+                    method,
+                    header_params={"Content-Type": content_type, "Accept": accept},
+                    body=body,
+                    auth_settings=["BearerToken"],
+                    _preload_content=False,
+                    _return_http_data_only=True,
+                    _request_timeout=self._timeout,
+                )
+                return bytes(response.data), response.headers
+            except ApiException as error:
+                raise self._api_error(subject or path, method, error) from None
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise ApiError(
+                    subject or path,
+                    expected=f"an answer to {method} from {self.host}",
+                    found=f"{type(error).__name__}",
+                    remedy="Check that the API server runs and can be reached from here.",
+                ) from None
+
+        if not may_repeat:
+            return once()
+        for attempt in Retrying(
+            retry=retry_if_exception(_is_transient),
+            stop=stop_after_delay(self._patience),
+            wait=wait_random_exponential(multiplier=0.1, max=3),
+            reraise=True,
+        ):
+            with attempt:
+                return once()
+        raise AssertionError("unreachable")
+
+    @staticmethod
+    def _api_error(subject: str, method: str, error: ApiException) -> ApiError:
+        try:
+            status: Any = json.loads(error.body or "")
+            message = str(status["message"])
+        except (TypeError, ValueError, KeyError):
+            message = str(error.reason)
+        code = error.status or 0
+        remedies = {
+            401: "The credentials are not accepted: renew the kubeconfig.",
+            403: "Grant this identity the permission (see docs/permissions.md).",
+            404: "Check the name, and that its CRD is installed.",
+            409: "It was changed or made by somebody else meanwhile: run again.",
+            422: "The API does not accept the object as written: mend the field that it names.",
+        }
+        return ApiError(
+            subject,
+            expected=f"{method} to be accepted",
+            found=f"{code} {message}",
+            remedy=remedies.get(code, "Run again once the API server is well."),
+        ).with_status(code)
+
+    def read(self, path: str, query: Mapping[str, str] | None = None, *, subject: str = "") -> Any:
+        """The JSON that a GET of an API path answers."""
+        return json.loads(self.request("GET", path, query=query, subject=subject)[0])
+
+    # Discovery
+
+    def version(self) -> str:
+        """The API server's version, such as `v1.34.4`."""
+        return str(self.read("/version")["gitVersion"])
+
+    def clock(self) -> datetime:
+        """The API server's idea of now, from its Date header, to the second."""
+        return parsedate_to_datetime(self.request("GET", "/version")[1]["Date"]).astimezone(UTC)
+
+    def api_versions(self) -> frozenset[str]:
+        """Every group version that is served, such as `v1` or `policy/v1`."""
+        groups = self.read("/apis")["groups"]
+        return frozenset({"v1"} | {v["groupVersion"] for g in groups for v in g["versions"]})
+
+    def resource(self, api_version: str, kind: str) -> ApiResource | None:
+        """How a kind is served, or None where it is not (asked anew until it is)."""
+        with self._lock:
+            known = self._discovered.get(api_version, {}).get(kind)
+        if known:
+            return known
+        prefix = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+        try:
+            answer = self.read(prefix)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        found = {
+            item["kind"]: ApiResource(
+                api_version, item["kind"], item["name"], item["namespaced"], tuple(item["verbs"])
+            )
+            for item in answer["resources"]
+            if "/" not in item["name"]
+        }
+        with self._lock:
+            self._discovered[api_version] = found
+        return found.get(kind)
+
+    def serves(self, api_version: str, kind: str) -> bool:
+        return self.resource(api_version, kind) is not None
+
+    def path(
+        self, api_version: str, kind: str, namespace: str | None = None, name: str | None = None
+    ) -> str:
+        """The API path of a kind's collection or of one object.
+
+        Raises:
+            ApiError: with status 404 where the kind is not served.
+        """
+        resource = self.resource(api_version, kind)
+        if resource is None:
+            raise ApiError(
+                f"{kind} ({api_version})",
+                expected="the API server to serve this kind",
+                found="it does not",
+                remedy="Install its CRD, or use a Kubernetes version that serves it.",
+            ).with_status(404)
+        path = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+        if resource.namespaced and namespace:
+            path += f"/namespaces/{quote(namespace)}"
+        path += f"/{resource.plural}"
+        return f"{path}/{quote(name)}" if name else path
+
+    # Objects
+
+    def get(
+        self, api_version: str, kind: str, name: str, namespace: str | None = None
+    ) -> Object | None:
+        """An object, or None where it (or its kind) does not exist."""
+        subject = "/".join(part for part in (kind, namespace, name) if part)
+        try:
+            return self.read(self.path(api_version, kind, namespace, name), subject=subject)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        page: int = 500,
+    ) -> Iterator[Object]:
+        """Objects of a kind, read page by page; nothing where the kind is not served."""
+        if not self.serves(api_version, kind):
+            return
+        path = self.path(api_version, kind, namespace)
+        query = {"limit": str(page)}
+        if labels:
+            query["labelSelector"] = labels
+        if fields:
+            query["fieldSelector"] = fields
+        while True:
+            answer = self.read(path, query, subject=f"{kind} list in {namespace or 'all'}")
+            for item in answer["items"]:
+                yield {"apiVersion": api_version, "kind": kind, **item}
+            if not (token := answer["metadata"].get("continue")):
+                return
+            query["continue"] = token
+
+    def apply(self, obj: Object, *, force: bool = True, dry_run: bool = False) -> Object:
+        """Server-side apply: brings an object's given fields to the given values.
+
+        An apply that changes nothing leaves the object's resourceVersion as it was.
+        """
+        metadata = obj["metadata"]
+        query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
+        if dry_run:
+            query["dryRun"] = "All"
+        answer, _ = self.request(
+            "PATCH",
+            self.path(obj["apiVersion"], obj["kind"], metadata.get("namespace"), metadata["name"]),
+            query=query,
+            body=obj,
+            content_type=APPLY_PATCH,
+            subject=name_of(obj),
+        )
+        return json.loads(answer)
+
+    def create(self, obj: Object) -> Object:
+        """Creates an object; `ApiError` with status 409 where it exists. Never repeated."""
+        path = self.path(obj["apiVersion"], obj["kind"], obj["metadata"].get("namespace"))
+        query = {"fieldManager": FIELD_MANAGER}
+        return json.loads(
+            self.request("POST", path, query=query, body=obj, subject=name_of(obj))[0]
+        )
+
+    def replace(self, obj: Object) -> Object:
+        """Replaces an object; refused (409) when its resourceVersion is not the current one."""
+        path = self.path(
+            obj["apiVersion"],
+            obj["kind"],
+            obj["metadata"].get("namespace"),
+            obj["metadata"]["name"],
+        )
+        query = {"fieldManager": FIELD_MANAGER}
+        return json.loads(self.request("PUT", path, query=query, body=obj, subject=name_of(obj))[0])
+
+    def merge(
+        self, api_version: str, kind: str, name: str, namespace: str | None, patch: Object
+    ) -> Object:
+        """A JSON merge patch (RFC 7386) of an object."""
+        answer, _ = self.request(
+            "PATCH",
+            self.path(api_version, kind, namespace, name),
+            query={"fieldManager": FIELD_MANAGER},
+            body=patch,
+            content_type=MERGE_PATCH,
+            subject="/".join(part for part in (kind, namespace, name) if part),
+        )
+        return json.loads(answer)
+
+    def delete(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> bool:
+        """Deletes an object; False where it was not there."""
+        try:
+            self.request(
+                "DELETE",
+                self.path(api_version, kind, namespace, name),
+                body={"propagationPolicy": "Background"},
+                subject="/".join(part for part in (kind, namespace, name) if part),
+            )
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def allowed(
+        self,
+        verb: str,
+        resource: str,
+        *,
+        group: str = "",
+        namespace: str = "",
+        name: str = "",
+    ) -> bool:
+        """Whether this identity may do something, by a SelfSubjectAccessReview."""
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {
+                "resourceAttributes": {
+                    "verb": verb,
+                    "resource": resource,
+                    "group": group,
+                    "namespace": namespace,
+                    "name": name,
+                }
+            },
+        }
+        # A review writes nothing, so this POST may be repeated.
+        answer, _ = self.request(
+            "POST",
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            body=review,
+            subject=f"SelfSubjectAccessReview {verb} {resource}",
+            repeat=True,
+        )
+        return bool(json.loads(answer)["status"].get("allowed", False))
+
+    def events(self, obj: Mapping[str, Any], limit: int = 5) -> list[str]:
+        """The last events about an object, oldest first, as `Reason: message`."""
+        metadata = obj["metadata"]
+        found = list(
+            self.list(
+                "v1",
+                "Event",
+                metadata.get("namespace") or "default",
+                fields=f"involvedObject.kind={obj['kind']},involvedObject.name={metadata['name']}",
+            )
+        )
+        found.sort(key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
+        return [f"{e.get('reason')}: {e.get('message')}" for e in found[-limit:]]

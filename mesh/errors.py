@@ -1,0 +1,87 @@
+"""The errors of this library: each says what object, what was expected, found, and to do."""
+
+from __future__ import annotations
+
+
+class MeshError(Exception):
+    """The base of every error raised on purpose by `mesh`.
+
+    Args:
+        subject: the object it is about, as `Kind/namespace/name` or a file or setting.
+        expected: what should have been so.
+        found: what was so instead. Never a secret.
+        remedy: what the reader can do about it.
+    """
+
+    def __init__(self, subject: str, *, expected: str, found: str, remedy: str) -> None:
+        self.subject = subject
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(subject, expected, found, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.subject}: expected {self.expected}, found {self.found}. {self.remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling of exceptions,
+        # and Prefect pickles the exception of a failed run.
+        return (
+            _rebuild,
+            (type(self), self.subject, self.expected, self.found, self.remedy),
+        )
+
+
+def _rebuild(
+    kind: type[MeshError], subject: str, expected: str, found: str, remedy: str
+) -> MeshError:
+    return kind(subject, expected=expected, found=found, remedy=remedy)
+
+
+class InvalidInput(MeshError, ValueError):
+    """What the user gave cannot work; nothing was touched."""
+
+
+class CertificateError(MeshError):
+    """A certificate or key that exists is not what a Linkerd identity chain needs."""
+
+
+class ApiError(MeshError):
+    """The Kubernetes API refused a request or could not be reached.
+
+    `status` is the HTTP status, or 0 where no answer came; `transient` says whether the
+    same request may succeed later.
+    """
+
+    status: int = 0
+
+    @property
+    def transient(self) -> bool:
+        return self.status in (0, 429, 500, 502, 503, 504)
+
+    def with_status(self, status: int) -> ApiError:
+        self.status = status
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"status": self.status})
+
+
+class ChartError(MeshError):
+    """A chart repository or chart cannot be read, or lacks the wanted version."""
+
+
+class ReleaseError(MeshError):
+    """Helm could not bring a release to the wanted state."""
+
+
+class NotReady(MeshError):
+    """An object did not become ready in time; `found` carries its conditions and last events."""
+
+
+class OwnershipConflict(MeshError):
+    """An object that we would have to write belongs to somebody else."""
+
+
+class PreflightFailed(MeshError):
+    """The cluster cannot take this mesh; nothing was changed."""

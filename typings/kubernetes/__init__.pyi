@@ -1,0 +1,2 @@
+from . import client as client
+from . import config as config
