@@ -1,0 +1,575 @@
+"""What a user says about a mesh: one model, validated whole before anything is touched."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from mesh.version import LinkerdVersion
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+
+
+def _dns_label(value: str) -> str:
+    if not _LABEL.match(value):
+        raise ValueError(
+            f"{value!r} is not a Kubernetes name: use lower-case letters, digits and dashes, "
+            "at most 63, starting and ending with a letter or digit (RFC 1123)"
+        )
+    return value
+
+
+def _dns_name(value: str) -> str:
+    labels = value.split(".")
+    if len(value) > 253 or not all(_LABEL.match(label) for label in labels):
+        raise ValueError(
+            f"{value!r} is not a DNS name: write labels of lower-case letters, digits and dashes "
+            "joined by dots, such as cluster.local (RFC 1123)"
+        )
+    return value
+
+
+def _host(value: str) -> str:
+    if "://" in value or "/" in value:
+        raise ValueError(f"{value!r} is a URL, not a host: leave out the scheme and the path")
+    if ":" in value:
+        raise ValueError(f"{value!r} has a port: give the host alone")
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        pass
+    else:
+        raise ValueError(f"{value!r} is an address: an ingress host must be a DNS name")
+    if "*" in value:
+        raise ValueError(f"{value!r} is a wildcard: give one DNS name")
+    name = _dns_name(value)
+    if "." not in name:
+        raise ValueError(f"{value!r} has one label: give a full name such as viz.example.com")
+    return name
+
+
+Namespace = Annotated[str, AfterValidator(_dns_label)]
+DnsName = Annotated[str, AfterValidator(_dns_name)]
+Host = Annotated[str, AfterValidator(_host)]
+
+
+class _Section(BaseModel):
+    # Unknown fields are mistakes of spelling, and a message beats a setting that does nothing.
+    # Inputs are kept out of validation errors, as one of them may be a secret.
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class ClusterAccess(_Section):
+    """How the Kubernetes API is reached, where no Kubernetes Credentials block is chosen."""
+
+    kubeconfig: Path | None = Field(
+        default=None,
+        title="Kubeconfig file",
+        description="A kubeconfig on the machine where the flow runs. "
+        "Empty: KUBECONFIG, else ~/.kube/config.",
+    )
+    context: str | None = Field(
+        default=None,
+        title="Context",
+        description="The kubeconfig's context. Empty: its current one.",
+    )
+    in_cluster: bool = Field(
+        default=False,
+        title="In cluster",
+        description="Use the service account of the pod that the flow runs in.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ClusterAccess:
+        if self.in_cluster and (self.kubeconfig or self.context):
+            raise ValueError(
+                "in_cluster uses the pod's service account: leave kubeconfig and context empty, "
+                "or turn in_cluster off"
+            )
+        return self
+
+
+class Namespaces(_Section):
+    """The namespaces of the mesh and of what comes with it."""
+
+    linkerd: Namespace = Field(
+        default="linkerd", title="Linkerd", description="Namespace of the control plane."
+    )
+    viz: Namespace = Field(
+        default="linkerd-viz", title="Viz", description="Namespace of linkerd-viz."
+    )
+    jaeger: Namespace = Field(
+        default="linkerd-jaeger", title="Jaeger", description="Namespace of linkerd-jaeger."
+    )
+    cert_manager: Namespace = Field(
+        default="cert-manager", title="cert-manager", description="Namespace of cert-manager."
+    )
+    traefik: Namespace = Field(
+        default="traefik", title="Traefik", description="Namespace of Traefik."
+    )
+    emojivoto: Namespace = Field(
+        default="emojivoto",
+        title="emojivoto",
+        description="Namespace of the demonstration application.",
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Namespaces:
+        names = [str(name) for name in self.__dict__.values()]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f"namespace {double[0]} is used twice: give each part its own")
+        return self
+
+
+class ExtraValues(_Section):
+    """Helm values of the user's own, which win over the computed ones."""
+
+    files: list[Path] = Field(
+        default_factory=list[Path],
+        title="Values files",
+        description="YAML files, the later winning over the earlier.",
+    )
+    inline: dict[str, Any] = Field(
+        default_factory=dict[str, Any],
+        title="Inline values",
+        description="Values that win over the files.",
+    )
+
+
+class ChartSources(_Section):
+    """Where charts come from: an https repository, an oci:// registry path, or a folder."""
+
+    mirror: Path | None = Field(
+        default=None,
+        title="Mirror folder",
+        description="A folder with the repositories stable, edge, jetstack and traefik in it, "
+        "for machines without internet. It stands in for every source below left empty.",
+    )
+    linkerd: str | None = Field(
+        default=None,
+        title="Linkerd charts",
+        description="Empty: the mirror, else the upstream repository of the version's channel.",
+    )
+    cert_manager: str | None = Field(
+        default=None,
+        title="cert-manager chart",
+        description="Empty: the mirror, else https://charts.jetstack.io.",
+    )
+    traefik: str | None = Field(
+        default=None,
+        title="Traefik chart",
+        description="Empty: the mirror, else https://traefik.github.io/charts.",
+    )
+
+    @field_validator("linkerd", "cert_manager", "traefik")
+    @classmethod
+    def _source(cls, value: str | None) -> str | None:
+        if value and "://" in value and not value.startswith(("https://", "http://", "oci://")):
+            raise ValueError(
+                f"{value!r} is no chart source: give https://…, oci://… or the path of a folder"
+            )
+        return value
+
+
+class PrivateRegistry(_Section):
+    """A registry that holds every image, with the same repository names as upstream."""
+
+    host: str = Field(
+        title="Registry",
+        description="Host, optional port and path that replace the registry of every image, "
+        "such as registry.example.com/mirror.",
+    )
+    username: str | None = Field(
+        default=None, title="User name", description="Empty: no pull secret."
+    )
+    password: SecretStr | None = Field(
+        default=None, title="Password", description="Kept in pull secrets in the mesh's namespaces."
+    )
+    pull_secret: Namespace = Field(
+        default="prefect-linkerd-registry",
+        title="Pull secret",
+        description="Name of the pull secret; it is made when a user name is given.",
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _registry(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError(f"{value!r} has a scheme: image names have none, leave it out")
+        value = value.rstrip("/")
+        if not re.match(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?(:\d+)?(/[-._a-z0-9]+)*$", value):
+            raise ValueError(
+                f"{value!r} is no registry: write host[:port][/path] in lower case, "
+                "such as registry.example.com:5000/mirror"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _credentials(self) -> PrivateRegistry:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("user name and password of a registry go together: give both or none")
+        return self
+
+
+class Dashboard(_Section):
+    """The viz dashboard behind Traefik, with a password."""
+
+    host: Host | None = Field(
+        default=None,
+        title="Host",
+        description="DNS name under which the dashboard is served. Empty: no ingress.",
+    )
+    username: str = Field(
+        default="admin", title="User name", description="The dashboard's basic-auth user name."
+    )
+    password: SecretStr | None = Field(
+        default=None,
+        title="Password",
+        description="Empty: one is made and kept in Secret web-ingress-auth (key password).",
+    )
+
+    @field_validator("username")
+    @classmethod
+    def _username(cls, value: str) -> str:
+        if not value or ":" in value or not value.isprintable():
+            raise ValueError("a basic-auth user name is not empty and has no colon (RFC 7617)")
+        return value
+
+
+class Viz(_Section):
+    """The viz extension: metrics, tap and the dashboard."""
+
+    enabled: bool = Field(default=True, title="Install", description="Install linkerd-viz.")
+    values: ExtraValues = Field(
+        default_factory=ExtraValues, title="Values", description="Extra values for linkerd-viz."
+    )
+    dashboard: Dashboard = Field(
+        default_factory=Dashboard, title="Dashboard", description="The dashboard's ingress."
+    )
+
+
+class Jaeger(_Section):
+    """The jaeger extension: distributed tracing."""
+
+    enabled: bool = Field(default=False, title="Install", description="Install linkerd-jaeger.")
+    values: ExtraValues = Field(
+        default_factory=ExtraValues, title="Values", description="Extra values for linkerd-jaeger."
+    )
+
+
+class CertManager(_Section):
+    """cert-manager, used when the issuer's mode is cert-manager."""
+
+    install: bool = Field(
+        default=True,
+        title="Install",
+        description="Install its chart where the cluster has no cert-manager.",
+    )
+    version: str | None = Field(
+        default=None,
+        title="Chart version",
+        description="Empty: the newest release of the chart source.",
+    )
+    values: ExtraValues = Field(
+        default_factory=ExtraValues, title="Values", description="Extra values for cert-manager."
+    )
+    issuer_kind: Literal["Issuer", "ClusterIssuer"] = Field(
+        default="Issuer",
+        title="Issuer kind",
+        description="Issuer keeps the trust anchor's key in Linkerd's namespace, "
+        "ClusterIssuer in cert-manager's.",
+    )
+    webhook_certificates: bool = Field(
+        default=True,
+        title="Webhook certificates",
+        description="Let cert-manager issue and renew the certificates of Linkerd's webhooks too.",
+    )
+
+
+class Traefik(_Section):
+    """The ingress controller."""
+
+    enabled: bool = Field(
+        default=True, title="Ingress", description="Set up ingress through Traefik."
+    )
+    install: bool = Field(
+        default=True,
+        title="Install",
+        description="Install its chart where the cluster has no Traefik.",
+    )
+    version: str | None = Field(
+        default=None,
+        title="Chart version",
+        description="Empty: the newest release of the chart source.",
+    )
+    values: ExtraValues = Field(
+        default_factory=ExtraValues, title="Values", description="Extra values for Traefik."
+    )
+
+
+class TrustAnchorConfig(_Section):
+    """The root of trust: made here or brought, and where its private key is kept."""
+
+    custody: Literal["offline", "in-cluster"] = Field(
+        default="offline",
+        title="Private key",
+        description="offline: never in the cluster. in-cluster: Secret linkerd-trust-anchor, "
+        "which cert-manager needs to sign issuers by itself.",
+    )
+    key_file: Path | None = Field(
+        default=None,
+        title="Key file",
+        description="offline: the file, encrypted with the passphrase, that the key is written to "
+        "once. Empty: a Prefect Secret block holds the key.",
+    )
+    secret_block: str | None = Field(
+        default=None,
+        title="Secret block",
+        description="offline: the Prefect Secret block that holds the key. "
+        "Empty: <mesh name>-trust-anchor.",
+    )
+    passphrase: SecretStr | None = Field(
+        default=None,
+        title="Passphrase",
+        description="Encrypts the key file; at least 12 characters.",
+    )
+    certificate: str | None = Field(
+        default=None,
+        title="Own certificate (PEM)",
+        description="Bring a trust anchor instead of making one.",
+    )
+    certificate_file: Path | None = Field(
+        default=None, title="Own certificate file", description="The same, as a PEM file."
+    )
+    private_key: SecretStr | None = Field(
+        default=None,
+        title="Own private key (PEM)",
+        description="The brought anchor's key, encrypted with the passphrase or not.",
+    )
+    private_key_file: Path | None = Field(
+        default=None, title="Own private key file", description="The same, as a PEM file."
+    )
+
+    @property
+    def brought(self) -> bool:
+        return bool(self.certificate or self.certificate_file)
+
+    @model_validator(mode="after")
+    def _combination(self) -> TrustAnchorConfig:
+        if self.certificate and self.certificate_file:
+            raise ValueError(
+                "the trust anchor is given twice: give certificate or certificate_file"
+            )
+        if self.private_key and self.private_key_file:
+            raise ValueError(
+                "the trust anchor's key is given twice: give private_key or private_key_file"
+            )
+        if (self.private_key or self.private_key_file) and not self.brought:
+            raise ValueError("a private key without its certificate: give the certificate too")
+        if self.custody == "in-cluster" and (self.key_file or self.secret_block):
+            raise ValueError(
+                "in-cluster custody keeps the key in a Kubernetes Secret: "
+                "leave key_file and secret_block empty, or choose offline"
+            )
+        if self.key_file and self.secret_block:
+            raise ValueError(
+                "the key can be kept in one place: give key_file or secret_block, not both"
+            )
+        if self.key_file and self.passphrase is None:
+            raise ValueError("a key file is written encrypted: give a passphrase")
+        if self.passphrase and len(self.passphrase.get_secret_value()) < 12:
+            raise ValueError("the passphrase is shorter than 12 characters: give a longer one")
+        return self
+
+
+class Lifetimes(_Section):
+    """How long certificates live."""
+
+    anchor_days: int = Field(
+        default=3650,
+        ge=1,
+        le=36500,
+        title="Trust anchor (days)",
+        description="Lifetime of a trust anchor made here.",
+    )
+    issuer_days: int = Field(
+        default=365,
+        ge=1,
+        le=3650,
+        title="Self-signed issuer (days)",
+        description="Lifetime of an issuer signed here.",
+    )
+    issuer_hours: int = Field(
+        default=48,
+        ge=1,
+        title="cert-manager issuer (hours)",
+        description="Duration of the issuer Certificate that cert-manager keeps.",
+    )
+    issuer_renew_before_hours: int = Field(
+        default=25,
+        ge=1,
+        title="cert-manager renewal (hours)",
+        description="How long before its end cert-manager renews the issuer.",
+    )
+    leaf_hours: int = Field(
+        default=24,
+        ge=1,
+        title="Proxy leaf (hours)",
+        description="Lifetime of a proxy's certificate.",
+    )
+
+    @model_validator(mode="after")
+    def _order(self) -> Lifetimes:
+        if self.issuer_renew_before_hours >= self.issuer_hours:
+            raise ValueError(
+                "issuer_renew_before_hours must be less than issuer_hours: "
+                "cert-manager would renew without end"
+            )
+        if self.issuer_days > self.anchor_days or self.issuer_hours > self.anchor_days * 24:
+            raise ValueError(
+                "the issuer would outlive its trust anchor: shorten the issuer or "
+                "lengthen anchor_days"
+            )
+        if self.leaf_hours > self.issuer_days * 24:
+            raise ValueError(
+                "leaf_hours is longer than the issuer lives: shorten it or lengthen issuer_days"
+            )
+        return self
+
+    @property
+    def anchor(self) -> timedelta:
+        return timedelta(days=self.anchor_days)
+
+    @property
+    def issuer(self) -> timedelta:
+        return timedelta(days=self.issuer_days)
+
+
+class MeshConfig(_Section):
+    """One Linkerd mesh: where it is, what is in it, and how it is installed."""
+
+    name: Namespace = Field(
+        default="mesh",
+        title="Name",
+        description="Names the mesh in events, artifacts and blocks.",
+    )
+    access: ClusterAccess = Field(
+        default_factory=ClusterAccess, title="Cluster access", description="Which cluster it is."
+    )
+    version: str = Field(
+        default="edge-26.8.3",
+        title="Linkerd version",
+        description="Channel and version, such as stable-2.14.10 or edge-26.8.3.",
+    )
+    namespaces: Namespaces = Field(
+        default_factory=Namespaces, title="Namespaces", description="Where each part lives."
+    )
+    trust_domain: DnsName = Field(
+        default="cluster.local",
+        title="Trust domain",
+        description="The root of every identity; the anchor is root.linkerd.<trust domain>.",
+    )
+    cluster_domain: DnsName = Field(
+        default="cluster.local", title="Cluster domain", description="The cluster's DNS domain."
+    )
+    ha: bool = Field(
+        default=False,
+        title="High availability",
+        description="Three replicas spread over nodes, resource requests, and webhooks that fail "
+        "closed, as Linkerd's values-ha.yaml has it.",
+    )
+    values: ExtraValues = Field(
+        default_factory=ExtraValues,
+        title="Control plane values",
+        description="Extra values for linkerd-control-plane (linkerd2 in 2.11).",
+    )
+    charts: ChartSources = Field(
+        default_factory=ChartSources, title="Charts", description="Where charts come from."
+    )
+    registry: PrivateRegistry | None = Field(
+        default=None, title="Private registry", description="Empty: images come from upstream."
+    )
+    viz: Viz = Field(default_factory=Viz, title="Viz", description="The viz extension.")
+    jaeger: Jaeger = Field(
+        default_factory=Jaeger, title="Jaeger", description="The jaeger extension."
+    )
+    trust_anchor: TrustAnchorConfig = Field(
+        default_factory=TrustAnchorConfig, title="Trust anchor", description="The root of trust."
+    )
+    issuer: Literal["self-signed", "cert-manager"] = Field(
+        default="self-signed",
+        title="Issuer mode",
+        description="self-signed: these flows sign and renew the issuer. "
+        "cert-manager: cert-manager does.",
+    )
+    cert_manager: CertManager = Field(
+        default_factory=CertManager, title="cert-manager", description="For that issuer mode."
+    )
+    lifetimes: Lifetimes = Field(
+        default_factory=Lifetimes, title="Lifetimes", description="How long certificates live."
+    )
+    traefik: Traefik = Field(
+        default_factory=Traefik, title="Traefik", description="The ingress controller."
+    )
+    smoke_test: bool = Field(
+        default=True,
+        title="Smoke test",
+        description="Deploy the emojivoto application, meshed and behind the ingress.",
+    )
+    emojivoto_manifest: str = Field(
+        default="https://run.linkerd.io/emojivoto.yml",
+        title="emojivoto manifest",
+        description="URL or file of the emojivoto manifest.",
+    )
+    timeout_seconds: int = Field(
+        default=600,
+        ge=10,
+        le=7200,
+        title="Timeout (seconds)",
+        description="How long one Helm release or rollout may take.",
+    )
+
+    @field_validator("version")
+    @classmethod
+    def _version(cls, value: str) -> str:
+        return str(LinkerdVersion.parse(value))
+
+    @model_validator(mode="after")
+    def _combination(self) -> MeshConfig:
+        version = self.linkerd
+        if self.jaeger.enabled and not version.has_jaeger:
+            raise ValueError(
+                f"{version} has no linkerd-jaeger chart: turn jaeger off, or choose an older "
+                "version; newer proxies export traces by proxy.tracing values"
+            )
+        if self.issuer == "cert-manager" and self.trust_anchor.custody == "offline":
+            raise ValueError(
+                "cert-manager signs with the trust anchor's key: set trust_anchor.custody to "
+                "in-cluster, or issuer to self-signed"
+            )
+        if self.viz.dashboard.host and not self.viz.enabled:
+            raise ValueError("viz.dashboard.host needs viz: enable viz or leave the host empty")
+        if self.viz.dashboard.host and not self.traefik.enabled:
+            raise ValueError(
+                "viz.dashboard.host needs the ingress: enable traefik or leave the host empty"
+            )
+        return self
+
+    @property
+    def linkerd(self) -> LinkerdVersion:
+        """The version, parsed."""
+        return LinkerdVersion.parse(self.version)
