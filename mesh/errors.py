@@ -68,11 +68,21 @@ class ApiError(MeshError):
 
 
 class ChartError(MeshError):
-    """A chart repository or chart cannot be read, or lacks the wanted version."""
+    """A chart repository or chart cannot be read, or lacks the wanted version.
+
+    `transient` says whether the same request may succeed later.
+    """
+
+    transient: bool = False
 
 
 class ReleaseError(MeshError):
-    """Helm could not bring a release to the wanted state."""
+    """Helm could not bring a release to the wanted state.
+
+    `transient` says whether the cause was an API server that could not be reached.
+    """
+
+    transient: bool = False
 
 
 class NotReady(MeshError):

@@ -1,0 +1,59 @@
+"""A mesh as a Prefect Block: set up once in the UI, chosen in every flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.blocks.core import Block
+from prefect_kubernetes.credentials import KubernetesCredentials
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, field_serializer
+
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+
+
+class LinkerdMesh(MeshConfig, Block):
+    """One Linkerd mesh and the way to its cluster.
+
+    The same model as `mesh.config.MeshConfig`; its passwords and keys are kept encrypted by
+    Prefect. `credentials` wins over `access`.
+    """
+
+    _block_type_name = "Linkerd Mesh"
+    _block_type_slug = "linkerd-mesh"
+    _description = "A Linkerd service mesh on Kubernetes, owned by prefect-linkerd's flows."
+
+    credentials: KubernetesCredentials | None = Field(
+        default=None,
+        title="Kubernetes credentials",
+        description="A Kubernetes Credentials block of prefect-kubernetes. "
+        "Empty: the cluster access below.",
+    )
+
+    @field_serializer("credentials", mode="wrap")
+    def _credentials_by_name(
+        self,
+        value: KubernetesCredentials | None,
+        handler: SerializerFunctionWrapHandler,
+        info: SerializationInfo,
+    ) -> Any:
+        # A kubeconfig is no SecretStr, so a run's recorded parameters would show its keys:
+        # only a saved block, which Prefect encrypts, may hold them.
+        if value is None or (info.context and info.context.get("include_secrets")):
+            return handler(value)
+        name: str | None = value._block_document_name  # pyright: ignore[reportPrivateUsage]
+        return {"block": name or "not saved"}
+
+
+def cluster_of(mesh: LinkerdMesh) -> Cluster:
+    """The cluster of a mesh, by its credentials block, else by its cluster access.
+
+    Raises:
+        InvalidInput: there is no usable kubeconfig or service account.
+    """
+    if mesh.credentials is not None and (stored := mesh.credentials.cluster_config) is not None:
+        config: dict[str, Any] = stored.config  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+        return Cluster(config, stored.context_name)
+    if mesh.access.in_cluster:
+        return Cluster(None)
+    return Cluster.from_file(mesh.access.kubeconfig, mesh.access.context)
