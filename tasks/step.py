@@ -32,7 +32,7 @@ def is_passing(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 
 
 def step(
-    name: str, *, description: str | None = None
+    name: str, *, description: str, run_name: str | None = None
 ) -> Callable[[Callable[P, R]], Task[P, R]]:
     """A task that is retried while the world fails for a moment.
 
@@ -42,6 +42,7 @@ def step(
     return task(
         name=name,
         description=description,
+        task_run_name=run_name,
         retries=4,
         retry_delay_seconds=[2, 5, 15, 30],
         retry_condition_fn=is_passing,

@@ -1,0 +1,42 @@
+# Two targets matter: `make test` and `make demo`. Each does all its set-up first.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+# uv from PATH, else one of our own beside the checkout.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN := $(UV) run --frozen
+# Every sandbox is a control plane of its own: two at a time keep two cores busy.
+WORKERS ?= 2
+
+.PHONY: setup binaries lint test demo demo-down benchmark clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml uv.lock
+	@if [ "$(UV)" = .uv/bin/uv ] && [ ! -x .uv/bin/uv ]; then \
+		$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv==$(UV_VERSION); fi
+	$(UV) sync --frozen
+	@touch $@
+
+binaries: setup
+	$(RUN) sandbox binaries
+
+lint: setup
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) pyright
+
+test: binaries lint
+	$(RUN) pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+demo: binaries
+	$(RUN) sandbox demo $(DEMO_ARGS)
+
+demo-down: setup
+	$(RUN) sandbox demo --down
+
+benchmark: binaries
+	$(RUN) python -m benchmarks.bootstrap
+
+clean:
+	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis

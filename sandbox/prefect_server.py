@@ -1,0 +1,152 @@
+"""A Prefect server of our own on loopback, with its data in one folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+
+class PrefectServer:
+    """Prefect's API, UI and services (events, automations, schedules) on SQLite.
+
+    Args:
+        home: the folder for its database, profile and log.
+        port: 0 takes a free one.
+        detached: whether it outlives this process; `stop` ends it by its recorded pid.
+    """
+
+    def __init__(self, home: Path, *, port: int = 0, detached: bool = False) -> None:
+        self.home = home
+        self._port = port
+        self._detached = detached
+        self._pidfile = home / "server.pid"
+        self.log = home / "server.log"
+
+    @property
+    def url(self) -> str:
+        """The UI's address."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs in its environment to use this server, and no other."""
+        return {
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def start(self, timeout: float = 180) -> None:
+        """Starts the server, or takes the one that a detached start left running.
+
+        A fresh database takes half a minute of migrations on a slow machine, hence the timeout.
+
+        Raises:
+            RuntimeError: it ended or did not answer in time; with the tail of its log.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        if self._adopt():
+            return
+        self._port = self._port or _free_port()
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "prefect", "server", "start"),
+                    *("--host", "127.0.0.1", "--port", str(self._port)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self.environment,
+                start_new_session=self._detached,
+            )
+        self._pidfile.write_text(f"{process.pid} {self._port}")
+        deadline = time.monotonic() + timeout
+        try:
+            while not self._answers():
+                if process.poll() is not None:
+                    raise RuntimeError(f"the Prefect server ended: {self._tail()}")
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"no Prefect server after {timeout:.0f} s: {self._tail()}")
+                time.sleep(0.2)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Ends the server; nothing where it does not run."""
+        if (pid := self._pid()) is None:
+            return
+        for number, patience in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                break
+            deadline = time.monotonic() + patience
+            while _runs(pid) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        self._pidfile.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _pid(self) -> int | None:
+        try:
+            pid, port = map(int, self._pidfile.read_text().split())
+        except (OSError, ValueError):
+            return None
+        if not _runs(pid):
+            return None
+        self._port = port
+        return pid
+
+    def _adopt(self) -> bool:
+        return self._pid() is not None and self._answers()
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/api/health", timeout=2, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _tail(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _runs(pid: int) -> bool:
+    try:
+        # A child that ended stays a zombie until it is waited for.
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

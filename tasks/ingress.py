@@ -1,0 +1,18 @@
+"""The step that puts the dashboard and the demonstration application behind Traefik."""
+
+from __future__ import annotations
+
+from prefect.logging import get_run_logger
+
+from mesh.cluster import name_of
+from mesh.ingress import ensure_ingress
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.step import step
+
+
+@step("ingress", description="Middlewares, routes and the dashboard's password.")
+def ingress(mesh: LinkerdMesh) -> list[str]:
+    """The names of the ingress objects, as `Kind/namespace/name`."""
+    names = [name_of(obj) for obj in ensure_ingress(cluster_of(mesh), mesh)]
+    get_run_logger().info("Ingress objects: %s", ", ".join(names) or "none")
+    return names

@@ -1,0 +1,28 @@
+"""The step that gives the mesh an issuer: signed here, or by cert-manager."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect.logging import get_run_logger
+
+from mesh.issuer import Issuer, ensure_cert_manager_issuer, ensure_self_signed_issuer
+from mesh.trust_anchor import TrustAnchor
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.step import step
+from tasks.trust_anchor import key_store
+
+
+@step("issuer", description="The intermediate that signs every proxy's certificate.")
+def issuer(mesh: LinkerdMesh, anchor: TrustAnchor) -> Issuer:
+    cluster = cluster_of(mesh)
+    store = key_store(mesh, cluster)
+    now = datetime.now(UTC)
+    if mesh.issuer == "cert-manager":
+        made = ensure_cert_manager_issuer(cluster, mesh, anchor, store, now, mesh.timeout_seconds)
+    else:
+        made = ensure_self_signed_issuer(cluster, mesh, anchor, store, now)
+    get_run_logger().info(
+        "Issuer %s (%s), until %s", made.info.subject, made.origin, made.info.not_after
+    )
+    return made

@@ -1,0 +1,20 @@
+"""The steps that make namespaces and, for a private registry, the pull secrets in them."""
+
+from __future__ import annotations
+
+from prefect.logging import get_run_logger
+
+from mesh.namespaces import ensure_namespaces
+from mesh.registry import ensure_pull_secrets
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.step import step
+
+
+@step("namespaces", description="Every namespace, with the labels Linkerd wants, and pull secrets.")
+def namespaces(mesh: LinkerdMesh) -> list[str]:
+    """The namespaces that were made or changed."""
+    cluster = cluster_of(mesh)
+    changed = ensure_namespaces(cluster, mesh)
+    get_run_logger().info("Namespaces changed: %s", ", ".join(changed) or "none")
+    ensure_pull_secrets(cluster, mesh)
+    return changed

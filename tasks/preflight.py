@@ -1,0 +1,38 @@
+"""The step that proves, before anything is touched, that a cluster can take the mesh."""
+
+from __future__ import annotations
+
+from prefect.logging import get_run_logger
+
+from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
+from mesh.helm import Helm
+from mesh.preflight import preflight, read_preflight, require
+from mesh.values import ClusterFacts
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.step import step
+
+Plan = dict[ChartName, Chart]
+"""The charts that a mesh is installed from, by name, in order."""
+
+
+@step("find charts", description="Finds every chart of the mesh in its repository.")
+def find_charts(mesh: LinkerdMesh) -> Plan:
+    catalog = ChartCatalog(mesh)
+    plan = {name: catalog.find(name) for name in charts_of(mesh)}
+    log = get_run_logger()
+    for chart in plan.values():
+        log.info("Chart %s %s from %s", chart.name, chart.version, chart.source)
+    return plan
+
+
+@step("preflight", description="All that `linkerd check --pre` looks at, and our own needs.")
+def check_cluster(mesh: LinkerdMesh, charts: Plan) -> ClusterFacts:
+    """Raises `PreflightFailed`, which names every reason, when the cluster cannot take the mesh."""
+    cluster = cluster_of(mesh)
+    snapshot = read_preflight(cluster, mesh, tuple(charts.values()), Helm(cluster).releases())
+    findings = preflight(snapshot, mesh, tuple(charts.values()))
+    log = get_run_logger()
+    for finding in findings:
+        log.warning("%s: %s. %s", finding.subject, finding.message, finding.remedy)
+    require(findings)
+    return ClusterFacts(cluster.version(), cluster.api_versions())

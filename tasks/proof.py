@@ -1,0 +1,26 @@
+"""The step that proves the mesh works, and shows it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from mesh.helm import Helm
+from mesh.proof import Proof, proof_markdown, proof_table, prove, read_proof
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.step import step
+
+
+@step("proof", description="Reads the mesh back: control plane, chain, proxies, ingress.")
+def proof(mesh: LinkerdMesh) -> Proof:
+    """What is installed and whether it works; also as a markdown and a table artifact."""
+    cluster = cluster_of(mesh)
+    proven = prove(read_proof(cluster, mesh, Helm(cluster).releases()), datetime.now(UTC))
+    create_markdown_artifact(
+        proof_markdown(proven), key=f"{mesh.name}-bootstrap", description=f"Mesh {mesh.name}"
+    )
+    create_table_artifact(
+        proof_table(proven), key=f"{mesh.name}-installed", description=f"Mesh {mesh.name}"
+    )
+    return proven

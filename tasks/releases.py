@@ -1,0 +1,68 @@
+"""The steps that bring Helm releases to the state that the mesh's configuration asks for."""
+
+from __future__ import annotations
+
+from prefect.logging import get_run_logger
+
+from mesh.charts import Chart, ChartCatalog
+from mesh.dependencies import (
+    Dependency,
+    decide_dependency,
+    is_served,
+    own_release,
+    wanted_version,
+)
+from mesh.helm import Helm, Outcome, desired_release
+from mesh.values import ClusterFacts, values_for
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.progress import watched
+from tasks.step import step
+
+
+@step(
+    "helm release",
+    run_name="{chart.name}",
+    description="Installs or upgrades one chart and waits for its workloads.",
+)
+def release(
+    mesh: LinkerdMesh, chart: Chart, facts: ClusterFacts, trust_bundle: str = ""
+) -> Outcome:
+    """Installs, upgrades, mends or leaves alone one release."""
+    return _reconcile(mesh, chart, facts, trust_bundle)
+
+
+@step(
+    "dependency",
+    run_name="{name}",
+    description="Uses what the cluster has, or keeps a Helm release of it.",
+)
+def dependency(mesh: LinkerdMesh, name: Dependency, facts: ClusterFacts) -> Outcome | None:
+    """None where somebody else installed it, and it is used as it is."""
+    cluster = cluster_of(mesh)
+    own = own_release(name, mesh, Helm(cluster).releases())
+    if decide_dependency(name, mesh, own, served=is_served(name, cluster.serves)) == "use":
+        get_run_logger().info("%s is there already and is used as it is", name)
+        return None
+    chart = ChartCatalog(mesh).find(name, version=wanted_version(name, mesh, own))
+    return _reconcile(mesh, chart, facts)
+
+
+def _reconcile(
+    mesh: LinkerdMesh, chart: Chart, facts: ClusterFacts, trust_bundle: str = ""
+) -> Outcome:
+    cluster = cluster_of(mesh)
+    values = values_for(chart, mesh, facts, trust_bundle=trust_bundle)
+    desired = desired_release(mesh, chart, values)
+    log = get_run_logger()
+    with watched(cluster, desired.namespace, mesh.name, desired.name):
+        outcome = Helm(cluster).reconcile(desired, on_wait=log.info)
+    log.info(
+        "Release %s/%s: %s, chart %s %s, revision %d",
+        desired.namespace,
+        desired.name,
+        outcome.action,
+        chart.name,
+        chart.version,
+        outcome.release.revision,
+    )
+    return outcome

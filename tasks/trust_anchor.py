@@ -1,0 +1,90 @@
+"""The steps that give the mesh its root of trust, with the private key where the user wants it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import cast
+
+from prefect.blocks.system import Secret
+from prefect.logging import get_run_logger
+from pydantic import SecretStr
+
+from mesh.cluster import Cluster
+from mesh.errors import OwnershipConflict
+from mesh.pki import KeyPair
+from mesh.trust_anchor import (
+    ClusterKeyStore,
+    FileKeyStore,
+    KeyStore,
+    TrustAnchor,
+    ensure_trust_anchor,
+)
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.step import step
+
+
+class SecretBlockKeyStore:
+    """Keeps a trust anchor with its key in a Prefect Secret block, which the server encrypts."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.where = f"Prefect Secret block {name}"
+
+    def load(self) -> KeyPair | None:
+        try:
+            stored = cast("Secret[str]", Secret.load(self._name))  # pyright: ignore[reportUnknownMemberType]
+        except ValueError:  # what Prefect raises for a block that is not there
+            return None
+        content: object = stored.get()
+        if isinstance(content, str):
+            content = json.loads(content)
+        pair = cast("dict[str, str]", content)
+        return KeyPair(pair["certificate"], SecretStr(pair["private_key"]))
+
+    def store_once(self, pair: KeyPair) -> None:
+        if (existing := self.load()) is not None:
+            if existing.certificate != pair.certificate:
+                raise OwnershipConflict(
+                    self.where,
+                    expected="no key of another trust anchor",
+                    found="one",
+                    remedy="Name another block in trust_anchor.secret_block.",
+                )
+            return
+        content = {
+            "certificate": pair.certificate,
+            "private_key": pair.private_key.get_secret_value(),
+        }
+        Secret(value=SecretStr(json.dumps(content))).save(self._name, overwrite=False)  # pyright: ignore[reportUnknownMemberType,reportArgumentType,reportUnusedCoroutine]
+
+
+def key_store(mesh: LinkerdMesh, cluster: Cluster) -> KeyStore:
+    """Where this mesh's trust anchor key is kept, by its configuration."""
+    anchor = mesh.trust_anchor
+    if anchor.custody == "in-cluster":
+        in_cert_manager = (
+            mesh.issuer == "cert-manager" and mesh.cert_manager.issuer_kind == "ClusterIssuer"
+        )
+        namespaces = mesh.namespaces
+        return ClusterKeyStore(
+            cluster, namespaces.cert_manager if in_cert_manager else namespaces.linkerd
+        )
+    if anchor.key_file is not None and anchor.passphrase is not None:
+        return FileKeyStore(anchor.key_file, anchor.passphrase)
+    return SecretBlockKeyStore(anchor.secret_block or f"{mesh.name}-trust-anchor")
+
+
+@step("trust anchor", description="Adopts, takes or makes the root of trust; never replaces one.")
+def trust_anchor(mesh: LinkerdMesh) -> TrustAnchor:
+    cluster = cluster_of(mesh)
+    store = key_store(mesh, cluster)
+    anchor = ensure_trust_anchor(cluster, mesh, store, datetime.now(UTC))
+    get_run_logger().info(
+        "Trust anchor %s (%s), sha256 %s, until %s",
+        anchor.info.subject,
+        anchor.origin,
+        anchor.info.fingerprint,
+        anchor.info.not_after.date(),
+    )
+    return anchor
