@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -140,11 +141,9 @@ def _free_port() -> int:
 
 
 def _runs(pid: int) -> bool:
-    try:
+    with contextlib.suppress(ChildProcessError):
         # A child that ended stays a zombie until it is waited for.
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
