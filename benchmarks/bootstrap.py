@@ -1,0 +1,76 @@
+"""How long `bootstrap` takes against the same Helm commands run by a shell script.
+
+    python -m benchmarks.bootstrap [--rounds 3]
+
+Each round runs both, one after the other, each on a fresh sandbox, and prints the ratio of the
+flow's wall time to the script's. The flow also checks the cluster, makes and proves
+certificates, sets up the ingress and reads everything back; the script does none of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from flows.bootstrap import bootstrap
+from sandbox.cluster import Sandbox
+from sandbox.prefect_server import PrefectServer
+from tasks.linkerd_mesh import LinkerdMesh
+
+SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
+CHARTS = SHARED / "charts"
+MANIFEST = SHARED / "manifests/emojivoto.yml"
+
+
+def by_flow(sandbox: Sandbox) -> float:
+    mesh = LinkerdMesh.model_validate(
+        {
+            "access": {"kubeconfig": sandbox.kubeconfig},
+            "charts": {"mirror": CHARTS},
+            "emojivoto_manifest": str(MANIFEST),
+        }
+    )
+    begin = time.monotonic()
+    bootstrap(mesh)
+    return time.monotonic() - begin
+
+
+def by_hand(sandbox: Sandbox) -> float:
+    environment = os.environ | {
+        "KUBECONFIG": str(sandbox.kubeconfig),
+        "CHARTS": str(CHARTS),
+        "MANIFEST": str(MANIFEST),
+    }
+    begin = time.monotonic()
+    subprocess.run([Path(__file__).with_name("helm_by_hand.sh")], env=environment, check=True)
+    return time.monotonic() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="how often both are run")
+    rounds: int = parser.parse_args().rounds
+    ratios: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, PrefectServer(Path(folder)) as server:
+        settings = {PREFECT_API_URL: f"{server.url}/api", PREFECT_HOME: server.home}
+        with temporary_settings(settings):
+            for number in range(rounds):
+                with Sandbox(name=f"bench-hand-{number}") as sandbox:
+                    os.environ["PATH"] = f"{sandbox.binaries.helm.parent}:{os.environ['PATH']}"
+                    hand = by_hand(sandbox)
+                with Sandbox(name=f"bench-flow-{number}") as sandbox:
+                    flow = by_flow(sandbox)
+                ratios.append(flow / hand)
+                print(f"script {hand:6.1f} s   flow {flow:6.1f} s   ratio {flow / hand:.2f}")
+    print(f"median ratio {statistics.median(ratios):.2f} over {rounds} rounds (bar: 1.25)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Every object of a cluster with its resourceVersion, to see what a run changed."""
+
+from __future__ import annotations
+
+from mesh.cluster import Cluster
+
+# What the cluster's own machinery writes all the time, whoever runs bootstrap.
+OF_THE_MACHINERY = {"Event", "Lease", "Node", "ComponentStatus"}
+
+
+def resource_versions(cluster: Cluster) -> dict[str, str]:
+    """`group/version/Kind/namespace/name` of every object to its resourceVersion."""
+    found: dict[str, str] = {}
+    preferred = {
+        group["preferredVersion"]["groupVersion"] for group in cluster.read("/apis")["groups"]
+    }
+    for api_version in sorted({"v1"} | preferred):
+        prefix = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+        for resource in cluster.read(prefix)["resources"]:
+            kind = resource["kind"]
+            if "list" not in resource["verbs"] or "/" in resource["name"]:
+                continue
+            if kind in OF_THE_MACHINERY:
+                continue
+            for obj in cluster.list(api_version, kind):
+                metadata = obj["metadata"]
+                key = f"{api_version}/{kind}/{metadata.get('namespace', '')}/{metadata['name']}"
+                found[key] = metadata.get("resourceVersion", "")
+    return found
