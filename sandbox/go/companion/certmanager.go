@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/discovery"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	apireg "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	corev1 "k8s.io/api/core/v1"
+
+	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	"github.com/cert-manager/cert-manager/pkg/controller"
+	"github.com/cert-manager/cert-manager/pkg/controller/cainjector"
+	"github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/approver"
+	crca "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/ca"
+	crselfsigned "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/selfsigned"
+	"github.com/cert-manager/cert-manager/pkg/controller/certificates/issuing"
+	"github.com/cert-manager/cert-manager/pkg/controller/certificates/keymanager"
+	"github.com/cert-manager/cert-manager/pkg/controller/certificates/readiness"
+	"github.com/cert-manager/cert-manager/pkg/controller/certificates/requestmanager"
+	"github.com/cert-manager/cert-manager/pkg/controller/certificates/revisionmanager"
+	"github.com/cert-manager/cert-manager/pkg/controller/certificates/trigger"
+	"github.com/cert-manager/cert-manager/pkg/controller/clusterissuers"
+	"github.com/cert-manager/cert-manager/pkg/controller/issuers"
+	_ "github.com/cert-manager/cert-manager/pkg/issuer/ca"
+	_ "github.com/cert-manager/cert-manager/pkg/issuer/selfsigned"
+)
+
+// The controllers that sign by a CA or by themselves, with all that a Certificate needs. Those for
+// ACME, Vault and Venafi talk to servers that a sandbox does not have.
+var certManagerControllers = []string{
+	issuers.ControllerName,
+	clusterissuers.ControllerName,
+	trigger.ControllerName,
+	keymanager.ControllerName,
+	requestmanager.ControllerName,
+	issuing.ControllerName,
+	readiness.ControllerName,
+	revisionmanager.ControllerName,
+	approver.ControllerName,
+	crca.CRControllerName,
+	crselfsigned.CRControllerName,
+}
+
+// runCertManager runs cert-manager's controllers while the cluster has its CRDs and a ready
+// controller Deployment, as its pods would.
+func runCertManager(ctx context.Context, state *state, kubeconfig string, config *rest.Config) error {
+	deployment, err := awaitCertManager(ctx, state, config)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		for ctx.Err() == nil {
+			time.Sleep(time.Second)
+			if certManagerDeployment(state) == nil {
+				cancel(errors.New("its Deployment is gone"))
+			}
+		}
+	}()
+
+	namespace := clusterResourceNamespace(deployment)
+	factory, err := controller.NewContextFactory(ctx, controller.ContextOptions{
+		Kubeconfig: kubeconfig,
+		IssuerOptions: controller.IssuerOptions{
+			ClusterResourceNamespace: namespace,
+		},
+		CertificateOptions: controller.CertificateOptions{
+			CertificateRequestMinimumBackoffDuration: time.Minute,
+			CertificateRequestMaximumBackoffDuration: time.Hour,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	shared, err := factory.Build()
+	if err != nil {
+		return err
+	}
+	known := controller.Known()
+	for _, name := range certManagerControllers {
+		construct, ok := known[name]
+		if !ok {
+			return fmt.Errorf("cert-manager has no controller %s", name)
+		}
+		run, err := construct(factory)
+		if err != nil {
+			return fmt.Errorf("controller %s: %w", name, err)
+		}
+		go func() {
+			if err := run.Run(5, ctx); err != nil {
+				cancel(fmt.Errorf("controller %s: %w", name, err))
+			}
+		}()
+	}
+	shared.SharedInformerFactory.Start(ctx.Done())
+	shared.KubeSharedInformerFactory.Start(ctx.Done())
+	go func() { cancel(runCAInjector(ctx, config)) }()
+	log.Printf("cert-manager's controllers run; cluster resource namespace %s", namespace)
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func runCAInjector(ctx context.Context, config *rest.Config) error {
+	scheme := runtime.NewScheme()
+	utilruntime.Must(clientscheme.AddToScheme(scheme))
+	utilruntime.Must(cmapi.AddToScheme(scheme))
+	utilruntime.Must(apiext.AddToScheme(scheme))
+	utilruntime.Must(apireg.AddToScheme(scheme))
+	again := true
+	manager, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:  scheme,
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		Client:  client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
+		// The names of its controllers are taken for good in this process by the first start.
+		Controller: ctrlconfig.Controller{SkipNameValidation: &again},
+	})
+	if err != nil {
+		return err
+	}
+	err = cainjector.RegisterAllInjectors(ctx, manager, cainjector.SetupOptions{
+		EnableCertificatesDataSource: true,
+		EnabledReconcilersFor: map[string]bool{
+			cainjector.MutatingWebhookConfigurationName:   true,
+			cainjector.ValidatingWebhookConfigurationName: true,
+			cainjector.APIServiceName:                     true,
+			cainjector.CustomResourceDefinitionName:       true,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return manager.Start(ctx)
+}
+
+func awaitCertManager(ctx context.Context, state *state, config *rest.Config) (*appsv1.Deployment, error) {
+	found, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if deployment := certManagerDeployment(state); deployment != nil {
+			resources, err := found.ServerResourcesForGroupVersion(cmapi.SchemeGroupVersion.String())
+			if err == nil && len(resources.APIResources) >= 4 {
+				return deployment, nil
+			}
+			if err != nil && !apierrors.IsNotFound(err) {
+				return nil, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// certManagerDeployment finds the Deployment of cert-manager's controller, once a pod of it is ready.
+func certManagerDeployment(state *state) *appsv1.Deployment {
+	selector := labels.SelectorFromSet(labels.Set{
+		"app.kubernetes.io/name":      "cert-manager",
+		"app.kubernetes.io/component": "controller",
+	})
+	found, err := state.deployments.List(selector)
+	if err != nil {
+		return nil
+	}
+	for _, deployment := range found {
+		if deployment.Status.ReadyReplicas > 0 {
+			return deployment
+		}
+	}
+	return nil
+}
+
+func clusterResourceNamespace(deployment *appsv1.Deployment) string {
+	for _, container := range deployment.Spec.Template.Spec.Containers {
+		for _, argument := range container.Args {
+			if value, ok := strings.CutPrefix(argument, "--cluster-resource-namespace="); ok && !strings.HasPrefix(value, "$") {
+				return value
+			}
+		}
+	}
+	return deployment.Namespace
+}

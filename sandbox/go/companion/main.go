@@ -1,0 +1,79 @@
+// Command companion runs beside the API server of a sandbox and stands where pods would run:
+// cert-manager's own controllers, and servers for the webhooks and aggregated APIs that charts
+// register. See README.md.
+package main
+
+import (
+	"context"
+	"flag"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+func main() {
+	kubeconfig := flag.String("kubeconfig", "", "kubeconfig of the sandbox's API server")
+	socket := flag.String("egress-socket", "", "Unix socket on which the API server's connections to Services arrive")
+	ready := flag.String("ready-file", "", "file written once the egress socket is served")
+	flag.Parse()
+	log.SetFlags(log.LstdFlags | log.Lmicroseconds)
+	if *kubeconfig == "" || *socket == "" {
+		flag.Usage()
+		os.Exit(2)
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+
+	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
+	if err != nil {
+		log.Fatalf("kubeconfig %s: %v", *kubeconfig, err)
+	}
+	// Priority and fairness of the API server is enough; client-side limits would slow injection.
+	config.QPS, config.Burst = -1, -1
+	config.UserAgent = "sandbox-companion"
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		log.Fatalf("client: %v", err)
+	}
+
+	state, err := newState(ctx, client)
+	if err != nil {
+		log.Fatalf("cluster state: %v", err)
+	}
+	egress := &egress{state: state, backends: backends(state, config)}
+	listener, err := egress.listen(*socket)
+	if err != nil {
+		log.Fatalf("egress socket: %v", err)
+	}
+	go supervise(ctx, "cert-manager", func(ctx context.Context) error { return runCertManager(ctx, state, *kubeconfig, config) })
+	if *ready != "" {
+		if err := os.WriteFile(*ready, []byte("ready\n"), 0o600); err != nil {
+			log.Fatalf("ready file: %v", err)
+		}
+	}
+	log.Printf("serving %s", *socket)
+	go func() {
+		<-ctx.Done()
+		listener.Close()
+	}()
+	egress.serve(ctx, listener)
+}
+
+// supervise runs a part of the companion again and again, as the kubelet would a container.
+func supervise(ctx context.Context, name string, run func(context.Context) error) {
+	for ctx.Err() == nil {
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			log.Printf("%s stopped: %v", name, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+const clusterIPIndex = "clusterIP"
+
+// state is what the companion knows of the cluster, kept by watches.
+type state struct {
+	services       cache.SharedIndexInformer
+	slices         discoverylisters.EndpointSliceLister
+	secrets        corelisters.SecretLister
+	configMaps     corelisters.ConfigMapLister
+	namespaces     corelisters.NamespaceLister
+	deployments    appslisters.DeploymentLister
+	deploymentInfo cache.SharedIndexInformer
+	replicaSets    appslisters.ReplicaSetLister
+}
+
+func newState(ctx context.Context, client kubernetes.Interface) (*state, error) {
+	factory := informers.NewSharedInformerFactory(client, 0)
+	services := factory.Core().V1().Services().Informer()
+	if err := services.AddIndexers(cache.Indexers{clusterIPIndex: func(obj any) ([]string, error) {
+		return obj.(*corev1.Service).Spec.ClusterIPs, nil
+	}}); err != nil {
+		return nil, err
+	}
+	s := &state{
+		services:       services,
+		slices:         factory.Discovery().V1().EndpointSlices().Lister(),
+		secrets:        factory.Core().V1().Secrets().Lister(),
+		configMaps:     factory.Core().V1().ConfigMaps().Lister(),
+		namespaces:     factory.Core().V1().Namespaces().Lister(),
+		deployments:    factory.Apps().V1().Deployments().Lister(),
+		deploymentInfo: factory.Apps().V1().Deployments().Informer(),
+		replicaSets:    factory.Apps().V1().ReplicaSets().Lister(),
+	}
+	factory.Start(ctx.Done())
+	for kind, synced := range factory.WaitForCacheSync(ctx.Done()) {
+		if !synced {
+			return nil, errors.New("no first list of " + kind.String())
+		}
+	}
+	return s, nil
+}
+
+// service finds the Service that an address of the API server means: its DNS name or its cluster IP.
+func (s *state) service(host string) (namespace, name string, err error) {
+	if net.ParseIP(host) == nil {
+		parts := strings.Split(host, ".")
+		if len(parts) < 3 || parts[2] != "svc" {
+			return "", "", errors.New("no Service name: " + host)
+		}
+		return parts[1], parts[0], nil
+	}
+	found, err := s.services.GetIndexer().ByIndex(clusterIPIndex, host)
+	if err != nil {
+		return "", "", err
+	}
+	if len(found) == 0 {
+		return "", "", errors.New("no Service has the cluster IP " + host)
+	}
+	service := found[0].(*corev1.Service)
+	return service.Namespace, service.Name, nil
+}
+
+// hasReadyEndpoint says whether a ready pod stands behind a Service.
+func (s *state) hasReadyEndpoint(namespace, name string) bool {
+	selector := labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name})
+	slices, err := s.slices.EndpointSlices(namespace).List(selector)
+	if err != nil {
+		return false
+	}
+	for _, slice := range slices {
+		for _, endpoint := range slice.Endpoints {
+			if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
+				return true
+			}
+		}
+	}
+	return false
+}
