@@ -1,1 +1,1 @@
-
+"""An embedded Kubernetes for the demo and the tests: real API, simulated nodes."""

@@ -14,16 +14,22 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
 )
 
 func main() {
-	kubeconfig := flag.String("kubeconfig", "", "kubeconfig of the sandbox's API server")
-	socket := flag.String("egress-socket", "", "Unix socket on which the API server's connections to Services arrive")
-	ready := flag.String("ready-file", "", "file written once the egress socket is served")
-	flag.Parse()
+	// Linked libraries put flags of their own into the default set.
+	flags := flag.NewFlagSet("companion", flag.ExitOnError)
+	kubeconfig := flags.String("kubeconfig", "", "kubeconfig of the sandbox's API server")
+	socket := flags.String("egress-socket", "", "Unix socket on which the API server's connections to Services arrive")
+	ready := flags.String("ready-file", "", "file written once the egress socket is served")
+	_ = flags.Parse(os.Args[1:])
 	log.SetFlags(log.LstdFlags | log.Lmicroseconds)
+	klog.SetOutput(os.Stderr)
+	ctrl.SetLogger(klog.Background())
 	if *kubeconfig == "" || *socket == "" {
-		flag.Usage()
+		flags.Usage()
 		os.Exit(2)
 	}
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from .exceptions import ApiException as ApiException
+import urllib3
 
 class Configuration:
     host: str
@@ -8,19 +8,19 @@ class Configuration:
     connection_pool_maxsize: int
     def __init__(self) -> None: ...
 
+class RESTClientObject:
+    pool_manager: urllib3.PoolManager
+
 class ApiClient:
     configuration: Configuration
+    rest_client: RESTClientObject
     def __init__(self, configuration: Configuration | None = None) -> None: ...
-    def call_api(
+    def update_params_for_auth(
         self,
+        headers: dict[str, str],
+        queries: list[tuple[str, str]],
+        auth_settings: list[str],
         resource_path: str,
         method: str,
-        *,
-        header_params: dict[str, str] | None = None,
-        body: Any = None,
-        auth_settings: list[str] | None = None,
-        _preload_content: bool = True,
-        _return_http_data_only: bool | None = None,
-        _request_timeout: float | tuple[float, float] | None = None,
-    ) -> Any: ...
-    def close(self) -> None: ...
+        body: Any,
+    ) -> None: ...

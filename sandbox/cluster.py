@@ -1,0 +1,466 @@
+"""A Kubernetes control plane on this machine: real API and controllers, no containers."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from mesh.cluster import Cluster
+from mesh.errors import ApiError
+from sandbox.binaries import Binaries, SandboxError, ensure_binaries
+from sandbox.credentials import Credentials
+
+STAGES = Path(__file__).with_name("stages.yaml")
+START_TIMEOUT = 60.0
+# kubelets of one sandbox share an address range; no packet is ever sent there.
+POD_CIDR = "10.244.0.1/16"
+SERVICE_CIDR = "10.96.0.0/12"
+
+
+def state_folder() -> Path:
+    """Where sandboxes that outlive their process are, by the XDG base directory specification."""
+    root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(root) / "prefect-linkerd" / "sandboxes"
+
+
+class Sandbox:
+    """One cluster, with its own ports on 127.0.0.1 and its own data folder.
+
+    As a context manager it is gone at the end of the block, with its data. `start` and `stop` do
+    the same by hand; with `detached` it outlives this process and is found again by its name.
+
+    Args:
+        name: tells sandboxes apart in messages and, when detached, on disk.
+        detached: whether it outlives this process.
+        nodes: how many simulated nodes.
+    """
+
+    def __init__(self, name: str = "sandbox", *, detached: bool = False, nodes: int = 4) -> None:
+        self.name = name
+        self.nodes = nodes
+        self._detached = detached
+        self._data: Path | None = state_folder() / name if detached else None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._pids: dict[str, int] = {}
+        self._ports: dict[str, int] = {}
+        self._binaries: Binaries | None = None
+        if detached:
+            self._recall()
+
+    # What others use
+
+    @property
+    def data(self) -> Path:
+        if self._data is None:
+            raise SandboxError(f"sandbox {self.name} is not started")
+        return self._data
+
+    @property
+    def kubeconfig(self) -> Path:
+        """A kubeconfig of the cluster's administrator."""
+        return self.data / "kubeconfig"
+
+    @property
+    def server(self) -> str:
+        return f"https://127.0.0.1:{self._ports['kube-apiserver']}"
+
+    @property
+    def binaries(self) -> Binaries:
+        if self._binaries is None:
+            self._binaries = ensure_binaries()
+        return self._binaries
+
+    def cluster(self, *, patience: float = 20.0, request_timeout: float = 30.0) -> Cluster:
+        """The cluster, as the administrator; for the options see `Cluster`."""
+        return Cluster.from_file(
+            self.kubeconfig, patience=patience, request_timeout=request_timeout
+        )
+
+    def status(self) -> dict[str, bool]:
+        """Whether each of its programs runs; empty where it was never started."""
+        return {name: self._runs(name) for name in self._pids}
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self._pids) and all(self.status().values())
+
+    # Life
+
+    def start(self) -> Self:
+        """Starts everything and waits until pods can run.
+
+        Raises:
+            SandboxError: a program ended or was not ready in time; with the end of its log.
+                Nothing is left running.
+        """
+        if self.is_running:
+            return self
+        binaries = self.binaries
+        try:
+            self.stop()
+            self._prepare()
+            self._start_etcd(binaries)
+            self.start_apiserver()
+            self._await("kube-apiserver", self._is_serving)
+            self._start_rest(binaries)
+            self._make_nodes()
+            self._await("companion", (self.data / "companion.ready").exists)
+            self._await("kwok", self._nodes_are_ready)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Ends every process of it and removes its data. Nothing where it does not run."""
+        # The API server goes before etcd, so that it can say goodbye.
+        order = [name for name in self._pids if name not in ("etcd", "kube-apiserver")]
+        order += [name for name in ("kube-apiserver", "etcd") if name in self._pids]
+        for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            for name in order:
+                self._signal(name, number)
+            deadline = time.monotonic() + patience
+            while any(map(self._runs, order)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        self._processes.clear()
+        self._pids.clear()
+        if self._data is not None:
+            shutil.rmtree(self._data, ignore_errors=True)
+            if not self._detached:
+                self._data = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # Faults that tests cause
+
+    def stop_apiserver(self) -> None:
+        """Ends the API server alone, as if it were lost."""
+        self._signal("kube-apiserver", signal.SIGKILL)
+        while self._runs("kube-apiserver"):
+            time.sleep(0.02)
+
+    def start_apiserver(self) -> None:
+        """Starts the API server, on the same port and data as before."""
+        data = self.data
+        port = self._ports["kube-apiserver"]
+        keys = data / "pki"
+        self._spawn(
+            "kube-apiserver",
+            self.binaries.kube_apiserver,
+            f"--etcd-servers=http://127.0.0.1:{self._ports['etcd']}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={port}",
+            f"--tls-cert-file={keys}/server.crt",
+            f"--tls-private-key-file={keys}/server.key",
+            f"--client-ca-file={keys}/ca.crt",
+            f"--requestheader-client-ca-file={keys}/ca.crt",
+            "--requestheader-allowed-names=front-proxy",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={keys}/front-proxy.crt",
+            f"--proxy-client-key-file={keys}/front-proxy.key",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={keys}/service-account.pub",
+            f"--service-account-signing-key-file={keys}/service-account.key",
+            f"--service-cluster-ip-range={SERVICE_CIDR}",
+            "--authorization-mode=RBAC",
+            "--allow-privileged=true",
+            "--endpoint-reconciler-type=none",
+            f"--egress-selector-config-file={data}/egress.yaml",
+            "--max-requests-inflight=2000",
+            "--max-mutating-requests-inflight=1000",
+            "--profiling=false",
+            "--shutdown-delay-duration=0s",
+        )
+
+    # Parts
+
+    def _prepare(self) -> None:
+        # A Unix socket's path has a limit of about a hundred bytes.
+        if self._data is None:
+            self._data = Path(tempfile.mkdtemp(prefix="sandbox-"))
+        data = self._data
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._ports = dict(
+            zip(("etcd", "etcd-peer", "kube-apiserver"), _free_ports(3), strict=True)
+        )
+        credentials = Credentials(data / "pki")
+        credentials.issue("server", "kube-apiserver")
+        credentials.issue("admin", "sandbox-admin", "system:masters")
+        credentials.issue("front-proxy", "front-proxy")
+        credentials.signing_key("service-account")
+        self.kubeconfig.touch(mode=0o600)
+        self.kubeconfig.write_text(yaml.safe_dump(self._admin_kubeconfig()))
+        egress = {
+            "apiVersion": "apiserver.k8s.io/v1beta1",
+            "kind": "EgressSelectorConfiguration",
+            "egressSelections": [
+                {
+                    "name": "cluster",
+                    "connection": {
+                        "proxyProtocol": "HTTPConnect",
+                        "transport": {"uds": {"udsName": str(self._socket)}},
+                    },
+                }
+            ],
+        }
+        (data / "egress.yaml").write_text(yaml.safe_dump(egress))
+
+    @property
+    def _socket(self) -> Path:
+        return self.data / "egress.sock"
+
+    def _admin_kubeconfig(self) -> dict[str, Any]:
+        def embedded(name: str) -> str:
+            return base64.b64encode((self.data / "pki" / name).read_bytes()).decode()
+
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": self.name,
+            "clusters": [
+                {
+                    "name": self.name,
+                    "cluster": {
+                        "server": self.server,
+                        "certificate-authority-data": embedded("ca.crt"),
+                    },
+                }
+            ],
+            "users": [
+                {
+                    "name": "admin",
+                    "user": {
+                        "client-certificate-data": embedded("admin.crt"),
+                        "client-key-data": embedded("admin.key"),
+                    },
+                }
+            ],
+            "contexts": [
+                {"name": self.name, "context": {"cluster": self.name, "user": "admin"}},
+            ],
+        }
+
+    def _start_etcd(self, binaries: Binaries) -> None:
+        client = f"http://127.0.0.1:{self._ports['etcd']}"
+        peer = f"http://127.0.0.1:{self._ports['etcd-peer']}"
+        self._spawn(
+            "etcd",
+            binaries.etcd,
+            f"--data-dir={self.data}/etcd",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+        )
+
+    def _start_rest(self, binaries: Binaries) -> None:
+        data, keys = self.data, self.data / "pki"
+        self._spawn(
+            "kube-controller-manager",
+            binaries.kube_controller_manager,
+            f"--kubeconfig={self.kubeconfig}",
+            f"--service-account-private-key-file={keys}/service-account.key",
+            f"--root-ca-file={keys}/ca.crt",
+            f"--cluster-signing-cert-file={keys}/ca.crt",
+            f"--cluster-signing-key-file={keys}/ca.key",
+            "--controllers=*,-nodeipam,-cloud-node-lifecycle-controller",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            "--secure-port=0",
+            "--kube-api-qps=400",
+            "--kube-api-burst=800",
+            "--concurrent-deployment-syncs=20",
+            "--concurrent-replicaset-syncs=20",
+            "--concurrent-serviceaccount-token-syncs=10",
+        )
+        self._spawn(
+            "kube-scheduler",
+            binaries.kube_scheduler,
+            f"--kubeconfig={self.kubeconfig}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            "--secure-port=0",
+            "--kube-api-qps=400",
+            "--kube-api-burst=800",
+        )
+        self._spawn(
+            "kwok",
+            binaries.kwok,
+            f"--kubeconfig={self.kubeconfig}",
+            f"--config={STAGES}",
+            "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
+            f"--cidr={POD_CIDR}",
+            "--node-ip=127.0.0.1",
+            "--node-lease-duration-seconds=40",
+        )
+        self._spawn(
+            "companion",
+            binaries.companion,
+            f"--kubeconfig={self.kubeconfig}",
+            f"--egress-socket={self._socket}",
+            f"--ready-file={data}/companion.ready",
+        )
+
+    def _make_nodes(self) -> None:
+        cluster = self.cluster()
+        for number in range(1, self.nodes + 1):
+            name = f"node-{number}"
+            cluster.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Node",
+                    "metadata": {
+                        "name": name,
+                        "annotations": {"kwok.x-k8s.io/node": "fake"},
+                        "labels": {
+                            "kubernetes.io/hostname": name,
+                            "kubernetes.io/os": "linux",
+                            "kubernetes.io/arch": "amd64",
+                            "topology.kubernetes.io/zone": f"zone-{number % 3}",
+                        },
+                    },
+                }
+            )
+
+    def _is_serving(self) -> bool:
+        try:
+            self.cluster(patience=0, request_timeout=2).request("GET", "/readyz")
+        except ApiError:
+            return False
+        return True
+
+    def _nodes_are_ready(self) -> bool:
+        nodes = list(self.cluster().list("v1", "Node"))
+        ready = [
+            node
+            for node in nodes
+            for condition in node.get("status", {}).get("conditions", [])
+            if condition["type"] == "Ready" and condition["status"] == "True"
+            # The scheduler avoids a node until the controller manager took its taint away.
+            if not node["spec"].get("taints")
+        ]
+        accounts = self.cluster().get("v1", "ServiceAccount", "default", "default")
+        return len(ready) == self.nodes and accounts is not None
+
+    # Processes
+
+    def _spawn(self, name: str, program: Path, *arguments: str) -> None:
+        with (self.data / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.data,
+                # A SIGINT at the terminal is for us alone: we end the others in order.
+                start_new_session=True,
+                preexec_fn=None if self._detached else _die_with_parent,
+            )
+        self._processes[name] = process
+        self._pids[name] = process.pid
+        if self._detached:
+            self._remember()
+
+    def _await(self, name: str, is_ready: Callable[[], object]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not is_ready():
+            for part in self._pids:
+                if not self._runs(part):
+                    raise SandboxError(f"sandbox {self.name}: {part} ended: {self._tail(part)}")
+            if time.monotonic() > deadline:
+                raise SandboxError(
+                    f"sandbox {self.name}: {name} was not ready after {START_TIMEOUT:.0f} s: "
+                    f"{self._tail(name)}"
+                )
+            time.sleep(0.05)
+
+    def _tail(self, name: str) -> str:
+        return (self.data / f"{name}.log").read_text(errors="replace")[-1500:]
+
+    def _runs(self, name: str) -> bool:
+        if (process := self._processes.get(name)) is not None:
+            return process.poll() is None
+        return _is_process_of(self._pids[name], self.data)
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        if self._runs(name):
+            os.kill(self._pids[name], number)
+
+    def _remember(self) -> None:
+        state = {"pids": self._pids, "ports": self._ports, "nodes": self.nodes}
+        partial = self.data / "sandbox.json.partial"
+        partial.write_text(json.dumps(state))
+        partial.replace(self.data / "sandbox.json")
+
+    def _recall(self) -> None:
+        try:
+            state = json.loads((self.data / "sandbox.json").read_text())
+        except (OSError, ValueError):
+            return
+        self._pids, self._ports, self.nodes = state["pids"], state["ports"], state["nodes"]
+
+
+def _is_process_of(pid: int, data: Path) -> bool:
+    """Whether a process lives and is one that a sandbox with this data folder started."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return False
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        # No /proc on this system: the pid has to do.
+        return sys.platform != "linux"
+    return str(data).encode() in arguments
+
+
+def _die_with_parent() -> None:
+    """Linux ends the child when the thread that started it ends, even by SIGKILL."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
+    finally:
+        for listener in sockets:
+            listener.close()

@@ -1,4 +1,0 @@
-class ApiException(Exception):
-    status: int | None
-    reason: str | None
-    body: str | bytes | None
