@@ -1,0 +1,439 @@
+"""The charts a mesh is installed from: found in a repository, a registry or a folder, and read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import urljoin
+
+import httpx
+import semver
+import yaml
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from mesh.config import MeshConfig
+from mesh.errors import ChartError
+from mesh.version import LinkerdVersion
+
+ChartName = Literal[
+    "linkerd2",
+    "linkerd-crds",
+    "linkerd-control-plane",
+    "linkerd-viz",
+    "linkerd-jaeger",
+    "cert-manager",
+    "traefik",
+]
+
+UPSTREAM: dict[str, str] = {
+    "stable": "https://helm.linkerd.io/stable",
+    "edge": "https://helm.linkerd.io/edge",
+    "jetstack": "https://charts.jetstack.io",
+    "traefik": "https://traefik.github.io/charts",
+}
+"""The upstream repositories, by the folder that stands in for each in a mirror."""
+
+# The upstream index has no appVersion for some releases of linkerd-crds; these are the pairs that
+# Linkerd released. Source: https://github.com/linkerd/linkerd2/releases
+_STABLE_CHARTS: dict[tuple[str, str], str] = {
+    ("stable-2.12.6", "linkerd-crds"): "1.4.0",
+    ("stable-2.12.6", "linkerd-control-plane"): "1.9.8",
+    ("stable-2.13.7", "linkerd-crds"): "1.6.1",
+    ("stable-2.13.7", "linkerd-control-plane"): "1.12.7",
+    ("stable-2.14.10", "linkerd-crds"): "1.8.0",
+    ("stable-2.14.10", "linkerd-control-plane"): "1.16.11",
+    ("stable-2.12.6", "linkerd-viz"): "30.3.8",
+    ("stable-2.13.7", "linkerd-viz"): "30.8.7",
+    ("stable-2.14.10", "linkerd-viz"): "30.12.11",
+    ("stable-2.12.6", "linkerd-jaeger"): "30.4.8",
+    ("stable-2.13.7", "linkerd-jaeger"): "30.8.7",
+    ("stable-2.14.10", "linkerd-jaeger"): "30.12.11",
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of one version, on this machine.
+
+    `kube_version` is the chart's constraint on Kubernetes, empty where it has none; `source` says
+    where it is from; `path` is its package or folder; `defaults` and `ha` are its own `values.yaml`
+    and `values-ha.yaml`. `is_rehearsal` marks a stand-in that is not the real software.
+    """
+
+    name: ChartName
+    version: str
+    app_version: str
+    kube_version: str
+    source: str
+    path: Path
+    defaults: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    ha: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    has_crds: bool = False
+    is_rehearsal: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version of a chart in a repository's index."""
+
+    version: str
+    app_version: str
+    url: str
+    digest: str = ""
+
+
+def charts_of(config: MeshConfig) -> tuple[ChartName, ...]:
+    """The Linkerd charts that a configuration installs, in the order of their installation."""
+    names: list[ChartName] = (
+        ["linkerd2"]
+        if config.linkerd.layout == "one-chart"
+        else ["linkerd-crds", "linkerd-control-plane"]
+    )
+    if config.viz.enabled:
+        names.append("linkerd-viz")
+    if config.jaeger.enabled:
+        names.append("linkerd-jaeger")
+    return tuple(names)
+
+
+def choose_linkerd(
+    entries: Sequence[Entry], name: ChartName, version: LinkerdVersion
+) -> Entry | None:
+    """The release of a Linkerd chart that belongs to a Linkerd version.
+
+    By the index's appVersion; else edge charts carry the date as their version, and for stable
+    ones the pairs are known.
+    """
+    for entry in entries:
+        if entry.app_version == str(version):
+            return entry
+    wanted = version.edge_chart_version or _STABLE_CHARTS.get((str(version), name))
+    return next((entry for entry in entries if entry.version == wanted), None)
+
+
+def choose_newest(entries: Iterable[Entry], version: str | None = None) -> Entry | None:
+    """A chart's wanted version, or its newest release that is no pre-release."""
+    if version is not None:
+        return next((e for e in entries if e.version.lstrip("v") == version.lstrip("v")), None)
+    released = [
+        (parsed, entry)
+        for entry in entries
+        if (parsed := _semver(entry.version)) is not None and not parsed.prerelease
+    ]
+    return max(released, key=lambda pair: pair[0])[1] if released else None
+
+
+def _semver(text: str) -> semver.Version | None:
+    try:
+        return semver.Version.parse(text.lstrip("v"), optional_minor_and_patch=True)
+    except ValueError:
+        return None
+
+
+_COMPARATOR = re.compile(r"\s*(>=|<=|!=|>|<|=|)\s*v?(\d+(?:\.\d+)*(?:-[0-9A-Za-z.-]+)?)\s*,?")
+
+
+def allows_kubernetes(constraint: str, version: str) -> bool | None:
+    """Whether a chart's `kubeVersion` admits a Kubernetes version; None where we cannot tell.
+
+    Understands comparators joined by space, comma or `||`, as in `>=1.21.0-0 <1.36`. Helm has
+    the last word at installation. A vendor's suffix (`v1.30.2-gke.1`) does not make it older.
+    """
+    match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
+    if match is None:
+        return None
+    actual = semver.Version(int(match[1]), int(match[2]), int(match[3] or 0))
+    if not constraint.strip():
+        return True
+    verdicts: list[bool] = []
+    for alternative in constraint.split("||"):
+        position, verdict = 0, True
+        while position < len(alternative.rstrip()):
+            found = _COMPARATOR.match(alternative, position)
+            if found is None:
+                return None
+            bound = semver.Version.parse(found[2], optional_minor_and_patch=True)
+            # `-0` in a lower bound only says that pre-releases of it are welcome.
+            bound = bound.replace(prerelease=None)
+            operator = found[1] or "="
+            verdict = (
+                verdict
+                and {
+                    ">=": actual >= bound,
+                    "<=": actual <= bound,
+                    ">": actual > bound,
+                    "<": actual < bound,
+                    "=": actual == bound,
+                    "!=": actual != bound,
+                }[operator]
+            )
+            position = found.end()
+        verdicts.append(verdict)
+    return any(verdicts)
+
+
+class ChartCatalog:
+    """Finds charts where a configuration says they are, and keeps packages in the user's cache.
+
+    Args:
+        config: whose chart sources, version and channel count.
+        cache: where downloaded packages are kept; the XDG cache by default.
+    """
+
+    def __init__(self, config: MeshConfig, *, cache: Path | None = None) -> None:
+        self._config = config
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self._cache = cache or Path(root) / "prefect-linkerd" / "charts"
+
+    def source_of(self, name: ChartName) -> str:
+        """The repository of a chart: as configured, else the mirror's folder, else upstream."""
+        sources = self._config.charts
+        repository = {"cert-manager": "jetstack", "traefik": "traefik"}.get(
+            name, self._config.linkerd.channel
+        )
+        own = {"cert-manager": sources.cert_manager, "traefik": sources.traefik}.get(
+            name, sources.linkerd
+        )
+        if own:
+            return own
+        if sources.mirror:
+            return str(sources.mirror / repository)
+        return UPSTREAM[repository]
+
+    def find(self, name: ChartName, *, version: str | None = None) -> Chart:
+        """A chart of the configuration's Linkerd version; others by chart version, or the newest.
+
+        Raises:
+            ChartError: the repository cannot be read, or lacks the chart or version; names both
+                and the versions that there are. `transient` where a later try may do better.
+        """
+        source = self.source_of(name)
+        if source.startswith("oci://"):
+            return self._from_registry(source, name, version)
+        entries = self._entries(source, name)
+        is_linkerd = name not in ("cert-manager", "traefik")
+        chosen = (
+            choose_linkerd(entries, name, self._config.linkerd)
+            if is_linkerd and version is None
+            else choose_newest(entries, version)
+        )
+        if chosen is None:
+            known = ", ".join(e.app_version or e.version for e in entries) or "none"
+            raise ChartError(
+                f"chart {name} in {source}",
+                expected=str(self._config.linkerd) if is_linkerd else (version or "a release"),
+                found=known,
+                remedy="Choose a version that the repository has, or another chart source.",
+            )
+        return read_chart(name, self._fetch(source, chosen), source)
+
+    def _entries(self, source: str, name: ChartName) -> list[Entry]:
+        if source.startswith(("https://", "http://")):
+            index = yaml.safe_load(_download(urljoin(source.rstrip("/") + "/", "index.yaml")))
+            return index_entries(index, name, source)
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            raise ChartError(
+                f"chart source {source}",
+                expected="a folder with charts",
+                found="no folder",
+                remedy="Name an existing folder, or leave the setting empty for upstream.",
+            )
+        if (index := folder / "index.yaml").exists():
+            return index_entries(yaml.safe_load(index.read_text()), name, source)
+        found: list[Entry] = []
+        for path in sorted(folder.iterdir()):
+            if path.suffix == ".tgz" or (path / "Chart.yaml").exists():
+                metadata = yaml.safe_load(_member(path, "Chart.yaml") or "{}")
+                if metadata.get("name") == name:
+                    app_version = str(metadata.get("appVersion", ""))
+                    found.append(Entry(str(metadata["version"]), app_version, path.name))
+        return found
+
+    def _fetch(self, source: str, entry: Entry) -> Path:
+        """The chart's package on this machine, its digest verified."""
+        if not source.startswith(("https://", "http://")):
+            return Path(source).expanduser() / entry.url
+        url = urljoin(source.rstrip("/") + "/", entry.url)
+        key = hashlib.sha256(f"{url} {entry.digest}".encode()).hexdigest()[:16]
+        target = self._cache / key / url.rsplit("/", 1)[-1]
+        if target.exists():
+            return target
+        content = _download(url)
+        if entry.digest and hashlib.sha256(content).hexdigest() != entry.digest:
+            raise ChartError(
+                url,
+                expected=f"SHA-256 {entry.digest}, as the index says",
+                found="another one",
+                remedy="The repository or the way to it is broken: do not install from it.",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(dir=target.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(partial).replace(target)
+        return target
+
+    def _from_registry(self, source: str, name: ChartName, version: str | None) -> Chart:
+        """A chart from an OCI registry, pulled by helm, which knows its log-ins."""
+        linkerd = self._config.linkerd
+        wanted = version
+        if wanted is None and name not in ("cert-manager", "traefik"):
+            wanted = linkerd.edge_chart_version or _STABLE_CHARTS.get((str(linkerd), name))
+            wanted = wanted or (
+                ".".join(map(str, linkerd.numbers)) if linkerd.layout == "one-chart" else None
+            )
+            if wanted is None:
+                raise ChartError(
+                    f"chart {name} in {source}",
+                    expected=f"the chart version of {linkerd}",
+                    found="none known: a registry has no index to look it up in",
+                    remedy="Use a repository with an index.yaml, or 2.12.6, 2.13.7 or 2.14.10.",
+                )
+        reference = f"{source.rstrip('/')}/{name}"
+        helm = shutil.which("helm")
+        if helm is None:
+            raise ChartError(
+                reference,
+                expected="helm on PATH",
+                found="none",
+                remedy="Install helm 3.8 or newer: https://helm.sh/docs/intro/install/",
+            )
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._cache) as folder:
+            command = [helm, "pull", reference, "--destination", folder]
+            done = subprocess.run(
+                command + (["--version", wanted] if wanted else []),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            packages = list(Path(folder).glob("*.tgz"))
+            if done.returncode or not packages:
+                failure = ChartError(
+                    reference,
+                    expected=f"version {wanted or 'of any release'}",
+                    found=done.stderr.strip()[-500:] or "nothing",
+                    remedy="Check the registry's address and `helm registry login`.",
+                )
+                failure.transient = "not found" not in done.stderr
+                raise failure
+            target = self._cache / hashlib.sha256(reference.encode()).hexdigest()[:16]
+            target.mkdir(exist_ok=True)
+            kept = packages[0].replace(target / packages[0].name)
+        return read_chart(name, kept, source)
+
+
+def index_entries(index: object, name: ChartName, source: str) -> list[Entry]:
+    """The versions of one chart in a repository's parsed index.yaml.
+
+    Raises:
+        ChartError: it is no index.
+    """
+    if not isinstance(index, Mapping) or not isinstance(
+        cast("Mapping[str, Any]", index).get("entries"), Mapping
+    ):
+        raise ChartError(
+            f"{source}/index.yaml",
+            expected="the index of a Helm repository",
+            found="something else",
+            remedy="Check the repository's address.",
+        )
+    entries: Mapping[str, Any] = cast("Mapping[str, Any]", index)["entries"]
+    return [
+        Entry(
+            str(item["version"]),
+            str(item.get("appVersion") or ""),
+            str(item["urls"][0]),
+            str(item.get("digest") or "").removeprefix("sha256:"),
+        )
+        for item in cast("list[dict[str, Any]]", entries.get(name) or [])
+        if item.get("urls")
+    ]
+
+
+def read_chart(name: ChartName, path: Path, source: str) -> Chart:
+    """Reads a chart's metadata and values from its package or folder.
+
+    Raises:
+        ChartError: it is no chart.
+    """
+    metadata: dict[str, Any] = yaml.safe_load(_member(path, "Chart.yaml") or "{}") or {}
+    if metadata.get("name") != name:
+        raise ChartError(
+            str(path),
+            expected=f"the chart {name}",
+            found=str(metadata.get("name") or "no chart"),
+            remedy="Check the chart source.",
+        )
+    annotations: dict[str, Any] = metadata.get("annotations") or {}
+    return Chart(
+        name=name,
+        version=str(metadata["version"]),
+        app_version=str(metadata.get("appVersion") or ""),
+        kube_version=str(metadata.get("kubeVersion") or ""),
+        source=source,
+        path=path,
+        defaults=yaml.safe_load(_member(path, "values.yaml") or "{}") or {},
+        ha=yaml.safe_load(_member(path, "values-ha.yaml") or "{}") or {},
+        has_crds=name in ("linkerd2", "linkerd-crds", "cert-manager", "traefik"),
+        is_rehearsal=annotations.get("prefect-linkerd.dev/rehearsal") == "true",
+    )
+
+
+def _member(path: Path, name: str) -> str | None:
+    """A file at the top of a chart, or None."""
+    if path.is_dir():
+        file = path / name
+        return file.read_text() if file.exists() else None
+    try:
+        with tarfile.open(path) as package:
+            for member in package:
+                if member.name.count("/") == 1 and member.name.endswith("/" + name):
+                    content = package.extractfile(member)
+                    return content.read().decode() if content else None
+    except (OSError, tarfile.TarError) as error:
+        raise ChartError(
+            str(path),
+            expected="a chart's package",
+            found=type(error).__name__,
+            remedy="Check the chart source.",
+        ) from None
+    return None
+
+
+def _download(url: str) -> bytes:
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception_type(httpx.TransportError),
+            stop=stop_after_attempt(3),
+            wait=wait_exponential(multiplier=0.5),
+            reraise=True,
+        ):
+            with attempt:
+                timeout = httpx.Timeout(60, connect=10)
+                return (
+                    httpx.get(url, timeout=timeout, follow_redirects=True)
+                    .raise_for_status()
+                    .content
+                )
+    except httpx.HTTPError as error:
+        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
+        failure = ChartError(
+            url,
+            expected="that it can be downloaded",
+            found=f"status {status}" if status else type(error).__name__,
+            remedy="Check the chart source, or give a mirror folder (charts.mirror).",
+        )
+        failure.transient = status is None or status >= 500
+        raise failure from None
+    raise AssertionError("unreachable")

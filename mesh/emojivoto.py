@@ -1,0 +1,120 @@
+"""The emojivoto application: Linkerd's own demonstration, used as the mesh's smoke test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import yaml
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from mesh.cluster import Cluster, Object
+from mesh.config import MeshConfig
+from mesh.errors import ChartError
+from mesh.images import rewrite_manifest
+from mesh.rollout import LONG_RUNNING, Workload
+
+
+def load_manifest(location: str) -> list[Object]:
+    """The objects of a manifest, from an http(s) address or a file.
+
+    Raises:
+        ChartError: it cannot be read, or is no manifest; `transient` where a later try may do.
+    """
+    try:
+        if location.startswith(("https://", "http://")):
+            text = _download(location)
+        else:
+            text = Path(location).expanduser().read_text()
+        found: list[Any] = [doc for doc in yaml.safe_load_all(text) if doc]
+    except (OSError, httpx.HTTPError, yaml.YAMLError) as error:
+        failure = ChartError(
+            f"manifest {location}",
+            expected="readable Kubernetes objects",
+            found=type(error).__name__,
+            remedy="Check emojivoto_manifest, or turn smoke_test off.",
+        )
+        failure.transient = isinstance(error, httpx.TransportError)
+        raise failure from None
+    if not found or not all(isinstance(doc, dict) and "kind" in doc for doc in found):
+        raise ChartError(
+            f"manifest {location}",
+            expected="Kubernetes objects",
+            found="something else",
+            remedy="Check emojivoto_manifest, or turn smoke_test off.",
+        )
+    return cast("list[Object]", found)
+
+
+def _download(url: str) -> str:
+    for attempt in Retrying(
+        retry=retry_if_exception_type(httpx.TransportError),
+        stop=stop_after_attempt(3),
+        wait=wait_exponential(multiplier=0.5),
+        reraise=True,
+    ):
+        with attempt:
+            return httpx.get(url, timeout=30, follow_redirects=True).raise_for_status().text
+    raise AssertionError("unreachable")
+
+
+def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object]:
+    """The manifest for this mesh: its namespace, meshed pods, images and pull secret.
+
+    The Namespace itself is left out: it was made before, with its annotations.
+    """
+    namespace = config.namespaces.emojivoto
+    objects: list[Object] = []
+    for original in manifest:
+        if original["kind"] == "Namespace":
+            continue
+        obj = {**original, "metadata": {**original["metadata"], "namespace": namespace}}
+        if obj["kind"] in LONG_RUNNING:
+            obj = _meshed(obj, original["metadata"].get("namespace", ""), config)
+        if config.registry is not None:
+            obj = rewrite_manifest(obj, config.registry.host)
+        objects.append(obj)
+    return objects
+
+
+def _meshed(obj: Object, original: str, config: MeshConfig) -> Object:
+    template: dict[str, Any] = obj["spec"]["template"]
+    metadata: dict[str, Any] = template.get("metadata", {})
+    annotations = {**metadata.get("annotations", {}), "linkerd.io/inject": "enabled"}
+    pod: dict[str, Any] = template["spec"]
+    if config.registry is not None and config.registry.username is not None:
+        pod = {**pod, "imagePullSecrets": [{"name": config.registry.pull_secret}]}
+    if original != config.namespaces.emojivoto:
+        # The vote bot and the web server name the Services that they call by namespace.
+        pod = _moved(pod, f".{original}", f".{config.namespaces.emojivoto}")
+    template = {**template, "metadata": {**metadata, "annotations": annotations}, "spec": pod}
+    return {**obj, "spec": {**obj["spec"], "template": template}}
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value)
+        return {key: _moved(item, old, new) for key, item in items.items()}
+    if isinstance(value, list):
+        return [_moved(item, old, new) for item in cast("list[Any]", value)]
+    if isinstance(value, str):
+        host, colon, port = value.partition(":")
+        return f"{host.removesuffix(old)}{new}{colon}{port}" if host.endswith(old) else value
+    return value
+
+
+def ensure_emojivoto(cluster: Cluster, config: MeshConfig) -> list[Workload]:
+    """Applies the application; its workloads, to be waited for.
+
+    Raises:
+        ChartError: the manifest cannot be read.
+    """
+    objects = emojivoto_objects(load_manifest(config.emojivoto_manifest), config)
+    for obj in objects:
+        cluster.apply(obj)
+    return [
+        (obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
+        for obj in objects
+        if obj["kind"] in LONG_RUNNING
+    ]

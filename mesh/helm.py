@@ -1,0 +1,367 @@
+"""Helm releases: what is installed, what is wanted, and the one small step between.
+
+Every write is by the real helm binary, through pyhelm3. Values go to it by its standard input, so
+that they are on no command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Coroutine, Generator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+import pyhelm3
+import yaml
+from pyhelm3 import errors as helm_errors
+
+from mesh.charts import Chart
+from mesh.cluster import Cluster, Object
+from mesh.config import MeshConfig
+from mesh.errors import ApiError, InvalidInput, ReleaseError
+from mesh.rollout import OnProgress, not_ready, workload_progress
+from mesh.values import ClusterFacts, Values
+
+T = TypeVar("T")
+
+Action = Literal["install", "upgrade", "unchanged", "wait", "recover"]
+
+PENDING = ("pending-install", "pending-upgrade", "pending-rollback")
+
+# What helm prints when the API server was away, rather than in disagreement.
+_PASSING = (
+    "connection refused",
+    "connection reset",
+    "i/o timeout",
+    "tls handshake timeout",
+    "etcdserver",
+    "unexpected eof",
+    "the server is currently unable",
+    "too many requests",
+    "http2: client connection lost",
+)
+
+
+@dataclass(frozen=True)
+class Release:
+    """A Helm release as it is, at its newest revision.
+
+    `values` are those that the user supplied; None where they were not read.
+    """
+
+    name: str
+    namespace: str
+    chart: str
+    chart_version: str
+    app_version: str
+    revision: int
+    status: str
+    updated: datetime
+    values: Values | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class DesiredRelease:
+    """A Helm release as it should be.
+
+    `timeout` is in seconds; `hooks` says whether the chart's hooks are run.
+    """
+
+    name: str
+    namespace: str
+    chart: Chart
+    values: Values = field(repr=False)
+    timeout: int = 600
+    hooks: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done for a release, and how it is now."""
+
+    action: Literal["install", "upgrade", "unchanged"]
+    release: Release
+
+
+def desired_release(config: MeshConfig, chart: Chart, values: Values) -> DesiredRelease:
+    """The release of a chart in a mesh: named like its chart, in the namespace of its part."""
+    namespaces = config.namespaces
+    namespace = {
+        "linkerd-viz": namespaces.viz,
+        "linkerd-jaeger": namespaces.jaeger,
+        "cert-manager": namespaces.cert_manager,
+        "traefik": namespaces.traefik,
+    }.get(chart.name, namespaces.linkerd)
+    # The hook of 2.12's extensions labels their namespace, which bootstrap has done already, by an
+    # image that no value can lead to a private registry.
+    is_extension = chart.name in ("linkerd-viz", "linkerd-jaeger")
+    hooks = not (
+        config.registry is not None
+        and is_extension
+        and config.linkerd.layout != "one-chart"
+        and "namespaceMetadata" not in chart.defaults
+    )
+    return DesiredRelease(chart.name, namespace, chart, values, config.timeout_seconds, hooks)
+
+
+def decide_release(
+    desired: DesiredRelease, current: Release | None, now: datetime, grace: float
+) -> Action:
+    """The next step for a release.
+
+    A pending release may still be worked on by a helm whose flow died, so it is waited for until
+    nothing changed for `grace` seconds; only then it is recovered.
+    """
+    if current is None or current.status == "uninstalled":
+        return "install"
+    if current.status in PENDING or current.status == "uninstalling":
+        age = (now - current.updated).total_seconds()
+        return "wait" if age < grace else "recover"
+    is_same = (current.chart, current.chart_version, current.values) == (
+        desired.chart.name,
+        desired.chart.version,
+        desired.values,
+    )
+    if current.status == "deployed" and is_same:
+        return "unchanged"
+    return "upgrade"
+
+
+class Helm:
+    """Helm on one cluster.
+
+    Args:
+        cluster: where the releases are.
+        executable: the helm binary, 3.8 or newer.
+        grace: seconds after which a pending release counts as left by a dead run; by default what
+            a living one may take, its timeout.
+
+    Raises:
+        InvalidInput: there is no helm.
+    """
+
+    def __init__(
+        self, cluster: Cluster, executable: str = "helm", *, grace: float | None = None
+    ) -> None:
+        self._cluster = cluster
+        self._executable = executable
+        self._grace = grace
+
+    @contextlib.contextmanager
+    def _client(self) -> Generator[pyhelm3.Client]:
+        with self._cluster.kubeconfig_file() as kubeconfig:
+            try:
+                client = pyhelm3.Client(executable=self._executable, kubeconfig=kubeconfig)
+            except FileNotFoundError:
+                raise InvalidInput(
+                    self._executable,
+                    expected="the helm binary on PATH",
+                    found="none",
+                    remedy="Install helm 3.8 or newer: https://helm.sh/docs/intro/install/",
+                ) from None
+            yield client
+
+    def releases(self) -> list[Release]:
+        """Every release of the cluster at its newest revision, whatever its status; no values."""
+        with self._client() as client:
+            listed = _run(
+                client.list_release_definitions(all=True, all_namespaces=True), "Helm releases"
+            )
+            return [_release(item) for item in listed]
+
+    def current(self, name: str, namespace: str) -> Release | None:
+        """One release with its values, or None."""
+        with self._client() as client:
+            return self._current(client, name, namespace)
+
+    def render(
+        self, chart: Chart, name: str, namespace: str, values: Values, facts: ClusterFacts
+    ) -> list[Object]:
+        """The objects that a chart makes of values on this cluster; nothing is installed."""
+        versions = [f"--api-versions={version}" for version in sorted(facts.api_versions)]
+        command = ["template", name, str(chart.path), "--namespace", namespace, "--include-crds"]
+        command += ["--kube-version", facts.version, *versions, "--values", "-"]
+        with self._client() as client:
+            runner: Any = client._command  # pyright: ignore[reportPrivateUsage]
+            text: bytes = _run(
+                runner.run(command, yaml.safe_dump(values).encode()), f"chart {chart.name}"
+            )
+        return [obj for obj in yaml.safe_load_all(text) if obj]
+
+    def reconcile(self, desired: DesiredRelease, on_progress: OnProgress | None = None) -> Outcome:
+        """Brings a release to the wanted chart, version and values; nothing where it is there.
+
+        Waits for its workloads. An upgrade that fails is rolled back (helm's atomic). So is a first
+        installation, unless its chart holds CRDs: taking those away again would take away every
+        custom resource with them.
+
+        Raises:
+            ReleaseError: helm's own message, and what was not ready; `transient` where the API
+                server could not be reached.
+        """
+        subject = f"Helm release {desired.namespace}/{desired.name}"
+        grace = self._grace if self._grace is not None else desired.timeout + 30.0
+        with self._client() as client:
+            while True:
+                current = self._current(client, desired.name, desired.namespace)
+                action = decide_release(desired, current, datetime.now(UTC), grace)
+                if action == "wait":
+                    time.sleep(1)
+                elif action == "recover" and current is not None:
+                    self._forget(current)
+                else:
+                    break
+            if current is not None and action == "unchanged":
+                return Outcome("unchanged", current)
+            is_first = current is None or current.status == "uninstalled"
+            with _Watch(self._cluster, desired.namespace, on_progress) as watch:
+                try:
+                    self._apply(client, desired, atomic=not (is_first and desired.chart.has_crds))
+                except helm_errors.Error as error:
+                    raise _failure(subject, error, watch.last_trouble()) from None
+            release = self._current(client, desired.name, desired.namespace)
+        if release is None:
+            raise ReleaseError(
+                subject, expected="it to be there", found="nothing", remedy="Run again."
+            )
+        return Outcome("install" if is_first else "upgrade", release)
+
+    def _apply(self, client: pyhelm3.Client, desired: DesiredRelease, *, atomic: bool) -> None:
+        async def apply() -> None:
+            chart = await client.get_chart(desired.chart.path)
+            await client.install_or_upgrade_release(
+                desired.name,
+                chart,
+                desired.values,
+                namespace=desired.namespace,
+                create_namespace=False,
+                reset_values=True,
+                atomic=atomic,
+                no_hooks=not desired.hooks,
+                wait=True,
+                timeout=f"{desired.timeout}s",
+            )
+
+        asyncio.run(apply())
+
+    def _current(self, client: pyhelm3.Client, name: str, namespace: str) -> Release | None:
+        async def read() -> Release | None:
+            listed = await client.list_release_definitions(all=True, namespace=namespace)
+            found = [item for item in listed if item["name"] == name]
+            if not found:
+                return None
+            try:
+                revision = await client.get_current_revision(name, namespace=namespace)
+                values = await revision.values()
+            except helm_errors.ReleaseNotFoundError:
+                return None
+            return _release(found[0], dict(values or {}))
+
+        return _run(read(), f"Helm release {namespace}/{name}")
+
+    def _forget(self, release: Release) -> None:
+        """Takes away the record of a pending revision, and nothing else.
+
+        The objects that it made stay: helm adopts what carries the release's own annotations.
+        The revision before it, if any, is the newest again. Uninstalling instead, as is often
+        advised, would delete CRDs and with them every custom resource.
+        """
+        self._cluster.delete(
+            "v1",
+            "Secret",
+            f"sh.helm.release.v1.{release.name}.v{release.revision}",
+            release.namespace,
+        )
+
+
+class _Watch:
+    """Looks at a namespace's workloads while helm waits for them."""
+
+    def __init__(self, cluster: Cluster, namespace: str, on_progress: OnProgress | None) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._on_progress = on_progress
+        self._trouble: list[str] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=10)
+
+    def last_trouble(self) -> list[str]:
+        """What was not ready when last seen; a rollback has taken it away by now."""
+        try:
+            return not_ready(self._cluster, self._namespace) or self._trouble
+        except ApiError:
+            return self._trouble
+
+    def _look(self) -> None:
+        looks = 0
+        while not self._over.wait(2.0):
+            looks += 1
+            try:
+                progress = workload_progress(self._cluster, self._namespace)
+                # Reasons cost a list and some events each: only for what takes its time.
+                if looks % 5 == 0:
+                    self._trouble = not_ready(self._cluster, self._namespace) or self._trouble
+            except ApiError:
+                # Helm itself meets the same fault and reports it.
+                continue
+            if self._on_progress is not None:
+                self._on_progress(*progress)
+
+
+def _run(work: Coroutine[Any, Any, T], subject: str) -> T:
+    try:
+        return asyncio.run(work)
+    except helm_errors.Error as error:
+        raise _failure(subject, error, []) from None
+
+
+def _failure(subject: str, error: helm_errors.Error, trouble: list[str]) -> ReleaseError:
+    message = error.stderr.decode(errors="replace").strip()
+    text = message.lower()
+    failure = ReleaseError(
+        subject,
+        expected="helm to succeed",
+        found="; ".join([message[-1500:], *trouble]),
+        remedy=(
+            "Another installer owns the named object: uninstall that, or give it away by its "
+            "meta.helm.sh annotations."
+            if "invalid ownership metadata" in text
+            else "Mend what helm names, then run again."
+        ),
+    )
+    failure.transient = any(sign in text for sign in _PASSING)
+    return failure
+
+
+def _release(item: dict[str, Any], values: Values | None = None) -> Release:
+    """One line of `helm list --output json`."""
+    chart, _, version = str(item["chart"]).rpartition("-")
+    # A version may have dashes of its own: linkerd-crds-2024.1.1-edge.
+    while chart and not version[:1].removeprefix("v").isdigit() and version[:1] != "v":
+        chart, _, before = chart.rpartition("-")
+        version = f"{before}-{version}"
+    stamp = str(item["updated"]).split(" ")
+    updated = datetime.fromisoformat(f"{stamp[0]} {stamp[1][:15]}{stamp[2]}").astimezone(UTC)
+    return Release(
+        name=str(item["name"]),
+        namespace=str(item["namespace"]),
+        chart=chart,
+        chart_version=version,
+        app_version=str(item.get("app_version") or ""),
+        revision=int(item["revision"]),
+        status=str(item["status"]),
+        updated=updated,
+        values=values,
+    )

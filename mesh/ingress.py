@@ -1,0 +1,188 @@
+"""Traefik's routes into the mesh: to emojivoto, and to the viz dashboard behind a password.
+
+Sources: https://linkerd.io/2/tasks/using-ingress/#traefik and
+https://linkerd.io/2/tasks/exposing-dashboard/#traefik
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from typing import Any
+
+from mesh.cluster import Cluster, Object
+from mesh.config import MeshConfig
+from mesh.errors import ApiError, InvalidInput
+from mesh.namespaces import LABELS
+
+API_VERSIONS = ("traefik.io/v1alpha1", "traefik.containo.us/v1alpha1")
+"""Traefik's API groups, the one to be preferred first (the second is Traefik 2's)."""
+
+HEADER_MIDDLEWARE = "l5d-header-middleware"
+AUTH_MIDDLEWARE = "web-auth-middleware"
+AUTH_SECRET = "web-ingress-auth"  # noqa: S105 the name of an object
+APP_ROUTE = "emojivoto-web-ingress-route"
+DASHBOARD_ROUTE = "web-ingress-route"
+
+
+def choose_api_version(served: frozenset[str]) -> str:
+    """The Traefik API that a cluster serves.
+
+    Raises:
+        InvalidInput: none.
+    """
+    for candidate in API_VERSIONS:
+        if candidate in served:
+            return candidate
+    raise InvalidInput(
+        "Traefik",
+        expected=f"a cluster that serves {' or '.join(API_VERSIONS)}",
+        found="neither",
+        remedy="Let traefik.install be on, or install Traefik's CRDs.",
+    )
+
+
+def ingress_objects(config: MeshConfig, api_version: str) -> list[Object]:
+    """Middlewares and routes, without the password.
+
+    A route may use the middlewares of its own namespace only, so each namespace has its own.
+    """
+    objects: list[Object] = []
+    domain, namespaces = config.cluster_domain, config.namespaces
+    if config.smoke_test:
+        app = namespaces.emojivoto
+        objects += [
+            _override(api_version, app, f"web-svc.{app}.svc.{domain}:80"),
+            _route(
+                api_version, APP_ROUTE, app, "PathPrefix(`/`)", [HEADER_MIDDLEWARE], "web-svc", 80
+            ),
+        ]
+    if config.viz.enabled and (host := config.viz.dashboard.host):
+        viz = namespaces.viz
+        auth = {"basicAuth": {"secret": AUTH_SECRET, "removeHeader": True}}
+        middlewares = [AUTH_MIDDLEWARE, HEADER_MIDDLEWARE]
+        objects += [
+            _object(api_version, "Middleware", AUTH_MIDDLEWARE, viz, auth),
+            _override(api_version, viz, f"web.{viz}.svc.{domain}:8084"),
+            _route(api_version, DASHBOARD_ROUTE, viz, f"Host(`{host}`)", middlewares, "web", 8084),
+        ]
+    return objects
+
+
+def _override(api_version: str, namespace: str, target: str) -> Object:
+    headers = {"headers": {"customRequestHeaders": {"l5d-dst-override": target}}}
+    return _object(api_version, "Middleware", HEADER_MIDDLEWARE, namespace, headers)
+
+
+def _route(
+    api_version: str,
+    name: str,
+    namespace: str,
+    match: str,
+    middlewares: list[str],
+    service: str,
+    port: int,
+) -> Object:
+    rule = {
+        "kind": "Rule",
+        "match": match,
+        "middlewares": [{"name": middleware} for middleware in middlewares],
+        "services": [{"kind": "Service", "name": service, "port": port}],
+    }
+    obj = _object(api_version, "IngressRoute", name, namespace, {"routes": [rule]})
+    obj["metadata"]["annotations"] = {"kubernetes.io/ingress.class": "traefik"}
+    return obj
+
+
+def _object(api_version: str, kind: str, name: str, namespace: str, spec: dict[str, Any]) -> Object:
+    metadata = {"name": name, "namespace": namespace, "labels": LABELS}
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def ensure_ingress(cluster: Cluster, config: MeshConfig) -> list[Object]:
+    """Applies the routes, and makes the dashboard's password once.
+
+    Raises:
+        InvalidInput: the cluster serves none of Traefik's APIs.
+    """
+    objects = ingress_objects(config, choose_api_version(cluster.api_versions()))
+    if any(obj["metadata"]["name"] == AUTH_MIDDLEWARE for obj in objects):
+        _ensure_password(cluster, config)
+    for obj in objects:
+        cluster.apply(obj)
+    return objects
+
+
+def _ensure_password(cluster: Cluster, config: MeshConfig) -> None:
+    """Secret web-ingress-auth: `users` for Traefik, `username` and `password` for people.
+
+    An existing one stays, unless the configuration names another user or password.
+    """
+    dashboard, namespace = config.viz.dashboard, config.namespaces.viz
+    existing = cluster.get("v1", "Secret", AUTH_SECRET, namespace)
+    wanted = dashboard.password.get_secret_value() if dashboard.password else None
+    if existing is not None:
+        data: dict[str, str] = existing.get("data") or {}
+        kept = {key: base64.b64decode(value).decode() for key, value in data.items()}
+        is_same_user = kept.get("username", dashboard.username) == dashboard.username
+        if is_same_user and wanted in (None, kept.get("password")):
+            return
+        wanted = wanted or kept.get("password")
+    password = wanted or secrets.token_urlsafe(18)
+    content = {
+        "users": htpasswd(dashboard.username, password),
+        "username": dashboard.username,
+        "password": password,
+    }
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": AUTH_SECRET, "namespace": namespace, "labels": LABELS},
+        "data": {key: base64.b64encode(text.encode()).decode() for key, text in content.items()},
+    }
+    if existing is not None:
+        cluster.apply(secret)
+        return
+    try:
+        cluster.create(secret)
+    except ApiError as error:
+        # Another run was faster; its password is as good.
+        if error.status != 409:
+            raise
+
+
+def htpasswd(username: str, password: str) -> str:
+    """A line of an htpasswd file with a salted MD5 (`$apr1$`) hash, which Traefik reads.
+
+    Source: https://httpd.apache.org/docs/2.4/misc/password_encryptions.html
+    """
+    salt = secrets.token_hex(4)
+    return f"{username}:$apr1${salt}${_apr1(password.encode(), salt.encode())}"
+
+
+def _apr1(password: bytes, salt: bytes) -> str:
+    def md5(data: bytes) -> bytes:
+        return hashlib.md5(data).digest()  # noqa: S324 the scheme is MD5's, thousandfold
+
+    inner = md5(password + salt + password)
+    text = password + b"$apr1$" + salt + (inner * (len(password) // 16 + 1))[: len(password)]
+    count = len(password)
+    while count:
+        text += b"\0" if count & 1 else password[:1]
+        count >>= 1
+    digest = md5(text)
+    for number in range(1000):
+        step = password if number & 1 else digest
+        step += salt if number % 3 else b""
+        step += password if number % 7 else b""
+        step += digest if number & 1 else password
+        digest = md5(step)
+    letters = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    groups = [(0, 6, 12), (1, 7, 13), (2, 8, 14), (3, 9, 15), (4, 10, 5)]
+    values = [(digest[a] << 16 | digest[b] << 8 | digest[c], 4) for a, b, c in groups]
+    return "".join(
+        letters[(value >> 6 * position) & 63]
+        for value, length in [*values, (digest[11], 2)]
+        for position in range(length)
+    )

@@ -1,0 +1,321 @@
+"""The issuer of a mesh's identities: signed here, or by cert-manager from the trust anchor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import SecretStr
+
+from mesh.cluster import Cluster, Object, name_of
+from mesh.config import MeshConfig
+from mesh.errors import ApiError, CertificateError, InvalidInput, NotReady, OwnershipConflict
+from mesh.pki import CertificateInfo, check_issuer, issuer_name, key_matches, sign_issuer
+from mesh.trust_anchor import (
+    ANCHOR_SECRET,
+    ISSUER_SECRET,
+    LABELS,
+    KeyStore,
+    TrustAnchor,
+    secret_text,
+    tls_secret,
+)
+
+CERT_MANAGER = "cert-manager.io/v1"
+WEBHOOK_ISSUER = "webhook-issuer"
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """The public part of the issuer, and whether it was there already."""
+
+    info: CertificateInfo
+    origin: Literal["adopted", "made"]
+
+
+# Self-signed
+
+
+def ensure_self_signed_issuer(
+    cluster: Cluster, config: MeshConfig, anchor: TrustAnchor, store: KeyStore, now: datetime
+) -> Issuer:
+    """Secret `linkerd-identity-issuer` with an issuer that the anchor signed; adopted if there.
+
+    Raises:
+        CertificateError: the issuer that is there cannot work with this anchor.
+        InvalidInput: there is none, and no key of the anchor to sign one with.
+        OwnershipConflict: the Secret is of another form, as the linkerd CLI makes it.
+    """
+    namespace = config.namespaces.linkerd
+    existing = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    if existing is not None:
+        return Issuer(check_issuer_secret(existing, config, anchor.bundle, now), "adopted")
+    pair = store.load()
+    if pair is None:
+        raise InvalidInput(
+            store.where,
+            expected="the trust anchor's private key, to sign an issuer with",
+            found="none",
+            remedy="Bring the key (trust_anchor.private_key), or name the place that holds it.",
+        )
+    issuer = sign_issuer(pair, config.trust_domain, config.lifetimes.issuer, now)
+    secret = tls_secret(
+        ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
+    )
+    try:
+        cluster.create(secret)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        # Another run was faster; what it made must do as well.
+        return ensure_self_signed_issuer(cluster, config, anchor, store, now)
+    return Issuer(check_issuer_secret(secret, config, anchor.bundle, now), "made")
+
+
+def check_issuer_secret(
+    secret: Object, config: MeshConfig, bundle: str, now: datetime
+) -> CertificateInfo:
+    """What an issuer Secret holds, once it is known to work with a trust bundle.
+
+    Raises:
+        CertificateError, OwnershipConflict: what is wrong with it.
+    """
+    subject = name_of(secret)
+    data = secret_text(secret)
+    if secret.get("type") != "kubernetes.io/tls" or not (
+        data.get("tls.crt") and data.get("tls.key")
+    ):
+        raise OwnershipConflict(
+            subject,
+            expected="type kubernetes.io/tls with tls.crt and tls.key",
+            found=f"type {secret.get('type')} with {', '.join(sorted(data)) or 'nothing'}",
+            remedy="It is another installer's: uninstall that, or move the Secret away.",
+        )
+    info = check_issuer(data["tls.crt"], bundle, config.trust_domain, now, subject)
+    if not key_matches(data["tls.crt"], SecretStr(data["tls.key"]), subject):
+        raise CertificateError(
+            subject,
+            expected="tls.key to be the key of tls.crt",
+            found="another key",
+            remedy="Delete the Secret and run bootstrap again.",
+        )
+    return info
+
+
+# cert-manager
+
+
+def cert_manager_objects(config: MeshConfig) -> list[Object]:
+    """The issuers and certificates that cert-manager keeps for the mesh, in order.
+
+    Sources: https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/ and
+    https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/
+    """
+    namespaces = config.namespaces
+    kind = config.cert_manager.issuer_kind
+    own = namespaces.linkerd if kind == "Issuer" else None
+    name = issuer_name(config.trust_domain)
+    objects = [
+        _object(kind, ANCHOR_SECRET, own, {"ca": {"secretName": ANCHOR_SECRET}}),
+        _object(
+            "Certificate",
+            ISSUER_SECRET,
+            namespaces.linkerd,
+            {
+                "secretName": ISSUER_SECRET,
+                "duration": f"{config.lifetimes.issuer_hours}h0m0s",
+                "renewBefore": f"{config.lifetimes.issuer_renew_before_hours}h0m0s",
+                "issuerRef": {"name": ANCHOR_SECRET, "kind": kind, "group": "cert-manager.io"},
+                "commonName": name,
+                "dnsNames": [name],
+                "isCA": True,
+                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+                "usages": ["cert sign", "crl sign", "server auth", "client auth"],
+            },
+        ),
+    ]
+    if config.cert_manager.webhook_certificates:
+        for namespace, servers in webhook_servers(config).items():
+            objects += _webhook_objects(config, namespace, servers)
+    return objects
+
+
+def webhook_servers(config: MeshConfig) -> dict[str, dict[str, str]]:
+    """Per namespace, each webhook's Certificate name and the Service that it is for.
+
+    The Secret of each is `<Service>-k8s-tls`, as every chart from 2.11 on mounts it.
+    """
+    namespaces = config.namespaces
+    servers = {
+        namespaces.linkerd: {
+            "linkerd-proxy-injector": "linkerd-proxy-injector",
+            "linkerd-sp-validator": "linkerd-sp-validator",
+            "linkerd-policy-validator": "linkerd-policy-validator",
+        }
+    }
+    if config.viz.enabled:
+        servers[namespaces.viz] = {"tap": "tap", "linkerd-tap-injector": "tap-injector"}
+    if config.jaeger.enabled:
+        servers[namespaces.jaeger] = {"jaeger-injector": "jaeger-injector"}
+    return servers
+
+
+def _webhook_objects(config: MeshConfig, namespace: str, servers: dict[str, str]) -> list[Object]:
+    """A CA of the namespace's own, and a certificate of each webhook server signed by it."""
+    ca_days = config.lifetimes.anchor_days
+    objects = [
+        _object("Issuer", "webhook-selfsigned", namespace, {"selfSigned": {}}),
+        _object(
+            "Certificate",
+            WEBHOOK_ISSUER,
+            namespace,
+            {
+                "secretName": f"{WEBHOOK_ISSUER}-tls",
+                "duration": f"{ca_days * 24}h0m0s",
+                "issuerRef": {"name": "webhook-selfsigned", "kind": "Issuer"},
+                "commonName": f"webhook.linkerd.{config.cluster_domain}",
+                "isCA": True,
+                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+            },
+        ),
+        _object(
+            "Issuer", WEBHOOK_ISSUER, namespace, {"ca": {"secretName": f"{WEBHOOK_ISSUER}-tls"}}
+        ),
+    ]
+    for certificate, service in servers.items():
+        host = f"{service}.{namespace}.svc"
+        objects.append(
+            _object(
+                "Certificate",
+                certificate,
+                namespace,
+                {
+                    "secretName": f"{service}-k8s-tls",
+                    "duration": "24h0m0s",
+                    "renewBefore": "1h0m0s",
+                    "issuerRef": {"name": WEBHOOK_ISSUER, "kind": "Issuer"},
+                    "commonName": host,
+                    "dnsNames": [host],
+                    "isCA": False,
+                    "privateKey": {
+                        "algorithm": "ECDSA",
+                        "encoding": "PKCS8",
+                        "rotationPolicy": "Always",
+                    },
+                    "usages": ["server auth"],
+                },
+            )
+        )
+    return objects
+
+
+def _object(kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -> Object:
+    metadata: dict[str, Any] = {"name": name, "labels": LABELS}
+    if namespace:
+        metadata["namespace"] = namespace
+    return {"apiVersion": CERT_MANAGER, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def ready_condition(obj: Object) -> tuple[bool, str]:
+    """Whether cert-manager says that an object is ready as it is now, and its own message."""
+    for condition in obj.get("status", {}).get("conditions", []):
+        if condition["type"] == "Ready":
+            generation = condition.get("observedGeneration", obj["metadata"].get("generation"))
+            is_current = generation == obj["metadata"].get("generation")
+            is_ready = condition["status"] == "True" and is_current
+            return is_ready, f"{condition.get('reason', '')}: {condition.get('message', '')}"
+    return False, "no Ready condition yet: is cert-manager running?"
+
+
+def ensure_cert_manager_issuer(
+    cluster: Cluster,
+    config: MeshConfig,
+    anchor: TrustAnchor,
+    store: KeyStore,
+    now: datetime,
+    timeout: float,
+) -> Issuer:
+    """Lets cert-manager sign the issuer and Linkerd's webhook certificates, and waits for it.
+
+    Args:
+        timeout: seconds until everything has to be ready.
+
+    Raises:
+        InvalidInput: the trust anchor's key is not in the cluster, where cert-manager needs it.
+        NotReady: with cert-manager's own message and the object's last events.
+        CertificateError: what cert-manager signed does not chain to the anchor.
+    """
+    if store.load() is None:
+        raise InvalidInput(
+            store.where,
+            expected="the trust anchor with its key, for cert-manager to sign with",
+            found="none",
+            remedy="Bring the key (trust_anchor.private_key), or use issuer mode self-signed.",
+        )
+    namespace = config.namespaces.linkerd
+    was_there = cluster.get("v1", "Secret", ISSUER_SECRET, namespace) is not None
+    objects = cert_manager_objects(config)
+    for obj in objects:
+        cluster.apply(obj)
+    await_ready(cluster, objects, timeout)
+    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    if secret is None:
+        raise NotReady(
+            f"Secret/{namespace}/{ISSUER_SECRET}",
+            expected="that cert-manager wrote it",
+            found="nothing, though its Certificate is Ready",
+            remedy="Look at cert-manager's log.",
+        )
+    info = check_issuer_secret(secret, config, anchor.bundle, now)
+    return Issuer(info, "adopted" if was_there else "made")
+
+
+def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> None:
+    """Waits until cert-manager says that every object is ready.
+
+    Raises:
+        NotReady: the first that is not, with its condition's message, its requests' and events.
+    """
+    deadline = time.monotonic() + timeout
+    waiting = list(objects)
+    while True:
+        late: list[tuple[Object, str]] = []
+        for obj in waiting:
+            metadata = obj["metadata"]
+            current = cluster.get(
+                obj["apiVersion"], obj["kind"], metadata["name"], metadata.get("namespace")
+            )
+            is_ready, message = ready_condition(current) if current else (False, "it is gone")
+            if not is_ready:
+                late.append((obj, message))
+        if not late:
+            return
+        waiting = [obj for obj, _ in late]
+        if time.monotonic() > deadline:
+            obj, message = late[0]
+            raise NotReady(
+                name_of(obj),
+                expected=f"Ready within {timeout:.0f} s",
+                found="; ".join([message, *_requests(cluster, obj), *cluster.events(obj)]),
+                remedy="Mend what the message names, then run again.",
+            )
+        time.sleep(0.3)
+
+
+def _requests(cluster: Cluster, certificate: Object) -> list[str]:
+    """What the requests of a Certificate say, the reason being there more often than not."""
+    if certificate["kind"] != "Certificate":
+        return []
+    name = certificate["metadata"]["name"]
+    return [
+        f"{name_of(request)}: {ready_condition(request)[1]}"
+        for request in cluster.list(
+            CERT_MANAGER, "CertificateRequest", certificate["metadata"]["namespace"]
+        )
+        if request["metadata"].get("annotations", {}).get("cert-manager.io/certificate-name")
+        == name
+        and not ready_condition(request)[0]
+    ]

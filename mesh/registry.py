@@ -1,0 +1,43 @@
+"""Pull secrets for a private registry."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from mesh.cluster import Cluster, Object
+from mesh.config import MeshConfig
+from mesh.namespaces import LABELS, namespaces
+
+
+def pull_secrets(config: MeshConfig) -> list[Object]:
+    """The pull secret of every namespace of the mesh; none where the registry asks for no log-in."""
+    registry = config.registry
+    if registry is None or registry.username is None or registry.password is None:
+        return []
+    password = registry.password.get_secret_value()
+    basic = base64.b64encode(f"{registry.username}:{password}".encode()).decode()
+    # Credentials count for the host; a path is part of the images' names.
+    host = registry.host.split("/")[0]
+    entry = {"username": registry.username, "password": password, "auth": basic}
+    content = json.dumps({"auths": {host: entry}})
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": registry.pull_secret,
+                "namespace": namespace["metadata"]["name"],
+                "labels": LABELS,
+            },
+            "type": "kubernetes.io/dockerconfigjson",
+            "data": {".dockerconfigjson": base64.b64encode(content.encode()).decode()},
+        }
+        for namespace in namespaces(config)
+    ]
+
+
+def ensure_pull_secrets(cluster: Cluster, config: MeshConfig) -> None:
+    """Makes the pull secrets, or brings them to the configured log-in."""
+    for secret in pull_secrets(config):
+        cluster.apply(secret)

@@ -1,0 +1,214 @@
+"""Rollouts: whether a workload is up, waiting until it is, and why it is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mesh.cluster import Cluster, Object, name_of
+from mesh.errors import NotReady
+
+Workload = tuple[str, str, str]
+"""Kind, namespace and name."""
+
+OnProgress = Callable[[int, int, str], None]
+"""Called with workloads ready, workloads wanted and what is being waited for."""
+
+KINDS: dict[str, str] = {
+    "Deployment": "apps/v1",
+    "StatefulSet": "apps/v1",
+    "DaemonSet": "apps/v1",
+    "Job": "batch/v1",
+}
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How far one workload is: pods ready of pods wanted, whether it is done or has failed."""
+
+    ready: int
+    wanted: int
+    is_complete: bool
+    failure: str = ""
+
+
+def rollout_status(obj: Object) -> Rollout:
+    """How far a workload's newest spec is rolled out, by the rules of `kubectl rollout status`.
+
+    Source: https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout_status.go
+    """
+    spec: dict[str, Any] = obj.get("spec") or {}
+    status: dict[str, Any] = obj.get("status") or {}
+    is_observed = status.get("observedGeneration", 0) >= obj["metadata"].get("generation", 0)
+    match obj["kind"]:
+        case "Deployment":
+            wanted = spec.get("replicas", 1)
+            updated, ready = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
+            complete = (
+                is_observed and updated >= wanted and status.get("replicas", 0) <= updated <= ready
+            )
+            return Rollout(ready, wanted, complete, _deadline(status))
+        case "StatefulSet":
+            wanted = spec.get("replicas", 1)
+            ready = status.get("readyReplicas", 0)
+            # With OnDelete nothing rolls out by itself; its pods only have to be ready.
+            rolls = spec.get("updateStrategy", {}).get("type") != "OnDelete"
+            is_current = status.get("updateRevision") == status.get("currentRevision")
+            return Rollout(
+                ready, wanted, is_observed and ready >= wanted and (is_current or not rolls)
+            )
+        case "DaemonSet":
+            wanted = status.get("desiredNumberScheduled", 0)
+            ready = status.get("numberAvailable", 0)
+            rolls = spec.get("updateStrategy", {}).get("type") != "OnDelete"
+            updated = status.get("updatedNumberScheduled", 0) if rolls else wanted
+            return Rollout(ready, wanted, is_observed and updated >= wanted and ready >= wanted)
+        case "Job":
+            wanted = spec.get("completions") or 1
+            ready = status.get("succeeded", 0)
+            failed = [c for c in status.get("conditions", []) if c["type"] == "Failed"]
+            failure = failed[0].get("message", "failed") if failed else ""
+            return Rollout(ready, wanted, ready >= wanted, failure)
+        case kind:
+            raise ValueError(f"{kind} has no rollout")
+
+
+def _deadline(status: dict[str, Any]) -> str:
+    for condition in status.get("conditions", []):
+        if condition["type"] == "Progressing" and condition.get("reason") == (
+            "ProgressDeadlineExceeded"
+        ):
+            return str(condition.get("message", "progress deadline exceeded"))
+    return ""
+
+
+def read_workloads(
+    cluster: Cluster,
+    namespace: str,
+    kinds: Sequence[str] = ("Deployment", "StatefulSet", "DaemonSet"),
+) -> list[Object]:
+    """The workloads of a namespace, a list per kind."""
+    return [obj for kind in kinds for obj in cluster.list(KINDS[kind], kind, namespace)]
+
+
+def workload_progress(cluster: Cluster, namespace: str) -> tuple[int, int, str]:
+    """Workloads ready, workloads there, and the names of those that are waited for."""
+    return _summary(read_workloads(cluster, namespace))
+
+
+def _summary(workloads: Sequence[Object]) -> tuple[int, int, str]:
+    late = [obj for obj in workloads if not rollout_status(obj).is_complete]
+    names = ", ".join(obj["metadata"]["name"] for obj in late[:5])
+    more = f" and {len(late) - 5} more" if len(late) > 5 else ""
+    text = f"waiting for {names}{more}" if late else "all ready"
+    return len(workloads) - len(late), len(workloads), text
+
+
+def await_rollouts(
+    cluster: Cluster,
+    workloads: Sequence[Workload],
+    timeout: float,
+    on_progress: OnProgress,
+    *,
+    every: float = 1.0,
+) -> None:
+    """Waits until every workload is rolled out; one list per namespace and kind at a time.
+
+    Args:
+        timeout: seconds for all of them together.
+        every: seconds between two looks.
+
+    Raises:
+        NotReady: the first that is not, with its pods' reasons and its last events.
+    """
+    deadline = time.monotonic() + timeout
+    places = sorted({(namespace, kind) for kind, namespace, _ in workloads})
+    while True:
+        found = {
+            (kind, namespace, obj["metadata"]["name"]): obj
+            for namespace, kind in places
+            for obj in read_workloads(cluster, namespace, (kind,))
+        }
+        there = [found[key] for key in workloads if key in found]
+        gone = [key for key in workloads if key not in found]
+        ready, _, text = _summary(there)
+        on_progress(ready, len(workloads), text)
+        late = [obj for obj in there if not rollout_status(obj).is_complete]
+        if not late and not gone:
+            return
+        failed = [obj for obj in late if rollout_status(obj).failure]
+        if failed or time.monotonic() > deadline:
+            if gone and not failed:
+                raise NotReady(
+                    "/".join(gone[0]), expected="it to exist", found="nothing", remedy="Run again."
+                )
+            obj = (failed or late)[0]
+            raise NotReady(
+                name_of(obj),
+                expected=f"to be rolled out within {timeout:.0f} s",
+                found=describe(cluster, obj),
+                remedy="Mend what the pods and events name, then run again.",
+            )
+        time.sleep(every)
+
+
+def not_ready(cluster: Cluster, namespace: str, limit: int = 3) -> list[str]:
+    """What is not ready in a namespace and why: a text per workload."""
+    late = [
+        obj for obj in read_workloads(cluster, namespace) if not rollout_status(obj).is_complete
+    ]
+    return [f"{name_of(obj)}: {describe(cluster, obj)}" for obj in late[:limit]]
+
+
+def describe(cluster: Cluster, workload: Object) -> str:
+    """Why a workload is not rolled out: its counts, its unready pods' reasons, last events."""
+    status = rollout_status(workload)
+    parts = [f"{status.ready} of {status.wanted} ready"]
+    if status.failure:
+        parts.append(status.failure)
+    selector = workload["spec"].get("selector", {}).get("matchLabels", {})
+    labels = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+    namespace = workload["metadata"]["namespace"]
+    unready = [
+        pod for pod in cluster.list("v1", "Pod", namespace, labels=labels) if not is_pod_ready(pod)
+    ]
+    for pod in unready[:3]:
+        reason = "; ".join([pod_reason(pod), *cluster.events(pod, 3)])
+        parts.append(f"{name_of(pod)}: {reason}")
+    if not unready:
+        parts += cluster.events(workload, 3)
+        for owned in cluster.list("apps/v1", "ReplicaSet", namespace, labels=labels):
+            # A webhook or quota that refuses pods says so on the ReplicaSet alone.
+            if owned.get("status", {}).get("replicas", 0) < owned["spec"].get("replicas", 0):
+                parts += cluster.events(owned, 3)
+    return "; ".join(parts)
+
+
+def is_pod_ready(pod: Object) -> bool:
+    if pod.get("status", {}).get("phase") == "Succeeded":
+        return True
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in pod.get("status", {}).get("conditions", [])
+    )
+
+
+def pod_reason(pod: Object) -> str:
+    """The most telling word about an unready pod: a container's, else a condition's, its phase."""
+    status: dict[str, Any] = pod.get("status", {})
+    for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
+        state: dict[str, Any] = container.get("state", {})
+        waiting = state.get("waiting") or {}
+        ended = state.get("terminated") or {}
+        if waiting.get("reason"):
+            return f"{container['name']} {waiting['reason']}: {waiting.get('message', '')}".strip(
+                ": "
+            )
+        if ended.get("exitCode"):
+            return f"{container['name']} ended with {ended['exitCode']} {ended.get('reason', '')}"
+    for condition in status.get("conditions", []):
+        if condition["status"] != "True" and condition.get("reason"):
+            return f"{condition['reason']}: {condition.get('message', '')}".strip(": ")
+    return str(status.get("phase", "unknown"))

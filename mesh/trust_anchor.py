@@ -1,0 +1,344 @@
+"""The root of trust of a mesh: adopted, brought or made, and where its private key is kept."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import SecretStr
+
+from mesh.cluster import Cluster, Object
+from mesh.config import MeshConfig, TrustAnchorConfig
+from mesh.errors import ApiError, CertificateError, InvalidInput, OwnershipConflict
+from mesh.pki import (
+    CertificateInfo,
+    KeyPair,
+    check_key_matches,
+    check_trust_anchor,
+    create_trust_anchor,
+    decrypt_private_key,
+    encrypt_private_key,
+    fingerprints,
+    join_bundle,
+    read_certificates,
+    signed_by,
+)
+
+TRUST_ROOTS = "linkerd-identity-trust-roots"
+ANCHOR_SECRET = "linkerd-trust-anchor"  # noqa: S105 the name of an object
+ISSUER_SECRET = "linkerd-identity-issuer"  # noqa: S105 the name of an object
+LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
+
+Origin = Literal["adopted", "brought", "made"]
+
+
+class KeyStore(Protocol):
+    """Where a trust anchor's private key is kept. Implementations never show it."""
+
+    where: str
+    """The place, for messages."""
+
+    def load(self) -> KeyPair | None:
+        """The kept anchor with its key, or None."""
+        ...
+
+    def store_once(self, pair: KeyPair) -> None:
+        """Keeps an anchor with its key; the same again is fine.
+
+        Raises:
+            OwnershipConflict: another one is kept there.
+        """
+        ...
+
+
+def refuse_other(where: str) -> OwnershipConflict:
+    """Says that a place for the key is taken; what every key store raises."""
+    return OwnershipConflict(
+        where,
+        expected="no trust anchor, or the same one",
+        found="another trust anchor's key",
+        remedy="Choose another place for the key, or move that one away.",
+    )
+
+
+class FileKeyStore:
+    """A file with the certificate and the key encrypted by a passphrase (PKCS#8)."""
+
+    def __init__(self, path: Path, passphrase: SecretStr) -> None:
+        self._path = path.expanduser()
+        self._passphrase = passphrase
+        self.where = f"file {self._path}"
+
+    def load(self) -> KeyPair | None:
+        try:
+            content = self._path.read_text()
+        except FileNotFoundError:
+            return None
+        certificate, mark, key = content.partition("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+        if not mark:
+            raise InvalidInput(
+                self.where,
+                expected="a certificate and an encrypted private key",
+                found="something else",
+                remedy="Name another key_file.",
+            )
+        return KeyPair(
+            certificate, decrypt_private_key(SecretStr(mark + key), self._passphrase, self.where)
+        )
+
+    def store_once(self, pair: KeyPair) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        content = pair.certificate + encrypt_private_key(pair.private_key, self._passphrase)
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # A link appears whole and never replaces a file.
+            os.link(name, self._path)
+        except FileExistsError:
+            kept = self.load()
+            if kept is None or kept.certificate != pair.certificate:
+                raise refuse_other(self.where) from None
+        finally:
+            Path(name).unlink()
+
+
+class ClusterKeyStore:
+    """Secret `linkerd-trust-anchor` (kubernetes.io/tls), where cert-manager's issuer reads it.
+
+    Source: https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/
+    """
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self.where = f"Secret/{namespace}/{ANCHOR_SECRET}"
+
+    def load(self) -> KeyPair | None:
+        secret = self._cluster.get("v1", "Secret", ANCHOR_SECRET, self._namespace)
+        if secret is None:
+            return None
+        data = secret_text(secret)
+        if not (data.get("tls.crt") and data.get("tls.key")):
+            raise OwnershipConflict(
+                self.where,
+                expected="tls.crt and tls.key",
+                found=", ".join(sorted(data)) or "nothing",
+                remedy="Move this Secret away, or put the trust anchor and its key in it.",
+            )
+        return KeyPair(data["tls.crt"], SecretStr(data["tls.key"]))
+
+    def store_once(self, pair: KeyPair) -> None:
+        try:
+            self._cluster.create(
+                tls_secret(
+                    ANCHOR_SECRET,
+                    self._namespace,
+                    pair.certificate,
+                    pair.private_key,
+                    pair.certificate,
+                )
+            )
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            kept = self.load()
+            if kept is None or kept.certificate != pair.certificate:
+                raise refuse_other(self.where) from None
+
+
+def tls_secret(
+    name: str, namespace: str, certificate: str, key: SecretStr, authority: str
+) -> Object:
+    """A kubernetes.io/tls Secret with the signing certificate as `ca.crt`."""
+    content = {"tls.crt": certificate, "tls.key": key.get_secret_value(), "ca.crt": authority}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace, "labels": LABELS},
+        "type": "kubernetes.io/tls",
+        "data": {key: base64.b64encode(text.encode()).decode() for key, text in content.items()},
+    }
+
+
+def secret_text(secret: Object) -> dict[str, str]:
+    """A Secret's data, decoded."""
+    data: dict[str, str] = secret.get("data") or {}
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+@dataclass(frozen=True)
+class TrustAnchor:
+    """The public part of the root of trust.
+
+    `certificate` is the anchor that signs the issuer, `bundle` every anchor that the mesh is to
+    trust, both PEM.
+    """
+
+    certificate: str
+    bundle: str
+    info: CertificateInfo
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class AnchorSnapshot:
+    """What there is: kept in the store, trusted by the mesh, brought by the user (all PEM).
+
+    `has_key` says whether the key of the brought anchor was brought with it, and `issuer` is the
+    certificate that the mesh's identity service signs with.
+    """
+
+    kept: str | None
+    trusted: str
+    brought: str | None
+    has_key: bool
+    issuer: str | None
+
+
+def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore) -> AnchorSnapshot:
+    """Reads what there is; changes nothing.
+
+    Raises:
+        InvalidInput: the brought anchor or the key store cannot be read.
+    """
+    namespace = config.namespaces.linkerd
+    kept = store.load()
+    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    issuer = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    issued = secret_text(issuer) if issuer else {}
+    trusted: str = (roots or {}).get("data", {}).get("ca-bundle.crt", "") or issued.get(
+        "ca.crt", ""
+    )
+    brought = brought_certificate(config.trust_anchor)
+    return AnchorSnapshot(
+        kept=kept.certificate if kept else None,
+        trusted=trusted,
+        brought=brought,
+        has_key=bool(config.trust_anchor.private_key or config.trust_anchor.private_key_file),
+        issuer=issued.get("tls.crt"),
+    )
+
+
+def decide_trust_anchor(
+    snapshot: AnchorSnapshot, config: MeshConfig, now: datetime, where: str
+) -> tuple[Origin, str | None]:
+    """What becomes the anchor: its origin, and its certificate (None: it has to be made).
+
+    An anchor that the mesh trusts is never replaced, nor is one that is kept.
+
+    Raises:
+        InvalidInput: what is brought or kept is unfit, or is not what the mesh trusts.
+    """
+    domain = config.trust_domain
+    if snapshot.brought is not None:
+        info = check_trust_anchor(snapshot.brought, domain, now, "trust_anchor.certificate")
+        _refuse_unless_trusted(info, snapshot.trusted, "trust_anchor.certificate")
+        kept_already = snapshot.kept is not None and info.fingerprint in fingerprints(
+            snapshot.kept, where
+        )
+        if not snapshot.has_key and not kept_already and snapshot.issuer is None:
+            raise InvalidInput(
+                "trust_anchor.private_key",
+                expected="the key of the brought anchor, as there is no issuer yet to be signed",
+                found="none",
+                remedy="Give private_key or private_key_file too.",
+            )
+        return ("adopted" if kept_already else "brought"), snapshot.brought
+    if snapshot.kept is not None:
+        info = check_trust_anchor(snapshot.kept, domain, now, where)
+        _refuse_unless_trusted(info, snapshot.trusted, where)
+        return "adopted", snapshot.kept
+    if snapshot.trusted:
+        current = _signing_anchor(snapshot)
+        check_trust_anchor(current, domain, now, f"ConfigMap {TRUST_ROOTS}")
+        return "adopted", current
+    return "made", None
+
+
+def _signing_anchor(snapshot: AnchorSnapshot) -> str:
+    """The member of the bundle that signed the issuer; the last one where that is unknown."""
+    if snapshot.issuer is not None:
+        try:
+            if signer := signed_by(snapshot.issuer, snapshot.trusted, ISSUER_SECRET):
+                return signer.pem
+        except CertificateError:
+            pass
+    return read_certificates(snapshot.trusted, TRUST_ROOTS)[-1].pem
+
+
+def _refuse_unless_trusted(info: CertificateInfo, trusted: str, subject: str) -> None:
+    if trusted and info.fingerprint not in fingerprints(trusted, TRUST_ROOTS):
+        raise InvalidInput(
+            subject,
+            expected="the trust anchor that the mesh has",
+            found="another one",
+            remedy="To replace the anchor of a running mesh use rotate_anchor.",
+        )
+
+
+def ensure_trust_anchor(
+    cluster: Cluster, config: MeshConfig, store: KeyStore, now: datetime
+) -> TrustAnchor:
+    """The mesh's root of trust, made and kept first where there is none.
+
+    The key is kept before anything uses the certificate, so that a run which dies in between
+    leaves an anchor that the next run adopts.
+
+    Raises:
+        InvalidInput: the brought, kept or trusted anchor is unfit; nothing was changed.
+        OwnershipConflict: the place for the key holds another anchor.
+    """
+    snapshot = read_snapshot(cluster, config, store)
+    origin, certificate = decide_trust_anchor(snapshot, config, now, store.where)
+    if certificate is None:
+        pair = create_trust_anchor(config.trust_domain, config.lifetimes.anchor, now)
+        store.store_once(pair)
+        certificate = pair.certificate
+    elif origin == "brought" and snapshot.has_key:
+        store.store_once(KeyPair(certificate, brought_key(config.trust_anchor, certificate)))
+    bundle = join_bundle([*([snapshot.trusted] if snapshot.trusted else []), certificate])
+    info = check_trust_anchor(certificate, config.trust_domain, now, store.where)
+    return TrustAnchor(certificate, bundle, info, origin)
+
+
+def brought_certificate(config: TrustAnchorConfig) -> str | None:
+    """The PEM that the user brings, from the form or from a file."""
+    if config.certificate_file is None:
+        return config.certificate
+    return _read(config.certificate_file, "trust_anchor.certificate_file")
+
+
+def brought_key(config: TrustAnchorConfig, certificate: str) -> SecretStr:
+    """The brought anchor's key, decrypted, once it is known to belong to the certificate."""
+    subject = "trust_anchor.private_key"
+    key = config.private_key
+    if key is None and config.private_key_file is not None:
+        subject = "trust_anchor.private_key_file"
+        key = SecretStr(_read(config.private_key_file, subject))
+    if key is None:
+        raise InvalidInput(
+            subject, expected="a private key", found="none", remedy="Give private_key."
+        )
+    plain = decrypt_private_key(key, config.passphrase, subject)
+    check_key_matches(certificate, plain, subject)
+    return plain
+
+
+def _read(path: Path, subject: str) -> str:
+    try:
+        return path.expanduser().read_text()
+    except OSError as error:
+        raise InvalidInput(
+            subject,
+            expected=f"a readable file {path}",
+            found=error.strerror or type(error).__name__,
+            remedy="Name an existing file that the flow's user may read.",
+        ) from None
