@@ -13,6 +13,7 @@ from tasks.namespaces import namespaces
 from tasks.preflight import check_cluster, find_charts
 from tasks.proof import proof
 from tasks.releases import dependency, release
+from tasks.step import submit
 from tasks.trust_anchor import trust_anchor
 
 
@@ -41,7 +42,9 @@ def bootstrap(mesh: LinkerdMesh) -> Proof:
     anchor = trust_anchor(mesh)
 
     # The CRDs need no identity, and cert-manager's rollout takes its time: side by side.
-    crds = release.submit(mesh, charts["linkerd-crds"], facts) if "linkerd-crds" in charts else None
+    crds = (
+        submit(release, mesh, charts["linkerd-crds"], facts) if "linkerd-crds" in charts else None
+    )
     if mesh.issuer == "cert-manager":
         dependency(mesh, "cert-manager", facts)
     issuer(mesh, anchor)
@@ -53,11 +56,11 @@ def bootstrap(mesh: LinkerdMesh) -> Proof:
 
     # Everything from here on is a workload of the mesh and independent of the others.
     on_top = [
-        release.submit(mesh, charts[name], facts, anchor.bundle)
+        submit(release, mesh, charts[name], facts, anchor.bundle)
         for name in ("linkerd-viz", "linkerd-jaeger")
         if name in charts
     ]
-    app = emojivoto.submit(mesh) if mesh.smoke_test else None
+    app = submit(emojivoto, mesh) if mesh.smoke_test else None
     if mesh.traefik.enabled:
         dependency(mesh, "traefik", facts)
         ingress(mesh)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-import pyhelm3
+import pyhelm3  # pyright: ignore[reportMissingTypeStubs]
 import yaml
-from pyhelm3 import errors as helm_errors
+from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
 from mesh.charts import Chart
 from mesh.cluster import Cluster, Object

@@ -7,9 +7,10 @@ https://linkerd.io/2/tasks/exposing-dashboard/#traefik
 from __future__ import annotations
 
 import base64
-import hashlib
 import secrets
 from typing import Any
+
+import bcrypt
 
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
@@ -153,36 +154,6 @@ def _ensure_password(cluster: Cluster, config: MeshConfig) -> None:
 
 
 def htpasswd(username: str, password: str) -> str:
-    """A line of an htpasswd file with a salted MD5 (`$apr1$`) hash, which Traefik reads.
-
-    Source: https://httpd.apache.org/docs/2.4/misc/password_encryptions.html
-    """
-    salt = secrets.token_hex(4)
-    return f"{username}:$apr1${salt}${_apr1(password.encode(), salt.encode())}"
-
-
-def _apr1(password: bytes, salt: bytes) -> str:
-    def md5(data: bytes) -> bytes:
-        return hashlib.md5(data).digest()  # noqa: S324 the scheme is MD5's, thousandfold
-
-    inner = md5(password + salt + password)
-    text = password + b"$apr1$" + salt + (inner * (len(password) // 16 + 1))[: len(password)]
-    count = len(password)
-    while count:
-        text += b"\0" if count & 1 else password[:1]
-        count >>= 1
-    digest = md5(text)
-    for number in range(1000):
-        step = password if number & 1 else digest
-        step += salt if number % 3 else b""
-        step += password if number % 7 else b""
-        step += digest if number & 1 else password
-        digest = md5(step)
-    letters = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-    groups = [(0, 6, 12), (1, 7, 13), (2, 8, 14), (3, 9, 15), (4, 10, 5)]
-    values = [(digest[a] << 16 | digest[b] << 8 | digest[c], 4) for a, b, c in groups]
-    return "".join(
-        letters[(value >> 6 * position) & 63]
-        for value, length in [*values, (digest[11], 2)]
-        for position in range(length)
-    )
+    """A line of an htpasswd file with a bcrypt hash, which Traefik's basicAuth reads."""
+    # bcrypt looks at no more than 72 bytes, and its library refuses longer ones.
+    return f"{username}:{bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt()).decode()}"

@@ -163,6 +163,16 @@ def webhook_servers(config: MeshConfig) -> dict[str, dict[str, str]]:
     return servers
 
 
+def webhook_authorities(cluster: Cluster, config: MeshConfig) -> dict[str, str]:
+    """The CA certificate (PEM) of each namespace's webhooks, where cert-manager has made it."""
+    found: dict[str, str] = {}
+    for namespace in webhook_servers(config):
+        secret = cluster.get("v1", "Secret", f"{WEBHOOK_ISSUER}-tls", namespace)
+        if secret is not None:
+            found[namespace] = secret_text(secret).get("tls.crt", "")
+    return found
+
+
 def _webhook_objects(config: MeshConfig, namespace: str, servers: dict[str, str]) -> list[Object]:
     """A CA of the namespace's own, and a certificate of each webhook server signed by it."""
     ca_days = config.lifetimes.anchor_days

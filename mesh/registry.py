@@ -11,7 +11,7 @@ from mesh.namespaces import LABELS, namespaces
 
 
 def pull_secrets(config: MeshConfig) -> list[Object]:
-    """The pull secret of every namespace of the mesh; none where the registry asks for no log-in."""
+    """The pull secret of every namespace; none where the registry asks for no log-in."""
     registry = config.registry
     if registry is None or registry.username is None or registry.password is None:
         return []

@@ -84,10 +84,11 @@ def _deadline(status: dict[str, Any]) -> str:
     return ""
 
 
+LONG_RUNNING = ("Deployment", "StatefulSet", "DaemonSet")
+
+
 def read_workloads(
-    cluster: Cluster,
-    namespace: str,
-    kinds: Sequence[str] = ("Deployment", "StatefulSet", "DaemonSet"),
+    cluster: Cluster, namespace: str, kinds: Sequence[str] = LONG_RUNNING
 ) -> list[Object]:
     """The workloads of a namespace, a list per kind."""
     return [obj for kind in kinds for obj in cluster.list(KINDS[kind], kind, namespace)]
@@ -159,7 +160,12 @@ def not_ready(cluster: Cluster, namespace: str, limit: int = 3) -> list[str]:
     late = [
         obj for obj in read_workloads(cluster, namespace) if not rollout_status(obj).is_complete
     ]
-    return [f"{name_of(obj)}: {describe(cluster, obj)}" for obj in late[:limit]]
+    texts = [f"{name_of(obj)}: {describe(cluster, obj)}" for obj in late[:limit]]
+    for service in cluster.list("v1", "Service", namespace):
+        balancer: dict[str, Any] = service.get("status", {}).get("loadBalancer", {})
+        if service["spec"].get("type") == "LoadBalancer" and not balancer.get("ingress"):
+            texts.append(f"{name_of(service)}: no load balancer has given it an address")
+    return texts
 
 
 def describe(cluster: Cluster, workload: Object) -> str:
@@ -200,12 +206,11 @@ def pod_reason(pod: Object) -> str:
     status: dict[str, Any] = pod.get("status", {})
     for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
         state: dict[str, Any] = container.get("state", {})
-        waiting = state.get("waiting") or {}
-        ended = state.get("terminated") or {}
+        waiting: dict[str, Any] = state.get("waiting", {})
+        ended: dict[str, Any] = state.get("terminated", {})
         if waiting.get("reason"):
-            return f"{container['name']} {waiting['reason']}: {waiting.get('message', '')}".strip(
-                ": "
-            )
+            text = f"{container['name']} {waiting['reason']}: {waiting.get('message', '')}"
+            return text.strip(": ")
         if ended.get("exitCode"):
             return f"{container['name']} ended with {ended['exitCode']} {ended.get('reason', '')}"
     for condition in status.get("conditions", []):

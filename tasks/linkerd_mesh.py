@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from prefect.blocks.core import Block
-from prefect_kubernetes.credentials import KubernetesCredentials
+from prefect_kubernetes.credentials import (  # pyright: ignore[reportMissingTypeStubs]
+    KubernetesCredentials,
+)
 from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, field_serializer
 
 from mesh.cluster import Cluster

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from prefect.logging import get_run_logger
 
 from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
 from mesh.helm import Helm
 from mesh.preflight import preflight, read_preflight, require
+from mesh.trust_anchor import decide_trust_anchor, read_snapshot
 from mesh.values import ClusterFacts
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.step import step
+from tasks.trust_anchor import key_store
 
 Plan = dict[ChartName, Chart]
 """The charts that a mesh is installed from, by name, in order."""
@@ -18,7 +22,7 @@ Plan = dict[ChartName, Chart]
 @step("find charts", description="Finds every chart of the mesh in its repository.")
 def find_charts(mesh: LinkerdMesh) -> Plan:
     catalog = ChartCatalog(mesh)
-    plan = {name: catalog.find(name) for name in charts_of(mesh)}
+    plan: Plan = {name: catalog.find(name) for name in charts_of(mesh)}
     log = get_run_logger()
     for chart in plan.values():
         log.info("Chart %s %s from %s", chart.name, chart.version, chart.source)
@@ -29,10 +33,14 @@ def find_charts(mesh: LinkerdMesh) -> Plan:
 def check_cluster(mesh: LinkerdMesh, charts: Plan) -> ClusterFacts:
     """Raises `PreflightFailed`, which names every reason, when the cluster cannot take the mesh."""
     cluster = cluster_of(mesh)
-    snapshot = read_preflight(cluster, mesh, tuple(charts.values()), Helm(cluster).releases())
-    findings = preflight(snapshot, mesh, tuple(charts.values()))
+    planned = tuple(charts.values())
+    snapshot = read_preflight(cluster, mesh, Helm(cluster).releases())
+    findings = preflight(snapshot, mesh, planned)
     log = get_run_logger()
     for finding in findings:
-        log.warning("%s: %s. %s", finding.subject, finding.message, finding.remedy)
+        log.warning("%s", finding)
     require(findings)
-    return ClusterFacts(cluster.version(), cluster.api_versions())
+    # A brought or kept trust anchor that is unfit is refused here, before anything is touched.
+    store = key_store(mesh, cluster)
+    decide_trust_anchor(read_snapshot(cluster, mesh, store), mesh, datetime.now(UTC), store.where)
+    return snapshot.facts

@@ -5,20 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from mesh.cluster import Cluster
-from mesh.errors import ApiError
-from mesh.rollout import workload_progress
 
 
 class _Terminal:
@@ -82,7 +76,9 @@ class RolloutProgress:
         self._bar: int | None = None
 
     def __enter__(self) -> Self:
-        self._artifact = create_progress_artifact(0.0, key=self._key, description=self._title)
+        self._artifact = cast(
+            "UUID", create_progress_artifact(0.0, key=self._key, description=self._title)
+        )
         self._bar = _terminal.add(self._title)
         return self
 
@@ -107,36 +103,3 @@ class RolloutProgress:
         _terminal.remove(self._bar)
         if kind is None and self._artifact is not None:
             update_progress_artifact(self._artifact, 100.0, description=f"{self._title}: done")
-
-
-@contextmanager
-def watched(
-    cluster: Cluster, namespace: str, mesh: str, title: str, *, every: float = 2.0
-) -> Generator[None]:
-    """Shows how a namespace's workloads come up while something else (Helm) waits for them."""
-    with RolloutProgress(mesh, title) as progress:
-        over = threading.Event()
-        thread = threading.Thread(
-            target=_watch, args=(cluster, namespace, progress, over, every), daemon=True
-        )
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join(timeout=10)
-
-
-def _watch(
-    cluster: Cluster,
-    namespace: str,
-    progress: Callable[[int, int, str], None],
-    over: threading.Event,
-    every: float,
-) -> None:
-    while not over.wait(every):
-        try:
-            progress(*workload_progress(cluster, namespace))
-        except ApiError:
-            # The step itself meets the same fault and reports it.
-            continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect.logging import get_run_logger
 
 from mesh.charts import Chart, ChartCatalog
@@ -13,9 +15,10 @@ from mesh.dependencies import (
     wanted_version,
 )
 from mesh.helm import Helm, Outcome, desired_release
+from mesh.issuer import webhook_authorities
 from mesh.values import ClusterFacts, values_for
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.progress import watched
+from tasks.progress import RolloutProgress
 from tasks.step import step
 
 
@@ -51,11 +54,13 @@ def _reconcile(
     mesh: LinkerdMesh, chart: Chart, facts: ClusterFacts, trust_bundle: str = ""
 ) -> Outcome:
     cluster = cluster_of(mesh)
+    if mesh.issuer == "cert-manager":
+        facts = replace(facts, webhook_authorities=webhook_authorities(cluster, mesh))
     values = values_for(chart, mesh, facts, trust_bundle=trust_bundle)
     desired = desired_release(mesh, chart, values)
     log = get_run_logger()
-    with watched(cluster, desired.namespace, mesh.name, desired.name):
-        outcome = Helm(cluster).reconcile(desired, on_wait=log.info)
+    with RolloutProgress(mesh.name, desired.name) as progress:
+        outcome = Helm(cluster).reconcile(desired, progress)
     log.info(
         "Release %s/%s: %s, chart %s %s, revision %d",
         desired.namespace,

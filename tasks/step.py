@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
 
 from mesh.errors import ApiError, ChartError, ReleaseError
 
@@ -49,3 +50,9 @@ def step(
         cache_policy=NO_CACHE,
         persist_result=False,
     )
+
+
+def submit(task: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> PrefectFuture[R]:
+    """Starts a step beside the others; its `result()` waits for it."""
+    # Prefect's overloads lose the types of the parameters.
+    return task.submit(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 from prefect.blocks.system import Secret
 from prefect.logging import get_run_logger
 from pydantic import SecretStr
 
 from mesh.cluster import Cluster
-from mesh.errors import OwnershipConflict
 from mesh.pki import KeyPair
 from mesh.trust_anchor import (
     ClusterKeyStore,
@@ -19,6 +18,7 @@ from mesh.trust_anchor import (
     KeyStore,
     TrustAnchor,
     ensure_trust_anchor,
+    refuse_other,
 )
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.step import step
@@ -33,7 +33,7 @@ class SecretBlockKeyStore:
 
     def load(self) -> KeyPair | None:
         try:
-            stored = cast("Secret[str]", Secret.load(self._name))  # pyright: ignore[reportUnknownMemberType]
+            stored = cast("Secret[Any]", Secret.load(self._name))  # pyright: ignore[reportUnknownMemberType]
         except ValueError:  # what Prefect raises for a block that is not there
             return None
         content: object = stored.get()
@@ -45,12 +45,7 @@ class SecretBlockKeyStore:
     def store_once(self, pair: KeyPair) -> None:
         if (existing := self.load()) is not None:
             if existing.certificate != pair.certificate:
-                raise OwnershipConflict(
-                    self.where,
-                    expected="no key of another trust anchor",
-                    found="one",
-                    remedy="Name another block in trust_anchor.secret_block.",
-                )
+                raise refuse_other(self.where)
             return
         content = {
             "certificate": pair.certificate,

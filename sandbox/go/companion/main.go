@@ -52,6 +52,9 @@ func main() {
 	if err != nil {
 		log.Fatalf("cluster state: %v", err)
 	}
+	if err := serveLoadBalancers(ctx, state, client); err != nil {
+		log.Fatalf("load balancers: %v", err)
+	}
 	egress := &egress{state: state, backends: backends(state, config)}
 	listener, err := egress.listen(*socket)
 	if err != nil {

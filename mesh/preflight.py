@@ -1,0 +1,379 @@
+"""Whether a cluster can take a mesh, found out before anything is touched.
+
+What `linkerd check --pre` looks at, by its own ids, and what bootstrap itself needs.
+Source: linkerd2 `pkg/healthcheck`, category pre-kubernetes-setup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Literal
+
+from mesh.charts import Chart, allows_kubernetes
+from mesh.cluster import Cluster, Object, name_of
+from mesh.config import MeshConfig
+from mesh.errors import PreflightFailed
+from mesh.helm import Release
+from mesh.values import ClusterFacts, check_combination
+
+MAX_CLOCK_SKEW = timedelta(minutes=5)
+"""Linkerd's own bound. Source: linkerd2 `pkg/healthcheck`, `AllowedClockSkew`."""
+
+
+@dataclass(frozen=True)
+class Permission:
+    """One thing that bootstrap does: a verb on a resource, in a namespace or the whole cluster."""
+
+    verb: str
+    resource: str
+    group: str = ""
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        resource = f"{self.resource}.{self.group}" if self.group else self.resource
+        where = f"in namespace {self.namespace}" if self.namespace else "in the cluster"
+        return f"{self.verb} {resource} {where}"
+
+
+@dataclass(frozen=True)
+class Owned:
+    """An object of the cluster that a chart would write, and who owns it.
+
+    `owner` is `namespace/release` of a Helm release, `linkerd CLI`, or `nobody known`.
+    """
+
+    subject: str
+    owner: str
+    charts: frozenset[str]
+
+
+@dataclass(frozen=True)
+class PreflightSnapshot:
+    """What preflight looks at. `denied` are the permissions that the identity lacks."""
+
+    facts: ClusterFacts
+    server_clock: datetime
+    local_clock: datetime
+    denied: tuple[Permission, ...]
+    owned: tuple[Owned, ...]
+    releases: tuple[Release, ...]
+    terminating: tuple[str, ...]
+    unready_nodes: int
+    nodes: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that preflight found. `id` is linkerd's own where it has one."""
+
+    id: str
+    severity: Literal["error", "warning"]
+    subject: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.message}. {self.remedy}"
+
+
+_CLUSTER_WIDE = (
+    ("namespaces", ""),
+    ("clusterroles", "rbac.authorization.k8s.io"),
+    ("clusterrolebindings", "rbac.authorization.k8s.io"),
+    ("customresourcedefinitions", "apiextensions.k8s.io"),
+    ("mutatingwebhookconfigurations", "admissionregistration.k8s.io"),
+    ("validatingwebhookconfigurations", "admissionregistration.k8s.io"),
+)
+_NAMESPACED = (
+    ("serviceaccounts", ""),
+    ("services", ""),
+    ("configmaps", ""),
+    ("secrets", ""),
+    ("deployments", "apps"),
+    ("roles", "rbac.authorization.k8s.io"),
+    ("rolebindings", "rbac.authorization.k8s.io"),
+    ("cronjobs", "batch"),
+    ("jobs", "batch"),
+)
+_WRITES = ("create", "get", "patch", "delete")
+_READS = (
+    ("list", "nodes", ""),
+    ("list", "pods", ""),
+    ("list", "events", ""),
+    ("list", "replicasets", "apps"),
+)
+
+
+def permissions(config: MeshConfig) -> list[Permission]:
+    """Everything that bootstrap does to a cluster with this configuration."""
+    names = config.namespaces
+    places = [names.linkerd]
+    places += [names.viz] if config.viz.enabled else []
+    places += [names.jaeger] if config.jaeger.enabled else []
+    places += [names.cert_manager] if config.issuer == "cert-manager" else []
+    places += [names.traefik] if config.traefik.enabled else []
+    places += [names.emojivoto] if config.smoke_test else []
+    cluster_wide = [
+        Permission(verb, resource, group)
+        for resource, group in _CLUSTER_WIDE
+        for verb in (*_WRITES, "list")
+    ]
+    if config.viz.enabled:
+        cluster_wide += [
+            Permission(verb, "apiservices", "apiregistration.k8s.io") for verb in _WRITES
+        ]
+    namespaced = [
+        Permission(verb, resource, group, namespace)
+        for namespace in places
+        for resource, group in _NAMESPACED
+        for verb in _WRITES
+    ]
+    # Helm lists the records of every namespace, so that a foreign release is seen.
+    reads = [Permission(verb, resource, group) for verb, resource, group in _READS]
+    return [*cluster_wide, *namespaced, *reads, Permission("list", "secrets")]
+
+
+def _is_allowed(cluster: Cluster, permission: Permission) -> bool:
+    return cluster.allowed(
+        permission.verb,
+        permission.resource,
+        group=permission.group,
+        namespace=permission.namespace,
+    )
+
+
+# What Linkerd's charts own outside their namespaces, by name.
+_LINKERD_GROUPS = ("linkerd.io", "policy.linkerd.io", "multicluster.linkerd.io")
+_GATEWAY_GROUP = "gateway.networking.k8s.io"
+
+
+def read_preflight(
+    cluster: Cluster, config: MeshConfig, releases: Sequence[Release]
+) -> PreflightSnapshot:
+    """Reads what preflight looks at; the questions about permissions are asked side by side."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        asked = permissions(config)
+        answers = pool.map(partial(_is_allowed, cluster), asked)
+        server_clock, local_clock = cluster.clock(), datetime.now(UTC)
+        denied = tuple(p for p, answer in zip(asked, answers, strict=True) if not answer)
+    crds = list(cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"))
+    owned = [
+        Owned(name_of(crd), owner_of(crd), frozenset({"linkerd2", "linkerd-crds"}))
+        for crd in crds
+        if crd["spec"]["group"] in _LINKERD_GROUPS[:2]
+    ]
+    for api_version, kind in (
+        ("rbac.authorization.k8s.io/v1", "ClusterRole"),
+        ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
+        ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
+    ):
+        for obj in cluster.list(api_version, kind, labels="linkerd.io/control-plane-ns"):
+            charts_of_it = frozenset({"linkerd2", "linkerd-control-plane"})
+            owned.append(Owned(name_of(obj), owner_of(obj), charts_of_it))
+    gateway = [owner_of(crd) for crd in crds if crd["spec"]["group"] == _GATEWAY_GROUP]
+    # Somebody else's first: a mixture must not be overwritten.
+    own = f"{config.namespaces.linkerd}/linkerd-crds"
+    foreign = [owner for owner in gateway if owner != own]
+    nodes = list(cluster.list("v1", "Node"))
+    wanted = {str(name) for name in config.namespaces.model_dump().values()}
+    return PreflightSnapshot(
+        facts=ClusterFacts(
+            cluster.version(), cluster.api_versions(), (foreign or gateway or [""])[0]
+        ),
+        server_clock=server_clock,
+        local_clock=local_clock,
+        denied=denied,
+        owned=tuple(owned),
+        releases=tuple(releases),
+        terminating=tuple(
+            name_of(obj)
+            for obj in cluster.list("v1", "Namespace")
+            if obj["metadata"]["name"] in wanted and obj["metadata"].get("deletionTimestamp")
+        ),
+        unready_nodes=sum(not _is_ready(node) for node in nodes),
+        nodes=len(nodes),
+    )
+
+
+def owner_of(obj: Object) -> str:
+    """Who made an object: `namespace/release` for Helm, `linkerd CLI`, or `nobody known`."""
+    annotations: dict[str, str] = obj["metadata"].get("annotations", {})
+    if release := annotations.get("meta.helm.sh/release-name"):
+        return f"{annotations.get('meta.helm.sh/release-namespace', '')}/{release}"
+    if annotations.get("linkerd.io/created-by", "").startswith("linkerd/cli"):
+        return "linkerd CLI"
+    return "nobody known"
+
+
+def _is_ready(node: dict[str, Any]) -> bool:
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in node.get("status", {}).get("conditions", [])
+    )
+
+
+def preflight(
+    snapshot: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
+) -> list[Finding]:
+    """Everything that speaks against installing this mesh on this cluster."""
+    return [
+        *_kubernetes(snapshot, charts),
+        *_permissions(snapshot),
+        *_owners(snapshot, config, charts),
+        *_releases(snapshot, config, charts),
+        *(
+            Finding("pl-combination", "error", subject, message, remedy)
+            for subject, message, remedy in check_combination(config, snapshot.facts)
+        ),
+        *(
+            Finding(
+                "pre-ns",
+                "error",
+                subject,
+                "it is being deleted",
+                "Wait until it is gone, then run again.",
+            )
+            for subject in snapshot.terminating
+        ),
+    ]
+
+
+def _kubernetes(snapshot: PreflightSnapshot, charts: Sequence[Chart]) -> list[Finding]:
+    found: list[Finding] = []
+    version = snapshot.facts.version
+    for chart in charts:
+        if allows_kubernetes(chart.kube_version, version) is False:
+            found.append(
+                Finding(
+                    "k8s-version",
+                    "error",
+                    f"chart {chart.name} {chart.version}",
+                    f"it needs Kubernetes {chart.kube_version}, and this is {version}",
+                    "Choose a Linkerd version for this Kubernetes, or upgrade Kubernetes.",
+                )
+            )
+    skew = abs(snapshot.server_clock - snapshot.local_clock)
+    if skew > MAX_CLOCK_SKEW:
+        found.append(
+            Finding(
+                "pre-k8s-clock-skew",
+                "error",
+                "clock",
+                f"the API server's and this machine's differ by {skew.total_seconds():.0f} s",
+                "Set the clocks (NTP): certificates made here would not be valid there.",
+            )
+        )
+    if not snapshot.nodes or snapshot.unready_nodes == snapshot.nodes:
+        found.append(
+            Finding(
+                "k8s-api",
+                "error",
+                "nodes",
+                "none is Ready" if snapshot.nodes else "there is none",
+                "Mend the nodes first: no pod could run.",
+            )
+        )
+    elif snapshot.unready_nodes:
+        found.append(
+            Finding(
+                "k8s-api",
+                "warning",
+                "nodes",
+                f"{snapshot.unready_nodes} of {snapshot.nodes} are not Ready",
+                "Look at them: rollouts may wait for them.",
+            )
+        )
+    return found
+
+
+def _permissions(snapshot: PreflightSnapshot) -> list[Finding]:
+    if not snapshot.denied:
+        return []
+    shown = "; ".join(str(permission) for permission in snapshot.denied[:20])
+    more = f"; and {len(snapshot.denied) - 20} more" if len(snapshot.denied) > 20 else ""
+    return [
+        Finding(
+            "pre-k8s-cluster-k8s",
+            "error",
+            "permissions",
+            f"this identity may not {shown}{more}",
+            "Grant it the role of docs/permissions.md.",
+        )
+    ]
+
+
+def _owners(
+    snapshot: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
+) -> list[Finding]:
+    """CRDs and cluster-wide objects of Linkerd that are not this mesh's own releases'."""
+    installing = {chart.name for chart in charts}
+    own = {f"{config.namespaces.linkerd}/{name}" for name in installing}
+    foreign: dict[str, list[str]] = {}
+    for item in snapshot.owned:
+        if item.charts & installing and item.owner not in own:
+            foreign.setdefault(item.owner, []).append(item.subject)
+    return [
+        Finding(
+            "pre-l5d-existence",
+            "error",
+            subjects[0] + (f" and {len(subjects) - 1} more" if len(subjects) > 1 else ""),
+            f"Linkerd is there already, owned by {owner}",
+            "Uninstall that one first, or name its namespaces in the configuration; "
+            "a 2.11 release becomes 2.12 by the upgrade flow.",
+        )
+        for owner, subjects in sorted(foreign.items())
+    ]
+
+
+def _releases(
+    snapshot: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
+) -> list[Finding]:
+    """Releases that bootstrap must not touch: elsewhere, or of another Linkerd version."""
+    found: list[Finding] = []
+    wanted = {chart.name: chart for chart in charts}
+    for release in snapshot.releases:
+        chart = next((c for name, c in wanted.items() if name == release.chart), None)
+        if chart is None:
+            continue
+        subject = f"Helm release {release.namespace}/{release.name}"
+        if chart.name in ("linkerd2", "linkerd-crds", "linkerd-control-plane") and (
+            release.namespace != config.namespaces.linkerd or release.name != chart.name
+        ):
+            found.append(
+                Finding(
+                    "pre-l5d-existence",
+                    "error",
+                    subject,
+                    f"it is a Linkerd of another name or namespace ({release.chart})",
+                    "A cluster can have one control plane: uninstall that one first.",
+                )
+            )
+        elif release.chart_version != chart.version and release.status == "deployed":
+            found.append(
+                Finding(
+                    "pl-version",
+                    "error",
+                    subject,
+                    f"chart version {release.chart_version} is installed, "
+                    f"and {config.linkerd} is {chart.version}",
+                    f"Set version to what is installed ({release.app_version}), "
+                    "or use the upgrade flow.",
+                )
+            )
+    return found
+
+
+def require(findings: Sequence[Finding]) -> None:
+    """Raises `PreflightFailed`, naming every error; warnings pass."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise PreflightFailed(
+            "preflight",
+            expected="a cluster that can take this mesh",
+            found=" | ".join(str(finding) for finding in errors),
+            remedy="Nothing was changed. Mend these, then run again.",
+        )
