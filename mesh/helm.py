@@ -23,7 +23,13 @@ from mesh.charts import Chart
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, InvalidInput, ReleaseError
-from mesh.rollout import OnProgress, not_ready, workload_progress
+from mesh.rollout import (
+    OnProgress,
+    await_rollouts,
+    not_ready,
+    read_workloads,
+    workload_progress,
+)
 from mesh.values import ClusterFacts, Values
 
 T = TypeVar("T")
@@ -200,6 +206,7 @@ class Helm:
         custom resource with them.
 
         Raises:
+            NotReady: a workload that helm does not wait for did not come up.
             ReleaseError: helm's own message, and what was not ready; `transient` where the API
                 server could not be reached.
         """
@@ -224,6 +231,16 @@ class Helm:
                 except helm_errors.Error as error:
                     raise _failure(subject, error, watch.last_trouble()) from None
             release = self._current(client, desired.name, desired.namespace)
+        # Helm waits for pods to be ready, but not for a Deployment's minReadySeconds.
+        await_rollouts(
+            self._cluster,
+            [
+                (obj["kind"], desired.namespace, obj["metadata"]["name"])
+                for obj in read_workloads(self._cluster, desired.namespace)
+            ],
+            desired.timeout,
+            on_progress or (lambda *_: None),
+        )
         if release is None:
             raise ReleaseError(
                 subject, expected="it to be there", found="nothing", remedy="Run again."

@@ -48,9 +48,17 @@ class Sandbox:
         name: tells sandboxes apart in messages and, when detached, on disk.
         detached: whether it outlives this process.
         nodes: how many simulated nodes.
+        binaries: its programs; looked for, and made where they are missing, by default.
     """
 
-    def __init__(self, name: str = "sandbox", *, detached: bool = False, nodes: int = 4) -> None:
+    def __init__(
+        self,
+        name: str = "sandbox",
+        *,
+        detached: bool = False,
+        nodes: int = 4,
+        binaries: Binaries | None = None,
+    ) -> None:
         self.name = name
         self.nodes = nodes
         self._detached = detached
@@ -58,7 +66,7 @@ class Sandbox:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pids: dict[str, int] = {}
         self._ports: dict[str, int] = {}
-        self._binaries: Binaries | None = None
+        self._binaries = binaries
         if detached:
             self._recall()
 

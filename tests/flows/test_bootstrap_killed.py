@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
-from tests.flows.conftest import MeshFactory
+from tests.flows.conftest import ConfigFactory, FlowRunner
 
 STEPS = [
     "preflight",
@@ -31,14 +26,11 @@ STEPS = [
 
 
 def test_a_run_killed_at_any_step_is_finished_by_the_next(
-    fresh_sandbox: Callable[..., Sandbox],
-    mesh_on: MeshFactory,
-    prefect_server: PrefectServer,
-    tmp_path: Path,
+    fresh_sandbox: Callable[..., Sandbox], mesh_config: ConfigFactory, run_bootstrap: FlowRunner
 ) -> None:
     sandbox = fresh_sandbox()
     cluster = sandbox.cluster()
-    mesh = mesh_on(
+    config = mesh_config(
         sandbox,
         name="killed",
         version="stable-2.14.10",
@@ -46,28 +38,16 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next(
         trust_anchor={"custody": "in-cluster"},
         viz={"dashboard": {"host": "viz.example.com"}},
     )
-    config = tmp_path / "mesh.json"
-    config.write_text(mesh.model_dump_json(exclude={"credentials"}))
-
-    def run(*step: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "tests.flows.killed", str(config), *step],
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-            env=os.environ | prefect_server.environment,
-        )
 
     anchors: set[str] = set()
     for step in STEPS:
-        killed = run(step)
+        killed = run_bootstrap(config, step)
         assert killed.returncode == -signal.SIGKILL, f"{step}: {killed.stderr[-3000:]}"
         found = cluster.get("v1", "Secret", "linkerd-trust-anchor", "linkerd")
         anchors |= {found["data"]["tls.crt"]} if found else set()
 
-    finished = run()
+    finished = run_bootstrap(config)
     assert finished.returncode == 0, finished.stderr[-3000:]
-    assert json.loads(finished.stdout.splitlines()[-1]) == {"ok": True}
+    assert json.loads(finished.stdout.splitlines()[-1])["ok"]
     # The root of trust that the first run made is still the one.
     assert len(anchors) == 1

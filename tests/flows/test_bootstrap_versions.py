@@ -11,31 +11,30 @@ from typing import Any
 
 import pytest
 
-from flows.bootstrap import bootstrap
 from mesh.cluster import Cluster
 from mesh.pki import create_trust_anchor, read_certificates
-from mesh.proof import Proof
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.flows.cluster_state import resource_versions
-from tests.flows.conftest import MeshFactory
-
-pytestmark = pytest.mark.usefixtures("prefect_server")
+from tests.flows.conftest import ConfigFactory, FlowRunner
 
 REGISTRY = "registry.example.com:5000/mirror"
 
 
 def brought_anchor(folder: Path) -> dict[str, Any]:
     pair = create_trust_anchor("cluster.local", timedelta(days=900), datetime.now(UTC))
-    certificate = folder / "anchor.crt"
-    certificate.write_text(pair.certificate)
-    return {"certificate_file": certificate, "private_key": pair.private_key}
+    (folder / "anchor.crt").write_text(pair.certificate)
+    (folder / "anchor.key").write_text(pair.private_key.get_secret_value())
+    return {
+        "certificate_file": str(folder / "anchor.crt"),
+        "private_key_file": str(folder / "anchor.key"),
+    }
 
 
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "stable-2.11.5": lambda folder: {
         "trust_anchor": {
-            "key_file": folder / "anchor.key",
+            "key_file": str(folder / "anchor.key"),
             "passphrase": "correct horse battery staple",
         },
         "jaeger": {"enabled": True},
@@ -65,24 +64,29 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("version", CASES)
 def test_bootstrap_makes_a_mesh_and_a_second_run_changes_nothing(
-    version: str, fresh_sandbox: Callable[..., Sandbox], mesh_on: MeshFactory, tmp_path: Path
+    version: str,
+    fresh_sandbox: Callable[..., Sandbox],
+    mesh_config: ConfigFactory,
+    run_bootstrap: FlowRunner,
+    tmp_path: Path,
 ) -> None:
     sandbox = fresh_sandbox()
     cluster = sandbox.cluster()
-    mesh = mesh_on(
+    config = mesh_config(
         sandbox, name=version.replace(".", "-"), version=version, **CASES[version](tmp_path)
     )
 
-    proof = bootstrap(mesh)
+    first = run_bootstrap(config)
 
-    assert proof.ok, proof.failures
-    LOOK_AT[version](cluster, mesh, proof)
+    assert first.returncode == 0, first.stderr[-4000:]
+    assert json.loads(first.stdout.splitlines()[-1])["ok"]
+    LOOK_AT[version](cluster, LinkerdMesh.model_validate(config))
 
     before = resource_versions(cluster)
-    again = bootstrap(mesh)
+    second = run_bootstrap(config)
     after = resource_versions(cluster)
 
-    assert again.ok, again.failures
+    assert second.returncode == 0, second.stderr[-4000:]
     assert {key: after.get(key) for key in before} == before
     assert set(after) == set(before)
 
@@ -108,7 +112,7 @@ def private_keys_in_the_cluster_for(cluster: Cluster, certificate: str) -> list[
     ]
 
 
-def offline_anchor(cluster: Cluster, mesh: LinkerdMesh, _proof: Proof) -> None:
+def offline_anchor(cluster: Cluster, mesh: LinkerdMesh) -> None:
     key_file = mesh.trust_anchor.key_file
     assert key_file is not None
     assert "ENCRYPTED PRIVATE KEY" in key_file.read_text()
@@ -118,7 +122,7 @@ def offline_anchor(cluster: Cluster, mesh: LinkerdMesh, _proof: Proof) -> None:
     assert read_certificates(anchor, "anchor")[0].path_length is None
 
 
-def private_registry(cluster: Cluster, _mesh: LinkerdMesh, _proof: Proof) -> None:
+def private_registry(cluster: Cluster, _mesh: LinkerdMesh) -> None:
     pods = [
         pod
         for namespace in ("linkerd", "linkerd-viz", "linkerd-jaeger", "traefik", "emojivoto")
@@ -137,7 +141,7 @@ def private_registry(cluster: Cluster, _mesh: LinkerdMesh, _proof: Proof) -> Non
     assert docker["auths"][REGISTRY.split("/")[0]]["username"] == "puller"
 
 
-def custom_domains(cluster: Cluster, _mesh: LinkerdMesh, _proof: Proof) -> None:
+def custom_domains(cluster: Cluster, _mesh: LinkerdMesh) -> None:
     issuer = secret(cluster, "linkerd-identity-issuer", "linkerd")
     assert (
         "identity.linkerd.mesh.example.org" in read_certificates(issuer["tls.crt"], "i")[0].subject
@@ -159,7 +163,7 @@ def custom_domains(cluster: Cluster, _mesh: LinkerdMesh, _proof: Proof) -> None:
 
 
 def cert_manager_issuer(kind: str, namespace: str) -> Callable[..., None]:
-    def look(cluster: Cluster, _mesh: LinkerdMesh, _proof: Proof) -> None:
+    def look(cluster: Cluster, _mesh: LinkerdMesh) -> None:
         certificate = cluster.get(
             "cert-manager.io/v1", "Certificate", "linkerd-identity-issuer", "linkerd"
         )
@@ -183,7 +187,7 @@ def cert_manager_issuer(kind: str, namespace: str) -> Callable[..., None]:
     return look
 
 
-def highly_available(cluster: Cluster, _mesh: LinkerdMesh, _proof: Proof) -> None:
+def highly_available(cluster: Cluster, _mesh: LinkerdMesh) -> None:
     for name in ("linkerd-destination", "linkerd-identity", "linkerd-proxy-injector"):
         deployment = cluster.get("apps/v1", "Deployment", name, "linkerd")
         assert deployment is not None
@@ -199,14 +203,14 @@ def highly_available(cluster: Cluster, _mesh: LinkerdMesh, _proof: Proof) -> Non
     assert len(budgets) >= 3
 
 
-def dashboard(cluster: Cluster, mesh: LinkerdMesh, proof: Proof) -> None:
-    cert_manager_issuer("ClusterIssuer", "cert-manager")(cluster, mesh, proof)
+def dashboard(cluster: Cluster, mesh: LinkerdMesh) -> None:
+    cert_manager_issuer("ClusterIssuer", "cert-manager")(cluster, mesh)
     routes = list(cluster.list("traefik.io/v1alpha1", "IngressRoute", "linkerd-viz"))
     assert [r["spec"]["routes"][0]["match"] for r in routes] == ["Host(`viz.example.com`)"]
     assert ":" in secret(cluster, "web-ingress-auth", "linkerd-viz")["users"]
 
 
-LOOK_AT: dict[str, Callable[[Cluster, LinkerdMesh, Proof], None]] = {
+LOOK_AT: dict[str, Callable[[Cluster, LinkerdMesh], None]] = {
     "stable-2.11.5": offline_anchor,
     "stable-2.12.6": private_registry,
     "stable-2.13.7": custom_domains,

@@ -1,6 +1,6 @@
-"""Runs `bootstrap` and kills its own process in the middle of one step.
+"""Runs `bootstrap`; with a step's name, kills its own process in the middle of that step.
 
-    python -m tests.flows.killed MESH.json [STEP]
+    python -m tests.flows.run_bootstrap MESH.json [STEP]
 
 In the middle is: right after the step's first write to the API server; two seconds into its
 Helm release; for a step that only reads, after its first read.
@@ -68,7 +68,7 @@ def main() -> None:
     if len(sys.argv) > 2:
         kill_in(sys.argv[2])
     proof = bootstrap(LinkerdMesh.model_validate(config))
-    print(json.dumps({"ok": proof.ok}))
+    print(json.dumps({"ok": proof.ok, "proxies": proof.proxies}))
 
 
 if __name__ == "__main__":

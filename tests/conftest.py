@@ -1,0 +1,76 @@
+"""Sandboxes for tests: one shared by each test process, and fresh ones for whole meshes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from mesh.cluster import Cluster
+from sandbox.binaries import Binaries, ensure_binaries
+from sandbox.cluster import Sandbox
+
+SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder with charts and manifests, which is no part of the project."""
+    if not (SHARED / "charts").is_dir():
+        text = "needs a folder with Helm repositories in charts/ and manifests/ (SHARED_DIR)"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def charts_dir(shared_dir: Path) -> Path:
+    return shared_dir / "charts"
+
+
+@pytest.fixture(scope="session")
+def binaries() -> Binaries:
+    return ensure_binaries()
+
+
+@pytest.fixture(scope="session")
+def helm_path(binaries: Binaries) -> str:
+    return str(binaries.helm)
+
+
+@pytest.fixture(scope="session")
+def sandbox(binaries: Binaries) -> Iterator[Sandbox]:
+    """One cluster of each test process, for tests that keep to namespaces of their own."""
+    with Sandbox("shared", binaries=binaries) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster(sandbox: Sandbox) -> Cluster:
+    return sandbox.cluster()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own on the shared cluster."""
+    name = "t-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())
+    name = name[:50].strip("-") + f"-{os.getpid()}"
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    cluster.delete("v1", "Namespace", name)
+
+
+@pytest.fixture
+def fresh_sandbox(binaries: Binaries) -> Iterator[Callable[..., Sandbox]]:
+    """Starts clusters that nobody else uses, for what is cluster-wide, such as a mesh."""
+    with ExitStack() as stack:
+        yield lambda name="fresh": stack.enter_context(Sandbox(name, binaries=binaries))
+
+
+@pytest.fixture
+def helm_on_path(binaries: Binaries, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]]))
