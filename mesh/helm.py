@@ -237,9 +237,10 @@ class Helm:
             [
                 (obj["kind"], desired.namespace, obj["metadata"]["name"])
                 for obj in read_workloads(self._cluster, desired.namespace)
+                if _release_of(obj) == desired.name
             ],
             desired.timeout,
-            on_progress or (lambda *_: None),
+            on_progress or _ignore,
         )
         if release is None:
             raise ReleaseError(
@@ -293,6 +294,14 @@ class Helm:
             f"sh.helm.release.v1.{release.name}.v{release.revision}",
             release.namespace,
         )
+
+
+def _release_of(obj: Object) -> str | None:
+    return obj["metadata"].get("annotations", {}).get("meta.helm.sh/release-name")
+
+
+def _ignore(_ready: int, _wanted: int, _text: str) -> None:
+    """Progress that nobody looks at."""
 
 
 class _Watch:

@@ -25,11 +25,13 @@ type patch struct {
 // admit decides on one admission request: the patch to apply, or an error to refuse it with.
 type admit func(namespace string, request *admissionv1.AdmissionRequest) ([]patch, error)
 
+// allow stands for a validator. Real ones also look into what they admit; here the CRDs' own
+// schemas hold, and no more.
+func allow(string, *admissionv1.AdmissionRequest) ([]patch, error) { return nil, nil }
+
 // backends are the servers that charts of Linkerd and cert-manager register, by Service name.
 func backends(state *state, config *rest.Config) map[string]backend {
 	injector := &injector{state: state}
-	// Real validators also look into what they admit; the CRDs' own schemas hold here, no more.
-	allow := func(string, *admissionv1.AdmissionRequest) ([]patch, error) { return nil, nil }
 	mounted := func(secret string, admit admit) backend {
 		return backend{certificate: state.mountedCertificate(secret), handler: webhook(admit)}
 	}
@@ -79,7 +81,12 @@ func webhook(admit admit) func(string) http.Handler {
 				http.Error(w, "no admission review", http.StatusBadRequest)
 				return
 			}
-			review.Response = respond(admit, namespace, review.Request)
+			if strings.HasSuffix(r.URL.Path, "/validate") {
+				// One server has both kinds of webhook, and only a mutating one may patch.
+				review.Response = respond(allow, namespace, review.Request)
+			} else {
+				review.Response = respond(admit, namespace, review.Request)
+			}
 			review.Request = nil
 			w.Header().Set("Content-Type", "application/json")
 			_ = json.NewEncoder(w).Encode(review)
