@@ -5,21 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
-
-from pydantic import SecretStr
 
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, CertificateError, InvalidInput, NotReady, OwnershipConflict
-from mesh.pki import CertificateInfo, check_issuer, issuer_name, key_matches, sign_issuer
+from mesh.pki import (
+    CertificateInfo,
+    KeyPair,
+    check_issuer,
+    issuer_name,
+    key_matches,
+    sign_issuer,
+)
 from mesh.trust_anchor import (
     ANCHOR_SECRET,
     ISSUER_SECRET,
     LABELS,
+    TLS,
     KeyStore,
+    TlsSecret,
     TrustAnchor,
+    is_same,
+    read_tls_secret,
     secret_text,
     tls_secret,
 )
@@ -50,18 +59,17 @@ def ensure_self_signed_issuer(
         OwnershipConflict: the Secret is of another form, as the linkerd CLI makes it.
     """
     namespace = config.namespaces.linkerd
-    existing = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    existing = read_tls_secret(cluster, ISSUER_SECRET, namespace)
     if existing is not None:
-        return Issuer(check_issuer_secret(existing, config, anchor.bundle, now), "adopted")
-    pair = store.load()
-    if pair is None:
-        raise InvalidInput(
-            store.where,
-            expected="the trust anchor's private key, to sign an issuer with",
-            found="none",
-            remedy="Bring the key (trust_anchor.private_key), or name the place that holds it.",
-        )
+        return Issuer(_check(existing, subject, config, anchor.bundle, now), "adopted")
+    pair = _signing_pair(
+        store,
+        anchor,
+        remedy="Bring the key (trust_anchor.private_key), or name the place that holds it.",
+    )
     issuer = sign_issuer(pair, config.trust_domain, config.lifetimes.issuer, now)
+    info = check_issuer(issuer.certificate, anchor.bundle, config.trust_domain, now, subject)
     secret = tls_secret(
         ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
     )
@@ -72,7 +80,20 @@ def ensure_self_signed_issuer(
             raise
         # Another run was faster; what it made must do as well.
         return ensure_self_signed_issuer(cluster, config, anchor, store, now)
-    return Issuer(check_issuer_secret(secret, config, anchor.bundle, now), "made")
+    return Issuer(info, "made")
+
+
+def _signing_pair(store: KeyStore, anchor: TrustAnchor, *, remedy: str) -> KeyPair:
+    """The anchor with its key, as it is kept."""
+    pair = store.load()
+    if pair is None or not is_same(pair.certificate, anchor.certificate):
+        raise InvalidInput(
+            store.where,
+            expected=f"the private key of trust anchor {anchor.info.subject}, to sign an issuer",
+            found="none" if pair is None else "another trust anchor's",
+            remedy=remedy,
+        )
+    return pair
 
 
 def check_issuer_secret(
@@ -83,19 +104,21 @@ def check_issuer_secret(
     Raises:
         CertificateError, OwnershipConflict: what is wrong with it.
     """
-    subject = name_of(secret)
-    data = secret_text(secret)
-    if secret.get("type") != "kubernetes.io/tls" or not (
-        data.get("tls.crt") and data.get("tls.key")
-    ):
+    return _check(TlsSecret.of(secret), name_of(secret), config, bundle, now)
+
+
+def _check(
+    secret: TlsSecret, subject: str, config: MeshConfig, bundle: str, now: datetime
+) -> CertificateInfo:
+    if secret.type != TLS or not secret.certificate or secret.private_key is None:
         raise OwnershipConflict(
             subject,
-            expected="type kubernetes.io/tls with tls.crt and tls.key",
-            found=f"type {secret.get('type')} with {', '.join(sorted(data)) or 'nothing'}",
+            expected=f"type {TLS} with tls.crt and tls.key",
+            found=secret.found,
             remedy="It is another installer's: uninstall that, or move the Secret away.",
         )
-    info = check_issuer(data["tls.crt"], bundle, config.trust_domain, now, subject)
-    if not key_matches(data["tls.crt"], SecretStr(data["tls.key"]), subject):
+    info = check_issuer(secret.certificate, bundle, config.trust_domain, now, subject)
+    if not key_matches(secret.certificate, secret.private_key, subject):
         raise CertificateError(
             subject,
             expected="tls.key to be the key of tls.crt",
@@ -258,28 +281,30 @@ def ensure_cert_manager_issuer(
         NotReady: with cert-manager's own message and the object's last events.
         CertificateError: what cert-manager signed does not chain to the anchor.
     """
-    if store.load() is None:
-        raise InvalidInput(
-            store.where,
-            expected="the trust anchor with its key, for cert-manager to sign with",
-            found="none",
-            remedy="Bring the key (trust_anchor.private_key), or use issuer mode self-signed.",
-        )
+    started = time.monotonic()
+    _signing_pair(
+        store,
+        anchor,
+        remedy="Bring the key (trust_anchor.private_key), or use issuer mode self-signed.",
+    )
     namespace = config.namespaces.linkerd
-    was_there = cluster.get("v1", "Secret", ISSUER_SECRET, namespace) is not None
+    was_there = read_tls_secret(cluster, ISSUER_SECRET, namespace) is not None
     objects = cert_manager_objects(config)
     for obj in objects:
         cluster.apply(obj)
     await_ready(cluster, objects, timeout)
-    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    secret = read_tls_secret(cluster, ISSUER_SECRET, namespace)
     if secret is None:
         raise NotReady(
-            f"Secret/{namespace}/{ISSUER_SECRET}",
+            subject,
             expected="that cert-manager wrote it",
             found="nothing, though its Certificate is Ready",
             remedy="Look at cert-manager's log.",
         )
-    info = check_issuer_secret(secret, config, anchor.bundle, now)
+    # cert-manager signed after `now`, and does not set the start of a certificate back.
+    after = now + timedelta(seconds=time.monotonic() - started)
+    info = _check(secret, subject, config, anchor.bundle, after)
     return Issuer(info, "adopted" if was_there else "made")
 
 

@@ -7,32 +7,38 @@ signs. Source: https://linkerd.io/2/tasks/generate-certificates/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 from pydantic import SecretStr
 
 from mesh.errors import CertificateError, InvalidInput
 
-CLOCK_SKEW = timedelta(minutes=1)
-"""How far a new certificate's start lies in the past, for clocks that are behind."""
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far clocks may differ, here and in preflight: a new certificate starts so much earlier."""
 
 
 @dataclass(frozen=True)
 class KeyPair:
     """A certificate with its private key, in memory only.
 
-    `certificate` is PEM; `private_key` is unencrypted PKCS#8 PEM and never shown.
+    `certificate` is PEM; `private_key` is unencrypted PKCS#8 PEM, never shown and never pickled.
     """
 
     certificate: str
     private_key: SecretStr
+
+    def __reduce__(self) -> NoReturn:
+        # Prefect pickles what a task returns, and would write the key to its result storage.
+        raise TypeError("a KeyPair holds a private key and is never serialized")
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,12 @@ class CertificateInfo:
     """What a certificate says, ready to be shown or judged.
 
     `fingerprint` is the SHA-256 of its DER form in hex; `path_length` is None where there is no
-    limit; `key` and `signature` are names such as `ECDSA P-256` and `ECDSA SHA-256`.
+    limit; `key` and `signature` are names such as `ECDSA P-256` and `ECDSA SHA-256`; `pem` is the
+    certificate itself, without anything that stood around it.
     """
 
     subject: str
+    common_name: str
     issuer: str
     serial: int
     not_before: datetime
@@ -61,13 +69,8 @@ class CertificateInfo:
         return (self.not_after - now) / timedelta(days=1)
 
     def is_time_valid(self, now: datetime) -> bool:
-        return self.not_before <= now < self.not_after
-
-    @property
-    def common_name(self) -> str:
-        name = x509.Name.from_rfc4514_string(self.subject)
-        values = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-        return str(values[0].value) if values else ""
+        """Whether it is valid now, be it only by the clock of the cluster that made it."""
+        return self.not_before - CLOCK_SKEW <= now < self.not_after
 
 
 def trust_anchor_name(trust_domain: str) -> str:
@@ -94,8 +97,22 @@ def create_trust_anchor(trust_domain: str, lifetime: timedelta, now: datetime) -
 
 
 def sign_issuer(anchor: KeyPair, trust_domain: str, lifetime: timedelta, now: datetime) -> KeyPair:
-    """A new issuer, signed by the trust anchor: pathlen 0, and no longer than the anchor lives."""
+    """A new issuer, signed by the trust anchor: pathlen 0, and no longer than the anchor lives.
+
+    Raises:
+        CertificateError: the anchor is not valid now.
+        InvalidInput: the key is not the anchor's.
+    """
     parent = _one(anchor.certificate, "trust anchor")
+    if not _info(parent, "trust anchor").is_time_valid(now):
+        raise CertificateError(
+            "trust anchor",
+            expected="one that is valid now, to sign an issuer",
+            found=f"that it is valid from {parent.not_valid_before_utc:%Y-%m-%d %H:%M} "
+            f"to {parent.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
+            remedy="Check the clock; where it has ended, run rotate_anchor.",
+        )
+    check_key_matches(anchor.certificate, anchor.private_key, "trust anchor's key")
     signer = load_private_key(anchor.private_key, "trust anchor's key")
     key = ec.generate_private_key(ec.SECP256R1())
     end = min(now + lifetime, parent.not_valid_after_utc)
@@ -103,13 +120,22 @@ def sign_issuer(anchor: KeyPair, trust_domain: str, lifetime: timedelta, now: da
     certificate = (
         _ca_template(parent.subject, _name(name), key.public_key(), now, end, path_length=0)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-        )
+        .add_extension(_authority_key_identifier(parent, signer.public_key()), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(signer, hashes.SHA256())
     )
     return _pair(certificate, key)
+
+
+def _authority_key_identifier(
+    parent: x509.Certificate, key: ec.EllipticCurvePublicKey
+) -> x509.AuthorityKeyIdentifier:
+    # Others make the anchor's identifier by other hashes, and OpenSSL wants the two to be equal.
+    try:
+        own = parent.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
 def _ca_template(
@@ -171,15 +197,14 @@ def load_private_key(
     Raises:
         InvalidInput: it is no key, its passphrase is missing or wrong, or it is not ECDSA P-256.
     """
-    secret = passphrase.get_secret_value().encode() if passphrase else None
     try:
         try:
-            loaded = serialization.load_pem_private_key(key.get_secret_value().encode(), secret)
+            loaded = _load_key(key, passphrase)
         except TypeError:
             # A passphrase was given for a key that is not encrypted, or none for one that is.
-            if secret is None:
+            if passphrase is None:
                 raise
-            loaded = serialization.load_pem_private_key(key.get_secret_value().encode(), None)
+            loaded = _load_key(key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The library's own message may quote the input.
         raise InvalidInput(
@@ -192,10 +217,18 @@ def load_private_key(
         raise InvalidInput(
             subject,
             expected="an ECDSA P-256 key, the only one Linkerd's proxies verify",
-            found=_key_name(loaded.public_key()),
-            remedy="Make a new trust anchor with an ECDSA P-256 key.",
+            found=_private_key_name(loaded),
+            remedy="Make the certificate and its key anew with ECDSA P-256.",
         )
     return loaded
+
+
+def _load_key(key: SecretStr, passphrase: SecretStr | None) -> object:
+    # Nothing in the clear is given a name here: a traceback may show the variables of its frames.
+    return serialization.load_pem_private_key(
+        key.get_secret_value().encode(),
+        passphrase.get_secret_value().encode() if passphrase else None,
+    )
 
 
 def encrypt_private_key(key: SecretStr, passphrase: SecretStr) -> str:
@@ -226,10 +259,7 @@ def decrypt_private_key(pem: SecretStr, passphrase: SecretStr | None, subject: s
 def key_matches(certificate_pem: str, key: SecretStr, subject: str) -> bool:
     """Whether a private key belongs to a certificate."""
     public = _one(certificate_pem, subject).public_key()
-    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return load_private_key(key, subject).public_key().public_bytes(*form) == public.public_bytes(
-        *form
-    )
+    return load_private_key(key, subject).public_key() == public
 
 
 def check_key_matches(certificate_pem: str, key: SecretStr, subject: str) -> None:
@@ -252,7 +282,7 @@ def read_certificates(pem: str, subject: str) -> list[CertificateInfo]:
     Raises:
         CertificateError: there is none, or one cannot be read; names `subject`.
     """
-    return [_info(certificate) for certificate in _load(pem, subject)]
+    return [_info(certificate, subject) for certificate in _load(pem, subject)]
 
 
 def fingerprints(pem: str, subject: str) -> frozenset[str]:
@@ -277,27 +307,41 @@ def _one(pem: str, subject: str) -> x509.Certificate:
     return _load(pem, subject)[0]
 
 
-def _info(certificate: x509.Certificate) -> CertificateInfo:
-    constraints = _constraints(certificate)
+def _info(certificate: x509.Certificate, subject: str) -> CertificateInfo:
+    try:
+        constraints = _constraints(certificate)
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return CertificateInfo(
+            subject=certificate.subject.rfc4514_string(),
+            common_name=str(names[0].value) if names else "",
+            issuer=certificate.issuer.rfc4514_string(),
+            serial=certificate.serial_number,
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            is_ca=constraints is not None and constraints.ca,
+            path_length=constraints.path_length if constraints else None,
+            key=_key_name(certificate.public_key()),
+            signature=_signature_name(certificate),
+            dns_names=_dns_names(certificate),
+            pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
+        )
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        # Parts of a certificate are only parsed when they are asked for.
+        raise CertificateError(
+            subject,
+            expected="an X.509 certificate with a known kind of key",
+            found=str(error) or type(error).__name__,
+            remedy="Make the certificate anew with ECDSA P-256.",
+        ) from None
+
+
+def _dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        dns_names = tuple(names.get_values_for_type(x509.DNSName))
     except x509.ExtensionNotFound:
-        dns_names = ()
-    return CertificateInfo(
-        subject=certificate.subject.rfc4514_string(),
-        issuer=certificate.issuer.rfc4514_string(),
-        serial=certificate.serial_number,
-        not_before=certificate.not_valid_before_utc,
-        not_after=certificate.not_valid_after_utc,
-        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
-        is_ca=constraints is not None and constraints.ca,
-        path_length=constraints.path_length if constraints else None,
-        key=_key_name(certificate.public_key()),
-        signature=_signature_name(certificate),
-        dns_names=dns_names,
-        pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
-    )
+        return ()
+    return tuple(names.get_values_for_type(x509.DNSName))
 
 
 def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints | None:
@@ -307,7 +351,10 @@ def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints | None:
         return None
 
 
-def _may_sign(certificate: x509.Certificate) -> bool:
+def _is_authority(certificate: x509.Certificate) -> bool:
+    constraints = _constraints(certificate)
+    if constraints is None or not constraints.ca:
+        return False
     try:
         return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
     except x509.ExtensionNotFound:
@@ -324,13 +371,31 @@ def _key_name(key: object) -> str:
         return "ECDSA P-256" if _is_p256(key) else f"ECDSA {key.curve.name}"
     if isinstance(key, rsa.RSAPublicKey):
         return f"RSA {key.key_size}"
-    return type(key).__name__.removeprefix("_").removesuffix("PublicKey")
+    return type(key).__name__.removesuffix("PublicKey")
+
+
+def _private_key_name(key: object) -> str:
+    if isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+        return _key_name(key.public_key())
+    return type(key).__name__.removesuffix("PrivateKey")
+
+
+_SIGNATURES = {
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: "ECDSA SHA-256",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: "ECDSA SHA-384",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: "ECDSA SHA-512",
+    SignatureAlgorithmOID.RSA_WITH_SHA256: "RSA SHA-256",
+    SignatureAlgorithmOID.RSA_WITH_SHA384: "RSA SHA-384",
+    SignatureAlgorithmOID.RSA_WITH_SHA512: "RSA SHA-512",
+    SignatureAlgorithmOID.RSASSA_PSS: "RSA-PSS",
+    SignatureAlgorithmOID.ED25519: "Ed25519",
+}
 
 
 def _signature_name(certificate: x509.Certificate) -> str:
-    algorithm = certificate.signature_hash_algorithm
-    family = "ECDSA" if "ecdsa" in certificate.signature_algorithm_oid._name else "RSA"
-    return f"{family} {algorithm.name.upper().replace('SHA', 'SHA-')}" if algorithm else "none"
+    algorithm = certificate.signature_algorithm_oid
+    name = _SIGNATURES.get(algorithm)
+    return name or f"signature algorithm {algorithm.dotted_string}"
 
 
 # Checking
@@ -340,14 +405,23 @@ def check_trust_anchor(pem: str, trust_domain: str, now: datetime, subject: str)
     """The one certificate of a trust anchor that Linkerd can use.
 
     Its name is free, as Linkerd does not look at it; only the name that Linkerd's documentation
-    gives an anchor of another trust domain is refused.
+    gives an anchor of another trust domain, or an issuer, is refused.
 
     Raises:
-        InvalidInput: it is no single CA certificate, RSA or of another curve, of another trust
-            domain, expired or not yet valid; each with what to do.
+        InvalidInput: it is no single CA certificate, it has a private key beside it, it is RSA or
+            of another curve, of another trust domain, expired or not yet valid; each with what to
+            do.
     """
+    if "PRIVATE KEY-----" in pem:
+        raise InvalidInput(
+            subject,
+            expected="a certificate alone, as it is shown and stored in the open",
+            found="a private key beside it",
+            remedy="Give the certificate alone, and the key as private_key.",
+        )
     try:
         loaded = _load(pem, subject)
+        info = _info(loaded[0], subject)
     except CertificateError as error:
         raise InvalidInput(
             subject, expected=error.expected, found=error.found, remedy=error.remedy
@@ -359,8 +433,7 @@ def check_trust_anchor(pem: str, trust_domain: str, now: datetime, subject: str)
             found=f"{len(loaded)}",
             remedy="Give the trust anchor alone; rotate_anchor is for trusting two at a time.",
         )
-    certificate, info = loaded[0], _info(loaded[0])
-    _refuse_unfit(certificate, info, now, subject)
+    _refuse_unfit(loaded[0], info, now, subject)
     expected = trust_anchor_name(trust_domain)
     name = info.common_name
     if name.startswith("root.linkerd.") and name != expected:
@@ -386,7 +459,7 @@ def _refuse_unfit(
     def refuse(expected: str, found: str, remedy: str) -> InvalidInput:
         return InvalidInput(subject, expected=expected, found=found, remedy=remedy)
 
-    if not info.is_ca or not _may_sign(certificate):
+    if not _is_authority(certificate):
         raise refuse(
             "a CA certificate (basicConstraints CA, keyUsage keyCertSign)",
             "one that may not sign others",
@@ -424,15 +497,33 @@ def _refuse_unfit(
         )
 
 
-def signed_by(certificate_pem: str, bundle_pem: str, subject: str) -> CertificateInfo | None:
-    """The member of a trust bundle that signed a certificate, or None."""
-    certificate = _one(certificate_pem, subject)
-    for candidate in _load(bundle_pem, f"trust bundle of {subject}"):
+def signed_by(chain_pem: str, bundle_pem: str, subject: str) -> CertificateInfo | None:
+    """The member of a trust bundle that a certificate chains to, or None.
+
+    Args:
+        chain_pem: the certificate, followed by the intermediates between it and the bundle, if any.
+    """
+    certificate, *intermediates = _load(chain_pem, subject)
+    anchors = _load(bundle_pem, f"trust bundle of {subject}")
+    while True:
+        if anchor := _signer(certificate, anchors):
+            return _info(anchor, subject)
+        parent = _signer(certificate, intermediates)
+        if parent is None or not _is_authority(parent):
+            return None
+        intermediates.remove(parent)
+        certificate = parent
+
+
+def _signer(
+    certificate: x509.Certificate, candidates: Sequence[x509.Certificate]
+) -> x509.Certificate | None:
+    for candidate in candidates:
         try:
             certificate.verify_directly_issued_by(candidate)
         except (ValueError, TypeError, InvalidSignature):
             continue
-        return _info(candidate)
+        return candidate
     return None
 
 
@@ -441,7 +532,14 @@ def check_issuer(
 ) -> CertificateInfo:
     """An issuer that Linkerd's identity service will load: a valid CA that the bundle signed.
 
-    Source: linkerd2 `pkg/healthcheck`, checks l5d-identity-issuer-cert-*.
+    Linkerd itself does not look at its name; as with an anchor, only the name that Linkerd gives
+    the issuer of another trust domain is refused.
+
+    Source: linkerd2 `pkg/issuercerts` (VerifyAndBuildCreds) and `pkg/identity` (loadCredentials).
+
+    Args:
+        issuer_pem: the issuer, followed by intermediates, if any.
+        bundle_pem: the mesh's trust anchors.
 
     Raises:
         CertificateError: what is wrong with it, and what to do.
@@ -452,37 +550,49 @@ def check_issuer(
     def refuse(expected: str, found: str, remedy: str) -> CertificateError:
         return CertificateError(subject, expected=expected, found=found, remedy=remedy)
 
-    again = "Run rotate_issuer, or delete the Secret and run bootstrap again."
-    if not info.is_ca or not _may_sign(certificate):
+    again = "Delete the Secret and run bootstrap again, which issues a new one."
+    if not _is_authority(certificate):
         raise refuse("a CA certificate", "one that may not sign leaves", again)
     if info.key != "ECDSA P-256":
         raise refuse("an ECDSA P-256 key", info.key, again)
+    if info.signature != "ECDSA SHA-256":
+        raise refuse("an ECDSA SHA-256 signature", info.signature, again)
     if not info.is_time_valid(now):
         raise refuse(
             "an issuer that is valid now",
-            f"one valid from {info.not_before:%Y-%m-%d %H:%M} to {info.not_after:%Y-%m-%d %H:%M}",
+            f"one valid from {info.not_before:%Y-%m-%d %H:%M} to {info.not_after:%Y-%m-%d %H:%M}"
+            f" UTC, and it is {now:%Y-%m-%d %H:%M}",
             again,
         )
-    if issuer_name(trust_domain) not in (info.common_name, *info.dns_names):
+    name = _ISSUER_NAME.match(info.common_name)
+    if name and name["trust_domain"] != trust_domain:
         raise refuse(
-            f"the name {issuer_name(trust_domain)}",
+            f"the issuer of trust domain {trust_domain} ({issuer_name(trust_domain)})",
             info.common_name,
             "Set trust_domain to the mesh's own, or issue it for this trust domain.",
         )
-    anchor = signed_by(issuer_pem, bundle_pem, subject)
+    valid_now = [
+        one.pem for one in read_certificates(issuer_pem, subject) if one.is_time_valid(now)
+    ]
+    anchor = signed_by("".join(valid_now), bundle_pem, subject)
     if anchor is None:
         raise refuse(
             "an issuer signed by the trust anchor",
-            f"one signed by {info.issuer}, which the trust bundle does not have",
+            f"one signed by {info.issuer}, and no anchor of the trust bundle has that signature",
             "Bring the anchor that signed it, or issue a new one.",
         )
     if not anchor.is_time_valid(now):
         raise refuse(
             "a trust anchor that is valid now",
-            f"that {anchor.subject} ended on {anchor.not_after:%Y-%m-%d}",
-            "Run rotate_anchor.",
+            f"that {anchor.subject} is valid from {anchor.not_before:%Y-%m-%d %H:%M} "
+            f"to {anchor.not_after:%Y-%m-%d %H:%M} UTC",
+            "Check the clock; where it has ended, run rotate_anchor.",
         )
     return info
+
+
+# `identity.<namespace of the control plane>.<trust domain>`, as the linkerd CLI names it.
+_ISSUER_NAME = re.compile(r"identity\.[^.]+\.(?P<trust_domain>.+)$")
 
 
 def join_bundle(certificates: Sequence[str]) -> str:

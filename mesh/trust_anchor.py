@@ -32,6 +32,7 @@ from mesh.pki import (
 TRUST_ROOTS = "linkerd-identity-trust-roots"
 ANCHOR_SECRET = "linkerd-trust-anchor"  # noqa: S105 the name of an object
 ISSUER_SECRET = "linkerd-identity-issuer"  # noqa: S105 the name of an object
+TLS = "kubernetes.io/tls"
 LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 
 Origin = Literal["adopted", "brought", "made"]
@@ -56,6 +57,11 @@ class KeyStore(Protocol):
         ...
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether two PEM texts hold the same certificates."""
+    return fingerprints(one, "certificate") == fingerprints(other, "certificate")
+
+
 def refuse_other(where: str) -> OwnershipConflict:
     """Says that a place for the key is taken; what every key store raises."""
     return OwnershipConflict(
@@ -76,9 +82,11 @@ class FileKeyStore:
 
     def load(self) -> KeyPair | None:
         try:
-            content = self._path.read_text()
+            content = self._path.read_text(errors="replace")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise self._unusable(error) from None
         certificate, mark, key = content.partition("-----BEGIN ENCRYPTED PRIVATE KEY-----")
         if not mark:
             raise InvalidInput(
@@ -92,9 +100,19 @@ class FileKeyStore:
         )
 
     def store_once(self, pair: KeyPair) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         content = pair.certificate + encrypt_private_key(pair.private_key, self._passphrase)
-        descriptor, name = tempfile.mkstemp(dir=self._path.parent)
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write_once(content)
+        except FileExistsError:
+            kept = self.load()
+            if kept is None or not is_same(kept.certificate, pair.certificate):
+                raise refuse_other(self.where) from None
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _write_once(self, content: str) -> None:
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}-")
         try:
             with os.fdopen(descriptor, "w") as file:
                 file.write(content)
@@ -102,12 +120,22 @@ class FileKeyStore:
                 os.fsync(file.fileno())
             # A link appears whole and never replaces a file.
             os.link(name, self._path)
-        except FileExistsError:
-            kept = self.load()
-            if kept is None or kept.certificate != pair.certificate:
-                raise refuse_other(self.where) from None
         finally:
             Path(name).unlink()
+        # The name has to outlive a power cut as well: the certificate is used from here on.
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _unusable(self, error: OSError) -> InvalidInput:
+        return InvalidInput(
+            self.where,
+            expected="a file that can be read, or a folder that it can be written to",
+            found=error.strerror or type(error).__name__,
+            remedy="Name another trust_anchor.key_file, or give the flow's user access to it.",
+        )
 
 
 class ClusterKeyStore:
@@ -122,18 +150,17 @@ class ClusterKeyStore:
         self.where = f"Secret/{namespace}/{ANCHOR_SECRET}"
 
     def load(self) -> KeyPair | None:
-        secret = self._cluster.get("v1", "Secret", ANCHOR_SECRET, self._namespace)
+        secret = read_tls_secret(self._cluster, ANCHOR_SECRET, self._namespace)
         if secret is None:
             return None
-        data = secret_text(secret)
-        if not (data.get("tls.crt") and data.get("tls.key")):
+        if secret.private_key is None or not secret.certificate:
             raise OwnershipConflict(
                 self.where,
                 expected="tls.crt and tls.key",
-                found=", ".join(sorted(data)) or "nothing",
+                found=secret.found,
                 remedy="Move this Secret away, or put the trust anchor and its key in it.",
             )
-        return KeyPair(data["tls.crt"], SecretStr(data["tls.key"]))
+        return KeyPair(secret.certificate, secret.private_key)
 
     def store_once(self, pair: KeyPair) -> None:
         try:
@@ -150,28 +177,69 @@ class ClusterKeyStore:
             if error.status != 409:
                 raise
             kept = self.load()
-            if kept is None or kept.certificate != pair.certificate:
+            if kept is None or not is_same(kept.certificate, pair.certificate):
                 raise refuse_other(self.where) from None
+
+
+class _Unshown(str):
+    """Text that is sent as it is but not shown, where a traceback lists a frame's variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'**********'"
 
 
 def tls_secret(
     name: str, namespace: str, certificate: str, key: SecretStr, authority: str
 ) -> Object:
     """A kubernetes.io/tls Secret with the signing certificate as `ca.crt`."""
-    content = {"tls.crt": certificate, "tls.key": key.get_secret_value(), "ca.crt": authority}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": name, "namespace": namespace, "labels": LABELS},
-        "type": "kubernetes.io/tls",
-        "data": {key: base64.b64encode(text.encode()).decode() for key, text in content.items()},
+        "type": TLS,
+        "data": {
+            "tls.crt": base64.b64encode(certificate.encode()).decode(),
+            "tls.key": _Unshown(base64.b64encode(key.get_secret_value().encode()).decode()),
+            "ca.crt": base64.b64encode(authority.encode()).decode(),
+        },
     }
 
 
 def secret_text(secret: Object) -> dict[str, str]:
-    """A Secret's data, decoded."""
+    """A Secret's data, decoded; what is no text is replaced by marks that nothing can read."""
     data: dict[str, str] = secret.get("data") or {}
-    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+    return {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
+
+
+@dataclass(frozen=True)
+class TlsSecret:
+    """What a Secret with a certificate holds; `found` says its type and keys, for messages."""
+
+    type: str
+    certificate: str
+    private_key: SecretStr | None
+    authority: str
+    found: str
+
+    @classmethod
+    def of(cls, secret: Object) -> TlsSecret:
+        text = secret_text(secret)
+        key = text.get("tls.key")
+        return cls(
+            type=str(secret.get("type", "")),
+            certificate=text.get("tls.crt", ""),
+            private_key=SecretStr(key) if key else None,
+            authority=text.get("ca.crt", ""),
+            found=f"type {secret.get('type')} with {', '.join(sorted(text)) or 'nothing'}",
+        )
+
+
+def read_tls_secret(cluster: Cluster, name: str, namespace: str) -> TlsSecret | None:
+    """A Secret with a certificate and its key, or None where it does not exist."""
+    secret = cluster.get("v1", "Secret", name, namespace)
+    return TlsSecret.of(secret) if secret is not None else None
 
 
 @dataclass(frozen=True)
@@ -211,19 +279,17 @@ def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore) -> Anch
     """
     namespace = config.namespaces.linkerd
     kept = store.load()
+    if kept is not None:
+        check_key_matches(kept.certificate, kept.private_key, store.where)
     roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
-    issuer = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
-    issued = secret_text(issuer) if issuer else {}
-    trusted: str = (roots or {}).get("data", {}).get("ca-bundle.crt", "") or issued.get(
-        "ca.crt", ""
-    )
-    brought = brought_certificate(config.trust_anchor)
+    issuer = read_tls_secret(cluster, ISSUER_SECRET, namespace)
+    trusted: str = (roots or {}).get("data", {}).get("ca-bundle.crt", "")
     return AnchorSnapshot(
         kept=kept.certificate if kept else None,
-        trusted=trusted,
-        brought=brought,
+        trusted=trusted or (issuer.authority if issuer else ""),
+        brought=brought_certificate(config.trust_anchor),
         has_key=bool(config.trust_anchor.private_key or config.trust_anchor.private_key_file),
-        issuer=issued.get("tls.crt"),
+        issuer=issuer.certificate if issuer else None,
     )
 
 
@@ -241,36 +307,50 @@ def decide_trust_anchor(
     if snapshot.brought is not None:
         info = check_trust_anchor(snapshot.brought, domain, now, "trust_anchor.certificate")
         _refuse_unless_trusted(info, snapshot.trusted, "trust_anchor.certificate")
-        kept_already = snapshot.kept is not None and info.fingerprint in fingerprints(
-            snapshot.kept, where
-        )
-        if not snapshot.has_key and not kept_already and snapshot.issuer is None:
+        if snapshot.kept is not None:
+            if not is_same(snapshot.kept, info.pem):
+                raise InvalidInput(
+                    where,
+                    expected="no trust anchor, or the brought one",
+                    found="another trust anchor with its key",
+                    remedy="Choose another place for the key, or bring no certificate, so that "
+                    "the one that is kept there is used.",
+                )
+            return "adopted", info.pem
+        if not snapshot.has_key and snapshot.issuer is None:
             raise InvalidInput(
                 "trust_anchor.private_key",
                 expected="the key of the brought anchor, as there is no issuer yet to be signed",
                 found="none",
                 remedy="Give private_key or private_key_file too.",
             )
-        return ("adopted" if kept_already else "brought"), snapshot.brought
+        return "brought", info.pem
     if snapshot.kept is not None:
         info = check_trust_anchor(snapshot.kept, domain, now, where)
         _refuse_unless_trusted(info, snapshot.trusted, where)
-        return "adopted", snapshot.kept
+        return "adopted", info.pem
     if snapshot.trusted:
         current = _signing_anchor(snapshot)
         check_trust_anchor(current, domain, now, f"ConfigMap {TRUST_ROOTS}")
         return "adopted", current
+    if snapshot.issuer is not None:
+        raise InvalidInput(
+            f"Secret {ISSUER_SECRET}",
+            expected="the trust anchor that signed this issuer",
+            found=f"no ca.crt in it, no ConfigMap {TRUST_ROOTS}, and none brought",
+            remedy="Bring the anchor (trust_anchor.certificate), or move this Secret away.",
+        )
     return "made", None
 
 
 def _signing_anchor(snapshot: AnchorSnapshot) -> str:
     """The member of the bundle that signed the issuer; the last one where that is unknown."""
-    if snapshot.issuer is not None:
+    if snapshot.issuer:
         try:
             if signer := signed_by(snapshot.issuer, snapshot.trusted, ISSUER_SECRET):
                 return signer.pem
         except CertificateError:
-            pass
+            pass  # the step that looks at the issuer says what is wrong with it
     return read_certificates(snapshot.trusted, TRUST_ROOTS)[-1].pem
 
 
@@ -335,6 +415,13 @@ def brought_key(config: TrustAnchorConfig, certificate: str) -> SecretStr:
 def _read(path: Path, subject: str) -> str:
     try:
         return path.expanduser().read_text()
+    except UnicodeDecodeError:
+        raise InvalidInput(
+            subject,
+            expected=f"PEM text in {path}",
+            found="something that is no text, perhaps DER",
+            remedy="Convert it: openssl x509 -inform der (for a key: openssl pkey -inform der).",
+        ) from None
     except OSError as error:
         raise InvalidInput(
             subject,
