@@ -1,0 +1,174 @@
+"""Which trust anchor a mesh gets: never another one than it has."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput
+from mesh.pki import fingerprints, join_bundle
+from mesh.trust_anchor import AnchorSnapshot, decide_trust_anchor
+from tests.pki.certificates import NOW, make
+
+WHERE = "file /keys/anchor"
+CONFIG = MeshConfig()
+# A trust anchor of each kind that a mesh may be found with, and an issuer of each.
+ANCHORS = {
+    "one": make(),
+    "two": make(),
+    "named": make("Example Corp Root"),
+    "expired": make(ends=timedelta(hours=-1)),
+    "elsewhere": make("root.linkerd.other.example"),
+}
+ISSUERS = {
+    name: make("identity.linkerd.cluster.local", signer=made).pem for name, made in ANCHORS.items()
+}
+names = st.sampled_from(sorted(ANCHORS))
+maybe = st.none() | names
+
+
+@settings(max_examples=400)
+@given(
+    kept=maybe,
+    trusted=st.lists(names, unique=True, max_size=3),
+    brought=maybe,
+    has_key=st.booleans(),
+    issuer=maybe,
+)
+def test_an_anchor_that_is_there_is_never_overwritten(
+    kept: str | None,
+    trusted: list[str],
+    brought: str | None,
+    has_key: bool,
+    issuer: str | None,
+) -> None:
+    snapshot = AnchorSnapshot(
+        kept=ANCHORS[kept].pem if kept else None,
+        trusted=join_bundle([ANCHORS[name].pem for name in trusted]) if trusted else "",
+        brought=ANCHORS[brought].pem if brought else None,
+        has_key=has_key,
+        issuer=ISSUERS[issuer] if issuer else None,
+    )
+    try:
+        origin, certificate = decide_trust_anchor(snapshot, CONFIG, NOW, WHERE)
+    except InvalidInput:
+        return
+    if origin == "made":
+        assert certificate is None
+        assert (kept, trusted, brought, issuer) == (None, [], None, None)
+        return
+    assert certificate is not None
+    (chosen,) = fingerprints(certificate, "chosen")
+    if kept:
+        assert certificate == ANCHORS[kept].pem
+    if brought:
+        assert certificate == ANCHORS[brought].pem
+    if trusted:
+        assert chosen in fingerprints(snapshot.trusted, "trusted")
+    assert certificate not in (ANCHORS["expired"].pem, ANCHORS["elsewhere"].pem)
+    assert origin == ("brought" if brought and not kept else "adopted")
+
+
+def snapshot(**parts: Any) -> AnchorSnapshot:
+    whole: dict[str, Any] = {
+        "kept": None,
+        "trusted": "",
+        "brought": None,
+        "has_key": False,
+        "issuer": None,
+    }
+    return AnchorSnapshot(**(whole | parts))
+
+
+ONE, TWO = ANCHORS["one"].pem, ANCHORS["two"].pem
+
+CHOICES: dict[str, tuple[AnchorSnapshot, tuple[str, str | None]]] = {
+    "nothing": (snapshot(), ("made", None)),
+    "a dead run kept one": (snapshot(kept=ONE), ("adopted", ONE)),
+    "brought with its key": (snapshot(brought=ONE, has_key=True), ("brought", ONE)),
+    "brought and kept before": (snapshot(brought=ONE, kept=ONE), ("adopted", ONE)),
+    "brought without a key for a mesh with an issuer": (
+        snapshot(brought=ONE, issuer=ISSUERS["one"]),
+        ("brought", ONE),
+    ),
+    "a mesh whose key is elsewhere": (
+        snapshot(trusted=ONE, issuer=ISSUERS["one"]),
+        ("adopted", ONE),
+    ),
+    "a mesh amid a rotation, signed by the old": (
+        snapshot(trusted=ONE + TWO, issuer=ISSUERS["one"]),
+        ("adopted", ONE),
+    ),
+    "a mesh amid a rotation, signed by the new": (
+        snapshot(trusted=ONE + TWO, issuer=ISSUERS["two"]),
+        ("adopted", TWO),
+    ),
+    "a bundle whose issuer cannot be read": (
+        snapshot(trusted=ONE + TWO, issuer="junk"),
+        ("adopted", TWO),
+    ),
+    "text around the brought one": (
+        snapshot(brought="Certificate:\n" + ONE, has_key=True),
+        ("brought", ONE),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_what_is_chosen(case: str) -> None:
+    given_, chosen = CHOICES[case]
+    assert decide_trust_anchor(given_, CONFIG, NOW, WHERE) == chosen
+
+
+REFUSALS: dict[str, tuple[AnchorSnapshot, str, str]] = {
+    "brought, but the mesh has another": (
+        snapshot(brought=TWO, has_key=True, trusted=ONE),
+        "trust_anchor.certificate",
+        "use rotate_anchor",
+    ),
+    "kept, but the mesh has another": (snapshot(kept=TWO, trusted=ONE), WHERE, "use rotate_anchor"),
+    "brought, but another is kept": (
+        snapshot(brought=TWO, has_key=True, kept=ONE),
+        WHERE,
+        "Choose another place",
+    ),
+    "brought without its key and nothing to adopt": (
+        snapshot(brought=ONE),
+        "trust_anchor.private_key",
+        "Give private_key",
+    ),
+    "an issuer of an unknown anchor": (
+        snapshot(issuer=ISSUERS["one"]),
+        "Secret linkerd-identity-issuer",
+        "Bring the anchor",
+    ),
+    "a Secret of another form and no anchor": (
+        snapshot(issuer=""),
+        "Secret linkerd-identity-issuer",
+        "move this Secret away",
+    ),
+    "kept, but expired": (
+        snapshot(kept=ANCHORS["expired"].pem),
+        WHERE,
+        "Give one that is valid",
+    ),
+    "a mesh of another trust domain": (
+        snapshot(trusted=ANCHORS["elsewhere"].pem, issuer=ISSUERS["elsewhere"]),
+        "ConfigMap linkerd-identity-trust-roots",
+        "set trust_domain to the anchor's",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_is_refused(case: str) -> None:
+    given_, subject, remedy = REFUSALS[case]
+    with pytest.raises(InvalidInput) as caught:
+        decide_trust_anchor(given_, CONFIG, NOW, WHERE)
+    assert caught.value.subject == subject
+    assert remedy in caught.value.remedy
