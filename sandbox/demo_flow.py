@@ -1,0 +1,41 @@
+"""The demo's run of `bootstrap`: keeps the mesh as a block for the UI, and prints what there is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from flows.bootstrap import bootstrap
+from mesh.errors import MeshError
+from mesh.proof import proof_table
+from tasks.linkerd_mesh import LinkerdMesh
+
+
+def main() -> int:
+    mesh = LinkerdMesh.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text()))
+    LinkerdMesh.register_type_and_schema()
+    mesh.save(mesh.name, overwrite=True)
+    console = Console()
+    try:
+        proof = bootstrap(mesh)
+    except MeshError as error:
+        console.print(f"[red]bootstrap failed[/red] {error}", highlight=False)
+        return 1
+    title = f"Mesh {proof.mesh}: installed and verified"
+    if "--rehearsal" in sys.argv:
+        title += " (REHEARSAL CHARTS: not Linkerd)"
+    table = Table("part", "name", "version", "state", title=title)
+    for row in proof_table(proof):
+        table.add_row(*row.values())
+    for check in proof.checked:
+        table.add_row("verified", check, "", "yes")
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
