@@ -69,4 +69,4 @@ def bootstrap(mesh: LinkerdMesh) -> Proof:
     if app is not None:
         app.result()
 
-    return require_proof(proof(mesh))
+    return require_proof(proof(mesh, charts))

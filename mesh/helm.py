@@ -102,15 +102,10 @@ def desired_release(config: MeshConfig, chart: Chart, values: Values) -> Desired
         "cert-manager": namespaces.cert_manager,
         "traefik": namespaces.traefik,
     }.get(chart.name, namespaces.linkerd)
-    # The hook of 2.12's extensions labels their namespace, which bootstrap has done already, by an
-    # image that no value can lead to a private registry.
+    # The one hook of the extensions labels their namespace, which bootstrap has done already.
+    # In 2.12 no value leads its image to a private registry; jaeger's has no pull secret there.
     is_extension = chart.name in ("linkerd-viz", "linkerd-jaeger")
-    hooks = not (
-        config.registry is not None
-        and is_extension
-        and config.linkerd.layout != "one-chart"
-        and "namespaceMetadata" not in chart.defaults
-    )
+    hooks = not (is_extension and config.registry is not None)
     return DesiredRelease(chart.name, namespace, chart, values, config.timeout_seconds, hooks)
 
 

@@ -311,7 +311,8 @@ def proof_table(proof: Proof) -> list[dict[str, str]]:
 
 
 def _verdict(proof: Proof) -> str:
-    return "works" if proof.ok else f"{len(proof.failures)} failures"
+    verdict = "works" if proof.ok else f"{len(proof.failures)} failures"
+    return f"REHEARSAL, not Linkerd: {verdict}" if proof.rehearsal else verdict
 
 
 def proof_markdown(proof: Proof) -> str:

@@ -20,9 +20,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="sandbox", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    up = commands.add_parser(
-        "up", help="start a cluster; print its kubeconfig"
-    )
+    up = commands.add_parser("up", help="start a cluster; print its kubeconfig")
     down = commands.add_parser("down", help="end a cluster and remove its data")
     status = commands.add_parser("status", help="show which clusters run")
     commands.add_parser("binaries", help="find, download or build every program")

@@ -26,6 +26,8 @@ def find_charts(mesh: LinkerdMesh) -> Plan:
     log = get_run_logger()
     for chart in plan.values():
         log.info("Chart %s %s from %s", chart.name, chart.version, chart.source)
+        if chart.is_rehearsal:
+            log.warning("%s is a rehearsal chart: it is not the real software", chart.name)
     return plan
 
 

@@ -1,0 +1,3 @@
+{{- define "rehearsal.annotations" -}}
+prefect-linkerd.dev/rehearsal: "true"
+{{- end -}}

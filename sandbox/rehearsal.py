@@ -1,0 +1,32 @@
+"""Charts of our own for a demo without any network: not Linkerd, but of its names and objects."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+SOURCES = Path(__file__).with_name("charts")
+REPOSITORIES = {
+    "edge": ("linkerd-crds", "linkerd-control-plane", "linkerd-viz"),
+    "jetstack": ("cert-manager",),
+    "traefik": ("traefik",),
+}
+
+
+def rehearsal_mirror(helm: Path, into: Path) -> Path:
+    """Packages the rehearsal charts into a folder laid out like a mirror, and returns it."""
+    shutil.rmtree(into, ignore_errors=True)
+    for repository, charts in REPOSITORIES.items():
+        folder = into / repository
+        folder.mkdir(parents=True)
+        for chart in charts:
+            command = [helm, "package", SOURCES / chart, "--destination", folder]
+            subprocess.run(command, check=True, capture_output=True)
+        subprocess.run([helm, "repo", "index", folder], check=True, capture_output=True)
+    return into
+
+
+def rehearsal_emojivoto() -> Path:
+    """The manifest that stands in for emojivoto's."""
+    return SOURCES / "emojivoto.yml"
