@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import shutil
 import threading
 import time
 from collections.abc import Coroutine, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import pyhelm3  # pyright: ignore[reportMissingTypeStubs]
+import semver
 import yaml
 from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
@@ -37,6 +40,11 @@ T = TypeVar("T")
 Action = Literal["install", "upgrade", "unchanged", "wait", "recover"]
 
 PENDING = ("pending-install", "pending-upgrade", "pending-rollback")
+
+_EVERY_STATUS: dict[str, Any] = {
+    f"include_{status}": True
+    for status in ("deployed", "failed", "pending", "uninstalled", "uninstalling")
+}
 
 # What helm prints when the API server was away, rather than in disagreement.
 _PASSING = (
@@ -153,43 +161,40 @@ class Helm:
         self._grace = grace
 
     @contextlib.contextmanager
-    def _client(self) -> Generator[pyhelm3.Client]:
+    def _command(self) -> Generator[pyhelm3.Command]:
+        # pyhelm3's Client parses every manifest that helm prints, which for CRDs takes seconds;
+        # its Command is the same without.
+        if shutil.which(self._executable) is None:
+            raise InvalidInput(
+                self._executable,
+                expected="the helm binary on PATH",
+                found="none",
+                remedy="Install helm 3.8 or newer: https://helm.sh/docs/intro/install/",
+            )
         with self._cluster.kubeconfig_file() as kubeconfig:
-            try:
-                client = pyhelm3.Client(executable=self._executable, kubeconfig=kubeconfig)
-            except FileNotFoundError:
-                raise InvalidInput(
-                    self._executable,
-                    expected="the helm binary on PATH",
-                    found="none",
-                    remedy="Install helm 3.8 or newer: https://helm.sh/docs/intro/install/",
-                ) from None
-            yield client
+            yield pyhelm3.Command(executable=self._executable, kubeconfig=kubeconfig)
 
     def releases(self) -> list[Release]:
         """Every release of the cluster at its newest revision, whatever its status; no values."""
-        with self._client() as client:
-            listed = _run(
-                client.list_release_definitions(all=True, all_namespaces=True), "Helm releases"
-            )
+        with self._command() as command:
+            listed = _run(command.list(all_namespaces=True, **_EVERY_STATUS), "Helm releases")
             return [_release(item) for item in listed]
 
     def current(self, name: str, namespace: str) -> Release | None:
         """One release with its values, or None."""
-        with self._client() as client:
-            return self._current(client, name, namespace)
+        with self._command() as command:
+            return self._current(command, name, namespace)
 
     def render(
         self, chart: Chart, name: str, namespace: str, values: Values, facts: ClusterFacts
     ) -> list[Object]:
         """The objects that a chart makes of values on this cluster; nothing is installed."""
         versions = [f"--api-versions={version}" for version in sorted(facts.api_versions)]
-        command = ["template", name, str(chart.path), "--namespace", namespace, "--include-crds"]
-        command += ["--kube-version", facts.version, *versions, "--values", "-"]
-        with self._client() as client:
-            runner: Any = client._command  # pyright: ignore[reportPrivateUsage]
-            text: bytes = _run(
-                runner.run(command, yaml.safe_dump(values).encode()), f"chart {chart.name}"
+        arguments = ["template", name, str(chart.path), "--namespace", namespace, "--include-crds"]
+        arguments += ["--kube-version", facts.version, *versions, "--values", "-"]
+        with self._command() as command:
+            text = _run(
+                command.run(arguments, yaml.safe_dump(values).encode()), f"chart {chart.name}"
             )
         return [obj for obj in yaml.safe_load_all(text) if obj]
 
@@ -207,9 +212,9 @@ class Helm:
         """
         subject = f"Helm release {desired.namespace}/{desired.name}"
         grace = self._grace if self._grace is not None else desired.timeout + 30.0
-        with self._client() as client:
+        with self._command() as command:
             while True:
-                current = self._current(client, desired.name, desired.namespace)
+                current = self._current(command, desired.name, desired.namespace)
                 action = decide_release(desired, current, datetime.now(UTC), grace)
                 if action == "wait":
                     time.sleep(1)
@@ -222,10 +227,11 @@ class Helm:
             is_first = current is None or current.status == "uninstalled"
             with _Watch(self._cluster, desired.namespace, on_progress) as watch:
                 try:
-                    self._apply(client, desired, atomic=not (is_first and desired.chart.has_crds))
+                    release = self._apply(
+                        command, desired, atomic=not (is_first and desired.chart.has_crds)
+                    )
                 except helm_errors.Error as error:
                     raise _failure(subject, error, watch.last_trouble()) from None
-            release = self._current(client, desired.name, desired.namespace)
         # Helm waits for pods to be ready, but not for a Deployment's minReadySeconds.
         await_rollouts(
             self._cluster,
@@ -237,42 +243,50 @@ class Helm:
             desired.timeout,
             on_progress or _ignore,
         )
-        if release is None:
-            raise ReleaseError(
-                subject, expected="it to be there", found="nothing", remedy="Run again."
-            )
         return Outcome("install" if is_first else "upgrade", release)
 
-    def _apply(self, client: pyhelm3.Client, desired: DesiredRelease, *, atomic: bool) -> None:
-        async def apply() -> None:
-            chart = await client.get_chart(desired.chart.path)
-            await client.install_or_upgrade_release(
+    def _apply(self, command: pyhelm3.Command, desired: DesiredRelease, *, atomic: bool) -> Release:
+        # Helm 4 renamed the option.
+        is_new = _helm_version(self._executable).major >= 4
+        made = asyncio.run(
+            command.install_or_upgrade(
                 desired.name,
-                chart,
+                desired.chart.path,
                 desired.values,
                 namespace=desired.namespace,
                 create_namespace=False,
                 reset_values=True,
                 atomic=atomic,
+                atomic_arg="--rollback-on-failure" if is_new else "--atomic",
                 no_hooks=not desired.hooks,
                 wait=True,
                 timeout=f"{desired.timeout}s",
             )
+        )
+        result = cast("dict[str, Any]", made)
+        return Release(
+            name=desired.name,
+            namespace=desired.namespace,
+            chart=desired.chart.name,
+            chart_version=desired.chart.version,
+            app_version=desired.chart.app_version,
+            revision=int(result["version"]),
+            status=str(result["info"]["status"]),
+            updated=datetime.now(UTC),
+            values=desired.values,
+        )
 
-        asyncio.run(apply())
-
-    def _current(self, client: pyhelm3.Client, name: str, namespace: str) -> Release | None:
+    def _current(self, command: pyhelm3.Command, name: str, namespace: str) -> Release | None:
         async def read() -> Release | None:
-            listed = await client.list_release_definitions(all=True, namespace=namespace)
+            listed = await command.list(namespace=namespace, **_EVERY_STATUS)
             found = [item for item in listed if item["name"] == name]
             if not found:
                 return None
             try:
-                revision = await client.get_current_revision(name, namespace=namespace)
-                values = await revision.values()
+                values = await command.get_values(name, namespace=namespace)
             except helm_errors.ReleaseNotFoundError:
                 return None
-            return _release(found[0], dict(values or {}))
+            return _release(found[0], values)
 
         return _run(read(), f"Helm release {namespace}/{name}")
 
@@ -289,6 +303,11 @@ class Helm:
             f"sh.helm.release.v1.{release.name}.v{release.revision}",
             release.namespace,
         )
+
+
+@functools.cache
+def _helm_version(executable: str) -> semver.Version:
+    return pyhelm3.Command(executable=executable).client_version()
 
 
 def _release_of(obj: Object) -> str | None:

@@ -1,0 +1,250 @@
+"""The sandbox itself: real, several at once, and nothing left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mesh.cluster import Cluster
+from mesh.errors import ApiError
+from mesh.rollout import await_rollouts
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from tests.workloads import deployment, job
+
+
+def processes_with(text: str) -> list[str]:
+    """Command lines of live processes that mention a text."""
+    found: list[str] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if text in command and str(os.getpid()) != folder.name:
+            found.append(command)
+    return found
+
+
+def eventually(is_so: Callable[[], object], seconds: float = 15) -> bool:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def quiet(_ready: int, _wanted: int, _text: str) -> None:
+    pass
+
+
+def test_workloads_run_and_jobs_complete(cluster: Cluster, namespace: str) -> None:
+    cluster.create(deployment("web", namespace, replicas=2))
+    cluster.create(job("once", namespace))
+    await_rollouts(
+        cluster, [("Deployment", namespace, "web"), ("Job", namespace, "once")], 30, quiet
+    )
+    pods = list(cluster.list("v1", "Pod", namespace, labels="app=web"))
+    assert len(pods) == 2
+    assert all(pod["status"]["podIP"] for pod in pods)
+
+
+def test_a_pod_can_be_kept_from_getting_ready(cluster: Cluster, namespace: str) -> None:
+    annotations = {"sandbox.prefect-linkerd/ready": "false"}
+    cluster.create(deployment("bad", namespace, annotations=annotations))
+    assert eventually(
+        lambda: any(
+            pod["status"].get("phase") == "Running"
+            for pod in cluster.list("v1", "Pod", namespace, labels="app=bad")
+        )
+    )
+    found = cluster.get("apps/v1", "Deployment", "bad", namespace)
+    assert found is not None
+    assert found["status"].get("readyReplicas", 0) == 0
+
+
+def test_the_api_server_never_dials_a_service(cluster: Cluster, namespace: str) -> None:
+    """A webhook whose Service points at a live local port is not reached, but refused."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.settimeout(0.5)
+        port = listener.getsockname()[1]
+        cluster.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": "hook", "namespace": namespace},
+                "spec": {"ports": [{"port": port}]},
+            }
+        )
+        cluster.create(
+            {
+                "apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": "ValidatingWebhookConfiguration",
+                "metadata": {"name": namespace},
+                "webhooks": [
+                    {
+                        "name": "hook.example.com",
+                        "namespaceSelector": {
+                            "matchLabels": {"kubernetes.io/metadata.name": namespace}
+                        },
+                        "clientConfig": {
+                            "service": {"name": "hook", "namespace": namespace, "port": port}
+                        },
+                        "failurePolicy": "Fail",
+                        "sideEffects": "None",
+                        "admissionReviewVersions": ["v1"],
+                        "rules": [
+                            {
+                                "operations": ["CREATE"],
+                                "apiGroups": [""],
+                                "apiVersions": ["v1"],
+                                "resources": ["configmaps"],
+                            }
+                        ],
+                    }
+                ],
+            }
+        )
+        said: list[str] = []
+
+        def is_refused() -> bool:
+            name = f"x-{time.monotonic_ns()}"
+            metadata = {"name": name, "namespace": namespace}
+            try:
+                cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+            except ApiError as error:
+                said.append(error.found)
+            return "failed calling webhook" in "".join(said)
+
+        try:
+            assert eventually(is_refused)
+            assert "nothing stands in for Service" in said[-1] or "502" in said[-1]
+            with pytest.raises(TimeoutError):
+                listener.accept()
+        finally:
+            cluster.delete(
+                "admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", namespace
+            )
+
+
+def test_every_port_is_on_loopback(sandbox: Sandbox) -> None:
+    pids = {str(pid) for pid in sandbox._pids.values()}
+    inodes = {
+        target
+        for pid in pids
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if (target := str(link.readlink())).startswith("socket:")
+    }
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            is_listening, inode = fields[3] == "0A", f"socket:[{fields[9]}]"
+            if is_listening and inode in inodes:
+                assert fields[1].startswith("0100007F:"), line
+
+
+def test_two_at_once_and_nothing_is_left(sandbox: Sandbox, binaries: Binaries) -> None:
+    with Sandbox("second", binaries=binaries) as second:
+        data = str(second.data)
+        assert second.server != sandbox.server
+        assert len(list(second.cluster().list("v1", "Node"))) == 4
+        assert len(processes_with(data)) >= 6
+    assert processes_with(data) == []
+    assert not Path(data).exists()
+    assert sandbox.is_running
+
+
+SCRIPT = """
+import sys, time
+from sandbox.cluster import Sandbox
+sandbox = Sandbox("child")
+sandbox._prepare()
+print(sandbox.data, flush=True)
+sandbox._prepare = lambda: None
+sandbox.stop = (lambda stop: lambda: None if not sandbox._pids else stop())(sandbox.stop)
+with sandbox:
+    print("up", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "wait_for"),
+    [(signal.SIGINT, ""), (signal.SIGINT, "up"), (signal.SIGKILL, "up")],
+    ids=["SIGINT while it starts", "SIGINT", "SIGKILL"],
+)
+def test_no_process_outlives_its_parent(number: int, wait_for: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None
+        data = child.stdout.readline().strip()
+        if wait_for:
+            assert child.stdout.readline().strip() == wait_for
+        else:
+            assert eventually(lambda: len(processes_with(data)) >= 2)
+        child.send_signal(number)
+        child.wait(timeout=30)
+    assert eventually(lambda: processes_with(data) == [])
+
+
+def test_a_lost_api_server_comes_back_with_its_data(
+    fresh_sandbox: Callable[..., Sandbox],
+) -> None:
+    sandbox = fresh_sandbox()
+    cluster = sandbox.cluster()
+    metadata = {"name": "kept", "namespace": "default"}
+    cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+    sandbox.stop_apiserver()
+    with pytest.raises(ApiError) as lost:
+        sandbox.cluster(patience=0).get("v1", "ConfigMap", "kept", "default")
+    assert lost.value.transient
+    sandbox.start_apiserver()
+    # The client's own patience bridges the gap.
+    assert cluster.get("v1", "ConfigMap", "kept", "default") is not None
+
+
+def test_up_status_and_down(tmp_path: Path, binaries: Binaries) -> None:
+    environment = os.environ | {
+        "XDG_STATE_HOME": str(tmp_path),
+        "KUBEBUILDER_ASSETS": str(binaries.etcd.parent),
+    }
+
+    def sandbox(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "sandbox", *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=120,
+            check=False,
+        )
+
+    up = sandbox("up", "--name", "one")
+    try:
+        assert up.returncode == 0, up.stderr
+        kubeconfig = Path(up.stdout.strip())
+        assert len(list(Cluster.from_file(kubeconfig).list("v1", "Node"))) == 4
+        status = sandbox("status", "--output", "json")
+        assert '"running": true' in status.stdout
+        assert "one" in status.stdout
+    finally:
+        down = sandbox("down", "--name", "one")
+    assert down.returncode == 0, down.stderr
+    assert processes_with(str(tmp_path)) == []
+    assert sandbox("status", "--output", "json").stdout.strip() == "[]"
