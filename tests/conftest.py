@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,8 +58,8 @@ def cluster(sandbox: Sandbox) -> Cluster:
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own on the shared cluster."""
-    name = "t-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())
-    name = name[:50].strip("-") + f"-{os.getpid()}"
+    readable = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())
+    name = f"t-{readable[:40]}".strip("-") + f"-{secrets.token_hex(4)}"
     cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name
     cluster.delete("v1", "Namespace", name)

@@ -1,0 +1,271 @@
+"""Helm releases: the decision, and the step on a real API server."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.charts import Chart, read_chart
+from mesh.cluster import Cluster
+from mesh.errors import InvalidInput, ReleaseError
+from mesh.helm import (
+    PENDING,
+    DesiredRelease,
+    Helm,
+    Release,
+    _release,
+    decide_release,
+)
+from sandbox.cluster import Sandbox
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+CHART = Chart("linkerd-viz", "1.0.0", "", "", "here", Path("x"))
+STATUSES = ["deployed", "failed", "superseded", "uninstalled", "uninstalling", *PENDING]
+
+
+def current(status: str, *, age: float = 0, version: str = "1.0.0", **values: Any) -> Release:
+    updated = NOW - timedelta(seconds=age)
+    return Release("r", "n", "linkerd-viz", version, "", 1, status, updated, values)
+
+
+def desired(**values: Any) -> DesiredRelease:
+    return DesiredRelease("r", "n", CHART, values)
+
+
+@pytest.mark.parametrize(
+    ("found", "action"),
+    [
+        (None, "install"),
+        (current("uninstalled"), "install"),
+        (current("deployed", a=1), "unchanged"),
+        (current("deployed", a=2), "upgrade"),
+        (current("deployed", version="0.9.0", a=1), "upgrade"),
+        (current("failed", a=1), "upgrade"),
+        (current("pending-install", a=1), "wait"),
+        (current("pending-install", age=601, a=1), "recover"),
+        (current("pending-upgrade", age=601, a=1), "recover"),
+        (current("uninstalling", age=601, a=1), "recover"),
+    ],
+)
+def test_the_next_step_of_a_release(found: Release | None, action: str) -> None:
+    assert decide_release(desired(a=1), found, NOW, grace=600) == action
+
+
+@given(
+    st.sampled_from(STATUSES),
+    st.floats(0, 10_000),
+    st.floats(0, 10_000),
+    st.booleans(),
+)
+def test_only_a_stale_pending_release_is_recovered(
+    status: str, age: float, grace: float, is_same: bool
+) -> None:
+    found = current(status, age=age, a=1 if is_same else 2)
+    action = decide_release(desired(a=1), found, NOW, grace)
+    in_flight = status in PENDING or status == "uninstalling"
+    assert (action in ("wait", "recover")) == in_flight
+    if action == "recover":
+        assert age >= grace - 0.001
+    if action == "unchanged":
+        assert status == "deployed"
+        assert is_same
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "version"),
+    [
+        ("linkerd-crds-2026.8.3", "linkerd-crds", "2026.8.3"),
+        ("linkerd2-2.11.5", "linkerd2", "2.11.5"),
+        ("cert-manager-v1.21.2", "cert-manager", "v1.21.2"),
+        ("linkerd-crds-2024.1.1-edge", "linkerd-crds", "2024.1.1-edge"),
+        ("traefik-41.3.0", "traefik", "41.3.0"),
+    ],
+)
+def test_a_line_of_helm_list_is_read(text: str, name: str, version: str) -> None:
+    line = {
+        "name": "r",
+        "namespace": "n",
+        "revision": "3",
+        "updated": "2026-11-24 05:22:12.123456789 +0100 CET",
+        "status": "deployed",
+        "chart": text,
+        "app_version": "x",
+    }
+    release = _release(line)
+    assert (release.chart, release.chart_version, release.revision) == (name, version, 3)
+    assert release.updated == datetime(2026, 11, 24, 4, 22, 12, 123456, tzinfo=UTC)
+
+
+# On a real API server
+
+
+def make_chart(folder: Path, *, ready: bool = True, data: str = "{{ .Values.text }}") -> Chart:
+    """A small chart with a ConfigMap, a CRD-like cost-free object and a Deployment."""
+    templates = folder / "templates"
+    templates.mkdir(parents=True, exist_ok=True)
+    metadata = {"apiVersion": "v2", "name": "linkerd-viz", "version": "1.0.0"}
+    (folder / "Chart.yaml").write_text(yaml.safe_dump(metadata))
+    (folder / "values.yaml").write_text("text: x\n")
+    (templates / "all.yaml").write_text(
+        f"""
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: content, namespace: {{{{ .Release.Namespace }}}}}}
+data: {{text: "{data}"}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: app, namespace: {{{{ .Release.Namespace }}}}}}
+spec:
+  selector: {{matchLabels: {{app: app}}}}
+  template:
+    metadata:
+      labels: {{app: app}}
+      annotations: {{sandbox.prefect-linkerd/ready: "{str(ready).lower()}"}}
+    spec: {{containers: [{{name: app, image: example.com/app}}]}}
+"""
+    )
+    return read_chart("linkerd-viz", folder, "here")
+
+
+@pytest.fixture
+def helm(cluster: Cluster, helm_path: str) -> Helm:
+    return Helm(cluster, helm_path)
+
+
+def release_of(chart: Chart, namespace: str, **values: Any) -> DesiredRelease:
+    return DesiredRelease("app", namespace, chart, values, timeout=60)
+
+
+def text_in(cluster: Cluster, namespace: str) -> str:
+    found = cluster.get("v1", "ConfigMap", "content", namespace)
+    assert found is not None
+    return found["data"]["text"]
+
+
+def test_install_nothing_and_upgrade(
+    cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path
+) -> None:
+    chart = make_chart(tmp_path / "chart")
+    first = helm.reconcile(release_of(chart, namespace, text="one"))
+    assert (first.action, first.release.revision, first.release.status) == (
+        "install",
+        1,
+        "deployed",
+    )
+    before = cluster.get("v1", "ConfigMap", "content", namespace)
+    again = helm.reconcile(release_of(chart, namespace, text="one"))
+    assert (again.action, again.release.revision) == ("unchanged", 1)
+    assert cluster.get("v1", "ConfigMap", "content", namespace) == before
+    changed = helm.reconcile(release_of(chart, namespace, text="two"))
+    assert (changed.action, changed.release.revision) == ("upgrade", 2)
+    assert text_in(cluster, namespace) == "two"
+    listed = {r.name: r for r in helm.releases() if r.namespace == namespace}
+    assert listed["app"].revision == 2
+
+
+def test_a_failure_names_what_is_not_ready_and_is_mended_by_the_next_run(
+    helm: Helm, namespace: str, tmp_path: Path
+) -> None:
+    broken = make_chart(tmp_path / "broken", ready=False)
+    wanted = DesiredRelease("app", namespace, broken, {"text": "x"}, timeout=12)
+    with pytest.raises(ReleaseError) as failed:
+        helm.reconcile(wanted)
+    assert f"Helm release {namespace}/app" in str(failed.value)
+    assert f"Deployment/{namespace}/app: 0 of 1 ready" in str(failed.value)
+    assert "ContainersNotReady" in str(failed.value)
+    mended = helm.reconcile(release_of(make_chart(tmp_path / "good"), namespace, text="x"))
+    assert mended.release.status == "deployed"
+
+
+def test_a_failed_upgrade_goes_back(
+    cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path
+) -> None:
+    helm.reconcile(release_of(make_chart(tmp_path / "good"), namespace, text="one"))
+    broken = make_chart(tmp_path / "broken", ready=False)
+    with pytest.raises(ReleaseError):
+        helm.reconcile(DesiredRelease("app", namespace, broken, {"text": "two"}, timeout=8))
+    assert text_in(cluster, namespace) == "one"
+
+
+def test_a_release_left_pending_is_recovered_without_deleting_an_object(
+    cluster: Cluster, sandbox: Sandbox, helm_path: str, namespace: str, tmp_path: Path
+) -> None:
+    broken = make_chart(tmp_path / "broken", ready=False)
+    with subprocess.Popen(
+        [
+            *(helm_path, "install", "app", str(broken.path), "--namespace", namespace, "--wait"),
+            *("--kubeconfig", str(sandbox.kubeconfig)),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + 20
+        while cluster.get("v1", "ConfigMap", "content", namespace) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.kill()
+    kept = cluster.get("v1", "ConfigMap", "content", namespace)
+    assert kept is not None
+    left = Helm(cluster, helm_path).current("app", namespace)
+    assert left is not None
+    assert left.status == "pending-install"
+
+    good = make_chart(tmp_path / "good")
+    mended = Helm(cluster, helm_path, grace=1).reconcile(release_of(good, namespace, text="new"))
+
+    assert mended.release.status == "deployed"
+    after = cluster.get("v1", "ConfigMap", "content", namespace)
+    assert after is not None
+    assert after["metadata"]["uid"] == kept["metadata"]["uid"]
+    assert after["data"]["text"] == "new"
+
+
+def test_an_object_of_somebody_else_is_not_taken(
+    cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path
+) -> None:
+    metadata = {"name": "content", "namespace": namespace}
+    cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {}})
+    with pytest.raises(ReleaseError) as refused:
+        helm.reconcile(release_of(make_chart(tmp_path / "chart"), namespace, text="x"))
+    assert "Another installer owns the named object" in str(refused.value)
+    assert not refused.value.transient
+    found = cluster.get("v1", "ConfigMap", "content", namespace)
+    assert found is not None
+    assert "data" not in found
+
+
+def test_values_are_on_no_command_line_and_in_no_message(
+    helm: Helm, namespace: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chart = make_chart(tmp_path / "chart", data='{{ fail "no" }}')
+    with caplog.at_level("DEBUG"), pytest.raises(ReleaseError) as failed:
+        helm.reconcile(release_of(chart, namespace, text="hunter2"))
+    assert "hunter2" not in caplog.text + str(failed.value)
+
+
+def test_without_helm_the_message_says_where_to_get_it(cluster: Cluster) -> None:
+    with pytest.raises(InvalidInput, match="Install helm"):
+        Helm(cluster, "no-such-helm").releases()
+
+
+def test_an_api_server_that_is_away_is_a_passing_fault(helm_path: str) -> None:
+    away = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "c", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    }
+    with pytest.raises(ReleaseError) as failed:
+        Helm(Cluster(away), helm_path).releases()
+    assert failed.value.transient
