@@ -1,1 +1,1 @@
-
+"""What a Prefect server needs beside the flows themselves."""

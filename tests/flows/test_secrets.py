@@ -1,0 +1,92 @@
+"""Nothing secret is in a parameter, log, artifact or state that the Prefect server keeps."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.cluster import Cluster
+from sandbox.cluster import Sandbox
+from sandbox.prefect_server import PrefectServer
+from tests.flows.conftest import ConfigFactory, FlowRunner
+
+PASSPHRASE = "correct horse battery staple"
+REGISTRY_PASSWORD = "s3cret-of-the-registry"
+DASHBOARD_PASSWORD = "s3cret-of-the-dashboard"
+
+
+def everything_kept(server: PrefectServer) -> str:
+    """The whole database, and the server's own log, as text."""
+    found = [server.log.read_text(errors="replace")]
+    with sqlite3.connect(server.home / "prefect.db") as database:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for (table,) in tables:
+            rows = database.execute(f'SELECT * FROM "{table}"').fetchall()  # noqa: S608
+            found += [str(value) for row in rows for value in row if value is not None]
+    return "\n".join(found)
+
+
+def private_keys(cluster: Cluster, key_file: Path) -> list[str]:
+    """The middle lines of every private key of the mesh: those in the cluster, and the file."""
+    texts = [key_file.read_text().partition("-----BEGIN ENCRYPTED")[2]]
+    for secret in cluster.list("v1", "Secret"):
+        data: dict[str, str] = secret.get("data") or {}
+        texts += [
+            base64.b64decode(value).decode() for key, value in data.items() if key.endswith(".key")
+        ]
+    lines = [line for text in texts for line in text.splitlines() if len(line) == 64]
+    assert len(lines) >= 6
+    return lines
+
+
+@pytest.fixture
+def secretive(
+    fresh_sandbox: Callable[..., Sandbox], mesh_config: ConfigFactory, tmp_path: Path
+) -> tuple[Sandbox, dict[str, Any], Path]:
+    sandbox = fresh_sandbox()
+    key_file = tmp_path / "keys/anchor.pem"
+    config = mesh_config(
+        sandbox,
+        name="secretive",
+        version="edge-26.8.3",
+        trust_anchor={"key_file": str(key_file), "passphrase": PASSPHRASE},
+        registry={"host": "r.example", "username": "u", "password": REGISTRY_PASSWORD},
+        viz={"dashboard": {"host": "viz.example.com", "password": DASHBOARD_PASSWORD}},
+    )
+    return sandbox, config, key_file
+
+
+def test_no_secret_is_kept_or_printed(
+    secretive: tuple[Sandbox, dict[str, Any], Path],
+    run_bootstrap: FlowRunner,
+    prefect_server: PrefectServer,
+) -> None:
+    sandbox, config, key_file = secretive
+    done = run_bootstrap(config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # A failing run logs tracebacks: the second one fails in the middle of the flow.
+    broken = {**config, "trust_anchor": {**config["trust_anchor"], "passphrase": "wrong" * 4}}
+    failed = run_bootstrap(broken)
+    assert failed.returncode != 0
+    assert json.loads(done.stdout.splitlines()[-1])["ok"]
+
+    kept = everything_kept(prefect_server) + done.stdout + done.stderr
+    kept += failed.stdout + failed.stderr
+    assert "bootstrap secretive" in kept
+    secrets = [PASSPHRASE, "wrong" * 4, REGISTRY_PASSWORD, DASHBOARD_PASSWORD]
+    secrets += private_keys(sandbox.cluster(), key_file)
+    secrets += json.loads(json.dumps(user_keys(sandbox)))
+    for secret in secrets:
+        assert secret not in kept
+
+
+def user_keys(sandbox: Sandbox) -> list[str]:
+    """What the kubeconfig holds of its user."""
+    text = sandbox.kubeconfig.read_text()
+    return [line.split()[-1] for line in text.splitlines() if "client-key-data" in line]

@@ -1,0 +1,230 @@
+"""What preflight finds: decided from snapshots, and read from a real API server."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.charts import Chart
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.errors import PreflightFailed
+from mesh.helm import Release
+from mesh.preflight import (
+    Owned,
+    Permission,
+    PreflightSnapshot,
+    permissions,
+    preflight,
+    read_preflight,
+    require,
+)
+from mesh.values import ClusterFacts
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+GOOD = PreflightSnapshot(
+    facts=ClusterFacts("v1.34.4", frozenset({"v1", "policy/v1"})),
+    server_clock=NOW,
+    local_clock=NOW,
+    denied=(),
+    owned=(),
+    releases=(),
+    terminating=(),
+    unready_nodes=0,
+    nodes=3,
+)
+CRDS = Chart("linkerd-crds", "2026.8.3", "edge-26.8.3", ">=1.31.0-0", "here", Path("x"))
+PLANE = Chart("linkerd-control-plane", "2026.8.3", "edge-26.8.3", ">=1.31.0-0", "here", Path("x"))
+CHARTS = (CRDS, PLANE)
+CONFIG = MeshConfig()
+
+
+def release(chart: str, version: str, name: str = "", namespace: str = "linkerd") -> Release:
+    return Release(name or chart, namespace, chart, version, "edge-1", 1, "deployed", NOW)
+
+
+CASES: list[tuple[str, PreflightSnapshot, str, str, str]] = [
+    (
+        "Kubernetes is too old",
+        replace(GOOD, facts=ClusterFacts("v1.30.1", frozenset())),
+        "k8s-version",
+        "error",
+        "it needs Kubernetes >=1.31.0-0, and this is v1.30.1",
+    ),
+    (
+        "the clocks differ",
+        replace(GOOD, server_clock=NOW + timedelta(minutes=6)),
+        "pre-k8s-clock-skew",
+        "error",
+        "360 s",
+    ),
+    (
+        "a permission is missing",
+        replace(GOOD, denied=(Permission("create", "clusterroles", "rbac.authorization.k8s.io"),)),
+        "pre-k8s-cluster-k8s",
+        "error",
+        "create clusterroles.rbac.authorization.k8s.io in the cluster",
+    ),
+    (
+        "CRDs of the linkerd CLI",
+        replace(GOOD, owned=(Owned("CRD/a", "linkerd CLI", frozenset({"linkerd-crds"})),)),
+        "pre-l5d-existence",
+        "error",
+        "owned by linkerd CLI",
+    ),
+    (
+        "CRDs of another release",
+        replace(GOOD, owned=(Owned("CRD/a", "other/crds", frozenset({"linkerd-crds"})),)),
+        "pre-l5d-existence",
+        "error",
+        "owned by other/crds",
+    ),
+    (
+        "a control plane elsewhere",
+        replace(GOOD, releases=(release("linkerd-control-plane", "2026.8.3", namespace="l5d"),)),
+        "pre-l5d-existence",
+        "error",
+        "another name or namespace",
+    ),
+    (
+        "another version is installed",
+        replace(GOOD, releases=(release("linkerd-control-plane", "2025.4.4"),)),
+        "pl-version",
+        "error",
+        "use the upgrade flow",
+    ),
+    (
+        "a namespace is being deleted",
+        replace(GOOD, terminating=("Namespace/linkerd",)),
+        "pre-ns",
+        "error",
+        "being deleted",
+    ),
+    ("no node is ready", replace(GOOD, unready_nodes=3), "k8s-api", "error", "none is Ready"),
+    ("there is no node", replace(GOOD, nodes=0), "k8s-api", "error", "there is none"),
+    ("a node is not ready", replace(GOOD, unready_nodes=1), "k8s-api", "warning", "1 of 3"),
+]
+
+
+def test_a_good_cluster_has_no_finding() -> None:
+    assert preflight(GOOD, CONFIG, CHARTS) == []
+
+
+def test_our_own_releases_are_fine() -> None:
+    own = replace(
+        GOOD,
+        owned=(Owned("CRD/a", "linkerd/linkerd-crds", frozenset({"linkerd-crds"})),),
+        releases=(
+            release("linkerd-crds", "2026.8.3"),
+            release("linkerd-control-plane", "2026.8.3"),
+        ),
+    )
+    assert preflight(own, CONFIG, CHARTS) == []
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "id_", "severity", "text"), [pytest.param(*case[1:], id=case[0]) for case in CASES]
+)
+def test_each_fault_is_found_by_its_id(
+    snapshot: PreflightSnapshot, id_: str, severity: str, text: str
+) -> None:
+    findings = preflight(snapshot, CONFIG, CHARTS)
+    assert {(f.id, f.severity) for f in findings} == {(id_, severity)}
+    assert text in str(findings[0])
+    assert findings[0].remedy
+    if severity == "error":
+        with pytest.raises(PreflightFailed, match="Nothing was changed"):
+            require(findings)
+    else:
+        require(findings)
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"version": "stable-2.11.5", "ha": True}, "policy/v1beta1"),
+        (
+            {
+                "version": "stable-2.11.5",
+                "jaeger": {"enabled": True},
+                "registry": {"host": "r.example", "username": "u", "password": "p"},
+            },
+            "cannot use pull secrets",
+        ),
+    ],
+)
+def test_what_this_kubernetes_cannot_take_of_a_configuration(
+    config: dict[str, Any], text: str
+) -> None:
+    findings = preflight(GOOD, MeshConfig.model_validate(config), ())
+    assert [finding.id for finding in findings] == ["pl-combination"]
+    assert text in findings[0].message
+
+
+def test_the_administrator_of_a_fresh_cluster_may_do_everything(cluster: Cluster) -> None:
+    snapshot = read_preflight(cluster, CONFIG, ())
+    assert snapshot.denied == ()
+    assert snapshot.nodes == 4
+    assert abs(snapshot.server_clock - snapshot.local_clock) < timedelta(seconds=10)
+
+
+def test_an_identity_that_may_only_look_is_told_what_it_lacks(
+    cluster: Cluster, namespace: str
+) -> None:
+    """A ServiceAccount with the built-in role `view`, and its own token."""
+    account = {"name": "viewer", "namespace": namespace}
+    cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": namespace},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "system:aggregate-to-view",
+        },
+        "subjects": [{"kind": "ServiceAccount", **account}],
+    }
+    cluster.create(binding)
+    try:
+        viewer = as_account(cluster, namespace, "viewer")
+        assert viewer.allowed("list", "pods")
+        assert not viewer.allowed("create", "namespaces")
+        asked = permissions(CONFIG)
+        denied = [p for p in asked if not viewer.allowed(p.verb, p.resource, group=p.group)]
+        assert Permission("create", "namespaces") in denied
+        assert Permission("list", "pods") not in denied
+    finally:
+        cluster.delete("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", namespace)
+
+
+def as_account(cluster: Cluster, namespace: str, name: str) -> Cluster:
+    """The cluster, as one of its service accounts."""
+    answer, _ = cluster.request(
+        "POST",
+        f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token",
+        body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
+    )
+    token = json.loads(answer)["status"]["token"]
+    kubeconfig: dict[str, Any] = cluster._as_kubeconfig()
+    entry = kubeconfig["clusters"][0]
+    return Cluster(
+        {
+            **kubeconfig,
+            "current-context": "x",
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "x", "context": {"cluster": entry["name"], "user": "u"}}],
+        }
+    )
+
+
+def test_every_permission_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/permissions.md").read_text()
+    wide = MeshConfig(version="stable-2.14.10", jaeger={"enabled": True})
+    for permission in permissions(wide):
+        assert f"`{permission.resource}`" in page, permission

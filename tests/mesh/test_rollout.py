@@ -1,0 +1,114 @@
+"""Whether a workload is rolled out, and what is said when it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mesh.cluster import Cluster
+from mesh.errors import NotReady
+from mesh.rollout import await_rollouts, rollout_status
+from tests.workloads import deployment
+
+
+def obj(kind: str, spec: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"generation": 2}, "spec": spec, "status": status}
+
+
+SEEN = {"observedGeneration": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "status", "complete"),
+    [
+        ("Deployment", {"replicas": 0}, {**SEEN}, True),
+        ("Deployment", {}, {}, False),
+        (
+            "Deployment",
+            {"replicas": 2},
+            {**SEEN, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2},
+            True,
+        ),
+        (
+            "Deployment",
+            {"replicas": 2},
+            {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2},
+            False,
+        ),
+        (
+            "Deployment",
+            {"replicas": 2},
+            {**SEEN, "replicas": 3, "updatedReplicas": 2, "availableReplicas": 3},
+            False,
+        ),
+        (
+            "StatefulSet",
+            {"replicas": 1},
+            {**SEEN, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "b"},
+            False,
+        ),
+        (
+            "StatefulSet",
+            {"replicas": 1, "updateStrategy": {"type": "OnDelete"}},
+            {**SEEN, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "b"},
+            True,
+        ),
+        (
+            "DaemonSet",
+            {},
+            {
+                **SEEN,
+                "desiredNumberScheduled": 3,
+                "numberAvailable": 3,
+                "updatedNumberScheduled": 2,
+            },
+            False,
+        ),
+        ("Job", {"completions": 2}, {"succeeded": 2}, True),
+        ("Job", {}, {}, False),
+    ],
+)
+def test_when_a_workload_is_rolled_out(
+    kind: str, spec: dict[str, Any], status: dict[str, Any], complete: bool
+) -> None:
+    assert rollout_status(obj(kind, spec, status)).is_complete is complete
+
+
+def test_an_exceeded_deadline_and_a_failed_job_are_failures() -> None:
+    late = {"type": "Progressing", "reason": "ProgressDeadlineExceeded", "message": "too late"}
+    assert rollout_status(obj("Deployment", {}, {"conditions": [late]})).failure == "too late"
+    failed = {"type": "Failed", "status": "True", "message": "BackoffLimitExceeded"}
+    assert rollout_status(obj("Job", {}, {"conditions": [failed]})).failure
+
+
+def test_a_failure_names_the_pod_its_reason_and_events(cluster: Cluster, namespace: str) -> None:
+    annotations = {"sandbox.prefect-linkerd/ready": "false"}
+    cluster.create(deployment("bad", namespace, annotations=annotations))
+    with pytest.raises(NotReady) as failed:
+        await_rollouts(cluster, [("Deployment", namespace, "bad")], 3, lambda *_: None, every=0.2)
+    text = str(failed.value)
+    assert text.startswith(f"Deployment/{namespace}/bad: expected to be rolled out within 3 s")
+    assert f"Pod/{namespace}/bad-" in text
+    assert "ContainersNotReady" in text
+    assert "Scheduled: Successfully assigned" in text
+
+
+def test_pods_that_are_refused_are_explained_by_the_replica_set(
+    cluster: Cluster, namespace: str
+) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none", "namespace": namespace},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    cluster.create(quota)
+    cluster.create(deployment("big", namespace))
+    with pytest.raises(NotReady, match="exceeded quota"):
+        await_rollouts(cluster, [("Deployment", namespace, "big")], 4, lambda *_: None, every=0.2)
+
+
+def test_a_workload_that_is_gone_is_named(cluster: Cluster, namespace: str) -> None:
+    with pytest.raises(NotReady, match=f"Deployment/{namespace}/none"):
+        await_rollouts(cluster, [("Deployment", namespace, "none")], 0, lambda *_: None)
