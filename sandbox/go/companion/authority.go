@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log"
 	"sync"
 	"time"
 
@@ -19,41 +18,59 @@ import (
 // one makes for itself: signed by a CA in Secret cert-manager-webhook-ca, from which cainjector
 // fills the webhook configurations.
 type certManagerAuthority struct {
+	state  *state
 	config *rest.Config
 
-	mutex   sync.Mutex
-	sources map[string]*servertls.DynamicSource
+	mutex     sync.Mutex
+	namespace string
+	source    *servertls.DynamicSource
+}
+
+// run makes and renews the certificate while the webhook has a ready pod.
+func (a *certManagerAuthority) run(ctx context.Context) error {
+	deployment, err := awaitReady(ctx, a.state, "webhook")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := whileReady(ctx, a.state, "webhook")
+	defer cancel()
+	source := &servertls.DynamicSource{
+		DNSNames:      []string{fmt.Sprintf("cert-manager-webhook.%s.svc", deployment.Namespace)},
+		RetryInterval: 200 * time.Millisecond,
+		Authority: &authority.DynamicAuthority{
+			SecretNamespace: deployment.Namespace,
+			SecretName:      "cert-manager-webhook-ca",
+			SecretLabels:    map[string]string{"app.kubernetes.io/managed-by": "cert-manager-webhook"},
+			RESTConfig:      a.config,
+		},
+	}
+	a.set(deployment.Namespace, source)
+	defer a.set("", nil)
+	if err := source.Start(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+func (a *certManagerAuthority) set(namespace string, source *servertls.DynamicSource) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	a.namespace, a.source = namespace, source
 }
 
 func (a *certManagerAuthority) certificate(namespace string) (*tls.Certificate, error) {
-	a.mutex.Lock()
-	source, ok := a.sources[namespace]
-	if !ok {
-		source = &servertls.DynamicSource{
-			DNSNames: []string{fmt.Sprintf("cert-manager-webhook.%s.svc", namespace)},
-			Authority: &authority.DynamicAuthority{
-				SecretNamespace: namespace,
-				SecretName:      "cert-manager-webhook-ca",
-				RESTConfig:      a.config,
-			},
-		}
-		go func() {
-			if err := source.Start(context.Background()); err != nil {
-				log.Printf("cert-manager-webhook: %v", err)
-			}
-		}()
-		if a.sources == nil {
-			a.sources = map[string]*servertls.DynamicSource{}
-		}
-		a.sources[namespace] = source
-	}
-	a.mutex.Unlock()
-
 	// The first one takes the moment in which its CA is made.
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if certificate, err := source.GetCertificate(nil); err == nil && certificate != nil {
+	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		a.mutex.Lock()
+		source := a.source
+		known := a.namespace == namespace
+		a.mutex.Unlock()
+		if source == nil || !known {
+			continue
+		}
+		if certificate, err := source.GetCertificate(nil); err == nil {
 			return certificate, nil
 		}
 	}
-	return nil, errors.New("the webhook has no certificate yet")
+	return nil, errors.New("cert-manager's webhook has no certificate yet")
 }

@@ -62,20 +62,19 @@ var certManagerControllers = []string{
 // runCertManager runs cert-manager's controllers while the cluster has its CRDs and a ready
 // controller Deployment, as its pods would.
 func runCertManager(ctx context.Context, state *state, kubeconfig string, config *rest.Config) error {
-	deployment, err := awaitCertManager(ctx, state, config)
+	deployment, err := awaitReady(ctx, state, "controller")
 	if err != nil {
 		return err
 	}
+	crds, err := awaitCRDs(ctx, config)
+	if err != nil {
+		return err
+	}
+	ctx, stop := whileReady(ctx, state, "controller")
+	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	go func() {
-		for ctx.Err() == nil {
-			time.Sleep(time.Second)
-			if certManagerDeployment(state) == nil {
-				cancel(errors.New("its Deployment is gone"))
-			}
-		}
-	}()
+	go crds.watch(ctx, cancel)
 
 	namespace := clusterResourceNamespace(deployment)
 	factory, err := controller.NewContextFactory(ctx, controller.ContextOptions{
@@ -113,13 +112,27 @@ func runCertManager(ctx context.Context, state *state, kubeconfig string, config
 	}
 	shared.SharedInformerFactory.Start(ctx.Done())
 	shared.KubeSharedInformerFactory.Start(ctx.Done())
-	go func() { cancel(runCAInjector(ctx, config)) }()
 	log.Printf("cert-manager's controllers run; cluster resource namespace %s", namespace)
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
 
-func runCAInjector(ctx context.Context, config *rest.Config) error {
+// runCAInjector runs cert-manager's cainjector, which fills the CA bundles of webhook
+// configurations, APIServices and CRDs.
+func runCAInjector(ctx context.Context, state *state, config *rest.Config) error {
+	if _, err := awaitReady(ctx, state, "cainjector"); err != nil {
+		return err
+	}
+	crds, err := awaitCRDs(ctx, config)
+	if err != nil {
+		return err
+	}
+	ctx, stop := whileReady(ctx, state, "cainjector")
+	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go crds.watch(ctx, cancel)
+
 	scheme := runtime.NewScheme()
 	utilruntime.Must(clientscheme.AddToScheme(scheme))
 	utilruntime.Must(cmapi.AddToScheme(scheme))
@@ -148,37 +161,72 @@ func runCAInjector(ctx context.Context, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
-	return manager.Start(ctx)
+	if err := manager.Start(ctx); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
 }
 
-func awaitCertManager(ctx context.Context, state *state, config *rest.Config) (*appsv1.Deployment, error) {
-	found, err := discovery.NewDiscoveryClientForConfig(config)
+// certManagerCRDs asks the API server for the resources of cert-manager's group.
+type certManagerCRDs struct{ api discovery.DiscoveryInterface }
+
+func awaitCRDs(ctx context.Context, config *rest.Config) (*certManagerCRDs, error) {
+	api, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return nil, err
 	}
+	crds := &certManagerCRDs{api: api}
 	for {
-		if deployment := certManagerDeployment(state); deployment != nil {
-			resources, err := found.ServerResourcesForGroupVersion(cmapi.SchemeGroupVersion.String())
-			if err == nil && len(resources.APIResources) >= 4 {
-				return deployment, nil
-			}
-			if err != nil && !apierrors.IsNotFound(err) {
-				return nil, err
-			}
+		if served, err := crds.served(); err != nil || served {
+			return crds, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(200 * time.Millisecond):
+			return nil, context.Cause(ctx)
+		case <-time.After(300 * time.Millisecond):
 		}
 	}
 }
 
-// certManagerDeployment finds the Deployment of cert-manager's controller, once a pod of it is ready.
-func certManagerDeployment(state *state) *appsv1.Deployment {
+func (c *certManagerCRDs) served() (bool, error) {
+	resources, err := c.api.ServerResourcesForGroupVersion(cmapi.SchemeGroupVersion.String())
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	names := map[string]bool{}
+	for _, resource := range resources.APIResources {
+		names[resource.Name] = true
+	}
+	return names["certificates"] && names["certificaterequests"] && names["issuers"] && names["clusterissuers"], nil
+}
+
+// watch cancels once the CRDs are gone. While the API server does not answer, nothing is known.
+func (c *certManagerCRDs) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(2 * time.Second):
+		}
+		if served, err := c.served(); err == nil && !served {
+			cancel(errors.New("its CRDs are gone"))
+			return
+		}
+	}
+}
+
+// certManagerNames are the values of label app.kubernetes.io/name that cert-manager's chart gives
+// to the Deployments of its components.
+var certManagerNames = map[string]string{"controller": "cert-manager", "webhook": "webhook", "cainjector": "cainjector"}
+
+// readyDeployment finds the Deployment of a component of cert-manager that has a ready pod.
+func readyDeployment(state *state, component string) *appsv1.Deployment {
 	selector := labels.SelectorFromSet(labels.Set{
-		"app.kubernetes.io/name":      "cert-manager",
-		"app.kubernetes.io/component": "controller",
+		"app.kubernetes.io/name":      certManagerNames[component],
+		"app.kubernetes.io/component": component,
 	})
 	found, err := state.deployments.List(selector)
 	if err != nil {
@@ -190,6 +238,38 @@ func certManagerDeployment(state *state) *appsv1.Deployment {
 		}
 	}
 	return nil
+}
+
+func awaitReady(ctx context.Context, state *state, component string) (*appsv1.Deployment, error) {
+	for {
+		if deployment := readyDeployment(state, component); deployment != nil {
+			return deployment, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// whileReady gives a context that ends when a component of cert-manager has no ready pod any more.
+func whileReady(ctx context.Context, state *state, component string) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			if readyDeployment(state, component) == nil {
+				cancel(errors.New("it has no ready pod any more"))
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 func clusterResourceNamespace(deployment *appsv1.Deployment) string {

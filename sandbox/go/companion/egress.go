@@ -7,11 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/client-go/tools/cache"
 )
 
 // backend is a server that stands in for the pods of a Service.
@@ -28,7 +33,42 @@ type egress struct {
 	backends map[string]backend
 
 	mutex   sync.Mutex
-	servers map[string]*connListener
+	servers map[serviceName]*connListener
+	links   map[*link]struct{}
+}
+
+type serviceName struct{ namespace, name string }
+
+// link is a connection to a Service. It belongs to one of the ready pods and ends with it, as a
+// connection to that pod would.
+type link struct {
+	net.Conn
+	egress   *egress
+	reader   *bufio.Reader
+	service  serviceName
+	endpoint string
+}
+
+func newEgress(state *state, backends map[string]backend) (*egress, error) {
+	e := &egress{
+		state:    state,
+		backends: backends,
+		servers:  map[serviceName]*connListener{},
+		links:    map[*link]struct{}{},
+	}
+	changed := func(obj any) {
+		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
+		if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
+			e.cut(serviceName{slice.Namespace, slice.Labels[discoveryv1.LabelServiceName]})
+		}
+	}
+	_, err := state.endpoints.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(_, obj any) { changed(obj) },
+		DeleteFunc: changed,
+	})
+	return e, err
 }
 
 func (e *egress) listen(path string) (net.Listener, error) {
@@ -61,22 +101,24 @@ func (e *egress) connect(conn net.Conn) {
 		return
 	}
 	_ = conn.SetReadDeadline(time.Time{})
-	target, err := e.target(request)
+	made := &link{Conn: conn, egress: e, reader: reader}
+	server, err := e.target(request, made)
 	if err != nil {
 		log.Printf("egress: refused %s: %v", request.Host, err)
 		body := err.Error() + "\n"
 		fmt.Fprintf(conn, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(body), body)
-		conn.Close()
+		made.Close()
 		return
 	}
 	if _, err := fmt.Fprint(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
-		conn.Close()
+		made.Close()
 		return
 	}
-	target.hand(&bufferedConn{Conn: conn, reader: reader})
+	server.hand(made)
 }
 
-func (e *egress) target(request *http.Request) (*connListener, error) {
+// target finds the server that a CONNECT request leads to, and binds the connection to a ready pod.
+func (e *egress) target(request *http.Request, made *link) (*connListener, error) {
 	if request.Method != http.MethodConnect {
 		return nil, errors.New("only CONNECT is served")
 	}
@@ -92,20 +134,45 @@ func (e *egress) target(request *http.Request) (*connListener, error) {
 	if !ok {
 		return nil, fmt.Errorf("nothing stands in for Service %s/%s", namespace, name)
 	}
-	if !e.state.hasReadyEndpoint(namespace, name) {
-		return nil, fmt.Errorf("Service %s/%s has no ready endpoint", namespace, name)
+	noPod := fmt.Errorf("Service %s/%s has no ready endpoint", namespace, name)
+	if len(e.state.readyEndpoints(namespace, name)) == 0 {
+		return nil, noPod
 	}
 	if _, err := backend.certificate(namespace); err != nil {
 		return nil, err
 	}
-	return e.server(namespace, name, backend), nil
-}
-
-func (e *egress) server(namespace, name string, backend backend) *connListener {
+	// Under the lock, so that a pod that ends now is not missed by cut.
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
-	key := namespace + "/" + name
-	if server, ok := e.servers[key]; ok {
+	ready := e.state.readyEndpoints(namespace, name)
+	if len(ready) == 0 {
+		return nil, noPod
+	}
+	made.service = serviceName{namespace, name}
+	made.endpoint = ready[rand.IntN(len(ready))]
+	e.links[made] = struct{}{}
+	return e.server(made.service, backend), nil
+}
+
+// cut ends the connections to pods of a Service that are gone or no longer ready.
+func (e *egress) cut(service serviceName) {
+	e.mutex.Lock()
+	var ended []*link
+	ready := e.state.readyEndpoints(service.namespace, service.name)
+	for made := range e.links {
+		if made.service == service && !slices.Contains(ready, made.endpoint) {
+			ended = append(ended, made)
+		}
+	}
+	e.mutex.Unlock()
+	for _, made := range ended {
+		made.Close()
+	}
+}
+
+// server is the one HTTP server of a Service. The caller holds the lock.
+func (e *egress) server(service serviceName, backend backend) *connListener {
+	if server, ok := e.servers[service]; ok {
 		return server
 	}
 	listener := &connListener{conns: make(chan net.Conn)}
@@ -113,19 +180,30 @@ func (e *egress) server(namespace, name string, backend backend) *connListener {
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return backend.certificate(namespace)
+			return backend.certificate(service.namespace)
 		},
 	}
-	server := &http.Server{Handler: backend.handler(namespace), ReadHeaderTimeout: 10 * time.Second, TLSConfig: config}
+	server := &http.Server{
+		Handler:           backend.handler(service.namespace),
+		ReadHeaderTimeout: 10 * time.Second,
+		TLSConfig:         config,
+	}
 	go func() {
 		// The listener never fails, so neither does Serve.
 		_ = server.ServeTLS(listener, "", "")
 	}()
-	if e.servers == nil {
-		e.servers = map[string]*connListener{}
-	}
-	e.servers[key] = listener
+	e.servers[service] = listener
 	return listener
+}
+
+// Read gives back first what was read ahead with the CONNECT request.
+func (l *link) Read(p []byte) (int, error) { return l.reader.Read(p) }
+
+func (l *link) Close() error {
+	l.egress.mutex.Lock()
+	delete(l.egress.links, l)
+	l.egress.mutex.Unlock()
+	return l.Conn.Close()
 }
 
 // connListener is a listener fed with connections that were accepted elsewhere.
@@ -135,11 +213,3 @@ func (l *connListener) hand(conn net.Conn)        { l.conns <- conn }
 func (l *connListener) Accept() (net.Conn, error) { return <-l.conns, nil }
 func (l *connListener) Close() error              { return nil }
 func (l *connListener) Addr() net.Addr            { return &net.UnixAddr{Name: "egress", Net: "unix"} }
-
-// bufferedConn gives back what was read ahead with the CONNECT request.
-type bufferedConn struct {
-	net.Conn
-	reader *bufio.Reader
-}
-
-func (c *bufferedConn) Read(p []byte) (int, error) { return c.reader.Read(p) }

@@ -55,12 +55,22 @@ func main() {
 	if err := serveLoadBalancers(ctx, state, client); err != nil {
 		log.Fatalf("load balancers: %v", err)
 	}
-	egress := &egress{state: state, backends: backends(state, config)}
+	authority := &certManagerAuthority{state: state, config: config}
+	egress, err := newEgress(state, backends(state, authority))
+	if err != nil {
+		log.Fatalf("egress: %v", err)
+	}
 	listener, err := egress.listen(*socket)
 	if err != nil {
 		log.Fatalf("egress socket: %v", err)
 	}
-	go supervise(ctx, "cert-manager", func(ctx context.Context) error { return runCertManager(ctx, state, *kubeconfig, config) })
+	go supervise(ctx, "cert-manager", func(ctx context.Context) error {
+		return runCertManager(ctx, state, *kubeconfig, config)
+	})
+	go supervise(ctx, "cert-manager's cainjector", func(ctx context.Context) error {
+		return runCAInjector(ctx, state, config)
+	})
+	go supervise(ctx, "cert-manager's webhook", authority.run)
 	if *ready != "" {
 		if err := os.WriteFile(*ready, []byte("ready\n"), 0o600); err != nil {
 			log.Fatalf("ready file: %v", err)

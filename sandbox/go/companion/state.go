@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -21,14 +23,15 @@ const clusterIPIndex = "clusterIP"
 
 // state is what the companion knows of the cluster, kept by watches.
 type state struct {
-	services       cache.SharedIndexInformer
-	slices         discoverylisters.EndpointSliceLister
-	secrets        corelisters.SecretLister
-	configMaps     corelisters.ConfigMapLister
-	namespaces     corelisters.NamespaceLister
-	deployments    appslisters.DeploymentLister
-	deploymentInfo cache.SharedIndexInformer
-	replicaSets    appslisters.ReplicaSetLister
+	client      kubernetes.Interface
+	services    cache.SharedIndexInformer
+	endpoints   cache.SharedIndexInformer
+	slices      discoverylisters.EndpointSliceLister
+	secrets     corelisters.SecretLister
+	configMaps  corelisters.ConfigMapLister
+	namespaces  corelisters.NamespaceLister
+	deployments appslisters.DeploymentLister
+	replicaSets appslisters.ReplicaSetLister
 }
 
 func newState(ctx context.Context, client kubernetes.Interface) (*state, error) {
@@ -40,14 +43,15 @@ func newState(ctx context.Context, client kubernetes.Interface) (*state, error) 
 		return nil, err
 	}
 	s := &state{
-		services:       services,
-		slices:         factory.Discovery().V1().EndpointSlices().Lister(),
-		secrets:        factory.Core().V1().Secrets().Lister(),
-		configMaps:     factory.Core().V1().ConfigMaps().Lister(),
-		namespaces:     factory.Core().V1().Namespaces().Lister(),
-		deployments:    factory.Apps().V1().Deployments().Lister(),
-		deploymentInfo: factory.Apps().V1().Deployments().Informer(),
-		replicaSets:    factory.Apps().V1().ReplicaSets().Lister(),
+		client:      client,
+		services:    services,
+		endpoints:   factory.Discovery().V1().EndpointSlices().Informer(),
+		slices:      factory.Discovery().V1().EndpointSlices().Lister(),
+		secrets:     factory.Core().V1().Secrets().Lister(),
+		configMaps:  factory.Core().V1().ConfigMaps().Lister(),
+		namespaces:  factory.Core().V1().Namespaces().Lister(),
+		deployments: factory.Apps().V1().Deployments().Lister(),
+		replicaSets: factory.Apps().V1().ReplicaSets().Lister(),
 	}
 	factory.Start(ctx.Done())
 	for kind, synced := range factory.WaitForCacheSync(ctx.Done()) {
@@ -56,6 +60,15 @@ func newState(ctx context.Context, client kubernetes.Interface) (*state, error) 
 		}
 	}
 	return s, nil
+}
+
+// namespace reads a Namespace; one whose pods come sooner than the watch is asked for.
+func (s *state) namespace(name string) (*corev1.Namespace, error) {
+	namespace, err := s.namespaces.Get(name)
+	if apierrors.IsNotFound(err) {
+		return s.client.CoreV1().Namespaces().Get(context.Background(), name, metav1.GetOptions{})
+	}
+	return namespace, err
 }
 
 // service finds the Service that an address of the API server means: its DNS name or its cluster IP.
@@ -78,19 +91,25 @@ func (s *state) service(host string) (namespace, name string, err error) {
 	return service.Namespace, service.Name, nil
 }
 
-// hasReadyEndpoint says whether a ready pod stands behind a Service.
-func (s *state) hasReadyEndpoint(namespace, name string) bool {
+// readyEndpoints are the ready pods behind a Service, each by its UID.
+func (s *state) readyEndpoints(namespace, name string) []string {
 	selector := labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name})
 	slices, err := s.slices.EndpointSlices(namespace).List(selector)
 	if err != nil {
-		return false
+		return nil
 	}
+	var ready []string
 	for _, slice := range slices {
 		for _, endpoint := range slice.Endpoints {
-			if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
-				return true
+			if endpoint.Conditions.Ready != nil && !*endpoint.Conditions.Ready {
+				continue
+			}
+			if endpoint.TargetRef != nil {
+				ready = append(ready, string(endpoint.TargetRef.UID))
+			} else {
+				ready = append(ready, endpoint.Addresses...)
 			}
 		}
 	}
-	return false
+	return ready
 }

@@ -10,9 +10,7 @@ import (
 	"strings"
 
 	admissionv1 "k8s.io/api/admission/v1"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 )
 
 // patch is one operation of a JSON patch (RFC 6902).
@@ -30,13 +28,13 @@ type admit func(namespace string, request *admissionv1.AdmissionRequest) ([]patc
 func allow(string, *admissionv1.AdmissionRequest) ([]patch, error) { return nil, nil }
 
 // backends are the servers that charts of Linkerd and cert-manager register, by Service name.
-func backends(state *state, config *rest.Config) map[string]backend {
+func backends(state *state, certManager *certManagerAuthority) map[string]backend {
 	injector := &injector{state: state}
 	mounted := func(secret string, admit admit) backend {
 		return backend{certificate: state.mountedCertificate(secret), handler: webhook(admit)}
 	}
 	return map[string]backend{
-		"linkerd-proxy-injector":   mounted("linkerd-proxy-injector-k8s-tls", injector.proxy),
+		"linkerd-proxy-injector":   mounted("linkerd-proxy-injector-k8s-tls", injector.inject),
 		"linkerd-sp-validator":     mounted("linkerd-sp-validator-k8s-tls", allow),
 		"linkerd-policy-validator": mounted("linkerd-policy-validator-k8s-tls", allow),
 		"tap-injector":             mounted("tap-injector-k8s-tls", injector.tap),
@@ -46,7 +44,7 @@ func backends(state *state, config *rest.Config) map[string]backend {
 			handler:     func(string) http.Handler { return http.HandlerFunc(tapDiscovery) },
 		},
 		"cert-manager-webhook": {
-			certificate: (&certManagerAuthority{config: config}).certificate,
+			certificate: certManager.certificate,
 			handler:     webhook(identifyRequester),
 		},
 	}
@@ -135,19 +133,10 @@ func identifyRequester(_ string, request *admissionv1.AdmissionRequest) ([]patch
 		return nil, nil
 	}
 	user := request.UserInfo
-	patches := []patch{
+	return []patch{
 		{Op: "add", Path: "/spec/username", Value: user.Username},
 		{Op: "add", Path: "/spec/groups", Value: user.Groups},
-	}
-	if user.UID != "" {
-		patches = append(patches, patch{Op: "add", Path: "/spec/uid", Value: user.UID})
-	}
-	if len(user.Extra) > 0 {
-		extra := map[string]authenticationv1.ExtraValue{}
-		for key, value := range user.Extra {
-			extra[key] = value
-		}
-		patches = append(patches, patch{Op: "add", Path: "/spec/extra", Value: extra})
-	}
-	return patches, nil
+		{Op: "add", Path: "/spec/uid", Value: user.UID},
+		{Op: "add", Path: "/spec/extra", Value: user.Extra},
+	}, nil
 }
