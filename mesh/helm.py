@@ -41,6 +41,10 @@ Action = Literal["install", "upgrade", "unchanged", "wait", "recover"]
 
 PENDING = ("pending-install", "pending-upgrade", "pending-rollback")
 
+# Releases whose helm this process has seen fail, by API server, namespace and name: what they left
+# pending is nobody's work any more.
+_ENDED: set[tuple[str, str, str]] = set()
+
 _EVERY_STATUS: dict[str, Any] = {
     f"include_{status}": True
     for status in ("deployed", "failed", "pending", "uninstalled", "uninstalling")
@@ -211,7 +215,10 @@ class Helm:
                 server could not be reached.
         """
         subject = f"Helm release {desired.namespace}/{desired.name}"
+        key = (self._cluster.host, desired.namespace, desired.name)
         grace = self._grace if self._grace is not None else desired.timeout + 30.0
+        if key in _ENDED:
+            grace = 0.0
         with self._command() as command:
             while True:
                 current = self._current(command, desired.name, desired.namespace)
@@ -231,7 +238,9 @@ class Helm:
                         command, desired, atomic=not (is_first and desired.chart.has_crds)
                     )
                 except helm_errors.Error as error:
+                    _ENDED.add(key)
                     raise _failure(subject, error, watch.last_trouble()) from None
+            _ENDED.discard(key)
         # Helm waits for pods to be ready, but not for a Deployment's minReadySeconds.
         await_rollouts(
             self._cluster,
@@ -356,7 +365,7 @@ class _Watch:
             except ApiError:
                 # Helm itself meets the same fault and reports it.
                 continue
-            if self._on_progress is not None:
+            if self._on_progress is not None and not self._over.is_set():
                 self._on_progress(*progress)
 
 

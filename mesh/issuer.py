@@ -252,6 +252,26 @@ def _object(kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -
     return {"apiVersion": CERT_MANAGER, "kind": kind, "metadata": metadata, "spec": spec}
 
 
+def refuse_foreign(cluster: Cluster, wanted: Object) -> None:
+    """Raises `OwnershipConflict` where somebody else's object would have to be changed.
+
+    One that already says what we would say is taken as it is.
+    """
+    metadata = wanted["metadata"]
+    found = cluster.get(
+        wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace")
+    )
+    if found is None or LABELS.items() <= found["metadata"].get("labels", {}).items():
+        return
+    if cluster.apply(wanted, dry_run=True)["spec"] != found["spec"]:
+        raise OwnershipConflict(
+            name_of(wanted),
+            expected="none, or one with the same content",
+            found="another one that was not made by these flows",
+            remedy="Delete or rename it, or turn the setting off that needs this object.",
+        )
+
+
 def ready_condition(obj: Object) -> tuple[bool, str]:
     """Whether cert-manager says that an object is ready as it is now, and its own message."""
     for condition in obj.get("status", {}).get("conditions", []):
@@ -290,6 +310,8 @@ def ensure_cert_manager_issuer(
     namespace = config.namespaces.linkerd
     was_there = read_tls_secret(cluster, ISSUER_SECRET, namespace) is not None
     objects = cert_manager_objects(config)
+    for obj in objects:
+        refuse_foreign(cluster, obj)
     for obj in objects:
         cluster.apply(obj)
     await_ready(cluster, objects, timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -29,7 +29,7 @@ class ProofSnapshot:
     server_version: str
     workloads: tuple[Object, ...]
     trust_roots: Object | None
-    issuer: Object | None
+    issuer: Object | None = field(repr=False)
     webhooks: tuple[Object, ...]
     pods: tuple[Object, ...]
     ingress: frozenset[str]

@@ -18,6 +18,7 @@ from mesh.trust_anchor import (
     KeyStore,
     TrustAnchor,
     ensure_trust_anchor,
+    is_same,
     refuse_other,
 )
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
@@ -34,7 +35,10 @@ class SecretBlockKeyStore:
     def load(self) -> KeyPair | None:
         try:
             stored = cast("Secret[Any]", Secret.load(self._name))  # pyright: ignore[reportUnknownMemberType]
-        except ValueError:  # what Prefect raises for a block that is not there
+        except ValueError as error:
+            # What Prefect raises for a block that is not there; any other is no reason to make one.
+            if "Unable to find block document" not in str(error):
+                raise
             return None
         content: object = stored.get()
         if isinstance(content, str):
@@ -44,14 +48,19 @@ class SecretBlockKeyStore:
 
     def store_once(self, pair: KeyPair) -> None:
         if (existing := self.load()) is not None:
-            if existing.certificate != pair.certificate:
+            if not is_same(existing.certificate, pair.certificate):
                 raise refuse_other(self.where)
             return
         content = {
             "certificate": pair.certificate,
             "private_key": pair.private_key.get_secret_value(),
         }
-        Secret(value=SecretStr(json.dumps(content))).save(self._name, overwrite=False)  # pyright: ignore[reportUnknownMemberType,reportArgumentType,reportUnusedCoroutine]
+        block: Secret[Any] = Secret(value=SecretStr(json.dumps(content)))  # pyright: ignore[reportArgumentType]
+        try:
+            block.save(self._name, overwrite=False)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
+        except ValueError:
+            # Another run was faster.
+            raise refuse_other(self.where) from None
 
 
 def key_store(mesh: LinkerdMesh, cluster: Cluster) -> KeyStore:

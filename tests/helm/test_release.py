@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,30 @@ def test_an_api_server_that_is_away_is_a_passing_fault(helm_path: str) -> None:
     with pytest.raises(ReleaseError) as failed:
         Helm(Cluster(away), helm_path).releases()
     assert failed.value.transient
+
+
+def test_what_a_lost_api_server_left_pending_is_mended_at_once(
+    fresh_sandbox: Callable[..., Sandbox], helm_path: str, tmp_path: Path
+) -> None:
+    sandbox = fresh_sandbox()
+    cluster = sandbox.cluster()
+    broken = make_chart(tmp_path / "broken", ready=False)
+    wanted = DesiredRelease("app", "default", broken, {"text": "x"}, timeout=8)
+
+    def lose_it(_ready: int, _wanted: int, _text: str) -> None:
+        sandbox.stop_apiserver()
+
+    with pytest.raises(ReleaseError) as lost:
+        Helm(cluster, helm_path).reconcile(wanted, lose_it)
+    assert lost.value.transient
+    sandbox.start_apiserver()
+    # The client's patience waits until it serves.
+    assert cluster.version()
+    begin = time.monotonic()
+    good = make_chart(tmp_path / "good")
+    mended = Helm(cluster, helm_path).reconcile(
+        DesiredRelease("app", "default", good, {"text": "x"}, timeout=240)
+    )
+    assert mended.release.status == "deployed"
+    # Not the time for which another run's pending release would be left alone.
+    assert time.monotonic() - begin < 240
