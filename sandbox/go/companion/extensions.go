@@ -34,9 +34,13 @@ func (i *injector) tap(extension string, request *admissionv1.AdmissionRequest) 
 	if err != nil {
 		return nil, err
 	}
+	server := argument(deployment, "-tap-service-name")
+	if server == "" {
+		server = fmt.Sprintf("tap.%s.serviceaccount.identity.%s", extension, identitySuffix(proxy))
+	}
 	return []patch{
 		annotate(pod, "viz.linkerd.io/tap-enabled", "true"),
-		addEnv(path, "LINKERD2_PROXY_TAP_SVC_NAME", argument(deployment, "-tap-service-name")),
+		addEnv(path, "LINKERD2_PROXY_TAP_SVC_NAME", server),
 	}, nil
 }
 

@@ -90,7 +90,9 @@ func (m *mesh) adapt(proxy *corev1.Container, pod *corev1.Pod, settings map[stri
 	if policy == "" {
 		policy = m.values.PolicyController.DefaultAllowPolicy
 	}
-	setEnv(proxy, "LINKERD2_PROXY_INBOUND_DEFAULT_POLICY", policy)
+	if policy != "" {
+		setEnv(proxy, "LINKERD2_PROXY_INBOUND_DEFAULT_POLICY", policy)
+	}
 	if value := m.values.Proxy.OutboundDiscoveryCacheUnusedTimeout; value != "" {
 		setEnv(proxy, "LINKERD2_PROXY_OUTBOUND_DISCOVERY_IDLE_TIMEOUT", value)
 	}
