@@ -150,7 +150,7 @@ def ensure_binaries(report: Report | None = None) -> Binaries:
             # Another process may have built them meanwhile.
             missing = [p for p in missing if _find(p) is None]
             if any(p.name in ("etcd", "kube-apiserver") for p in missing):
-                _download(cache_folder() / "bin", say)
+                _download(_downloads(), say)
             for number, program in enumerate(missing, 1):
                 if _find(program) is None:
                     _build(program, say, f"{number} of {len(missing)}")
@@ -172,8 +172,19 @@ def _find(program: Program) -> Path | None:
             path = Path(folder, program.name)
             if folder and os.access(path, os.X_OK) and program.version(path):
                 return path
-    cached = cache_folder() / "bin" / program.name
-    return cached if os.access(cached, os.X_OK) and _is_current(program) else None
+    for cached in (_built(program), _downloads() / program.name):
+        if os.access(cached, os.X_OK):
+            return cached
+    return None
+
+
+def _downloads() -> Path:
+    return cache_folder() / "bin" / f"envtest-{KUBERNETES}"
+
+
+def _built(program: Program) -> Path:
+    """Where a build is kept: by what it is built from, so that two checkouts get along."""
+    return cache_folder() / "bin" / _fingerprint(program)[:16] / program.name
 
 
 def _fingerprint(program: Program) -> str:
@@ -188,17 +199,6 @@ def _fingerprint(program: Program) -> str:
     return digest.hexdigest()
 
 
-def _stamp(program: Program) -> Path:
-    return cache_folder() / "bin" / f".{program.name}.built-from"
-
-
-def _is_current(program: Program) -> bool:
-    try:
-        return _stamp(program).read_text() in (_fingerprint(program), "envtest " + KUBERNETES)
-    except OSError:
-        return False
-
-
 def _build(program: Program, say: Report, count: str) -> None:
     go = shutil.which("go")
     if go is None:
@@ -206,7 +206,7 @@ def _build(program: Program, say: Report, count: str) -> None:
             f"{program.name} is not on PATH, cannot be downloaded, and there is no Go to build it: "
             "install Go 1.26 or newer, or set KUBEBUILDER_ASSETS"
         )
-    target = cache_folder() / "bin" / program.name
+    target = _built(program)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{program.name}.partial")
     begin = time.monotonic()
@@ -237,7 +237,6 @@ def _build(program: Program, say: Report, count: str) -> None:
     if process.returncode:
         raise SandboxError(f"{program.name}: go build failed: {errors.strip()[-2000:]}")
     partial.replace(target)
-    _stamp(program).write_text(_fingerprint(program))
     say(f"built {program.name} in {time.monotonic() - begin:.0f} s")
 
 
@@ -272,7 +271,6 @@ def _download(folder: Path, say: Report, index: str = ENVTEST_INDEX) -> bool:
             partial.write_bytes(content.read())
             partial.chmod(0o755)
             partial.replace(target)
-            (folder / f".{program.name}.built-from").write_text("envtest " + KUBERNETES)
     return True
 
 

@@ -40,9 +40,9 @@ def test_assets_come_before_path_and_path_before_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = "etcd Version: 3.6.4"
-    cached = make(tmp_path / "cache/prefect-linkerd/bin", "etcd", good)
+    make(tmp_path / "cache/prefect-linkerd/bin/built-from-something-else", "etcd", good)
     assert programs._find(ETCD) is None
-    programs._stamp(ETCD).write_text(programs._fingerprint(ETCD))
+    cached = make(programs._built(ETCD).parent, "etcd", good)
     assert programs._find(ETCD) == cached
     on_path = make(tmp_path / "path", "etcd", good)
     assert programs._find(ETCD) == on_path
@@ -103,9 +103,9 @@ def publish(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 
 def test_the_archive_is_downloaded_and_its_programs_are_used(
-    publish: Callable[..., str], tmp_path: Path
+    publish: Callable[..., str],
 ) -> None:
-    folder = tmp_path / "cache/prefect-linkerd/bin"
+    folder = programs._downloads()
     assert programs._download(folder, lambda _: None, publish())
     assert programs._find(ETCD) == folder / "etcd"
     assert sorted(path.name for path in folder.glob("[a-z]*")) == [
