@@ -8,7 +8,7 @@ RUN := $(UV) run --frozen
 # Every sandbox is a control plane of its own: two at a time keep two cores busy.
 WORKERS ?= 2
 
-.PHONY: setup binaries lint test demo demo-down benchmark clean
+.PHONY: setup binaries lint test-go test demo demo-down benchmark clean
 
 setup: .venv/.ready
 
@@ -26,7 +26,11 @@ lint: setup
 	$(RUN) ruff format --check .
 	$(RUN) pyright
 
-test: binaries lint
+# Where the programs were found or downloaded there need be no Go, and nothing to test with it.
+test-go: setup
+	@if command -v go >/dev/null; then cd sandbox/go/companion && go vet . && go test ./...; fi
+
+test: binaries lint test-go
 	$(RUN) pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 demo: binaries

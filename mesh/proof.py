@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import MeshError, NotReady
 from mesh.helm import Release
 from mesh.ingress import API_VERSIONS, ingress_objects
+from mesh.injection import PROXY, proxy_of, should_be_meshed
 from mesh.issuer import check_issuer_secret
 from mesh.pki import CertificateInfo, fingerprints, read_certificates
 from mesh.rollout import is_pod_ready, pod_reason, read_workloads, rollout_status
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, secret_text
 
-PROXY = "linkerd-proxy"
 CONTROL_PLANE = ("linkerd-destination", "linkerd-identity", "linkerd-proxy-injector")
 
 
@@ -134,7 +133,7 @@ def prove(snapshot: ProofSnapshot, now: datetime) -> Proof:
         kubernetes=snapshot.server_version,
         certificates=tuple(_certificates(snapshot, now)),
         releases=_own_releases(snapshot),
-        proxies=sum(_proxy(pod) is not None for pod in snapshot.pods),
+        proxies=sum(proxy_of(pod) is not None for pod in snapshot.pods),
         checked=tuple(checks),
         failures=tuple(failure for failures in checks.values() for failure in failures),
         rehearsal=snapshot.rehearsal,
@@ -185,12 +184,6 @@ def _webhooks(snapshot: ProofSnapshot) -> list[str]:
     ]
 
 
-def _proxy(pod: Object) -> dict[str, Any] | None:
-    spec: dict[str, Any] = pod["spec"]
-    containers: list[dict[str, Any]] = spec["containers"] + spec.get("initContainers", [])
-    return next((c for c in containers if c["name"] == PROXY), None)
-
-
 def _proxies(snapshot: ProofSnapshot) -> list[str]:
     failures: list[str] = []
     bundle = _bundle(snapshot)
@@ -201,9 +194,9 @@ def _proxies(snapshot: ProofSnapshot) -> list[str]:
         subject = name_of(pod)
         if not is_pod_ready(pod):
             failures.append(f"{subject}: {pod_reason(pod)}")
-        proxy = _proxy(pod)
+        proxy = proxy_of(pod)
         if proxy is None:
-            if not _is_unmeshed_on_purpose(pod):
+            if should_be_meshed(pod):
                 failures.append(f"{subject}: it has no container {PROXY}")
             continue
         version = str(snapshot.config.linkerd)
@@ -215,12 +208,6 @@ def _proxies(snapshot: ProofSnapshot) -> list[str]:
         if anchors and fingerprints(anchors, subject) != trusted:
             failures.append(f"{subject}: its trust bundle is not the mesh's; restart it")
     return failures
-
-
-def _is_unmeshed_on_purpose(pod: Object) -> bool:
-    metadata: dict[str, Any] = pod["metadata"]
-    is_job = any(owner["kind"] == "Job" for owner in metadata.get("ownerReferences", []))
-    return is_job or metadata.get("annotations", {}).get("linkerd.io/inject") == "disabled"
 
 
 def _ingress(snapshot: ProofSnapshot) -> list[str]:

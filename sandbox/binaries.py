@@ -193,7 +193,7 @@ def _fingerprint(program: Program) -> str:
     folder = SOURCES / program.module
     names = ["go.mod", "go.sum"]
     if program.package == ".":
-        names += sorted(path.name for path in folder.glob("*.go"))
+        names += sorted(p.name for p in folder.glob("*.go") if not p.name.endswith("_test.go"))
     for name in names:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()

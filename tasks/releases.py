@@ -17,6 +17,7 @@ from mesh.dependencies import (
 from mesh.helm import Helm, Outcome, desired_release
 from mesh.issuer import webhook_authorities
 from mesh.values import ClusterFacts, values_for
+from tasks.injection import mend_injection
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
 from tasks.step import step
@@ -61,6 +62,8 @@ def _reconcile(
     log = get_run_logger()
     with RolloutProgress(mesh.name, desired.name) as progress:
         outcome = Helm(cluster).reconcile(desired, progress)
+        if chart.name in ("linkerd-viz", "linkerd-jaeger"):
+            mend_injection(cluster, mesh, desired.namespace, progress)
     log.info(
         "Release %s/%s: %s, chart %s %s, revision %d",
         desired.namespace,
