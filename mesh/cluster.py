@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
+import orjson
 import urllib3
 import yaml
 from kubernetes import client as kube
@@ -34,6 +35,7 @@ Object = dict[str, Any]
 FIELD_MANAGER = "prefect-linkerd"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 def name_of(obj: Mapping[str, Any]) -> str:
@@ -254,9 +256,17 @@ class Cluster:
             remedy=remedies.get(code, "Run again once the API server is well."),
         ).with_status(code)
 
-    def read(self, path: str, query: Mapping[str, str] | None = None, *, subject: str = "") -> Any:
+    def read(
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        subject: str = "",
+        accept: str = "application/json",
+    ) -> Any:
         """The JSON that a GET of an API path answers."""
-        return json.loads(self.request("GET", path, query=query, subject=subject)[0])
+        answer, _ = self.request("GET", path, query=query, subject=subject, accept=accept)
+        return orjson.loads(answer)
 
     # Discovery
 
@@ -345,8 +355,12 @@ class Cluster:
         labels: str = "",
         fields: str = "",
         page: int = 500,
+        metadata_only: bool = False,
     ) -> Iterator[Object]:
-        """Objects of a kind, read page by page; nothing where the kind is not served."""
+        """Objects of a kind, read page by page; nothing where the kind is not served.
+
+        With `metadata_only` the API server leaves everything else of them out.
+        """
         if not self.serves(api_version, kind):
             return
         path = self.path(api_version, kind, namespace)
@@ -355,10 +369,12 @@ class Cluster:
             query["labelSelector"] = labels
         if fields:
             query["fieldSelector"] = fields
+        accept = METADATA_ONLY if metadata_only else "application/json"
         while True:
-            answer = self.read(path, query, subject=f"{kind} list in {namespace or 'all'}")
+            subject = f"{kind} list in {namespace or 'all'}"
+            answer = self.read(path, query, subject=subject, accept=accept)
             for item in answer["items"]:
-                yield {"apiVersion": api_version, "kind": kind, **item}
+                yield {**item, "apiVersion": api_version, "kind": kind}
             if not (token := answer["metadata"].get("continue")):
                 return
             query["continue"] = token
