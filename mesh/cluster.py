@@ -373,7 +373,8 @@ class Cluster:
         while True:
             subject = f"{kind} list in {namespace or 'all'}"
             answer = self.read(path, query, subject=subject, accept=accept)
-            for item in answer["items"]:
+            # An empty list of metadata is null.
+            for item in answer["items"] or ():
                 yield {**item, "apiVersion": api_version, "kind": kind}
             if not (token := answer["metadata"].get("continue")):
                 return
