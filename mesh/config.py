@@ -66,13 +66,15 @@ DnsName = Annotated[str, AfterValidator(_dns_name)]
 Host = Annotated[str, AfterValidator(_host)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """The base of everything that a user fills in."""
+
     # Unknown fields are mistakes of spelling, and a message beats a setting that does nothing.
     # Inputs are kept out of validation errors, as one of them may be a secret.
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-class ClusterAccess(_Section):
+class ClusterAccess(Section):
     """How the Kubernetes API is reached, where no Kubernetes Credentials block is chosen."""
 
     kubeconfig: Path | None = Field(
@@ -102,7 +104,7 @@ class ClusterAccess(_Section):
         return self
 
 
-class Namespaces(_Section):
+class Namespaces(Section):
     """The namespaces of the mesh and of what comes with it."""
 
     linkerd: Namespace = Field(
@@ -135,7 +137,7 @@ class Namespaces(_Section):
         return self
 
 
-class ExtraValues(_Section):
+class ExtraValues(Section):
     """Helm values of the user's own, which win over the computed ones."""
 
     files: list[Path] = Field(
@@ -150,7 +152,7 @@ class ExtraValues(_Section):
     )
 
 
-class ChartSources(_Section):
+class ChartSources(Section):
     """Where charts come from: an https repository, an oci:// registry path, or a folder."""
 
     mirror: Path | None = Field(
@@ -185,7 +187,7 @@ class ChartSources(_Section):
         return value
 
 
-class PrivateRegistry(_Section):
+class PrivateRegistry(Section):
     """A registry that holds every image, with the same repository names as upstream."""
 
     host: str = Field(
@@ -225,7 +227,7 @@ class PrivateRegistry(_Section):
         return self
 
 
-class Dashboard(_Section):
+class Dashboard(Section):
     """The viz dashboard behind Traefik, with a password."""
 
     host: Host | None = Field(
@@ -250,7 +252,7 @@ class Dashboard(_Section):
         return value
 
 
-class Viz(_Section):
+class Viz(Section):
     """The viz extension: metrics, tap and the dashboard."""
 
     enabled: bool = Field(default=True, title="Install", description="Install linkerd-viz.")
@@ -262,7 +264,7 @@ class Viz(_Section):
     )
 
 
-class Jaeger(_Section):
+class Jaeger(Section):
     """The jaeger extension: distributed tracing."""
 
     enabled: bool = Field(default=False, title="Install", description="Install linkerd-jaeger.")
@@ -271,7 +273,7 @@ class Jaeger(_Section):
     )
 
 
-class CertManager(_Section):
+class CertManager(Section):
     """cert-manager, used when the issuer's mode is cert-manager."""
 
     install: bool = Field(
@@ -300,7 +302,7 @@ class CertManager(_Section):
     )
 
 
-class Traefik(_Section):
+class Traefik(Section):
     """The ingress controller."""
 
     enabled: bool = Field(
@@ -321,7 +323,7 @@ class Traefik(_Section):
     )
 
 
-class TrustAnchorConfig(_Section):
+class TrustAnchorConfig(Section):
     """The root of trust: made here or brought, and where its private key is kept."""
 
     custody: Literal["offline", "in-cluster"] = Field(
@@ -396,7 +398,7 @@ class TrustAnchorConfig(_Section):
         return self
 
 
-class Lifetimes(_Section):
+class Lifetimes(Section):
     """How long certificates live."""
 
     anchor_days: int = Field(
@@ -459,7 +461,7 @@ class Lifetimes(_Section):
         return timedelta(days=self.issuer_days)
 
 
-class MeshConfig(_Section):
+class MeshConfig(Section):
     """One Linkerd mesh: where it is, what is in it, and how it is installed."""
 
     name: Namespace = Field(
