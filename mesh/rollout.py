@@ -13,6 +13,9 @@ from mesh.errors import NotReady
 Workload = tuple[str, str, str]
 """Kind, namespace and name."""
 
+FEW = 4
+"""Workloads of a namespace and kind up to which each is read by itself."""
+
 OnProgress = Callable[[int, int, str], None]
 """Called with workloads ready, workloads wanted and what is being waited for."""
 
@@ -115,7 +118,9 @@ def await_rollouts(
     *,
     every: float = 1.0,
 ) -> None:
-    """Waits until every workload is rolled out; one list per namespace and kind at a time.
+    """Waits until every workload is rolled out; a look is one list per namespace and kind.
+
+    Where few are waited for they are read one by one, as a list has all the others too.
 
     Args:
         timeout: seconds for all of them together.
@@ -125,18 +130,14 @@ def await_rollouts(
         NotReady: the first that is not, with its pods' reasons and its last events.
     """
     deadline = time.monotonic() + timeout
-    places = sorted({(namespace, kind) for kind, namespace, _ in workloads})
+    waiting = list(workloads)
     while True:
-        found = {
-            (kind, namespace, obj["metadata"]["name"]): obj
-            for namespace, kind in places
-            for obj in read_workloads(cluster, namespace, (kind,))
-        }
-        there = [found[key] for key in workloads if key in found]
-        gone = [key for key in workloads if key not in found]
-        ready, _, text = _summary(there)
-        on_progress(ready, len(workloads), text)
-        late = [obj for obj in there if not rollout_status(obj).is_complete]
+        found = _read(cluster, waiting)
+        gone = [key for key in waiting if key not in found]
+        _, _, text = _summary(list(found.values()))
+        late = [obj for obj in found.values() if not rollout_status(obj).is_complete]
+        waiting = [key for key in waiting if key not in found or found[key] in late]
+        on_progress(len(workloads) - len(waiting), len(workloads), text)
         if not late and not gone:
             return
         failed = [obj for obj in late if rollout_status(obj).failure]
@@ -153,6 +154,24 @@ def await_rollouts(
                 remedy="Mend what the pods and events name, then run again.",
             )
         time.sleep(every)
+
+
+def _read(cluster: Cluster, workloads: Sequence[Workload]) -> dict[Workload, Object]:
+    """Those of the workloads that exist."""
+    names: dict[tuple[str, str], set[str]] = {}
+    for kind, namespace, name in workloads:
+        names.setdefault((kind, namespace), set()).add(name)
+    found: dict[Workload, Object] = {}
+    for (kind, namespace), wanted in names.items():
+        if len(wanted) <= FEW:
+            read = (cluster.get(KINDS[kind], kind, name, namespace) for name in sorted(wanted))
+            objects = [obj for obj in read if obj is not None]
+        else:
+            objects = read_workloads(cluster, namespace, (kind,))
+        for obj in objects:
+            if (name := obj["metadata"]["name"]) in wanted:
+                found[kind, namespace, name] = obj
+    return found
 
 
 def not_ready(cluster: Cluster, namespace: str, limit: int = 3) -> list[str]:
