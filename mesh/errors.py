@@ -95,3 +95,11 @@ class OwnershipConflict(MeshError):
 
 class PreflightFailed(MeshError):
     """The cluster cannot take this mesh; nothing was changed."""
+
+
+class MeshUnhealthy(MeshError):
+    """A check of the mesh failed; `found` names the checks and objects."""
+
+
+class CertificateExpired(MeshError):
+    """A certificate that the mesh needs has ended."""

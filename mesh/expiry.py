@@ -1,15 +1,17 @@
-"""When every certificate of a mesh ends, and which end first."""
+"""When every certificate of a mesh ends, which end first, and which are worth a word."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
 from mesh.errors import MeshError
 from mesh.pki import CertificateInfo, read_certificates
-from mesh.snapshot import Snapshot
+from mesh.snapshot import Certificates, Snapshot, read_secrets, read_trust_bundle
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 
 Role = Literal["trust anchor", "issuer", "webhook"]
@@ -19,7 +21,8 @@ Role = Literal["trust anchor", "issuer", "webhook"]
 class Expiry:
     """One certificate of the mesh: what it is for, where it is, and how long it has.
 
-    `days_left` is negative once it has ended.
+    `days_left` is negative once it has ended. `renewed_by` says who renews it by itself, empty
+    where nobody does.
     """
 
     role: Role
@@ -27,45 +30,126 @@ class Expiry:
     subject: str
     info: CertificateInfo
     days_left: float
+    renewed_by: Literal["", "cert-manager"] = ""
+
+    @property
+    def lifetime(self) -> timedelta:
+        return self.info.not_after - self.info.not_before
+
+
+@dataclass(frozen=True)
+class Expiring:
+    """A certificate that is about to end: with fewer days left than the threshold."""
+
+    expiry: Expiry
+    threshold: float
+
+    @property
+    def remedy(self) -> str:
+        """Which flow mends it."""
+        if self.expiry.renewed_by:
+            return "cert-manager should have renewed it: look at its Certificate and its log."
+        return {
+            "trust anchor": "Run rotate_anchor.",
+            "issuer": "Run rotate_issuer.",
+            "webhook": "Run bootstrap or upgrade: each Helm upgrade makes these anew.",
+        }[self.expiry.role]
+
+
+def read_expiries(cluster: Cluster, config: MeshConfig) -> tuple[Expiry, ...]:
+    """Every certificate of a mesh by a handful of reads: its trust bundle and named Secrets.
+
+    Raises:
+        ApiError: one of them could not be read.
+        CertificateError: one of them is no certificate.
+    """
+    bundle = read_trust_bundle(cluster, config)
+    secrets = read_secrets(cluster, config)
+    return _sorted(_expiries(config, bundle, secrets, cluster.clock()))
 
 
 def expiries(snapshot: Snapshot) -> tuple[Expiry, ...]:
-    """Every certificate that can be read, the first to end first. What cannot be is left out."""
-    found = [
-        Expiry(role, name, subject, info, info.days_left(snapshot.now))
-        for role, name, subject, pem, count in _texts(snapshot)
-        for info in _read(pem, subject)[:count]
-    ]
+    """Every certificate of a snapshot, the first to end first; what cannot be read is left out."""
+    unread = snapshot.unread
+    return _sorted(
+        _expiries(
+            snapshot.config,
+            "" if "trust_bundle" in unread else snapshot.trust_bundle,
+            {} if "secrets" in unread else snapshot.secrets,
+            snapshot.now,
+            is_lenient=True,
+        )
+    )
+
+
+def _sorted(found: Iterable[Expiry]) -> tuple[Expiry, ...]:
     return tuple(sorted(found, key=lambda expiry: expiry.info.not_after))
 
 
-def _texts(snapshot: Snapshot) -> Iterator[tuple[Role, str, str, str, int | None]]:
-    namespace = snapshot.config.namespaces.linkerd
-    if "trust_bundle" not in snapshot.unread:
-        yield (
-            "trust anchor",
-            "trust anchor",
-            f"ConfigMap/{namespace}/{TRUST_ROOTS}",
-            snapshot.trust_bundle,
-            None,
-        )
-    if "secrets" in snapshot.unread:
-        return
-    for key, secret in sorted(snapshot.secrets.items()):
+def _expiries(
+    config: MeshConfig,
+    bundle: str,
+    secrets: Mapping[str, Certificates],
+    now: datetime,
+    *,
+    is_lenient: bool = False,
+) -> Iterator[Expiry]:
+    is_cert_manager = config.issuer == "cert-manager"
+    for info in _read(bundle, f"ConfigMap/{config.namespaces.linkerd}/{TRUST_ROOTS}", is_lenient):
+        subject = f"ConfigMap/{config.namespaces.linkerd}/{TRUST_ROOTS}"
+        yield Expiry("trust anchor", "trust anchor", subject, info, info.days_left(now))
+    for key, secret in sorted(secrets.items()):
         name = key.partition("/")[2]
-        role: Role = "issuer" if name == ISSUER_SECRET else "webhook"
-        title = "issuer" if role == "issuer" else name.removesuffix("-k8s-tls")
+        is_issuer = name == ISSUER_SECRET
+        is_renewed = is_cert_manager and (is_issuer or config.cert_manager.webhook_certificates)
         # After the certificate itself come those that signed it.
-        yield role, title, f"Secret/{key}", secret.certificate, 1
+        for info in _read(secret.certificate, f"Secret/{key}", is_lenient)[:1]:
+            yield Expiry(
+                "issuer" if is_issuer else "webhook",
+                "issuer" if is_issuer else name.removesuffix("-k8s-tls"),
+                f"Secret/{key}",
+                info,
+                info.days_left(now),
+                "cert-manager" if is_renewed else "",
+            )
 
 
-def _read(pem: str, subject: str) -> list[CertificateInfo]:
+def _read(pem: str, subject: str, is_lenient: bool) -> list[CertificateInfo]:
     try:
         return read_certificates(pem, subject) if pem else []
     except MeshError:
-        return []
+        if is_lenient:
+            return []
+        raise
 
 
-def soonest(found: tuple[Expiry, ...], role: Role) -> datetime | None:
+def renewal_margin(expiry: Expiry, config: MeshConfig) -> timedelta:
+    """How much of its life a certificate that renews itself has left when it is renewed."""
+    if expiry.role == "issuer":
+        return timedelta(hours=config.lifetimes.issuer_renew_before_hours)
+    return expiry.lifetime / 24
+
+
+def expiring(
+    found: Iterable[Expiry], config: MeshConfig, thresholds: Sequence[int]
+) -> tuple[Expiring, ...]:
+    """The certificates that end soon, each with the smallest threshold that it is under.
+
+    One that cert-manager renews is there once half of the time in which it should have been
+    renewed is over; the thresholds, meant for those that people renew, would always name it.
+    """
+    due: list[Expiring] = []
+    for expiry in found:
+        if expiry.renewed_by:
+            limits = [renewal_margin(expiry, config) / timedelta(days=2)]
+        else:
+            limits = [float(days) for days in thresholds]
+        crossed = [limit for limit in limits if expiry.days_left < limit]
+        if crossed:
+            due.append(Expiring(expiry, min(crossed)))
+    return tuple(due)
+
+
+def soonest(found: Iterable[Expiry], role: Role) -> datetime | None:
     """When the first certificate of a role ends."""
     return min((e.info.not_after for e in found if e.role == role), default=None)

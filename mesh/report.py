@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -14,13 +14,17 @@ from mesh.snapshot import Snapshot
 
 Verdict = Literal["healthy", "degraded", "failed"]
 
+_SHOWN = 20
+"""Problems of one check that are written out; the rest is counted."""
+
 
 @dataclass(frozen=True)
 class Report:
     """Whether a mesh is healthy, what will break and when, and what to do.
 
-    `expiries` are all certificates that were found, the first to end first; `proxies` counts the
-    meshed pods.
+    `expiries` are all certificates that were found, the first to end first; `pods` counts those of
+    the cluster and `proxies` those with a proxy of the mesh. `ignored` are ids of checks that are
+    shown but do not count.
     """
 
     mesh: str
@@ -31,6 +35,7 @@ class Report:
     expiries: tuple[Expiry, ...]
     pods: int
     proxies: int
+    ignored: frozenset[str] = frozenset()
 
     @property
     def results(self) -> Iterator[CheckResult]:
@@ -38,8 +43,13 @@ class Report:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many checks ended with each outcome."""
-        return Counter(result.outcome for result in self.results)
+        """How many checks ended with each outcome; ignored ones count as `ignored`."""
+        return Counter(
+            "ignored" if self.is_ignored(result) else result.outcome for result in self.results
+        )
+
+    def is_ignored(self, result: CheckResult) -> bool:
+        return bool(result.problems) and result.check.id in self.ignored
 
     @property
     def verdict(self) -> Verdict:
@@ -50,8 +60,8 @@ class Report:
 
     @property
     def failing(self) -> tuple[CheckResult, ...]:
-        """The checks that did not hold, errors first."""
-        bad = [result for result in self.results if result.outcome in ("error", "warning")]
+        """The checks that did not hold and count, errors first."""
+        bad = [r for r in self.results if r.problems and not self.is_ignored(r)]
         return tuple(sorted(bad, key=lambda result: result.outcome))
 
     @property
@@ -59,8 +69,25 @@ class Report:
         """That of `linkerd check`: 1 where a check failed, 0 also with warnings."""
         return int(self.verdict == "failed")
 
+    @property
+    def summary(self) -> str:
+        """One line: the verdict, the counts and the ids of what did not hold."""
+        counts = self.counts
+        text = f"{self.mesh} is {self.verdict}: {counts['success']} checks passed"
+        for outcome in ("error", "warning"):
+            found = [r.check.id for r in self.failing if r.outcome == outcome]
+            if found:
+                text += f", {len(found)} {outcome}{'s' if len(found) > 1 else ''}"
+                text += f" ({', '.join(dict.fromkeys(found))})"
+        return text
 
-def verify(snapshot: Snapshot, categories: Sequence[Category], scopes: Iterable[Scope]) -> Report:
+
+def verify(
+    snapshot: Snapshot,
+    categories: Sequence[Category],
+    scopes: Iterable[Scope],
+    ignored: Iterable[str] = (),
+) -> Report:
     """Judges a snapshot by every check of the given scopes."""
     return Report(
         mesh=snapshot.config.name,
@@ -71,7 +98,11 @@ def verify(snapshot: Snapshot, categories: Sequence[Category], scopes: Iterable[
         expiries=expiries(snapshot),
         pods=0 if "pods" in snapshot.unread else len(snapshot.pods),
         proxies=0 if "pods" in snapshot.unread else len(snapshot.meshed),
+        ignored=frozenset(ignored),
     )
+
+
+# For scripts
 
 
 def as_linkerd_json(report: Report) -> dict[str, Any]:
@@ -84,13 +115,10 @@ def as_linkerd_json(report: Report) -> dict[str, Any]:
         "categories": [
             {
                 "categoryName": category.name,
-                "checks": [
-                    _check_json(result)
-                    for result in category.results
-                    if result.outcome != "skipped"
-                ],
+                "checks": [_check_json(result) for result in shown],
             }
             for category in report.categories
+            if (shown := [r for r in category.results if r.outcome != "skipped"])
         ],
     }
 
@@ -98,6 +126,108 @@ def as_linkerd_json(report: Report) -> dict[str, Any]:
 def _check_json(result: CheckResult) -> dict[str, str]:
     found = {"description": result.check.description}
     if result.problems:
-        found["hint"] = HINTS + result.check.id
+        found["hint"] = hint(result)
         found["error"] = "\n".join(map(str, result.problems))
     return found | {"result": result.outcome}
+
+
+def hint(result: CheckResult) -> str:
+    """Where a check is explained: Linkerd's own page for its ids, ours for the others."""
+    if result.check.id.startswith("pl-"):
+        return f"docs/checks.md#{result.check.id}"
+    return HINTS + result.check.id
+
+
+def as_text(report: Report) -> str:
+    """The report as `linkerd check` prints it.
+
+    Source: linkerd2 `pkg/healthcheck/healthcheck_output.go` (runChecksTable).
+    """
+    signs = {"success": "\u221a", "warning": "\u203c", "error": "\u00d7"}
+    lines: list[str] = []
+    for category in report.categories:
+        shown = [result for result in category.results if result.outcome != "skipped"]
+        if not shown:
+            continue
+        lines += [category.name, "-" * len(category.name)]
+        for result in shown:
+            lines.append(f"{signs[result.outcome]} {result.check.description}")
+            lines += [f"    {line}" for line in _problems(result)]
+            lines += [f"    see {hint(result)} for hints"] if result.problems else []
+        lines.append("")
+    status = signs["error" if report.verdict == "failed" else "success"]
+    lines.append(f"Status check results are {status}")
+    return "\n".join(lines) + "\n"
+
+
+def _problems(result: CheckResult) -> list[str]:
+    texts = [str(problem) for problem in result.problems[:_SHOWN]]
+    if (rest := len(result.problems) - _SHOWN) > 0:
+        texts.append(f"and {rest} more")
+    return texts
+
+
+# For people
+
+
+def report_rows(report: Report) -> list[dict[str, str]]:
+    """One row for each check that was run, those that did not hold first."""
+    order = {"error": 0, "warning": 1, "skipped": 2, "success": 3}
+    return [
+        {
+            "result": "ignored" if report.is_ignored(result) else result.outcome,
+            "check": result.check.id,
+            "description": result.check.description,
+            "found": "; ".join(_problems(result)) or result.reason,
+        }
+        for result in sorted(report.results, key=lambda result: order[result.outcome])
+    ]
+
+
+def failing_ids(rows: Iterable[Mapping[str, str]]) -> frozenset[str]:
+    """The ids of the checks that did not hold, from the rows of an earlier report."""
+    return frozenset(row["check"] for row in rows if row["result"] in ("error", "warning"))
+
+
+def report_markdown(report: Report, before: frozenset[str] | None = None) -> str:
+    """The whole report as a page.
+
+    Args:
+        before: the `failing_ids` of the report before this one; None where there was none.
+    """
+    counts = report.counts
+    lines = [
+        f"# Mesh {report.mesh}: {report.verdict}",
+        "",
+        f"Linkerd {report.linkerd} on Kubernetes {report.kubernetes}, {report.proxies} of "
+        f"{report.pods} pods are meshed. Read {report.taken:%Y-%m-%d %H:%M:%S} UTC.",
+        "",
+        f"{counts['success']} checks passed, {counts['error']} failed, {counts['warning']} warned, "
+        f"{counts['ignored']} ignored, {counts['skipped']} skipped.",
+        "",
+    ]
+    for result in report.failing:
+        lines += [
+            f"## {result.outcome}: {result.check.description}",
+            "",
+            f"[`{result.check.id}`]({hint(result)})",
+            "",
+            *(f"- {text}" for text in _problems(result)),
+            "",
+        ]
+    if before is not None:
+        now = failing_ids(report_rows(report))
+        lines += ["## Since the last run", ""]
+        changes = [f"- new: `{check}`" for check in sorted(now - before)]
+        changes += [f"- mended: `{check}`" for check in sorted(before - now)]
+        lines += [*(changes or ["Nothing changed."]), ""]
+    if report.expiries:
+        lines += ["## Certificates", "", "| certificate | ends | days left | where |"]
+        lines += ["|---|---|---|---|"]
+        lines += [
+            f"| {expiry.name}: {expiry.info.common_name} | {expiry.info.not_after:%Y-%m-%d %H:%M} "
+            f"| {expiry.days_left:.1f} | {expiry.subject} |"
+            for expiry in report.expiries
+        ]
+        lines.append("")
+    return "\n".join(lines)

@@ -350,7 +350,7 @@ def _readers(cluster: Cluster, config: MeshConfig) -> dict[str, Callable[[], obj
         "workloads": lambda: _workloads(cluster),
         "services": lambda: tuple(map(_service, cluster.list("v1", "Service"))),
         "endpoints": lambda: _endpoints(cluster),
-        "secrets": lambda: _secrets(cluster, config),
+        "secrets": lambda: read_secrets(cluster, config),
         "releases": lambda: read_releases(cluster, _release_namespaces(config)),
         "crds": lambda: _crds(cluster),
         "config_maps": lambda: _config_maps(cluster, config),
@@ -691,7 +691,15 @@ def _by_name(cluster: Cluster, api_version: str, kind: str) -> dict[str, Object]
     return {obj["metadata"]["name"]: obj for obj in cluster.list(api_version, kind)}
 
 
-def _secrets(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates]:
+def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> str:
+    """The PEM of every anchor that the mesh trusts; empty where there is none."""
+    namespace = config.namespaces.linkerd
+    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    return _trust_bundle({f"{namespace}/{TRUST_ROOTS}": roots}, config)
+
+
+def read_secrets(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates]:
+    """The certificates of the issuer and of every webhook, by `namespace/name` of their Secrets."""
     names = config.namespaces
     wanted = [(names.linkerd, name) for name in (ISSUER_SECRET, *WEBHOOK_SECRETS)]
     wanted += [(names.viz, name) for name in VIZ_SECRETS] if config.viz.enabled else []

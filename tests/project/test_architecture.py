@@ -13,8 +13,9 @@ MAY_IMPORT = {
     "mesh": {"mesh"},
     "tasks": {"mesh", "tasks"},
     "flows": {"mesh", "tasks", "flows"},
+    "prefect_linkerd": {"mesh", "prefect_linkerd"},
 }
-OURS = {"mesh", "tasks", "flows", "deployments", "sandbox", "tests", "benchmarks"}
+OURS = {*MAY_IMPORT, "deployments", "sandbox", "tests", "benchmarks"}
 
 
 def imported(path: Path) -> set[str]:

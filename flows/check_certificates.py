@@ -1,0 +1,53 @@
+"""Which certificates of a mesh end soon: seconds, and few permissions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from mesh.errors import CertificateExpired
+from mesh.expiry import Expiring
+from mesh.verification import ExpiryThresholds
+from tasks.linkerd_mesh import LinkerdMesh
+from tasks.verify import certificates
+
+DEFAULTS = ExpiryThresholds()
+
+
+@flow(
+    name="check_certificates",
+    flow_run_name="certificates of {mesh.name}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def check_certificates(
+    mesh: LinkerdMesh, thresholds: ExpiryThresholds = DEFAULTS
+) -> tuple[Expiring, ...] | State[Any]:
+    """Looks at the trust anchors, the issuer and the webhooks' certificates; changes nothing.
+
+    Each that ends soon is an event `linkerd.certificate.expiring`, to which an automation can
+    answer with `rotate_anchor` or `rotate_issuer`.
+
+    Args:
+        mesh: Which mesh.
+        thresholds: How many days before its end a certificate is announced.
+
+    Raises:
+        CertificateExpired: one has ended already.
+    """
+    due = certificates(mesh, thresholds)
+    ended = [item for item in due if item.expiry.days_left <= 0]
+    if ended:
+        raise CertificateExpired(
+            ended[0].expiry.subject,
+            expected=f"the {ended[0].expiry.name} to be valid",
+            found=f"that it ended on {ended[0].expiry.info.not_after:%Y-%m-%d %H:%M} UTC",
+            remedy=ended[0].remedy,
+        )
+    if due:
+        names = ", ".join(f"{i.expiry.name} ({i.expiry.days_left:.1f} days)" for i in due)
+        return Completed(name="Expiring", message=f"End soon: {names}", data=due)
+    return due

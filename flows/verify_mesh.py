@@ -1,0 +1,58 @@
+"""Whether a mesh is healthy, what will break and when, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from mesh.errors import MeshUnhealthy
+from mesh.report import Report
+from mesh.verification import VerifyOptions
+from tasks.linkerd_mesh import LinkerdMesh
+from tasks.verify import checks, publish
+
+DEFAULTS = VerifyOptions()
+
+
+@flow(
+    name="verify_mesh",
+    flow_run_name="verify {mesh.name}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report | State[Any]:
+    """Judges a mesh by all that `linkerd check` knows, and more; changes nothing.
+
+    The run fails when a check fails, and is completed, by the name of Degraded, with warnings
+    alone. Its report stays as artifacts, and goes out as an event.
+
+    Args:
+        mesh: Which mesh, and what it should be.
+        options: Which checks, thresholds and outputs.
+
+    Raises:
+        MeshUnhealthy: a check failed; names the checks and what they found.
+    """
+    report = checks(mesh, options)
+    publish(mesh, report, options)
+    match report.verdict:
+        case "healthy":
+            return report
+        case "degraded":
+            return Completed(name="Degraded", message=report.summary, data=report)
+        case "failed":
+            raise unhealthy(report)
+
+
+def unhealthy(report: Report) -> MeshUnhealthy:
+    """The error of a report with failed checks: the first of them, in full."""
+    first = next(result for result in report.failing if result.outcome == "error")
+    return MeshUnhealthy(
+        f"mesh {report.mesh}",
+        expected="every check to hold",
+        found=f"{report.summary}: {'; '.join(map(str, first.problems[:3]))}",
+        remedy="The run's artifacts name every problem and its remedy.",
+    )

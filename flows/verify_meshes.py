@@ -1,0 +1,50 @@
+"""Several meshes verified in one run, each by a run of its own."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.verify_mesh import DEFAULTS, verify_mesh
+from mesh.errors import InvalidInput, MeshUnhealthy
+from mesh.verification import VerifyOptions
+from tasks.linkerd_mesh import LinkerdMesh
+
+
+@flow(name="verify_meshes", persist_result=False, validate_parameters=True)
+def verify_meshes(meshes: list[str], options: VerifyOptions = DEFAULTS) -> dict[str, str]:
+    """Verifies several meshes; one that is broken, or cannot be reached, does not stop the others.
+
+    Args:
+        meshes: The names of Linkerd Mesh blocks.
+        options: Which checks, thresholds and outputs; the files are for single meshes only.
+
+    Returns:
+        The name of the final state of each mesh's run.
+
+    Raises:
+        InvalidInput: no mesh is named, a block does not exist, or a file would be written twice.
+        MeshUnhealthy: at least one of them is.
+    """
+    if not meshes or options.json_file or options.metrics_file:
+        raise InvalidInput(
+            "verify_meshes",
+            expected="the names of Linkerd Mesh blocks, and no output file",
+            found="a file that every mesh would write" if meshes else "no mesh",
+            remedy="Name the meshes; use verify_mesh for a file.",
+        )
+    blocks = {name: cast("LinkerdMesh", LinkerdMesh.load(name)) for name in meshes}
+    states: dict[str, State[Any]] = {
+        name: verify_mesh(mesh, options, return_state=True) for name, mesh in blocks.items()
+    }
+    failed = {name: state for name, state in states.items() if not state.is_completed()}
+    if failed:
+        raise MeshUnhealthy(
+            f"{len(failed)} of {len(states)} meshes",
+            expected="every check to hold",
+            found="; ".join(f"{name}: {state.message}" for name, state in failed.items()),
+            remedy="Look at the run of each.",
+        )
+    return {name: state.name or "" for name, state in states.items()}

@@ -1,0 +1,5 @@
+import sys
+
+from prefect_linkerd.cli import main
+
+sys.exit(main())

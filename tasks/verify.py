@@ -1,0 +1,110 @@
+"""The steps that verify a mesh: read it and judge it, then tell people, scripts and automations."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from prefect.artifacts import (
+    Artifact,
+    create_image_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.logging import get_run_logger
+
+from mesh.checks import CATEGORIES
+from mesh.expiry import Expiring, Expiry, expiring, read_expiries
+from mesh.exposition import as_metrics
+from mesh.notice import certificate_notices, verdict_notice
+from mesh.report import Report, as_linkerd_json, failing_ids, report_markdown, report_rows, verify
+from mesh.snapshot import read_snapshot
+from mesh.timeline import expiry_timeline
+from mesh.verification import ExpiryThresholds, VerifyOptions
+from tasks.events import send
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.step import step
+
+
+@step("checks", description="Reads the mesh once and judges it by every check.")
+def checks(mesh: LinkerdMesh, options: VerifyOptions) -> Report:
+    """What the checks say. The snapshot stays here: it is large, and old at once."""
+    snapshot = read_snapshot(cluster_of(mesh), mesh)
+    log = get_run_logger()
+    for part, error in snapshot.unread.items():
+        log.warning("Not read: %s: %s", part, error)
+    report = verify(snapshot, CATEGORIES, options.scopes, options.ignore)
+    for result in report.failing:
+        for problem in result.problems[:5]:
+            log.warning("%s: %s: %s", result.outcome, result.check.id, problem)
+    return report
+
+
+@step("publish", description="The report as artifacts, files, metrics and events.")
+def publish(mesh: LinkerdMesh, report: Report, options: VerifyOptions) -> None:
+    key = f"{mesh.name}-verify"
+    before = _failing_before(f"{key}-checks")
+    create_markdown_artifact(
+        report_markdown(report, before), key=key, description=f"Mesh {mesh.name}: {report.verdict}"
+    )
+    create_table_artifact(
+        report_rows(report), key=f"{key}-checks", description=f"Checks of mesh {mesh.name}"
+    )
+    _timeline(mesh, report.expiries)
+    if options.json_file is not None:
+        write_whole(options.json_file, json.dumps(as_linkerd_json(report), indent=2) + "\n")
+    if options.metrics_file is not None:
+        write_whole(options.metrics_file, as_metrics(report))
+    due = expiring(report.expiries, mesh, options.thresholds.days)
+    send([verdict_notice(report), *certificate_notices(mesh.name, due)])
+
+
+@step("certificates", description="Reads the mesh's certificates and says which end soon.")
+def certificates(mesh: LinkerdMesh, thresholds: ExpiryThresholds) -> tuple[Expiring, ...]:
+    """The certificates with fewer days left than a threshold; also as a picture and as events."""
+    found = read_expiries(cluster_of(mesh), mesh)
+    due = expiring(found, mesh, thresholds.days)
+    log = get_run_logger()
+    for expiry in found:
+        log.info("%s (%s): %.1f days left", expiry.name, expiry.subject, expiry.days_left)
+    _timeline(mesh, found)
+    send(certificate_notices(mesh.name, due))
+    return due
+
+
+def _timeline(mesh: LinkerdMesh, found: Sequence[Expiry]) -> None:
+    picture = expiry_timeline(found, f"Certificates of mesh {mesh.name}")
+    encoded = base64.b64encode(picture.encode()).decode()
+    create_image_artifact(
+        f"data:image/svg+xml;base64,{encoded}",
+        key=f"{mesh.name}-certificates",
+        description=f"When the certificates of mesh {mesh.name} end",
+    )
+
+
+def _failing_before(key: str) -> frozenset[str] | None:
+    """The checks that the last run found failing; None for the first run."""
+    artifact = cast("Artifact | None", Artifact.get(key))
+    if artifact is None or artifact.data is None:
+        return None
+    return failing_ids(json.loads(cast("str", artifact.data)))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old content or the new one, never a part."""
+    path = path.expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
