@@ -219,7 +219,7 @@ class Snapshot:
     `now` is the API server's clock and `local_now` this machine's. Objects are kept by their name,
     namespaced ones as `namespace/name`; custom resources of several groups by `(group, kind)`.
     `control_plane_values` is the content of ConfigMap `linkerd-config`: the values of the chart as
-    they are installed; None where there is none. `cluster_roles` and the like hold labels.
+    they are installed; None where there is none. `cluster_roles` and the like hold labels, by name.
 
     Raises:
         MeshError: from any attribute whose part could not be read.
@@ -240,7 +240,7 @@ class Snapshot:
     config_maps: Mapping[str, Object]
     control_plane_values: Mapping[str, Any] | None
     trust_bundle: str
-    service_accounts: frozenset[str]
+    service_accounts: Mapping[str, Mapping[str, str]]
     cluster_roles: Mapping[str, Mapping[str, str]]
     cluster_role_bindings: Mapping[str, Mapping[str, str]]
     role_bindings: frozenset[str]
@@ -669,13 +669,13 @@ def _config_maps(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
     return found
 
 
-def _service_accounts(cluster: Cluster, config: MeshConfig) -> frozenset[str]:
+def _service_accounts(cluster: Cluster, config: MeshConfig) -> dict[str, Mapping[str, str]]:
     names = config.namespaces
-    return frozenset(
-        f"{namespace}/{obj['metadata']['name']}"
+    return {
+        f"{namespace}/{name}": labels
         for namespace in (names.linkerd, names.viz, names.jaeger, "linkerd-cni")
-        for obj in cluster.list("v1", "ServiceAccount", namespace, metadata_only=True)
-    )
+        for name, labels in _labels(cluster, "v1", "ServiceAccount", namespace).items()
+    }
 
 
 def _labels(

@@ -12,5 +12,6 @@ A module here is a topic; a check is declared where it is written, by linkerd's 
 from __future__ import annotations
 
 from mesh.checks.check import Category
+from mesh.checks.config import config
 
-CATEGORIES: tuple[Category, ...] = ()
+CATEGORIES: tuple[Category, ...] = (config,)

@@ -1,0 +1,60 @@
+"""What the control plane's chart makes beside workloads: namespace, RBAC, CRDs, webhooks.
+
+Source: linkerd2 `pkg/healthcheck`, category linkerd-config (`linkerd check config` of old).
+"""
+
+from __future__ import annotations
+
+from mesh.checks.check import Category, Problem, Problems
+from mesh.checks.resources import labels_of, missing
+from mesh.snapshot import Snapshot
+
+config = Category("linkerd-config", "control-plane")
+
+AGAIN = "Run bootstrap again, which installs the release anew."
+COMPONENTS = ("destination", "identity", "proxy-injector")
+SERVICE_ACCOUNTS = tuple(f"linkerd-{component}" for component in COMPONENTS)
+
+
+@config.check("l5d-existence-ns", "control plane Namespace exists", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    name = snapshot.config.namespaces.linkerd
+    if name not in snapshot.namespaces:
+        yield Problem(f"Namespace/{name}", "it does not exist", "Install Linkerd by bootstrap.")
+
+
+def _rbac_names(snapshot: Snapshot) -> list[str]:
+    namespace = snapshot.config.namespaces.linkerd
+    return [f"linkerd-{namespace}-identity", f"linkerd-{namespace}-proxy-injector"]
+
+
+@config.check("l5d-existence-cr", "control plane ClusterRoles exist", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    return missing("ClusterRole", _rbac_names(snapshot), snapshot.cluster_roles, remedy=AGAIN)
+
+
+@config.check("l5d-existence-crb", "control plane ClusterRoleBindings exist", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    names, found = _rbac_names(snapshot), snapshot.cluster_role_bindings
+    return missing("ClusterRoleBinding", names, found, remedy=AGAIN)
+
+
+@config.check("l5d-existence-sa", "control plane ServiceAccounts exist", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    namespace = snapshot.config.namespaces.linkerd
+    names = [f"{namespace}/{name}" for name in SERVICE_ACCOUNTS]
+    return missing("ServiceAccount", names, snapshot.service_accounts, remedy=AGAIN)
+
+
+@config.check("l5d-existence-mwc", "control plane MutatingWebhookConfigurations exist", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    names, found = ["linkerd-proxy-injector-webhook-config"], snapshot.mutating_webhooks
+    return missing("MutatingWebhookConfiguration", names, labels_of(found), remedy=AGAIN)
+
+
+@config.check(
+    "l5d-existence-vwc", "control plane ValidatingWebhookConfigurations exist", fatal=True
+)
+def _(snapshot: Snapshot) -> Problems:
+    names, found = ["linkerd-sp-validator-webhook-config"], snapshot.validating_webhooks
+    return missing("ValidatingWebhookConfiguration", names, labels_of(found), remedy=AGAIN)

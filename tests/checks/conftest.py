@@ -1,0 +1,26 @@
+"""A whole mesh of the version that a test asks for, kept until a test asks for another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from tests.checks.installed import InstalledMesh, configuration, install
+
+
+@pytest.fixture(scope="session")
+def mesh(
+    request: pytest.FixtureRequest,
+    binaries: Binaries,
+    shared_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[InstalledMesh]:
+    """The mesh of a Linkerd version, which is this fixture's parameter (see `installed.on`)."""
+    version: str = request.param
+    config = configuration(version, shared_dir, tmp_path_factory.mktemp(version))
+    with Sandbox(f"checks-{version}", binaries=binaries) as sandbox:
+        yield install(sandbox.cluster(), config, str(binaries.helm))
