@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+
+import pytest
 
 from mesh.cluster import MERGE_PATCH, Cluster, Object
 from mesh.errors import ApiError
@@ -38,9 +39,11 @@ def fault(
     return Fault(name, cause, frozenset(failures), version)
 
 
-def cases(faults: Sequence[Fault]) -> list[Any]:
-    """Parameters `mesh, fault` of a test, to be used with `indirect=["mesh"]`."""
-    return [on(each.version, each, name=f"{each.version}: {each.name}") for each in faults]
+def each_of(faults: Sequence[Fault]) -> pytest.MarkDecorator:
+    """Runs a test once a fault, with the parameters `mesh` and `fault`."""
+    found = [on(each.version, each, name=f"{each.version}: {each.name}") for each in faults]
+    # Without the scope pytest would install the mesh anew for each.
+    return pytest.mark.parametrize(("mesh", "fault"), found, indirect=["mesh"], scope="session")
 
 
 @contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-import pytest
-
-from tests.checks.faults import Fault, cases, fault, removed
+from tests.checks.faults import Fault, each_of, fault, removed
 from tests.checks.healthy import allowed
 from tests.checks.installed import InstalledMesh
 
@@ -29,7 +27,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("mesh", "fault"), cases(FAULTS), indirect=["mesh"])
+@each_of(FAULTS)
 def test_a_fault_is_found_by_exactly_its_checks(mesh: InstalledMesh, fault: Fault) -> None:
     healthy = allowed(mesh)
     with fault.cause(mesh):
