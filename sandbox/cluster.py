@@ -14,10 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
 import yaml
 
 from mesh.cluster import Cluster
@@ -36,6 +38,22 @@ def state_folder() -> Path:
     """Where sandboxes that outlive their process are, by the XDG base directory specification."""
     root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(root) / "prefect-linkerd" / "sandboxes"
+
+
+@dataclass(frozen=True)
+class RunningProxy:
+    """A proxy that runs, and what it has in memory.
+
+    `bundle` is its trust bundle and `chain` its leaf with the issuer's chain, both PEM; no chain
+    where it has no certificate.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    deleting: bool
+    bundle: str
+    chain: str
 
 
 class Sandbox:
@@ -98,6 +116,13 @@ class Sandbox:
         return Cluster.from_file(
             self.kubeconfig, patience=patience, request_timeout=request_timeout
         )
+
+    def proxies(self) -> list[RunningProxy]:
+        """Every running proxy at one moment, with the certificates that it carries."""
+        socket_path = str(self.data / "proxies.sock")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=socket_path), timeout=30) as client:
+            answer = client.get("http://companion/").raise_for_status()
+        return [RunningProxy(**item) for item in answer.json()]
 
     def status(self) -> dict[str, bool]:
         """Whether each of its programs runs; empty where it was never started."""
@@ -336,6 +361,7 @@ class Sandbox:
             binaries.companion,
             f"--kubeconfig={self.kubeconfig}",
             f"--egress-socket={self._socket}",
+            f"--proxies-socket={data}/proxies.sock",
             f"--ready-file={data}/companion.ready",
         )
 

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 )
@@ -31,6 +32,7 @@ type backend struct {
 type egress struct {
 	state    *state
 	backends map[string]backend
+	admin    *adminServer
 
 	mutex   sync.Mutex
 	servers map[serviceName]*connListener
@@ -49,10 +51,11 @@ type link struct {
 	endpoint string
 }
 
-func newEgress(state *state, backends map[string]backend) (*egress, error) {
+func newEgress(state *state, backends map[string]backend, admin *adminServer) (*egress, error) {
 	e := &egress{
 		state:    state,
 		backends: backends,
+		admin:    admin,
 		servers:  map[serviceName]*connListener{},
 		links:    map[*link]struct{}{},
 	}
@@ -102,7 +105,19 @@ func (e *egress) connect(conn net.Conn) {
 	}
 	_ = conn.SetReadDeadline(time.Time{})
 	made := &link{Conn: conn, egress: e, reader: reader}
-	server, err := e.target(request, made)
+	pod, err := e.podTarget(request)
+	if pod != nil {
+		if _, err := fmt.Fprint(conn, established); err != nil {
+			made.Close()
+			return
+		}
+		e.admin.listener.hand(&podConn{Conn: made, pod: pod})
+		return
+	}
+	var server *connListener
+	if err == nil {
+		server, err = e.target(request, made)
+	}
 	if err != nil {
 		log.Printf("egress: refused %s: %v", request.Host, err)
 		body := err.Error() + "\n"
@@ -110,11 +125,23 @@ func (e *egress) connect(conn net.Conn) {
 		made.Close()
 		return
 	}
-	if _, err := fmt.Fprint(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+	if _, err := fmt.Fprint(conn, established); err != nil {
 		made.Close()
 		return
 	}
 	server.hand(made)
+}
+
+const established = "HTTP/1.1 200 Connection established\r\n\r\n"
+
+// podTarget finds the pod whose proxy's admin port a CONNECT request is for; nil where it is for
+// something else.
+func (e *egress) podTarget(request *http.Request) (*corev1.Pod, error) {
+	host, port, err := net.SplitHostPort(request.Host)
+	if request.Method != http.MethodConnect || err != nil || port != adminPort {
+		return nil, nil
+	}
+	return e.admin.pod(host)
 }
 
 // target finds the server that a CONNECT request leads to, and binds the connection to a ready pod.

@@ -57,7 +57,11 @@ func served(t *testing.T) (client kubernetes.Interface, socket string, roots *x5
 	if err != nil {
 		t.Fatal(err)
 	}
-	egress, err := newEgress(state, backends(state, &certManagerAuthority{state: state}))
+	identities, err := newIdentities(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	egress, err := newEgress(state, backends(state, &certManagerAuthority{state: state}), newAdminServer(identities))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,6 +186,7 @@ func TestNothingElseIsReached(t *testing.T) {
 		"10.96.0.8:443":                  "no Service has the cluster IP",
 		"127.0.0.1:22":                   "no Service has the cluster IP",
 		"example.com:443":                "no Service name",
+		"10.244.0.9:4191":                "no running proxy has the address",
 		"tap.linkerd-viz.svc:443":        "no ready endpoint",
 		"linkerd-sp-validator.x.svc:443": "no ready endpoint",
 	} {

@@ -23,6 +23,7 @@ func main() {
 	flags := flag.NewFlagSet("companion", flag.ExitOnError)
 	kubeconfig := flags.String("kubeconfig", "", "kubeconfig of the sandbox's API server")
 	socket := flags.String("egress-socket", "", "Unix socket on which the API server's connections to Services arrive")
+	proxies := flags.String("proxies-socket", "", "Unix socket that tells what every running proxy carries, for tests")
 	ready := flags.String("ready-file", "", "file written once the egress socket is served")
 	_ = flags.Parse(os.Args[1:])
 	log.SetFlags(log.LstdFlags | log.Lmicroseconds)
@@ -56,7 +57,11 @@ func main() {
 		log.Fatalf("load balancers: %v", err)
 	}
 	authority := &certManagerAuthority{state: state, config: config}
-	egress, err := newEgress(state, backends(state, authority))
+	identities, err := newIdentities(state)
+	if err != nil {
+		log.Fatalf("identities: %v", err)
+	}
+	egress, err := newEgress(state, backends(state, authority), newAdminServer(identities))
 	if err != nil {
 		log.Fatalf("egress: %v", err)
 	}
@@ -64,6 +69,12 @@ func main() {
 	if err != nil {
 		log.Fatalf("egress socket: %v", err)
 	}
+	if *proxies != "" {
+		if err := serveProxies(ctx, *proxies, identities); err != nil {
+			log.Fatalf("proxies socket: %v", err)
+		}
+	}
+	go supervise(ctx, "identities", identities.run)
 	go supervise(ctx, "cert-manager", func(ctx context.Context) error {
 		return runCertManager(ctx, state, *kubeconfig, config)
 	})

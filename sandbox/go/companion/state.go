@@ -19,12 +19,16 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-const clusterIPIndex = "clusterIP"
+const (
+	clusterIPIndex = "clusterIP"
+	podIPIndex     = "podIP"
+)
 
 // state is what the companion knows of the cluster, kept by watches.
 type state struct {
 	client      kubernetes.Interface
 	services    cache.SharedIndexInformer
+	pods        cache.SharedIndexInformer
 	endpoints   cache.SharedIndexInformer
 	slices      discoverylisters.EndpointSliceLister
 	secrets     corelisters.SecretLister
@@ -42,9 +46,20 @@ func newState(ctx context.Context, client kubernetes.Interface) (*state, error) 
 	}}); err != nil {
 		return nil, err
 	}
+	pods := factory.Core().V1().Pods().Informer()
+	if err := pods.AddIndexers(cache.Indexers{podIPIndex: func(obj any) ([]string, error) {
+		pod := obj.(*corev1.Pod)
+		if pod.Spec.HostNetwork || pod.Status.PodIP == "" {
+			return nil, nil
+		}
+		return []string{pod.Status.PodIP}, nil
+	}}); err != nil {
+		return nil, err
+	}
 	s := &state{
 		client:      client,
 		services:    services,
+		pods:        pods,
 		endpoints:   factory.Discovery().V1().EndpointSlices().Informer(),
 		slices:      factory.Discovery().V1().EndpointSlices().Lister(),
 		secrets:     factory.Core().V1().Secrets().Lister(),
