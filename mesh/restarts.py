@@ -32,20 +32,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mesh.cluster import Cluster, Object
+from mesh.config import Section
 from mesh.errors import NotReady
-from mesh.injection import proxy_of, restart
+from mesh.injection import restart
 from mesh.rollout import (
     KINDS,
     LONG_RUNNING,
     OnProgress,
     Workload,
     await_rollouts,
-    is_pod_ready,
     rollout_status,
 )
+from mesh.snapshot import CONTROL_PLANE_NS, Pod, read_pods
 
 ATTEMPTS = 3
 """How often what still needs a restart afterwards is tried: the injector may have been behind."""
@@ -54,10 +55,8 @@ Stage = Literal["control plane", "extensions", "workloads"]
 STAGES: tuple[Stage, ...] = ("control plane", "extensions", "workloads")
 
 
-class RestartPolicy(BaseModel):
+class RestartPolicy(Section):
     """How fast, and in which order, meshed workloads are restarted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch_size: int = Field(
         default=10,
@@ -86,30 +85,6 @@ class RestartPolicy(BaseModel):
         title="Pause (seconds)",
         description="Time between two batches, to look at dashboards.",
     )
-
-
-@dataclass(frozen=True, slots=True)
-class MeshedPod:
-    """A pod with a proxy. `owner` is the workload that makes it, None for a bare pod.
-
-    One that `is_deleting` still runs, and its proxy with it, until it is gone.
-    """
-
-    namespace: str
-    name: str
-    uid: str
-    labels: Mapping[str, str]
-    owner: Workload | None
-    is_ready: bool
-    is_deleting: bool
-    started: datetime | None
-    ip: str
-    proxy: Mapping[str, Any]
-
-    @property
-    def subject(self) -> str:
-        """How messages name it."""
-        return f"Pod/{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +140,7 @@ class DataPlane:
 
     control_plane: str
     extensions: frozenset[str]
-    pods: tuple[MeshedPod, ...]
+    pods: tuple[Pod, ...]
     targets: Mapping[Workload, RestartTarget]
     budgets: tuple[Budget, ...]
 
@@ -217,7 +192,7 @@ class RestartPlan:
         return rollouts * seconds_per_pod + pauses
 
 
-Needs = Callable[[MeshedPod], bool]
+Needs = Callable[[Pod], bool]
 """Whether a pod needs a restart."""
 
 
@@ -263,15 +238,18 @@ def plan_restarts(
     )
 
 
-def _why_by_hand(pod: MeshedPod) -> str:
+def _why_by_hand(pod: Pod) -> str:
     if pod.owner is None:
         return (
             "no Deployment, StatefulSet or DaemonSet makes it: delete it, or let what made it "
             "make it anew"
         )
+    owner = "/".join(pod.owner)
     if pod.owner[0] == "Job":
-        return f"{'/'.join(pod.owner)} makes it: let it end, or delete and make the Job anew"
-    return f"{'/'.join(pod.owner)}, which made it, is not there any more: delete the pod"
+        return f"{owner} makes it: let it end, or delete and make the Job anew"
+    if pod.owner[0] in LONG_RUNNING:
+        return f"{owner}, which made it, is not there any more: delete the pod"
+    return f"{owner} makes it, which these flows do not restart: do that by its own means"
 
 
 def _blocked(target: RestartTarget, budgets: Iterable[Budget]) -> str:
@@ -355,16 +333,7 @@ def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
         control_plane: the namespace of the control plane.
     """
     with ThreadPoolExecutor(4) as pool:
-        pods = pool.submit(
-            lambda: [
-                _pod(obj)
-                for obj in cluster.list(
-                    "v1", "Pod", labels=f"linkerd.io/control-plane-ns={control_plane}"
-                )
-                if proxy_of(obj) is not None
-                and obj["status"].get("phase") not in ("Succeeded", "Failed")
-            ]
-        )
+        pods = pool.submit(read_proxies, cluster, control_plane)
         extensions = pool.submit(
             lambda: frozenset(
                 str(obj["metadata"]["name"])
@@ -378,10 +347,19 @@ def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
         return DataPlane(
             control_plane=control_plane,
             extensions=extensions.result(),
-            pods=tuple(pods.result()),
+            pods=pods.result(),
             targets={key: target for key, target in found.items() if key in owners},
             budgets=budgets.result(),
         )
+
+
+def read_proxies(cluster: Cluster, control_plane: str) -> tuple[Pod, ...]:
+    """Every pod with a running proxy of a control plane; one that is deleting still runs."""
+    return tuple(
+        pod
+        for pod in read_pods(cluster, labels=f"{CONTROL_PLANE_NS}={control_plane}")
+        if pod.proxy is not None and pod.phase not in ("Succeeded", "Failed")
+    )
 
 
 def _targets(cluster: Cluster, kind: str) -> list[RestartTarget]:
@@ -401,38 +379,6 @@ def read_budgets(cluster: Cluster, namespace: str | None = None) -> tuple[Budget
         )
         for obj in cluster.list("policy/v1", "PodDisruptionBudget", namespace)
     )
-
-
-def _pod(obj: Object) -> MeshedPod:
-    metadata: dict[str, Any] = obj["metadata"]
-    status: dict[str, Any] = obj.get("status") or {}
-    labels: dict[str, str] = metadata.get("labels") or {}
-    started = status.get("startTime")
-    return MeshedPod(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
-        labels=labels,
-        owner=_owner(metadata, labels),
-        is_ready=is_pod_ready(obj),
-        is_deleting=bool(metadata.get("deletionTimestamp")),
-        started=datetime.fromisoformat(started) if started else None,
-        ip=str(status.get("podIP", "")),
-        proxy=proxy_of(obj) or {},
-    )
-
-
-def _owner(metadata: Mapping[str, Any], labels: Mapping[str, str]) -> Workload | None:
-    """The workload that makes a pod, by the label in which Linkerd names it."""
-    namespace: str = metadata["namespace"]
-    owners: list[dict[str, str]] = metadata.get("ownerReferences") or []
-    for owner in owners:
-        # A ReplicaSet would have to be read to know its Deployment.
-        if owner["kind"] == "ReplicaSet" and (name := labels.get("linkerd.io/proxy-deployment")):
-            return "Deployment", namespace, name
-        if owner["kind"] in KINDS:
-            return owner["kind"], namespace, owner["name"]
-    return None
 
 
 def target_of(obj: Object) -> RestartTarget:

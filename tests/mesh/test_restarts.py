@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,6 @@ from mesh.restarts import (
     Budget,
     ByHand,
     DataPlane,
-    MeshedPod,
     RestartPolicy,
     RestartTarget,
     plan_restarts,
@@ -30,25 +30,20 @@ from mesh.restarts import (
     target_of,
 )
 from mesh.rollout import Workload
+from mesh.snapshot import Pod, pod_of
 
 CONTROL_PLANE = "linkerd"
 EXTENSION = "linkerd-viz"
 
 
-def pod(name: str, owner: Workload | None, **changes: Any) -> MeshedPod:
-    fields: dict[str, Any] = {
-        "namespace": owner[1] if owner else "app",
-        "name": name,
-        "uid": name,
-        "labels": {},
-        "owner": owner,
-        "is_ready": True,
-        "is_deleting": False,
-        "started": None,
-        "ip": "",
-        "proxy": {},
-    }
-    return MeshedPod(**(fields | changes))
+def pod(name: str, owner: Workload | None, *, deleting: bool = False) -> Pod:
+    found = pod_of(
+        {
+            "metadata": {"namespace": owner[1] if owner else "app", "name": name, "uid": name},
+            "spec": {"containers": [{"name": "linkerd-proxy"}]},
+        }
+    )
+    return replace(found, owner=owner, is_deleting=deleting)
 
 
 def target(name: str, namespace: str = "app", **changes: Any) -> RestartTarget:
@@ -77,7 +72,7 @@ def budget(name: str, **changes: Any) -> Budget:
 def data_plane(
     *targets: RestartTarget,
     budgets: tuple[Budget, ...] = (),
-    pods: tuple[MeshedPod, ...] | None = None,
+    pods: tuple[Pod, ...] | None = None,
 ) -> DataPlane:
     made = tuple(pod(f"{t.workload[1]}-{t.workload[2]}-0", t.workload) for t in targets)
     return DataPlane(
@@ -89,7 +84,7 @@ def data_plane(
     )
 
 
-def every(_: MeshedPod) -> bool:
+def every(_: Pod) -> bool:
     return True
 
 
@@ -141,7 +136,7 @@ def test_only_what_needs_it_is_restarted() -> None:
 
 def test_a_pod_that_is_deleted_already_is_no_reason_to_restart() -> None:
     web = target("web")
-    gone = pod("web-0", web.workload, is_deleting=True)
+    gone = pod("web-0", web.workload, deleting=True)
     assert plan_restarts(data_plane(web, pods=(gone,)), every, RestartPolicy()).batches == ()
 
 
@@ -395,7 +390,7 @@ def meshed(kind: str, name: str, namespace: str, mesh: str, **spec: Any) -> dict
     }
 
 
-def not_made_since(before: set[str]) -> Callable[[DataPlane], Callable[[MeshedPod], bool]]:
+def not_made_since(before: set[str]) -> Callable[[DataPlane], Callable[[Pod], bool]]:
     return lambda _: lambda pod: pod.uid in before
 
 
