@@ -12,6 +12,7 @@ WIDTH, LABELS, ROW, TOP = 900, 300, 26, 44
 _STEPS = (1, 7, 30, 90, 365, 1825, 3650)
 _COLOURS = ((0.0, "#b3261e"), (7.0, "#d9622b"), (30.0, "#d99a2b"), (60.0, "#7a9a3a"))
 _LATER = "#2b8a6f"
+_RENEWED = "#3b6ea5"
 
 
 def expiry_timeline(found: Sequence[Expiry], title: str) -> str:
@@ -46,8 +47,9 @@ def _bar(expiry: Expiry, y: int) -> list[str]:
     end = _x(left)
     name = escape(f"{expiry.name}: {expiry.info.common_name}"[:48])
     words = f"{_span(expiry.days_left)} left" if expiry.days_left > 0 else "ended"
+    words += f", renewed by {expiry.renewed_by}" if expiry.renewed_by else ""
     # The words stand behind the bar, unless the picture ends there.
-    is_long = end > WIDTH - 110
+    is_long = end > WIDTH - 40 - 6 * len(words)
     place = (
         f'x="{end - 6:.1f}" text-anchor="end" fill="#ffffff"'
         if is_long
@@ -56,7 +58,7 @@ def _bar(expiry: Expiry, y: int) -> list[str]:
     return [
         f'<text x="8" y="{y + 15}" fill="#1c1b1f">{name}</text>',
         f'<rect x="{LABELS}" y="{y + 3}" width="{max(end - LABELS, 3):.1f}" height="{ROW - 8}" '
-        f'rx="2" fill="{_colour(expiry.days_left)}"><title>{escape(expiry.subject)} until '
+        f'rx="2" fill="{_colour(expiry)}"><title>{escape(expiry.subject)} until '
         f"{expiry.info.not_after:%Y-%m-%d %H:%M} UTC</title></rect>",
         f'<text {place} y="{y + 15}">{words}</text>',
     ]
@@ -67,8 +69,11 @@ def _x(days: float) -> float:
     return LABELS + min(scale, 1.0) * (WIDTH - LABELS - 24)
 
 
-def _colour(days: float) -> str:
-    return next((colour for limit, colour in _COLOURS if days <= limit), _LATER)
+def _colour(expiry: Expiry) -> str:
+    # One that renews itself is always short of life, and that is no cause for alarm.
+    if expiry.renewed_by and expiry.days_left > 0:
+        return _RENEWED
+    return next((colour for limit, colour in _COLOURS if expiry.days_left <= limit), _LATER)
 
 
 def _span(days: float) -> str:

@@ -1,0 +1,192 @@
+"""How long a verification takes as a mesh grows, what it asks of the API server, and its memory.
+
+    python -m benchmarks.verify [--pods 200 2000 5000]
+
+One sandbox with a real mesh is grown to each number of meshed pods (Deployments, injected by
+webhook). Each time the mesh is verified by the library alone and by the flow on a Prefect server,
+each in a process of its own. Shown are seconds, API calls and peak memory, the ratios of each to
+the smallest mesh beside the ratio of pods, and what Prefect adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mesh.cluster import Cluster
+from sandbox.cluster import Sandbox
+from sandbox.prefect_server import PrefectServer
+
+SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
+NAMESPACE = "load"
+REPLICAS = 50
+
+BOOTSTRAP = """
+import sys
+from flows.bootstrap import bootstrap
+from tasks.linkerd_mesh import LinkerdMesh
+bootstrap(LinkerdMesh.model_validate_json(sys.argv[1]))
+"""
+
+# Measured in a process of its own, as a worker would run it; the imports, which a worker pays once
+# for each run whatever it does, are apart.
+MEASURE = """
+import json, resource, sys, time
+from mesh.cluster import Cluster
+calls = 0
+request = Cluster.request
+def counted(self, *args, **options):
+    global calls
+    calls += 1
+    return request(self, *args, **options)
+Cluster.request = counted
+if sys.argv[2] == "flow":
+    from flows.verify_mesh import verify_mesh
+    from tasks.linkerd_mesh import LinkerdMesh
+    mesh = LinkerdMesh.model_validate_json(sys.argv[1])
+    run = lambda: verify_mesh(mesh, return_state=True).result(raise_on_failure=False)
+else:
+    from mesh.checks import CATEGORIES
+    from mesh.cluster import Cluster
+    from mesh.config import MeshConfig
+    from mesh.report import verify
+    from mesh.snapshot import read_snapshot
+    from mesh.verification import DEFAULT_SCOPES
+    mesh = MeshConfig.model_validate_json(sys.argv[1])
+    cluster = Cluster.from_file(mesh.access.kubeconfig)
+    run = lambda: verify(read_snapshot(cluster, mesh), CATEGORIES, DEFAULT_SCOPES)
+begin = time.monotonic()
+report = run()
+seconds = time.monotonic() - begin
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": seconds, "calls": calls, "MiB": memory,
+                  "proxies": report.proxies, "verdict": report.verdict}))
+"""
+
+
+def grow(cluster: Cluster, pods: int, timeout: float = 900.0) -> None:
+    """Brings the namespace to so many meshed pods, all of them ready."""
+    for number in range(pods // REPLICAS):
+        name = f"load-{number:03}"
+        labels = {"app": name}
+        container = {
+            "name": "app",
+            "image": "registry.example.com/app:1",
+            "ports": [{"name": "http", "containerPort": 8080}],
+        }
+        cluster.apply(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": name, "namespace": NAMESPACE},
+                "spec": {
+                    "replicas": REPLICAS,
+                    "selector": {"matchLabels": labels},
+                    "template": {
+                        "metadata": {"labels": labels},
+                        "spec": {"containers": [container]},
+                    },
+                },
+            }
+        )
+        cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": name, "namespace": NAMESPACE},
+                "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": "http"}]},
+            }
+        )
+    deadline = time.monotonic() + timeout
+    while True:
+        ready = sum(
+            obj.get("status", {}).get("readyReplicas", 0)
+            for obj in cluster.list("apps/v1", "Deployment", NAMESPACE)
+        )
+        if ready >= pods:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{ready} of {pods} pods are ready")
+        time.sleep(2)
+
+
+def measure(config: dict[str, Any], how: str, server: PrefectServer) -> dict[str, Any]:
+    """One verification in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps(config), how],
+        env=os.environ | server.environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pods", type=int, nargs="+", default=[200, 2000, 5000])
+    sizes: list[int] = sorted(parser.parse_args().pods)
+    console = Console()
+    table = Table("pods", "by", "seconds", "API calls", "peak MiB", "pods x", "seconds x", "MiB x")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        PrefectServer(Path(folder)) as server,
+        Sandbox("bench-verify", nodes=20) as sandbox,
+    ):
+        os.environ["PATH"] = f"{sandbox.binaries.helm.parent}:{os.environ['PATH']}"
+        config = {
+            "name": "bench",
+            "access": {"kubeconfig": str(sandbox.kubeconfig)},
+            "charts": {"mirror": str(SHARED / "charts")},
+            "emojivoto_manifest": str(SHARED / "manifests/emojivoto.yml"),
+        }
+        subprocess.run(
+            [sys.executable, "-c", BOOTSTRAP, json.dumps(config)],
+            env=os.environ | server.environment,
+            check=True,
+            capture_output=True,
+        )
+        cluster = sandbox.cluster()
+        annotations = {"linkerd.io/inject": "enabled"}
+        cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": NAMESPACE, "annotations": annotations},
+            }
+        )
+        first: dict[str, dict[str, Any]] = {}
+        for size in sizes:
+            begin = time.monotonic()
+            grow(cluster, size)
+            console.print(f"grown to {size} pods in {time.monotonic() - begin:.0f} s")
+            found = {how: measure(config, how, server) for how in ("library", "flow")}
+            for how, one in found.items():
+                base = first.setdefault(how, one)
+                table.add_row(
+                    str(one["proxies"]),
+                    how,
+                    f"{one['seconds']:.2f}",
+                    str(one["calls"]),
+                    f"{one['MiB']:.0f}",
+                    f"{one['proxies'] / base['proxies']:.1f}",
+                    f"{one['seconds'] / base['seconds']:.1f}",
+                    f"{one['MiB'] / base['MiB']:.1f}",
+                )
+            added = found["flow"]["seconds"] - found["library"]["seconds"]
+            console.print(f"{found['library']['verdict']}; Prefect adds {added:.2f} s (bar: 2 s)")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
