@@ -13,6 +13,7 @@ import pytest
 from mesh.cluster import Cluster
 from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import Sandbox
+from sandbox.prefect_server import PrefectServer
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 
@@ -70,6 +71,13 @@ def fresh_sandbox(binaries: Binaries) -> Iterator[Callable[..., Sandbox]]:
     """Starts clusters that nobody else uses, for what is cluster-wide, such as a mesh."""
     with ExitStack() as stack:
         yield lambda name="fresh": stack.enter_context(Sandbox(name, binaries=binaries))
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One Prefect server of each test process."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
 
 
 @pytest.fixture
