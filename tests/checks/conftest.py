@@ -21,6 +21,7 @@ def mesh(
 ) -> Iterator[InstalledMesh]:
     """The mesh of a Linkerd version, which is this fixture's parameter (see `installed.on`)."""
     version: str = request.param
-    config = configuration(version, shared_dir, tmp_path_factory.mktemp(version))
     with Sandbox(f"checks-{version}", binaries=binaries) as sandbox:
+        folder = tmp_path_factory.mktemp(version)
+        config = configuration(version, shared_dir, folder, sandbox.kubeconfig)
         yield install(sandbox.cluster(), config, str(binaries.helm))

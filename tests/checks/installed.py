@@ -87,11 +87,12 @@ def on(version: str, *values: Any, name: str | None = None) -> Any:
     return pytest.param(version, *values, marks=group, id=name or version)
 
 
-def configuration(version: str, shared: Path, folder: Path) -> MeshConfig:
+def configuration(version: str, shared: Path, folder: Path, kubeconfig: Path) -> MeshConfig:
     """A mesh with everything in it, self-signed, its charts from the mirror."""
     return MeshConfig.model_validate(
         {
             "name": version.replace(".", "-"),
+            "access": {"kubeconfig": str(kubeconfig)},
             "version": version,
             "charts": {"mirror": str(shared / "charts")},
             "emojivoto_manifest": str(shared / "manifests/emojivoto.yml"),
