@@ -21,8 +21,8 @@ import yaml
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from mesh.config import MeshConfig
-from mesh.errors import ChartError
-from mesh.version import LinkerdVersion
+from mesh.errors import ChartError, InvalidInput
+from mesh.version import Channel, LinkerdVersion
 
 ChartName = Literal[
     "linkerd2",
@@ -236,10 +236,36 @@ class ChartCatalog:
             )
         return read_chart(name, self._fetch(source, chosen), source)
 
+    def newest_linkerd(self) -> LinkerdVersion:
+        """The newest Linkerd of the mesh's channel that its chart source has.
+
+        Raises:
+            ChartError: the source cannot be read, has no index, or no release of the channel.
+        """
+        channel = self._config.linkerd.channel
+        source = self.source_of("linkerd-control-plane")
+        if source.startswith("oci://"):
+            raise ChartError(
+                f"chart source {source}",
+                expected=f"an index that names the newest release of channel {channel}",
+                found="a registry, which has none",
+                remedy="Use a repository with an index.yaml to be told of new releases.",
+            )
+        # Releases before 2.12 are of the one chart alone.
+        for name in ("linkerd-control-plane", "linkerd2"):
+            if newest := newest_release(self._entries(source, name), channel):
+                return newest
+        raise ChartError(
+            f"chart source {source}",
+            expected=f"a release of channel {channel}",
+            found="none",
+            remedy="Check the chart source, or the channel of the mesh's version.",
+        )
+
     def _entries(self, source: str, name: ChartName) -> list[Entry]:
         if source.startswith(("https://", "http://")):
-            index = yaml.safe_load(_download(urljoin(source.rstrip("/") + "/", "index.yaml")))
-            return index_entries(index, name, source)
+            content = _download(urljoin(source.rstrip("/") + "/", "index.yaml"))
+            return index_entries(_index(content), name, source)
         folder = Path(source).expanduser()
         if not folder.is_dir():
             raise ChartError(
@@ -249,7 +275,7 @@ class ChartCatalog:
                 remedy="Name an existing folder, or leave the setting empty for upstream.",
             )
         if (index := folder / "index.yaml").exists():
-            return index_entries(yaml.safe_load(index.read_text()), name, source)
+            return index_entries(_index(index.read_bytes()), name, source)
         found: list[Entry] = []
         for path in sorted(folder.iterdir()):
             if path.suffix == ".tgz" or (path / "Chart.yaml").exists():
@@ -331,6 +357,33 @@ class ChartCatalog:
             target.mkdir(exist_ok=True)
             kept = packages[0].replace(target / packages[0].name)
         return read_chart(name, kept, source)
+
+
+def newest_release(entries: Iterable[Entry], channel: Channel) -> LinkerdVersion | None:
+    """The newest Linkerd of a channel among the releases of a chart."""
+    versions: list[LinkerdVersion] = []
+    for entry in entries:
+        try:
+            versions.append(LinkerdVersion.parse(entry.app_version))
+        except InvalidInput:
+            continue  # an older one than is supported, a pre-release, or one without a name
+    return max((v for v in versions if v.channel == channel), default=None)
+
+
+def read_yaml(text: str | bytes) -> object:
+    """One YAML document, by libyaml where PyYAML has it: an index is megabytes.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+
+
+def _index(content: bytes) -> object:
+    try:
+        return read_yaml(content)
+    except yaml.YAMLError:
+        return None  # which `index_entries` refuses
 
 
 def index_entries(index: object, name: ChartName, source: str) -> list[Entry]:

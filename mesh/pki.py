@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -260,6 +260,15 @@ def key_matches(certificate_pem: str, key: SecretStr, subject: str) -> bool:
     """Whether a private key belongs to a certificate."""
     public = _one(certificate_pem, subject).public_key()
     return load_private_key(key, subject).public_key() == public
+
+
+def is_key_of(certificate_pem: str, key: SecretStr, subject: str) -> bool | None:
+    """Whether a private key of any kind belongs to a certificate; None where one is unreadable."""
+    try:
+        loaded: Any = _load_key(key, None)
+        return _one(certificate_pem, subject).public_key() == loaded.public_key()
+    except (CertificateError, ValueError, TypeError, UnsupportedAlgorithm):
+        return None
 
 
 def check_key_matches(certificate_pem: str, key: SecretStr, subject: str) -> None:

@@ -137,6 +137,14 @@ def permissions(config: MeshConfig) -> list[Permission]:
     return [*cluster_wide, *namespaced, *reads, Permission("list", "secrets")]
 
 
+def denied_permissions(cluster: Cluster, config: MeshConfig) -> tuple[Permission, ...]:
+    """What of it this identity may not do; the questions are asked side by side."""
+    asked = permissions(config)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        answers = list(pool.map(partial(_is_allowed, cluster), asked))
+    return tuple(p for p, answer in zip(asked, answers, strict=True) if not answer)
+
+
 def _is_allowed(cluster: Cluster, permission: Permission) -> bool:
     return cluster.allowed(
         permission.verb,
@@ -154,12 +162,9 @@ _GATEWAY_GROUP = "gateway.networking.k8s.io"
 def read_preflight(
     cluster: Cluster, config: MeshConfig, releases: Sequence[Release]
 ) -> PreflightSnapshot:
-    """Reads what preflight looks at; the questions about permissions are asked side by side."""
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        asked = permissions(config)
-        answers = pool.map(partial(_is_allowed, cluster), asked)
-        server_clock, local_clock = cluster.clock(), datetime.now(UTC)
-        denied = tuple(p for p, answer in zip(asked, answers, strict=True) if not answer)
+    """Reads what preflight looks at."""
+    server_clock, local_clock = cluster.clock(), datetime.now(UTC)
+    denied = denied_permissions(cluster, config)
     crds = list(cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"))
     owned = [
         Owned(name_of(crd), owner_of(crd), frozenset({"linkerd2", "linkerd-crds"}))

@@ -16,16 +16,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import yaml
+from pydantic import SecretStr
 
+from mesh.charts import ChartCatalog, read_yaml
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import MeshError
 from mesh.helm import Release
 from mesh.injection import PROXY
-from mesh.pki import key_matches
+from mesh.pki import is_key_of
+from mesh.preflight import Permission, denied_permissions
 from mesh.release_records import read_releases
 from mesh.rollout import KINDS, LONG_RUNNING, Workload, rollout_status
-from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, TlsSecret, secret_text
+from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, secret_text
 from mesh.version import LinkerdVersion
 
 READERS = 6
@@ -33,6 +36,8 @@ READERS = 6
 
 TRUST_ANCHORS = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"
 CONTROL_PLANE_NS = "linkerd.io/control-plane-ns"
+CNI_NAMESPACE = "linkerd-cni"
+"""Where the CNI plugin's chart goes, and where `linkerd check` looks for it by default."""
 
 WEBHOOK_SECRETS = (
     "linkerd-proxy-injector-k8s-tls",
@@ -107,8 +112,9 @@ class Condition:
 class Pod:
     """What checks look at in a pod. `owner` is the workload that makes it, None for a bare pod.
 
-    `annotations` are those of Linkerd and its extensions only; `reason` is the status's own, such
-    as Evicted; `created` and `started` are None where they are not known.
+    `annotations` are those of Linkerd and its extensions only; `status` is what kubectl shows as
+    such; `reason` is the status's own, such as Evicted; `created` and `started` are None where
+    they are not known.
     """
 
     namespace: str
@@ -120,6 +126,7 @@ class Pod:
     node: str
     service_account: str
     phase: str
+    status: str
     reason: str
     ip: str
     host_network: bool
@@ -220,6 +227,8 @@ class Snapshot:
     namespaced ones as `namespace/name`; custom resources of several groups by `(group, kind)`.
     `control_plane_values` is the content of ConfigMap `linkerd-config`: the values of the chart as
     they are installed; None where there is none. `cluster_roles` and the like hold labels, by name.
+    `newest` is the newest Linkerd release of the mesh's channel in its chart source. `denied` are
+    the permissions of an installation that this identity lacks; None where they were not asked for.
 
     Raises:
         MeshError: from any attribute whose part could not be read.
@@ -250,6 +259,8 @@ class Snapshot:
     api_services: Mapping[str, Object]
     secrets: Mapping[str, Certificates]
     releases: tuple[Release, ...]
+    newest: LinkerdVersion
+    denied: tuple[Permission, ...] | None
     policies: Mapping[tuple[str, str], tuple[Object, ...]]
     ingresses: Mapping[tuple[str, str], tuple[Object, ...]]
     certificates: tuple[Object, ...]
@@ -302,18 +313,42 @@ class Snapshot:
         namespace = self.config.namespaces.linkerd
         return tuple(p for p in self.pods if p.proxy is not None and p.control_plane == namespace)
 
+    @property
+    def labelled(self) -> tuple[Pod, ...]:
+        """The pods that say they are of this mesh, with a proxy or without."""
+        namespace = self.config.namespaces.linkerd
+        return tuple(pod for pod in self.pods if pod.control_plane == namespace)
+
+    def workload(self, kind: str, namespace: str, name: str) -> WorkloadState | None:
+        wanted = (kind, namespace, name)
+        return next((w for w in self.workloads if (w.kind, w.namespace, w.name) == wanted), None)
+
     def pods_in(self, namespace: str) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.pods if pod.namespace == namespace)
 
 
-def read_snapshot(cluster: Cluster, config: MeshConfig) -> Snapshot:
+def read_snapshot(
+    cluster: Cluster,
+    config: MeshConfig,
+    *,
+    permissions: bool = False,
+    catalog: ChartCatalog | None = None,
+) -> Snapshot:
     """Reads a mesh: some thirty lists side by side, by pages of 500 objects.
+
+    Args:
+        permissions: whether to ask for the permissions that an installation needs, some hundreds
+            of small questions that only the checks before an installation look at.
+        catalog: where the newest Linkerd release is looked up; the configuration's sources by
+            default.
 
     Raises:
         ApiError: the API server gives no answer at all.
     """
     kubernetes = cluster.version()
     readers = _readers(cluster, config)
+    readers["newest"] = (catalog or ChartCatalog(config)).newest_linkerd
+    readers["denied"] = lambda: denied_permissions(cluster, config) if permissions else None
     parts: dict[str, object] = {
         "config": config,
         "kubernetes": kubernetes,
@@ -382,14 +417,11 @@ def _control_plane_values(maps: Any, config: MeshConfig) -> Mapping[str, Any] | 
     if found is None:
         return None
     try:
-        values: object = yaml.load(found.get("data", {}).get("values", ""), _LOADER)  # noqa: S506 it is a safe one
+        values = read_yaml(found.get("data", {}).get("values", ""))
     except yaml.YAMLError:
         values = None
     return cast("Mapping[str, Any]", values) if isinstance(values, dict) else None
 
-
-# The same safe loader in C where PyYAML has it: the values are some hundred lines.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _DERIVED: dict[str, tuple[str, Callable[[Any, MeshConfig], object]]] = {
     "trust_bundle": ("config_maps", _trust_bundle),
@@ -444,6 +476,7 @@ def pod_of(obj: Object, bundles: dict[str, str] | None = None) -> Pod:
         node=sys.intern(spec.get("nodeName", "")),
         service_account=sys.intern(spec.get("serviceAccountName", "")),
         phase=sys.intern(status.get("phase", "Unknown")),
+        status=sys.intern(pod_status(obj)),
         reason=status.get("reason", ""),
         ip=status.get("podIP", ""),
         host_network=bool(spec.get("hostNetwork")),
@@ -455,6 +488,49 @@ def pod_of(obj: Object, bundles: dict[str, str] | None = None) -> Pod:
         containers=containers,
         proxy=_proxy(spec["containers"], inits, statuses, {} if bundles is None else bundles),
     )
+
+
+def pod_status(obj: Object) -> str:
+    """What kubectl shows as a pod's STATUS: its phase, or why it is not what it should be.
+
+    Source: linkerd2 `pkg/k8s` (GetPodStatus), which is kubectl's own printer.
+    """
+    spec, status = obj["spec"], _mapping(obj, "status")
+    reason = str(status.get("reason") or status.get("phase", "Unknown"))
+    inits = {item["name"]: item for item in _items(spec, "initContainers")}
+    for index, item in enumerate(_items(status, "initContainerStatuses")):
+        if (text := _initializing(item, inits.get(item["name"], {}))) is not None:
+            return f"Init:{text or f'{index}/{len(inits)}'}"
+    is_running = False
+    for item in reversed(_items(status, "containerStatuses")):
+        state: dict[str, Any] = _mapping(item, "state")
+        if waiting := _mapping(state, "waiting").get("reason"):
+            reason = str(waiting)
+        elif "terminated" in state:
+            reason = _ended(state["terminated"])
+        elif item.get("ready") and "running" in state:
+            is_running = True
+    return "Running" if reason == "Completed" and is_running else reason
+
+
+def _initializing(item: dict[str, Any], container: dict[str, Any]) -> str | None:
+    """Why a pod still waits for an init container, empty where it only runs; None if it is done."""
+    state: dict[str, Any] = _mapping(item, "state")
+    ended: dict[str, Any] | None = state.get("terminated")
+    if ended is not None:
+        is_done = not ended.get("exitCode") and not ended.get("signal")
+        return None if is_done else _ended(ended)
+    if container.get("restartPolicy") == "Always" and item.get("started") and item.get("ready"):
+        return None
+    waiting = _mapping(state, "waiting").get("reason", "")
+    return "" if waiting == "PodInitializing" else str(waiting)
+
+
+def _ended(state: dict[str, Any]) -> str:
+    if reason := state.get("reason"):
+        return str(reason)
+    signal = state.get("signal")
+    return f"Signal:{signal}" if signal else f"ExitCode:{state.get('exitCode', 0)}"
 
 
 def _items(obj: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -659,7 +735,7 @@ def _config_maps(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
     wanted = [
         (names.linkerd, "linkerd-config"),
         (names.linkerd, TRUST_ROOTS),
-        ("linkerd-cni", "linkerd-cni-config"),
+        (CNI_NAMESPACE, "linkerd-cni-config"),
         ("kube-system", "extension-apiserver-authentication"),
     ]
     found: dict[str, Object] = {}
@@ -673,7 +749,7 @@ def _service_accounts(cluster: Cluster, config: MeshConfig) -> dict[str, Mapping
     names = config.namespaces
     return {
         f"{namespace}/{name}": labels
-        for namespace in (names.linkerd, names.viz, names.jaeger, "linkerd-cni")
+        for namespace in (names.linkerd, names.viz, names.jaeger, CNI_NAMESPACE)
         for name, labels in _labels(cluster, "v1", "ServiceAccount", namespace).items()
     }
 
@@ -713,15 +789,21 @@ def read_secrets(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates
 
 
 def certificates_of(secret: Object, subject: str) -> Certificates:
-    """The public part of a Secret with a certificate."""
-    tls, keys = TlsSecret.of(secret), frozenset(secret_text(secret))
-    matches: bool | None = None
-    if tls.private_key is not None and tls.certificate:
-        try:
-            matches = key_matches(tls.certificate, tls.private_key, subject)
-        except MeshError:
-            matches = None
-    return Certificates(tls.type, keys, tls.certificate, tls.authority, matches)
+    """The public part of a Secret with a certificate, in either form that Linkerd has.
+
+    `linkerd.io/tls`, as the linkerd CLI makes it, has `crt.pem` and `key.pem` for `tls.crt` and
+    `tls.key`.
+    """
+    text = secret_text(secret)
+    certificate = text.get("tls.crt") or text.get("crt.pem", "")
+    key = SecretStr(text.get("tls.key") or text.get("key.pem", ""))
+    return Certificates(
+        type=str(secret.get("type", "")),
+        keys=frozenset(text),
+        certificate=certificate,
+        authority=text.get("ca.crt", ""),
+        has_matching_key=is_key_of(certificate, key, subject),
+    )
 
 
 def _release_namespaces(config: MeshConfig) -> list[str]:

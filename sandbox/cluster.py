@@ -369,6 +369,8 @@ class Sandbox:
         cluster = self.cluster()
         for number in range(1, self.nodes + 1):
             name = f"node-{number}"
+            # A range of its own, as kube-controller-manager's nodeipam would give it.
+            pod_cidr = f"10.{127 + number}.0.0/16"
             cluster.apply(
                 {
                     "apiVersion": "v1",
@@ -383,6 +385,7 @@ class Sandbox:
                             "topology.kubernetes.io/zone": f"zone-{number % 3}",
                         },
                     },
+                    "spec": {"podCIDR": pod_cidr, "podCIDRs": [pod_cidr]},
                 }
             )
 

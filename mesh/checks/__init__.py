@@ -12,6 +12,35 @@ A module here is a topic; a check is declared where it is written, by linkerd's 
 from __future__ import annotations
 
 from mesh.checks.check import Category
-from mesh.checks.config import config
+from mesh.checks.cni import cni_plugin
+from mesh.checks.config import config, crd
+from mesh.checks.control_plane import control_plane_proxy
+from mesh.checks.data_plane import data_plane
+from mesh.checks.existence import existence
+from mesh.checks.high_availability import extension, ha
+from mesh.checks.identity import identity, identity_data_plane
+from mesh.checks.kubernetes import gateway_api_crd, kubernetes_api, kubernetes_version
+from mesh.checks.preinstall import pre_kubernetes_setup, pre_linkerd_global_resources
+from mesh.checks.versions import control_plane_version, linkerd_version
+from mesh.checks.webhooks import webhooks
 
-CATEGORIES: tuple[Category, ...] = (config,)
+CATEGORIES: tuple[Category, ...] = (
+    kubernetes_api,
+    kubernetes_version,
+    gateway_api_crd,
+    pre_kubernetes_setup,
+    pre_linkerd_global_resources,
+    crd,
+    existence,
+    config,
+    cni_plugin,
+    identity,
+    webhooks,
+    identity_data_plane,
+    linkerd_version,
+    control_plane_version,
+    control_plane_proxy,
+    data_plane,
+    ha,
+    extension,
+)

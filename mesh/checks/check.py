@@ -11,9 +11,10 @@ from mesh.snapshot import Snapshot
 from mesh.version import LinkerdVersion
 
 Severity = Literal["error", "warning"]
-Scope = Literal["pre", "control-plane", "proxy", "cni", "viz", "jaeger", "beyond"]
-"""Which command of the linkerd CLI has a check: `check --pre`, `check`, `check --proxy`,
-`check --linkerd-cni-enabled`, `viz check` and `jaeger check`; `beyond` are our own."""
+Scope = Literal["pre", "crds", "control-plane", "proxy", "cni", "viz", "jaeger", "beyond"]
+"""Which command of the linkerd CLI has a check: `check --pre`, `check --crds`, `check`,
+`check --proxy`, `check --linkerd-cni-enabled`, `viz check` and `jaeger check`; `beyond` are our
+own."""
 
 Outcome = Literal["success", "warning", "error", "skipped"]
 
@@ -40,17 +41,30 @@ Problems = Iterator[Problem]
 Judge = Callable[[Snapshot], Iterable[Problem]]
 
 
+EdgeRelease = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class Versions:
-    """The Linkerd versions that have a check: from a stable minor on, up to one, or edge only."""
+    """The Linkerd versions that have a check.
+
+    Stable ones by their minors: `since` the first that has it and `until` the last. Edges:
+    `since_edge` the first that has it and `before_edge` the first that has it no more. What ended
+    with a stable minor is in no edge, unless `before_edge` says until when.
+    """
 
     since: tuple[int, int] | None = None
     until: tuple[int, int] | None = None
     edge_only: bool = False
+    since_edge: EdgeRelease | None = None
+    before_edge: EdgeRelease | None = None
 
     def __contains__(self, version: LinkerdVersion) -> bool:
         if version.channel == "edge":
-            return self.until is None
+            if self.before_edge is not None:
+                return version.numbers < self.before_edge
+            has_begun = self.since_edge is None or version.numbers >= self.since_edge
+            return has_begun and self.until is None
         if self.edge_only:
             return False
         after = self.since is None or version.minor >= self.since
@@ -58,12 +72,17 @@ class Versions:
 
     def __str__(self) -> str:
         if self.edge_only:
-            return "edge"
-        first = ".".join(map(str, self.since)) if self.since else "2.11"
+            return f"edge-{_dotted(self.since_edge)} and newer" if self.since_edge else "edge"
+        first = _dotted(self.since) if self.since else "2.11"
         if self.until is None:
-            return f"{first} and newer"
-        last = ".".join(map(str, self.until))
-        return first if first == last else f"{first} to {last}"
+            return f"{first} and newer" if self.since else "all"
+        last = _dotted(self.until)
+        text = first if first == last else f"{first} to {last}"
+        return f"{text}, edges before {_dotted(self.before_edge)}" if self.before_edge else text
+
+
+def _dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 ALL_VERSIONS = Versions()
@@ -114,11 +133,15 @@ class CheckResult:
 
 @dataclass
 class Category:
-    """Checks of one topic, under the name that linkerd gives it, in the order they are run."""
+    """Checks of one topic, under the name that linkerd gives it, in the order they are run.
+
+    `also` are further commands of the linkerd CLI that run the same checks.
+    """
 
     name: str
     scope: Scope
     checks: list[Check] = field(default_factory=list[Check])
+    also: tuple[Scope, ...] = ()
 
     def check(
         self,
@@ -169,4 +192,4 @@ def run_checks(
 ) -> tuple[CategoryResult, ...]:
     """Runs the categories of these scopes over one snapshot; reads nothing and never raises."""
     wanted = frozenset(scopes)
-    return tuple(c.run(snapshot) for c in categories if c.scope in wanted)
+    return tuple(c.run(snapshot) for c in categories if wanted & {c.scope, *c.also})

@@ -5,10 +5,14 @@ Source: linkerd2 `pkg/healthcheck`, category linkerd-config (`linkerd check conf
 
 from __future__ import annotations
 
-from mesh.checks.check import Category, Problem, Problems
+from collections.abc import Mapping
+from typing import Any
+
+from mesh.checks.check import Category, Problem, Problems, Skip
 from mesh.checks.resources import labels_of, missing
 from mesh.snapshot import Snapshot
 
+crd = Category("linkerd-crd", "crds")
 config = Category("linkerd-config", "control-plane")
 
 AGAIN = "Run bootstrap again, which installs the release anew."
@@ -58,3 +62,24 @@ def _(snapshot: Snapshot) -> Problems:
 def _(snapshot: Snapshot) -> Problems:
     names, found = ["linkerd-sp-validator-webhook-config"], snapshot.validating_webhooks
     return missing("ValidatingWebhookConfiguration", names, labels_of(found), remedy=AGAIN)
+
+
+@config.check(
+    "l5d-proxy-init-run-as-root",
+    "proxy-init container runs as root user if docker container runtime is used",
+)
+def _(snapshot: Snapshot) -> Problems:
+    values = snapshot.control_plane_values
+    if not values:
+        raise Skip("ConfigMap linkerd-config cannot be read (l5d-existence-linkerd-config)")
+    proxy_init: Mapping[str, Any] = values.get("proxyInit") or {}
+    if proxy_init.get("runAsRoot"):
+        return
+    for node in snapshot.nodes:
+        runtime = str(node["status"]["nodeInfo"].get("containerRuntimeVersion", ""))
+        if runtime.startswith("docker:"):
+            yield Problem(
+                f"Node/{node['metadata']['name']}",
+                f"its container runtime is {runtime}, where proxy-init has to run as root",
+                "Set proxyInit.runAsRoot to true in the control plane's values.",
+            )
