@@ -37,8 +37,8 @@ class VerifyOptions(Section):
         default=list(DEFAULT_SCOPES),
         title="Checks",
         description="By the linkerd command that has them: control-plane (linkerd check), proxy "
-        "(check --proxy), cni, viz, jaeger, pre (check --pre, before an installation), and our "
-        "own (beyond).",
+        "(check --proxy), cni, viz, jaeger, pre (check --pre, before an installation), crds (check "
+        "--crds, between the two charts), and our own (beyond).",
     )
     ignore: list[str] = Field(
         default_factory=list[str],

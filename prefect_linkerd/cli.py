@@ -105,7 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _verify(cluster: Cluster, mesh: MeshConfig, options: argparse.Namespace) -> int:
     scopes = options.check or DEFAULT_SCOPES
-    report = verify(read_snapshot(cluster, mesh), CATEGORIES, scopes, options.ignore)
+    snapshot = read_snapshot(cluster, mesh, permissions="pre" in scopes)
+    report = verify(snapshot, CATEGORIES, scopes, options.ignore)
     match options.output:
         case "json":
             print(json.dumps(as_linkerd_json(report), indent=2))
