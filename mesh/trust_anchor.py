@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +55,18 @@ class KeyStore(Protocol):
         Raises:
             OwnershipConflict: another one is kept there.
         """
+        ...
+
+    def replace(self, pair: KeyPair) -> None:
+        """Keeps an anchor with its key instead of what was kept, whole or not at all."""
+        ...
+
+    def remove(self) -> None:
+        """Forgets what is kept; nothing where nothing is."""
+        ...
+
+    def beside(self, mark: str) -> KeyStore:
+        """A place of the same kind beside this one, for a second key while anchors rotate."""
         ...
 
 
@@ -111,17 +124,37 @@ class FileKeyStore:
         except OSError as error:
             raise self._unusable(error) from None
 
+    def replace(self, pair: KeyPair) -> None:
+        content = pair.certificate + encrypt_private_key(pair.private_key, self._passphrase)
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write(content, lambda name: Path(name).replace(self._path))
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def remove(self) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def beside(self, mark: str) -> FileKeyStore:
+        return FileKeyStore(self._path.with_name(f"{self._path.name}.{mark}"), self._passphrase)
+
     def _write_once(self, content: str) -> None:
+        # A link appears whole and never replaces a file.
+        self._write(content, lambda name: os.link(name, self._path))
+
+    def _write(self, content: str, put: Callable[[str], object]) -> None:
         descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}-")
         try:
             with os.fdopen(descriptor, "w") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            # A link appears whole and never replaces a file.
-            os.link(name, self._path)
+            put(name)
         finally:
-            Path(name).unlink()
+            Path(name).unlink(missing_ok=True)
         # The name has to outlive a power cut as well: the certificate is used from here on.
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
@@ -144,13 +177,14 @@ class ClusterKeyStore:
     Source: https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/
     """
 
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
+    def __init__(self, cluster: Cluster, namespace: str, name: str = ANCHOR_SECRET) -> None:
         self._cluster = cluster
         self._namespace = namespace
-        self.where = f"Secret/{namespace}/{ANCHOR_SECRET}"
+        self._name = name
+        self.where = f"Secret/{namespace}/{name}"
 
     def load(self) -> KeyPair | None:
-        secret = read_tls_secret(self._cluster, ANCHOR_SECRET, self._namespace)
+        secret = read_tls_secret(self._cluster, self._name, self._namespace)
         if secret is None:
             return None
         if secret.private_key is None or not secret.certificate:
@@ -164,21 +198,27 @@ class ClusterKeyStore:
 
     def store_once(self, pair: KeyPair) -> None:
         try:
-            self._cluster.create(
-                tls_secret(
-                    ANCHOR_SECRET,
-                    self._namespace,
-                    pair.certificate,
-                    pair.private_key,
-                    pair.certificate,
-                )
-            )
+            self._cluster.create(self._secret(pair))
         except ApiError as error:
             if error.status != 409:
                 raise
             kept = self.load()
             if kept is None or not is_same(kept.certificate, pair.certificate):
                 raise refuse_other(self.where) from None
+
+    def replace(self, pair: KeyPair) -> None:
+        self._cluster.apply(self._secret(pair))
+
+    def remove(self) -> None:
+        self._cluster.delete("v1", "Secret", self._name, self._namespace)
+
+    def beside(self, mark: str) -> ClusterKeyStore:
+        return ClusterKeyStore(self._cluster, self._namespace, f"{self._name}-{mark}")
+
+    def _secret(self, pair: KeyPair) -> Object:
+        return tls_secret(
+            self._name, self._namespace, pair.certificate, pair.private_key, pair.certificate
+        )
 
 
 class _Unshown(str):

@@ -51,16 +51,30 @@ class SecretBlockKeyStore:
             if not is_same(existing.certificate, pair.certificate):
                 raise refuse_other(self.where)
             return
+        try:
+            self._save(pair, overwrite=False)
+        except ValueError:
+            # Another run was faster.
+            raise refuse_other(self.where) from None
+
+    def replace(self, pair: KeyPair) -> None:
+        self._save(pair, overwrite=True)
+
+    def remove(self) -> None:
+        # Prefect raises what `load` looks for where there is none.
+        if self.load() is not None:
+            Secret.delete(self._name)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
+
+    def beside(self, mark: str) -> SecretBlockKeyStore:
+        return SecretBlockKeyStore(f"{self._name}-{mark}")
+
+    def _save(self, pair: KeyPair, *, overwrite: bool) -> None:
         content = {
             "certificate": pair.certificate,
             "private_key": pair.private_key.get_secret_value(),
         }
         block: Secret[Any] = Secret(value=SecretStr(json.dumps(content)))  # pyright: ignore[reportArgumentType]
-        try:
-            block.save(self._name, overwrite=False)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
-        except ValueError:
-            # Another run was faster.
-            raise refuse_other(self.where) from None
+        block.save(self._name, overwrite=overwrite)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
 
 
 def key_store(mesh: LinkerdMesh, cluster: Cluster) -> KeyStore:

@@ -1,0 +1,71 @@
+"""A new root of trust for a running mesh, with no failed request."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mesh.errors import NotReady
+from mesh.rotation_options import NewAnchor, RotationOptions
+from mesh.rotation_record import RotationRecord
+from mesh.rotation_steps import Action, RotationPlan
+from tasks.linkerd_mesh import LinkerdMesh
+from tasks.rotation import (
+    advance,
+    approve,
+    begin,
+    claimed_rotation,
+    finish,
+    plan_rotation,
+    upcoming,
+)
+
+MADE_HERE = NewAnchor()
+DEFAULTS = RotationOptions()
+STEPS = 12
+"""Phases that one run goes through at most: pods that come and go may bring one back."""
+
+
+@flow(
+    name="rotate_anchor",
+    flow_run_name="{action} anchor of {mesh.name}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def rotate_anchor(
+    mesh: LinkerdMesh,
+    new_anchor: NewAnchor = MADE_HERE,
+    options: RotationOptions = DEFAULTS,
+    action: Action = "rotate",
+) -> RotationRecord | RotationPlan:
+    """Replaces the trust anchor and the issuer of a running mesh, phase by phase.
+
+    Each phase is proven before the next one begins. The run may be stopped or killed at any point:
+    run it again, from any machine, and it goes on from what is on the cluster.
+
+    Args:
+        mesh: Which mesh.
+        new_anchor: The new trust anchor; made here where none is brought.
+        options: The pace of restarts, approvals, and what is allowed.
+        action: rotate, or go on with a rotation. dry_run: only plan. abort: go back to the old
+            anchor. recover: a mesh whose certificates have ended, with downtime.
+
+    Raises:
+        MeshError: the object, what was expected, what was found and how to mend it.
+    """
+    plan = plan_rotation(mesh, new_anchor, options, action)
+    if action == "dry_run":
+        return plan
+    with claimed_rotation(mesh, options) as rotation:
+        begin(rotation, new_anchor, action)
+        for _ in range(STEPS):
+            phase = upcoming(rotation, action)
+            if phase == "done":
+                return finish(mesh, rotation, plan)
+            approve(phase, options)
+            advance(mesh, rotation, phase, action)
+        raise NotReady(
+            f"mesh {mesh.name}",
+            expected=f"its rotation to end within {STEPS} phases",
+            found="that earlier phases were needed again and again",
+            remedy="See which pods keep coming up with the old trust bundle, then run again.",
+        )

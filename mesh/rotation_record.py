@@ -1,0 +1,228 @@
+"""What a rotation leaves in the cluster, so that any machine can take it up: one ConfigMap.
+
+It holds the phase, the anchors by fingerprint, what was restarted and the story so far, and never a
+private key. Only its holder writes it: by a name of its own and a lease that a thread renews, so
+that two rotations cannot run at once and one whose machine died is taken over when the lease is
+over. Every write names the resourceVersion that it saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from mesh.cluster import Cluster, Object
+from mesh.errors import ApiError, MeshError, OwnershipConflict
+from mesh.trust_anchor import LABELS
+
+RECORD = "prefect-linkerd-rotation"
+ATTEMPTS = 6
+"""How often a write is tried that met another one, or whose answer was lost."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One line of a rotation's story: when, in which phase, what."""
+
+    at: str
+    phase: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RotationRecord:
+    """A rotation as the cluster knows it.
+
+    `goal` is the fingerprint of the anchor that is to be the only one, `origin` that of the anchor
+    that signed the issuer when it began, `anchors` the PEM of all that take part. `signing_since`
+    is from when on every identity pod signed by the goal; `restarted` the workloads of each phase.
+    """
+
+    goal: str
+    origin: str
+    anchors: str
+    phase: str
+    begun: str
+    signing_since: str = ""
+    restarted: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    story: tuple[Chapter, ...] = ()
+
+    @property
+    def is_going_back(self) -> bool:
+        """Whether it was aborted: the anchor that there was is the goal."""
+        return self.goal == self.origin
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not come to its end."""
+        return self.phase != "done"
+
+    def since(self) -> datetime | None:
+        """`signing_since` as a time."""
+        return datetime.fromisoformat(self.signing_since) if self.signing_since else None
+
+
+def read_record(cluster: Cluster, namespace: str) -> RotationRecord | None:
+    """The last rotation of a mesh, or None."""
+    obj = cluster.get("v1", "ConfigMap", RECORD, namespace)
+    return _record(obj) if obj is not None else None
+
+
+def _record(obj: Object) -> RotationRecord | None:
+    text: str = obj.get("data", {}).get("rotation", "")
+    if not text:
+        return None
+    content: dict[str, Any] = json.loads(text)
+    content["story"] = tuple(Chapter(**chapter) for chapter in content["story"])
+    content["restarted"] = {key: tuple(value) for key, value in content["restarted"].items()}
+    return RotationRecord(**content)
+
+
+class RotationClaim:
+    """The right to rotate a mesh, held while in its context.
+
+    Args:
+        owner: names this run, and no other.
+        lease: seconds after which a holder that is silent has lost it.
+
+    Raises:
+        OwnershipConflict: on entering, another one holds it.
+    """
+
+    def __init__(self, cluster: Cluster, namespace: str, owner: str, lease: float) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._owner = owner
+        self._lease = timedelta(seconds=lease)
+        self._object: Object = {}
+        self._lost: MeshError | None = None
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> Self:
+        now = self._cluster.clock()
+        found = self._cluster.get("v1", "ConfigMap", RECORD, self._namespace)
+        if found is not None:
+            self._refuse_held(found, now)
+        self._object = found or {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": RECORD, "namespace": self._namespace, "labels": LABELS},
+            "data": {},
+        }
+        self._write(lambda data: data, is_new=found is None)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join(timeout=10)
+        if self._lost is None:
+            # Where it cannot be given back, the lease ends by itself.
+            with contextlib.suppress(MeshError):
+                self._write(lambda data: data, held=False)
+
+    @property
+    def record(self) -> RotationRecord | None:
+        with self._lock:
+            return _record(self._object)
+
+    def check(self) -> None:
+        """Raises `OwnershipConflict` where another one has taken over: nothing may be done then."""
+        if self._lost is not None:
+            raise self._lost
+
+    def save(self, record: RotationRecord) -> RotationRecord:
+        """Writes the record."""
+        self.check()
+        text = json.dumps(asdict(record), sort_keys=True)
+        self._write(lambda data: {**data, "rotation": text})
+        return record
+
+    def tell(self, phase: str, text: str) -> None:
+        """Adds a line to the story, and says which phase it is."""
+        if (record := self.record) is not None:
+            at = self._cluster.clock().isoformat(timespec="seconds")
+            story = (*record.story, Chapter(at, phase, text))
+            self.save(replace(record, phase=phase, story=story))
+
+    def _write(
+        self,
+        change: Callable[[dict[str, str]], dict[str, str]],
+        *,
+        is_new: bool = False,
+        held: bool = True,
+    ) -> None:
+        with self._lock:
+            until = self._cluster.clock() + self._lease
+            for attempt in range(ATTEMPTS):
+                data: dict[str, str] = {
+                    **change(self._object.get("data") or {}),
+                    "owner": self._owner if held else "",
+                    "until": until.isoformat(),
+                }
+                wanted = {**self._object, "data": data}
+                try:
+                    write = self._cluster.create if is_new else self._cluster.replace
+                    self._object = {**wanted, **write(wanted)}
+                    return
+                except ApiError as error:
+                    is_unsure = error.status == 409 or (is_new and error.transient)
+                    if not is_unsure or attempt == ATTEMPTS - 1:
+                        raise
+                    time.sleep(0.2 * attempt)
+                # Either another one, or our own write whose answer was lost.
+                found = self._cluster.get("v1", "ConfigMap", RECORD, self._namespace)
+                if found is None:
+                    is_new = True
+                    self._object["metadata"].pop("resourceVersion", None)
+                    continue
+                is_new = False
+                holder = found.get("data", {}).get("owner", "")
+                if holder not in ("", self._owner):
+                    raise self._lose(holder)
+                self._object = found
+
+    def _lose(self, holder: str) -> OwnershipConflict:
+        self._lost = OwnershipConflict(
+            f"ConfigMap/{self._namespace}/{RECORD}",
+            expected="this run to hold it",
+            found=f"that {holder} does",
+            remedy="Let that one finish; this run has stopped and changed nothing since.",
+        )
+        return self._lost
+
+    def _refuse_held(self, found: Object, now: datetime) -> None:
+        data: dict[str, str] = found.get("data") or {}
+        holder, until = data.get("owner", ""), data.get("until", "")
+        if holder in ("", self._owner) or not until or datetime.fromisoformat(until) <= now:
+            return
+        raise OwnershipConflict(
+            f"ConfigMap/{self._namespace}/{RECORD}",
+            expected="no other rotation of this mesh",
+            found=f"that {holder} is at it, until {until} at least",
+            remedy="Wait until it has ended. A run whose machine died is taken over after that.",
+        )
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._lease.total_seconds() / 3):
+            try:
+                self._write(lambda data: data)
+            except ApiError:
+                # An API server that is away lets nobody else take over either.
+                continue
+            except MeshError:
+                return

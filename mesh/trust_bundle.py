@@ -1,0 +1,238 @@
+"""The trust bundle of a mesh: where it is kept, since when it is as it is, and changing it.
+
+Proxies and the identity service read ConfigMap `linkerd-identity-trust-roots`. It is written by
+whoever owns it: the control plane's Helm release (value `identityTrustAnchorsPEM`), with
+`identity.externalCA` somebody else, which may be trust-manager's Bundle. The value is kept the
+same in every case, so that the release stays the truth and `bootstrap` finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal, cast
+
+from mesh.charts import Chart
+from mesh.cluster import Cluster, Object, name_of
+from mesh.config import MeshConfig
+from mesh.errors import MeshError, NotReady
+from mesh.helm import DesiredRelease, Helm, Release
+from mesh.leaves import MARGIN
+from mesh.pki import fingerprints, join_bundle, read_certificates
+from mesh.release_records import read_releases
+from mesh.rollout import OnProgress
+from mesh.trust_anchor import TRUST_ROOTS
+from mesh.values import merge
+
+BUNDLE = "ca-bundle.crt"
+VALUE = "identityTrustAnchorsPEM"
+TRUST_MANAGER = "trust.cert-manager.io/v1alpha1"
+
+Owner = Literal["release", "config-map", "trust-manager"]
+
+
+@dataclass(frozen=True)
+class TrustBundle:
+    """The trust bundle as the cluster has it.
+
+    `roots` is the ConfigMap's PEM and `changed` when it was last written, by the API server's
+    clock; `release` is the control plane's, and `declared` the PEM among its values.
+    """
+
+    roots: str
+    changed: datetime | None
+    owner: Owner
+    release: Release | None = field(repr=False)
+    declared: str
+
+    @property
+    def anchors(self) -> frozenset[str]:
+        """The fingerprints of the ConfigMap's anchors."""
+        return _fingerprints(self.roots, f"ConfigMap {TRUST_ROOTS}")
+
+    @property
+    def declared_anchors(self) -> frozenset[str]:
+        """The fingerprints of the release's."""
+        return _fingerprints(self.declared, VALUE)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the release is deployed and says what the ConfigMap has."""
+        is_deployed = self.release is not None and self.release.status == "deployed"
+        return is_deployed and self.anchors == self.declared_anchors
+
+    @property
+    def settled(self) -> datetime | None:
+        """From when on whoever reads it as it starts reads it as it is now, whatever its clock."""
+        return self.changed + MARGIN if self.changed is not None else None
+
+    @property
+    def declared_hash(self) -> str:
+        """What the chart calls the declared bundle in its pods' annotations."""
+        return hashlib.sha256(self.declared.encode()).hexdigest()
+
+    def is_only(self, fingerprint: str) -> bool:
+        """Whether it is this one anchor, everywhere."""
+        return self.is_settled and self.anchors == frozenset({fingerprint})
+
+    def holds(self, fingerprint: str) -> bool:
+        return fingerprint in self.anchors and fingerprint in self.declared_anchors
+
+
+def _fingerprints(pem: str, subject: str) -> frozenset[str]:
+    return fingerprints(pem, subject) if pem.strip() else frozenset()
+
+
+def with_anchor(bundle: str, anchor: str) -> str:
+    """A bundle with one anchor more, in the order that bootstrap gives it."""
+    return join_bundle([*([bundle] if bundle.strip() else []), anchor])
+
+
+def only(bundle: str, fingerprint: str) -> str:
+    """A bundle of a single one of its anchors."""
+    infos = read_certificates(bundle, "trust bundle")
+    return join_bundle([info.pem for info in infos if info.fingerprint == fingerprint])
+
+
+def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> TrustBundle:
+    """Reads the trust bundle and the release that declares it; changes nothing."""
+    namespace = config.namespaces.linkerd
+    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    name = _release_name(config)
+    release = next((r for r in read_releases(cluster, [namespace]) if r.name == name), None)
+    values = release.values if release is not None and release.values else {}
+    return TrustBundle(
+        roots=str((roots or {}).get("data", {}).get(BUNDLE, "")),
+        changed=last_change(roots) if roots is not None else None,
+        owner=_owner(roots, values),
+        release=release,
+        declared=str(values.get(VALUE) or ""),
+    )
+
+
+def _release_name(config: MeshConfig) -> str:
+    return "linkerd2" if config.linkerd.layout == "one-chart" else "linkerd-control-plane"
+
+
+def _owner(roots: Object | None, values: Mapping[str, Any]) -> Owner:
+    identity: object = values.get("identity")
+    is_external = isinstance(identity, dict) and bool(
+        cast("dict[str, Any]", identity).get("externalCA")
+    )
+    if not is_external:
+        return "release"
+    metadata: dict[str, Any] = (roots or {}).get("metadata", {})
+    owners: list[dict[str, Any]] = metadata.get("ownerReferences") or []
+    is_bundle = any(
+        owner["kind"] == "Bundle" and str(owner["apiVersion"]).startswith("trust.cert-manager.io/")
+        for owner in owners
+    )
+    return "trust-manager" if is_bundle else "config-map"
+
+
+def last_change(obj: Object) -> datetime | None:
+    """When an object was last written, to the second and rounded up, as its managers record it."""
+    entries: Sequence[dict[str, Any]] = obj["metadata"].get("managedFields") or ()
+    times = [datetime.fromisoformat(entry["time"]) for entry in entries if entry.get("time")]
+    return max(times) + timedelta(seconds=1) if times else None
+
+
+def write_trust_bundle(
+    cluster: Cluster,
+    helm: Helm,
+    chart: Chart,
+    config: MeshConfig,
+    wanted: str,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Brings the trust bundle to the wanted anchors, wherever it is kept; nothing where it is so.
+
+    Args:
+        chart: the control plane's, in the version that is installed.
+        wanted: the PEM of every anchor.
+
+    Raises:
+        ReleaseError: the release could not be upgraded.
+        NotReady: whoever owns the ConfigMap did not write it.
+    """
+    bundle = read_trust_bundle(cluster, config)
+    if bundle.owner == "config-map":
+        if bundle.anchors != fingerprints(wanted, "trust bundle"):
+            patch = {"data": {BUNDLE: wanted}}
+            cluster.merge("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd, patch)
+    elif bundle.owner == "trust-manager":
+        _write_bundle(cluster, wanted)
+    release = bundle.release
+    if release is None:
+        raise _no_release(config)
+    values = merge(release.values or {}, {VALUE: wanted})
+    helm.reconcile(
+        DesiredRelease(release.name, release.namespace, chart, values, config.timeout_seconds),
+        on_progress,
+    )
+    _await_roots(cluster, config, fingerprints(wanted, "trust bundle"))
+
+
+def _no_release(config: MeshConfig) -> MeshError:
+    return NotReady(
+        f"Helm release {config.namespaces.linkerd}/{_release_name(config)}",
+        expected="the control plane's release",
+        found="none",
+        remedy="Install the mesh by bootstrap; a mesh of the linkerd CLI cannot be rotated here.",
+    )
+
+
+def require_installed(bundle: TrustBundle, chart: Chart, config: MeshConfig) -> None:
+    """Raises `NotReady` unless the release is of this chart, so that no value upgrades it."""
+    release = bundle.release
+    if release is None:
+        raise _no_release(config)
+    if release.chart_version != chart.version:
+        raise NotReady(
+            f"Helm release {release.namespace}/{release.name}",
+            expected=f"chart {chart.name} {chart.version}, of {config.linkerd}",
+            found=f"{release.chart} {release.chart_version}",
+            remedy="Set the mesh's version to what is installed, or run upgrade first.",
+        )
+
+
+def _write_bundle(cluster: Cluster, wanted: str) -> None:
+    """Says in trust-manager's Bundle which anchors there are.
+
+    Its sources other than in-line ones stay: a Secret among them may hold an anchor as well.
+    Source: https://cert-manager.io/docs/trust/trust-manager/#usage
+    """
+    bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
+    if bundle is None:
+        raise NotReady(
+            f"Bundle/{TRUST_ROOTS}",
+            expected="trust-manager's Bundle, which owns the ConfigMap of that name",
+            found="none",
+            remedy="Name it after the ConfigMap, or take the ConfigMap out of its care.",
+        )
+    sources: list[dict[str, Any]] = bundle["spec"].get("sources") or []
+    kept = [source for source in sources if "inLine" not in source]
+    bundle["spec"]["sources"] = [*kept, {"inLine": wanted}]
+    if bundle["spec"]["sources"] != sources:
+        cluster.replace(bundle)
+
+
+def _await_roots(cluster: Cluster, config: MeshConfig, wanted: frozenset[str]) -> None:
+    deadline = time.monotonic() + min(config.timeout_seconds, 60)
+    while True:
+        roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
+        pem = str((roots or {}).get("data", {}).get(BUNDLE, ""))
+        found = _fingerprints(pem, TRUST_ROOTS)
+        if found == wanted:
+            return
+        if time.monotonic() > deadline:
+            raise NotReady(
+                name_of(roots) if roots else f"ConfigMap/{TRUST_ROOTS}",
+                expected=f"{len(wanted)} trust anchors: {', '.join(sorted(wanted))}",
+                found=", ".join(sorted(found)) or "none",
+                remedy="See who else writes it: sources of a Bundle, or a GitOps controller.",
+            )
+        time.sleep(0.5)

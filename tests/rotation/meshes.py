@@ -1,0 +1,197 @@
+"""Meshes to rotate: the control plane alone, with as many meshed workloads as a test wants."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from mesh.charts import ChartCatalog, ChartName
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.helm import Helm, desired_release
+from mesh.issuer import ensure_cert_manager_issuer, ensure_self_signed_issuer, webhook_authorities
+from mesh.key_ring import KeyRing
+from mesh.namespaces import ensure_namespaces
+from mesh.restarts import RestartPolicy, read_data_plane
+from mesh.rotation_options import NewAnchor, RotationOptions
+from mesh.rotation_record import RotationClaim
+from mesh.rotation_steps import Action, Rotation, RotationPlan, look
+from mesh.trust_anchor import ClusterKeyStore, FileKeyStore, KeyStore, ensure_trust_anchor
+from mesh.values import ClusterFacts, values_for
+
+PASSPHRASE = SecretStr("correct horse battery staple")
+FAST = RotationOptions(restarts=RestartPolicy(batch_size=100), load_seconds=20, lease_seconds=3)
+
+
+def quiet(_ready: int, _wanted: int, _text: str) -> None:
+    pass
+
+
+def configuration(
+    version: str, shared: Path, folder: Path, issuer: str = "self-signed", **more: Any
+) -> MeshConfig:
+    """A mesh without extensions; its anchor's key in a file, or where cert-manager reads it."""
+    anchor = (
+        {"custody": "in-cluster"}
+        if issuer == "cert-manager"
+        else {"key_file": str(folder / "anchor.key"), "passphrase": PASSPHRASE}
+    )
+    return MeshConfig.model_validate(
+        {
+            "name": version.replace(".", "-"),
+            "version": version,
+            "charts": {"mirror": str(shared / "charts")},
+            "viz": {"enabled": False},
+            "traefik": {"enabled": False},
+            "smoke_test": False,
+            "issuer": issuer,
+            "trust_anchor": anchor,
+            "timeout_seconds": 240,
+            **more,
+        }
+    )
+
+
+def store_of(cluster: Cluster, config: MeshConfig) -> KeyStore:
+    key_file = config.trust_anchor.key_file
+    if key_file is None:
+        return ClusterKeyStore(cluster, config.namespaces.linkerd)
+    return FileKeyStore(key_file, PASSPHRASE)
+
+
+def install(cluster: Cluster, config: MeshConfig, helm_path: str) -> None:
+    """What bootstrap does, without Prefect."""
+    helm, catalog, now = Helm(cluster, helm_path), ChartCatalog(config), datetime.now(UTC)
+
+    def release(name: ChartName, bundle: str = "") -> None:
+        chart = catalog.find(name)
+        facts = ClusterFacts(
+            cluster.version(),
+            cluster.api_versions(),
+            webhook_authorities=webhook_authorities(cluster, config),
+        )
+        values = values_for(chart, config, facts, trust_bundle=bundle)
+        helm.reconcile(desired_release(config, chart, values))
+
+    ensure_namespaces(cluster, config)
+    store = store_of(cluster, config)
+    anchor = ensure_trust_anchor(cluster, config, store, now)
+    is_one_chart = config.linkerd.layout == "one-chart"
+    if not is_one_chart:
+        release("linkerd-crds")
+    if config.issuer == "cert-manager":
+        release("cert-manager")
+        ensure_cert_manager_issuer(cluster, config, anchor, store, now, 120)
+    else:
+        ensure_self_signed_issuer(cluster, config, anchor, store, now)
+    release("linkerd2" if is_one_chart else "linkerd-control-plane", anchor.bundle)
+
+
+def add_workloads(cluster: Cluster, count: int, namespace: str = "apps") -> None:
+    """Meshed Deployments of one pod each, all of them ready."""
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": namespace, "annotations": {"linkerd.io/inject": "enabled"}},
+        }
+    )
+
+    def add(number: int) -> None:
+        name = f"app-{number:04}"
+        cluster.apply(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {
+                    "revisionHistoryLimit": 0,
+                    "selector": {"matchLabels": {"app": name}},
+                    "template": {
+                        "metadata": {"labels": {"app": name}},
+                        "spec": {"containers": [{"name": "app", "image": "example.com/app:1"}]},
+                    },
+                },
+            }
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(count)))
+    deadline = time.monotonic() + 300
+    while True:
+        plane = read_data_plane(cluster, "linkerd")
+        ready = [pod for pod in plane.pods if pod.namespace == namespace and pod.is_ready]
+        if len(ready) >= count:
+            return
+        assert time.monotonic() < deadline, f"{len(ready)} of {count} pods are ready"
+        time.sleep(0.5)
+
+
+def chart_of(config: MeshConfig) -> Any:
+    is_one_chart = config.linkerd.layout == "one-chart"
+    return ChartCatalog(config).find("linkerd2" if is_one_chart else "linkerd-control-plane")
+
+
+def plan(
+    cluster: Cluster,
+    config: MeshConfig,
+    new: NewAnchor | None = None,
+    options: RotationOptions = FAST,
+    action: Action = "rotate",
+) -> RotationPlan:
+    ring = KeyRing(store_of(cluster, config))
+    return look(
+        cluster,
+        config,
+        chart_of(config),
+        ring,
+        new or NewAnchor(),
+        options,
+        action,
+        cluster.clock(),
+    )
+
+
+def rotate(
+    cluster: Cluster,
+    config: MeshConfig,
+    helm_path: str,
+    new: NewAnchor | None = None,
+    options: RotationOptions = FAST,
+    action: Action = "rotate",
+    owner: str = "test",
+) -> list[str]:
+    """What the flow does, without Prefect; the phases that were gone through."""
+    new = new or NewAnchor()
+    plan(cluster, config, new, options, action)
+    phases: list[str] = []
+    with RotationClaim(cluster, config.namespaces.linkerd, owner, options.lease_seconds) as claim:
+        ring = KeyRing(store_of(cluster, config))
+        helm = Helm(cluster, helm_path)
+        rotation = Rotation(cluster, config, helm, chart_of(config), ring, claim, options)
+        rotation.begin(new, action)
+        while True:
+            phase = rotation.next_phase(recover=action == "recover")
+            phases.append(phase)
+            assert len(phases) < 20, phases
+            step(rotation, phase, action)
+            if phase == "done":
+                return phases
+
+
+def step(rotation: Rotation, phase: str, action: Action) -> None:
+    if phase == "done":
+        rotation.finish()
+    elif action == "recover":
+        {
+            "switch": lambda: rotation.issue(),
+            "bundle": lambda: rotation.bundle_alone(quiet),
+            "spread": lambda: rotation.recover(quiet),
+        }[phase]()
+    else:
+        getattr(rotation, phase)(quiet)
