@@ -54,8 +54,8 @@ def ingress_objects(config: MeshConfig, api_version: str) -> list[Object]:
     if config.smoke_test:
         app = namespaces.emojivoto
         objects += [
-            _override(api_version, app, f"web-svc.{app}.svc.{domain}:80"),
-            _route(
+            override(api_version, HEADER_MIDDLEWARE, app, f"web-svc.{app}.svc.{domain}:80"),
+            route(
                 api_version, APP_ROUTE, app, "PathPrefix(`/`)", [HEADER_MIDDLEWARE], "web-svc", 80
             ),
         ]
@@ -65,18 +65,19 @@ def ingress_objects(config: MeshConfig, api_version: str) -> list[Object]:
         middlewares = [AUTH_MIDDLEWARE, HEADER_MIDDLEWARE]
         objects += [
             _object(api_version, "Middleware", AUTH_MIDDLEWARE, viz, auth),
-            _override(api_version, viz, f"web.{viz}.svc.{domain}:8084"),
-            _route(api_version, DASHBOARD_ROUTE, viz, f"Host(`{host}`)", middlewares, "web", 8084),
+            override(api_version, HEADER_MIDDLEWARE, viz, f"web.{viz}.svc.{domain}:8084"),
+            route(api_version, DASHBOARD_ROUTE, viz, f"Host(`{host}`)", middlewares, "web", 8084),
         ]
     return objects
 
 
-def _override(api_version: str, namespace: str, target: str) -> Object:
+def override(api_version: str, name: str, namespace: str, target: str) -> Object:
+    """The Middleware that names the Service, as `host:port`, which Linkerd's proxy goes to."""
     headers = {"headers": {"customRequestHeaders": {"l5d-dst-override": target}}}
-    return _object(api_version, "Middleware", HEADER_MIDDLEWARE, namespace, headers)
+    return _object(api_version, "Middleware", name, namespace, headers)
 
 
-def _route(
+def route(
     api_version: str,
     name: str,
     namespace: str,
@@ -85,6 +86,7 @@ def _route(
     service: str,
     port: int,
 ) -> Object:
+    """The IngressRoute that leads requests by a rule, such as PathPrefix(`/`), to a Service."""
     rule = {
         "kind": "Rule",
         "match": match,

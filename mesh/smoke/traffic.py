@@ -1,0 +1,384 @@
+"""The program of the smoke tests' pods: an HTTP backend that says who it is, and a client.
+
+    python3 traffic.py serve --backend stable --replica pod-1
+    python3 traffic.py send --url http://web.shop.svc.cluster.local/ --requests 500
+
+It is put into the cluster as it stands here, in a ConfigMap, and run with any image that has Python
+3.9 or newer; so it imports nothing but the standard library. Both ends are bounded: the client by
+its number of requests and by time, the backend by its pod.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import FrameType
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+BACKEND_HEADER = "smoke-backend"
+REPLICA_HEADER = "smoke-replica"
+CLIENT_HEADER = "smoke-client-id"
+# Linkerd's inbound proxy sets it to the client's mTLS identity, and takes it away where there is
+# none. Source: linkerd2-proxy `linkerd/app/inbound/src/http/set_identity_header.rs`.
+LINKERD_CLIENT_ID = "l5d-client-id"
+
+# What a container may leave behind for its pod's status (Kubernetes: 4096 bytes).
+RESULT_LIMIT = 4000
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a client saw.
+
+    `backends` counts `[ok, failed]` of every replica that answered, by backend and replica; a
+    request that no backend answered is in `sent` and `errors` only. `errors` counts by HTTP status
+    or by the name of the fault. `clients` counts the answers by the mTLS identity that the
+    backend's proxy saw, empty for none. `mixed_connections` of the `connections` were answered by
+    more than one replica. `latency_ms` has `p50`, `p90`, `p99` and `max` of the successes.
+    """
+
+    sent: int = 0
+    ok: int = 0
+    seconds: float = 0.0
+    connections: int = 0
+    mixed_connections: int = 0
+    backends: dict[str, dict[str, list[int]]] = field(
+        default_factory=dict[str, "dict[str, list[int]]"]
+    )
+    errors: dict[str, int] = field(default_factory=dict[str, int])
+    clients: dict[str, int] = field(default_factory=dict[str, int])
+    latency_ms: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def success_rate(self) -> float:
+        """Successes of what was sent; 0 where nothing was."""
+        return self.ok / self.sent if self.sent else 0.0
+
+    def answered(self, backend: str) -> int:
+        """How many requests a backend answered, well or not."""
+        return sum(sum(counts) for counts in self.backends.get(backend, {}).values())
+
+    def failed(self, backend: str) -> int:
+        return sum(counts[1] for counts in self.backends.get(backend, {}).values())
+
+
+def read_traffic(text: str) -> Traffic:
+    """A result as the client wrote it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    content: Any = json.loads(text)
+    try:
+        return Traffic(**content)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def write_traffic(traffic: Traffic) -> str:
+    """A result as one line that fits into a pod's status; replicas are summed up if they must."""
+    text = json.dumps(asdict(traffic), separators=(",", ":"))
+    if len(text) <= RESULT_LIMIT:
+        return text
+    summed: dict[str, dict[str, list[int]]] = {}
+    for backend, replicas in sorted(traffic.backends.items())[:20]:
+        ok = sum(counts[0] for counts in replicas.values())
+        summed[backend] = {"*": [ok, traffic.answered(backend) - ok]}
+    content = asdict(traffic)
+    content.update(backends=summed, errors=_largest(traffic.errors), clients={})
+    return json.dumps(content, separators=(",", ":"))
+
+
+def _largest(counts: dict[str, int], limit: int = 10) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: -item[1])[:limit])
+
+
+class _Tally:
+    """What has been counted so far, by all connections together."""
+
+    def __init__(self, requests: int, deadline: float) -> None:
+        self._left = requests
+        self._deadline = deadline
+        self._lock = threading.Lock()
+        self._sent = 0
+        self._mixed = 0
+        self._latencies: list[float] = []
+        self._backends: dict[str, dict[str, list[int]]] = {}
+        self._errors: dict[str, int] = {}
+        self._clients: dict[str, int] = {}
+
+    def take(self) -> bool:
+        """Whether one more request may be sent."""
+        with self._lock:
+            if self._left <= 0 or time.monotonic() >= self._deadline:
+                return False
+            self._left -= 1
+            return True
+
+    def fault(self, name: str) -> None:
+        with self._lock:
+            self._sent += 1
+            self._errors[name] = self._errors.get(name, 0) + 1
+
+    def answer(self, response: http.client.HTTPResponse, seconds: float) -> str:
+        """Counts an answer; the replica that gave it."""
+        is_ok = 200 <= response.status < 300
+        backend = response.getheader(BACKEND_HEADER)
+        replica = response.getheader(REPLICA_HEADER, "")
+        with self._lock:
+            self._sent += 1
+            if backend is not None:
+                counts = self._backends.setdefault(backend, {}).setdefault(replica, [0, 0])
+                counts[0 if is_ok else 1] += 1
+                client = response.getheader(CLIENT_HEADER, "")
+                self._clients[client] = self._clients.get(client, 0) + 1
+            if is_ok:
+                self._latencies.append(seconds * 1000)
+            else:
+                status = str(response.status)
+                self._errors[status] = self._errors.get(status, 0) + 1
+        return replica
+
+    def connection(self, replicas: set[str]) -> None:
+        with self._lock:
+            self._mixed += len(replicas) > 1
+
+    def traffic(self, connections: int, seconds: float) -> Traffic:
+        with self._lock:
+            return Traffic(
+                sent=self._sent,
+                ok=len(self._latencies),
+                seconds=round(seconds, 3),
+                connections=connections,
+                mixed_connections=self._mixed,
+                backends=self._backends,
+                errors=self._errors,
+                clients=self._clients,
+                latency_ms=percentiles(self._latencies),
+            )
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Nearest-rank percentiles and the largest; nothing of nothing."""
+    if not values:
+        return {}
+    ordered = sorted(values)
+    found = {f"p{p}": ordered[max(0, -(-len(ordered) * p // 100) - 1)] for p in PERCENTILES}
+    found["max"] = ordered[-1]
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+def send(
+    url: str,
+    *,
+    requests: int,
+    connections: int,
+    timeout: float,
+    seconds: float,
+    warm_up: float = 0.0,
+    headers: dict[str, str] | None = None,
+) -> Traffic:
+    """Sends GET requests over connections that stay open, and counts what comes back.
+
+    Args:
+        requests: how many in all, over all connections.
+        timeout: seconds that one request may take.
+        seconds: after which no further request is sent.
+        warm_up: seconds for which requests that no backend answers are sent without being counted,
+            until a backend does.
+    """
+    target = urlsplit(url)
+    sent_headers = {"User-Agent": "prefect-linkerd-smoke", **(headers or {})}
+
+    def connect() -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(target.hostname or "", target.port or 80, timeout=timeout)
+
+    def ask(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        connection.request("GET", target.path or "/", headers=sent_headers)
+        if connection.sock is not None:
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        response = connection.getresponse()
+        response.read()
+        return response
+
+    def work() -> None:
+        connection, replicas = connect(), set[str]()
+        while tally.take():
+            began = time.monotonic()
+            try:
+                response = ask(connection)
+            except (OSError, http.client.HTTPException) as error:
+                tally.fault(type(error).__name__)
+                connection.close()
+                tally.connection(replicas)
+                connection, replicas = connect(), set[str]()
+                # Nothing listens, or it hangs up: the other requests need not go the same way.
+                time.sleep(0.05)
+                continue
+            replicas.add(tally.answer(response, time.monotonic() - began))
+        tally.connection(replicas)
+        connection.close()
+
+    _warm_up(connect, ask, warm_up)
+    began = time.monotonic()
+    tally = _Tally(requests, began + seconds)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds + timeout + 5)
+    return tally.traffic(connections, time.monotonic() - began)
+
+
+def _warm_up(
+    connect: Callable[[], http.client.HTTPConnection],
+    ask: Callable[[http.client.HTTPConnection], http.client.HTTPResponse],
+    seconds: float,
+) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        connection = connect()
+        try:
+            if ask(connection).getheader(BACKEND_HEADER) is not None:
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.2)
+
+
+class Backend(ThreadingHTTPServer):
+    """Answers every GET with its own name; fails a share of them with 500, in even steps."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        backend: str,
+        replica: str,
+        fail_percent: int = 0,
+        delay_ms: float = 0.0,
+    ) -> None:
+        self.backend = backend
+        self.replica = replica
+        self.fail_percent = fail_percent
+        self.delay = delay_ms / 1000
+        self._asked = 0
+        self._counting = threading.Lock()
+        is_everywhere = not address[0] and socket.has_dualstack_ipv6()
+        self.address_family = socket.AF_INET6 if is_everywhere else socket.AF_INET
+        super().__init__(address, _Answer)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def next_status(self) -> int:
+        with self._counting:
+            before = self._asked * self.fail_percent // 100
+            self._asked += 1
+            return 500 if self._asked * self.fail_percent // 100 > before else 200
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no news."""
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Headers and body are two writes: without this the second waits for the client's ACK.
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        server = cast("Backend", self.server)
+        is_probe = self.path == "/ready"
+        status = 200 if is_probe else server.next_status()
+        if not is_probe:
+            time.sleep(server.delay)
+        body = f"{server.backend} {server.replica}\n".encode()
+        self.send_response(status)
+        self.send_header(BACKEND_HEADER, server.backend)
+        self.send_header(REPLICA_HEADER, server.replica)
+        self.send_header(CLIENT_HEADER, self.headers.get(LINKERD_CLIENT_ID, ""))
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base's own name
+        """Nobody reads a line for every request."""
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Smoke test traffic.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve")
+    serve.add_argument("--host", default="127.0.0.1", help="empty: every address")
+    serve.add_argument("--port", type=int, default=8080)
+    serve.add_argument("--backend", required=True)
+    serve.add_argument("--replica", required=True)
+    serve.add_argument("--fail-percent", type=int, default=0)
+    serve.add_argument("--delay-ms", type=float, default=0.0)
+    client = commands.add_parser("send")
+    client.add_argument("--url", required=True)
+    client.add_argument("--requests", type=int, required=True)
+    client.add_argument("--connections", type=int, default=4)
+    client.add_argument("--timeout", type=float, default=5.0)
+    client.add_argument("--seconds", type=float, default=60.0)
+    client.add_argument("--warm-up", type=float, default=0.0)
+    client.add_argument("--header", action="append", default=[], help="Name=value")
+    client.add_argument("--result", default="/dev/termination-log")
+    return parser
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    # As the first process of a container it would get no SIGTERM without a handler.
+    sys.exit(0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = _arguments().parse_args(arguments)
+    if given.command == "serve":
+        signal.signal(signal.SIGTERM, _stop)
+        with Backend(
+            (given.host, given.port),
+            backend=given.backend,
+            replica=given.replica,
+            fail_percent=given.fail_percent,
+            delay_ms=given.delay_ms,
+        ) as backend:
+            print(f"serving on port {backend.server_address[1]}", flush=True)
+            backend.serve_forever()
+        return
+    traffic = send(
+        given.url,
+        requests=given.requests,
+        connections=given.connections,
+        timeout=given.timeout,
+        seconds=given.seconds,
+        warm_up=given.warm_up,
+        headers=dict(header.partition("=")[::2] for header in given.header),
+    )
+    text = write_traffic(traffic)
+    with open(given.result, "w") as result:  # noqa: PTH123 a device, not a path
+        result.write(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The steps that put a mesh's promises to the test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import State
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.futures import PrefectFuture
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from mesh.errors import MeshError
+from mesh.smoke.options import Promise, SmokeOptions
+from mesh.smoke.promises import keep_promise
+from mesh.smoke.report import SmokeReport, SmokeResult, Step, smoke_markdown, smoke_table
+from mesh.smoke.run import clear_leftovers
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.progress import RolloutProgress
+from tasks.step import step
+
+
+@step("leftovers", description="Removes what a killed smoke test left behind.")
+def leftovers(mesh: LinkerdMesh, options: SmokeOptions) -> list[str]:
+    """The ids of the dead runs that were removed; runs that live are left alone."""
+    namespace = options.namespace or mesh.namespaces.emojivoto
+    removed = clear_leftovers(cluster_of(mesh), namespace)
+    if removed:
+        get_run_logger().warning("Removed what dead smoke tests left: %s", ", ".join(removed))
+    return removed
+
+
+@step("promise", run_name="{promise}", description="Tests one promise, and takes all away again.")
+def promise(mesh: LinkerdMesh, options: SmokeOptions, promise: Promise) -> State[SmokeResult]:
+    """A state that says the outcome, with the result as its data; also as a table artifact."""
+    log = get_run_logger()
+
+    def show(step: Step) -> None:
+        log.info("%s: %s: %s. %s", promise, step.name, step.outcome, step.detail)
+
+    with RolloutProgress(mesh.name, f"smoke {promise}") as progress:
+        result = keep_promise(
+            promise, cluster_of(mesh), mesh, options, on_step=show, on_progress=progress
+        )
+    create_table_artifact(
+        smoke_table([result]),
+        key=f"{mesh.name}-smoke-{promise}",
+        description=f"Mesh {mesh.name}: {promise} {result.outcome}",
+    )
+    if result.outcome == "failed":
+        return Failed(message=result.reason, data=result)
+    if result.outcome == "skipped":
+        return Completed(name="Skipped", message=result.reason, data=result)
+    return Completed(data=result)
+
+
+def result_of(promise: Promise, test: PrefectFuture[Any]) -> SmokeResult:
+    """The result of a submitted test; one that could not be done to its end is a failure too."""
+    found: object = test.result(raise_on_failure=False)
+    if isinstance(found, SmokeResult):
+        return found
+    step = Step("test", "failed", str(found))
+    remedy = found.remedy if isinstance(found, MeshError) else "Look at the task run's log."
+    return SmokeResult(promise, (step,), remedy=remedy)
+
+
+def show_report(report: SmokeReport) -> None:
+    """The whole report as a markdown artifact."""
+    create_markdown_artifact(
+        smoke_markdown(report),
+        key=f"{report.mesh}-smoke",
+        description=f"Smoke tests of mesh {report.mesh}",
+    )
