@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from typing import Any
 
-from mesh.smoke.options import SmokeOptions
+from prefect import flow
+from prefect.futures import PrefectFuture
+
+from mesh.smoke.options import Promise, SmokeOptions
 from mesh.smoke.report import SmokeReport, require_smoke
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.smoke import leftovers, promise, result_of, show_report
@@ -32,7 +35,9 @@ def smoke_test(mesh: LinkerdMesh, options: SmokeOptions | None = None) -> SmokeR
     """
     chosen = options or SmokeOptions()
     leftovers(mesh, chosen)
-    tests = {name: submit(promise, mesh, chosen, name) for name in chosen.promises}
+    tests: dict[Promise, PrefectFuture[Any]] = {
+        name: submit(promise, mesh, chosen, name) for name in chosen.promises
+    }
     results = tuple(result_of(name, test) for name, test in tests.items())
     report = SmokeReport(mesh.name, str(mesh.linkerd), results)
     show_report(report)
