@@ -103,3 +103,7 @@ class MeshUnhealthy(MeshError):
 
 class CertificateExpired(MeshError):
     """A certificate that the mesh needs has ended."""
+
+
+class SmokeTestFailed(MeshError):
+    """The mesh does not keep a promise; what the tests made is gone again."""

@@ -36,7 +36,7 @@ def promise(mesh: LinkerdMesh, options: SmokeOptions, promise: Promise) -> State
     log = get_run_logger()
 
     def show(step: Step) -> None:
-        log.info("%s: %s: %s. %s", promise, step.name, step.outcome, step.detail)
+        log.info("%s: %s", step.name, ", ".join(filter(None, (step.outcome, step.detail))))
 
     with RolloutProgress(mesh.name, f"smoke {promise}") as progress:
         result = keep_promise(

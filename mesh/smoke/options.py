@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from mesh.config import Namespace
+from mesh.config import Namespace, Section
 
 Promise = Literal["load-balancing", "traffic-split", "canary", "fault-injection", "ingress"]
 PROMISES: tuple[Promise, ...] = get_args(Promise)
@@ -16,10 +16,8 @@ LEAST_EVIDENCE = 20
 """Requests that the smallest share of a split has to get for its measurement to say anything."""
 
 
-class SmokeOptions(BaseModel):
+class SmokeOptions(Section):
     """Which promises of the mesh are tested, with how much traffic, and what is good enough."""
-
-    model_config = ConfigDict(extra="forbid")
 
     promises: list[Promise] = Field(
         default_factory=lambda: list(PROMISES),
@@ -156,9 +154,12 @@ class SmokeOptions(BaseModel):
 
     @model_validator(mode="after")
     def _evidence(self) -> SmokeOptions:
-        smallest = min(self.weights[0], self.fault_percent)
+        shares = [100]
         if "canary" in self.promises or "traffic-split" in self.promises:
-            smallest = min(smallest, *(100 - w for w in self.weights if w < 100), 100)
+            shares += [share for w in self.weights for share in (w, 100 - w) if share]
+        if "fault-injection" in self.promises:
+            shares += [self.fault_percent, 100 - self.fault_percent]
+        smallest = min(shares)
         needed = -(-LEAST_EVIDENCE * 100 // smallest)
         if self.requests < needed:
             raise ValueError(

@@ -102,14 +102,18 @@ def _canary(run: SmokeRun) -> None:
     run.deploy(Backend("stable"), Backend("canary"), Backend("broken", fail_percent=100))
     run.front(_FRONT, "stable")
     problems = _shift(run, api, "canary")
-    run.judge(
-        "a healthy canary is promoted",
-        problems,
-        "The canary answers like the stable backend: see what its gate found.",
-    )
+    if problems is not None:
+        run.judge(
+            "a healthy canary is promoted",
+            problems,
+            "The canary answers like the stable backend: see what its gate found.",
+            "through " + ", ".join(map(str, run.options.weights)),
+        )
     run.split(api, _FRONT, {"stable": 100, "broken": 0})
     problems = _shift(run, api, "broken")
-    if run.measurements:
+    if problems is None:
+        run.split(api, _FRONT, {"stable": 100, "broken": 0})
+    else:
         run.judge(
             "a failing canary is taken back",
             [] if problems else ["the health gate let a canary through that only fails"],
@@ -120,21 +124,25 @@ def _canary(run: SmokeRun) -> None:
     _judge_weights(run, traffic, {"stable": 100, "broken": 0})
 
 
-def _shift(run: SmokeRun, api: SplitApi, canary: str) -> list[str]:
-    """Leads traffic to a canary step by step; empty, or why it was taken back."""
-    weight = 0
-    problems: list[str] = []
+def _shift(run: SmokeRun, api: SplitApi, canary: str) -> list[str] | None:
+    """Leads traffic to a canary step by step, and all of it back when its gate says so.
+
+    Returns:
+        Why it was taken back; nothing where it was not; None where no traffic could be measured.
+    """
+    options = run.options
+    weight, problems, is_measured = 0, list[str](), False
     while True:
-        shift = next_shift(run.options.weights, weight, problems)
+        shift = next_shift(options.weights, weight, problems)
         if shift.action == "done":
-            return []
+            return problems if is_measured else None
         weight = shift.weight
         run.split(api, _FRONT, {"stable": 100 - weight, canary: weight})
         if shift.action == "back":
             return problems
         traffic = run.measure(f"{canary} {weight}", run.url(_FRONT))
         if traffic is not None:
-            options = run.options
+            is_measured = True
             problems = judge_canary(traffic, canary, options.success_rate, options.latency_p99_ms)
 
 

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mesh.errors import MeshError
+from mesh.errors import SmokeTestFailed
 from mesh.smoke.options import Promise
 from mesh.smoke.traffic import Traffic
 
 Outcome = Literal["passed", "failed", "skipped"]
-
-
-class SmokeTestFailed(MeshError):
-    """The mesh does not keep a promise; everything that the test made is gone again."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,15 @@ class SmokeReport:
     def ok(self) -> bool:
         """Whether no promise failed; what was skipped is not proved."""
         return all(result.outcome != "failed" for result in self.results)
+
+    @property
+    def skipped(self) -> str:
+        """What was skipped and why, in one line."""
+        reasons: dict[str, list[str]] = {}
+        for result in self.results:
+            if result.outcome == "skipped":
+                reasons.setdefault(result.reason, []).append(result.promise)
+        return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
 def require_smoke(report: SmokeReport) -> SmokeReport:

@@ -41,6 +41,9 @@ _SPLITS = (
 SPLIT_KINDS = (*_GATEWAY_ROUTES, *_POLICY_ROUTES, *_PROFILES, *_SPLITS)
 """Every kind that may lead a smoke test's traffic, each in every version of it."""
 
+# Source: linkerd2 `policy-controller/k8s/status`.
+_POLICY_CONTROLLER = "linkerd.io/policy-controller"
+
 # The first edge whose proxies obey the Gateway API's own HTTPRoute, as stable-2.14 does.
 _FIRST_EDGE_WITH_GATEWAY_API = (23, 8, 1)
 
@@ -157,6 +160,8 @@ def _fqdn(service: str, namespace: str, cluster_domain: str) -> str:
 def refusal(route: Object) -> str | None:
     """Why Linkerd does not obey a route; empty when it does, None while it has not said so."""
     for parent in route.get("status", {}).get("parents", []):
+        if parent.get("controllerName") != _POLICY_CONTROLLER:
+            continue
         for condition in parent.get("conditions", []):
             if condition["type"] == "Accepted":
                 if condition["status"] == "True":

@@ -325,7 +325,7 @@ class SmokeRun:
         obj = self._labelled(obj)
         obj["metadata"]["ownerReferences"] = [owner]
         applied = self.cluster.apply(obj, dry_run=dry_run)
-        if (name := name_of(obj)) not in self.objects:
+        if not dry_run and (name := name_of(obj)) not in self.objects:
             self.objects.append(name)
         return applied
 

@@ -1,0 +1,456 @@
+"""Stands where a kubelet and Linkerd's data plane would be, so that smoke tests have traffic.
+
+`LoopbackNode` is a node of a sandbox whose pods run as processes on 127.0.0.1: the program of their
+ConfigMap, with their own arguments. Their requests go through `DataPlane`, a proxy on loopback that
+reads Services, routes and splits from the API server and goes by them, as Linkerd's proxies would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mesh.cluster import MERGE_PATCH, Cluster, Object
+from mesh.errors import ApiError
+
+NODE = "loopback"
+TARGET_HEADER = "loopback-target"
+IDENTITY = "default.emojivoto.serviceaccount.identity.linkerd.cluster.local"
+
+
+@dataclass
+class Process:
+    """A pod that runs: its process, and the port that it serves on."""
+
+    pod: Object
+    popen: subprocess.Popen[str]
+    result: Path
+    port: int = 0
+    said: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class LoopbackNode:
+    """A node with a kubelet of our own; as a context manager it is gone at the end.
+
+    The other nodes take no new pods meanwhile.
+
+    Args:
+        plane: what the pods' requests go through.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path, plane: DataPlane) -> None:
+        self.cluster, self.folder, self.plane = cluster, folder, plane
+        self.processes: dict[str, Process] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._cordoned: list[str] = []
+        plane.node = self
+
+    def __enter__(self) -> Self:
+        for node in list(self.cluster.list("v1", "Node")):
+            name = node["metadata"]["name"]
+            self.cluster.merge("v1", "Node", name, None, {"spec": {"unschedulable": True}})
+            self._cordoned.append(name)
+        self.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+        self._heartbeat()
+        self._thread.start()
+        self.plane.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self.plane.stop()
+        for process in self.processes.values():
+            process.popen.kill()
+            process.popen.wait()
+        self.cluster.delete("v1", "Node", NODE)
+        for name in self._cordoned:
+            self.cluster.merge("v1", "Node", name, None, {"spec": {"unschedulable": None}})
+
+    def _heartbeat(self) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now, "reason": "Loopback"}
+        size = {"cpu": "100", "memory": "100Gi", "pods": "200"}
+        info = {"containerRuntimeVersion": "process://1", "kubeletVersion": "v1.34.0"}
+        self._status(
+            "v1",
+            "Node",
+            NODE,
+            None,
+            {
+                "conditions": [{**ready, "lastTransitionTime": now}],
+                "capacity": size,
+                "allocatable": size,
+                "nodeInfo": {
+                    **dict.fromkeys(
+                        (
+                            "architecture",
+                            "bootID",
+                            "kernelVersion",
+                            "kubeProxyVersion",
+                            "machineID",
+                            "operatingSystem",
+                            "osImage",
+                            "systemUUID",
+                        ),
+                        "",
+                    ),
+                    **info,
+                },
+            },
+        )
+        self.cluster.apply(
+            {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": NODE, "namespace": "kube-node-lease"},
+                "spec": {
+                    "holderIdentity": NODE,
+                    "leaseDurationSeconds": 40,
+                    "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                },
+            }
+        )
+
+    def _status(
+        self, version: str, kind: str, name: str, namespace: str | None, status: Object
+    ) -> None:
+        path = self.cluster.path(version, kind, namespace, name) + "/status"
+        self.cluster.request("PATCH", path, body={"status": status}, content_type=MERGE_PATCH)
+
+    def _work(self) -> None:
+        beat = time.monotonic()
+        while not self._over.wait(0.1):
+            # What goes away between a look and a write is no fault.
+            with contextlib.suppress(ApiError):
+                if time.monotonic() - beat > 5:
+                    beat = time.monotonic()
+                    self._heartbeat()
+                for pod in self.cluster.list("v1", "Pod", fields=f"spec.nodeName={NODE}"):
+                    self._tend(pod)
+
+    def _tend(self, pod: Object) -> None:
+        uid = pod["metadata"]["uid"]
+        process = self.processes.get(uid)
+        if pod["metadata"].get("deletionTimestamp"):
+            if process is not None:
+                process.popen.send_signal(signal.SIGTERM)
+                process.popen.wait(timeout=20)
+                del self.processes[uid]
+            path = self.cluster.path(
+                "v1", "Pod", pod["metadata"]["namespace"], pod["metadata"]["name"]
+            )
+            self.cluster.request("DELETE", path, body={"gracePeriodSeconds": 0})
+        elif process is None:
+            self.processes[uid] = self._start(pod)
+        else:
+            self._report(process)
+
+    def _start(self, pod: Object) -> Process:
+        namespace = pod["metadata"]["namespace"]
+        spec = pod["spec"]
+        container = next(c for c in spec["containers"] if c["name"] in ("backend", "client"))
+        volume = next(v for v in spec["volumes"] if v["name"] == "program")
+        content = self.cluster.get("v1", "ConfigMap", volume["configMap"]["name"], namespace)
+        assert content is not None
+        folder = self.folder / pod["metadata"]["uid"]
+        folder.mkdir(parents=True)
+        for key, text in content["data"].items():
+            (folder / key).write_text(text)
+        result = folder / "termination-log"
+        assert container["command"][0] == "python3"
+        program = folder / Path(container["command"][1]).name
+        arguments = [a.replace("$(POD_NAME)", pod["metadata"]["name"]) for a in container["args"]]
+        if container["name"] == "backend":
+            # Every pod would have an address of its own; here each has a port.
+            arguments[arguments.index("--host") + 1] = "127.0.0.1"
+            arguments[arguments.index("--port") + 1] = "0"
+        else:
+            at = arguments.index("--url") + 1
+            target = arguments[at].removeprefix("http://").rstrip("/")
+            arguments[at] = f"http://127.0.0.1:{self.plane.port}/"
+            is_meshed = any(c["name"] == "linkerd-proxy" for c in _containers(pod))
+            arguments += ["--result", str(result)]
+            arguments += ["--header", f"{TARGET_HEADER}={target},{'yes' if is_meshed else 'no'}"]
+        popen = subprocess.Popen(
+            [sys.executable, str(program), *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"PATH": os.environ["PATH"]},
+        )
+        process = Process(pod, popen, result)
+        if container["name"] == "backend":
+            assert popen.stdout is not None
+            process.port = int(popen.stdout.readline().split()[-1])
+        return process
+
+    def _report(self, process: Process) -> None:
+        code = process.popen.poll()
+        pod = process.pod
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        running = {"running": {"startedAt": now}}
+        state: dict[str, Any] = running
+        if code is not None:
+            message = process.result.read_text() if process.result.exists() else ""
+            state = {
+                "terminated": {
+                    "exitCode": code,
+                    "message": message,
+                    "startedAt": now,
+                    "finishedAt": now,
+                }
+            }
+        ready = "True" if code is None else "False"
+        said = {"phase": "Running", "ready": ready, "code": code}
+        if process.said == said:
+            return
+        process.said = said
+        conditions = [
+            {"type": kind, "status": ready, "lastTransitionTime": now}
+            for kind in ("Ready", "ContainersReady")
+        ]
+        statuses = [
+            {
+                "name": container["name"],
+                "image": container["image"],
+                "imageID": "",
+                "ready": code is None,
+                "restartCount": 0,
+                # The proxy goes on when its application has ended.
+                "state": state if container["name"] in ("backend", "client") else running,
+            }
+            for container in pod["spec"]["containers"]
+        ]
+        self._status(
+            "v1",
+            "Pod",
+            pod["metadata"]["name"],
+            pod["metadata"]["namespace"],
+            {
+                "phase": "Running",
+                "conditions": conditions,
+                "containerStatuses": statuses,
+                "podIP": "127.0.0.1",
+                "startTime": now,
+            },
+        )
+
+    def ports(self, selector: dict[str, str], namespace: str) -> dict[str, tuple[int, bool]]:
+        """The ports of the pods that a Service selects, and whether each is meshed."""
+        return {
+            process.pod["metadata"]["name"]: (
+                process.port,
+                any(c["name"] == "linkerd-proxy" for c in _containers(process.pod)),
+            )
+            for process in list(self.processes.values())
+            if process.port
+            and process.pod["metadata"]["namespace"] == namespace
+            and selector.items() <= process.pod["metadata"].get("labels", {}).items()
+        }
+
+
+def _containers(pod: Object) -> list[dict[str, Any]]:
+    return pod["spec"]["containers"] + pod["spec"].get("initContainers", [])
+
+
+class DataPlane:
+    """What Linkerd's proxies and Traefik do with a request, by the objects of the API server.
+
+    `ignores_splits`, `ignores_override` and `sticks` make it do what a mesh that does not work
+    does; `refuses_routes` makes it turn down every HTTPRoute.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.node: LoopbackNode | None = None
+        self.ignores_splits = False
+        self.ignores_override = False
+        self.sticks = False
+        self.refuses_routes = False
+        self._over = threading.Event()
+        self._state: dict[str, list[Object]] = {}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._threads = [
+            threading.Thread(target=self._server.serve_forever, daemon=True),
+            threading.Thread(target=self._watch, daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    KINDS = (
+        ("v1", "Service"),
+        ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+        ("policy.linkerd.io/v1beta3", "HTTPRoute"),
+        ("linkerd.io/v1alpha2", "ServiceProfile"),
+        ("split.smi-spec.io/v1alpha2", "TrafficSplit"),
+        ("traefik.io/v1alpha1", "IngressRoute"),
+        ("traefik.io/v1alpha1", "Middleware"),
+    )
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.2):
+            with contextlib.suppress(ApiError):
+                state: dict[str, list[Object]] = {}
+                for version, kind in self.KINDS:
+                    state.setdefault(kind, []).extend(self.cluster.list(version, kind))
+                self._state = state
+                for route in state["HTTPRoute"]:
+                    self._accept(route)
+
+    def _accept(self, route: Object) -> None:
+        """As Linkerd's policy controller says it."""
+        if route.get("status", {}).get("parents"):
+            return
+        status = "False" if self.refuses_routes else "True"
+        condition = {
+            "type": "Accepted",
+            "status": status,
+            "reason": "NoMatchingParent" if self.refuses_routes else "Accepted",
+            "message": "",
+            "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        parent = {
+            "parentRef": route["spec"]["parentRefs"][0],
+            "controllerName": "linkerd.io/policy-controller",
+            "conditions": [condition],
+        }
+        metadata = route["metadata"]
+        path = self.cluster.path(
+            route["apiVersion"], route["kind"], metadata["namespace"], metadata["name"]
+        )
+        self.cluster.request(
+            "PATCH",
+            path + "/status",
+            body={"status": {"parents": [parent]}},
+            content_type=MERGE_PATCH,
+        )
+
+    def choose(self, target: str, host: str) -> tuple[str, str]:
+        """The Service (name, namespace) that answers a request to a host, by all routes."""
+        name, namespace = target.split(":")[0].split(".")[:2]
+        if namespace == "traefik":
+            name, namespace = self._through_traefik(host)
+        for weights in self._splits(name, namespace):
+            chosen = random.choices(list(weights), list(weights.values()))[0]  # noqa: S311
+            return chosen, namespace
+        return name, namespace
+
+    def _through_traefik(self, host: str) -> tuple[str, str]:
+        for obj in self._state["IngressRoute"]:
+            rule = obj["spec"]["routes"][0]
+            if rule["match"] != f"Host(`{host}`)":
+                continue
+            namespace = obj["metadata"]["namespace"]
+            names = [m["name"] for m in rule["middlewares"]]
+            for middleware in self._state["Middleware"]:
+                if middleware["metadata"]["name"] in names and not self.ignores_override:
+                    headers = middleware["spec"]["headers"]["customRequestHeaders"]
+                    name, namespace = headers["l5d-dst-override"].split(".")[:2]
+                    return name, namespace
+            return rule["services"][0]["name"], namespace
+        return "web-svc", "emojivoto"
+
+    def _splits(self, name: str, namespace: str) -> list[dict[str, int]]:
+        if self.ignores_splits:
+            return []
+        found: list[dict[str, int]] = []
+        for obj in self._state["HTTPRoute"]:
+            if obj["spec"]["parentRefs"][0]["name"] == name:
+                backends = obj["spec"]["rules"][0]["backendRefs"]
+                found.append({b["name"]: b["weight"] for b in backends})
+        for obj in self._state["TrafficSplit"]:
+            if obj["spec"]["service"] == name:
+                found.append({b["service"]: b["weight"] for b in obj["spec"]["backends"]})
+        for obj in self._state["ServiceProfile"]:
+            if obj["metadata"]["name"].startswith(f"{name}.{namespace}."):
+                overrides = obj["spec"].get("dstOverrides", [])
+                found.append({o["authority"].split(".")[0]: o["weight"] for o in overrides})
+        return found
+
+    def pods(self, name: str, namespace: str) -> dict[str, tuple[int, bool]]:
+        assert self.node is not None
+        for obj in self._state["Service"]:
+            if (obj["metadata"]["name"], obj["metadata"]["namespace"]) == (name, namespace):
+                return self.node.ports(obj["spec"].get("selector", {}), namespace)
+        return {}
+
+    def _handler(plane) -> type[BaseHTTPRequestHandler]:  # noqa: N805 the handler has its own self
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            upstream: dict[int, http.client.HTTPConnection]
+            mine: int | None
+
+            def setup(self) -> None:
+                super().setup()
+                self.upstream, self.mine = {}, None
+
+            def finish(self) -> None:
+                super().finish()
+                for connection in self.upstream.values():
+                    connection.close()
+
+            def do_GET(self) -> None:
+                target, _, is_meshed = self.headers[TARGET_HEADER].partition(",")
+                host = self.headers["Host"]
+                name, namespace = plane.choose(target, host)
+                if (name, namespace) == ("web-svc", "emojivoto"):
+                    return self.answer(200, {}, b"emojivoto")
+                pods = list(plane.pods(name, namespace).values())
+                if not pods:
+                    return self.answer(503, {}, b"no endpoints")
+                port, has_proxy = random.choice(pods)  # noqa: S311
+                if plane.sticks:
+                    # As kube-proxy does it: a connection keeps its pod.
+                    self.mine = port = self.mine or port
+                sees_identity = has_proxy and (is_meshed == "yes" or "traefik" in target)
+                headers = {"l5d-client-id": IDENTITY} if sees_identity else {}
+                if port not in self.upstream:
+                    self.upstream[port] = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                connection = self.upstream[port]
+                connection.request("GET", self.path, headers=headers)
+                response = connection.getresponse()
+                body = response.read()
+                kept = {k: v for k, v in response.getheaders() if k.startswith("smoke-")}
+                return self.answer(response.status, kept, body)
+
+            def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+                self.send_response(status)
+                for key, value in headers.items():
+                    self.send_header(key, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        return Handler
