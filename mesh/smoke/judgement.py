@@ -135,10 +135,10 @@ def judge_canary(
     if not answered:
         return [f"{canary} answered none of {traffic.sent} requests", *_unanswered(traffic)]
     problems = [*judge_latency(traffic, latency_p99_ms), *_unanswered(traffic)]
-    if 1 - failed / answered < success_rate:
+    if (rate := (answered - failed) / answered) < success_rate:
         problems.append(
             f"{failed} of {answered} requests to {canary} failed: "
-            f"{1 - failed / answered:.2%} succeeded, at least {success_rate:.2%} should"
+            f"{rate:.2%} succeeded, at least {success_rate:.2%} should"
         )
     return problems or judge_success(traffic, success_rate)
 
@@ -164,7 +164,7 @@ def judge_faults(
     lost = traffic.sent - total
     others = total - traffic.answered(faulty)
     failed = sum(traffic.failed(backend) for backend in traffic.backends if backend != faulty)
-    if others and 1 - failed / others < success_rate:
+    if others and (others - failed) / others < success_rate:
         problems.append(f"{failed} of {others} requests failed where no fault was injected")
     if traffic.answered(faulty) and traffic.failed(faulty) < traffic.answered(faulty):
         problems.append(f"{faulty} answered well, and should fail always")
