@@ -1,0 +1,216 @@
+"""`smoke_test` on a whole mesh: where pods do not run, where they do, and killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.cluster import Cluster
+from mesh.smoke.options import PROMISES, Promise, SmokeOptions
+from mesh.smoke.promises import keep_promise
+from mesh.smoke.report import SmokeReport, SmokeResult, require_smoke, smoke_markdown
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from sandbox.prefect_server import PrefectServer
+from tasks.linkerd_mesh import LinkerdMesh
+from tests.flows.cluster_state import resource_versions
+from tests.smoke.loopback import DataPlane, LoopbackNode
+from tests.smoke.test_routing import crds
+
+VERSION = "edge-26.8.3"
+
+
+class Stage:
+    """One mesh that every test of this module uses, and leaves as it was."""
+
+    def __init__(self, sandbox: Sandbox, config: dict[str, Any], environment: dict[str, str]):
+        self.sandbox, self.config, self._environment = sandbox, config, environment
+        self.cluster = sandbox.cluster()
+
+    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            env=self._environment,
+        )
+
+    def smoke_test(
+        self, folder: Path, options: dict[str, Any], *kill_at: str
+    ) -> subprocess.CompletedProcess[str]:
+        (folder / "mesh.json").write_text(json.dumps(self.config))
+        (folder / "options.json").write_text(json.dumps(options))
+        files = str(folder / "mesh.json"), str(folder / "options.json")
+        return self.run("tests.flows.run_smoke_test", *files, *kill_at)
+
+    def keep(self, promise: Promise, version: str = VERSION, **options: Any) -> SmokeResult:
+        mesh = LinkerdMesh.model_validate(self.config | {"version": version})
+        chosen = {"settle_seconds": 1, "requests": 400, **options}
+        return keep_promise(promise, self.cluster, mesh, SmokeOptions.model_validate(chosen))
+
+
+@pytest.fixture(scope="module")
+def stage(
+    binaries: Binaries,
+    prefect_server: PrefectServer,
+    charts_dir: Path,
+    shared_dir: Path,
+    helm_path: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stage]:
+    environment = os.environ | prefect_server.environment
+    environment["PATH"] = os.pathsep.join([str(binaries.helm.parent), environment["PATH"]])
+    with Sandbox("smoke", binaries=binaries) as sandbox:
+        config = {
+            "name": "smoke",
+            "version": VERSION,
+            "access": {"kubeconfig": str(sandbox.kubeconfig)},
+            "charts": {"mirror": str(charts_dir)},
+            "emojivoto_manifest": str(shared_dir / "manifests/emojivoto.yml"),
+            "viz": {"enabled": False},
+        }
+        stage = Stage(sandbox, config, environment)
+        path = tmp_path_factory.mktemp("stage") / "mesh.json"
+        path.write_text(json.dumps(config))
+        made = stage.run("tests.flows.run_bootstrap", str(path))
+        assert made.returncode == 0, made.stderr[-3000:]
+        # What Linkerd 2.11 splits by, so that its kind can be tried too.
+        for crd in crds(helm_path, charts_dir / "stable/linkerd2-2.11.5.tgz"):
+            if crd["metadata"]["name"] == "trafficsplits.split.smi-spec.io":
+                stage.cluster.apply(crd)
+        yield stage
+
+
+@pytest.fixture
+def unchanged(stage: Stage) -> Iterator[Cluster]:
+    """Holds the test to leaving every object of the cluster at the version that it had."""
+    before = resource_versions(stage.cluster)
+    yield stage.cluster
+    after = resource_versions(stage.cluster)
+    # The controllers of an object that was ours may be a moment late.
+    for _ in range(50):
+        if after == before:
+            break
+        after = resource_versions(stage.cluster)
+    assert after == before
+
+
+@pytest.fixture
+def plane(stage: Stage, tmp_path: Path) -> Iterator[DataPlane]:
+    """A node whose pods run as processes, and what stands for the data plane between them."""
+    with DataPlane(stage.cluster) as plane, LoopbackNode(stage.cluster, tmp_path, plane):
+        yield plane
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_where_pods_do_not_run_objects_are_tried_and_traffic_is_skipped(
+    stage: Stage, tmp_path: Path
+) -> None:
+    done = stage.smoke_test(tmp_path, {})
+    assert done.returncode == 0, done.stderr[-3000:]
+    outcomes = json.loads(done.stdout.splitlines()[-1])
+    assert outcomes == {promise: ["skipped", "pods do not run here"] for promise in PROMISES}
+    assert "Skipped(" in done.stderr
+    # Every step that does not need traffic was done, with the real CRDs and the real injector.
+    for said in ("pods are up and meshed", "split: stable 0, canary 100: passed", "split removed"):
+        assert said in done.stderr
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_what_killed_runs_left_is_gone_after_the_next(stage: Stage, tmp_path: Path) -> None:
+    killings: list[tuple[str, Promise]] = [
+        ("HTTPRoute", "fault-injection"),
+        ("Deployment", "canary"),
+        ("IngressRoute", "ingress"),
+    ]
+    for kind, promise in killings:
+        killed = stage.smoke_test(tmp_path, {"promises": [promise]}, kind)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    labels = "smoke.prefect-linkerd/run"
+    left = list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=labels))
+    assert left, "a killed run leaves its own objects for the next to find"
+
+    done = stage.smoke_test(tmp_path, {"promises": ["load-balancing"]})
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.usefixtures("unchanged", "plane")
+def test_where_pods_run_every_promise_is_kept_and_measured(stage: Stage) -> None:
+    results = tuple(stage.keep(promise) for promise in PROMISES)
+    report = require_smoke(SmokeReport("smoke", VERSION, results))
+    assert [result.outcome for result in results] == ["passed"] * len(PROMISES), report
+    by_promise = {result.promise: result for result in results}
+
+    measured = {
+        promise: [m.name for m in result.measurements] for promise, result in by_promise.items()
+    }
+    assert measured == {
+        "load-balancing": ["all replicas"],
+        "traffic-split": [*(f"canary {w}" for w in (5, 25, 50, 100)), "without the split"],
+        "canary": [*(f"canary {w}" for w in (5, 25, 50, 100)), "broken 5", "taken back"],
+        "fault-injection": ["faults 20", "without faults"],
+        "ingress": ["through Traefik", "emojivoto through Traefik"],
+    }
+    faults = by_promise["fault-injection"].measurements[0].traffic
+    assert faults.failed("faulty") == faults.errors["500"] == faults.answered("faulty") > 0
+    page = smoke_markdown(report)
+    assert "| canary 50 | 400 | 100.00% |" in page
+    assert "a failing canary is taken back | passed | " in page
+
+
+# A promise, what is wrong with the mesh, and what is said of it.
+BROKEN: list[tuple[Promise, Callable[[DataPlane], None], str]] = [
+    ("load-balancing", lambda p: setattr(p, "sticks", True), "answered by one replica only"),
+    ("traffic-split", lambda p: setattr(p, "ignores_splits", True), "canary answered 0 of 400"),
+    ("canary", lambda p: setattr(p, "ignores_splits", True), "canary answered none of 400"),
+    ("canary", lambda p: setattr(p, "refuses_routes", True), "NoMatchingParent"),
+    ("fault-injection", lambda p: setattr(p, "ignores_splits", True), "faulty answered 0 of 400"),
+    ("ingress", lambda p: setattr(p, "ignores_override", True), "named-by-route answered 400"),
+]
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_mesh_that_breaks_a_promise_is_found_out(stage: Stage, plane: DataPlane) -> None:
+    for promise, wrong, said in BROKEN:
+        wrong(plane)
+        result = stage.keep(promise)
+        plane.mend()
+        assert result.outcome == "failed", promise
+        assert said in result.reason
+        assert result.remedy
+
+
+@pytest.mark.usefixtures("unchanged", "plane")
+@pytest.mark.parametrize(
+    ("version", "kind"), [("stable-2.11.5", "TrafficSplit"), ("stable-2.12.6", "ServiceProfile")]
+)
+def test_older_kinds_lead_traffic_too(stage: Stage, version: str, kind: str) -> None:
+    for promise in ("traffic-split", "fault-injection"):
+        result = stage.keep(promise, version)
+        assert result.outcome == "passed", result.reason
+        assert any(name.startswith(f"{kind}/emojivoto/") for name in result.objects)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_the_flow_fails_by_what_is_broken_and_says_so(
+    stage: Stage, plane: DataPlane, tmp_path: Path
+) -> None:
+    plane.ignores_override = True
+    options = {"promises": ["load-balancing", "ingress"], "settle_seconds": 1, "requests": 200}
+    done = stage.smoke_test(tmp_path, options)
+    assert done.returncode == 1
+    assert "SmokeTestFailed: mesh smoke: expected every promise to be kept" in done.stderr
+    assert "ingress: named-by-route answered 200 of 200" in done.stderr
+    assert "linkerd.io/inject: ingress" in done.stderr
+    # The other promise was tested to its end all the same.
+    assert "spread over replicas: passed" in done.stderr
