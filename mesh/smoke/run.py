@@ -454,7 +454,9 @@ class SmokeRun:
         )
         if not self._runs_pods:
             # The API server's word on it can be had all the same.
-            self.apply(job, dry_run=True)
+            with self.step(f"client: {name}") as say:
+                self.apply(job, dry_run=True)
+                say("accepted as a dry run")
             self.record_skip(f"traffic: {name}", NO_PODS)
             return None
         with self.step(f"traffic: {name}") as say:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,9 @@ def test_every_step_of_a_split_is_accepted_and_removed(
     for crd in made:
         alone.apply(crd)
     try:
-        while not alone.serves(*expected):
-            pass
-        api = choose_split(LinkerdVersion.parse(version), alone.serves)
+        while not fresh(alone).serves(*expected):
+            time.sleep(0.2)
+        api = choose_split(LinkerdVersion.parse(version), fresh(alone).serves)
         assert (api.api_version, api.kind) == expected
         walk(alone, api, version)
         refuse_nonsense(alone, api)
@@ -84,7 +85,7 @@ def test_every_step_of_a_split_is_accepted_and_removed(
         for crd in made:
             alone.delete(crd["apiVersion"], crd["kind"], crd["metadata"]["name"])
         while any(alone.get(c["apiVersion"], c["kind"], c["metadata"]["name"]) for c in made):
-            pass
+            time.sleep(0.2)
 
 
 def walk(cluster: Cluster, api: SplitApi, version: str) -> None:
