@@ -11,10 +11,10 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from mesh.errors import MeshError
+from mesh.smoke.fuse import clear_leftovers
 from mesh.smoke.options import Promise, SmokeOptions
 from mesh.smoke.promises import keep_promise
 from mesh.smoke.report import SmokeReport, SmokeResult, Step, smoke_markdown, smoke_table
-from mesh.smoke.run import clear_leftovers
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
 from tasks.step import step

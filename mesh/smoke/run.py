@@ -1,71 +1,33 @@
-"""One run of a smoke test on a cluster: what it makes, keeps alive, measures and takes away again.
-
-Everything that a run makes is owned by one object, its *fuse*: a Job of no pods that is complete
-at once and that Kubernetes deletes some time after, with all that it owns. While the run lives it
-keeps the fuse from burning down. So a run that is killed leaves nothing behind for longer than
-`FUSE_SECONDS`, even if nothing of ours ever runs again; and the next run, which sees that nobody
-tends the fuse, need not wait for that.
-Sources: https://kubernetes.io/docs/concepts/workloads/controllers/ttlafterfinished/ and
-https://kubernetes.io/docs/concepts/architecture/garbage-collection/#owners-dependents
-"""
+"""One run of a smoke test on a cluster: what it makes, measures and says of each step."""
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, InvalidInput, MeshError, NotReady
-from mesh.ingress import API_VERSIONS as TRAEFIK_API_VERSIONS
 from mesh.injection import proxy_of
 from mesh.namespaces import LABELS
 from mesh.rollout import OnProgress, await_rollouts, describe, pod_reason
+from mesh.smoke.fuse import RUN_LABEL, Fuse, fuse_name
 from mesh.smoke.options import Promise, SmokeOptions
 from mesh.smoke.report import Measurement, Step
-from mesh.smoke.routing import SPLIT_KINDS, SplitApi, refusal, split
+from mesh.smoke.routing import SplitApi, refusal, split
 from mesh.smoke.traffic import Traffic, read_traffic
 from mesh.smoke.workloads import Backend, backend, client, client_seconds, program, service
 
-RUN_LABEL = "smoke.prefect-linkerd/run"
 PROMISE_LABEL = "smoke.prefect-linkerd/promise"
 ROLE_LABEL = "smoke.prefect-linkerd/role"
-FUSE_LABEL = "smoke.prefect-linkerd/fuse"
-
-FUSE_SECONDS = 120
-TEND_EVERY_SECONDS = 5.0
-SILENT_AFTER_SECONDS = 30
-"""A fuse that nobody tended for this long is a dead run's."""
 
 ACCEPTED_WITHIN_SECONDS = 60
-REMOVED_WITHIN_SECONDS = 120
 
 NO_PODS = "pods do not run here"
-
-_TRAEFIK_KINDS = tuple(
-    (api_version, kind)
-    for api_version in TRAEFIK_API_VERSIONS
-    for kind in ("IngressRoute", "Middleware")
-)
-# What leads traffic: it goes first, so that an injected fault ends at once.
-_LEADING = (*SPLIT_KINDS, *_TRAEFIK_KINDS)
-_KINDS = (
-    *_LEADING,
-    ("batch/v1", "Job"),
-    ("apps/v1", "Deployment"),
-    ("apps/v1", "ReplicaSet"),
-    ("v1", "Service"),
-    ("v1", "ConfigMap"),
-    ("v1", "Pod"),
-)
-
 
 OnStep = Callable[[Step], None]
 
@@ -82,33 +44,6 @@ class PromiseNotKept(Exception):
     """A step failed and is recorded; what follows it makes no sense."""
 
 
-def fuse(name: str, namespace: str) -> Object:
-    """A Job that never makes a pod, is complete at once and is deleted after `FUSE_SECONDS`."""
-    pod = {"restartPolicy": "Never", "containers": [{"name": "none", "image": "none"}]}
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name, "namespace": namespace, "labels": {FUSE_LABEL: "true"}},
-        "spec": {
-            "completions": 0,
-            "parallelism": 0,
-            "backoffLimit": 0,
-            "ttlSecondsAfterFinished": FUSE_SECONDS,
-            "template": {"spec": pod},
-        },
-    }
-
-
-def last_tended(job: Object) -> datetime:
-    """When somebody last kept a fuse from burning down, by the cluster's clock."""
-    completed = job.get("status", {}).get("completionTime")
-    if completed is None:
-        return datetime.fromisoformat(job["metadata"]["creationTimestamp"])
-    left: int = job["spec"].get("ttlSecondsAfterFinished", FUSE_SECONDS) - FUSE_SECONDS
-    moment = datetime.fromisoformat(completed).timestamp() + left
-    return datetime.fromtimestamp(moment, datetime.fromisoformat(completed).tzinfo)
-
-
 def runs_pods(nodes: Sequence[Object]) -> bool:
     """Whether some node has a kubelet that runs containers.
 
@@ -123,93 +58,8 @@ def runs_pods(nodes: Sequence[Object]) -> bool:
     )
 
 
-def clear_leftovers(cluster: Cluster, namespace: str) -> list[str]:
-    """Removes what dead runs left in a namespace; waits for as long as it takes to be sure.
-
-    A run that lives, here or elsewhere, is left alone.
-
-    Returns:
-        The ids of the runs that were removed.
-
-    Raises:
-        NotReady: something of them does not go.
-    """
-    began = cluster.clock()
-    removed: list[str] = []
-    while True:
-        # First what is owned, then the owners: an owner is always the older.
-        there = _runs(cluster, namespace)
-        jobs = list(cluster.list("batch/v1", "Job", namespace, labels=FUSE_LABEL))
-        tended = {str(job["metadata"]["labels"][RUN_LABEL]): last_tended(job) for job in jobs}
-        now = cluster.clock()
-        silent = {
-            run
-            for run, moment in tended.items()
-            if (now - moment).total_seconds() > SILENT_AFTER_SECONDS
-        }
-        for run in sorted(silent | (there - set(tended))):
-            remove(cluster, namespace, run)
-            removed.append(run)
-        # Who tended the fuse after we began is alive.
-        if all(moment > began for run, moment in tended.items() if run not in silent):
-            return removed
-        time.sleep(1)
-
-
-def _runs(cluster: Cluster, namespace: str) -> set[str]:
-    """The runs that something is left of, whether their fuse is there or not."""
-    return {
-        str(obj["metadata"]["labels"][RUN_LABEL])
-        for api_version, kind in _served(cluster, _KINDS)
-        for obj in cluster.list(api_version, kind, namespace, labels=RUN_LABEL)
-    }
-
-
-def _served(cluster: Cluster, kinds: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The kinds that are served, each in one version."""
-    groups: dict[tuple[str, str], tuple[str, str]] = {}
-    for api_version, kind in kinds:
-        key = (api_version.rpartition("/")[0], kind)
-        if key not in groups and cluster.serves(api_version, kind):
-            groups[key] = (api_version, kind)
-    return list(groups.values())
-
-
-def remove(cluster: Cluster, namespace: str, run: str) -> None:
-    """Takes away everything of a run, and waits until it is gone.
-
-    Raises:
-        NotReady: naming what does not go.
-    """
-    labels = f"{RUN_LABEL}={run}"
-    for api_version, kind in _served(cluster, _LEADING):
-        for obj in cluster.list(api_version, kind, namespace, labels=labels):
-            cluster.delete(api_version, kind, obj["metadata"]["name"], namespace)
-    cluster.delete("batch/v1", "Job", _fuse_name(run), namespace)
-    kinds = _served(cluster, _KINDS)
-    deadline = time.monotonic() + REMOVED_WITHIN_SECONDS
-    while left := [
-        name_of(obj)
-        for api_version, kind in kinds
-        for obj in cluster.list(api_version, kind, namespace, labels=labels)
-    ]:
-        if time.monotonic() > deadline:
-            raise NotReady(
-                left[0],
-                expected=f"to be gone within {REMOVED_WITHIN_SECONDS} s, with its owner",
-                found=", ".join(left[:10]),
-                remedy="Look for finalizers, and whether the garbage collector runs; "
-                f"delete by label {labels}.",
-            )
-        time.sleep(0.3)
-
-
-def _fuse_name(run: str) -> str:
-    return f"smoke-{run}"
-
-
 class SmokeRun:
-    """The objects of one smoke test, from the first to the last; a context manager.
+    """One smoke test, from its first object to its last; a context manager.
 
     Args:
         on_step: called with each step as it ends.
@@ -239,15 +89,13 @@ class SmokeRun:
         self.measurements: list[Measurement] = []
         self.remedy = ""
         self._on_step, self._on_progress = on_step, on_progress
-        self._uid = ""
-        self._is_lost = False
-        self._is_over = threading.Event()
-        self._tender = threading.Thread(target=self._tend, daemon=True)
+        self._labels = {**LABELS, RUN_LABEL: self.id, PROMISE_LABEL: promise}
+        self._fuse = Fuse(cluster, self.id, self.namespace, self._labels)
         self._runs_pods = True
 
     def name(self, role: str) -> str:
         """The name of an object of this run: a stranger's never begins like it."""
-        return f"{_fuse_name(self.id)}-{role}"
+        return f"{fuse_name(self.id)}-{role}"
 
     # Life and end
 
@@ -261,9 +109,7 @@ class SmokeRun:
                 "in the options.",
             )
         self._runs_pods = runs_pods(list(self.cluster.list("v1", "Node")))
-        owner = fuse(_fuse_name(self.id), self.namespace)
-        self._uid = str(self.cluster.apply(self._labelled(owner))["metadata"]["uid"])
-        self._tender.start()
+        self._fuse.__enter__()
         return self
 
     def __exit__(
@@ -272,33 +118,12 @@ class SmokeRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._is_over.set()
-        self._tender.join()
-        remove(self.cluster, self.namespace, self.id)
-
-    def _tend(self) -> None:
-        """Keeps the fuse from burning down for as long as this process lives."""
-        while not self._is_over.wait(TEND_EVERY_SECONDS):
-            # The next time does as well, and a fuse that is gone is seen by the next step.
-            with contextlib.suppress(ApiError):
-                self._extend()
-
-    def _extend(self) -> None:
-        job = self.cluster.get("batch/v1", "Job", _fuse_name(self.id), self.namespace)
-        if job is None or job["metadata"]["uid"] != self._uid:
-            self._is_lost = True
-            return
-        completed = job.get("status", {}).get("completionTime")
-        if completed is None:
-            return
-        burning = (self.cluster.clock() - datetime.fromisoformat(completed)).total_seconds()
-        patch = {"spec": {"ttlSecondsAfterFinished": int(burning) + FUSE_SECONDS}}
-        self.cluster.merge("batch/v1", "Job", _fuse_name(self.id), self.namespace, patch)
+        self._fuse.__exit__(kind, error, trace)
 
     # Objects
 
     def _labelled(self, obj: Object) -> Object:
-        labels = {**LABELS, RUN_LABEL: self.id, PROMISE_LABEL: self.promise}
+        labels = self._labels
         metadata = {**obj["metadata"], "labels": {**labels, **obj["metadata"].get("labels", {})}}
         obj = {**obj, "metadata": metadata}
         if (template := obj.get("spec", {}).get("template")) is not None:
@@ -309,21 +134,8 @@ class SmokeRun:
 
     def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
         """Applies an object as one of this run's, owned by its fuse."""
-        if self._is_lost:
-            raise NotReady(
-                f"Job/{self.namespace}/{_fuse_name(self.id)}",
-                expected="the object that owns this test's own to be there",
-                found="that it is gone: the API server was away for long, or somebody deleted it",
-                remedy="Run the test again.",
-            )
-        owner = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "name": _fuse_name(self.id),
-            "uid": self._uid,
-        }
         obj = self._labelled(obj)
-        obj["metadata"]["ownerReferences"] = [owner]
+        obj["metadata"]["ownerReferences"] = [self._fuse.reference()]
         applied = self.cluster.apply(obj, dry_run=dry_run)
         if not dry_run and (name := name_of(obj)) not in self.objects:
             self.objects.append(name)

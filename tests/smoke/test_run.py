@@ -15,25 +15,27 @@ import pytest
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, NotReady
-from mesh.smoke import run as runs
+from mesh.smoke import fuse as fuses
+from mesh.smoke.fuse import clear_leftovers, last_tended
 from mesh.smoke.options import SmokeOptions
 from mesh.smoke.promises import entry_point, keep_promise
-from mesh.smoke.run import SmokeRun, clear_leftovers, last_tended, runs_pods
+from mesh.smoke.run import SmokeRun, runs_pods
 from sandbox.cluster import Sandbox
 
 DYING = """
 import os, signal, sys
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
-from mesh.smoke import run as runs
+from mesh.smoke import fuse
 from mesh.smoke.options import SmokeOptions
+from mesh.smoke.run import SmokeRun
 from mesh.smoke.workloads import program
 from pathlib import Path
 
-runs.FUSE_SECONDS = int(sys.argv[3])
+fuse.FUSE_SECONDS = int(sys.argv[3])
 cluster = Cluster.from_file(Path(sys.argv[1]))
 options = SmokeOptions(namespace=sys.argv[2])
-with runs.SmokeRun(cluster, MeshConfig(), options, "canary") as run:
+with SmokeRun(cluster, MeshConfig(), options, "canary") as run:
     run.apply(program(run.name("program"), run.namespace))
     run.front("web", "stable")
     run.apply({
@@ -67,7 +69,7 @@ def die(sandbox: Sandbox, namespace: str, fuse_seconds: int = 120) -> str:
 
 
 def left(cluster: Cluster, namespace: str, run: str = "") -> list[str]:
-    labels = f"{runs.RUN_LABEL}={run}" if run else runs.RUN_LABEL
+    labels = f"{fuses.RUN_LABEL}={run}" if run else fuses.RUN_LABEL
     kinds = [
         ("batch/v1", "Job"),
         ("apps/v1", "Deployment"),
@@ -128,7 +130,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
 ) -> None:
     dead = die(sandbox, namespace)
     assert len(left(cluster, namespace, dead)) >= 4
-    monkeypatch.setattr(runs, "SILENT_AFTER_SECONDS", 4)
+    monkeypatch.setattr(fuses, "SILENT_AFTER_SECONDS", 4)
     assert clear_leftovers(cluster, namespace) == [dead]
     assert left(cluster, namespace) == []
     assert clear_leftovers(cluster, namespace) == []
@@ -145,9 +147,9 @@ def test_without_a_next_run_kubernetes_itself_removes_it(
 def test_a_run_that_lives_keeps_its_objects_and_is_left_alone(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "FUSE_SECONDS", 6)
-    monkeypatch.setattr(runs, "TEND_EVERY_SECONDS", 1.0)
-    monkeypatch.setattr(runs, "SILENT_AFTER_SECONDS", 5)
+    monkeypatch.setattr(fuses, "FUSE_SECONDS", 6)
+    monkeypatch.setattr(fuses, "TEND_EVERY_SECONDS", 1.0)
+    monkeypatch.setattr(fuses, "SILENT_AFTER_SECONDS", 5)
     with start(cluster, namespace) as run:
         run.front("web", "stable")
         until = time.monotonic() + 12
@@ -163,7 +165,7 @@ def test_a_run_that_lives_keeps_its_objects_and_is_left_alone(
 def test_a_run_whose_owner_was_taken_away_says_so(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "TEND_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(fuses, "TEND_EVERY_SECONDS", 0.2)
     with start(cluster, namespace) as run:
         cluster.delete("batch/v1", "Job", f"smoke-{run.id}", namespace)
 
@@ -246,7 +248,7 @@ def test_the_sandbox_runs_no_pods(cluster: Cluster) -> None:
 def test_when_an_owner_was_last_tended() -> None:
     job: dict[str, Any] = {
         "metadata": {"creationTimestamp": "2026-01-01T10:00:00Z"},
-        "spec": {"ttlSecondsAfterFinished": runs.FUSE_SECONDS + 45},
+        "spec": {"ttlSecondsAfterFinished": fuses.FUSE_SECONDS + 45},
     }
     assert last_tended(job) == datetime(2026, 1, 1, 10, 0, 0, tzinfo=UTC)
     job["status"] = {"completionTime": "2026-01-01T10:00:01Z"}
