@@ -186,11 +186,12 @@ class Cluster:
         accept: str = "application/json",
         subject: str = "",
         repeat: bool | None = None,
+        timeout: float | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
         """One HTTP request to the API server: the body and the headers of its answer.
 
         `repeat` says whether it may be sent again after a passing fault; by default all but
-        POST are.
+        POST are. `timeout` in seconds is for this request instead of the usual one.
 
         Raises:
             ApiError: with the API's own message and status, `status` 0 where no answer came.
@@ -211,7 +212,7 @@ class Cluster:
                     self.host + url,
                     body=None if body is None else json.dumps(body).encode(),
                     headers=headers,
-                    timeout=self._timeout,
+                    timeout=self._timeout if timeout is None else timeout,
                 )
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise ApiError(
@@ -263,9 +264,19 @@ class Cluster:
         *,
         subject: str = "",
         accept: str = "application/json",
+        repeat: bool | None = None,
+        timeout: float | None = None,
     ) -> Any:
-        """The JSON that a GET of an API path answers."""
-        answer, _ = self.request("GET", path, query=query, subject=subject, accept=accept)
+        """The JSON that a GET of an API path answers; see `request`."""
+        answer, _ = self.request(
+            "GET",
+            path,
+            query=query,
+            subject=subject,
+            accept=accept,
+            repeat=repeat,
+            timeout=timeout,
+        )
         return orjson.loads(answer)
 
     # Discovery

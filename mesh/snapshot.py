@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
@@ -22,14 +22,22 @@ from mesh.charts import ChartCatalog, read_yaml
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import MeshError
-from mesh.helm import Release
+from mesh.helm import DesiredRelease, Release
 from mesh.injection import PROXY
 from mesh.pki import is_key_of
 from mesh.preflight import Permission, denied_permissions
+from mesh.proxy_metrics import (
+    Prometheus,
+    ProxySample,
+    choose_sample,
+    read_prometheus,
+    read_proxy_metrics,
+)
 from mesh.release_records import read_releases
 from mesh.rollout import KINDS, LONG_RUNNING, Workload, rollout_status
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, secret_text
 from mesh.version import LinkerdVersion
+from mesh.wanted import wanted_releases
 
 READERS = 6
 """Parts that are read at the same time."""
@@ -38,6 +46,8 @@ TRUST_ANCHORS = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"
 CONTROL_PLANE_NS = "linkerd.io/control-plane-ns"
 CNI_NAMESPACE = "linkerd-cni"
 """Where the CNI plugin's chart goes, and where `linkerd check` looks for it by default."""
+EXTENSION = "linkerd.io/extension"
+EXTERNAL_PROMETHEUS = "viz.linkerd.io/external-prometheus"
 
 WEBHOOK_SECRETS = (
     "linkerd-proxy-injector-k8s-tls",
@@ -71,7 +81,7 @@ class Container:
     """A container of a pod, an init container among them: what its status says of it.
 
     `trouble` is why it waits or how it ended, empty where it runs; `ports` are pairs of name and
-    number.
+    number, and `has_udp` says whether one of them is UDP, which keeps the injector away.
     """
 
     name: str
@@ -81,6 +91,7 @@ class Container:
     restarts: int = 0
     trouble: str = ""
     ports: tuple[tuple[str, int], ...] = ()
+    has_udp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +275,9 @@ class Snapshot:
     policies: Mapping[tuple[str, str], tuple[Object, ...]]
     ingresses: Mapping[tuple[str, str], tuple[Object, ...]]
     certificates: tuple[Object, ...]
+    wanted: tuple[DesiredRelease, ...]
+    prometheus: Prometheus | None
+    proxy_sample: ProxySample
 
     if not TYPE_CHECKING:
 
@@ -323,6 +337,18 @@ class Snapshot:
         wanted = (kind, namespace, name)
         return next((w for w in self.workloads if (w.kind, w.namespace, w.name) == wanted), None)
 
+    @property
+    def pods_run(self) -> bool:
+        """Whether containers run at all: not where every node is simulated, as in the sandbox."""
+        return not self.nodes or not all(map(_is_simulated, self.nodes))
+
+    def extension_namespace(self, extension: str) -> str | None:
+        """The namespace of an extension, such as `viz`, by the label that linkerd knows it by."""
+        for name, obj in sorted(self.namespaces.items()):
+            if _mapping(obj["metadata"], "labels").get(EXTENSION) == extension:
+                return name
+        return None
+
     def pods_in(self, namespace: str) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.pods if pod.namespace == namespace)
 
@@ -371,6 +397,21 @@ def read_snapshot(
             parts[part] = derive(parts[source], config)
         except MeshError as error:
             unread[part] = error
+    later = {
+        name: (needs, partial(read, cluster, config)) for name, (needs, read) in _LATER.items()
+    }
+    with ThreadPoolExecutor(READERS) as pool:
+        pending: dict[str, Future[object]] = {}
+        for name, (needs, read) in later.items():
+            if missing := next((need for need in needs if need in unread), None):
+                unread[name] = unread[missing]
+            else:
+                pending[name] = pool.submit(read, *(parts[need] for need in needs))
+        for name, future in pending.items():
+            try:
+                parts[name] = future.result()
+            except MeshError as error:
+                unread[name] = error
     return Snapshot.of(parts, unread)
 
 
@@ -427,6 +468,52 @@ _DERIVED: dict[str, tuple[str, Callable[[Any, MeshConfig], object]]] = {
     "trust_bundle": ("config_maps", _trust_bundle),
     "control_plane_values": ("config_maps", _control_plane_values),
 }
+
+
+def _wanted(
+    cluster: Cluster,
+    config: MeshConfig,
+    kubernetes: str,
+    api_versions: frozenset[str],
+    crds: Mapping[str, Object],
+    releases: tuple[Release, ...],
+    trust_bundle: str,
+) -> tuple[DesiredRelease, ...]:
+    return wanted_releases(
+        cluster,
+        config,
+        kubernetes=kubernetes,
+        api_versions=api_versions,
+        crds=crds,
+        releases=releases,
+        trust_bundle=trust_bundle,
+    )
+
+
+def _prometheus(
+    cluster: Cluster, config: MeshConfig, namespaces: Mapping[str, Object]
+) -> Prometheus | None:
+    """viz's, where the cluster has viz."""
+    del config
+    for name, obj in sorted(namespaces.items()):
+        if _mapping(obj["metadata"], "labels").get(EXTENSION) == "viz":
+            external = _mapping(obj["metadata"], "annotations").get(EXTERNAL_PROMETHEUS, "")
+            return read_prometheus(cluster, name, external)
+    return None
+
+
+def _proxy_sample(cluster: Cluster, config: MeshConfig, pods: tuple[Pod, ...]) -> ProxySample:
+    namespace = config.namespaces.linkerd
+    meshed = (pod for pod in pods if pod.proxy is not None and pod.control_plane == namespace)
+    return read_proxy_metrics(cluster, choose_sample(meshed))
+
+
+_LATER: dict[str, tuple[tuple[str, ...], Callable[..., object]]] = {
+    "wanted": (("kubernetes", "api_versions", "crds", "releases", "trust_bundle"), _wanted),
+    "prometheus": (("namespaces",), _prometheus),
+    "proxy_sample": (("pods",), _proxy_sample),
+}
+"""Parts that are read once others are known, with those that they need."""
 
 
 # Parts
@@ -564,6 +651,7 @@ def _container(item: dict[str, Any], status: dict[str, Any], *, is_init: bool) -
             (sys.intern(port.get("name", "")), int(port["containerPort"]))
             for port in _items(item, "ports")
         ),
+        has_udp=any(port.get("protocol") == "UDP" for port in _items(item, "ports")),
     )
 
 
@@ -684,6 +772,13 @@ def _endpoints(cluster: Cluster) -> dict[str, frozenset[str]]:
     return {key: frozenset(pods) for key, pods in found.items()}
 
 
+def _is_simulated(node: Object) -> bool:
+    """Whether kwok keeps a node: no kubelet, and no container runtime."""
+    runtime: str = _mapping(node["status"], "nodeInfo").get("containerRuntimeVersion", "")
+    is_kwok = "kwok.x-k8s.io/node" in _mapping(node["metadata"], "annotations")
+    return is_kwok or runtime.startswith("kwok")
+
+
 def _node(obj: Object) -> Object:
     status = obj.get("status", {})
     return {
@@ -736,6 +831,7 @@ def _config_maps(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
         (names.linkerd, "linkerd-config"),
         (names.linkerd, TRUST_ROOTS),
         (CNI_NAMESPACE, "linkerd-cni-config"),
+        (names.viz, "prometheus-config"),
         ("kube-system", "extension-apiserver-authentication"),
     ]
     found: dict[str, Object] = {}
@@ -778,8 +874,8 @@ def read_secrets(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates
     """The certificates of the issuer and of every webhook, by `namespace/name` of their Secrets."""
     names = config.namespaces
     wanted = [(names.linkerd, name) for name in (ISSUER_SECRET, *WEBHOOK_SECRETS)]
-    wanted += [(names.viz, name) for name in VIZ_SECRETS] if config.viz.enabled else []
-    wanted += [(names.jaeger, name) for name in JAEGER_SECRETS] if config.jaeger.enabled else []
+    wanted += [(names.viz, name) for name in VIZ_SECRETS]
+    wanted += [(names.jaeger, name) for name in JAEGER_SECRETS]
     found: dict[str, Certificates] = {}
     for namespace, name in wanted:
         secret = cluster.get("v1", "Secret", name, namespace)

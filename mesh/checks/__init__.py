@@ -11,18 +11,28 @@ A module here is a topic; a check is declared where it is written, by linkerd's 
 
 from __future__ import annotations
 
+from mesh.checks.certificates import certificates
 from mesh.checks.check import Category
 from mesh.checks.cni import cni_plugin
 from mesh.checks.config import config, crd
 from mesh.checks.control_plane import control_plane_proxy
 from mesh.checks.data_plane import data_plane
 from mesh.checks.existence import existence
+from mesh.checks.extension_webhooks import extension_webhooks
 from mesh.checks.high_availability import extension, ha
 from mesh.checks.identity import identity, identity_data_plane
+from mesh.checks.ingress import ingress
+from mesh.checks.jaeger import jaeger
 from mesh.checks.kubernetes import gateway_api_crd, kubernetes_api, kubernetes_version
+from mesh.checks.policies import policies
 from mesh.checks.preinstall import pre_kubernetes_setup, pre_linkerd_global_resources
+from mesh.checks.proxies import proxies
+from mesh.checks.proxy_metrics import proxy_metrics
+from mesh.checks.releases import releases
 from mesh.checks.versions import control_plane_version, linkerd_version
+from mesh.checks.viz import viz, viz_data_plane
 from mesh.checks.webhooks import webhooks
+from mesh.checks.workloads import workloads
 
 CATEGORIES: tuple[Category, ...] = (
     kubernetes_api,
@@ -43,4 +53,16 @@ CATEGORIES: tuple[Category, ...] = (
     data_plane,
     ha,
     extension,
+    viz,
+    viz_data_plane,
+    jaeger,
+    # Our own.
+    certificates,
+    proxies,
+    workloads,
+    releases,
+    policies,
+    ingress,
+    extension_webhooks,
+    proxy_metrics,
 )

@@ -173,7 +173,7 @@ class Category:
                 continue
             result = check.run(snapshot)
             results.append(result)
-            if check.fatal and result.outcome == "error":
+            if check.fatal and result.outcome in ("error", "warning"):
                 failed = check
         return CategoryResult(self.name, self.scope, tuple(results))
 

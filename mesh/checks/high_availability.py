@@ -12,13 +12,12 @@ from mesh.checks.config import COMPONENTS
 from mesh.checks.existence import installed_values
 from mesh.checks.resources import labels_of
 from mesh.cluster import Object
-from mesh.snapshot import Snapshot
+from mesh.snapshot import EXTENSION, Snapshot
 
 ha = Category("linkerd-ha-checks", "control-plane")
 extension = Category("linkerd-extension-checks", "control-plane")
 
 ADMISSION_WEBHOOKS = "config.linkerd.io/admission-webhooks"
-EXTENSION = "linkerd.io/extension"
 
 
 @ha.check(

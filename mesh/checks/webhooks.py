@@ -84,6 +84,11 @@ def ending(snapshot: Snapshot, namespace: str, secret: str) -> Problems:
             yield Problem(f"Secret/{namespace}/{secret} ({info.common_name})", text, RENEW)
 
 
+def decoded(bundle: str) -> str:
+    """A `caBundle` as PEM; what is none is no certificate either."""
+    return base64.b64decode(bundle).decode(errors="replace")
+
+
 def _judge(snapshot: Snapshot, server: str, kind: str, found: Mapping[str, Object]) -> Problems:
     namespace, name = snapshot.config.namespaces.linkerd, f"{server}-webhook-config"
     if name not in found:
@@ -92,8 +97,7 @@ def _judge(snapshot: Snapshot, server: str, kind: str, found: Mapping[str, Objec
     if len(hooks) != 1:
         yield Problem(f"{kind}/{name}", f"it has {len(hooks)} webhooks in place of one", RENEW)
         return
-    encoded = hooks[0].get("clientConfig", {}).get("caBundle", "")
-    authority = base64.b64decode(encoded).decode(errors="replace")
+    authority = decoded(hooks[0].get("clientConfig", {}).get("caBundle", ""))
     host = f"{server}.{namespace}.svc"
     yield from not_served(snapshot, namespace, f"{server}-k8s-tls", authority, host)
 

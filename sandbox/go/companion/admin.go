@@ -38,6 +38,8 @@ func newAdminServer(identities *identities) *adminServer {
 			return context.WithValue(ctx, podKey{}, conn.(*podConn).pod)
 		},
 	}
+	// A pod's connections end with it, and the address may be another pod's by the next request.
+	server.SetKeepAlivesEnabled(false)
 	go func() {
 		// The listener never fails, so neither does Serve.
 		_ = server.Serve(a.listener)

@@ -1,0 +1,162 @@
+"""How long the mesh's certificates have left, and whether cert-manager keeps those that it keeps.
+
+Linkerd's own checks warn 60 days ahead, by a fixed number. These know how long a certificate was
+made for, who renews it, and what its end means for the proxies' own certificates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from mesh.checks.check import Category, Problem, Problems, Skip
+from mesh.cluster import Object, name_of
+from mesh.errors import MeshError
+from mesh.expiry import Expiry, Role, expiries
+from mesh.issuer import ready_condition
+from mesh.pki import read_certificates, signed_by
+from mesh.snapshot import Snapshot, timestamp
+from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
+
+SOON = timedelta(days=30)
+"""What a certificate should have left; at least a third of its life, where that is less."""
+
+LATE = timedelta(minutes=15)
+"""How long after its time cert-manager may take for a renewal."""
+
+certificates = Category("pl-certificates", "beyond")
+
+
+@certificates.check(
+    "pl-anchor-days-left", "trust anchors have 30 days or a third of their life left", "warning"
+)
+def _(snapshot: Snapshot) -> Problems:
+    if not snapshot.trust_bundle:
+        raise Skip("there is no trust bundle")
+    remedy = "Start rotate_anchor; an anchor that is not used any more is taken away by its end."
+    yield from _ending(snapshot, "trust anchor", {}, remedy)
+
+
+@certificates.check(
+    "pl-issuer-days-left", "the issuer has 30 days or a third of its life left", "warning"
+)
+def _(snapshot: Snapshot) -> Problems:
+    remedy = "Renew the issuer: rotate_anchor does, or delete its Secret and run bootstrap."
+    yield from _ending(snapshot, "issuer", _kept(snapshot), remedy)
+
+
+@certificates.check(
+    "pl-webhook-days-left",
+    "webhook certificates have 30 days or a third of their life left",
+    "warning",
+)
+def _(snapshot: Snapshot) -> Problems:
+    remedy = (
+        "Upgrade its Helm release, which makes a new one, or let cert-manager keep it: "
+        "https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/"
+    )
+    yield from _ending(snapshot, "webhook", _kept(snapshot), remedy)
+
+
+@certificates.check("pl-certificate-ready", "cert-manager's Certificates are Ready")
+def _(snapshot: Snapshot) -> Problems:
+    for certificate in snapshot.certificates:
+        is_ready, message = ready_condition(certificate)
+        if not is_ready:
+            yield Problem(
+                name_of(certificate),
+                f"it is not Ready: {message}",
+                "Look at its CertificateRequest by `kubectl describe` and at cert-manager's log.",
+            )
+
+
+@certificates.check("pl-certificate-renewal", "cert-manager renews in time", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    for certificate in snapshot.certificates:
+        due = timestamp(certificate.get("status", {}).get("renewalTime"))
+        if due is not None and snapshot.now > due + LATE:
+            yield Problem(
+                name_of(certificate),
+                f"its renewal was due on {_moment(due)} and has not happened",
+                "Check that cert-manager runs, and look at its log.",
+            )
+
+
+@certificates.check(
+    "pl-leaf-lifetime", "proxies get certificates of their full lifetime", "warning"
+)
+def _(snapshot: Snapshot) -> Problems:
+    namespace = snapshot.config.namespaces.linkerd
+    issuer = snapshot.secrets.get(f"{namespace}/{ISSUER_SECRET}")
+    if issuer is None or not issuer.certificate or not snapshot.trust_bundle:
+        raise Skip("there is no issuer or no trust bundle")
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    try:
+        chain = read_certificates(issuer.certificate, subject)
+        anchor = signed_by(issuer.certificate, snapshot.trust_bundle, subject)
+    except MeshError as error:
+        raise Skip(str(error)) from None
+    # The identity service cuts a leaf's life at the end of the first certificate of its chain,
+    # so that a proxy asks again before. Source: linkerd2 `pkg/tls/ca.go` (createTemplate).
+    ends = [(info.not_after, subject, "the issuer") for info in chain]
+    if anchor is not None:
+        ends.append((anchor.not_after, f"ConfigMap/{namespace}/{TRUST_ROOTS}", "its trust anchor"))
+    end, where, what = min(ends)
+    full, left = issuance_lifetime(snapshot), end - snapshot.now
+    if left < full:
+        yield Problem(
+            where,
+            f"a proxy that asks now gets {_hours(max(left, timedelta()))} instead of "
+            f"{_hours(full)}, as {what} ends on {_moment(end)}",
+            "Renew the issuer or rotate the trust anchor before then: afterwards no proxy gets a "
+            "certificate.",
+        )
+
+
+def _ending(snapshot: Snapshot, role: Role, kept: Mapping[str, Object], remedy: str) -> Problems:
+    # Read here, so that a part that could not be read is an error and no pass.
+    _ = snapshot.trust_bundle if role == "trust anchor" else snapshot.secrets
+    for expiry in expiries(snapshot):
+        key = expiry.subject.removeprefix("Secret/")
+        if expiry.role == role and key not in kept and _is_soon(expiry, snapshot.now):
+            info = expiry.info
+            when = "ended" if info.not_after <= snapshot.now else "ends"
+            text = (
+                f"{info.common_name or info.subject} {when} on {_moment(info.not_after)} "
+                f"({expiry.days_left:.1f} days)"
+            )
+            yield Problem(expiry.subject, text, remedy)
+
+
+def _is_soon(expiry: Expiry, now: datetime) -> bool:
+    life = expiry.info.not_after - expiry.info.not_before
+    return expiry.info.not_after - now < min(SOON, life / 3)
+
+
+def _kept(snapshot: Snapshot) -> dict[str, Object]:
+    """cert-manager's Certificates, by `namespace/Secret`."""
+    return {
+        f"{obj['metadata']['namespace']}/{obj['spec']['secretName']}": obj
+        for obj in snapshot.certificates
+    }
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)")
+
+
+def issuance_lifetime(snapshot: Snapshot) -> timedelta:
+    """How long leaves are asked to live, from the installed values, as Go writes durations."""
+    values = snapshot.control_plane_values or {}
+    text = str(values.get("identity", {}).get("issuer", {}).get("issuanceLifetime", ""))
+    units = {"h": "hours", "m": "minutes", "s": "seconds"}
+    parts = {units[unit]: float(number) for number, unit in _DURATION.findall(text)}
+    return timedelta(**parts) or timedelta(hours=snapshot.config.lifetimes.leaf_hours)
+
+
+def _hours(span: timedelta) -> str:
+    return f"{span.total_seconds() / 3600:.1f} h"
+
+
+def _moment(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,63 @@
+"""The jaeger extension: every check of `linkerd jaeger check`.
+
+Source: linkerd2 `jaeger/cmd/check.go`; the extension ended in 2025.
+"""
+
+from __future__ import annotations
+
+from mesh.checks import pods
+from mesh.checks.check import Category, Problem, Problems, Skip
+from mesh.checks.versions import proxies_differ, proxies_outdated
+from mesh.snapshot import EXTENSION, Snapshot
+
+jaeger = Category("linkerd-jaeger", "jaeger")
+
+
+@jaeger.check("l5d-jaeger-ns-exists", "linkerd-jaeger extension Namespace exists", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    if snapshot.extension_namespace("jaeger") is not None:
+        return
+    if not snapshot.config.jaeger.enabled:
+        raise Skip("jaeger is not installed")
+    yield Problem(
+        f"Namespace/{snapshot.config.namespaces.jaeger}",
+        f"there is none with the label {EXTENSION}: jaeger",
+        "Run bootstrap, which installs what is missing.",
+    )
+
+
+@jaeger.check("l5d-jaeger-pods-injection", "jaeger extension pods are injected", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    return pods.not_injected(snapshot.pods_in(_namespace(snapshot)))
+
+
+@jaeger.check("l5d-jaeger-pods-running", "jaeger injector pods are running", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    namespace = _namespace(snapshot)
+    return pods.components_not_running(snapshot, "jaeger", namespace, ["jaeger-injector"])
+
+
+@jaeger.check("l5d-jaeger-proxy-healthy", "jaeger extension proxies are healthy", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    return pods.unhealthy_proxies(snapshot, _namespace(snapshot))
+
+
+@jaeger.check("l5d-jaeger-proxy-cp-version", "jaeger extension proxies are up-to-date", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    return proxies_outdated(snapshot, snapshot.pods_in(_namespace(snapshot)))
+
+
+@jaeger.check(
+    "l5d-jaeger-proxy-cli-version",
+    "jaeger extension proxies and cli versions match",
+    "warning",
+)
+def _(snapshot: Snapshot) -> Problems:
+    return proxies_differ(snapshot, snapshot.pods_in(_namespace(snapshot)))
+
+
+def _namespace(snapshot: Snapshot) -> str:
+    namespace = snapshot.extension_namespace("jaeger")
+    if namespace is None:
+        raise Skip("jaeger is not installed")
+    return namespace

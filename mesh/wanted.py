@@ -1,0 +1,75 @@
+"""The Helm releases that a configuration asks for on a cluster as it is, with all their values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from mesh.charts import ChartCatalog, charts_of
+from mesh.cluster import Cluster, Object
+from mesh.config import MeshConfig
+from mesh.dependencies import Dependency, own_release, wanted_version
+from mesh.helm import DesiredRelease, Release, desired_release
+from mesh.issuer import webhook_authorities
+from mesh.preflight import owner_of
+from mesh.values import ClusterFacts, Values, values_for
+
+_GATEWAY_API = "gateway.networking.k8s.io"
+
+
+def wanted_releases(
+    cluster: Cluster,
+    config: MeshConfig,
+    *,
+    kubernetes: str,
+    api_versions: frozenset[str],
+    crds: Mapping[str, Object],
+    releases: Sequence[Release],
+    trust_bundle: str,
+) -> tuple[DesiredRelease, ...]:
+    """What bootstrap would bring each release to; cert-manager and Traefik where they are ours.
+
+    Reads charts from their source, and from the cluster the authorities of webhooks that
+    cert-manager keeps. What bootstrap would leave as it is, such as the chart version of a
+    dependency that is there, is left so.
+
+    Raises:
+        ChartError: a chart source cannot be read or lacks a chart.
+    """
+    authorities = webhook_authorities(cluster, config) if config.issuer == "cert-manager" else {}
+    facts = ClusterFacts(kubernetes, api_versions, _gateway_api_owner(crds, config), authorities)
+    catalog = ChartCatalog(config)
+    charts = [(catalog.find(name), trust_bundle) for name in charts_of(config)]
+    for name in _dependencies(config):
+        own = own_release(name, config, releases)
+        if own is not None:
+            charts.append((catalog.find(name, version=wanted_version(name, config, own)), ""))
+    return tuple(
+        desired_release(config, chart, values_for(chart, config, facts, trust_bundle=bundle))
+        for chart, bundle in charts
+    )
+
+
+def _dependencies(config: MeshConfig) -> list[Dependency]:
+    found: list[Dependency] = ["cert-manager"] if config.issuer == "cert-manager" else []
+    return [*found, "traefik"] if config.traefik.enabled else found
+
+
+def _gateway_api_owner(crds: Mapping[str, Object], config: MeshConfig) -> str:
+    owners = [owner_of(crd) for crd in crds.values() if crd["spec"]["group"] == _GATEWAY_API]
+    own = f"{config.namespaces.linkerd}/linkerd-crds"
+    # Somebody else's first, as preflight has it.
+    return next((owner for owner in owners if owner != own), next(iter(owners), ""))
+
+
+def differing_keys(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
+    """The values that are not the same, as dotted keys; never a value."""
+    found: list[str] = []
+    for key in sorted(have.keys() | want.keys()):
+        before, after = have.get(key), want.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            below = differing_keys(cast("Values", before), cast("Values", after))
+            found += [f"{key}.{name}" for name in below]
+        elif (key in have) != (key in want) or before != after:
+            found.append(key)
+    return found
