@@ -12,6 +12,8 @@ NOT_NEWEST: dict[tuple[str, str], str] = {
         "l5d-version-control",
         "l5d-cp-proxy-version",
         "l5d-data-plane-version",
+        "l5d-viz-proxy-cp-version",
+        "l5d-jaeger-proxy-cp-version",
     )
 }
 
