@@ -383,7 +383,15 @@ class Cluster:
         accept = METADATA_ONLY if metadata_only else "application/json"
         while True:
             subject = f"{kind} list in {namespace or 'all'}"
-            answer = self.read(path, query, subject=subject, accept=accept)
+            try:
+                answer = self.read(path, query, subject=subject, accept=accept)
+            except ApiError as error:
+                # A kind whose CRD has been taken away is not served any more.
+                if error.status != 404:
+                    raise
+                with self._lock:
+                    self._discovered.pop(api_version, None)
+                return
             # An empty list of metadata is null.
             for item in answer["items"] or ():
                 yield {**item, "apiVersion": api_version, "kind": kind}

@@ -7,14 +7,18 @@ import gzip
 import json
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mesh.cluster import Cluster, Object
+from mesh.charts import ChartCatalog
+from mesh.cluster import MERGE_PATCH, Cluster, Object
+from mesh.helm import Helm
 from mesh.pki import KeyPair, create_trust_anchor, join_bundle, sign_issuer
 from mesh.release_records import decode_record
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
+from mesh.values import ClusterFacts
+from sandbox.binaries import ensure_binaries
 from tests.checks.faults import Cause, Fault, changed, created, each_of, fault, removed
 from tests.checks.healthy import allowed
 from tests.checks.installed import InstalledMesh
@@ -27,6 +31,7 @@ ADMISSION = "admissionregistration.k8s.io/v1"
 POLICY = "policy.linkerd.io"
 TRAEFIK = "traefik.io/v1alpha1"
 DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
 
 
 # Certificates
@@ -126,6 +131,69 @@ def stale_tap_authority(mesh: InstalledMesh) -> AbstractContextManager[object]:
     return changed(mesh.cluster, "apiregistration.k8s.io/v1", "APIService", name, None, change)
 
 
+@contextmanager
+def ending_webhook(mesh: InstalledMesh) -> Generator[None]:
+    """A certificate of the tap injector at its end, and the caBundle that fits it."""
+    start = datetime.now(UTC) - NOW
+    host = "tap-injector.linkerd-viz.svc"
+    own = make(host, starts=start - 355 * DAY, ends=start + 10 * DAY, dns_names=(host,))
+    bundle = base64.b64encode(own.pem.encode()).decode()
+    with (
+        changed(
+            mesh.cluster,
+            "v1",
+            "Secret",
+            "tap-injector-k8s-tls",
+            "linkerd-viz",
+            lambda secret: _data(
+                secret, tls_crt=own.pem, tls_key=own.pair.private_key.get_secret_value()
+            ),
+        ),
+        changed(
+            mesh.cluster,
+            ADMISSION,
+            "MutatingWebhookConfiguration",
+            "linkerd-tap-injector-webhook-config",
+            None,
+            lambda obj: obj["webhooks"][0]["clientConfig"].update(caBundle=bundle),
+        ),
+    ):
+        yield
+
+
+def certificate(state: dict[str, Any]) -> Cause:
+    """A Certificate with this status, where no cert-manager runs; its CRD is the real one."""
+
+    @contextmanager
+    def cause(mesh: InstalledMesh) -> Generator[None]:
+        spec = {"secretName": "odd", "issuerRef": {"name": "odd"}, "dnsNames": ["odd"]}
+        odd = obj("cert-manager.io/v1", "Certificate", spec, "linkerd")
+        with created(mesh.cluster, _certificate_crd(mesh)):
+            _until(lambda: mesh.cluster.serves("cert-manager.io/v1", "Certificate"))
+            with created(mesh.cluster, odd):
+                path = mesh.cluster.path("cert-manager.io/v1", "Certificate", "linkerd", "odd")
+                mesh.cluster.request(
+                    "PATCH", f"{path}/status", body={"status": state}, content_type=MERGE_PATCH
+                )
+                yield
+
+    return cause
+
+
+def _certificate_crd(mesh: InstalledMesh) -> Object:
+    chart = ChartCatalog(mesh.config).find("cert-manager")
+    facts = ClusterFacts(mesh.cluster.version(), mesh.cluster.api_versions())
+    objects = Helm(mesh.cluster, str(ensure_binaries().helm)).render(
+        chart, "cert-manager", "cert-manager", {"crds": {"enabled": True}}, facts
+    )
+    return next(
+        one
+        for one in objects
+        if one["kind"] == "CustomResourceDefinition"
+        and one["metadata"]["name"] == "certificates.cert-manager.io"
+    )
+
+
 # Workloads
 
 
@@ -158,6 +226,21 @@ def workload(annotations: dict[str, str]) -> Cause:
         _until(lambda: not list(mesh.cluster.list("v1", "Pod", APP, labels="app=odd")))
 
     return cause
+
+
+@contextmanager
+def ended_issuer(mesh: InstalledMesh) -> Generator[None]:
+    """The issuer ends, and a proxy that it certified while it lived."""
+
+    def loaded() -> int:
+        events = mesh.cluster.list("v1", "Event", "linkerd", fields="reason=IssuerUpdated")
+        return len(list(events))
+
+    before = loaded()
+    with another_issuer(DAY, 15 * SECOND)(mesh):
+        _until(lambda: loaded() > before)
+        with workload({})(mesh):
+            yield
 
 
 def pods_refused(mesh: InstalledMesh) -> AbstractContextManager[object]:
@@ -352,32 +435,22 @@ def no_extension_label(namespace: str) -> Cause:
     )
 
 
-def all_of(*causes: Cause) -> Cause:
-    @contextmanager
-    def cause(mesh: InstalledMesh) -> Generator[None]:
-        with ExitStack() as stack:
-            for one in causes:
-                stack.enter_context(one(mesh))
-            yield
-
-    return cause
-
-
 FAULTS = [
     fault(
         "the issuer ends before a leaf would",
         another_issuer(DAY / 2, DAY / 2),
-        warnings="pl-leaf-lifetime",
+        warnings="pl-leaf-lifetime l5d-identity-issuer-cert-not-expiring-soon",
     ),
     fault(
         "the issuer is at the end of its life",
         another_issuer(355 * DAY, 10 * DAY),
-        warnings="pl-issuer-days-left",
+        warnings="pl-issuer-days-left l5d-identity-issuer-cert-not-expiring-soon",
     ),
     fault(
         "an anchor of the bundle is about to end",
         anchor_about_to_end,
         warnings="pl-anchor-days-left pl-proxy-trust-bundle pl-release-values "
+        "l5d-identity-data-plane-proxies-certs-match-ca "
         "l5d-viz-proxy-healthy l5d-jaeger-proxy-healthy",
     ),
     fault(
@@ -385,6 +458,7 @@ FAULTS = [
         another_root,
         errors="pl-proxy-trusts-issuer",
         warnings="pl-proxy-trust-bundle pl-release-values "
+        "l5d-identity-data-plane-proxies-certs-match-ca "
         "l5d-viz-proxy-healthy l5d-jaeger-proxy-healthy",
     ),
     fault(
@@ -401,14 +475,54 @@ FAULTS = [
     fault(
         "a proxy is two versions older than the control plane",
         workload({"config.linkerd.io/proxy-version": "stable-2.12.6"}),
-        warnings="pl-proxy-skew",
+        warnings="pl-proxy-skew l5d-data-plane-version l5d-data-plane-cli-version",
     ),
     fault(
         "a proxy is newer than the control plane",
         workload({"config.linkerd.io/proxy-version": "edge-26.8.3"}),
-        warnings="pl-proxy-skew",
+        warnings="pl-proxy-skew l5d-data-plane-version l5d-data-plane-cli-version",
     ),
     fault("a quota refuses pods", pods_refused, warnings="pl-workload-pods"),
+    fault(
+        "a pod is not ready",
+        workload({"sandbox.prefect-linkerd/ready": "false"}),
+        errors="l5d-data-plane-ready",
+        warnings="pl-pod-ready",
+    ),
+    fault(
+        "the issuer ended, and a proxy's certificate with it",
+        ended_issuer,
+        errors="l5d-identity-issuer-cert-is-time-valid pl-proxy-identity-valid",
+        warnings="pl-issuer-days-left pl-leaf-lifetime",
+    ),
+    fault(
+        "an extension's webhook certificate is about to end",
+        ending_webhook,
+        warnings="pl-webhook-days-left",
+    ),
+    fault(
+        "a Certificate is not issued",
+        certificate({}),
+        errors="pl-certificate-ready",
+    ),
+    fault(
+        "a Certificate is not renewed",
+        certificate(
+            {
+                "conditions": [
+                    {
+                        "type": "Ready",
+                        "status": "True",
+                        "reason": "Ready",
+                        "message": "",
+                        "lastTransitionTime": "2026-01-01T00:00:00Z",
+                    }
+                ],
+                "renewalTime": "2026-01-01T00:00:00Z",
+            }
+        ),
+        warnings="pl-certificate-renewal",
+    ),
     fault(
         "a release is left pending",
         next_revision("linkerd-viz", "linkerd-viz", "pending-upgrade", _nothing),
