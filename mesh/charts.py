@@ -436,11 +436,15 @@ def read_chart(name: ChartName, path: Path, source: str) -> Chart:
         kube_version=str(metadata.get("kubeVersion") or ""),
         source=source,
         path=path,
-        defaults=yaml.safe_load(_member(path, "values.yaml") or "{}") or {},
-        ha=yaml.safe_load(_member(path, "values-ha.yaml") or "{}") or {},
+        defaults=_values(path, "values.yaml"),
+        ha=_values(path, "values-ha.yaml"),
         has_crds=name in ("linkerd2", "linkerd-crds", "cert-manager", "traefik"),
         is_rehearsal=annotations.get("prefect-linkerd.dev/rehearsal") == "true",
     )
+
+
+def _values(path: Path, name: str) -> dict[str, Any]:
+    return cast("dict[str, Any]", read_yaml(_member(path, name) or "{}") or {})
 
 
 def _member(path: Path, name: str) -> str | None:
