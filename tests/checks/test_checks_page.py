@@ -1,0 +1,66 @@
+"""docs/checks.md is what the code says, and the code has what Linkerd has."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from deployments.checks import NOT_COVERED, PARTS, checks_page, family_of
+from mesh.checks import CATEGORIES
+from mesh.checks.check import Check
+from mesh.snapshot import Snapshot
+from mesh.version import LinkerdVersion
+
+VERSIONS = ("stable-2.11.5", "stable-2.14.10", "edge-26.8.3")
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs/checks.md"
+    assert page.read_text() == checks_page()
+
+
+def test_every_part_of_a_snapshot_that_the_page_names_exists() -> None:
+    assert PARTS.keys() <= {field.name for field in fields(Snapshot)}
+
+
+@pytest.fixture(scope="module")
+def reference(shared_dir: Path) -> list[dict[str, str]]:
+    """Every check of Linkerd's sources at three tags, by family, with yes or no for each tag."""
+    with (shared_dir / "reference/check-ids.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def covered() -> dict[tuple[str, str], list[Check]]:
+    found: dict[tuple[str, str], list[Check]] = {}
+    for category in CATEGORIES:
+        if (family := family_of(category)) is not None:
+            for check in category.checks:
+                found.setdefault((family, check.id), []).append(check)
+    return found
+
+
+def test_every_check_of_linkerd_is_done_or_has_a_reason(reference: list[dict[str, str]]) -> None:
+    wanted = {(row["family"], row["check_id"]) for row in reference}
+    left_out = {(each.family, each_id) for each in NOT_COVERED for each_id in each.ids}
+    own = {key for key in covered() if not key[1].startswith("pl-")}
+
+    assert wanted - own - left_out == set()
+    assert own - wanted == set(), "checks under an id that Linkerd does not have"
+    assert own & left_out == set(), "checks that are done and listed as not"
+    assert left_out - wanted == set()
+    assert all(each.reason for each in NOT_COVERED)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_check_is_of_the_versions_that_linkerd_has_it_in(
+    version: str, reference: list[dict[str, str]]
+) -> None:
+    parsed, found = LinkerdVersion.parse(version), covered()
+    for row in reference:
+        checks = found.get((row["family"], row["check_id"]))
+        if checks is not None:
+            has_it = any(parsed in check.versions for check in checks)
+            assert has_it == (row[version] == "yes"), row
