@@ -49,6 +49,8 @@ PARTS: dict[str, str] = {
     "nodes": "Nodes",
     "pods": "Pods",
     "policies": "policy resources",
+    "prometheus": "viz's Prometheus, through the API server",
+    "proxy_sample": "some proxies' metrics, through the API server",
     "releases": "Helm's records of releases",
     "replica_sets": "ReplicaSets",
     "role_bindings": "RoleBindings of kube-system",
@@ -57,18 +59,20 @@ PARTS: dict[str, str] = {
     "services": "Services",
     "trust_bundle": "ConfigMap linkerd-identity-trust-roots",
     "validating_webhooks": "ValidatingWebhookConfigurations",
+    "wanted": "the configuration's charts and values",
     "workloads": "workloads",
 }
 """The parts of a snapshot, as the page names them."""
 
 # What a part of a snapshot is called by where it is not looked at itself.
 _VIEWS = {
+    "extension_namespace": "namespaces",
     "labelled": "pods",
     "meshed": "pods",
     "pods_in": "pods",
     "workload": "workloads",
 }
-_OF_NO_OBJECT = {"config", "now", "local_now"}
+OF_NO_OBJECT = {"config", "now", "local_now"}
 
 
 @dataclass(frozen=True)
@@ -179,16 +183,17 @@ def _row(check: Check) -> str:
     reads = ", ".join(sorted(set(parts_read(check.judge)), key=str.lower)) or "nothing"
     ours = "our own" if is_own else "yes"
     description = check.description.replace("|", "\\|")
-    return f"| {anchor}`{check.id}` | {description} | {severity} | {check.versions} | {reads} | {ours} |"
+    cells = (f"{anchor}`{check.id}`", description, severity, str(check.versions), reads, ours)
+    return f"| {' | '.join(cells)} |"
 
 
 def parts_read(judge: Callable[..., Any]) -> Iterator[str]:
     """What a check looks at: the parts of the snapshot in its own text and in what it calls."""
-    known = {field.name for field in fields(Snapshot)} - _OF_NO_OBJECT
+    known = {field.name for field in fields(Snapshot)} - OF_NO_OBJECT
     for name in _attributes(judge, set()):
         part = _VIEWS.get(name, name)
         if part in known:
-            yield PARTS.get(part, part.replace("_", " "))
+            yield PARTS[part]
 
 
 def _attributes(function: Callable[..., Any], seen: set[object]) -> Iterator[str]:
@@ -196,6 +201,7 @@ def _attributes(function: Callable[..., Any], seen: set[object]) -> Iterator[str
         return
     seen.add(function)
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    names: dict[str, Any] = getattr(function, "__globals__", {})
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(value=ast.Name(id="snapshot"), attr=name):
@@ -204,12 +210,17 @@ def _attributes(function: Callable[..., Any], seen: set[object]) -> Iterator[str
             case ast.Constant(value=str(name)):
                 yield from _unread(tree, name)
             case ast.Name(id=name):
-                called = getattr(function, "__globals__", {}).get(name)
-                module = getattr(called, "__module__", "") or ""
-                if inspect.isfunction(called) and module.startswith("mesh.checks"):
-                    yield from _attributes(called, seen)
+                yield from _called(names.get(name), seen)
+            case ast.Attribute(value=ast.Name(id=module), attr=name):
+                yield from _called(getattr(names.get(module), name, None), seen)
             case _:
                 pass
+
+
+def _called(value: object, seen: set[object]) -> Iterator[str]:
+    module = getattr(value, "__module__", None) or ""
+    if inspect.isfunction(value) and module.startswith("mesh.checks"):
+        yield from _attributes(value, seen)
 
 
 def _unread(tree: ast.AST, name: str) -> Iterator[str]:

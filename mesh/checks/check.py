@@ -74,11 +74,12 @@ class Versions:
         if self.edge_only:
             return f"edge-{_dotted(self.since_edge)} and newer" if self.since_edge else "edge"
         first = _dotted(self.since) if self.since else "2.11"
+        ended = f", edges before {_dotted(self.before_edge)}" if self.before_edge else ""
         if self.until is None:
-            return f"{first} and newer" if self.since else "all"
+            text = f"{first} and newer" if self.since else "all"
+            return f"{first} to 2.14{ended}" if ended else text
         last = _dotted(self.until)
-        text = first if first == last else f"{first} to {last}"
-        return f"{text}, edges before {_dotted(self.before_edge)}" if self.before_edge else text
+        return (first if first == last else f"{first} to {last}") + ended
 
 
 def _dotted(numbers: tuple[int, ...]) -> str:

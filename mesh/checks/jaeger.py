@@ -6,14 +6,21 @@ Source: linkerd2 `jaeger/cmd/check.go`; the extension ended in 2025.
 from __future__ import annotations
 
 from mesh.checks import pods
-from mesh.checks.check import Category, Problem, Problems, Skip
+from mesh.checks.check import Category, Problem, Problems, Skip, Versions
 from mesh.checks.versions import proxies_differ, proxies_outdated
 from mesh.snapshot import EXTENSION, Snapshot
 
 jaeger = Category("linkerd-jaeger", "jaeger")
 
+WITH_JAEGER = Versions(before_edge=(25, 8, 6))
 
-@jaeger.check("l5d-jaeger-ns-exists", "linkerd-jaeger extension Namespace exists", fatal=True)
+
+@jaeger.check(
+    "l5d-jaeger-ns-exists",
+    "linkerd-jaeger extension Namespace exists",
+    fatal=True,
+    versions=WITH_JAEGER,
+)
 def _(snapshot: Snapshot) -> Problems:
     if snapshot.extension_namespace("jaeger") is not None:
         return
@@ -26,23 +33,40 @@ def _(snapshot: Snapshot) -> Problems:
     )
 
 
-@jaeger.check("l5d-jaeger-pods-injection", "jaeger extension pods are injected", "warning")
+@jaeger.check(
+    "l5d-jaeger-pods-injection",
+    "jaeger extension pods are injected",
+    "warning",
+    versions=WITH_JAEGER,
+)
 def _(snapshot: Snapshot) -> Problems:
     return pods.not_injected(snapshot.pods_in(_namespace(snapshot)))
 
 
-@jaeger.check("l5d-jaeger-pods-running", "jaeger injector pods are running", "warning")
+@jaeger.check(
+    "l5d-jaeger-pods-running", "jaeger injector pods are running", "warning", versions=WITH_JAEGER
+)
 def _(snapshot: Snapshot) -> Problems:
     namespace = _namespace(snapshot)
     return pods.components_not_running(snapshot, "jaeger", namespace, ["jaeger-injector"])
 
 
-@jaeger.check("l5d-jaeger-proxy-healthy", "jaeger extension proxies are healthy", "warning")
+@jaeger.check(
+    "l5d-jaeger-proxy-healthy",
+    "jaeger extension proxies are healthy",
+    "warning",
+    versions=WITH_JAEGER,
+)
 def _(snapshot: Snapshot) -> Problems:
     return pods.unhealthy_proxies(snapshot, _namespace(snapshot))
 
 
-@jaeger.check("l5d-jaeger-proxy-cp-version", "jaeger extension proxies are up-to-date", "warning")
+@jaeger.check(
+    "l5d-jaeger-proxy-cp-version",
+    "jaeger extension proxies are up-to-date",
+    "warning",
+    versions=WITH_JAEGER,
+)
 def _(snapshot: Snapshot) -> Problems:
     return proxies_outdated(snapshot, snapshot.pods_in(_namespace(snapshot)))
 
@@ -51,6 +75,7 @@ def _(snapshot: Snapshot) -> Problems:
     "l5d-jaeger-proxy-cli-version",
     "jaeger extension proxies and cli versions match",
     "warning",
+    versions=WITH_JAEGER,
 )
 def _(snapshot: Snapshot) -> Problems:
     return proxies_differ(snapshot, snapshot.pods_in(_namespace(snapshot)))

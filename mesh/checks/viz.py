@@ -189,13 +189,6 @@ def _(snapshot: Snapshot) -> Problems:
         )
 
 
-@viz_data_plane.check("l5d-data-plane-exists", "data plane namespace exists", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
-    # All namespaces are looked at, for which linkerd has nothing to check here.
-    _namespace(snapshot)
-    yield from ()
-
-
 @viz_data_plane.check(
     "l5d-viz-data-plane-prom-authz",
     "prometheus is authorized to scrape data plane pods",
