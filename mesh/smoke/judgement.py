@@ -117,9 +117,10 @@ def judge_split(traffic: Traffic, weights: Mapping[str, int], false_alarm: float
         count = traffic.answered(backend)
         if not is_plausible(count, total, weight / 100, false_alarm):
             low, high = plausible_counts(total, weight / 100, false_alarm)
+            expected = f"{low} to {high} are plausible" if low < high else f"{low} expected"
             problems.append(
                 f"{backend} answered {count} of {total} requests ({count / total:.1%}) at weight "
-                f"{weight}: {low} to {high} are plausible"
+                f"{weight}: {expected}"
             )
     return problems
 

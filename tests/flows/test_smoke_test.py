@@ -176,6 +176,7 @@ BROKEN: list[tuple[Promise, Callable[[DataPlane], None], str]] = [
     ("canary", lambda p: setattr(p, "refuses_routes", True), "NoMatchingParent"),
     ("fault-injection", lambda p: setattr(p, "ignores_splits", True), "faulty answered 0 of 400"),
     ("ingress", lambda p: setattr(p, "ignores_override", True), "named-by-route answered 400"),
+    ("load-balancing", lambda p: setattr(p.node, "crash", "No module named x"), "No module named"),
 ]
 
 
@@ -209,7 +210,7 @@ def test_the_flow_fails_by_what_is_broken_and_says_so(
     done = stage.smoke_test(tmp_path, options)
     assert done.returncode == 1
     assert "SmokeTestFailed: mesh smoke: expected every promise to be kept" in done.stderr
-    assert "ingress: named-by-route answered 200 of 200" in done.stderr
+    assert "found ingress: named-by-header answered 0 of 200" in done.stderr
     assert "linkerd.io/inject: ingress" in done.stderr
     # The other promise was tested to its end all the same.
     assert "spread over replicas: passed" in done.stderr

@@ -47,9 +47,13 @@ class LoopbackNode:
 
     The other nodes take no new pods meanwhile.
 
+    `crash`, where it is set, is what a client prints instead of its result, and fails.
+
     Args:
         plane: what the pods' requests go through.
     """
+
+    crash = ""
 
     def __init__(self, cluster: Cluster, folder: Path, plane: DataPlane) -> None:
         self.cluster, self.folder, self.plane = cluster, folder, plane
@@ -209,6 +213,8 @@ class LoopbackNode:
         state: dict[str, Any] = running
         if code is not None:
             message = process.result.read_text() if process.result.exists() else ""
+            if self.crash:
+                code, message = 1, self.crash
             state = {
                 "terminated": {
                     "exitCode": code,
@@ -297,6 +303,8 @@ class DataPlane:
     def mend(self) -> None:
         """Makes it do again what a mesh that works does."""
         self.ignores_splits = self.ignores_override = self.sticks = self.refuses_routes = False
+        if self.node is not None:
+            self.node.crash = ""
 
     def __enter__(self) -> Self:
         for thread in self._threads:
