@@ -1,6 +1,7 @@
 """The viz extension: every check of `linkerd viz check --proxy`.
 
 What linkerd asks viz's metrics API for, which asks Prometheus, is asked Prometheus itself here.
+`l5d-data-plane-exists` does nothing where all namespaces are looked at, as here.
 Source: linkerd2 `viz/pkg/healthcheck/healthcheck.go`.
 """
 
