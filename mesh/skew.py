@@ -42,6 +42,9 @@ def skew_problem(control_plane: LinkerdVersion, proxy: LinkerdVersion) -> str | 
             f"it is of Linkerd 2.{major_of(proxy)}, and a control plane of "
             f"2.{major_of(control_plane)} supports proxies from 2.{major_of(control_plane) - 1} on"
         )
-    if ahead < 0 or (proxy.channel == control_plane.channel and proxy > control_plane):
-        return "it is newer than the control plane, which is to be upgraded first"
+    if ahead < 0:
+        return (
+            f"it is of Linkerd 2.{major_of(proxy)}, newer than the control plane of "
+            f"2.{major_of(control_plane)}, which is to be upgraded first"
+        )
     return None

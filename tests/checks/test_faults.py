@@ -313,11 +313,16 @@ FAULTS = [
         there(QUOTA, REFUSED),
         errors="l5d-existence-replicasets",
     ),
-    fault("no node takes a pod", there(NOWHERE), warnings="l5d-existence-unschedulable-pods"),
+    fault(
+        "no node takes a pod",
+        there(NOWHERE),
+        warnings="l5d-existence-unschedulable-pods pl-pod-ready",
+    ),
     fault(
         "the identity service is not ready",
         a_pod("linkerd-identity", "linkerd", unready),
         errors="l5d-api-control-ready l5d-cp-proxy-healthy l5d-data-plane-ready",
+        warnings="pl-pod-ready",
     ),
     fault(
         "clusterNetworks is too small",
@@ -411,6 +416,7 @@ FAULTS = [
         "the issuer has ended",
         issuer(ended_issuer),
         errors="l5d-identity-issuer-cert-is-time-valid",
+        warnings="pl-issuer-days-left pl-leaf-lifetime",
     ),
     fault(
         "the issuer ends soon",
@@ -442,6 +448,7 @@ FAULTS = [
             lambda host: certificate(dns_names=(host,), starts=-9, ends=-1),
         ),
         errors="l5d-sp-validator-webhook-cert-valid",
+        warnings="pl-webhook-days-left",
     ),
     fault(
         "a validator's certificate is another host's",
@@ -452,12 +459,14 @@ FAULTS = [
     fault(
         "a proxy has another trust anchor",
         foreign_proxy,
-        warnings="l5d-identity-data-plane-proxies-certs-match-ca",
+        errors="pl-proxy-trusts-issuer pl-proxy-identity-valid",
+        warnings="l5d-identity-data-plane-proxies-certs-match-ca pl-proxy-trust-bundle",
     ),
     fault(
         "a pod of the data plane is not ready",
         a_pod("voting", "emojivoto", unready),
         errors="l5d-data-plane-ready",
+        warnings="pl-pod-ready",
     ),
     fault(
         "a proxy is of another version",
