@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mesh.cluster import Cluster
+from mesh.smoke.fuse import FUSE_LABEL
 from mesh.smoke.options import PROMISES, Promise, SmokeOptions
 from mesh.smoke.promises import keep_promise
 from mesh.smoke.report import SmokeReport, SmokeResult, require_smoke, smoke_markdown
@@ -142,6 +145,23 @@ def test_what_killed_runs_left_is_gone_after_the_next(stage: Stage, tmp_path: Pa
 
     done = stage.smoke_test(tmp_path, {"promises": ["load-balancing"]})
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_run_outlives_the_api_server(stage: Stage, tmp_path: Path) -> None:
+    before = resource_versions(stage.cluster)
+    # The first look at a fuse that burns says that a test is in the middle of its work.
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(stage.smoke_test, tmp_path, {"promises": ["traffic-split"]})
+        while not list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=FUSE_LABEL)):
+            assert not running.done()
+        stage.sandbox.stop_apiserver()
+        # Longer than one step waits by itself, so that it fails and is tried again.
+        time.sleep(25)
+        stage.sandbox.start_apiserver()
+        done = running.result()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "traffic-split" in json.loads(done.stdout.splitlines()[-1])
+    assert set(resource_versions(stage.cluster)) == set(before)
 
 
 @pytest.mark.usefixtures("unchanged", "plane")
