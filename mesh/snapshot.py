@@ -339,8 +339,8 @@ class Snapshot:
 
     @property
     def pods_run(self) -> bool:
-        """Whether containers run at all: not where every node is simulated, as in the sandbox."""
-        return not self.nodes or not all(map(_is_simulated, self.nodes))
+        """Whether containers run: not where kwok simulates every ready node, as in the sandbox."""
+        return any(_is_ready(node) and not _is_simulated(node) for node in self.nodes)
 
     def extension_namespace(self, extension: str) -> str | None:
         """The namespace of an extension, such as `viz`, by the label that linkerd knows it by."""
@@ -770,6 +770,13 @@ def _endpoints(cluster: Cluster) -> dict[str, frozenset[str]]:
             if target.get("kind") == "Pod" and endpoint.get("conditions", {}).get("ready", True):
                 pods.add(target["name"])
     return {key: frozenset(pods) for key, pods in found.items()}
+
+
+def _is_ready(node: Object) -> bool:
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in _items(node["status"], "conditions")
+    )
 
 
 def _is_simulated(node: Object) -> bool:

@@ -585,7 +585,8 @@ FAULTS = [
     fault(
         "the proxies' anchor is not the installed one",
         with_value("identityTrustAnchorsPEM", "another one"),
-        warnings="l5d-identity-data-plane-proxies-certs-match-ca",
+        warnings="l5d-identity-data-plane-proxies-certs-match-ca "
+        "l5d-viz-proxy-healthy l5d-jaeger-proxy-healthy",
         version="stable-2.11.5",
     ),
 ]

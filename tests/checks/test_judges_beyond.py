@@ -465,10 +465,14 @@ def test_where_pods_do_not_run_nothing_is_asked_of_them() -> None:
     silent = ProxySample(silent={"app/a": "503"})
     simulated = empty_snapshot(nodes=(node,), proxy_sample=silent)
     assert judge(simulated, "pl-proxy-identity-valid").reason == "pods do not run here"
-    real = simulated.changed(nodes=({"metadata": {"name": "n"}, "status": {}},))
+    real = simulated.changed(nodes=(NODE, node))
     assert "no proxy's admin port answers" in judge(real, "pl-proxy-identity-valid").reason
 
 
+NODE = {
+    "metadata": {"name": "n"},
+    "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+}
 VIZ = {"viz": {"metadata": {"name": "viz", "labels": {"linkerd.io/extension": "viz"}}}}
 
 
@@ -486,12 +490,12 @@ VIZ = {"viz": {"metadata": {"name": "viz", "labels": {"linkerd.io/extension": "v
 def test_metrics_of_the_data_plane_are_those_in_prometheus(
     prometheus: Prometheus | None, outcome: str
 ) -> None:
-    snapshot = empty_snapshot(namespaces=VIZ, pods=(pod(),), prometheus=prometheus)
+    snapshot = empty_snapshot(namespaces=VIZ, nodes=(NODE,), pods=(pod(),), prometheus=prometheus)
     assert judge(snapshot, "l5d-data-plane-prom").outcome == outcome
 
 
 def test_a_prometheus_that_does_not_answer_is_linkerd_s_own_error() -> None:
-    snapshot = empty_snapshot(namespaces=VIZ, prometheus=Prometheus("silent", "503"))
+    snapshot = empty_snapshot(namespaces=VIZ, nodes=(NODE,), prometheus=Prometheus("silent", "503"))
     assert judge(snapshot, "l5d-viz-metrics-api").outcome == "error"
 
 
