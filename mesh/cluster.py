@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -288,6 +289,11 @@ class Cluster:
     def clock(self) -> datetime:
         """The API server's idea of now, from its Date header, to the second."""
         return parsedate_to_datetime(self.request("GET", "/version")[1]["Date"]).astimezone(UTC)
+
+    def wait_until(self, moment: datetime) -> None:
+        """Waits until it is a moment by the API server's clock, so that what follows is later."""
+        while (left := (moment - self.clock()).total_seconds()) > 0:
+            time.sleep(min(left + 0.1, 5.0))
 
     def api_versions(self) -> frozenset[str]:
         """Every group version that is served, such as `v1` or `policy/v1`."""

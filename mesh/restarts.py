@@ -36,7 +36,7 @@ from pydantic import Field
 
 from mesh.cluster import Cluster, Object
 from mesh.config import Section
-from mesh.errors import NotReady
+from mesh.errors import ApiError, NotReady
 from mesh.injection import restart
 from mesh.rollout import (
     KINDS,
@@ -502,29 +502,60 @@ def restart_data_plane(
         total = len(done) + len(plan.settling) + plan.restarts
         if plan.settling:
             left = list(plan.settling)
-            await_rollouts(cluster, left, timeout, _beyond(len(done), total, on_progress))
+            await_rollouts(
+                cluster, left, timeout, _beyond(len(done), total, on_progress), may_go=True
+            )
             continue
         if not plan.batches:
-            on_progress(total, total, "all restarted")
-            return Restarted(tuple(done), plan.by_hand)
+            # Outside high availability pods start without a proxy while no injector answers.
+            left = _came_up_bare(cluster, done)
+            if not left:
+                on_progress(total, total, "all restarted")
+                return Restarted(tuple(done), plan.by_hand)
+            for workload in left:
+                _restart(cluster, workload)
+            await_rollouts(
+                cluster, left, timeout, _beyond(len(done), total, on_progress), may_go=True
+            )
+            continue
         covered = {budget.namespace for budget in data_plane.budgets}
         for number, batch in enumerate(plan.batches):
             if number and policy.pause_seconds:
                 time.sleep(policy.pause_seconds)
             before_batch(batch)
             _await_budgets(cluster, batch, covered, timeout, tolerated)
-            left = list(batch.workloads)
-            for workload in left:
-                restart(cluster, workload, datetime.now(UTC))
-            waited = [workload for workload in left if workload not in tolerated]
-            await_rollouts(cluster, waited, timeout, _beyond(len(done), total, on_progress))
+            left = [w for w in batch.workloads if _restart(cluster, w)]
+            waited = [w for w in left if w not in tolerated]
+            await_rollouts(
+                cluster, waited, timeout, _beyond(len(done), total, on_progress), may_go=True
+            )
             done += left
     raise NotReady(
-        "/".join(left[0]),
+        "/".join(next(iter(left or done), ("data plane",))),
         expected="pods that need no restart, after a restart",
         found=f"that they still do, after {ATTEMPTS} more",
         remedy="Look at the proxy injector: it may not see the cluster's present state.",
     )
+
+
+def _came_up_bare(cluster: Cluster, restarted: Iterable[Workload]) -> list[Workload]:
+    """Those of the workloads that have a pod which no injector took."""
+    wanted = set(restarted)
+    if not wanted:
+        return []
+    pods = read_pods(cluster, labels=f"!{CONTROL_PLANE_NS}")
+    return sorted({p.owner for p in pods if p.owner in wanted and p.owner and not p.is_over})
+
+
+def _restart(cluster: Cluster, workload: Workload) -> bool:
+    """Whether it was there to be restarted; workloads come and go while others are restarted."""
+    try:
+        restart(cluster, workload, datetime.now(UTC))
+    except ApiError as error:
+        if error.status == 404:
+            return False
+        raise
+    return True
 
 
 def _beyond(done: int, total: int, on_progress: OnProgress) -> OnProgress:

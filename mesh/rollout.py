@@ -117,6 +117,7 @@ def await_rollouts(
     on_progress: OnProgress,
     *,
     every: float = 1.0,
+    may_go: bool = False,
 ) -> None:
     """Waits until every workload is rolled out; a look is one list per namespace and kind.
 
@@ -125,6 +126,7 @@ def await_rollouts(
     Args:
         timeout: seconds for all of them together.
         every: seconds between two looks.
+        may_go: whether one that is deleted meanwhile is no more waited for.
 
     Raises:
         NotReady: the first that is not, with its pods' reasons and its last events.
@@ -133,10 +135,10 @@ def await_rollouts(
     waiting = list(workloads)
     while True:
         found = _read(cluster, waiting)
-        gone = [key for key in waiting if key not in found]
+        gone = [] if may_go else [key for key in waiting if key not in found]
         _, _, text = _summary(list(found.values()))
         late = [obj for obj in found.values() if not rollout_status(obj).is_complete]
-        waiting = [key for key in waiting if key not in found or found[key] in late]
+        waiting = [*gone, *(key for key in waiting if key in found and found[key] in late)]
         on_progress(len(workloads) - len(waiting), len(workloads), text)
         if not late and not gone:
             return

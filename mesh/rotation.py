@@ -22,6 +22,7 @@ from typing import Literal
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import CertificateError, InvalidInput, MeshError
+from mesh.issuer_renewal import identity_events
 from mesh.leaves import IssuerLoad, issuer_load
 from mesh.pki import (
     CertificateInfo,
@@ -253,9 +254,7 @@ def read_rotation(
     issuer, anchor = issuer_of(secret, bundle.roots, record)
     load = IssuerLoad(None)
     if secret is not None:
-        events = cluster.list(
-            "v1", "Event", namespace, fields="involvedObject.name=linkerd-identity"
-        )
+        events = identity_events(cluster, namespace)
         load = issuer_load(identity_pods(data_plane), last_change(secret), events)
     is_same = record is not None and record.goal == goal
     return RotationSnapshot(

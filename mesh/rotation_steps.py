@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from mesh.charts import Chart
-from mesh.cluster import MERGE_PATCH, Cluster, Object
+from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, MeshError, NotReady
 from mesh.helm import Helm
-from mesh.issuer import CERT_MANAGER, check_issuer_secret
+from mesh.injection import restart
+from mesh.issuer import check_issuer_secret
+from mesh.issuer_renewal import IDENTITY, await_reissued, ensure_loaded, reissue, write_issuer
 from mesh.key_ring import KeyRing
 from mesh.leaves import read_issued
 from mesh.pki import (
@@ -24,7 +26,6 @@ from mesh.pki import (
     fingerprints,
     join_bundle,
     read_certificates,
-    sign_issuer,
     signed_by,
 )
 from mesh.restarts import (
@@ -37,13 +38,12 @@ from mesh.restarts import (
     read_data_plane,
     restart_data_plane,
 )
-from mesh.rollout import OnProgress, Workload, await_rollouts, read_workloads, rollout_status
+from mesh.rollout import OnProgress, Workload, read_workloads, rollout_status
 from mesh.rotation import (
     PHASES,
     PhaseName,
     RotationSnapshot,
     check_new_anchor,
-    identity_pods,
     is_expired,
     is_recovered,
     needs_restart,
@@ -57,13 +57,14 @@ from mesh.rotation_options import NewAnchor, RotationOptions
 from mesh.rotation_record import RotationClaim, RotationRecord, read_record
 from mesh.trust_anchor import (
     ISSUER_SECRET,
+    TRUST_ROOTS,
     TlsSecret,
     brought_certificate,
     brought_key,
     read_tls_secret,
     tls_secret,
 )
-from mesh.trust_bundle import only, require_installed, with_anchor, write_trust_bundle
+from mesh.trust_bundle import BUNDLE, only, require_installed, with_anchor, write_trust_bundle
 
 PREVIOUS_ISSUER = f"{ISSUER_SECRET}-previous"
 REISSUES = 3
@@ -402,7 +403,14 @@ class Rotation:
         """The goal and nothing else, as a recovery has it."""
         record = self.record
         self._claim.check()
-        self._write(join_bundle([_anchor(record, record.goal).pem]), on_progress)
+        wanted = join_bundle([_anchor(record, record.goal).pem])
+        # Helm waits for proxies that need a certificate, so identity has to sign before.
+        namespace = self._config.namespaces.linkerd
+        self._cluster.merge("v1", "ConfigMap", TRUST_ROOTS, namespace, {"data": {BUNDLE: wanted}})
+        identity = ("Deployment", namespace, IDENTITY)
+        restart(self._cluster, identity, self._cluster.clock())
+        await_rollouts(self._cluster, [identity], self._config.timeout_seconds, on_progress)
+        self._write(wanted, on_progress)
         self._claim.tell("bundle", "The new anchor alone is trusted.")
 
     def _write(self, wanted: str, on_progress: OnProgress) -> None:
@@ -497,43 +505,15 @@ class Rotation:
 
     def await_load(self, on_progress: OnProgress) -> None:
         """Every identity pod signs by the goal; those that do not load it are restarted."""
-        snapshot = self._await_loaded(self._options.load_seconds)
-        if snapshot.loaded_since is None:
-            self._claim.check()
-            identity = ("Deployment", self._config.namespaces.linkerd, "linkerd-identity")
-            self._wait_until(snapshot.load.readable)
-            restart_data_plane(
-                self._cluster,
-                lambda: read_data_plane(self._cluster, self._config.namespaces.linkerd),
-                lambda plane: _older_than(plane, snapshot),
-                self._options.restarts,
-                timeout=self._config.timeout_seconds,
-                on_progress=on_progress,
-            )
-            await_rollouts(self._cluster, [identity], self._config.timeout_seconds, on_progress)
-            snapshot = self._await_loaded(60)
-        since = snapshot.loaded_since
+        since = self.record.since()
         if since is None:
-            raise NotReady(
-                f"Deployment/{self._config.namespaces.linkerd}/linkerd-identity",
-                expected="it to load the new issuer",
-                found=snapshot.load.skipped or "no sign of that, not even after a restart",
-                remedy="Look at its log and events.",
+            self._claim.check()
+            since = ensure_loaded(
+                self._cluster, self._config, self._options.load_seconds, on_progress
             )
-        if not self.record.signing_since:
             self._claim.save(replace(self.record, signing_since=since.isoformat()))
             self._claim.tell("switch", f"Identity signs by it since {since:%H:%M:%S} UTC.")
         self._wait_until(since)
-
-    def _await_loaded(self, seconds: float) -> RotationSnapshot:
-        deadline = time.monotonic() + seconds
-        while True:
-            snapshot = self.read()
-            if snapshot.loaded_since is not None or snapshot.load.skipped:
-                return snapshot
-            if time.monotonic() > deadline:
-                return snapshot
-            time.sleep(1.0)
 
     def _await_renewal(self, on_progress: OnProgress) -> None:
         """Waits until every proxy has renewed its certificate by itself."""
@@ -578,21 +558,16 @@ class Rotation:
 
     def recover(self, on_progress: OnProgress) -> None:
         """Restarts everything once: each proxy comes up with the new anchor and a certificate."""
+        self.await_load(on_progress)
         snapshot = self.read()
         self._wait_until(snapshot.bundle.settled)
-        self._wait_until(snapshot.load.readable)
 
         def judge(plane: DataPlane) -> Needs:
-            now = self.read(plane)
-            recovered = is_recovered(now)
-            if now.loaded_since is None:
-                return lambda pod: pod in identity_pods(now.data_plane)
+            recovered = is_recovered(self.read(plane))
             return lambda pod: not recovered(pod)
 
-        tolerated = unwell(snapshot)
-        for _ in range(2):
-            self._restart_all("spread", judge, on_progress, tolerated)
-            self.await_load(on_progress)
+        # Without a certificate hardly anything is ready, and what is not is no reason to wait.
+        self._restart_all("spread", judge, on_progress, unwell(snapshot))
 
     # done
 
@@ -705,106 +680,5 @@ class Rotation:
         )
 
     def _wait_until(self, moment: datetime | None) -> None:
-        """Until the API server's clock is there, so that the order of events is sure."""
-        while moment is not None and (left := moment - self._cluster.clock()) > timedelta():
-            time.sleep(min(left.total_seconds() + 0.1, 5.0))
-
-
-def _older_than(plane: DataPlane, snapshot: RotationSnapshot) -> Needs:
-    """The identity pods that started before the issuer was written."""
-    since = snapshot.load.readable
-    own = {pod.uid for pod in identity_pods(plane)}
-    return lambda pod: (
-        pod.uid in own and (pod.started is None or since is None or pod.started < since)
-    )
-
-
-# Issuers
-
-
-def write_issuer(cluster: Cluster, config: MeshConfig, anchor: KeyPair, bundle: str) -> None:
-    """Signs a new issuer and puts it in the place of the one that is there, in one write.
-
-    Raises:
-        CertificateError: identity would not load it.
-    """
-    namespace = config.namespaces.linkerd
-    now = cluster.clock()
-    issuer = sign_issuer(anchor, config.trust_domain, config.lifetimes.issuer, now)
-    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
-    check_issuer(issuer.certificate, bundle, config.trust_domain, now, subject)
-    cluster.apply(
-        tls_secret(
-            ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
-        )
-    )
-
-
-def reissue(cluster: Cluster, config: MeshConfig) -> None:
-    """Asks cert-manager for a new issuer, as `cmctl renew` does.
-
-    Source: https://cert-manager.io/docs/reference/cmctl/#renew
-    """
-    namespace = config.namespaces.linkerd
-    certificate = cluster.get(CERT_MANAGER, "Certificate", ISSUER_SECRET, namespace)
-    if certificate is None:
-        raise NotReady(
-            f"Certificate/{namespace}/{ISSUER_SECRET}",
-            expected="the Certificate by which cert-manager keeps the issuer",
-            found="none",
-            remedy="Run bootstrap first.",
-        )
-    conditions = _conditions(certificate)
-    if any(c["type"] == "Issuing" and c["status"] == "True" for c in conditions):
-        return
-    issuing = {
-        "type": "Issuing",
-        "status": "True",
-        "reason": "ManuallyTriggered",
-        "message": "Certificate re-issuance manually triggered",
-        "lastTransitionTime": f"{cluster.clock():%Y-%m-%dT%H:%M:%SZ}",
-        "observedGeneration": certificate["metadata"]["generation"],
-    }
-    kept = [c for c in conditions if c["type"] != "Issuing"]
-    cluster.request(
-        "PATCH",
-        cluster.path(CERT_MANAGER, "Certificate", namespace, ISSUER_SECRET) + "/status",
-        body={
-            # Refused where cert-manager wrote meanwhile, as the list is replaced whole.
-            "metadata": {"resourceVersion": certificate["metadata"]["resourceVersion"]},
-            "status": {"conditions": [*kept, issuing]},
-        },
-        content_type=MERGE_PATCH,
-        subject=f"Certificate/{namespace}/{ISSUER_SECRET}",
-    )
-
-
-def await_reissued(cluster: Cluster, config: MeshConfig, timeout: float) -> TlsSecret:
-    """Waits until cert-manager has issued, and reads what it wrote.
-
-    Raises:
-        NotReady: with cert-manager's own conditions.
-    """
-    namespace = config.namespaces.linkerd
-    deadline = time.monotonic() + timeout
-    while True:
-        certificate = cluster.get(CERT_MANAGER, "Certificate", ISSUER_SECRET, namespace) or {}
-        states = {c["type"]: c for c in _conditions(certificate)}
-        is_issuing = states.get("Issuing", {}).get("status") == "True"
-        is_ready = states.get("Ready", {}).get("status") == "True"
-        secret = read_tls_secret(cluster, ISSUER_SECRET, namespace)
-        if not is_issuing and is_ready and secret is not None:
-            return secret
-        if time.monotonic() > deadline:
-            texts = [f"{c['type']} {c['status']}: {c.get('message', '')}" for c in states.values()]
-            raise NotReady(
-                f"Certificate/{namespace}/{ISSUER_SECRET}",
-                expected=f"cert-manager to issue within {timeout:.0f} s",
-                found="; ".join(texts) or "no condition",
-                remedy="Mend what cert-manager names, then run again.",
-            )
-        time.sleep(0.3)
-
-
-def _conditions(certificate: Object) -> list[dict[str, Any]]:
-    return certificate.get("status", {}).get("conditions") or []
+        if moment is not None:
+            self._cluster.wait_until(moment)

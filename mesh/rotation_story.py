@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mesh.issuer_rotation import IssuerRotation
 from mesh.notice import Notice
 from mesh.pki import CertificateInfo
 from mesh.rotation import PHASES
@@ -59,6 +60,31 @@ def rotation_notice(mesh: str, record: RotationRecord) -> Notice:
             "to": record.goal,
             "begun": record.begun,
             "restarts": {phase: len(names) for phase, names in record.restarted.items()},
+        },
+    )
+
+
+def issuer_markdown(mesh: str, done: IssuerRotation) -> str:
+    """A new issuer, as a page."""
+    before = _named(done.before) if done.before else "none"
+    return (
+        f"# Issuer of {mesh}: rotated\n\n"
+        f"- before: {before}\n- after: {_named(done.after)}\n"
+        f"- identity signs with it since {done.since:%Y-%m-%d %H:%M:%S} UTC\n"
+        f"- workloads restarted: {done.restarted}\n"
+    )
+
+
+def issuer_notice(mesh: str, done: IssuerRotation) -> Notice:
+    """`linkerd.issuer.rotated`."""
+    return Notice(
+        "linkerd.issuer.rotated",
+        mesh,
+        {
+            "from": done.before.fingerprint if done.before else "",
+            "to": done.after.fingerprint,
+            "not_after": done.after.not_after.isoformat(),
+            "restarts": done.restarted,
         },
     )
 

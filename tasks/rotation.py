@@ -60,7 +60,7 @@ def control_plane_chart(mesh: LinkerdMesh) -> Chart:
 
 
 @contextmanager
-def claimed_rotation(mesh: LinkerdMesh, options: RotationOptions) -> Generator[Rotation]:
+def claimed_mesh(mesh: LinkerdMesh, options: RotationOptions) -> Generator[RotationClaim]:
     """The right to rotate a mesh: by a lease in the cluster, whoever else runs.
 
     Where the Prefect server has a global concurrency limit `linkerd-rotation-<mesh>`, runs queue
@@ -69,6 +69,14 @@ def claimed_rotation(mesh: LinkerdMesh, options: RotationOptions) -> Generator[R
     cluster = cluster_of(mesh)
     claim = RotationClaim(cluster, mesh.namespaces.linkerd, _owner(), options.lease_seconds)
     with concurrency(f"linkerd-rotation-{mesh.name}", strict=False), claim:
+        yield claim
+
+
+@contextmanager
+def claimed_rotation(mesh: LinkerdMesh, options: RotationOptions) -> Generator[Rotation]:
+    """A rotation of a mesh's anchor, with the right to it."""
+    cluster = cluster_of(mesh)
+    with claimed_mesh(mesh, options) as claim:
         ring = KeyRing(key_store(mesh, cluster))
         chart = control_plane_chart(mesh)
         yield Rotation(cluster, mesh, Helm(cluster), chart, ring, claim, options)

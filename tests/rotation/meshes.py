@@ -172,7 +172,8 @@ def rotate(
     phases: list[str] = []
     with RotationClaim(cluster, config.namespaces.linkerd, owner, options.lease_seconds) as claim:
         ring = KeyRing(store_of(cluster, config))
-        helm = Helm(cluster, helm_path)
+        # A helm whose flow died is not waited for as long as one that may live.
+        helm = Helm(cluster, helm_path, grace=5)
         rotation = Rotation(cluster, config, helm, chart_of(config), ring, claim, options)
         rotation.begin(new, action)
         while True:

@@ -1,0 +1,37 @@
+"""A new issuer for a running mesh, signed by the anchor that it has."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mesh.issuer_rotation import IssuerRotation
+from mesh.rotation_options import RotationOptions
+from tasks.issuer_rotation import look_at_issuer, rotate_the_issuer
+from tasks.linkerd_mesh import LinkerdMesh
+from tasks.rotation import claimed_mesh
+
+DEFAULTS = RotationOptions()
+
+
+@flow(
+    name="rotate_issuer",
+    flow_run_name="rotate issuer of {mesh.name}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> IssuerRotation:
+    """Replaces the issuer of a running mesh; the trust anchor stays, and no workload restarts.
+
+    Where the issuer has ended already, every meshed workload is restarted, once a downtime is
+    accepted.
+
+    Args:
+        mesh: Which mesh.
+        options: What is allowed, and how long identity has to load the new issuer.
+
+    Raises:
+        MeshError: the object, what was expected, what was found and how to mend it.
+    """
+    look_at_issuer(mesh, options)
+    with claimed_mesh(mesh, options) as claim:
+        return rotate_the_issuer(mesh, claim, options)

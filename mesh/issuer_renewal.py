@@ -1,0 +1,172 @@
+"""A new issuer for a running mesh: signed here or by cert-manager, and loaded by identity.
+
+The identity service reads its issuer anew when the mounted Secret changes, which a kubelet shows it
+within a minute or two, and says so by an event. Proxies need no restart for it: they trust the
+anchor, and get a certificate of the new issuer when they renew.
+Source: linkerd2 `pkg/identity` (Run) and `controller/cmd/identity`.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+from mesh.cluster import MERGE_PATCH, Cluster, Object
+from mesh.config import MeshConfig
+from mesh.errors import NotReady
+from mesh.injection import restart
+from mesh.issuer import CERT_MANAGER
+from mesh.leaves import IssuerLoad, issuer_load
+from mesh.pki import KeyPair, check_issuer, sign_issuer
+from mesh.rollout import OnProgress, await_rollouts
+from mesh.snapshot import read_pods
+from mesh.trust_anchor import ISSUER_SECRET, TlsSecret, read_tls_secret, tls_secret
+from mesh.trust_bundle import last_change
+
+IDENTITY = "linkerd-identity"
+IDENTITY_PODS = "linkerd.io/control-plane-component=identity"
+
+
+def write_issuer(cluster: Cluster, config: MeshConfig, anchor: KeyPair, bundle: str) -> None:
+    """Signs a new issuer and puts it in the place of the one that is there, in one write.
+
+    Raises:
+        CertificateError: identity would not load it.
+    """
+    namespace = config.namespaces.linkerd
+    now = cluster.clock()
+    issuer = sign_issuer(anchor, config.trust_domain, config.lifetimes.issuer, now)
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    check_issuer(issuer.certificate, bundle, config.trust_domain, now, subject)
+    cluster.apply(
+        tls_secret(
+            ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
+        )
+    )
+
+
+def reissue(cluster: Cluster, config: MeshConfig) -> None:
+    """Asks cert-manager for a new issuer, as `cmctl renew` does.
+
+    Source: https://cert-manager.io/docs/reference/cmctl/#renew
+    """
+    namespace = config.namespaces.linkerd
+    certificate = cluster.get(CERT_MANAGER, "Certificate", ISSUER_SECRET, namespace)
+    if certificate is None:
+        raise NotReady(
+            f"Certificate/{namespace}/{ISSUER_SECRET}",
+            expected="the Certificate by which cert-manager keeps the issuer",
+            found="none",
+            remedy="Run bootstrap first.",
+        )
+    conditions = _conditions(certificate)
+    if any(c["type"] == "Issuing" and c["status"] == "True" for c in conditions):
+        return
+    issuing = {
+        "type": "Issuing",
+        "status": "True",
+        "reason": "ManuallyTriggered",
+        "message": "Certificate re-issuance manually triggered",
+        "lastTransitionTime": f"{cluster.clock():%Y-%m-%dT%H:%M:%SZ}",
+        "observedGeneration": certificate["metadata"]["generation"],
+    }
+    kept = [c for c in conditions if c["type"] != "Issuing"]
+    cluster.request(
+        "PATCH",
+        cluster.path(CERT_MANAGER, "Certificate", namespace, ISSUER_SECRET) + "/status",
+        body={
+            # Refused where cert-manager wrote meanwhile, as the list is replaced whole.
+            "metadata": {"resourceVersion": certificate["metadata"]["resourceVersion"]},
+            "status": {"conditions": [*kept, issuing]},
+        },
+        content_type=MERGE_PATCH,
+        subject=f"Certificate/{namespace}/{ISSUER_SECRET}",
+    )
+
+
+def await_reissued(cluster: Cluster, config: MeshConfig, timeout: float) -> TlsSecret:
+    """Waits until cert-manager has issued, and reads what it wrote.
+
+    Raises:
+        NotReady: with cert-manager's own conditions.
+    """
+    namespace = config.namespaces.linkerd
+    deadline = time.monotonic() + timeout
+    while True:
+        certificate = cluster.get(CERT_MANAGER, "Certificate", ISSUER_SECRET, namespace) or {}
+        states = {c["type"]: c for c in _conditions(certificate)}
+        is_issuing = states.get("Issuing", {}).get("status") == "True"
+        is_ready = states.get("Ready", {}).get("status") == "True"
+        secret = read_tls_secret(cluster, ISSUER_SECRET, namespace)
+        if not is_issuing and is_ready and secret is not None:
+            return secret
+        if time.monotonic() > deadline:
+            texts = [f"{c['type']} {c['status']}: {c.get('message', '')}" for c in states.values()]
+            raise NotReady(
+                f"Certificate/{namespace}/{ISSUER_SECRET}",
+                expected=f"cert-manager to issue within {timeout:.0f} s",
+                found="; ".join(texts) or "no condition",
+                remedy="Mend what cert-manager names, then run again.",
+            )
+        time.sleep(0.3)
+
+
+def _conditions(certificate: Object) -> list[dict[str, Any]]:
+    return certificate.get("status", {}).get("conditions") or []
+
+
+def read_load(cluster: Cluster, config: MeshConfig) -> IssuerLoad:
+    """Whether every identity pod signs with the issuer that the Secret has; changes nothing."""
+    namespace = config.namespaces.linkerd
+    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    if secret is None:
+        return IssuerLoad(None)
+    pods = [
+        pod
+        for pod in read_pods(cluster, namespace, labels=IDENTITY_PODS)
+        if pod.phase not in ("Succeeded", "Failed")
+    ]
+    return issuer_load(pods, last_change(secret), identity_events(cluster, namespace))
+
+
+def identity_events(cluster: Cluster, namespace: str) -> list[Object]:
+    return list(cluster.list("v1", "Event", namespace, fields=f"involvedObject.name={IDENTITY}"))
+
+
+def ensure_loaded(
+    cluster: Cluster, config: MeshConfig, patience: float, on_progress: OnProgress
+) -> datetime:
+    """From when on every identity pod signs with the issuer that the Secret has.
+
+    Args:
+        patience: seconds in which they should load it by themselves; then they are restarted.
+
+    Raises:
+        NotReady: they do not load it; with what they said.
+    """
+    load = _await_load(cluster, config, patience)
+    if load.since is None:
+        if load.readable is not None:
+            cluster.wait_until(load.readable)
+        identity = ("Deployment", config.namespaces.linkerd, IDENTITY)
+        restart(cluster, identity, cluster.clock())
+        await_rollouts(cluster, [identity], config.timeout_seconds, on_progress)
+        load = _await_load(cluster, config, config.timeout_seconds)
+    if load.since is None:
+        raise NotReady(
+            f"Deployment/{config.namespaces.linkerd}/{IDENTITY}",
+            expected="it to load the new issuer",
+            found=load.skipped or "no sign of that, not even after a restart",
+            remedy="Look at its log and events.",
+        )
+    return load.since
+
+
+def _await_load(cluster: Cluster, config: MeshConfig, patience: float) -> IssuerLoad:
+    deadline = time.monotonic() + patience
+    while True:
+        load = read_load(cluster, config)
+        if load.since is not None or load.skipped or time.monotonic() > deadline:
+            return load
+        time.sleep(1.0)

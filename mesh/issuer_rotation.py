@@ -1,0 +1,167 @@
+"""The rotation of a mesh's issuer alone: the same trust anchor signs a new one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput, NotReady
+from mesh.issuer import check_issuer_secret
+from mesh.issuer_renewal import await_reissued, ensure_loaded, reissue, write_issuer
+from mesh.key_ring import KeyRing
+from mesh.pki import CertificateInfo, read_certificates
+from mesh.restarts import DataPlane, Needs, read_data_plane, restart_data_plane
+from mesh.rollout import OnProgress
+from mesh.rotation import RotationSnapshot, is_expired, read_rotation
+from mesh.rotation_options import RotationOptions
+from mesh.rotation_record import RECORD, RotationClaim, read_record
+from mesh.trust_anchor import ISSUER_SECRET, read_tls_secret
+
+
+@dataclass(frozen=True)
+class IssuerRotation:
+    """What was done: the issuer before and after, and since when identity signs with it."""
+
+    before: CertificateInfo | None
+    after: CertificateInfo
+    since: datetime
+    restarted: int
+
+
+def look_at_issuer(
+    cluster: Cluster, config: MeshConfig, ring: KeyRing, options: RotationOptions
+) -> RotationSnapshot:
+    """Checks that the issuer can be rotated; changes nothing.
+
+    Raises:
+        InvalidInput: the anchor is being rotated, has ended, or its key is not there; or the issuer
+            has ended and a downtime is not accepted.
+    """
+    namespace = config.namespaces.linkerd
+    record = read_record(cluster, namespace)
+    if record is not None and record.is_open:
+        raise InvalidInput(
+            f"ConfigMap/{namespace}/{RECORD}",
+            expected="no rotation of the trust anchor under way",
+            found=f"one in phase {record.phase}",
+            remedy="Let rotate_anchor finish, which makes a new issuer as well.",
+        )
+    snapshot = read_rotation(cluster, config, "")
+    if snapshot.issuer_anchor is None:
+        raise InvalidInput(
+            f"Secret/{namespace}/{ISSUER_SECRET}",
+            expected="an issuer that an anchor of the trust bundle signed",
+            found="none",
+            remedy="Run bootstrap, or rotate_anchor where the anchor is another one.",
+        )
+    if is_expired(snapshot, now := cluster.clock()):
+        anchors = read_certificates(snapshot.bundle.roots, "trust bundle")
+        signer = next(info for info in anchors if info.fingerprint == snapshot.issuer_anchor)
+        if now >= signer.not_after:
+            raise InvalidInput(
+                f"trust anchor {signer.subject}",
+                expected="one that is valid, to sign an issuer",
+                found=f"that it ended at {signer.not_after:%Y-%m-%d %H:%M} UTC",
+                remedy="Run rotate_anchor with recover, which needs a downtime.",
+            )
+        if not options.accept_downtime:
+            raise InvalidInput(
+                f"Secret/{namespace}/{ISSUER_SECRET}",
+                expected="accept_downtime, as the issuer has ended: proxies without a certificate "
+                "cannot reach each other until every one of them is restarted",
+                found="that it is off",
+                remedy="Turn accept_downtime on.",
+            )
+    ring.require(snapshot.issuer_anchor)
+    return snapshot
+
+
+def rotate_issuer(
+    cluster: Cluster,
+    config: MeshConfig,
+    ring: KeyRing,
+    claim: RotationClaim,
+    options: RotationOptions,
+    on_progress: OnProgress,
+) -> IssuerRotation:
+    """A new issuer, loaded by identity. Nothing else is restarted while the old one is valid.
+
+    Raises:
+        InvalidInput: see `look_at_issuer`.
+        NotReady: cert-manager did not issue it, or identity does not load it.
+    """
+    snapshot = look_at_issuer(cluster, config, ring, options)
+    expired = is_expired(snapshot, cluster.clock())
+    namespace = config.namespaces.linkerd
+    claim.check()
+    if config.issuer == "cert-manager":
+        _reissue(cluster, config, snapshot.issuer)
+    else:
+        pair = ring.require(snapshot.issuer_anchor or "")
+        write_issuer(cluster, config, pair, snapshot.bundle.roots)
+    since = ensure_loaded(cluster, config, options.load_seconds, on_progress)
+    restarted = 0
+    if expired:
+        cluster.wait_until(since)
+        restarted = _restart_all(cluster, config, options, since, on_progress)
+    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    if secret is None:
+        raise NotReady(
+            f"Secret/{namespace}/{ISSUER_SECRET}",
+            expected="the new issuer",
+            found="nothing",
+            remedy="Run again.",
+        )
+    after = check_issuer_secret(secret, config, snapshot.bundle.roots, cluster.clock())
+    return IssuerRotation(snapshot.issuer, after, since, restarted)
+
+
+def _reissue(cluster: Cluster, config: MeshConfig, before: CertificateInfo | None) -> None:
+    reissue(cluster, config)
+    deadline = time.monotonic() + config.timeout_seconds
+    old = before.fingerprint if before is not None else ""
+    while True:
+        await_reissued(cluster, config, config.timeout_seconds)
+        secret = read_tls_secret(cluster, ISSUER_SECRET, config.namespaces.linkerd)
+        if secret is not None:
+            found = read_certificates(secret.certificate, ISSUER_SECRET)[0]
+            if found.fingerprint != old:
+                return
+        if time.monotonic() > deadline:
+            raise NotReady(
+                f"Certificate/{config.namespaces.linkerd}/{ISSUER_SECRET}",
+                expected="cert-manager to issue another issuer",
+                found="the same one",
+                remedy="Look at cert-manager's log.",
+            )
+        time.sleep(0.3)
+
+
+def _restart_all(
+    cluster: Cluster,
+    config: MeshConfig,
+    options: RotationOptions,
+    since: datetime,
+    on_progress: OnProgress,
+) -> int:
+    """Makes every proxy anew that started before identity could sign again."""
+    namespace = config.namespaces.linkerd
+
+    def judge(_: DataPlane) -> Needs:
+        return lambda pod: pod.started is None or pod.started < since
+
+    plane = read_data_plane(cluster, namespace)
+    tolerated = frozenset(t.workload for t in plane.targets.values() if not t.is_complete)
+    done = restart_data_plane(
+        cluster,
+        lambda: read_data_plane(cluster, namespace),
+        judge,
+        options.restarts,
+        timeout=config.timeout_seconds,
+        on_progress=on_progress,
+        tolerated=tolerated,
+    )
+    return len(done.workloads)

@@ -1,0 +1,41 @@
+"""The steps that give a running mesh a new issuer."""
+
+from __future__ import annotations
+
+from prefect.artifacts import create_markdown_artifact
+
+from mesh import issuer_rotation
+from mesh.issuer_rotation import IssuerRotation
+from mesh.key_ring import KeyRing
+from mesh.rotation_options import RotationOptions
+from mesh.rotation_record import RotationClaim
+from mesh.rotation_story import issuer_markdown, issuer_notice
+from tasks.events import send
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.progress import RolloutProgress
+from tasks.step import step
+from tasks.trust_anchor import key_store
+
+
+@step("look", description="Checks that the issuer can be rotated; changes nothing.")
+def look_at_issuer(mesh: LinkerdMesh, options: RotationOptions) -> None:
+    cluster = cluster_of(mesh)
+    ring = KeyRing(key_store(mesh, cluster))
+    issuer_rotation.look_at_issuer(cluster, mesh, ring, options)
+
+
+@step("issuer", description="A new issuer, and that identity has loaded it.")
+def rotate_the_issuer(
+    mesh: LinkerdMesh, claim: RotationClaim, options: RotationOptions
+) -> IssuerRotation:
+    cluster = cluster_of(mesh)
+    ring = KeyRing(key_store(mesh, cluster))
+    with RolloutProgress(mesh.name, "issuer") as progress:
+        done = issuer_rotation.rotate_issuer(cluster, mesh, ring, claim, options, progress)
+    create_markdown_artifact(
+        issuer_markdown(mesh.name, done),
+        key=f"{mesh.name}-issuer-rotation",
+        description=f"Issuer of mesh {mesh.name}",
+    )
+    send([issuer_notice(mesh.name, done)])
+    return done

@@ -1,0 +1,391 @@
+"""Going back, refusing, a new issuer alone, and recovering, on meshes that these tests share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput, NotReady, OwnershipConflict
+from mesh.helm import Helm
+from mesh.issuer_rotation import rotate_issuer
+from mesh.key_ring import KeyRing
+from mesh.pki import create_trust_anchor, fingerprints, join_bundle, sign_issuer
+from mesh.restarts import RestartPolicy, read_data_plane, restart_data_plane
+from mesh.rotation_options import NewAnchor
+from mesh.rotation_record import RotationClaim, read_record
+from mesh.trust_anchor import read_tls_secret, tls_secret
+from mesh.trust_bundle import read_trust_bundle, write_trust_bundle
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from tests.flows.cluster_state import resource_versions
+from tests.pki.certificates import NOW, Made, make, private_pem
+from tests.rotation.invariant import Invariant, split
+from tests.rotation.meshes import (
+    FAST,
+    add_workloads,
+    chart_of,
+    configuration,
+    install,
+    plan,
+    quiet,
+    rotate,
+    store_of,
+)
+
+WORKLOADS = 8
+
+
+@dataclass(frozen=True)
+class Rotated:
+    sandbox: Sandbox
+    cluster: Cluster
+    config: MeshConfig
+    helm: str
+
+    def anchors(self) -> frozenset[str]:
+        return read_trust_bundle(self.cluster, self.config).anchors
+
+    def rotate(self, **options: Any) -> list[str]:
+        return rotate(self.cluster, self.config, self.helm, **options)
+
+
+def started(
+    version: str, issuer: str, shared: Path, folder: Path, binaries: Binaries
+) -> Iterator[Rotated]:
+    with Sandbox("actions", binaries=binaries) as sandbox:
+        cluster, helm = sandbox.cluster(), str(binaries.helm)
+        config = configuration(version, shared, folder, issuer)
+        install(cluster, config, helm)
+        add_workloads(cluster, WORKLOADS)
+        yield Rotated(sandbox, cluster, config, helm)
+
+
+@pytest.fixture(scope="module")
+def signed(
+    shared_dir: Path, binaries: Binaries, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rotated]:
+    folder = tmp_path_factory.mktemp("signed")
+    yield from started("stable-2.12.6", "self-signed", shared_dir, folder, binaries)
+
+
+@pytest.fixture(scope="module")
+def managed(
+    shared_dir: Path, binaries: Binaries, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rotated]:
+    folder = tmp_path_factory.mktemp("managed")
+    yield from started("edge-26.8.3", "cert-manager", shared_dir, folder, binaries)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(mesh: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotates until the story says something, and stops right there."""
+    tell = RotationClaim.tell
+
+    def stopping(self: RotationClaim, phase: str, text: str) -> None:
+        tell(self, phase, text)
+        if sign in text:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RotationClaim, "tell", stopping)
+        with pytest.raises(Stopped):
+            mesh.rotate()
+
+
+def goes_back(mesh: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    before = mesh.anchors()
+    with Invariant(mesh.sandbox):
+        stop_at(mesh, sign, monkeypatch)
+        phases = mesh.rotate(action="abort")
+    assert mesh.anchors() == before
+    assert len(before) == 1
+    record = read_record(mesh.cluster, "linkerd")
+    assert record is not None
+    assert (record.phase, {record.goal}) == ("done", set(before))
+    ring = KeyRing(store_of(mesh.cluster, mesh.config))
+    kept = ring.current.load()
+    assert kept is not None
+    assert fingerprints(kept.certificate, "kept") == before
+    assert (ring.next.load(), ring.previous.load()) == (None, None)
+    for proxy in mesh.sandbox.proxies():
+        assert fingerprints(proxy.bundle, proxy.name) == before
+    return phases
+
+
+@pytest.mark.xdist_group("signed")
+class TestSelfSigned:
+    def test_unfit_anchors_are_refused_and_nothing_is_changed(
+        self, signed: Rotated, tmp_path: Path
+    ) -> None:
+        def brought(made: Made, name: str) -> NewAnchor:
+            key = tmp_path / f"{name}.key"
+            key.write_text(private_pem(made.key))
+            return NewAnchor(certificate=made.pem, private_key_file=key)
+
+        shift = datetime.now(UTC) - NOW
+        valid = {"starts": shift - timedelta(days=1), "ends": shift + timedelta(days=300)}
+        rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        current = KeyRing(store_of(signed.cluster, signed.config)).current.load()
+        assert current is not None
+        same_key = tmp_path / "same.key"
+        same_key.write_text(current.private_key.get_secret_value())
+        other = make(**valid)
+        wrong_key = tmp_path / "wrong.key"
+        wrong_key.write_text(private_pem(make(**valid).key))
+        ended = {"starts": shift - timedelta(days=9), "ends": shift - timedelta(days=1)}
+        cases = {
+            "trust domain": brought(make("root.linkerd.other.example", **valid), "domain"),
+            "expired": brought(make(**ended), "ended"),
+            "trusts already": NewAnchor(certificate=current.certificate, private_key_file=same_key),
+            "may not sign others": brought(make(is_ca=False, may_sign=False, **valid), "leaf"),
+            "ECDSA P-256": brought(make(key=rsa_key, **valid), "rsa"),
+            "private key of its certificate": NewAnchor(
+                certificate=other.pem, private_key_file=wrong_key
+            ),
+            "outlives an issuer": brought(
+                make(starts=shift - timedelta(days=1), ends=shift + timedelta(hours=5)), "short"
+            ),
+        }
+        before = resource_versions(signed.cluster)
+        for text, new in cases.items():
+            with pytest.raises(InvalidInput, match=text):
+                signed.rotate(new=new)
+        with pytest.raises(InvalidInput, match="valid"):
+            signed.rotate(action="recover")
+        with pytest.raises(InvalidInput, match="begun"):
+            signed.rotate(action="abort")
+        assert resource_versions(signed.cluster) == before
+
+    def test_a_mesh_that_is_not_well_is_refused_and_nothing_is_changed(
+        self, signed: Rotated
+    ) -> None:
+        unready = {"sandbox.prefect-linkerd/ready": "false"}
+        patch = {"spec": {"template": {"metadata": {"annotations": unready}}}}
+        signed.cluster.merge("apps/v1", "Deployment", "app-0000", "apps", patch)
+        try:
+            deadline = time.monotonic() + 30
+            while all(
+                t.is_complete for t in read_data_plane(signed.cluster, "linkerd").targets.values()
+            ):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            with pytest.raises(NotReady, match="Deployment/apps/app-0000"):
+                plan(signed.cluster, signed.config)
+            accepted = FAST.model_copy(update={"allow_unhealthy": True})
+            found = plan(signed.cluster, signed.config, options=accepted)
+            assert any("app-0000" in trouble for trouble in found.troubles)
+        finally:
+            well = {"spec": {"template": {"metadata": {"annotations": dict.fromkeys(unready)}}}}
+            signed.cluster.merge("apps/v1", "Deployment", "app-0000", "apps", well)
+            add_workloads(signed.cluster, WORKLOADS)
+        assert read_record(signed.cluster, "linkerd") is None
+
+    def test_a_dry_run_plans_every_restart_and_changes_nothing(self, signed: Rotated) -> None:
+        before = resource_versions(signed.cluster)
+        found = plan(signed.cluster, signed.config, action="dry_run")
+        assert resource_versions(signed.cluster) == before
+        assert {name: each.restarts for name, each in found.restarts.items()} == dict.fromkeys(
+            ("spread", "switch", "drop"), WORKLOADS + 3
+        )
+        assert found.phase == "prepare"
+        assert found.seconds > 0
+
+    def test_two_rotations_cannot_run_at_once_and_a_dead_one_is_taken_over(
+        self, signed: Rotated
+    ) -> None:
+        def claim(owner: str) -> RotationClaim:
+            return RotationClaim(signed.cluster, "linkerd", owner, 3)
+
+        one, other = claim("one"), claim("other")
+        with one:
+            with pytest.raises(OwnershipConflict, match="one is at it"):
+                other.__enter__()
+            # It dies: its lease is not renewed, and not given back either.
+            one._over.set()
+            one._thread.join()
+            signed.cluster.wait_until(signed.cluster.clock() + timedelta(seconds=5))
+            with claim("third"):
+                with pytest.raises(OwnershipConflict, match="third"):
+                    one._write(lambda data: data)
+                with pytest.raises(OwnershipConflict):
+                    one.check()
+
+    def test_a_new_issuer_needs_no_restart(self, signed: Rotated) -> None:
+        new_issuer_without_a_restart(signed)
+
+    @pytest.mark.parametrize(
+        ("sign", "phases"),
+        [
+            ("2 anchors trusted", ["drop", "done"]),
+            ("The issuer is signed by", ["switch", "drop", "done"]),
+            ("Identity signs by it", ["switch", "drop", "done"]),
+            ("one anchor.", ["bundle", "switch", "drop", "done"]),
+        ],
+    )
+    def test_it_goes_back_from_anywhere(
+        self, signed: Rotated, sign: str, phases: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = goes_back(signed, sign, monkeypatch)
+        assert [phase for phase in phases if phase in found] == phases
+
+    def test_an_issuer_that_has_ended_is_replaced_with_a_downtime(self, signed: Rotated) -> None:
+        ring = KeyRing(store_of(signed.cluster, signed.config))
+        anchor = ring.current.load()
+        assert anchor is not None
+        past = datetime.now(UTC) - timedelta(minutes=4)
+        ended = sign_issuer(anchor, "cluster.local", timedelta(minutes=1), past)
+        put_issuer(signed.cluster, ended.certificate, ended.private_key, anchor.certificate)
+        no_certificate_is_left(signed)
+        with pytest.raises(InvalidInput, match="accept_downtime"):
+            new_issuer(signed)
+        with pytest.raises(InvalidInput, match="recover"):
+            signed.rotate()
+        done = new_issuer(signed, accept_downtime=True)
+        assert done.restarted == WORKLOADS + 3
+        everything_verifies(signed.sandbox)
+
+    def test_an_anchor_that_has_ended_is_replaced_with_a_downtime(self, signed: Rotated) -> None:
+        past = datetime.now(UTC) - timedelta(hours=1)
+        ended = create_trust_anchor("cluster.local", timedelta(minutes=30), past)
+        issuer = sign_issuer(ended, "cluster.local", timedelta(minutes=20), past)
+        ring = KeyRing(store_of(signed.cluster, signed.config))
+        ring.current.replace(ended)
+        put_issuer(signed.cluster, issuer.certificate, issuer.private_key, ended.certificate)
+        write_trust_bundle(
+            signed.cluster,
+            Helm(signed.cluster, signed.helm),
+            chart_of(signed.config),
+            signed.config,
+            join_bundle([ended.certificate]),
+        )
+        no_certificate_is_left(signed)
+        with pytest.raises(InvalidInput, match="recover"):
+            new_issuer(signed, accept_downtime=True)
+        with pytest.raises(InvalidInput, match="accept_downtime"):
+            signed.rotate(action="recover")
+        accepted = FAST.model_copy(update={"accept_downtime": True})
+        phases = signed.rotate(action="recover", options=accepted)
+        assert phases == ["switch", "bundle", "spread", "done"]
+        everything_verifies(signed.sandbox)
+        assert not signed.anchors() & fingerprints(ended.certificate, "ended")
+
+
+@pytest.mark.xdist_group("managed")
+class TestCertManager:
+    def test_a_new_issuer_needs_no_restart(self, managed: Rotated) -> None:
+        new_issuer_without_a_restart(managed)
+
+    @pytest.mark.parametrize("sign", ["2 anchors trusted", "Identity signs by it", "one anchor."])
+    def test_it_goes_back_from_anywhere(
+        self, managed: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        goes_back(managed, sign, monkeypatch)
+
+    def test_what_nobody_can_restart_is_named_and_the_rest_waits(self, managed: Rotated) -> None:
+        bare = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "bare", "namespace": "apps"},
+            "spec": {"containers": [{"name": "app", "image": "example.com/app:1"}]},
+        }
+        managed.cluster.create(bare)
+        add_workloads(managed.cluster, WORKLOADS + 0)
+        deadline = time.monotonic() + 30
+        while not any(p.name == "bare" and p.chain for p in managed.sandbox.proxies()):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        with Invariant(managed.sandbox):
+            with pytest.raises(NotReady, match="Pod/apps/bare: no Deployment"):
+                managed.rotate()
+            managed.cluster.delete("v1", "Pod", "bare", "apps")
+            phases = managed.rotate()
+        assert phases[-1] == "done"
+        assert "switch" in phases
+
+
+def is_well(cluster: Cluster) -> bool:
+    return all(t.is_complete for t in read_data_plane(cluster, "linkerd").targets.values())
+
+
+def new_issuer(mesh: Rotated, **options: Any) -> Any:
+    with RotationClaim(mesh.cluster, "linkerd", "issuer", 30) as claim:
+        return rotate_issuer(
+            mesh.cluster,
+            mesh.config,
+            KeyRing(store_of(mesh.cluster, mesh.config)),
+            claim,
+            FAST.model_copy(update=options),
+            quiet,
+        )
+
+
+def new_issuer_without_a_restart(mesh: Rotated) -> None:
+    pods = {pod.uid for pod in read_data_plane(mesh.cluster, "linkerd").pods}
+    anchors = mesh.anchors()
+    with Invariant(mesh.sandbox, every=0.1):
+        done = new_issuer(mesh)
+        time.sleep(1)
+    assert done.before is not None
+    assert done.before.fingerprint != done.after.fingerprint
+    assert {pod.uid for pod in read_data_plane(mesh.cluster, "linkerd").pods} == pods
+    assert mesh.anchors() == anchors
+    # A pod that starts now has a leaf of it.
+    running = read_data_plane(mesh.cluster, "linkerd").pods
+    name = next(pod.name for pod in running if pod.namespace == "apps")
+    mesh.cluster.delete("v1", "Pod", name, "apps")
+    deadline = time.monotonic() + 30
+    wanted = done.after.fingerprint
+    while not any(wanted in chain_of(proxy.chain) for proxy in mesh.sandbox.proxies()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def chain_of(chain: str) -> frozenset[str]:
+    _, rest = split(chain)
+    return fingerprints(rest, "chain") if rest.strip() else frozenset()
+
+
+def put_issuer(cluster: Cluster, certificate: str, key: Any, anchor: str) -> None:
+    assert read_tls_secret(cluster, "linkerd-identity-issuer", "linkerd") is not None
+    cluster.apply(tls_secret("linkerd-identity-issuer", "linkerd", certificate, key, anchor))
+
+
+def everything_anew(cluster: Cluster) -> None:
+    """As after a long time: no proxy has a certificate that is still valid."""
+    before = {pod.uid for pod in read_data_plane(cluster, "linkerd").pods}
+    restart_data_plane(
+        cluster,
+        lambda: read_data_plane(cluster, "linkerd"),
+        lambda _: lambda pod: pod.uid in before,
+        RestartPolicy(batch_size=100),
+        timeout=120,
+        on_progress=quiet,
+    )
+    time.sleep(1)
+
+
+def no_certificate_is_left(mesh: Rotated) -> None:
+    # The old identity pod may go on signing until it is gone.
+    for _ in range(3):
+        everything_anew(mesh.cluster)
+        if not any(proxy.chain for proxy in mesh.sandbox.proxies()):
+            return
+    raise AssertionError("a proxy still gets a certificate")
+
+
+def everything_verifies(sandbox: Sandbox) -> None:
+    with Invariant(sandbox, every=0.1):
+        time.sleep(2)
+    assert all(proxy.chain for proxy in sandbox.proxies())

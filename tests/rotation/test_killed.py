@@ -1,0 +1,94 @@
+"""A rotation killed after every phase and in the middle of batches; the next run goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mesh.config import MeshConfig
+from mesh.key_ring import KeyRing
+from mesh.pki import fingerprints
+from mesh.rotation_record import read_record
+from mesh.trust_bundle import read_trust_bundle
+from sandbox.cluster import Sandbox
+from tests.rotation.invariant import Invariant
+from tests.rotation.meshes import PASSPHRASE, add_workloads, configuration, install, store_of
+
+# Where it dies, and the phase that the record names then.
+PLACES = [
+    # The new key is kept and the record is written.
+    ("PUT prefect-linkerd-rotation 1 prepare", "prepare"),
+    # Helm is at work on the bundle.
+    ("helm", "prepare"),
+    # In the middle of a batch.
+    ("PATCH namespaces/apps/deployments 3 spread", "spread"),
+    # The issuer is of the new anchor; nobody has loaded it.
+    ("PATCH secrets/linkerd-identity-issuer 2 spread", "spread"),
+    ("PATCH namespaces/apps/deployments 4 switch", "switch"),
+    # Helm takes the old anchor out of the bundle; then in the middle of the last batch.
+    ("helm", "switch"),
+    ("PATCH namespaces/apps/deployments 2 drop", "drop"),
+    # The keys but one are forgotten, and nothing says yet that it is done.
+    ("DELETE secrets/linkerd-identity-issuer-previous 1 drop", "drop"),
+]
+
+
+def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
+    fresh_sandbox: Callable[..., Sandbox],
+    shared_dir: Path,
+    helm_path: str,
+    tmp_path: Path,
+) -> None:
+    sandbox = fresh_sandbox()
+    cluster = sandbox.cluster()
+    config = configuration("edge-26.8.3", shared_dir, tmp_path, name="killed")
+    install(cluster, config, helm_path)
+    add_workloads(cluster, 12)
+    before = read_trust_bundle(cluster, config).anchors
+    goals: set[str] = set()
+
+    def run(*place: str) -> subprocess.CompletedProcess[str]:
+        return run_rotation(sandbox, config, helm_path, tmp_path, "rotate", *place)
+
+    with Invariant(sandbox):
+        for place, phase in PLACES:
+            killed = run(place)
+            assert killed.returncode == -signal.SIGKILL, f"{place}: {killed.stderr[-3000:]}"
+            record = read_record(cluster, "linkerd")
+            assert record is not None
+            assert record.phase == phase, place
+            goals.add(record.goal)
+        finished = run()
+        assert finished.returncode == 0, finished.stderr[-3000:]
+
+    # One new anchor, from the first run to the last.
+    assert len(goals) == 1
+    assert read_trust_bundle(cluster, config).anchors == goals
+    assert not goals & before
+    ring = KeyRing(store_of(cluster, config))
+    kept = ring.current.load()
+    assert kept is not None
+    assert fingerprints(kept.certificate, "kept") == goals
+    assert (ring.next.load(), ring.previous.load()) == (None, None)
+
+
+def run_rotation(
+    sandbox: Sandbox, config: MeshConfig, helm_path: str, folder: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """A rotation in a process of its own, which a place among the arguments kills."""
+    content = json.loads(config.model_dump_json())
+    content["trust_anchor"]["passphrase"] = PASSPHRASE.get_secret_value()
+    mesh = folder / "mesh.json"
+    mesh.write_text(json.dumps(content))
+    command = [sys.executable, "-m", "tests.rotation.run_rotation", str(sandbox.kubeconfig)]
+    return subprocess.run(
+        [*command, str(mesh), helm_path, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
