@@ -38,7 +38,7 @@ from mesh.restarts import (
     read_data_plane,
     restart_data_plane,
 )
-from mesh.rollout import OnProgress, Workload, read_workloads, rollout_status
+from mesh.rollout import OnProgress, Workload, await_rollouts, read_workloads, rollout_status
 from mesh.rotation import (
     PHASES,
     PhaseName,
