@@ -310,7 +310,6 @@ class Rotation:
         self._ring = ring
         self._claim = claim
         self._options = options
-        self._tolerated = frozenset[Workload]()
 
     @property
     def record(self) -> RotationRecord:

@@ -18,7 +18,14 @@ from mesh.errors import InvalidInput, NotReady, OwnershipConflict
 from mesh.helm import Helm
 from mesh.issuer_rotation import rotate_issuer
 from mesh.key_ring import KeyRing
-from mesh.pki import create_trust_anchor, fingerprints, join_bundle, sign_issuer
+from mesh.leaves import read_issued
+from mesh.pki import (
+    create_trust_anchor,
+    fingerprints,
+    join_bundle,
+    read_certificates,
+    sign_issuer,
+)
 from mesh.restarts import RestartPolicy, read_data_plane, restart_data_plane
 from mesh.rotation_options import NewAnchor
 from mesh.rotation_record import RotationClaim, read_record
@@ -222,6 +229,9 @@ class TestSelfSigned:
                 with pytest.raises(OwnershipConflict):
                     one.check()
 
+    def test_proxies_say_when_their_certificates_were_issued(self, signed: Rotated) -> None:
+        times_are_those_of_the_certificates(signed)
+
     def test_a_new_issuer_needs_no_restart(self, signed: Rotated) -> None:
         new_issuer_without_a_restart(signed)
 
@@ -284,6 +294,9 @@ class TestSelfSigned:
 
 @pytest.mark.xdist_group("managed")
 class TestCertManager:
+    def test_proxies_say_when_their_certificates_were_issued(self, managed: Rotated) -> None:
+        times_are_those_of_the_certificates(managed)
+
     def test_a_new_issuer_needs_no_restart(self, managed: Rotated) -> None:
         new_issuer_without_a_restart(managed)
 
@@ -350,6 +363,20 @@ def new_issuer_without_a_restart(mesh: Rotated) -> None:
     while not any(wanted in chain_of(proxy.chain) for proxy in mesh.sandbox.proxies()):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def times_are_those_of_the_certificates(mesh: Rotated) -> None:
+    """Read through the API server, and never later than the certificate itself says."""
+    pods = read_data_plane(mesh.cluster, "linkerd").pods
+    issued = read_issued(mesh.cluster, pods, timedelta(hours=24))
+    assert set(issued) == {pod.uid for pod in pods}
+    for proxy in mesh.sandbox.proxies():
+        # Leaves start as much earlier as clocks may differ; a short-lived issuer cuts their end.
+        leaf = read_certificates(split(proxy.chain)[0], proxy.name)[0]
+        real = leaf.not_before + timedelta(seconds=20)
+        is_cut = leaf.not_after - leaf.not_before < timedelta(hours=24)
+        assert issued[proxy.uid] <= real + timedelta(seconds=1)
+        assert is_cut or real - issued[proxy.uid] < timedelta(seconds=2)
 
 
 def chain_of(chain: str) -> frozenset[str]:
