@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from mesh.charts import Chart, allows_kubernetes
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import PreflightFailed
 from mesh.helm import Release
+from mesh.nodes import is_ready
 from mesh.values import ClusterFacts, check_combination
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
@@ -199,7 +200,7 @@ def read_preflight(
             for obj in cluster.list("v1", "Namespace")
             if obj["metadata"]["name"] in wanted and obj["metadata"].get("deletionTimestamp")
         ),
-        unready_nodes=sum(not _is_ready(node) for node in nodes),
+        unready_nodes=sum(not is_ready(node) for node in nodes),
         nodes=len(nodes),
     )
 
@@ -212,13 +213,6 @@ def owner_of(obj: Object) -> str:
     if annotations.get("linkerd.io/created-by", "").startswith("linkerd/cli"):
         return "linkerd CLI"
     return "nobody known"
-
-
-def _is_ready(node: dict[str, Any]) -> bool:
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in node.get("status", {}).get("conditions", [])
-    )
 
 
 def preflight(

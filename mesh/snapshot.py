@@ -24,6 +24,7 @@ from mesh.config import MeshConfig
 from mesh.errors import MeshError
 from mesh.helm import DesiredRelease, Release
 from mesh.injection import PROXY
+from mesh.nodes import is_ready, runs_containers
 from mesh.pki import is_key_of
 from mesh.preflight import Permission, denied_permissions
 from mesh.proxy_metrics import (
@@ -339,8 +340,8 @@ class Snapshot:
 
     @property
     def pods_run(self) -> bool:
-        """Whether containers run: not where kwok simulates every ready node, as in the sandbox."""
-        return any(_is_ready(node) and not _is_simulated(node) for node in self.nodes)
+        """Whether containers run on some ready node: not where all are simulated."""
+        return any(is_ready(node) and runs_containers(node) for node in self.nodes)
 
     def extension_namespace(self, extension: str) -> str | None:
         """The namespace of an extension, such as `viz`, by the label that linkerd knows it by."""
@@ -770,20 +771,6 @@ def _endpoints(cluster: Cluster) -> dict[str, frozenset[str]]:
             if target.get("kind") == "Pod" and endpoint.get("conditions", {}).get("ready", True):
                 pods.add(target["name"])
     return {key: frozenset(pods) for key, pods in found.items()}
-
-
-def _is_ready(node: Object) -> bool:
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in _items(node["status"], "conditions")
-    )
-
-
-def _is_simulated(node: Object) -> bool:
-    """Whether kwok keeps a node: no kubelet, and no container runtime."""
-    runtime: str = _mapping(node["status"], "nodeInfo").get("containerRuntimeVersion", "")
-    is_kwok = "kwok.x-k8s.io/node" in _mapping(node["metadata"], "annotations")
-    return is_kwok or runtime.startswith("kwok")
 
 
 def _node(obj: Object) -> Object:

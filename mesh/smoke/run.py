@@ -14,6 +14,7 @@ from mesh.config import MeshConfig
 from mesh.errors import ApiError, InvalidInput, MeshError, NotReady
 from mesh.injection import proxy_of
 from mesh.namespaces import LABELS
+from mesh.nodes import runs_containers
 from mesh.rollout import OnProgress, await_rollouts, describe, pod_reason
 from mesh.smoke.fuse import RUN_LABEL, Fuse, fuse_name
 from mesh.smoke.options import Promise, SmokeOptions
@@ -45,17 +46,8 @@ class PromiseNotKept(Exception):
 
 
 def runs_pods(nodes: Sequence[Object]) -> bool:
-    """Whether some node has a kubelet that runs containers.
-
-    A kubelet names its container runtime as `type://version`; simulated nodes have none, and
-    kwok's carry its annotation.
-    """
-    return any(
-        "://" in str(node.get("status", {}).get("nodeInfo", {}).get("containerRuntimeVersion", ""))
-        and "kwok.x-k8s.io/node" not in node["metadata"].get("annotations", {})
-        and not node["spec"].get("unschedulable")
-        for node in nodes
-    )
+    """Whether some node would take a pod and run its containers."""
+    return any(runs_containers(node) and not node["spec"].get("unschedulable") for node in nodes)
 
 
 class SmokeRun:

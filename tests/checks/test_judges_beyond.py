@@ -471,7 +471,10 @@ def test_where_pods_do_not_run_nothing_is_asked_of_them() -> None:
 
 NODE = {
     "metadata": {"name": "n"},
-    "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    "status": {
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "nodeInfo": {"containerRuntimeVersion": "containerd://2.1.4"},
+    },
 }
 VIZ = {"viz": {"metadata": {"name": "viz", "labels": {"linkerd.io/extension": "viz"}}}}
 
