@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import tarfile
@@ -21,6 +20,7 @@ import yaml
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from mesh.config import MeshConfig
+from mesh.constraint import admits
 from mesh.errors import ChartError, InvalidInput
 from mesh.version import Channel, LinkerdVersion
 
@@ -139,46 +139,13 @@ def _semver(text: str) -> semver.Version | None:
         return None
 
 
-_COMPARATOR = re.compile(r"\s*(>=|<=|!=|>|<|=|)\s*v?(\d+(?:\.\d+)*(?:-[0-9A-Za-z.-]+)?)\s*,?")
-
-
 def allows_kubernetes(constraint: str, version: str) -> bool | None:
     """Whether a chart's `kubeVersion` admits a Kubernetes version; None where we cannot tell.
 
-    Understands comparators joined by space, comma or `||`, as in `>=1.21.0-0 <1.36`. Helm has
-    the last word at installation. A vendor's suffix (`v1.30.2-gke.1`) does not make it older.
+    Helm has the last word at installation. A vendor's suffix (`v1.30.2-gke.1`) does not make a
+    version older.
     """
-    match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
-    if match is None:
-        return None
-    actual = semver.Version(int(match[1]), int(match[2]), int(match[3] or 0))
-    if not constraint.strip():
-        return True
-    verdicts: list[bool] = []
-    for alternative in constraint.split("||"):
-        position, verdict = 0, True
-        while position < len(alternative.rstrip()):
-            found = _COMPARATOR.match(alternative, position)
-            if found is None:
-                return None
-            bound = semver.Version.parse(found[2], optional_minor_and_patch=True)
-            # `-0` in a lower bound only says that pre-releases of it are welcome.
-            bound = bound.replace(prerelease=None)
-            operator = found[1] or "="
-            verdict = (
-                verdict
-                and {
-                    ">=": actual >= bound,
-                    "<=": actual <= bound,
-                    ">": actual > bound,
-                    "<": actual < bound,
-                    "=": actual == bound,
-                    "!=": actual != bound,
-                }[operator]
-            )
-            position = found.end()
-        verdicts.append(verdict)
-    return any(verdicts)
+    return admits(constraint, version)
 
 
 class ChartCatalog:

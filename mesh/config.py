@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
 
+from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from mesh.constraint import is_constraint
 from mesh.version import LinkerdVersion
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -461,6 +464,115 @@ class Lifetimes(Section):
         return timedelta(days=self.issuer_days)
 
 
+class MaintenanceWindow(Section):
+    """When a mesh may be upgraded: from each time of a cron expression on, for a while."""
+
+    cron: str = Field(
+        default="0 2 * * 2",
+        title="Opens (cron)",
+        description="Cron expression of the times at which the window opens.",
+    )
+    duration_minutes: int = Field(
+        default=120,
+        ge=5,
+        le=10080,
+        title="Duration (minutes)",
+        description="How long it stays open. An upgrade that has begun is finished after it.",
+    )
+    timezone: str = Field(
+        default="UTC",
+        title="Time zone",
+        description="IANA name of the time zone that the cron expression is of, such as "
+        "Europe/Berlin.",
+    )
+
+    @field_validator("cron")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        try:
+            CronSim(value, datetime(2000, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            raise ValueError(
+                f"{value!r} is no cron expression ({error}): give minute, hour, day, month and "
+                "weekday, such as `0 2 * * 2`"
+            ) from None
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(
+                f"{value!r} is no time zone: give an IANA name such as UTC or Europe/Berlin"
+            )
+        return value
+
+    def opening(self, now: datetime) -> datetime:
+        """When the window that is open at `now` opened; else when the next one opens."""
+        local = now.astimezone(ZoneInfo(self.timezone))
+        # One minute later, as the search backwards leaves out the time that it starts at.
+        last = next(CronSim(self.cron, local + timedelta(minutes=1), reverse=True), None)
+        if last is not None and now - last < timedelta(minutes=self.duration_minutes):
+            return last.astimezone(UTC)
+        return next(CronSim(self.cron, local)).astimezone(UTC)
+
+
+class UpgradePolicy(Section):
+    """Which Linkerd releases a mesh takes, and when and how it takes them."""
+
+    channel: Literal["stable", "edge"] | None = Field(
+        default=None,
+        title="Channel",
+        description="Releases of which channel start an upgrade. Empty: that of the version.",
+    )
+    constraint: str | None = Field(
+        default=None,
+        title="Version constraint",
+        description="Comparators that a version's numbers have to fulfil, such as `>=2.12 <2.15` "
+        "or `<27`. Empty: every version of the channel.",
+    )
+    window: MaintenanceWindow | None = Field(
+        default=None,
+        title="Maintenance window",
+        description="Upgrades begin in it only. Empty: at any time.",
+    )
+    approval: bool = Field(
+        default=False,
+        title="Approval",
+        description="The run pauses after its plan until a person resumes it.",
+    )
+    approval_hours: int = Field(
+        default=72,
+        ge=1,
+        le=720,
+        title="Approval (hours)",
+        description="How long a run waits for its approval before it fails.",
+    )
+    soak_minutes: int = Field(
+        default=0,
+        ge=0,
+        le=1440,
+        title="Soak (minutes)",
+        description="How long the new control plane runs before the data plane is restarted.",
+    )
+    dependencies: list[Literal["cert-manager", "traefik"]] = Field(
+        default_factory=list[Literal["cert-manager", "traefik"]],
+        title="Dependencies",
+        description="Which of the releases beside Linkerd are brought to their wanted version, "
+        "or the newest, by the same run.",
+    )
+
+    @field_validator("constraint")
+    @classmethod
+    def _constraint(cls, value: str | None) -> str | None:
+        if value and not is_constraint(value):
+            raise ValueError(
+                f"{value!r} is no constraint: join comparators such as >=2.12 or <2.15 by spaces, "
+                "and alternatives by ||"
+            )
+        return value
+
+
 class MeshConfig(Section):
     """One Linkerd mesh: where it is, what is in it, and how it is installed."""
 
@@ -526,6 +638,11 @@ class MeshConfig(Section):
     )
     traefik: Traefik = Field(
         default_factory=Traefik, title="Traefik", description="The ingress controller."
+    )
+    upgrade: UpgradePolicy = Field(
+        default_factory=UpgradePolicy,
+        title="Upgrades",
+        description="Which releases the mesh takes, and when and how.",
     )
     smoke_test: bool = Field(
         default=True,

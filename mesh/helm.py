@@ -26,6 +26,7 @@ from mesh.charts import Chart
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, InvalidInput, ReleaseError
+from mesh.helm_record import Revision, revisions, secret_name
 from mesh.rollout import (
     OnProgress,
     await_rollouts,
@@ -254,6 +255,77 @@ class Helm:
         )
         return Outcome("install" if is_first else "upgrade", release)
 
+    def roll_back(
+        self,
+        name: str,
+        namespace: str,
+        revision: int,
+        timeout: int,
+        on_progress: OnProgress | None = None,
+    ) -> bool:
+        """Brings a release back to what an earlier revision was, and waits for its workloads.
+
+        Whether anything was done: not where the release's newest revision has that revision's
+        chart and values already. A rollback that was interrupted is done again.
+
+        Args:
+            timeout: seconds that it may take.
+
+        Raises:
+            ReleaseError: the revision is not kept any more, or helm's own message.
+        """
+        subject = f"Helm release {namespace}/{name}"
+        kept = {found.number: found for found in revisions(self._cluster, name, namespace)}
+        wanted = kept.get(revision)
+        if wanted is None:
+            raise ReleaseError(
+                subject,
+                expected=f"revision {revision} to go back to",
+                found=f"revisions {', '.join(map(str, kept)) or 'none'}",
+                remedy="Install the earlier version by its chart.",
+            )
+        key = (self._cluster.host, namespace, name)
+        grace = 0.0 if key in _ENDED else (timeout + 30.0 if self._grace is None else self._grace)
+        with self._command() as command:
+            while (current := self._current(command, name, namespace)) is not None:
+                if current.status not in PENDING:
+                    break
+                if (datetime.now(UTC) - current.updated).total_seconds() < grace:
+                    time.sleep(1)
+                else:
+                    self._forget(current)
+            if current is not None and _is_as(current, wanted):
+                return False
+            with _Watch(self._cluster, namespace, on_progress) as watch:
+                try:
+                    asyncio.run(
+                        command.rollback(
+                            name,
+                            cast("Any", str(revision)),
+                            namespace=namespace,
+                            timeout=f"{timeout}s",
+                            wait=True,
+                        )
+                    )
+                except helm_errors.Error as error:
+                    _ENDED.add(key)
+                    raise _failure(subject, error, watch.last_trouble()) from None
+        return True
+
+    def uninstall(self, name: str, namespace: str, timeout: int) -> None:
+        """Uninstalls a release and keeps its history, so that `roll_back` can bring it back.
+
+        Nothing where it is not installed.
+        """
+        with self._command() as command:
+            current = self._current(command, name, namespace)
+            if current is None or current.status == "uninstalled":
+                return
+            work = command.uninstall(
+                name, namespace=namespace, keep_history=True, timeout=f"{timeout}s", wait=True
+            )
+            _run(work, f"Helm release {namespace}/{name}")
+
     def _apply(self, command: pyhelm3.Command, desired: DesiredRelease, *, atomic: bool) -> Release:
         # Helm 4 renamed the option.
         is_new = _helm_version(self._executable).major >= 4
@@ -309,9 +381,17 @@ class Helm:
         self._cluster.delete(
             "v1",
             "Secret",
-            f"sh.helm.release.v1.{release.name}.v{release.revision}",
+            secret_name(release.name, release.revision),
             release.namespace,
         )
+
+
+def _is_as(current: Release, wanted: Revision) -> bool:
+    """Whether a release is deployed as a revision of it was."""
+    return current.status == "deployed" and (
+        (current.chart, current.chart_version, current.values or {})
+        == (wanted.chart, wanted.chart_version, wanted.values)
+    )
 
 
 @functools.cache

@@ -7,16 +7,13 @@ Source: https://helm.sh/docs/topics/advanced/#storage-backends and helm's pkg/st
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from mesh.cluster import Cluster, Object
-from mesh.errors import MeshError, ReleaseError
 from mesh.helm import Release
+from mesh.helm_record import decode_record
 
 RECORDS = "owner=helm"
 PREFIX = "sh.helm.release.v1."
@@ -68,27 +65,4 @@ def _read(cluster: Cluster, record: Object) -> Release:
         status=labels.get("status", "unknown"),
         updated=datetime.fromtimestamp(int(modified), UTC),
         values=content.get("config") or {},
-    )
-
-
-def decode_record(secret: Object) -> dict[str, Any]:
-    """A release as Helm keeps it.
-
-    Raises:
-        ReleaseError: it is none.
-    """
-    try:
-        packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
-        return json.loads(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
-    except (KeyError, ValueError, OSError, EOFError):
-        metadata = secret["metadata"]
-        raise unreadable(f"Secret/{metadata['namespace']}/{metadata['name']}") from None
-
-
-def unreadable(subject: str) -> MeshError:
-    return ReleaseError(
-        subject,
-        expected="a release as Helm 3 keeps it",
-        found="something that cannot be read",
-        remedy="Look at it by `helm history`; where Helm cannot read it either, delete it.",
     )

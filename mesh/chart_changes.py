@@ -1,0 +1,311 @@
+"""What changes from one version of a chart to the next: values, CRDs and objects."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import yaml
+
+from mesh.cluster import Cluster, Object, name_of
+from mesh.errors import ApiError
+
+CRD = "CustomResourceDefinition"
+HIDDEN = "(hidden)"
+
+Key = tuple[str, ...]
+
+
+# Values
+
+
+@dataclass(frozen=True)
+class ValuesChange:
+    """How a chart's default values differ from an older version's; keys as `a.b.c`.
+
+    `renamed` are removed keys, each with the new one that seems to have taken its place.
+    """
+
+    chart: str
+    removed: tuple[str, ...]
+    renamed: tuple[tuple[str, str], ...]
+    added: tuple[str, ...]
+
+
+def values_change(chart: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ValuesChange:
+    """Compares two charts' default values by their keys.
+
+    A removed key counts as renamed where exactly one new key has the same last part and the
+    same default.
+    """
+    before, after = dict(leaves(old)), dict(leaves(new))
+    removed = [key for key in before if key not in after and not _is_below(key, after, new)]
+    added = [key for key in after if key not in before]
+    renamed: list[tuple[str, str]] = []
+    for key in removed:
+        alike = [new for new in added if new[-1] == key[-1] and after[new] == before[key]]
+        if len(alike) == 1:
+            renamed.append((".".join(key), ".".join(alike[0])))
+    gone = {old for old, _ in renamed}
+    return ValuesChange(
+        chart,
+        tuple(name for key in removed if (name := ".".join(key)) not in gone),
+        tuple(renamed),
+        tuple(".".join(key) for key in added),
+    )
+
+
+def leaves(values: Mapping[str, Any], path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Every value that is no mapping (or an empty one), with its keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(cast("Mapping[str, Any]", value), (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def _is_below(key: Key, after: Mapping[Key, Any], values: Mapping[str, Any]) -> bool:
+    """Whether the new chart takes anything at a key: a null, a free mapping, or a mapping."""
+    if any(not after[key[:end]] for end in range(1, len(key)) if key[:end] in after):
+        return True
+    found: Any = values
+    for part in key:
+        if not isinstance(found, Mapping) or part not in found:
+            return False
+        found = cast("Mapping[str, Any]", found)[part]
+    return True
+
+
+def lost_values(
+    user: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The user's values that the old chart knows and the new one does not: they would do nothing.
+
+    What neither knows is a free mapping's key or was never of any use; it is not named.
+    """
+    before, after = dict(leaves(old)), dict(leaves(new))
+    return tuple(
+        ".".join(key)
+        for key, _ in leaves(user)
+        if _is_known(key, before, old) and not _is_known(key, after, new)
+    )
+
+
+def _is_known(key: Key, found: Mapping[Key, Any], values: Mapping[str, Any]) -> bool:
+    return key in found or _is_below(key, found, values)
+
+
+# CRDs
+
+
+@dataclass(frozen=True)
+class CrdChange:
+    """What happens to a CRD: `kept` is one that no chart has any more, and that stays."""
+
+    name: str
+    change: Literal["create", "update", "kept"]
+    served_added: tuple[str, ...] = ()
+    served_removed: tuple[str, ...] = ()
+    storage: str = ""
+    """The old and the new storage version, where they differ."""
+
+
+def crd_changes(installed: Sequence[Object], wanted: Sequence[Object]) -> list[CrdChange]:
+    """What an upgrade does to CRDs; those that stay as they are are left out.
+
+    Args:
+        installed: CRDs of the cluster that belong to the mesh's releases.
+        wanted: what the new charts render; other kinds are ignored.
+    """
+    before = {obj["metadata"]["name"]: obj for obj in installed if obj["kind"] == CRD}
+    after = {obj["metadata"]["name"]: obj for obj in wanted if obj["kind"] == CRD}
+    found: list[CrdChange] = []
+    for name in sorted({*before, *after}):
+        if name not in before:
+            found.append(CrdChange(name, "create", tuple(_served(after[name]))))
+        elif name not in after:
+            found.append(CrdChange(name, "kept"))
+        elif before[name]["spec"]["versions"] != after[name]["spec"]["versions"]:
+            old, new = _served(before[name]), _served(after[name])
+            stored = _storage(before[name]), _storage(after[name])
+            found.append(
+                CrdChange(
+                    name,
+                    "update",
+                    tuple(version for version in new if version not in old),
+                    tuple(version for version in old if version not in new),
+                    " to ".join(stored) if stored[0] != stored[1] else "",
+                )
+            )
+    return found
+
+
+def _served(crd: Object) -> list[str]:
+    return [version["name"] for version in crd["spec"]["versions"] if version.get("served")]
+
+
+def _storage(crd: Object) -> str:
+    return next((v["name"] for v in crd["spec"]["versions"] if v.get("storage")), "")
+
+
+# Objects
+
+
+@dataclass(frozen=True)
+class ObjectChange:
+    """What an upgrade does to an object: the fields it changes, and the difference as text.
+
+    `refused` is the API server's own message where it does not accept the object.
+    """
+
+    subject: str
+    change: Literal["create", "update", "delete"]
+    fields: tuple[str, ...] = ()
+    diff: str = field(default="", repr=False)
+    refused: str = ""
+
+
+def object_changes(
+    cluster: Cluster, namespace: str, installed: Sequence[Object], wanted: Sequence[Object]
+) -> list[ObjectChange]:
+    """What a release's upgrade would do, asked of the API server by a dry run; changes nothing.
+
+    Args:
+        namespace: of the release; charts leave it out.
+        installed: the objects of the release's present manifest.
+        wanted: what the new chart renders.
+    """
+
+    present = {_identity(obj, namespace): obj for obj in installed}
+
+    def change(obj: Object) -> ObjectChange | None:
+        return _object_change(cluster, namespace, obj, present.get(_identity(obj, namespace)))
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        found = [change for change in pool.map(change, wanted) if change is not None]
+    kept = {_identity(obj, namespace) for obj in wanted}
+    found += [
+        ObjectChange(name_of(_placed(cluster, namespace, obj)), "delete")
+        for obj in installed
+        if obj["kind"] not in (CRD, "Namespace") and _identity(obj, namespace) not in kept
+    ]
+    return sorted(found, key=lambda change: (change.change, change.subject))
+
+
+def _identity(obj: Object, namespace: str) -> tuple[str, str, str, str]:
+    metadata = obj["metadata"]
+    group = str(obj["apiVersion"]).rpartition("/")[0]
+    return group, obj["kind"], metadata.get("namespace") or namespace, metadata["name"]
+
+
+def _placed(cluster: Cluster, namespace: str, obj: Object) -> Object:
+    """An object with its namespace, where its kind has one."""
+    resource = cluster.resource(obj["apiVersion"], obj["kind"])
+    if resource is None or not resource.namespaced or obj["metadata"].get("namespace"):
+        return obj
+    return {**obj, "metadata": {**obj["metadata"], "namespace": namespace}}
+
+
+def _object_change(
+    cluster: Cluster, namespace: str, obj: Object, present: Object | None
+) -> ObjectChange | None:
+    placed = _placed(cluster, namespace, obj)
+    metadata, subject = placed["metadata"], name_of(placed)
+    api_version, kind = placed["apiVersion"], placed["kind"]
+    if not cluster.serves(api_version, kind):
+        # Its CRD comes with the same upgrade, so there is nothing to ask yet.
+        return ObjectChange(subject, "create")
+    live = cluster.get(api_version, kind, metadata["name"], metadata.get("namespace"))
+    try:
+        after = cluster.apply(placed, dry_run=True)
+    except ApiError as error:
+        if error.transient and error.status != 500:
+            raise
+        return ObjectChange(subject, "update" if live else "create", refused=error.found)
+    if live is None:
+        return ObjectChange(subject, "create")
+    before, after = comparable(live), comparable(after)
+    # The dry run leaves what the new chart only no longer mentions; Helm takes it away.
+    dropped = set(_dropped(comparable(present), comparable(obj))) if present else set[str]()
+    fields = tuple(sorted({*changed_fields(before, after), *dropped}))
+    if not fields:
+        return None
+    # The schemas of CRDs are thousands of lines that nobody reads.
+    diff = "" if kind == CRD else unified(before, after)
+    return ObjectChange(subject, "update", fields, diff)
+
+
+def comparable(obj: Object) -> Object:
+    """An object without what the API server writes by itself, and without secrets."""
+    shown = deepcopy(obj)
+    shown.pop("status", None)
+    for key in ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp"):
+        shown["metadata"].pop(key, None)
+    if shown["kind"] == "Secret":
+        for part in ("data", "stringData"):
+            if part in shown:
+                shown[part] = dict.fromkeys(shown[part], HIDDEN)
+    for hook in shown.get("webhooks", []):
+        # Charts make a new CA at each rendering; it is no change that anybody decided.
+        hook.get("clientConfig", {}).pop("caBundle", None)
+    if shown["kind"] == "APIService":
+        shown["spec"].pop("caBundle", None)
+    return shown
+
+
+def changed_fields(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """The paths at which two objects differ, such as `spec.template.spec.containers[0].image`."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        old, new = cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", after)
+        for key in sorted({*old, *new}):
+            below = f"{path}.{key}" if path else str(key)
+            if key not in old or key not in new:
+                yield below
+            else:
+                yield from changed_fields(old[key], new[key], below)
+    elif isinstance(before, list) and isinstance(after, list):
+        old_items, new_items = cast("list[Any]", before), cast("list[Any]", after)
+        if len(old_items) != len(new_items):
+            yield path
+            return
+        for index, (one, other) in enumerate(zip(old_items, new_items, strict=True)):
+            yield from changed_fields(one, other, f"{path}[{index}]")
+    elif before != after:
+        yield path
+
+
+def _dropped(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """The paths of mappings that only the older of two manifests has."""
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return
+    old, new = cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", after)
+    for key in sorted(old):
+        below = f"{path}.{key}" if path else str(key)
+        if key not in new:
+            yield below
+        else:
+            yield from _dropped(old[key], new[key], below)
+
+
+def unified(before: Object, after: Object, limit: int = 120) -> str:
+    """The difference of two objects as a unified diff of their YAML, at most `limit` lines."""
+    old, new = (yaml.safe_dump(obj, width=100).splitlines() for obj in (before, after))
+    lines = list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]
+    more = [f"... {len(lines) - limit} more lines"] if len(lines) > limit else []
+    return "\n".join([*lines[:limit], *more])
+
+
+def meaningful(changes: Iterable[ObjectChange]) -> list[ObjectChange]:
+    """Changes in more than the labels and annotations that name a chart's version."""
+    noise = ("metadata.labels", "metadata.annotations")
+    return [
+        change
+        for change in changes
+        if change.change != "update"
+        or change.refused
+        or any(not path.startswith(noise) for path in change.fields)
+    ]

@@ -1,0 +1,193 @@
+"""What Helm keeps of a release: a Secret for each revision, with chart, values and manifest.
+
+Source: https://helm.sh/docs/topics/advanced/#storage-backends and helm `pkg/storage/driver`.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import yaml
+
+from mesh.cluster import Cluster, Object, name_of
+from mesh.errors import ApiError, ReleaseError
+
+SECRET_TYPE = "helm.sh/release.v1"  # noqa: S105 the type of a Secret
+RELEASE_NAME = "meta.helm.sh/release-name"
+RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
+RESOURCE_POLICY = "helm.sh/resource-policy"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision of a release as Helm recorded it.
+
+    `values` are the user's, `defaults` the chart's own.
+    """
+
+    name: str
+    namespace: str
+    number: int
+    status: str
+    chart: str
+    chart_version: str
+    app_version: str
+    values: dict[str, Any] = field(repr=False)
+    defaults: dict[str, Any] = field(repr=False)
+    documents: tuple[tuple[str, Object], ...] = field(repr=False)
+    """Each object of the manifest, as Helm wrote it and parsed."""
+    content: dict[str, Any] = field(repr=False)
+    """The whole record, as Helm wrote it."""
+
+    @property
+    def manifest(self) -> tuple[Object, ...]:
+        """The objects that this revision made."""
+        return tuple(obj for _, obj in self.documents)
+
+
+def revisions(cluster: Cluster, name: str, namespace: str) -> list[Revision]:
+    """Every kept revision of a release, the oldest first.
+
+    Raises:
+        ReleaseError: a record cannot be read.
+    """
+    labels = f"owner=helm,name={name}"
+    found = [read(secret) for secret in cluster.list("v1", "Secret", namespace, labels=labels)]
+    return sorted(found, key=lambda revision: revision.number)
+
+
+def deployed(cluster: Cluster, name: str, namespace: str) -> Revision | None:
+    """The revision of a release that is installed, or None."""
+    labels = f"owner=helm,name={name},status=deployed"
+    found = [read(secret) for secret in cluster.list("v1", "Secret", namespace, labels=labels)]
+    return max(found, key=lambda revision: revision.number, default=None)
+
+
+def read(secret: Object) -> Revision:
+    """Reads a revision's Secret.
+
+    Raises:
+        ReleaseError: it is no record of Helm's.
+    """
+    content = decode_record(secret)
+    try:
+        chart: dict[str, Any] = content["chart"]["metadata"]
+        return Revision(
+            name=str(content["name"]),
+            namespace=str(content["namespace"]),
+            number=int(content["version"]),
+            status=str(content["info"]["status"]),
+            chart=str(chart["name"]),
+            chart_version=str(chart["version"]),
+            app_version=str(chart.get("appVersion") or ""),
+            values=content.get("config") or {},
+            defaults=content["chart"].get("values") or {},
+            documents=tuple(_documents(str(content.get("manifest") or ""))),
+            content=content,
+        )
+    except (KeyError, ValueError, TypeError, yaml.YAMLError):
+        raise _unreadable(secret) from None
+
+
+def decode_record(secret: Object) -> dict[str, Any]:
+    """A release as Helm keeps it.
+
+    Raises:
+        ReleaseError: it is none.
+    """
+    try:
+        packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
+        return json.loads(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
+    except (KeyError, ValueError, OSError, EOFError):
+        raise _unreadable(secret) from None
+
+
+def _unreadable(secret: Object) -> ReleaseError:
+    return ReleaseError(
+        name_of({"kind": "Secret", **secret}),
+        expected="a release as Helm 3 keeps it",
+        found="something that cannot be read",
+        remedy="Look at it by `helm history`; where Helm cannot read it either, delete it.",
+    )
+
+
+def _documents(manifest: str) -> list[tuple[str, Object]]:
+    texts = re.split(r"^---\s*$", manifest, flags=re.MULTILINE)
+    parsed = [(text, cast("Object | None", yaml.safe_load(text))) for text in texts]
+    return [(text, obj) for text, obj in parsed if obj]
+
+
+def record(
+    source: Revision, name: str, namespace: str, documents: Sequence[str], now: datetime
+) -> Object:
+    """The Secret of a first revision that takes some of another release's objects over.
+
+    Helm then upgrades them by a real three-way merge, takes away what a newer chart no longer
+    has, and can go back to them.
+    """
+    content = dict(source.content)
+    stamp = now.astimezone(UTC).isoformat()
+    content |= {
+        "name": name,
+        "namespace": namespace,
+        "version": 1,
+        "manifest": "".join(f"---\n{text.strip()}\n" for text in documents),
+        "hooks": [],
+        "info": {
+            "first_deployed": stamp,
+            "last_deployed": stamp,
+            "deleted": "",
+            "description": f"Taken over from {source.namespace}/{source.name}",
+            "status": "deployed",
+        },
+    }
+    packed = base64.b64encode(gzip.compress(json.dumps(content).encode()))
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": secret_name(name, 1),
+            "namespace": namespace,
+            "labels": {
+                "owner": "helm",
+                "name": name,
+                "status": "deployed",
+                "version": "1",
+                "modifiedAt": str(int(now.timestamp())),
+            },
+        },
+        "type": SECRET_TYPE,
+        "data": {"release": base64.b64encode(packed).decode()},
+    }
+
+
+def create(cluster: Cluster, secret: Object) -> None:
+    """Writes a record; one that is there already stays."""
+    try:
+        cluster.create(secret)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+
+
+def forget(cluster: Cluster, name: str, namespace: str) -> None:
+    """Takes a release's records away, the newest last, and none of its objects."""
+    for revision in revisions(cluster, name, namespace):
+        cluster.delete("v1", "Secret", secret_name(name, revision.number), namespace)
+
+
+def secret_name(name: str, number: int) -> str:
+    return f"sh.helm.release.v1.{name}.v{number}"
+
+
+def is_owned(obj: Mapping[str, Any], name: str, namespace: str) -> bool:
+    """Whether an object says that it belongs to a release."""
+    annotations: Mapping[str, str] = obj["metadata"].get("annotations") or {}
+    return (annotations.get(RELEASE_NAME), annotations.get(RELEASE_NAMESPACE)) == (name, namespace)

@@ -1,0 +1,156 @@
+"""Reads what the plan of an upgrade is made of; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mesh.chart_changes import CRD, ObjectChange, object_changes
+from mesh.chart_split import OLD
+from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
+from mesh.cluster import Cluster, Object
+from mesh.config import ExtraValues, MeshConfig
+from mesh.helm import Helm, Release, desired_release
+from mesh.helm_record import Revision, deployed
+from mesh.injection import proxy_of
+from mesh.preflight import preflight, read_preflight
+from mesh.trust_anchor import TRUST_ROOTS
+from mesh.upgrade_plan import PlanSnapshot, at_version, check_path, source_version
+from mesh.upgrade_record import UpgradeRecord, read_record
+from mesh.values import ClusterFacts, Values, load_extra_values, merge, values_for
+from mesh.version import LinkerdVersion
+
+OURS = ("linkerd2", "linkerd-crds", "linkerd-control-plane", "linkerd-viz", "linkerd-jaeger")
+TRAFFIC_SPLIT = ("split.smi-spec.io/v1alpha2", "TrafficSplit")
+
+
+def installed_releases(
+    cluster: Cluster, config: MeshConfig, releases: Iterable[Release]
+) -> dict[str, Revision]:
+    """The mesh's deployed releases by their name; of 2.11's by its chart's, wherever it is."""
+    names = config.namespaces
+    places = {names.linkerd, names.viz, names.jaeger}
+    found: dict[str, Revision] = {}
+    for release in releases:
+        is_ours = release.name in OURS and release.namespace in places
+        if is_ours or release.chart == OLD:
+            revision = deployed(cluster, release.name, release.namespace)
+            if revision is not None:
+                key = OLD if revision.chart == OLD and not is_ours else release.name
+                found[key] = revision
+    return found
+
+
+def trust_bundle(cluster: Cluster, config: MeshConfig) -> str:
+    """The PEM of every anchor that the mesh trusts, to be carried over."""
+    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd) or {}
+    return str(roots.get("data", {}).get("ca-bundle.crt", ""))
+
+
+def read_plan(
+    cluster: Cluster,
+    helm: Helm,
+    config: MeshConfig,
+    target: LinkerdVersion,
+    *,
+    record: UpgradeRecord | None = None,
+    accepted: frozenset[str] = frozenset(),
+) -> PlanSnapshot:
+    """Everything that the plan of an upgrade to a version depends on.
+
+    Raises:
+        InvalidInput: there is no mesh, or the version is a downgrade or skips others.
+        ChartError: a chart of the version is not to be had.
+    """
+    releases = helm.releases()
+    installed = installed_releases(cluster, config, releases)
+    record = record or read_record(cluster, config)
+    source = LinkerdVersion.parse(source_version(installed, record))
+    check_path(source, target)
+    wanted = at_version(config, target)
+    catalog = ChartCatalog(wanted)
+    charts: dict[ChartName, Chart] = {name: catalog.find(name) for name in charts_of(wanted)}
+    found = read_preflight(cluster, wanted, releases)
+    bundle = trust_bundle(cluster, config)
+    rendered = _rendered(helm, wanted, charts, found.facts, bundle)
+    return PlanSnapshot(
+        config=config,
+        source=source,
+        target=target,
+        facts=found.facts,
+        installed=installed,
+        charts=charts,
+        rendered=rendered,
+        user_values={name: _extra(config, name) for name in charts},
+        objects=_objects(cluster, wanted, charts, rendered, installed),
+        crds=[o for r in installed.values() for o in r.manifest if o["kind"] == CRD],
+        findings=preflight(found, wanted, tuple(charts.values())),
+        traffic_splits=list(cluster.list(*TRAFFIC_SPLIT)),
+        releases=releases,
+        behind=sum(is_behind(pod, target) for pod in meshed_pods(cluster, config)),
+        record=record,
+        accepted=accepted,
+    )
+
+
+def meshed_pods(cluster: Cluster, config: MeshConfig) -> list[Object]:
+    """Every pod with a proxy of this mesh, but for the control plane's own."""
+    control_plane = config.namespaces.linkerd
+    labels = f"linkerd.io/control-plane-ns={control_plane}"
+    return [
+        pod
+        for pod in cluster.list("v1", "Pod", labels=labels)
+        if pod["metadata"]["namespace"] != control_plane
+    ]
+
+
+def is_behind(pod: Object, version: LinkerdVersion) -> bool:
+    """Whether a pod runs a proxy of another version."""
+    metadata = pod["metadata"]
+    is_over = pod["status"].get("phase") in ("Succeeded", "Failed")
+    proxy = proxy_of(pod)
+    if proxy is None or is_over or metadata.get("deletionTimestamp"):
+        return False
+    return not str(proxy["image"]).endswith(f":{version}")
+
+
+def _rendered(
+    helm: Helm,
+    config: MeshConfig,
+    charts: Mapping[ChartName, Chart],
+    facts: ClusterFacts,
+    bundle: str,
+) -> dict[str, Sequence[Object]]:
+    found: dict[str, Sequence[Object]] = {}
+    for name, chart in charts.items():
+        desired = desired_release(
+            config, chart, values_for(chart, config, facts, trust_bundle=bundle)
+        )
+        found[name] = helm.render(chart, desired.name, desired.namespace, desired.values, facts)
+    return found
+
+
+def _objects(
+    cluster: Cluster,
+    config: MeshConfig,
+    charts: Mapping[ChartName, Chart],
+    rendered: Mapping[str, Sequence[Object]],
+    installed: Mapping[str, Revision],
+) -> list[ObjectChange]:
+    found: list[ObjectChange] = []
+    for name, chart in charts.items():
+        namespace = desired_release(config, chart, {}).namespace
+        is_split = name == "linkerd-control-plane" and OLD in installed
+        before = installed.get(OLD if is_split else name)
+        present = before.manifest if before else ()
+        found += object_changes(cluster, namespace, present, rendered[name])
+    return found
+
+
+def _extra(config: MeshConfig, name: ChartName) -> Values:
+    extra: ExtraValues = {
+        "linkerd2": config.values,
+        "linkerd-control-plane": config.values,
+        "linkerd-viz": config.viz.values,
+        "linkerd-jaeger": config.jaeger.values,
+    }.get(name, ExtraValues())
+    return merge(*load_extra_values(extra))
