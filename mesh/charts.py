@@ -44,7 +44,7 @@ UPSTREAM: dict[str, str] = {
 
 # The upstream index has no appVersion for some releases of linkerd-crds; these are the pairs that
 # Linkerd released. Source: https://github.com/linkerd/linkerd2/releases
-_STABLE_CHARTS: dict[tuple[str, str], str] = {
+STABLE_CHARTS: dict[tuple[str, str], str] = {
     ("stable-2.12.6", "linkerd-crds"): "1.4.0",
     ("stable-2.12.6", "linkerd-control-plane"): "1.9.8",
     ("stable-2.13.7", "linkerd-crds"): "1.6.1",
@@ -116,7 +116,7 @@ def choose_linkerd(
     for entry in entries:
         if entry.app_version == str(version):
             return entry
-    wanted = version.edge_chart_version or _STABLE_CHARTS.get((str(version), name))
+    wanted = version.edge_chart_version or STABLE_CHARTS.get((str(version), name))
     return next((entry for entry in entries if entry.version == wanted), None)
 
 
@@ -161,11 +161,15 @@ class ChartCatalog:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self._cache = cache or Path(root) / "prefect-linkerd" / "charts"
 
-    def source_of(self, name: ChartName) -> str:
-        """The repository of a chart: as configured, else the mirror's folder, else upstream."""
+    def source_of(self, name: ChartName, *, channel: Channel | None = None) -> str:
+        """The repository of a chart: as configured, else the mirror's folder, else upstream.
+
+        Args:
+            channel: of Linkerd; by default that of the configuration's version.
+        """
         sources = self._config.charts
         repository = {"cert-manager": "jetstack", "traefik": "traefik"}.get(
-            name, self._config.linkerd.channel
+            name, channel or self._config.linkerd.channel
         )
         own = {"cert-manager": sources.cert_manager, "traefik": sources.traefik}.get(
             name, sources.linkerd
@@ -231,26 +235,9 @@ class ChartCatalog:
 
     def _entries(self, source: str, name: ChartName) -> list[Entry]:
         if source.startswith(("https://", "http://")):
-            content = _download(urljoin(source.rstrip("/") + "/", "index.yaml"))
-            return index_entries(_index(content), name, source)
-        folder = Path(source).expanduser()
-        if not folder.is_dir():
-            raise ChartError(
-                f"chart source {source}",
-                expected="a folder with charts",
-                found="no folder",
-                remedy="Name an existing folder, or leave the setting empty for upstream.",
-            )
-        if (index := folder / "index.yaml").exists():
-            return index_entries(_index(index.read_bytes()), name, source)
-        found: list[Entry] = []
-        for path in sorted(folder.iterdir()):
-            if path.suffix == ".tgz" or (path / "Chart.yaml").exists():
-                metadata = yaml.safe_load(_member(path, "Chart.yaml") or "{}")
-                if metadata.get("name") == name:
-                    app_version = str(metadata.get("appVersion", ""))
-                    found.append(Entry(str(metadata["version"]), app_version, path.name))
-        return found
+            url = urljoin(source.rstrip("/") + "/", "index.yaml")
+            return index_entries(read_index(download(url).content), name, source)
+        return folder_entries(Path(source).expanduser(), name)
 
     def _fetch(self, source: str, entry: Entry) -> Path:
         """The chart's package on this machine, its digest verified."""
@@ -261,7 +248,7 @@ class ChartCatalog:
         target = self._cache / key / url.rsplit("/", 1)[-1]
         if target.exists():
             return target
-        content = _download(url)
+        content = download(url).content
         if entry.digest and hashlib.sha256(content).hexdigest() != entry.digest:
             raise ChartError(
                 url,
@@ -281,7 +268,7 @@ class ChartCatalog:
         linkerd = self._config.linkerd
         wanted = version
         if wanted is None and name not in ("cert-manager", "traefik"):
-            wanted = linkerd.edge_chart_version or _STABLE_CHARTS.get((str(linkerd), name))
+            wanted = linkerd.edge_chart_version or STABLE_CHARTS.get((str(linkerd), name))
             wanted = wanted or (
                 ".".join(map(str, linkerd.numbers)) if linkerd.layout == "one-chart" else None
             )
@@ -346,7 +333,7 @@ def read_yaml(text: str | bytes) -> object:
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
 
 
-def _index(content: bytes) -> object:
+def read_index(content: bytes) -> object:
     try:
         return read_yaml(content)
     except yaml.YAMLError:
@@ -379,6 +366,31 @@ def index_entries(index: object, name: ChartName, source: str) -> list[Entry]:
         for item in cast("list[dict[str, Any]]", entries.get(name) or [])
         if item.get("urls")
     ]
+
+
+def folder_entries(folder: Path, name: ChartName) -> list[Entry]:
+    """The versions of one chart in a folder: by its index.yaml, else by what lies there.
+
+    Raises:
+        ChartError: there is no such folder, or its index is none.
+    """
+    if not folder.is_dir():
+        raise ChartError(
+            f"chart source {folder}",
+            expected="a folder with charts",
+            found="no folder",
+            remedy="Name an existing folder, or leave the setting empty for upstream.",
+        )
+    if (index := folder / "index.yaml").exists():
+        return index_entries(read_index(index.read_bytes()), name, str(folder))
+    found: list[Entry] = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".tgz" or (path / "Chart.yaml").exists():
+            metadata = yaml.safe_load(_member(path, "Chart.yaml") or "{}")
+            if metadata.get("name") == name:
+                app_version = str(metadata.get("appVersion", ""))
+                found.append(Entry(str(metadata["version"]), app_version, path.name))
+    return found
 
 
 def read_chart(name: ChartName, path: Path, source: str) -> Chart:
@@ -435,7 +447,14 @@ def _member(path: Path, name: str) -> str | None:
     return None
 
 
-def _download(url: str) -> bytes:
+def download(
+    url: str, headers: Mapping[str, str] | None = None, *, allowed: Sequence[int] = ()
+) -> httpx.Response:
+    """A GET; also answered by 304 where the headers ask for it, and by `allowed` statuses.
+
+    Raises:
+        ChartError: there was no answer or another status; `transient` where a later try may do.
+    """
     try:
         for attempt in Retrying(
             retry=retry_if_exception_type(httpx.TransportError),
@@ -445,11 +464,10 @@ def _download(url: str) -> bytes:
         ):
             with attempt:
                 timeout = httpx.Timeout(60, connect=10)
-                return (
-                    httpx.get(url, timeout=timeout, follow_redirects=True)
-                    .raise_for_status()
-                    .content
-                )
+                response = httpx.get(url, headers=headers, timeout=timeout, follow_redirects=True)
+                if response.status_code in (304, *allowed):
+                    return response
+                return response.raise_for_status()
     except httpx.HTTPError as error:
         status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
         failure = ChartError(

@@ -107,3 +107,7 @@ class CertificateExpired(MeshError):
 
 class SmokeTestFailed(MeshError):
     """The mesh does not keep a promise; what the tests made is gone again."""
+
+
+class UpgradeUndone(MeshError):
+    """An upgrade failed and the mesh is at its former version again; `found` says why."""

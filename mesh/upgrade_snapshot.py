@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from mesh.chart_changes import CRD, ObjectChange, object_changes
+from mesh.chart_releases import read_repository, released
 from mesh.chart_split import OLD
 from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
 from mesh.cluster import Cluster, Object
 from mesh.config import ExtraValues, MeshConfig
 from mesh.helm import Helm, Release, desired_release
 from mesh.helm_record import Revision, deployed
-from mesh.injection import proxy_of
 from mesh.preflight import preflight, read_preflight
+from mesh.restarts import DataPlane, MeshedPod, Needs, read_data_plane
 from mesh.trust_anchor import TRUST_ROOTS
 from mesh.upgrade_plan import PlanSnapshot, at_version, check_path, source_version
 from mesh.upgrade_record import UpgradeRecord, read_record
 from mesh.values import ClusterFacts, Values, load_extra_values, merge, values_for
-from mesh.version import LinkerdVersion
+from mesh.version import Channel, LinkerdVersion
 
 OURS = ("linkerd2", "linkerd-crds", "linkerd-control-plane", "linkerd-viz", "linkerd-jaeger")
 TRAFFIC_SPLIT = ("split.smi-spec.io/v1alpha2", "TrafficSplit")
@@ -37,6 +38,21 @@ def installed_releases(
             if revision is not None:
                 key = OLD if revision.chart == OLD and not is_ours else release.name
                 found[key] = revision
+    return found
+
+
+def versions_for(config: MeshConfig, current: LinkerdVersion) -> set[LinkerdVersion]:
+    """The released versions of the channels that a mesh of a version may follow.
+
+    Raises:
+        ChartError: a repository cannot be read.
+    """
+    found: set[LinkerdVersion] = set()
+    channels: set[Channel] = {current.channel, config.upgrade.channel or current.channel}
+    for channel in channels:
+        source = ChartCatalog(config).source_of("linkerd-control-plane", channel=channel)
+        answer = read_repository(source, None)
+        found |= {release.version for release in released(answer.entries or {})}
     return found
 
 
@@ -72,6 +88,7 @@ def read_plan(
     found = read_preflight(cluster, wanted, releases)
     bundle = trust_bundle(cluster, config)
     rendered = _rendered(helm, wanted, charts, found.facts, bundle)
+    data_plane = read_data_plane(cluster, config.namespaces.linkerd)
     return PlanSnapshot(
         config=config,
         source=source,
@@ -86,31 +103,20 @@ def read_plan(
         findings=preflight(found, wanted, tuple(charts.values())),
         traffic_splits=list(cluster.list(*TRAFFIC_SPLIT)),
         releases=releases,
-        behind=sum(is_behind(pod, target) for pod in meshed_pods(cluster, config)),
+        behind=sum(map(is_behind(data_plane, target), data_plane.pods)),
         record=record,
         accepted=accepted,
     )
 
 
-def meshed_pods(cluster: Cluster, config: MeshConfig) -> list[Object]:
-    """Every pod with a proxy of this mesh, but for the control plane's own."""
-    control_plane = config.namespaces.linkerd
-    labels = f"linkerd.io/control-plane-ns={control_plane}"
-    return [
-        pod
-        for pod in cluster.list("v1", "Pod", labels=labels)
-        if pod["metadata"]["namespace"] != control_plane
-    ]
+def is_behind(data_plane: DataPlane, version: LinkerdVersion) -> Needs:
+    """Says of a pod whether its proxy is of another version; the control plane's is Helm's."""
 
+    def needs(pod: MeshedPod) -> bool:
+        is_own = pod.namespace == data_plane.control_plane
+        return not is_own and not str(pod.proxy.get("image")).endswith(f":{version}")
 
-def is_behind(pod: Object, version: LinkerdVersion) -> bool:
-    """Whether a pod runs a proxy of another version."""
-    metadata = pod["metadata"]
-    is_over = pod["status"].get("phase") in ("Succeeded", "Failed")
-    proxy = proxy_of(pod)
-    if proxy is None or is_over or metadata.get("deletionTimestamp"):
-        return False
-    return not str(proxy["image"]).endswith(f":{version}")
+    return needs
 
 
 def _rendered(

@@ -1,0 +1,134 @@
+"""A mesh brought to a newer Linkerd, or back to the one it had."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mesh.errors import NotReady, ReleaseError, UpgradeUndone
+from mesh.upgrade_plan import UpgradePlan, require_plan
+from mesh.upgrade_record import UpgradeRecord
+from tasks.gate import verify
+from tasks.linkerd_mesh import LinkerdMesh
+from tasks.releases import dependency, release
+from tasks.step import submit
+from tasks.upgrade import (
+    Planned,
+    begin_record,
+    choose_target,
+    end_record,
+    finish_split,
+    keep_crds,
+    mend_namespaces,
+    move_data_plane,
+    plan,
+    roll_back,
+    soak,
+    split_chart,
+    turn_back,
+    uninstall,
+)
+
+
+@flow(
+    name="upgrade",
+    flow_run_name="upgrade {mesh.name} to {to}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def upgrade(
+    mesh: LinkerdMesh,
+    to: str | None = None,
+    dry_run: bool = False,
+    accept: list[str] | None = None,
+    go_back: bool = False,
+) -> UpgradePlan:
+    """Brings a mesh one step further, and back again when a gate fails.
+
+    Run again after an interruption, it goes on where the cluster says that it was, in the direction
+    that it had.
+
+    Args:
+        mesh: Which mesh, and its upgrade policy.
+        to: The Linkerd version, such as edge-26.8.3. Empty: the newest that the policy wants.
+        dry_run: Stops after the plan, and changes nothing.
+        accept: Ids of the plan's findings that a person has looked at and accepts.
+        go_back: Gives an interrupted upgrade up, and goes back.
+
+    Raises:
+        MeshError: the object, what was expected, what was found and how to mend it.
+        UpgradeUndone: a gate failed, and the mesh is at its former version again.
+    """
+    target = choose_target(mesh, to)
+    planned = plan(mesh, target, frozenset(accept or ()))
+    if dry_run or planned.plan.is_done:
+        return planned.plan
+
+    record = planned.record
+    if record is None:
+        require_plan(planned.plan)
+        verify(planned.before)
+        record = begin_record(mesh, planned)
+    if go_back:
+        record = turn_back(mesh, record, "a person said so")
+
+    if record.direction == "forward":
+        try:
+            _go(planned, record)
+        except (NotReady, ReleaseError) as failure:
+            if isinstance(failure, ReleaseError) and failure.transient:
+                raise
+            record = turn_back(mesh, record, str(failure))
+        else:
+            end_record(mesh, planned.plan)
+            return planned.plan
+
+    _return(planned, record)
+    raise UpgradeUndone(
+        f"mesh {mesh.name}",
+        expected=f"to be upgraded to {record.target}",
+        found=record.reason,
+        remedy=f"It is at {record.source} again and works. Mend this, then run upgrade again.",
+    )
+
+
+def _go(planned: Planned, record: UpgradeRecord) -> None:
+    """Forward: CRDs, control plane, extensions, data plane, and the proof."""
+    mesh, charts, facts = planned.after, planned.charts, planned.facts
+    mend_namespaces(mesh)
+    for name in mesh.upgrade.dependencies:
+        dependency(mesh, name, facts, newest=True)
+
+    if planned.plan.splits:
+        split_chart(mesh, planned)
+    if "linkerd-crds" in charts:
+        keep_crds(mesh, planned)
+        release(mesh, charts["linkerd-crds"], facts)
+    control_plane = charts.get("linkerd2") or charts["linkerd-control-plane"]
+    release(mesh, control_plane, facts, planned.bundle)
+
+    for gone in planned.plan.steps:
+        if gone.action == "uninstall":
+            uninstall(mesh, gone.name)
+    extensions = [
+        submit(release, mesh, charts[name], facts, planned.bundle)
+        for name in ("linkerd-viz", "linkerd-jaeger")
+        if name in charts
+    ]
+    for extension in extensions:
+        extension.result()
+
+    soak(mesh, record)
+    move_data_plane(mesh, mesh.upgrade.restarts)
+    verify(mesh)
+    if planned.plan.splits:
+        finish_split(mesh, planned)
+
+
+def _return(planned: Planned, record: UpgradeRecord) -> None:
+    """Back: every release at its recorded revision, the proxies with them, and the proof."""
+    mesh = planned.before
+    roll_back(mesh, record)
+    mend_namespaces(mesh)
+    move_data_plane(mesh, mesh.upgrade.restarts)
+    verify(mesh)
+    end_record(mesh)

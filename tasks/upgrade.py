@@ -1,0 +1,300 @@
+"""The steps of an upgrade: its plan and record, the chart split, the data plane, the way back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from mesh import chart_split
+from mesh.chart_split import CONTROL_PLANE, CRDS, OLD
+from mesh.charts import Chart, ChartName
+from mesh.cluster import Cluster, Object
+from mesh.dependencies import own_release
+from mesh.helm import Helm
+from mesh.helm_record import forget
+from mesh.namespaces import ensure_namespaces
+from mesh.restarts import Restarted, RestartPolicy, read_data_plane, restart_data_plane
+from mesh.trust_anchor import ISSUER_SECRET
+from mesh.upgrade_path import newest_hop
+from mesh.upgrade_plan import (
+    EXTENSIONS,
+    UpgradePlan,
+    at_version,
+    plan_markdown,
+    plan_upgrade,
+    source_version,
+)
+from mesh.upgrade_record import (
+    RecordedRelease,
+    UpgradeRecord,
+    another_target,
+    begin,
+    end,
+    read_record,
+    write_record,
+)
+from mesh.upgrade_snapshot import (
+    installed_releases,
+    is_behind,
+    read_plan,
+    trust_bundle,
+    versions_for,
+)
+from mesh.values import ClusterFacts
+from mesh.version import LinkerdVersion
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.progress import RolloutProgress
+from tasks.step import step
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what its steps work with: the mesh before and after, the charts, the facts."""
+
+    plan: UpgradePlan
+    before: LinkerdMesh
+    after: LinkerdMesh
+    charts: dict[ChartName, Chart]
+    facts: ClusterFacts
+    bundle: str
+    record: UpgradeRecord | None
+
+
+@step("choose version", description="The version to go to, by name or by the mesh's policy.")
+def choose_target(mesh: LinkerdMesh, to: str | None) -> LinkerdVersion:
+    """A named one; else that of an upgrade in progress; else the newest that the policy wants.
+
+    Raises:
+        InvalidInput: it is no version, or what the policy wants cannot be reached in one step.
+    """
+    if to is not None:
+        return LinkerdVersion.parse(to)
+    cluster = cluster_of(mesh)
+    record = read_record(cluster, mesh)
+    if record is not None:
+        return LinkerdVersion.parse(record.target)
+    installed = installed_releases(cluster, mesh, Helm(cluster).releases())
+    current = LinkerdVersion.parse(source_version(installed, None))
+    return newest_hop(mesh.upgrade, current, versions_for(mesh, current))
+
+
+@step("plan", description="What the upgrade would change, and what speaks against it.")
+def plan(mesh: LinkerdMesh, target: LinkerdVersion, accept: frozenset[str]) -> Planned:
+    """Also as a markdown artifact; changes nothing.
+
+    Raises:
+        InvalidInput: a downgrade, or a version that skips others.
+        OwnershipConflict: an upgrade to another version is in progress.
+    """
+    cluster = cluster_of(mesh)
+    record = read_record(cluster, mesh)
+    if record is not None and record.target != str(target):
+        raise another_target(mesh, record)
+    snapshot = read_plan(cluster, Helm(cluster), mesh, target, record=record, accepted=accept)
+    made = plan_upgrade(snapshot)
+    if made.splits:
+        chart_split.refuse_unsplittable(snapshot.installed[OLD], ISSUER_SECRET)
+    create_markdown_artifact(
+        plan_markdown(made, snapshot.traffic_splits),
+        key=f"{mesh.name}-upgrade-plan",
+        description=f"Mesh {mesh.name}: {made.source} to {made.target}",
+    )
+    log = get_run_logger()
+    for finding in made.findings:
+        log.warning("%s: %s", finding.severity, finding)
+    return Planned(
+        plan=made,
+        before=at_version(mesh, snapshot.source),
+        after=at_version(mesh, target),
+        charts=dict(snapshot.charts),
+        facts=snapshot.facts,
+        bundle=trust_bundle(cluster, mesh),
+        record=record,
+    )
+
+
+@step("record", description="Keeps the way back: every release's revision, in one ConfigMap.")
+def begin_record(mesh: LinkerdMesh, planned: Planned) -> UpgradeRecord:
+    cluster = cluster_of(mesh)
+    helm = Helm(cluster)
+    releases = helm.releases()
+    kept = [
+        RecordedRelease(
+            name=revision.name,
+            namespace=revision.namespace,
+            chart=revision.chart,
+            chart_version=revision.chart_version,
+            revision=revision.number,
+        )
+        for revision in installed_releases(cluster, mesh, releases).values()
+    ]
+    for name in mesh.upgrade.dependencies:
+        if (own := own_release(name, mesh, releases)) is not None:
+            kept.append(
+                RecordedRelease(
+                    name=own.name,
+                    namespace=own.namespace,
+                    chart=own.chart,
+                    chart_version=own.chart_version,
+                    revision=own.revision,
+                )
+            )
+    return begin(
+        cluster,
+        mesh,
+        UpgradeRecord(
+            source=planned.plan.source,
+            target=planned.plan.target,
+            started=datetime.now(UTC),
+            releases=tuple(kept),
+        ),
+    )
+
+
+@step("chart split", description="Gives the objects of release linkerd2 to the two new releases.")
+def split_chart(mesh: LinkerdMesh, planned: Planned) -> list[str]:
+    """The objects whose owner changed; nothing else of them does."""
+    cluster = cluster_of(mesh)
+    old = installed_releases(cluster, mesh, Helm(cluster).releases())[OLD]
+    split = chart_split.decide_split(old, _crds(cluster, planned), cluster.api_versions())
+    moved = chart_split.take_over(cluster, old, split, mesh.namespaces.linkerd, datetime.now(UTC))
+    get_run_logger().info("%d objects of %s have new owners", len(moved), old.name)
+    return moved
+
+
+@step("end of the split", description="Takes the record of release linkerd2 away.")
+def finish_split(mesh: LinkerdMesh, planned: Planned) -> None:
+    cluster = cluster_of(mesh)
+    old = installed_releases(cluster, mesh, Helm(cluster).releases()).get(OLD)
+    if old is not None:
+        split = chart_split.decide_split(old, _crds(cluster, planned), cluster.api_versions())
+        chart_split.finish(cluster, old, split)
+
+
+def _crds(cluster: Cluster, planned: Planned) -> list[str]:
+    return [obj["metadata"]["name"] for obj in _rendered_crds(cluster, planned)]
+
+
+def _rendered_crds(cluster: Cluster, planned: Planned) -> list[Object]:
+    chart, namespace = planned.charts[CRDS], planned.after.namespaces.linkerd
+    return Helm(cluster).render(chart, CRDS, namespace, {}, planned.facts)
+
+
+@step("keep CRDs", description="Sees to it that Helm takes no CRD away.")
+def keep_crds(mesh: LinkerdMesh, planned: Planned) -> list[str]:
+    """The CRDs that the new charts no longer have, and that stay."""
+    cluster = cluster_of(mesh)
+    installed = installed_releases(cluster, mesh, Helm(cluster).releases()).values()
+    objects = [obj for revision in installed for obj in revision.manifest]
+    return chart_split.keep_crds(cluster, objects, _rendered_crds(cluster, planned))
+
+
+@step("namespaces", description="The namespaces' labels and annotations, as the version wants.")
+def mend_namespaces(mesh: LinkerdMesh) -> list[str]:
+    return ensure_namespaces(cluster_of(mesh), mesh)
+
+
+@step(
+    "gone extension", run_name="uninstall {name}", description="Uninstalls, and keeps the history."
+)
+def uninstall(mesh: LinkerdMesh, name: str) -> None:
+    cluster = cluster_of(mesh)
+    found = installed_releases(cluster, mesh, Helm(cluster).releases()).get(name)
+    if found is not None:
+        Helm(cluster).uninstall(found.name, found.namespace, mesh.timeout_seconds)
+
+
+@step("soak", description="Lets the new control plane run for a while.")
+def soak(mesh: LinkerdMesh, record: UpgradeRecord) -> UpgradeRecord:
+    """Counted from when the control plane was ready, also over an interruption.
+
+    Raises:
+        NotReady: the control plane fell ill meanwhile.
+    """
+    cluster = cluster_of(mesh)
+    if record.control_plane_since is None:
+        record = record.model_copy(update={"control_plane_since": datetime.now(UTC)})
+        write_record(cluster, mesh, record)
+    since = record.control_plane_since or datetime.now(UTC)
+    until = since + timedelta(minutes=mesh.upgrade.soak_minutes)
+    left = (until - datetime.now(UTC)).total_seconds()
+    if left > 0:
+        get_run_logger().info("The new control plane soaks until %s", until)
+        time.sleep(left)
+    return record
+
+
+@step("data plane", description="Restarts every workload with another proxy, batch by batch.")
+def move_data_plane(mesh: LinkerdMesh, policy: RestartPolicy) -> Restarted:
+    """Until every proxy is of the mesh's version, save those that a person has to see to."""
+    cluster, version = cluster_of(mesh), mesh.linkerd
+    with RolloutProgress(mesh.name, "data plane") as progress:
+        done = restart_data_plane(
+            cluster,
+            lambda: read_data_plane(cluster, mesh.namespaces.linkerd),
+            lambda data_plane: is_behind(data_plane, version),
+            policy,
+            timeout=mesh.timeout_seconds,
+            on_progress=progress,
+        )
+    log = get_run_logger()
+    for left in done.by_hand:
+        log.warning("To be done by a person: %s", left)
+    return done
+
+
+@step("turn back", description="Records that the upgrade goes back, and why.")
+def turn_back(mesh: LinkerdMesh, record: UpgradeRecord, reason: str) -> UpgradeRecord:
+    get_run_logger().error("The upgrade goes back: %s", reason)
+    update = {"direction": "back", "reason": reason[:4000]}
+    return write_record(cluster_of(mesh), mesh, record.model_copy(update=update))
+
+
+@step("way back", description="Rolls every release back to the revision that it had.")
+def roll_back(mesh: LinkerdMesh, record: UpgradeRecord) -> list[str]:
+    """The releases that were rolled back.
+
+    CRDs stay as they are: newer ones serve all that older control planes ask for, and taking one
+    away would take its custom resources with it.
+    """
+    cluster = cluster_of(mesh)
+    helm = Helm(cluster)
+    done: list[str] = []
+    old = record.release(OLD)
+    with RolloutProgress(mesh.name, "way back") as progress:
+        if old is not None and any(r.name == CONTROL_PLANE for r in helm.releases()):
+            # Its first revision holds the objects of the old chart.
+            namespace = mesh.namespaces.linkerd
+            helm.roll_back(CONTROL_PLANE, namespace, 1, mesh.timeout_seconds, progress)
+            done.append(CONTROL_PLANE)
+        if old is not None:
+            release = installed_releases(cluster, mesh, helm.releases())[OLD]
+            chart_split.give_back(cluster, release, mesh.namespaces.linkerd)
+        for kept in sorted(record.releases, key=_order):
+            if kept.name in (OLD, CRDS):
+                continue
+            if helm.roll_back(
+                kept.name, kept.namespace, kept.revision, mesh.timeout_seconds, progress
+            ):
+                done.append(kept.name)
+    get_run_logger().info("Rolled back: %s", ", ".join(done) or "nothing")
+    return done
+
+
+def _order(release: RecordedRelease) -> int:
+    order = (CONTROL_PLANE, *EXTENSIONS)
+    return order.index(release.name) if release.name in order else len(order)
+
+
+@step("end", description="Takes the record away, and the history of uninstalled extensions.")
+def end_record(mesh: LinkerdMesh, plan: UpgradePlan | None = None) -> None:
+    cluster = cluster_of(mesh)
+    for gone in plan.steps if plan else ():
+        if gone.action == "uninstall":
+            namespace = mesh.namespaces.jaeger
+            forget(cluster, gone.name, namespace)
+    end(cluster, mesh)
