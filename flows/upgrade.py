@@ -127,8 +127,9 @@ def _go(planned: Planned, record: UpgradeRecord) -> None:
 def _return(planned: Planned, record: UpgradeRecord) -> None:
     """Back: every release at its recorded revision, the proxies with them, and the proof."""
     mesh = planned.before
-    roll_back(mesh, record)
+    # Until 2.11 the extensions' pods are injected by what their namespace says.
     mend_namespaces(mesh)
+    roll_back(mesh, record)
     move_data_plane(mesh, mesh.upgrade.restarts)
     verify(mesh)
     end_record(mesh)

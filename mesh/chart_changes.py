@@ -36,17 +36,26 @@ class ValuesChange:
     added: tuple[str, ...]
 
 
-def values_change(chart: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ValuesChange:
+def values_change(
+    chart: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    known: Mapping[str, str] | None = None,
+) -> ValuesChange:
     """Compares two charts' default values by their keys.
 
-    A removed key counts as renamed where exactly one new key has the same last part and the
-    same default.
+    A removed key counts as renamed where that is `known`, or where exactly one new key has the
+    same last part and the same default.
     """
     before, after = dict(leaves(old)), dict(leaves(new))
     removed = [key for key in before if key not in after and not _is_below(key, after, new)]
     added = [key for key in after if key not in before]
     renamed: list[tuple[str, str]] = []
     for key in removed:
+        name = (known or {}).get(".".join(key))
+        if name is not None and tuple(name.split(".")) in after:
+            renamed.append((".".join(key), name))
+            continue
         alike = [new for new in added if new[-1] == key[-1] and after[new] == before[key]]
         if len(alike) == 1:
             renamed.append((".".join(key), ".".join(alike[0])))

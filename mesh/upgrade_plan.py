@@ -39,6 +39,12 @@ C = TypeVar("C", bound=MeshConfig)
 Action = Literal["upgrade", "install", "split", "uninstall", "unchanged"]
 
 
+_RENAMED = {
+    # Source: https://linkerd.io/2.12/tasks/upgrade/#upgrade-notice-stable-2120
+    "policyController.defaultAllowPolicy": "proxy.defaultInboundPolicy",
+}
+
+
 @dataclass(frozen=True)
 class PlanSnapshot:
     """What a plan is made of, read once.
@@ -236,7 +242,7 @@ def _values(snapshot: PlanSnapshot) -> list[ValuesChange]:
     for name, chart in snapshot.charts.items():
         before = _before(snapshot, name)
         if before is not None:
-            change = values_change(name, before.defaults, chart.defaults)
+            change = values_change(name, before.defaults, chart.defaults, _RENAMED)
             if change.removed or change.renamed or change.added:
                 found.append(change)
     return found
@@ -284,7 +290,7 @@ def _lost(snapshot: PlanSnapshot) -> list[Finding]:
         before = _before(snapshot, name)
         if before is None:
             continue
-        change = values_change(name, before.defaults, chart.defaults)
+        change = values_change(name, before.defaults, chart.defaults, _RENAMED)
         renamed = dict(change.renamed)
         for key in lost_values(snapshot.user_values.get(name, {}), before.defaults, chart.defaults):
             text = f"its place is taken by {renamed[key]}" if key in renamed else "it is gone"
@@ -322,6 +328,8 @@ def _traffic_splits(snapshot: PlanSnapshot) -> list[Finding]:
         return []
     names = ", ".join(name_of(obj) for obj in snapshot.traffic_splits[:5])
     more = len(snapshot.traffic_splits) - 5
+    # From 2.12 on they have done nothing already.
+    severity = "warning" if snapshot.source.at_least((2, 12)) else "error"
     remedy = (
         "Install the linkerd-smi extension first: https://linkerd.io/2.12/tasks/linkerd-smi/"
         if not snapshot.target.at_least((2, 13))
@@ -331,7 +339,7 @@ def _traffic_splits(snapshot: PlanSnapshot) -> list[Finding]:
     return [
         Finding(
             "smi",
-            "error",
+            severity,
             names + (f" and {more} more" if more > 0 else ""),
             f"{snapshot.target} does not look at TrafficSplits: all traffic would go to the "
             "Service that is split",

@@ -46,6 +46,7 @@ from mesh.upgrade_snapshot import (
 )
 from mesh.values import ClusterFacts
 from mesh.version import LinkerdVersion
+from tasks.injection import mend_injection
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
 from tasks.step import step
@@ -281,6 +282,8 @@ def roll_back(mesh: LinkerdMesh, record: UpgradeRecord) -> list[str]:
                 kept.name, kept.namespace, kept.revision, mesh.timeout_seconds, progress
             ):
                 done.append(kept.name)
+            if kept.name in EXTENSIONS:
+                mend_injection(cluster, mesh, kept.namespace, progress)
     get_run_logger().info("Rolled back: %s", ", ".join(done) or "nothing")
     return done
 
