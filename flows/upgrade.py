@@ -7,12 +7,14 @@ from prefect import flow
 from mesh.errors import NotReady, ReleaseError, UpgradeUndone
 from mesh.upgrade_plan import UpgradePlan, require_plan
 from mesh.upgrade_record import UpgradeRecord
+from tasks.admission import await_approval, postponed
 from tasks.gate import verify
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.releases import dependency, release
 from tasks.step import submit
 from tasks.upgrade import (
     Planned,
+    arrived,
     begin_record,
     choose_target,
     end_record,
@@ -26,6 +28,7 @@ from tasks.upgrade import (
     split_chart,
     turn_back,
     uninstall,
+    went_back,
 )
 
 
@@ -51,7 +54,8 @@ def upgrade(
         mesh: Which mesh, and its upgrade policy.
         to: The Linkerd version, such as edge-26.8.3. Empty: the newest that the policy wants.
         dry_run: Stops after the plan, and changes nothing.
-        accept: Ids of the plan's findings that a person has looked at and accepts.
+        accept: Ids of the plan's findings that a person has looked at and accepts; `window` goes
+            ahead outside the maintenance window.
         go_back: Gives an interrupted upgrade up, and goes back.
 
     Raises:
@@ -66,6 +70,9 @@ def upgrade(
     record = planned.record
     if record is None:
         require_plan(planned.plan)
+        if "window" not in (accept or ()) and postponed(mesh, planned.plan):
+            return planned.plan
+        await_approval(mesh, planned.plan)
         verify(planned.before)
         record = begin_record(mesh, planned)
     if go_back:
@@ -80,9 +87,11 @@ def upgrade(
             record = turn_back(mesh, record, str(failure))
         else:
             end_record(mesh, planned.plan)
+            arrived(planned, record)
             return planned.plan
 
     _return(planned, record)
+    went_back(planned, record)
     raise UpgradeUndone(
         f"mesh {mesh.name}",
         expected=f"to be upgraded to {record.target}",

@@ -190,6 +190,8 @@ def object_changes(
     """
 
     present = {_identity(obj, namespace): obj for obj in installed}
+    # Hooks are made, run and taken away within the upgrade.
+    wanted = [obj for obj in wanted if not _annotation(obj, "helm.sh/hook")]
 
     def change(obj: Object) -> ObjectChange | None:
         return _object_change(cluster, namespace, obj, present.get(_identity(obj, namespace)))
@@ -211,6 +213,11 @@ def _identity(obj: Object, namespace: str) -> tuple[str, str, str, str]:
     return group, obj["kind"], metadata.get("namespace") or namespace, metadata["name"]
 
 
+def _annotation(obj: Object, name: str) -> str:
+    annotations: Mapping[str, str] = obj["metadata"].get("annotations") or {}
+    return annotations.get(name, "")
+
+
 def _placed(cluster: Cluster, namespace: str, obj: Object) -> Object:
     """An object with its namespace, where its kind has one."""
     resource = cluster.resource(obj["apiVersion"], obj["kind"])
@@ -230,17 +237,18 @@ def _object_change(
         return ObjectChange(subject, "create")
     live = cluster.get(api_version, kind, metadata["name"], metadata.get("namespace"))
     try:
-        after = cluster.apply(placed, dry_run=True)
+        if live is None:
+            cluster.apply(placed, dry_run=True)
+            return ObjectChange(subject, "create")
+        patch = merge_patch(present or {}, obj)
+        name, place = metadata["name"], metadata.get("namespace")
+        after = cluster.merge(api_version, kind, name, place, patch, dry_run=True)
     except ApiError as error:
         if error.transient and error.status != 500:
             raise
         return ObjectChange(subject, "update" if live else "create", refused=error.found)
-    if live is None:
-        return ObjectChange(subject, "create")
     before, after = comparable(live), comparable(after)
-    # The dry run leaves what the new chart only no longer mentions; Helm takes it away.
-    dropped = set(_dropped(comparable(present), comparable(obj))) if present else set[str]()
-    fields = tuple(sorted({*changed_fields(before, after), *dropped}))
+    fields = tuple(changed_fields(before, after))
     if not fields:
         return None
     # The schemas of CRDs are thousands of lines that nobody reads.
@@ -287,22 +295,37 @@ def changed_fields(before: Any, after: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def _dropped(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """The paths of mappings that only the older of two manifests has."""
-    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
-        return
-    old, new = cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", after)
-    for key in sorted(old):
-        below = f"{path}.{key}" if path else str(key)
-        if key not in new:
-            yield below
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
+    """The JSON merge patch (RFC 7386) that sets all of a manifest and drops what an older one had.
+
+    This is what Helm's upgrade does to an object, save for what others put into its lists.
+    """
+    patch: Object = {}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, Mapping):
+            below: Object = cast("Object", before) if isinstance(before, Mapping) else {}
+            patch[key] = merge_patch(below, cast("Object", value))
         else:
-            yield from _dropped(old[key], new[key], below)
+            patch[key] = value
+    return {**patch, **{key: None for key in old if key not in new}}
+
+
+class _Readable(yaml.SafeDumper):
+    """Writes texts of several lines as such, so that a file in a ConfigMap can be compared."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)  # pyright: ignore[reportUnknownMemberType]
+
+
+_Readable.add_representer(str, _text)
 
 
 def unified(before: Object, after: Object, limit: int = 120) -> str:
     """The difference of two objects as a unified diff of their YAML, at most `limit` lines."""
-    old, new = (yaml.safe_dump(obj, width=100).splitlines() for obj in (before, after))
+    old, new = (yaml.dump(obj, Dumper=_Readable, width=100).splitlines() for obj in (before, after))
     lines = list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]
     more = [f"... {len(lines) - limit} more lines"] if len(lines) > limit else []
     return "\n".join([*lines[:limit], *more])

@@ -444,13 +444,20 @@ class Cluster:
         return json.loads(self.request("PUT", path, query=query, body=obj, subject=name_of(obj))[0])
 
     def merge(
-        self, api_version: str, kind: str, name: str, namespace: str | None, patch: Object
+        self,
+        api_version: str,
+        kind: str,
+        name: str,
+        namespace: str | None,
+        patch: Object,
+        *,
+        dry_run: bool = False,
     ) -> Object:
         """A JSON merge patch (RFC 7386) of an object."""
         answer, _ = self.request(
             "PATCH",
             self.path(api_version, kind, namespace, name),
-            query={"fieldManager": FIELD_MANAGER},
+            query={"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry_run else {})},
             body=patch,
             content_type=MERGE_PATCH,
             subject="/".join(part for part in (kind, namespace, name) if part),

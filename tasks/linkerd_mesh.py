@@ -8,7 +8,13 @@ from prefect.blocks.core import Block
 from prefect_kubernetes.credentials import (  # pyright: ignore[reportMissingTypeStubs]
     KubernetesCredentials,
 )
-from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, field_serializer
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+)
 
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
@@ -20,6 +26,11 @@ class LinkerdMesh(MeshConfig, Block):
     The same model as `mesh.config.MeshConfig`; its passwords and keys are kept encrypted by
     Prefect. `credentials` wins over `access`.
     """
+
+    # A Block allows unknown fields, which would be mistakes of spelling here. Also, the server takes
+    # a parameter only where it is either a reference to a block or its fields: as all fields of a
+    # mesh have defaults, a reference would pass for both and be refused.
+    model_config = ConfigDict(extra="forbid")
 
     _block_type_name = "Linkerd Mesh"
     _block_type_slug = "linkerd-mesh"

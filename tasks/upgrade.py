@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from mesh import chart_split
@@ -301,3 +303,48 @@ def end_record(mesh: LinkerdMesh, plan: UpgradePlan | None = None) -> None:
             namespace = mesh.namespaces.jaeger
             forget(cluster, gone.name, namespace)
     end(cluster, mesh)
+
+
+@step("arrived", description="Says that the mesh is upgraded, and keeps its version in its block.")
+def arrived(planned: Planned, record: UpgradeRecord) -> None:
+    mesh = planned.after
+    _tell(mesh, "linkerd.mesh.upgraded", record)
+    name: str | None = mesh._block_document_name  # pyright: ignore[reportPrivateUsage]
+    if name is not None:
+        # Bootstrap and the next upgrade begin with the version that is installed. Read anew, as
+        # somebody may have changed the block meanwhile.
+        stored = cast("LinkerdMesh", LinkerdMesh.load(name))  # pyright: ignore[reportUnknownMemberType]
+        at_version(stored, mesh.linkerd).save(name, overwrite=True)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
+
+
+@step("went back", description="Says that the mesh is at its former version again, and why.")
+def went_back(planned: Planned, record: UpgradeRecord) -> None:
+    _tell(planned.before, "linkerd.mesh.upgrade-undone", record)
+
+
+def _tell(mesh: LinkerdMesh, event: str, record: UpgradeRecord) -> None:
+    is_back = record.direction == "back"
+    lines = [
+        f"# Mesh {mesh.name}: {'back at' if is_back else 'upgraded to'} {mesh.version}",
+        "",
+        f"Begun at {record.started:%Y-%m-%d %H:%M} UTC, from {record.source} to {record.target}.",
+        *(["", "## Why it went back", "", record.reason] if is_back else []),
+        *("", "## Before", "", "| release | chart | version | revision |", "|---|---|---|---|"),
+        *(
+            f"| {r.namespace}/{r.name} | {r.chart} | {r.chart_version} | {r.revision} |"
+            for r in record.releases
+        ),
+    ]
+    create_markdown_artifact(
+        "\n".join(lines) + "\n",
+        key=f"{mesh.name}-upgrade",
+        description=f"Mesh {mesh.name}: {record.source} to {record.target}",
+    )
+    emit_event(
+        event,
+        resource={
+            "prefect.resource.id": f"linkerd.mesh.{mesh.name}",
+            "prefect.resource.name": mesh.name,
+        },
+        payload={"from": record.source, "to": record.target, "reason": record.reason},
+    )

@@ -1,0 +1,45 @@
+"""New Linkerd releases, announced as Prefect events."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mesh.charts import UPSTREAM
+from mesh.errors import ChartError
+from tasks.chart_releases import alert, look
+from tasks.step import submit
+
+LINKERDS = [UPSTREAM["stable"], UPSTREAM["edge"]]
+
+
+@flow(
+    name="watch-charts",
+    flow_run_name="watch charts",
+    persist_result=False,
+    validate_parameters=True,
+)
+def watch_charts(repositories: list[str] = LINKERDS) -> list[str]:
+    """Looks at chart repositories and announces each Linkerd release that is new, once.
+
+    The event is `linkerd.chart.released`, about resource `linkerd.charts.<channel>`; automations
+    start upgrades by it. The first look at a repository only takes note of what is there. A broken
+    index is an event `linkerd.chart.index-broken` and a failed run, and starts no upgrade.
+
+    Args:
+        repositories: https repositories, oci:// registry paths or folders.
+
+    Raises:
+        ChartError: one could not be read or is broken; the others were looked at nevertheless.
+    """
+    looks = [(source, submit(look, source)) for source in repositories]
+    new: list[str] = []
+    broken: list[ChartError] = []
+    for source, seen in looks:
+        try:
+            new += seen.result()
+        except ChartError as error:
+            alert(source, error)
+            broken.append(error)
+    if broken:
+        raise broken[0]
+    return new

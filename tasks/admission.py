@@ -1,0 +1,85 @@
+"""Whether an upgrade may begin: its maintenance window and a person's approval."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import get_client
+from prefect.context import FlowRunContext
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.logging import get_run_logger
+from prefect.states import Scheduled
+from pydantic import Field
+
+from mesh.errors import InvalidInput
+from mesh.upgrade_plan import UpgradePlan
+from tasks.linkerd_mesh import LinkerdMesh
+from tasks.step import step
+
+
+class Approval(RunInput):
+    """What a person says to a plan."""
+
+    approved: bool = Field(
+        default=False,
+        title="Approved",
+        description="Whether the upgrade may begin. The plan is an artifact of this run.",
+    )
+
+
+@step("window", description="Whether the maintenance window is open; else a run when it opens.")
+def postponed(mesh: LinkerdMesh, plan: UpgradePlan) -> bool:
+    """Whether the upgrade was put off to the next window, as a scheduled run of the deployment.
+
+    Raises:
+        InvalidInput: the window is shut, and this run has no deployment that could run later.
+    """
+    window, now = mesh.upgrade.window, datetime.now(UTC)
+    if window is None or (opening := window.opening(now)) <= now:
+        return False
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or run.deployment_id is None:
+        raise InvalidInput(
+            f"upgrade of mesh {mesh.name}",
+            expected=f"the maintenance window {window.cron} ({window.timezone}), "
+            f"{window.duration_minutes} minutes each",
+            found=f"that it opens at {opening:%Y-%m-%d %H:%M} UTC",
+            remedy="Run a deployment, which waits for the window, or accept `window`.",
+        )
+    with get_client(sync_client=True) as client:
+        client.create_flow_run_from_deployment(
+            run.deployment_id,
+            # As they were given: a block by its reference, so that no secret is copied.
+            parameters=client.read_flow_run(run.id).parameters,
+            state=Scheduled(scheduled_time=opening),
+            idempotency_key=f"{mesh.name} to {plan.target} at {opening.isoformat()}",
+        )
+    get_run_logger().warning("The maintenance window is shut: put off until %s", opening)
+    return True
+
+
+def await_approval(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
+    """Pauses the flow run until a person has looked at the plan, where the policy says so.
+
+    Raises:
+        InvalidInput: the person says no.
+    """
+    if not mesh.upgrade.approval:
+        return
+    text = (
+        f"Mesh **{mesh.name}**: upgrade from {plan.source} to {plan.target}? "
+        f"See the artifact `{mesh.name}-upgrade-plan`."
+    )
+    answer = pause_flow_run(
+        wait_for_input=Approval.with_initial_data(description=text),
+        timeout=mesh.upgrade.approval_hours * 3600,
+    )
+    if not answer.approved:
+        raise InvalidInput(
+            f"upgrade of mesh {mesh.name} to {plan.target}",
+            expected="to be approved",
+            found="that it was not",
+            remedy="Nothing was changed. Run upgrade again to ask again.",
+        )

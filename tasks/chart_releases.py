@@ -1,0 +1,128 @@
+"""The steps of the watcher: what a chart repository has, and events for what is new."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import cast
+from uuid import NAMESPACE_URL, uuid5
+
+from prefect.blocks.core import Block
+from prefect.events import Event
+from prefect.events.clients import get_events_client
+from prefect.events.schemas.events import Resource
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from mesh.chart_releases import ChartRelease, Known, new_releases, read_repository
+from mesh.errors import ChartError
+from tasks.step import step
+
+RELEASED = "linkerd.chart.released"
+BROKEN = "linkerd.chart.index-broken"
+
+
+class KnownCharts(Block):
+    """What the watcher saw of one chart repository at its last look."""
+
+    _block_type_name = "Linkerd Known Charts"
+    _block_type_slug = "linkerd-known-charts"
+    _description = "Which Linkerd releases a chart repository had when it was last looked at."
+
+    source: str = Field(title="Repository", description="Its address.")
+    etag: str = Field(default="", title="ETag", description="Of its index at the last look.")
+    versions: list[str] = Field(
+        default_factory=list[str],
+        title="Versions",
+        description="The Linkerd versions that were seen. Nothing is announced twice.",
+    )
+
+
+def resource_of(channel: str) -> str:
+    """The id of the Prefect resource that events about a channel's releases are about."""
+    return f"linkerd.charts.{channel}"
+
+
+@step("look", run_name="look at {source}", description="Announces what a repository has new.")
+def look(source: str) -> list[str]:
+    """The Linkerd versions that are new since the last look.
+
+    An event is sent before the version is noted: a run that dies in between sends it again, with
+    the same id, rather than never.
+
+    Raises:
+        ChartError: the repository cannot be read, or its index is broken.
+    """
+    known = _load(source)
+    answer = read_repository(source, known)
+    new, after = new_releases(known, answer, source)
+    log = get_run_logger()
+    if known is None:
+        log.info("First look at %s: %d releases noted", source, len(after.versions))
+    if new:
+        asyncio.run(_send([_released(release, source) for release in new]))
+    if after != known:
+        _save(source, after)
+    for release in new:
+        log.info("%s is new in %s", release.version, source)
+    return [str(release.version) for release in new]
+
+
+@step("alert", run_name="alert of {source}", description="Says that a repository is broken.")
+def alert(source: str, error: ChartError) -> None:
+    event = Event(
+        event=BROKEN,
+        resource=Resource(
+            {
+                "prefect.resource.id": f"linkerd.chart-repository.{_name(source)}",
+                "prefect.resource.name": source,
+            }
+        ),
+        payload={"source": source, "expected": error.expected, "found": error.found},
+    )
+    asyncio.run(_send([event]))
+
+
+def _released(release: ChartRelease, source: str) -> Event:
+    return Event(
+        id=uuid5(NAMESPACE_URL, f"{source} {release.version}"),
+        event=RELEASED,
+        resource=Resource(
+            {
+                "prefect.resource.id": resource_of(release.channel),
+                "prefect.resource.name": f"Linkerd {release.channel} charts",
+            }
+        ),
+        payload={
+            "channel": release.channel,
+            "version": str(release.version),
+            "charts": dict(release.charts),
+            "source": source,
+        },
+    )
+
+
+async def _send(events: list[Event]) -> None:
+    # Unlike `emit_event` this returns only when the server has the events.
+    async with get_events_client(checkpoint_every=1) as client:
+        for event in events:
+            await client.emit(event)
+
+
+def _name(source: str) -> str:
+    return f"charts-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+
+
+def _load(source: str) -> Known | None:
+    try:
+        block = cast("KnownCharts", KnownCharts.load(_name(source)))  # pyright: ignore[reportUnknownMemberType]
+    except ValueError as error:
+        if "Unable to find block document" not in str(error):
+            raise
+        return None
+    return Known(block.etag, frozenset(block.versions))
+
+
+def _save(source: str, known: Known) -> None:
+    block = KnownCharts(source=source, etag=known.etag, versions=sorted(known.versions))
+    block.save(_name(source), overwrite=True)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]

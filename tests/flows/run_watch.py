@@ -1,0 +1,86 @@
+"""A watcher's machine: subscribes a mesh, looks at repositories, and executes the runs that follow.
+
+    python -m tests.flows.run_watch < LINES
+
+Each line of standard input is a request as JSON, and is answered by a line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.runner import Runner
+
+from deployments.upgrades import subscribe
+from flows.upgrade import upgrade
+from flows.watch_charts import watch_charts
+from mesh.errors import ChartError
+from tasks.linkerd_mesh import LinkerdMesh
+
+state: dict[str, Any] = {}
+
+
+async def setup(config: dict[str, Any]) -> dict[str, Any]:
+    """Saves the mesh, deploys the upgrade, and subscribes the mesh (twice, to mend it)."""
+    mesh = LinkerdMesh.model_validate(config)
+    await mesh.asave(mesh.name, overwrite=True)
+    state["runner"] = Runner(name="watch")
+    state["deployment"] = await state["runner"].aadd_flow(upgrade, name="upgrade")
+    await subscribe([mesh.name], state["deployment"])
+    await subscribe([mesh.name], state["deployment"])
+    async with get_client() as client:
+        return {"automations": [a.name for a in await client.read_automations()]}
+
+
+async def runs() -> list[dict[str, Any]]:
+    """The flow runs of the deployment: parameters and state."""
+    wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[state["deployment"]]))
+    async with get_client() as client:
+        found = await client.read_flow_runs(flow_run_filter=wanted)
+    return [
+        {
+            "id": str(run.id),
+            "parameters": run.parameters,
+            "state": run.state.name if run.state else "",
+            "message": run.state.message if run.state else "",
+        }
+        for run in found
+    ]
+
+
+async def execute(run: str) -> dict[str, Any]:
+    """Executes a flow run as a served deployment would."""
+    await state["runner"].execute_flow_run(UUID(run))
+    return next(found for found in await runs() if found["id"] == run)
+
+
+def look(repositories: list[str]) -> dict[str, Any]:
+    try:
+        return {"new": watch_charts(repositories)}
+    except ChartError as error:
+        return {"error": str(error)}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        match request.pop("do"):
+            case "setup":
+                answer: Any = asyncio.run(setup(**request))
+            case "look":
+                answer = look(**request)
+            case "execute":
+                answer = asyncio.run(execute(**request))
+            case _:
+                answer = asyncio.run(runs())
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
