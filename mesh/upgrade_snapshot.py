@@ -13,7 +13,8 @@ from mesh.config import ExtraValues, MeshConfig
 from mesh.helm import Helm, Release, desired_release
 from mesh.helm_record import Revision, deployed
 from mesh.preflight import preflight, read_preflight
-from mesh.restarts import DataPlane, MeshedPod, Needs, read_data_plane
+from mesh.restarts import DataPlane, Needs, read_data_plane
+from mesh.snapshot import Pod
 from mesh.trust_anchor import TRUST_ROOTS
 from mesh.upgrade_plan import PlanSnapshot, at_version, check_path, source_version
 from mesh.upgrade_record import UpgradeRecord, read_record
@@ -112,9 +113,10 @@ def read_plan(
 def is_behind(data_plane: DataPlane, version: LinkerdVersion) -> Needs:
     """Says of a pod whether its proxy is of another version; the control plane's is Helm's."""
 
-    def needs(pod: MeshedPod) -> bool:
-        is_own = pod.namespace == data_plane.control_plane
-        return not is_own and not str(pod.proxy.get("image")).endswith(f":{version}")
+    def needs(pod: Pod) -> bool:
+        if pod.proxy is None or pod.namespace == data_plane.control_plane:
+            return False
+        return pod.proxy.version != str(version)
 
     return needs
 

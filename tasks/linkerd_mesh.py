@@ -27,9 +27,9 @@ class LinkerdMesh(MeshConfig, Block):
     Prefect. `credentials` wins over `access`.
     """
 
-    # A Block allows unknown fields, which would be mistakes of spelling here. Also, the server takes
-    # a parameter only where it is either a reference to a block or its fields: as all fields of a
-    # mesh have defaults, a reference would pass for both and be refused.
+    # A Block allows unknown fields, which would be mistakes of spelling here. Also, a server takes
+    # a parameter only where it is either a block's reference or its fields: all fields of a mesh
+    # have defaults, so that a reference would pass for both and be refused.
     model_config = ConfigDict(extra="forbid")
 
     _block_type_name = "Linkerd Mesh"

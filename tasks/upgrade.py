@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from prefect.artifacts import create_markdown_artifact
-from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from mesh import chart_split
@@ -19,6 +18,7 @@ from mesh.dependencies import own_release
 from mesh.helm import Helm
 from mesh.helm_record import forget
 from mesh.namespaces import ensure_namespaces
+from mesh.notice import Notice
 from mesh.restarts import Restarted, RestartPolicy, read_data_plane, restart_data_plane
 from mesh.trust_anchor import ISSUER_SECRET
 from mesh.upgrade_path import newest_hop
@@ -48,6 +48,7 @@ from mesh.upgrade_snapshot import (
 )
 from mesh.values import ClusterFacts
 from mesh.version import LinkerdVersion
+from tasks.events import send
 from tasks.injection import mend_injection
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
@@ -340,11 +341,5 @@ def _tell(mesh: LinkerdMesh, event: str, record: UpgradeRecord) -> None:
         key=f"{mesh.name}-upgrade",
         description=f"Mesh {mesh.name}: {record.source} to {record.target}",
     )
-    emit_event(
-        event,
-        resource={
-            "prefect.resource.id": f"linkerd.mesh.{mesh.name}",
-            "prefect.resource.name": mesh.name,
-        },
-        payload={"from": record.source, "to": record.target, "reason": record.reason},
-    )
+    payload = {"from": record.source, "to": record.target, "reason": record.reason}
+    send([Notice(event, mesh.name, payload)])
