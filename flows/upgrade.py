@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from mesh.errors import NotReady, ReleaseError, UpgradeUndone
+from mesh.restarts import RestartPolicy
 from mesh.upgrade_plan import UpgradePlan, require_plan
 from mesh.upgrade_record import UpgradeRecord
 from tasks.admission import await_approval, postponed
@@ -32,6 +33,9 @@ from tasks.upgrade import (
 )
 
 
+DEFAULTS = RestartPolicy()
+
+
 @flow(
     name="upgrade",
     flow_run_name="upgrade {mesh.name} to {to}",
@@ -44,6 +48,7 @@ def upgrade(
     dry_run: bool = False,
     accept: list[str] | None = None,
     go_back: bool = False,
+    restarts: RestartPolicy = DEFAULTS,
 ) -> UpgradePlan:
     """Brings a mesh one step further, and back again when a gate fails.
 
@@ -57,6 +62,7 @@ def upgrade(
         accept: Ids of the plan's findings that a person has looked at and accepts; `window` goes
             ahead outside the maintenance window.
         go_back: Gives an interrupted upgrade up, and goes back.
+        restarts: How fast, and in which order, the data plane is restarted.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to mend it.
@@ -80,7 +86,7 @@ def upgrade(
 
     if record.direction == "forward":
         try:
-            _go(planned, record)
+            _go(planned, record, restarts)
         except (NotReady, ReleaseError) as failure:
             if isinstance(failure, ReleaseError) and failure.transient:
                 raise
@@ -90,7 +96,7 @@ def upgrade(
             arrived(planned, record)
             return planned.plan
 
-    _return(planned, record)
+    _return(planned, record, restarts)
     went_back(planned, record)
     raise UpgradeUndone(
         f"mesh {mesh.name}",
@@ -100,7 +106,7 @@ def upgrade(
     )
 
 
-def _go(planned: Planned, record: UpgradeRecord) -> None:
+def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> None:
     """Forward: CRDs, control plane, extensions, data plane, and the proof."""
     mesh, charts, facts = planned.after, planned.charts, planned.facts
     mend_namespaces(mesh)
@@ -127,18 +133,18 @@ def _go(planned: Planned, record: UpgradeRecord) -> None:
         extension.result()
 
     soak(mesh, record)
-    move_data_plane(mesh, mesh.upgrade.restarts)
+    move_data_plane(mesh, restarts)
     verify(mesh)
     if planned.plan.splits:
         finish_split(mesh, planned)
 
 
-def _return(planned: Planned, record: UpgradeRecord) -> None:
+def _return(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> None:
     """Back: every release at its recorded revision, the proxies with them, and the proof."""
     mesh = planned.before
     # Until 2.11 the extensions' pods are injected by what their namespace says.
     mend_namespaces(mesh)
     roll_back(mesh, record)
-    move_data_plane(mesh, mesh.upgrade.restarts)
+    move_data_plane(mesh, restarts)
     verify(mesh)
     end_record(mesh)

@@ -21,7 +21,6 @@ from pydantic import (
 )
 
 from mesh.constraint import is_constraint
-from mesh.restarts import RestartPolicy
 from mesh.version import LinkerdVersion
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -555,11 +554,6 @@ class UpgradePolicy(Section):
         le=1440,
         title="Soak (minutes)",
         description="How long the new control plane runs before the data plane is restarted.",
-    )
-    restarts: RestartPolicy = Field(
-        default_factory=RestartPolicy,
-        title="Restarts",
-        description="How fast, and in which order, the data plane is restarted.",
     )
     dependencies: list[Literal["cert-manager", "traefik"]] = Field(
         default_factory=list[Literal["cert-manager", "traefik"]],
