@@ -1,7 +1,5 @@
 """A mesh brought to a newer Linkerd, or back to the one it had."""
 
-from __future__ import annotations
-
 from prefect import flow
 
 from mesh.errors import NotReady, ReleaseError, UpgradeUndone
@@ -31,7 +29,6 @@ from tasks.upgrade import (
     uninstall,
     went_back,
 )
-
 
 DEFAULTS = RestartPolicy()
 

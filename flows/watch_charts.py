@@ -1,7 +1,5 @@
 """New Linkerd releases, announced as Prefect events."""
 
-from __future__ import annotations
-
 from prefect import flow
 
 from mesh.charts import UPSTREAM
