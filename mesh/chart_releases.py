@@ -11,7 +11,6 @@ from typing import Any, cast
 from urllib.parse import urljoin
 
 import httpx
-import yaml
 
 from mesh.charts import (
     STABLE_CHARTS,
@@ -21,12 +20,10 @@ from mesh.charts import (
     download,
     folder_entries,
     index_entries,
+    read_index,
 )
 from mesh.errors import ChartError, InvalidInput
 from mesh.version import Channel, LinkerdVersion
-
-# libyaml reads the megabytes of an edge index in a tenth of the time.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _OF_A_RELEASE: tuple[ChartName, ...] = ("linkerd2", "linkerd-crds", "linkerd-control-plane")
 
@@ -152,14 +149,14 @@ def read_repository(source: str, known: Known | None) -> Answer:
 
 
 def _entries(content: bytes, source: str) -> dict[ChartName, Sequence[Entry]]:
+    index = read_index(content)
     try:
-        index: object = yaml.load(content, _Loader)  # noqa: S506 a safe loader
         return {name: index_entries(index, name, source) for name in _OF_A_RELEASE}
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ChartError(
             f"{source.rstrip('/')}/index.yaml",
             expected="the index of a Helm repository",
-            found=f"broken YAML or entries ({type(error).__name__})",
+            found=f"broken entries ({type(error).__name__})",
             remedy="Check the repository: nothing is installed from a broken index.",
         ) from None
 

@@ -334,10 +334,11 @@ def read_yaml(text: str | bytes) -> object:
 
 
 def read_index(content: bytes) -> object:
+    """An index.yaml, parsed; None where it is no YAML, which `index_entries` refuses."""
     try:
         return read_yaml(content)
     except yaml.YAMLError:
-        return None  # which `index_entries` refuses
+        return None
 
 
 def index_entries(index: object, name: ChartName, source: str) -> list[Entry]:
