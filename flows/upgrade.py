@@ -19,6 +19,7 @@ from tasks.upgrade import (
     end_record,
     finish_split,
     keep_crds,
+    keep_version,
     mend_namespaces,
     move_data_plane,
     plan,
@@ -67,7 +68,10 @@ def upgrade(
     """
     target = choose_target(mesh, to)
     planned = plan(mesh, target, frozenset(accept or ()))
-    if dry_run or planned.plan.is_done:
+    if dry_run:
+        return planned.plan
+    if planned.plan.is_done:
+        keep_version(planned.after)
         return planned.plan
 
     record = planned.record

@@ -310,11 +310,20 @@ def end_record(mesh: LinkerdMesh, plan: UpgradePlan | None = None) -> None:
 def arrived(planned: Planned, record: UpgradeRecord) -> None:
     mesh = planned.after
     _tell(mesh, "linkerd.mesh.upgraded", record)
+    keep_version(mesh)
+
+
+def keep_version(mesh: LinkerdMesh) -> None:
+    """Keeps a mesh's version in the block that it is from, if it is from one.
+
+    Bootstrap and the next upgrade begin with the version that is installed.
+    """
     name: str | None = mesh._block_document_name  # pyright: ignore[reportPrivateUsage]
-    if name is not None:
-        # Bootstrap and the next upgrade begin with the version that is installed. Read anew, as
-        # somebody may have changed the block meanwhile.
-        stored = cast("LinkerdMesh", LinkerdMesh.load(name))  # pyright: ignore[reportUnknownMemberType]
+    if name is None:
+        return
+    # Read anew, as somebody may have changed the block meanwhile.
+    stored = cast("LinkerdMesh", LinkerdMesh.load(name))  # pyright: ignore[reportUnknownMemberType]
+    if stored.version != mesh.version:
         at_version(stored, mesh.linkerd).save(name, overwrite=True)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
 
 
