@@ -27,24 +27,21 @@ def kill_after(step: str, writes: int) -> None:
     request, reconcile = Cluster.request, Helm.reconcile
     count, lock = 0, threading.Lock()
 
+    # Some requests are made by a step's own threads, where Prefect's context is not.
+    begun = threading.Event()
+
     def dying_request(self: Cluster, method: str, path: str, **options: Any) -> Any:
         nonlocal count
+        if is_in(step):
+            begun.set()
         answer = request(self, method, path, **options)
         is_write = method != "GET" and "dryRun" not in (options.get("query") or {})
-        if is_write and "subjectaccessreviews" not in path and is_in_step():
+        if is_write and "subjectaccessreviews" not in path and begun.is_set():
             with lock:
                 count += 1
                 if count >= writes:
                     die()
         return answer
-
-    # Some writes are made by a step's own threads, where Prefect's context is not.
-    running = threading.Event()
-
-    def is_in_step() -> bool:
-        if is_in(step):
-            running.set()
-        return running.is_set()
 
     def dying_reconcile(self: Helm, *args: Any, **options: Any) -> Any:
         if not is_in(step):

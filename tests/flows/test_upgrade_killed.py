@@ -27,17 +27,15 @@ SOURCE, TARGET = "stable-2.11.5", "stable-2.12.6"
 THERE = [
     ("record", 1),
     ("chart split", 1),  # the first revision of linkerd-crds is there, and owns nothing
-    ("chart split", 3),  # in the middle of the CRDs
     ("linkerd-crds", 1),
 ]
 BACK = [
     ("way back", 2),  # some objects are linkerd2's again
     ("way back", 12),
-    ("data plane", 1),
 ]
 AND_THERE = [
-    ("chart split", 6),  # in the middle of the control plane's objects
-    ("chart split", 20),
+    ("chart split", 4),  # in the middle of the CRDs
+    ("chart split", 20),  # in the middle of the control plane's objects
     ("linkerd-control-plane", 1),
     ("data plane", 1),
     ("end of the split", 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.chart_changes import (
@@ -47,6 +47,7 @@ def test_only_values_that_the_user_set_and_that_lose_their_meaning_are_named() -
     assert lost_values(user, old, new) == ("a",)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_a_chart_does_not_differ_from_itself(values: dict[str, Any]) -> None:
     change = values_change("c", values, values)
@@ -67,6 +68,7 @@ def applied(patch: Any, target: Any) -> Any:
     return result
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_a_patch_makes_the_new_manifest_of_the_old(old: Object, new: Object) -> None:
     result = applied(merge_patch(old, new), old)

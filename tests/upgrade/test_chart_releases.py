@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.chart_releases import Answer, Known, new_releases, read_repository, released
@@ -25,6 +25,7 @@ def versions(answer: Answer, known: Known | None) -> tuple[set[str], Known]:
     return {str(release.version).removeprefix("edge-") for release in new}, after
 
 
+@settings(deadline=None)
 @given(st.lists(st.sets(st.sampled_from(NUMBERS), min_size=1), min_size=1, max_size=6))
 def test_every_release_is_announced_once(looks: list[set[str]]) -> None:
     announced: list[str] = []

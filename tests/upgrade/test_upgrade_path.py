@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -50,6 +50,7 @@ def test_paths(current: str, target: str, reason: str | None) -> None:
         assert reason in refusal[0]
 
 
+@settings(deadline=None)
 @given(VERSIONS, VERSIONS)
 def test_never_back_and_never_over_a_minor(current: LinkerdVersion, target: LinkerdVersion) -> None:
     if why_not(current, target) is None:
@@ -60,6 +61,7 @@ def test_never_back_and_never_over_a_minor(current: LinkerdVersion, target: Link
             assert current.minor == (2, 14)
 
 
+@settings(deadline=None)
 @given(VERSIONS, st.lists(VERSIONS, max_size=8), st.sampled_from([None, "stable", "edge"]))
 def test_what_is_chosen_can_be_reached_and_is_wanted(
     current: LinkerdVersion, released: list[LinkerdVersion], channel: str | None
@@ -117,6 +119,7 @@ def test_windows_open_and_shut(now: str, opening: str) -> None:
     assert WINDOW.opening(moment) == expected
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)))
 def test_a_window_is_open_or_opens_within_a_week(naive: datetime) -> None:
     now = naive.replace(tzinfo=UTC)
