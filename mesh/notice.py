@@ -12,11 +12,15 @@ from mesh.report import Report
 
 @dataclass(frozen=True)
 class Notice:
-    """One event about a mesh. `payload` is plain JSON and never holds a secret."""
+    """One event about a mesh. `payload` is plain JSON and never holds a secret.
+
+    `labels` are what automations can tell events apart by: they match labels, never a payload.
+    """
 
     event: str
     mesh: str
     payload: dict[str, Any] = field(default_factory=dict[str, Any])
+    labels: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def resource(self) -> dict[str, str]:
@@ -25,11 +29,27 @@ class Notice:
             "prefect.resource.id": f"linkerd.mesh.{self.mesh}",
             "prefect.resource.name": self.mesh,
             "prefect.resource.role": "mesh",
+            **self.labels,
         }
 
 
-def verdict_notice(report: Report) -> Notice:
-    """`linkerd.mesh.healthy`, `.degraded` or `.failed`, with the ids of what did not hold."""
+VERDICTS = ("linkerd.mesh.healthy", "linkerd.mesh.degraded", "linkerd.mesh.failed")
+EXPIRING = "linkerd.certificate.expiring"
+
+FAILURES = "linkerd.mesh.failures"
+"""The label that says how often in a row the mesh has failed."""
+
+ROLE, RENEWED_BY = "linkerd.certificate.role", "linkerd.certificate.renewed-by"
+"""The labels of an ending certificate: what it is for, and who renews it by itself."""
+
+
+def verdict_notice(report: Report, failures_before: int = 0) -> Notice:
+    """`linkerd.mesh.healthy`, `.degraded` or `.failed`, with the ids of what did not hold.
+
+    Args:
+        failures_before: how often in a row the mesh had failed before this report.
+    """
+    failures = failures_before + 1 if report.verdict == "failed" else 0
     return Notice(
         f"linkerd.mesh.{report.verdict}",
         report.mesh,
@@ -41,7 +61,9 @@ def verdict_notice(report: Report) -> Notice:
             "errors": sorted({r.check.id for r in report.failing if r.outcome == "error"}),
             "warnings": sorted({r.check.id for r in report.failing if r.outcome == "warning"}),
             "proxies": report.proxies,
+            "failures": failures,
         },
+        {FAILURES: str(failures)},
     )
 
 
@@ -49,7 +71,7 @@ def certificate_notices(mesh: str, due: Iterable[Expiring]) -> list[Notice]:
     """`linkerd.certificate.expiring` for each certificate that is about to end."""
     return [
         Notice(
-            "linkerd.certificate.expiring",
+            EXPIRING,
             mesh,
             {
                 "certificate": item.expiry.name,
@@ -63,6 +85,7 @@ def certificate_notices(mesh: str, due: Iterable[Expiring]) -> list[Notice]:
                 "renewed_by": item.expiry.renewed_by,
                 "remedy": item.remedy,
             },
+            {ROLE: item.expiry.role, RENEWED_BY: item.expiry.renewed_by or "nobody"},
         )
         for item in due
     ]

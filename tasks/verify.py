@@ -26,7 +26,7 @@ from mesh.report import Report, as_linkerd_json, failing_ids, report_markdown, r
 from mesh.snapshot import read_snapshot
 from mesh.timeline import expiry_timeline
 from mesh.verification import ExpiryThresholds, VerifyOptions
-from tasks.events import send
+from tasks.events import failures_in_a_row, send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.step import step
 
@@ -61,7 +61,8 @@ def publish(mesh: LinkerdMesh, report: Report, options: VerifyOptions) -> None:
     if options.metrics_file is not None:
         write_whole(options.metrics_file, as_metrics(report))
     due = expiring(report.expiries, mesh, options.thresholds.days)
-    send([verdict_notice(report), *certificate_notices(mesh.name, due)])
+    verdict = verdict_notice(report, failures_in_a_row(mesh.name))
+    send([verdict, *certificate_notices(mesh.name, due)])
 
 
 @step("certificates", description="Reads the mesh's certificates and says which end soon.")

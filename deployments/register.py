@@ -1,0 +1,232 @@
+"""Sets up a Prefect server for these flows, and again after anything has changed.
+
+    python -m deployments.register [--pool-type kubernetes] [--mesh FILE]...
+
+makes the work pool, the block types, the deployments of prefect.yaml, and for each *Linkerd Mesh*
+block its schedules and automations. What is there already stays, switches that somebody turned off
+among it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
+from prefect_kubernetes.credentials import KubernetesCredentials
+
+from deployments.automations import OURS, alerts, rotations
+from deployments.schedules import PATTERN, read_pattern, schedule_of
+from mesh.errors import InvalidInput, MeshError
+from prefect_linkerd.cli import load_mesh
+from tasks.linkerd_mesh import LinkerdMesh
+
+POOL = "linkerd"
+ALERTS = "linkerd-alerts"
+"""The name of the notification block, of any type, by which people are told."""
+
+PREFECT_YAML = Path("prefect.yaml")
+JOB_TEMPLATE = Path(__file__).with_name("base-job-template.json")
+BLOCKS = (LinkerdMesh, KubernetesCredentials)
+
+
+async def prepare(client: PrefectClient, pool_type: str, meshes: Sequence[Path]) -> None:
+    """What deployments need: the work pool, the block types, and the meshes that are given.
+
+    Args:
+        pool_type: the type of the work pool where there is none yet, `process` or `kubernetes`.
+        meshes: configurations that are saved as Linkerd Mesh blocks by their names.
+    """
+    await ensure_pool(client, pool_type)
+    for block in BLOCKS:
+        await block.aregister_type_and_schema(client=client)
+    for path in meshes:
+        config = load_mesh(path, None, None)
+        mesh = LinkerdMesh.model_validate(config.model_dump())
+        await mesh.asave(mesh.name, overwrite=True, client=client)
+
+
+async def look_after(client: PrefectClient) -> list[str]:
+    """What needs deployments: the schedules and automations of every saved mesh.
+
+    Returns:
+        What is left to a person.
+    """
+    ids = await deployment_ids(client)
+    saved = await saved_meshes(client)
+    for mesh in saved:
+        await ensure_schedules(client, ids, mesh._block_document_name or PATTERN)
+    return await ensure_automations(client, ids, saved)
+
+
+async def ensure_pool(client: PrefectClient, pool_type: str) -> None:
+    """The work pool of every deployment, of this type unless there is one already."""
+    try:
+        await client.read_work_pool(POOL)
+    except ObjectNotFound:
+        template = json.loads(JOB_TEMPLATE.read_text()) if pool_type == "kubernetes" else {}
+        pool = WorkPoolCreate(
+            name=POOL,
+            type=pool_type,
+            description="Runs the flows of prefect-linkerd.",
+            base_job_template=template,
+        )
+        await client.create_work_pool(pool)
+
+
+def deploy() -> None:
+    """`prefect deploy --all`, asking nothing.
+
+    Raises:
+        InvalidInput: it failed; with what it said.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InvalidInput(
+            str(PREFECT_YAML),
+            expected="that prefect deploy --all succeeds",
+            found=(done.stdout + done.stderr).strip()[-1000:],
+            remedy="Run it where this file is, with PREFECT_API_URL set.",
+        )
+
+
+async def deployment_ids(client: PrefectClient) -> dict[str, UUID]:
+    """The deployments of prefect.yaml by name; each has the name of its flow."""
+    found = await client.read_deployments(limit=200)
+    return {d.name: d.id for d in found if d.work_pool_name == POOL}
+
+
+async def saved_meshes(client: PrefectClient) -> list[LinkerdMesh]:
+    """Every Linkerd Mesh block. With its secrets, as it would not be valid without them."""
+    found: list[LinkerdMesh] = []
+    while True:
+        page = await client.read_block_documents_by_type(
+            "linkerd-mesh", offset=len(found), limit=200, include_secrets=True
+        )
+        found += [
+            cast("LinkerdMesh", LinkerdMesh._from_block_document(document)) for document in page
+        ]
+        if len(page) < 200:
+            return found
+
+
+async def ensure_schedules(client: PrefectClient, ids: dict[str, UUID], block: str) -> None:
+    """The schedules of a mesh; those of block `mesh` are prefect.yaml's own."""
+    if block == PATTERN:
+        return
+    for deployment, patterns in read_pattern(PREFECT_YAML).items():
+        there = {s.slug: s for s in await client.read_deployment_schedules(ids[deployment])}
+        for pattern in patterns:
+            wanted = schedule_of(block, pattern)
+            if (found := there.get(wanted.slug)) is None:
+                await client.create_deployment_schedules(ids[deployment], [wanted])
+            elif (found.schedule, found.parameters) != (wanted.schedule, wanted.parameters):
+                await client.update_deployment_schedule(
+                    ids[deployment],
+                    found.id,
+                    schedule=cast("IntervalSchedule", wanted.schedule),
+                    parameters=wanted.parameters,
+                )
+
+
+async def ensure_automations(
+    client: PrefectClient, ids: dict[str, UUID], meshes: Sequence[LinkerdMesh]
+) -> list[str]:
+    """The automations of all meshes and the alerts; those of meshes that are gone are removed."""
+    wanted: list[AutomationCore] = []
+    for mesh in meshes:
+        block = cast("UUID", mesh._block_document_id)
+        wanted += rotations(mesh.name, block, ids)
+    left: list[str] = []
+    if (notification := await notification_block(client)) is not None:
+        wanted += alerts(notification)
+    else:
+        left.append(
+            f"Nobody is told of anything yet: save a notification block (Slack Webhook, Email, "
+            f"…) by the name {ALERTS}, and run this again."
+        )
+    if not meshes:
+        left.append(
+            f"There is no mesh yet: save a Linkerd Mesh block by the name {PATTERN}, or give "
+            "--mesh FILE, and run this again. Until then its scheduled runs fail."
+        )
+    there = {a.name: a for a in await _ours(client)}
+    for automation in wanted:
+        if (found := there.pop(automation.name, None)) is None:
+            await client.create_automation(automation)
+        else:
+            automation.enabled = found.enabled
+            await client.update_automation(found.id, automation)
+    for gone in there.values():
+        await client.delete_automation(gone.id)
+    return left
+
+
+async def _ours(client: PrefectClient) -> list[Any]:
+    found: list[Any] = []
+    while page := await client.read_automations(limit=200, offset=len(found)):
+        found += page
+    return [automation for automation in found if automation.description.startswith(OURS)]
+
+
+async def notification_block(client: PrefectClient) -> UUID | None:
+    """The block that alerts go out by, whatever its type."""
+    answer = await client.request(
+        "POST",
+        "/block_documents/filter",
+        json={
+            "block_documents": {"name": {"any_": [ALERTS]}},
+            "block_schemas": {"block_capabilities": {"all_": ["notify"]}},
+        },
+    )
+    found: list[dict[str, Any]] = answer.json()
+    return UUID(found[0]["id"]) if found else None
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="python -m deployments.register", description=__doc__)
+    root.add_argument("--pool-type", choices=("process", "kubernetes"), default="process")
+    root.add_argument(
+        "--mesh",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="a mesh's configuration (YAML or JSON), saved as a block; may be repeated",
+    )
+    return root
+
+
+async def main(arguments: Sequence[str] | None = None) -> int:
+    """Registers; 0 when all is done, with what is left to do on stdout."""
+    options = parser().parse_args(arguments)
+    try:
+        async with get_client() as client:
+            await prepare(client, options.pool_type, options.mesh)
+            deploy()
+            left = await look_after(client)
+    except MeshError as error:
+        print(f"register: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(["Registered.", *left]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

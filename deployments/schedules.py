@@ -1,0 +1,58 @@
+"""The schedules of every mesh, by the pattern of those that prefect.yaml has for block `mesh`."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import IntervalSchedule
+
+PATTERN = "mesh"
+"""The name of the Linkerd Mesh block whose schedules are those of every other mesh, too."""
+
+SPREAD = timedelta(minutes=15)
+"""Over how long the runs of many meshes are spread, so that they do not all begin at once."""
+
+
+def reference(block: str) -> dict[str, Any]:
+    """A Linkerd Mesh block as a parameter: by its name, so that no secret of it is copied."""
+    return {"$ref": {"block_document_slug": f"linkerd-mesh/{block}"}}
+
+
+def read_pattern(prefect_yaml: Path) -> dict[str, list[dict[str, Any]]]:
+    """The schedules of block `mesh` in prefect.yaml, by the names of their deployments."""
+    content: dict[str, Any] = yaml.safe_load(prefect_yaml.read_text())
+    found: dict[str, list[dict[str, Any]]] = {}
+    for deployment in content["deployments"]:
+        schedules = [
+            schedule
+            for schedule in deployment.get("schedules", [])
+            if schedule.get("parameters", {}).get("mesh") == reference(PATTERN)
+        ]
+        if schedules:
+            found[deployment["name"]] = schedules
+    return found
+
+
+def schedule_of(block: str, pattern: Mapping[str, Any]) -> DeploymentScheduleCreate:
+    """A schedule of block `mesh`, for another mesh, a little later by the mesh's name.
+
+    Args:
+        block: the name of the other mesh's block.
+        pattern: the schedule as prefect.yaml has it, with `interval` (seconds) and `anchor_date`.
+    """
+    later = timedelta(seconds=zlib.crc32(block.encode()) % int(SPREAD.total_seconds()))
+    schedule = IntervalSchedule.model_validate(
+        {"interval": pattern["interval"], "anchor_date": pattern["anchor_date"]}
+    )
+    schedule.anchor_date += later
+    return DeploymentScheduleCreate(
+        slug=block + pattern["slug"].removeprefix(PATTERN),
+        schedule=schedule,
+        parameters={**pattern["parameters"], "mesh": reference(block)},
+    )

@@ -1,0 +1,145 @@
+"""A Prefect server of these tests' own, set up as a user sets theirs up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from sandbox.cluster import Sandbox
+from sandbox.prefect_server import PrefectServer
+
+ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
+
+
+class Inbox:
+    """Where notifications arrive: a web hook on loopback."""
+
+    def __init__(self) -> None:
+        messages: list[dict[str, str]] = []
+        self.messages = messages
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                messages.append(json.loads(self.rfile.read(length)))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def about(self, text: str) -> list[dict[str, str]]:
+        return [message for message in self.messages if text in message["subject"]]
+
+
+class Server:
+    """A Prefect server as its API shows it, and the commands that a user gives it."""
+
+    def __init__(self, running: PrefectServer) -> None:
+        self.running = running
+        self.api = f"{running.url}/api"
+
+    def command(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=os.environ | self.running.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def get(self, path: str) -> Any:
+        return httpx.get(f"{self.api}/{path}", timeout=60).raise_for_status().json()
+
+    def ask(self, path: str, **body: Any) -> Any:
+        return httpx.post(f"{self.api}/{path}", json=body, timeout=60).raise_for_status().json()
+
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        return {d["name"]: d for d in self.ask("deployments/filter")}
+
+    def automations(self) -> dict[str, dict[str, Any]]:
+        return {a["name"]: a for a in self.ask("automations/filter")}
+
+    def runs(self, deployment: str, **flow_runs: Any) -> list[dict[str, Any]]:
+        """The runs of a deployment that no schedule made."""
+        found = self.ask(
+            "flow_runs/filter",
+            deployments={"id": {"any_": [self.deployments()[deployment]["id"]]}},
+            flow_runs=flow_runs,
+        )
+        return [run for run in found if not run["auto_scheduled"]]
+
+
+def eventually(look: Callable[[], T], timeout: float = 120) -> T:
+    """What `look` returns once that is something."""
+    deadline = time.monotonic() + timeout
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.5)
+    return found
+
+
+@pytest.fixture(scope="session")
+def mesh_file(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> Path:
+    """The configuration of a mesh on a cluster without Linkerd."""
+    path = tmp_path_factory.mktemp("meshes") / "north.yaml"
+    path.write_text(
+        json.dumps({"name": "north", "access": {"kubeconfig": str(sandbox.kubeconfig)}})
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def inbox() -> Iterator[Inbox]:
+    opened = Inbox()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, inbox: Inbox, mesh_file: Path
+) -> Iterator[Server]:
+    """A fresh server after `python -m deployments.register`, with a place to notify."""
+    with PrefectServer(tmp_path_factory.mktemp("fresh")) as running:
+        server = Server(running)
+        with temporary_settings({PREFECT_API_URL: server.api}):
+            _save_inbox(inbox)
+        said = server.command("deployments.register", "--mesh", str(mesh_file))
+        assert said == "Registered.\n"
+        yield server
+
+
+def _save_inbox(inbox: Inbox) -> None:
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    CustomWebhookNotificationBlock(
+        name="inbox",
+        url=inbox.url,
+        json_data={"subject": "{{subject}}", "body": "{{body}}"},
+    ).save("linkerd-alerts")

@@ -1,0 +1,203 @@
+"""`prefect deploy --all` and `deployments.register` on a fresh server: what its API then says."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from prefect import Flow, get_client
+from prefect.events import Event, Resource
+from prefect.events.clients import get_events_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.register import look_after
+from flows.verify_mesh import verify_mesh
+from tasks.linkerd_mesh import LinkerdMesh
+from tests.deployments.conftest import ROOT, Inbox, Server, eventually
+from tests.schema import undescribed_fields
+
+pytestmark = pytest.mark.xdist_group("deployments")
+
+ONLY_PREFECTS_OWN = ["KubernetesCredentials.cluster_config"]
+
+
+def flows() -> dict[str, Flow[..., Any]]:
+    """Every flow of the project, by its name."""
+    names = [path.stem for path in (ROOT / "flows").glob("[a-z]*.py")]
+    modules = [import_module(f"flows.{name}") for name in names]
+    return {
+        value.name: value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, Flow) and inspect.getmodule(value.fn) is module
+    }
+
+
+def test_every_flow_is_a_deployment_with_a_form_that_explains_itself(server: Server) -> None:
+    found = server.deployments()
+    assert found.keys() == flows().keys()
+    for name, deployment in found.items():
+        assert deployment["description"], name
+        assert {"linkerd"} < set(deployment["tags"]), name
+        assert deployment["work_pool_name"] == "linkerd", name
+        limit = 1 if "changes" in deployment["tags"] else 10
+        assert deployment["global_concurrency_limit"]["limit"] == limit, name
+        assert deployment["enforce_parameter_schema"], name
+        # Nothing is preset: a form that shows no mesh must not have one.
+        assert deployment["parameters"] == {}, name
+        assert deployment["parameter_openapi_schema"]["properties"], name
+        undescribed = undescribed_fields(deployment["parameter_openapi_schema"])
+        assert undescribed in ([], ONLY_PREFECTS_OWN), name
+
+
+def test_every_mesh_has_its_schedules(server: Server) -> None:
+    def schedules(deployment: str) -> dict[str, tuple[timedelta, str]]:
+        return {
+            s["slug"]: (
+                timedelta(seconds=s["schedule"]["interval"]),
+                s["parameters"]["mesh"]["$ref"]["block_document_slug"],
+            )
+            for s in server.deployments()[deployment]["schedules"]
+            if s["active"]
+        }
+
+    assert schedules("check_certificates") == {
+        "mesh-daily": (timedelta(days=1), "linkerd-mesh/mesh"),
+        "north-daily": (timedelta(days=1), "linkerd-mesh/north"),
+    }
+    assert schedules("verify_mesh") == {
+        "mesh-quick": (timedelta(minutes=15), "linkerd-mesh/mesh"),
+        "mesh-deep": (timedelta(days=1), "linkerd-mesh/mesh"),
+        "north-quick": (timedelta(minutes=15), "linkerd-mesh/north"),
+        "north-deep": (timedelta(days=1), "linkerd-mesh/north"),
+    }
+
+
+def test_what_is_there_stays_as_people_have_set_it(server: Server) -> None:
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        before, automations = server.deployments(), server.automations()
+        checks = before["check_certificates"]
+        for slug in ("mesh-daily", "north-daily"):
+            _switch_schedule(server, checks, slug, on=False)
+        off = automations["a run waits for approval"]["id"]
+        _patch(server, f"automations/{off}", enabled=False)
+
+        server.command("prefect", "--no-prompt", "deploy", "--all")
+        assert _look_after() == []
+
+        after = server.deployments()
+        assert {n: d["id"] for n, d in after.items()} == {n: d["id"] for n, d in before.items()}
+        schedules = {s["slug"]: s for s in after["check_certificates"]["schedules"]}
+        assert [s["active"] for s in schedules.values()] == [False, False]
+        assert {s["id"] for s in schedules.values()} == {s["id"] for s in checks["schedules"]}
+        assert server.automations().keys() == automations.keys()
+        assert not server.automations()["a run waits for approval"]["enabled"]
+        _patch(server, f"automations/{off}", enabled=True)
+
+
+def test_a_deployment_runs_on_a_mesh_that_is_named(server: Server) -> None:
+    run = server.ask(
+        f"deployments/{server.deployments()['check_certificates']['id']}/create_flow_run",
+        parameters={"mesh": {"$ref": {"block_document_slug": "linkerd-mesh/north"}}},
+    )
+    server.command("prefect", "flow-run", "execute", run["id"])
+    done = server.get(f"flow_runs/{run['id']}")
+    assert (done["state"]["type"], done["name"]) == ("COMPLETED", "certificates of north")
+    # The mesh stays a reference: no secret of it is kept with the run.
+    assert done["parameters"] == run["parameters"]
+
+
+def test_a_mesh_that_fails_three_times_in_a_row_is_told(
+    server: Server, inbox: Inbox, sandbox_mesh: LinkerdMesh
+) -> None:
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        for times in (1, 2, 3):
+            assert verify_mesh(sandbox_mesh, return_state=True).is_failed()
+            eventually(lambda times=times: _failures(server) == times)
+            if times < 3:
+                assert not inbox.about("is not healthy")
+    [message] = eventually(lambda: inbox.about("is not healthy"))
+    assert message["subject"] == "Mesh lost is not healthy"
+    assert "3 times in a row: " in message["body"]
+
+
+def test_a_mesh_without_a_verdict_is_told(server: Server, inbox: Inbox) -> None:
+    event = Event(
+        occurred=datetime.now(UTC) - timedelta(minutes=59, seconds=50),
+        event="linkerd.mesh.healthy",
+        resource=Resource(
+            {"prefect.resource.id": "linkerd.mesh.quiet", "prefect.resource.name": "quiet"}
+        ),
+    )
+    _send(server, event)
+    # The server tells the time by the newest event.
+    _send(
+        server,
+        event.model_copy(update={"id": uuid4(), "event": "clock", "occurred": datetime.now(UTC)}),
+    )
+    [message] = eventually(lambda: inbox.about("not verified any more"))
+    assert message["subject"] == "Mesh quiet is not verified any more"
+
+
+def test_a_run_that_waits_and_a_run_that_fails_are_told(server: Server, inbox: Inbox) -> None:
+    path = f"deployments/{server.deployments()['bootstrap']['id']}/create_flow_run"
+    mesh = {"$ref": {"block_document_slug": "linkerd-mesh/north"}}
+    run = server.ask(path, parameters={"mesh": mesh}, name="told of")
+    for state, subject in (
+        ("PAUSED", "told of waits for approval"),
+        ("FAILED", "told of failed"),
+    ):
+        server.ask(f"flow_runs/{run['id']}/set_state", state={"type": state}, force=True)
+        eventually(lambda subject=subject: inbox.about(subject))
+
+
+@pytest.fixture
+def sandbox_mesh(mesh_file: Path) -> LinkerdMesh:
+    """A mesh that is not there."""
+    return LinkerdMesh.model_validate_json(mesh_file.read_text()).model_copy(
+        update={"name": "lost"}
+    )
+
+
+def _look_after() -> list[str]:
+    async def work() -> list[str]:
+        async with get_client() as client:
+            return await look_after(client)
+
+    return asyncio.run(work())
+
+
+def _failures(server: Server) -> int:
+    found = server.ask(
+        "events/filter",
+        filter={
+            "event": {"name": ["linkerd.mesh.failed"]},
+            "resource": {"id": ["linkerd.mesh.lost"]},
+        },
+    )["events"]
+    return max((event["payload"]["failures"] for event in found), default=0)
+
+
+def _send(server: Server, event: Event) -> None:
+    async def send() -> None:
+        async with get_events_client(checkpoint_every=1) as client:
+            await client.emit(event)
+
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        asyncio.run(send())
+
+
+def _switch_schedule(server: Server, deployment: dict[str, Any], slug: str, *, on: bool) -> None:
+    [schedule] = [s["id"] for s in deployment["schedules"] if s["slug"] == slug]
+    _patch(server, f"deployments/{deployment['id']}/schedules/{schedule}", active=on)
+
+
+def _patch(server: Server, path: str, **body: Any) -> None:
+    httpx.patch(f"{server.api}/{path}", json=body, timeout=60).raise_for_status()
