@@ -14,13 +14,14 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
@@ -65,8 +66,7 @@ async def look_after(client: PrefectClient) -> list[str]:
     """
     ids = await deployment_ids(client)
     saved = await saved_meshes(client)
-    for mesh in saved:
-        await ensure_schedules(client, ids, mesh._block_document_name or PATTERN)
+    await ensure_schedules(client, ids, [mesh._block_document_name or PATTERN for mesh in saved])
     return await ensure_automations(client, ids, saved)
 
 
@@ -126,27 +126,41 @@ async def saved_meshes(client: PrefectClient) -> list[LinkerdMesh]:
             return found
 
 
-async def ensure_schedules(client: PrefectClient, ids: dict[str, UUID], block: str) -> None:
-    """The schedules of a mesh; those of block `mesh` are prefect.yaml's own."""
-    if block == PATTERN:
-        return
+async def ensure_schedules(
+    client: PrefectClient, ids: Mapping[str, UUID], blocks: Collection[str]
+) -> None:
+    """The schedules of every mesh, by the names of their blocks; those of meshes gone are removed.
+
+    Those of block `mesh` are prefect.yaml's own.
+    """
     for deployment, patterns in read_pattern(PREFECT_YAML).items():
         there = {s.slug: s for s in await client.read_deployment_schedules(ids[deployment])}
-        for pattern in patterns:
-            wanted = schedule_of(block, pattern)
-            if (found := there.get(wanted.slug)) is None:
-                await client.create_deployment_schedules(ids[deployment], [wanted])
-            elif (found.schedule, found.parameters) != (wanted.schedule, wanted.parameters):
+        wanted = [schedule_of(b, p) for b in blocks if b != PATTERN for p in patterns]
+        for schedule in wanted:
+            found = there.pop(schedule.slug, None)
+            if found is None:
+                await client.create_deployment_schedules(ids[deployment], [schedule])
+            elif (found.schedule, found.parameters) != (schedule.schedule, schedule.parameters):
                 await client.update_deployment_schedule(
                     ids[deployment],
                     found.id,
-                    schedule=cast("IntervalSchedule", wanted.schedule),
-                    parameters=wanted.parameters,
+                    schedule=cast("IntervalSchedule", schedule.schedule),
+                    parameters=schedule.parameters,
                 )
+        for other in there.values():
+            if other.slug in {schedule_of(b, p).slug for b in _named(other) for p in patterns}:
+                await client.delete_deployment_schedule(ids[deployment], other.id)
+
+
+def _named(schedule: DeploymentSchedule) -> list[str]:
+    """The block that a schedule is for, but for `mesh`."""
+    reference = schedule.parameters.get("mesh", {}).get("$ref", {})
+    _, _, name = str(reference.get("block_document_slug", "")).partition("/")
+    return [name] if name and name != PATTERN else []
 
 
 async def ensure_automations(
-    client: PrefectClient, ids: dict[str, UUID], meshes: Sequence[LinkerdMesh]
+    client: PrefectClient, ids: Mapping[str, UUID], meshes: Sequence[LinkerdMesh]
 ) -> list[str]:
     """The automations of all meshes and the alerts; those of meshes that are gone are removed."""
     wanted: list[AutomationCore] = []
