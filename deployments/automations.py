@@ -20,6 +20,7 @@ OURS = "prefect-linkerd: "
 
 FAILURES_IN_A_ROW = 3
 SILENCE = timedelta(hours=1)
+"""Without a verdict. A server looks for that once in as long: it is told within twice that time."""
 ONCE_IN = timedelta(days=1)
 """An ending certificate is announced by every run of a check; one rotation a day answers."""
 

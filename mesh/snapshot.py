@@ -428,7 +428,7 @@ def _readers(cluster: Cluster, config: MeshConfig) -> dict[str, Callable[[], obj
         "services": lambda: tuple(map(_service, cluster.list("v1", "Service"))),
         "endpoints": lambda: _endpoints(cluster),
         "secrets": lambda: read_secrets(cluster, config),
-        "releases": lambda: read_releases(cluster, _release_namespaces(config)),
+        "releases": lambda: read_releases(cluster, _release_namespaces(cluster, config)),
         "crds": lambda: _crds(cluster),
         "config_maps": lambda: _config_maps(cluster, config),
         "api_versions": cluster.api_versions,
@@ -864,14 +864,19 @@ def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> str:
     return _trust_bundle({f"{namespace}/{TRUST_ROOTS}": roots}, config)
 
 
-def read_secrets(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates]:
-    """The certificates of the issuer and of every webhook, by `namespace/name` of their Secrets."""
+def secret_names(config: MeshConfig) -> list[tuple[str, str]]:
+    """Namespace and name of the Secrets with the certificates of the issuer and the webhooks."""
     names = config.namespaces
     wanted = [(names.linkerd, name) for name in (ISSUER_SECRET, *WEBHOOK_SECRETS)]
     wanted += [(names.viz, name) for name in VIZ_SECRETS]
     wanted += [(names.jaeger, name) for name in JAEGER_SECRETS]
+    return wanted
+
+
+def read_secrets(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates]:
+    """The certificates of the issuer and of every webhook, by `namespace/name` of their Secrets."""
     found: dict[str, Certificates] = {}
-    for namespace, name in wanted:
+    for namespace, name in secret_names(config):
         secret = cluster.get("v1", "Secret", name, namespace)
         if secret is not None:
             found[f"{namespace}/{name}"] = certificates_of(secret, f"Secret/{namespace}/{name}")
@@ -896,8 +901,13 @@ def certificates_of(secret: Object, subject: str) -> Certificates:
     )
 
 
-def _release_namespaces(config: MeshConfig) -> list[str]:
-    return [str(name) for name in config.namespaces.model_dump().values()]
+def _release_namespaces(cluster: Cluster, config: MeshConfig) -> set[str]:
+    """Those of the mesh that are there: in another nobody can be granted to read anything."""
+    there = {
+        namespace["metadata"]["name"]
+        for namespace in cluster.list("v1", "Namespace", metadata_only=True)
+    }
+    return there & {str(name) for name in config.namespaces.model_dump().values()}
 
 
 def _custom(

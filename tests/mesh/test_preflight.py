@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from mesh.preflight import (
     require,
 )
 from mesh.values import ClusterFacts
+from tests.identities import as_account
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 GOOD = PreflightSnapshot(
@@ -201,26 +201,6 @@ def test_an_identity_that_may_only_look_is_told_what_it_lacks(
         assert Permission("list", "pods") not in denied
     finally:
         cluster.delete("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", namespace)
-
-
-def as_account(cluster: Cluster, namespace: str, name: str) -> Cluster:
-    """The cluster, as one of its service accounts."""
-    answer, _ = cluster.request(
-        "POST",
-        f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token",
-        body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
-    )
-    token = json.loads(answer)["status"]["token"]
-    kubeconfig: dict[str, Any] = cluster._as_kubeconfig()
-    entry = kubeconfig["clusters"][0]
-    return Cluster(
-        {
-            **kubeconfig,
-            "current-context": "x",
-            "users": [{"name": "u", "user": {"token": token}}],
-            "contexts": [{"name": "x", "context": {"cluster": entry["name"], "user": "u"}}],
-        }
-    )
 
 
 def test_every_permission_is_documented() -> None:

@@ -1,0 +1,77 @@
+"""What a Kubernetes work pool makes of a run, and what the image is built from."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect_kubernetes.worker import (
+    KubernetesWorker,
+    KubernetesWorkerJobConfiguration,
+    KubernetesWorkerVariables,
+)
+
+from deployments.register import JOB_TEMPLATE
+from mesh.cluster import Cluster
+from tests.deployments.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, object]:
+    return json.loads(JOB_TEMPLATE.read_text())
+
+
+def test_a_job_of_the_template_is_valid_in_kubernetes(
+    template: dict[str, object], cluster: Cluster, namespace: str
+) -> None:
+    values = {"namespace": namespace, "service_account_name": "prefect-linkerd-verify-mesh"}
+    configuration = asyncio.run(
+        KubernetesWorkerJobConfiguration.from_template_and_values(template, values)
+    )
+    run = FlowRun(id=uuid4(), name="verify production", flow_id=uuid4())
+    configuration.prepare_for_flow_run(run)
+    job = configuration.job_manifest
+    job["metadata"]["name"] = job["metadata"].pop("generateName") + "1"
+    path = cluster.path("batch/v1", "Job", namespace)
+    cluster.request("POST", f"{path}?dryRun=All&fieldValidation=Strict", body=job)
+    pod = job["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "prefect-linkerd-verify-mesh"
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_the_template_has_the_variables_of_prefect_kubernetes(
+    template: dict[str, dict[str, dict[str, dict[str, object]]]],
+) -> None:
+    def shape(variables: dict[str, dict[str, dict[str, object]]]) -> dict[str, object]:
+        return {
+            name: {key: value for key, value in field.items() if key != "default"}
+            for name, field in variables["properties"].items()
+        }
+
+    upstream = KubernetesWorker.get_default_base_job_template()
+    assert shape(template["variables"]) == shape(upstream["variables"])
+    defaults = {
+        name: field["default"]
+        for name, field in template["variables"]["properties"].items()
+        if field.get("default") is not None
+    }
+    KubernetesWorkerVariables.model_validate(defaults)
+
+
+def test_the_image_has_the_pinned_versions() -> None:
+    dockerfile = (ROOT / "deployments/Dockerfile").read_text()
+    pinned = dict(re.findall(r"ARG (\w+)_VERSION=(\S+)", dockerfile))
+    uv = re.search(r"UV_VERSION := (\S+)", (ROOT / "Makefile").read_text())
+    helm = re.search(r"helm\.sh/helm/v3 (\S+)", (ROOT / "sandbox/go/kubernetes/go.mod").read_text())
+    assert uv is not None
+    assert helm is not None
+    assert pinned == {"UV": uv[1], "HELM": helm[1]}
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'version = "0.1.0"' in project
+    image = json.loads(JOB_TEMPLATE.read_text())["variables"]["properties"]["image"]["default"]
+    assert image == "prefect-linkerd:0.1.0"
+    assert image in dockerfile
