@@ -25,7 +25,7 @@ ONCE_IN = timedelta(days=1)
 """An ending certificate is announced by every run of a check; one rotation a day answers."""
 
 ROTATIONS = {
-    "issuer": ("rotate_issuer", {}),
+    "issuer": ("rotate_issuer", {"options": {"approvals": ["switch"]}}),
     "trust anchor": ("rotate_anchor", {"options": {"approvals": ["bundle"]}}),
 }
 """By a certificate's role: the deployment that replaces it, and its parameters.
@@ -40,7 +40,7 @@ def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[A
     Args:
         name: the mesh's, as events have it.
         block: the id of its saved block.
-        deployments: ids by deployment names; what is not deployed is not started.
+        deployments: ids by deployment names.
     """
     return [
         AutomationCore(
@@ -69,7 +69,6 @@ def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[A
             ],
         )
         for role, (deployment, parameters) in ROTATIONS.items()
-        if deployment in deployments
     ]
 
 

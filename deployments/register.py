@@ -29,8 +29,10 @@ from prefect_kubernetes.credentials import KubernetesCredentials
 
 from deployments.automations import OURS, alerts, rotations
 from deployments.schedules import PATTERN, read_pattern, schedule_of
+from deployments.upgrades import subscription
 from mesh.errors import InvalidInput, MeshError
 from prefect_linkerd.cli import load_mesh
+from tasks.chart_releases import KnownCharts
 from tasks.linkerd_mesh import LinkerdMesh
 
 POOL = "linkerd"
@@ -39,7 +41,7 @@ ALERTS = "linkerd-alerts"
 
 PREFECT_YAML = Path("prefect.yaml")
 JOB_TEMPLATE = Path(__file__).with_name("base-job-template.json")
-BLOCKS = (LinkerdMesh, KubernetesCredentials)
+BLOCKS = (LinkerdMesh, KubernetesCredentials, KnownCharts)
 
 
 async def prepare(client: PrefectClient, pool_type: str, meshes: Sequence[Path]) -> None:
@@ -166,6 +168,8 @@ async def ensure_automations(
     wanted: list[AutomationCore] = []
     for mesh in meshes:
         block = cast("UUID", mesh._block_document_id)
+        upgrades = subscription(mesh, block, ids["upgrade"])
+        wanted.append(AutomationCore.model_validate(upgrades.model_dump(exclude={"id"})))
         wanted += rotations(mesh.name, block, ids)
     left: list[str] = []
     if (notification := await notification_block(client)) is not None:

@@ -1,16 +1,8 @@
-"""Meshes that upgrade when their channel has a new release: deployments and automations.
-
-    python -m deployments.upgrades MESH...
-
-serves the watcher and the upgrade, and subscribes each named *Linkerd Mesh* block to its channel.
-"""
+"""Meshes that upgrade when their channel has a new release: the automation of each."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import cast
 from uuid import UUID
 
@@ -18,14 +10,9 @@ from prefect.automations import Automation
 from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.runner import Runner
 
-from flows.upgrade import upgrade
-from flows.watch_charts import LINKERDS, watch_charts
 from tasks.chart_releases import RELEASED, resource_of
 from tasks.linkerd_mesh import LinkerdMesh
-
-EVERY = timedelta(minutes=15)
 
 
 def subscription(mesh: LinkerdMesh, block: UUID, deployment: UUID) -> Automation:
@@ -74,20 +61,3 @@ async def subscribe(names: Sequence[str], deployment: UUID) -> None:
         else:
             wanted.id = found.id
             await wanted.aupdate()
-
-
-async def serve(names: Sequence[str], repositories: Sequence[str] = LINKERDS) -> None:
-    """Serves the flows, and subscribes the meshes, until it is ended."""
-    runner = Runner(name="prefect-linkerd")
-    await runner.aadd_flow(
-        watch_charts,
-        name="watch-charts",
-        interval=EVERY,
-        parameters={"repositories": list(repositories)},
-    )
-    await subscribe(names, await runner.aadd_flow(upgrade, name="upgrade"))
-    await runner.start()
-
-
-if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1:]))

@@ -6,7 +6,7 @@ from prefect import flow
 
 from mesh.issuer_rotation import IssuerRotation
 from mesh.rotation_options import RotationOptions
-from tasks.issuer_rotation import look_at_issuer, rotate_the_issuer
+from tasks.issuer_rotation import approve_issuer, look_at_issuer, rotate_the_issuer
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.rotation import claimed_mesh
 
@@ -27,11 +27,13 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
 
     Args:
         mesh: Which mesh.
-        options: What is allowed, and how long identity has to load the new issuer.
+        options: What is allowed, whether to ask before (`switch`), and how long identity has to
+            load the new issuer.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to mend it.
     """
     look_at_issuer(mesh, options)
+    approve_issuer(options)
     with claimed_mesh(mesh, options) as claim:
         return rotate_the_issuer(mesh, claim, options)

@@ -13,6 +13,7 @@ from mesh.rotation_story import issuer_markdown, issuer_notice
 from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
+from tasks.rotation import await_approval
 from tasks.step import step
 from tasks.trust_anchor import key_store
 
@@ -22,6 +23,12 @@ def look_at_issuer(mesh: LinkerdMesh, options: RotationOptions) -> None:
     cluster = cluster_of(mesh)
     ring = KeyRing(key_store(mesh, cluster))
     issuer_rotation.look_at_issuer(cluster, mesh, ring, options)
+
+
+def approve_issuer(options: RotationOptions) -> None:
+    """Pauses the run until somebody resumes it, where the new issuer has to be asked for."""
+    if "switch" in options.approvals:
+        await_approval("a new issuer, signed by the trust anchor that the mesh has", options)
 
 
 @step("issuer", description="A new issuer, and that identity has loaded it.")

@@ -105,7 +105,12 @@ def approve(phase: PhaseName, options: RotationOptions) -> None:
     if phase not in options.approvals:
         return
     words = next(each for each in PHASES if each.name == phase)
-    get_run_logger().info("Waiting for approval of phase %s: %s", phase, words.does)
+    await_approval(f"phase {phase}: {words.does}", options)
+
+
+def await_approval(of: str, options: RotationOptions) -> None:
+    """Pauses the run until somebody resumes it; fails after the approval's time."""
+    get_run_logger().info("Waiting for approval of %s", of)
     pause_flow_run(timeout=int(options.approval_hours * 3600))  # pyright: ignore[reportUnusedCoroutine]
 
 

@@ -24,6 +24,7 @@ from flows.verify_mesh import verify_mesh
 from mesh.cluster import Cluster
 from mesh.pki import create_trust_anchor, sign_issuer
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
+from tasks.chart_releases import RELEASED, resource_of
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.deployments.conftest import ROOT, Inbox, Server, eventually
 from tests.schema import undescribed_fields
@@ -52,7 +53,7 @@ def test_every_flow_is_a_deployment_with_a_form_that_explains_itself(server: Ser
         assert deployment["description"], name
         assert {"linkerd"} < set(deployment["tags"]), name
         assert deployment["work_pool_name"] == "linkerd", name
-        limit = 1 if "changes" in deployment["tags"] else 10
+        limit = 1 if "changes" in deployment["tags"] or name == "watch_charts" else 10
         assert deployment["global_concurrency_limit"]["limit"] == limit, name
         assert deployment["enforce_parameter_schema"], name
         # Nothing is preset: a form that shows no mesh must not have one.
@@ -77,6 +78,8 @@ def test_every_mesh_has_its_schedules(server: Server) -> None:
         "mesh-daily": (timedelta(days=1), "linkerd-mesh/mesh"),
         "north-daily": (timedelta(days=1), "linkerd-mesh/north"),
     }
+    [hourly] = server.deployments()["watch_charts"]["schedules"]
+    assert (hourly["slug"], hourly["schedule"]["interval"]) == ("hourly", 3600)
     assert schedules("verify_mesh") == {
         "mesh-quick": (timedelta(minutes=15), "linkerd-mesh/mesh"),
         "mesh-deep": (timedelta(days=1), "linkerd-mesh/mesh"),
@@ -168,6 +171,19 @@ def test_a_run_that_waits_and_a_run_that_fails_are_told(server: Server, inbox: I
         eventually(lambda subject=subject: inbox.about(subject))
 
 
+def test_a_release_starts_the_upgrade_of_each_subscribed_mesh(server: Server) -> None:
+    event = Event(
+        event=RELEASED,
+        resource=Resource({"prefect.resource.id": resource_of("edge")}),
+        payload={"version": "edge-99.1.1"},
+    )
+    _send(server, event)
+    [run] = eventually(lambda: server.runs("upgrade"))
+    assert run["parameters"]["to"] == "edge-99.1.1"
+    document = run["parameters"]["mesh"]["$ref"]["block_document_id"]
+    assert server.get(f"block_documents/{document}")["name"] == "north"
+
+
 def test_an_ending_certificate_starts_its_rotation_once(
     server: Server, cluster: Cluster, namespace: str, mesh_file: Path
 ) -> None:
@@ -190,9 +206,7 @@ def test_an_ending_certificate_starts_its_rotation_once(
         for _ in range(2):
             state = check_certificates(mesh, return_state=True)
             assert state.name == "Expiring", state.message
-    there = server.deployments()
-    answers = [(name, given) for name, given in ROTATIONS.values() if name in there]
-    assert answers
+    answers = list(ROTATIONS.values())
     for deployment, parameters in answers:
         [run] = eventually(lambda name=deployment: server.runs(name))
         chosen = {"$ref": {"block_document_id": str(block)}}
