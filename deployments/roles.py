@@ -80,7 +80,7 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
     plurals: dict[str, set[str]] = {}
     for group, kind in (*POLICY_KINDS, *INGRESS_KINDS):
         plurals.setdefault(group, set()).add(_plural(kind))
-    named = (TRUST_ROOTS, "linkerd-config", "linkerd-cni-config")
+    named = (TRUST_ROOTS, "linkerd-config", "linkerd-cni-config", "prometheus-config")
     return [
         Grant(read, "", ("namespaces", "nodes", "pods", "serviceaccounts", "services")),
         Grant(read, "apps", ("daemonsets", "deployments", "statefulsets")),
@@ -96,7 +96,7 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
         *(Grant(read, group, tuple(sorted(names))) for group, names in sorted(plurals.items())),
         Grant(read, "cert-manager.io", ("certificates",)),
         _extension_secrets(config),
-        # As that of the CNI plugin.
+        # As those of viz and of the CNI plugin.
         Grant(("get",), "", ("configmaps",), "", named),
         Grant(("get",), "", ("services/proxy",), "", ("http:prometheus:9090",)),
         Grant(("get",), "", ("pods/proxy",)),

@@ -132,6 +132,9 @@ def test_no_role_grants_what_its_flow_does_not_ask_for(
     for grant in READING[flow](mesh.config):
         for verb in grant.verbs:
             for resource in grant.resources:
+                if verb == "get" and "list" in grant.verbs:
+                    # A list shows as much, and Helm's records are got where there are some.
+                    continue
                 is_asked = any(
                     (verb, grant.group, resource) == (v, g, r)
                     # Namespaces that need not be there have no roles of their own.
@@ -145,10 +148,9 @@ def test_no_role_grants_what_its_flow_does_not_ask_for(
 
 def _parts(path: str) -> tuple[str, str, str, str] | None:
     """Verb, group, resource and namespace of a read."""
-    match = re.fullmatch(
-        r"/(?:api|apis/([^/]+))/v[^/]+(?:/namespaces/([^/]+))?/([a-z]+)(/[^/]+)?",
-        path.split("?")[0],
-    )
+    path = re.sub(r"/(pods|services)/([^/]+)/proxy/.*", r"/\1.proxy/\2", path)
+    form = r"/(?:api|apis/([^/]+))/v[^/]+(?:/namespaces/([^/]+))?/([a-z.]+)(/[^/]+)?"
+    match = re.fullmatch(form, path.split("?")[0])
     if match is None:
         return None
     group, namespace, resource, name = match.groups("")

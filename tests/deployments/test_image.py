@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_kubernetes.worker import (
     KubernetesWorker,
     KubernetesWorkerJobConfiguration,
@@ -17,7 +18,9 @@ from prefect_kubernetes.worker import (
 
 from deployments.register import JOB_TEMPLATE
 from mesh.cluster import Cluster
-from tests.deployments.conftest import ROOT
+from tests.deployments.conftest import ROOT, Server
+
+pytestmark = pytest.mark.xdist_group("deployments")
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +29,15 @@ def template() -> dict[str, object]:
 
 
 def test_a_job_of_the_template_is_valid_in_kubernetes(
-    template: dict[str, object], cluster: Cluster, namespace: str
+    template: dict[str, object], server: Server, cluster: Cluster, namespace: str
 ) -> None:
     values = {"namespace": namespace, "service_account_name": "prefect-linkerd-verify-mesh"}
-    configuration = asyncio.run(
-        KubernetesWorkerJobConfiguration.from_template_and_values(template, values)
-    )
-    run = FlowRun(id=uuid4(), name="verify production", flow_id=uuid4())
-    configuration.prepare_for_flow_run(run)
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        configuration = asyncio.run(
+            KubernetesWorkerJobConfiguration.from_template_and_values(template, values)
+        )
+        run = FlowRun(id=uuid4(), name="verify production", flow_id=uuid4())
+        configuration.prepare_for_flow_run(run)
     job = configuration.job_manifest
     job["metadata"]["name"] = job["metadata"].pop("generateName") + "1"
     path = cluster.path("batch/v1", "Job", namespace)
