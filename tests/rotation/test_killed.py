@@ -6,13 +6,16 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
+from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.key_ring import KeyRing
 from mesh.pki import fingerprints
-from mesh.rotation_record import read_record
+from mesh.rotation_record import RECORD, read_record
 from mesh.trust_bundle import read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.rotation.invariant import Invariant
@@ -52,6 +55,7 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
     goals: set[str] = set()
 
     def run(*place: str) -> subprocess.CompletedProcess[str]:
+        await_lease(cluster)
         return run_rotation(sandbox, config, helm_path, tmp_path, "rotate", *place)
 
     with Invariant(sandbox):
@@ -74,6 +78,16 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
     assert kept is not None
     assert fingerprints(kept.certificate, "kept") == goals
     assert (ring.next.load(), ring.previous.load()) == (None, None)
+
+
+def await_lease(cluster: Cluster) -> None:
+    """Waits until a run that died has lost its right to rotate, as the next one is told to."""
+    while True:
+        found = cluster.get("v1", "ConfigMap", RECORD, "linkerd")
+        until = found["data"].get("until") if found is not None else None
+        if not until or datetime.fromisoformat(until) <= cluster.clock():
+            return
+        time.sleep(0.2)
 
 
 def run_rotation(
