@@ -41,6 +41,8 @@ demo-down: setup
 
 benchmark: binaries
 	$(RUN) python -m benchmarks.bootstrap
+	$(RUN) python -m benchmarks.verify
+	$(RUN) python -m benchmarks.rotate
 
 clean:
 	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis
