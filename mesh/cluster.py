@@ -28,6 +28,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from mesh.config import ClusterAccess
 from mesh.errors import ApiError, InvalidInput
 
 Object = dict[str, Any]
@@ -137,6 +138,11 @@ class Cluster:
                 remedy="Name a kubeconfig file such as `kubectl config view --raw` prints.",
             )
         return cls(cast("dict[str, Any]", content), context, **options)
+
+    @classmethod
+    def from_access(cls, access: ClusterAccess) -> Cluster:
+        """The cluster that a configuration names."""
+        return cls(None) if access.in_cluster else cls.from_file(access.kubeconfig, access.context)
 
     @property
     def host(self) -> str:

@@ -85,11 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         mesh = load_mesh(options.mesh, options.kubeconfig, options.context)
-        cluster = (
-            Cluster(None)
-            if mesh.access.in_cluster
-            else Cluster.from_file(mesh.access.kubeconfig, mesh.access.context)
-        )
+        cluster = Cluster.from_access(mesh.access)
         if options.command == "certificates":
             return _certificates(cluster, mesh, options)
         return _verify(cluster, mesh, options)

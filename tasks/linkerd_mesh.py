@@ -67,6 +67,4 @@ def cluster_of(mesh: LinkerdMesh) -> Cluster:
     if mesh.credentials is not None and (stored := mesh.credentials.cluster_config) is not None:
         config: dict[str, Any] = stored.config  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
         return Cluster(config, stored.context_name)
-    if mesh.access.in_cluster:
-        return Cluster(None)
-    return Cluster.from_file(mesh.access.kubeconfig, mesh.access.context)
+    return Cluster.from_access(mesh.access)
