@@ -8,7 +8,10 @@ RUN := $(UV) run --frozen
 # Every sandbox is a control plane of its own: two at a time keep two cores busy.
 WORKERS ?= 2
 
-.PHONY: setup binaries lint test-go test demo demo-down benchmark clean
+# What the tests use of Debian's packages: the team's database and messaging, and a browser.
+PACKAGES := postgresql redis-server chromium
+
+.PHONY: setup packages binaries lint test-go test demo demo-down benchmark clean
 
 setup: .venv/.ready
 
@@ -17,6 +20,13 @@ setup: .venv/.ready
 		$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv==$(UV_VERSION); fi
 	$(UV) sync --frozen
 	@touch $@
+
+packages:
+	@missing=$$(for name in $(PACKAGES); do dpkg-query --show --showformat='$${Status}' $$name 2>/dev/null \
+		| grep -q 'ok installed' || echo $$name; done); \
+	[ -z "$$missing" ] || { sudo=$$([ $$(id -u) = 0 ] || echo sudo); \
+		$$sudo apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		$$sudo apt-get -qq install --no-install-recommends $$missing; }
 
 binaries: setup
 	$(RUN) sandbox binaries
@@ -30,7 +40,7 @@ lint: setup
 test-go: setup
 	@if command -v go >/dev/null; then cd sandbox/go/companion && go vet . && go test ./...; fi
 
-test: binaries lint test-go
+test: packages binaries lint test-go
 	$(RUN) pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 demo: binaries

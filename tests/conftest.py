@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from mesh.cluster import Cluster
 from sandbox.binaries import Binaries, ensure_binaries
@@ -78,6 +80,18 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     """One Prefect server of each test process."""
     with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
         yield server
+
+
+@contextmanager
+def on_server(api: str) -> Iterator[None]:
+    """Prefect in this process talks to the server with this API, its events too.
+
+    Prefect keeps one sender of events a process, whatever server it was made for.
+    """
+    EventsWorker.drain_all()
+    with temporary_settings({PREFECT_API_URL: api}):
+        yield
+        EventsWorker.drain_all()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.check_certificates import check_certificates
 from flows.verify_mesh import verify_mesh
@@ -27,13 +26,14 @@ from sandbox.prefect_server import PrefectServer
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.checks.faults import changed, removed
 from tests.checks.installed import DEFAULT, InstalledMesh, on
+from tests.conftest import on_server
 
 on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="session")
 
 
 @pytest.fixture
 def server(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
-    with temporary_settings({PREFECT_API_URL: f"{prefect_server.url}/api"}):
+    with on_server(f"{prefect_server.url}/api"):
         yield prefect_server
 
 

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.roles import HOME, READING, files, manifests
 from flows.check_certificates import check_certificates
@@ -24,6 +23,7 @@ from sandbox.prefect_server import PrefectServer
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.checks.faults import created
 from tests.checks.installed import DEFAULT, SCOPES, InstalledMesh, on
+from tests.conftest import on_server
 from tests.identities import as_account
 
 on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="session")
@@ -69,8 +69,7 @@ def test_verify_mesh_reads_everything_with_its_role(
     assert not cluster.allowed("patch", "deployments", group="apps", namespace="linkerd")
     report = verify(read_snapshot(cluster, mesh.config), CATEGORIES, SCOPES)
     assert report.counts == mesh.report().counts
-    url = {PREFECT_API_URL: f"{prefect_server.url}/api"}
-    with cluster.kubeconfig_file() as kubeconfig, temporary_settings(url):
+    with cluster.kubeconfig_file() as kubeconfig, on_server(f"{prefect_server.url}/api"):
         assert verify_mesh(block(mesh, "looked-at", kubeconfig), return_state=True).is_completed()
 
 
@@ -78,8 +77,10 @@ def test_verify_mesh_reads_everything_with_its_role(
 def test_without_a_role_the_flows_fail_by_the_permission(
     mesh: InstalledMesh, identity: Identity, prefect_server: PrefectServer
 ) -> None:
-    url = {PREFECT_API_URL: f"{prefect_server.url}/api"}
-    with identity("verify_mesh", False).kubeconfig_file() as kubeconfig, temporary_settings(url):
+    with (
+        identity("verify_mesh", False).kubeconfig_file() as kubeconfig,
+        on_server(f"{prefect_server.url}/api"),
+    ):
         unread = block(mesh, "unread", kubeconfig)
         with pytest.raises(MeshUnhealthy, match=r'cannot (get|list) resource "'):
             verify_mesh(unread)
@@ -101,8 +102,7 @@ def test_check_certificates_reads_a_handful_of_objects_and_no_other(
             return []
 
     settled(subjects, [expiry.subject for expiry in wanted])
-    url = {PREFECT_API_URL: f"{prefect_server.url}/api"}
-    with cluster.kubeconfig_file() as kubeconfig, temporary_settings(url):
+    with cluster.kubeconfig_file() as kubeconfig, on_server(f"{prefect_server.url}/api"):
         state = check_certificates(block(mesh, "seen", kubeconfig), return_state=True)
     assert (state.is_completed(), state.result()) == (True, ())
     for namespace in (mesh.config.namespaces.linkerd, mesh.config.namespaces.viz, "default"):

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
+from tests.conftest import on_server
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -73,11 +74,22 @@ class Server:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    @retry(
+        # SQLite has one writer; a busy server asks to come again, as its own client does.
+        retry=retry_if_exception(lambda error: "503" in str(error)),
+        wait=wait_fixed(1),
+        stop=stop_after_attempt(30),
+        reraise=True,
+    )
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=60)
+        return answer.raise_for_status().json() if answer.content else None
+
     def get(self, path: str) -> Any:
-        return httpx.get(f"{self.api}/{path}", timeout=60).raise_for_status().json()
+        return self.request("GET", path)
 
     def ask(self, path: str, **body: Any) -> Any:
-        return httpx.post(f"{self.api}/{path}", json=body, timeout=60).raise_for_status().json()
+        return self.request("POST", path, body)
 
     def deployments(self) -> dict[str, dict[str, Any]]:
         return {d["name"]: d for d in self.ask("deployments/filter")}
@@ -128,7 +140,7 @@ def server(
     """A fresh server after `python -m deployments.register`, with a place to notify."""
     with PrefectServer(tmp_path_factory.mktemp("fresh")) as running:
         server = Server(running)
-        with temporary_settings({PREFECT_API_URL: server.api}):
+        with on_server(server.api):
             _save_inbox(inbox)
         said = server.command("deployments.register", "--mesh", str(mesh_file))
         assert said == "Registered.\n"

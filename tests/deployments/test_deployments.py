@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 from prefect import Flow, get_client
 from prefect.events import Event, Resource
 from prefect.events.clients import get_events_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.automations import ROTATIONS
 from deployments.register import look_after
@@ -26,6 +24,7 @@ from mesh.pki import create_trust_anchor, sign_issuer
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
 from tasks.chart_releases import RELEASED, resource_of
 from tasks.linkerd_mesh import LinkerdMesh
+from tests.conftest import on_server
 from tests.deployments.conftest import ROOT, Inbox, Server, eventually
 from tests.schema import undescribed_fields
 
@@ -89,7 +88,7 @@ def test_every_mesh_has_its_schedules(server: Server) -> None:
 
 
 def test_what_is_there_stays_as_people_have_set_it(server: Server) -> None:
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    with on_server(server.api):
         before, automations = server.deployments(), server.automations()
         checks = before["check_certificates"]
         for slug in ("mesh-daily", "north-daily"):
@@ -125,7 +124,7 @@ def test_a_deployment_runs_on_a_mesh_that_is_named(server: Server) -> None:
 def test_a_mesh_that_fails_three_times_in_a_row_is_told(
     server: Server, inbox: Inbox, sandbox_mesh: LinkerdMesh
 ) -> None:
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    with on_server(server.api):
         for times in (1, 2, 3):
             assert verify_mesh(sandbox_mesh, return_state=True).is_failed()
             eventually(lambda times=times: _failures(server) == times)
@@ -198,7 +197,7 @@ def test_an_ending_certificate_starts_its_rotation_once(
             ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
         )
     )
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    with on_server(server.api):
         mesh = LinkerdMesh.model_validate_json(mesh_file.read_text())
         mesh.name, mesh.namespaces.linkerd = "ending", namespace
         block = mesh.save("ending", overwrite=True)
@@ -213,7 +212,7 @@ def test_an_ending_certificate_starts_its_rotation_once(
         assert run["parameters"] == {"mesh": chosen, **parameters}
     # The second announcement started nothing, and a mesh that is gone leaves nothing behind.
     assert [len(server.runs(name)) for name, _ in answers] == [1] * len(answers)
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    with on_server(server.api):
         LinkerdMesh.delete("ending")
         _look_after()
     assert not [name for name in server.automations() if "ending" in name]
@@ -254,7 +253,7 @@ def _send(server: Server, event: Event) -> None:
         async with get_events_client(checkpoint_every=1) as client:
             await client.emit(event)
 
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    with on_server(server.api):
         asyncio.run(send())
 
 
@@ -264,4 +263,4 @@ def _switch_schedule(server: Server, deployment: dict[str, Any], slug: str, *, o
 
 
 def _patch(server: Server, path: str, **body: Any) -> None:
-    httpx.patch(f"{server.api}/{path}", json=body, timeout=60).raise_for_status()
+    server.request("PATCH", path, body)

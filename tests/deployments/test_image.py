@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_kubernetes.worker import (
     KubernetesWorker,
     KubernetesWorkerJobConfiguration,
@@ -18,6 +17,7 @@ from prefect_kubernetes.worker import (
 
 from deployments.register import JOB_TEMPLATE
 from mesh.cluster import Cluster
+from tests.conftest import on_server
 from tests.deployments.conftest import ROOT, Server
 
 pytestmark = pytest.mark.xdist_group("deployments")
@@ -32,7 +32,7 @@ def test_a_job_of_the_template_is_valid_in_kubernetes(
     template: dict[str, object], server: Server, cluster: Cluster, namespace: str
 ) -> None:
     values = {"namespace": namespace, "service_account_name": "prefect-linkerd-verify-mesh"}
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    with on_server(server.api):
         configuration = asyncio.run(
             KubernetesWorkerJobConfiguration.from_template_and_values(template, values)
         )
