@@ -202,6 +202,7 @@ def _attributes(function: Callable[..., Any], seen: set[object]) -> Iterator[str
     seen.add(function)
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     names: dict[str, Any] = getattr(function, "__globals__", {})
+    names = names | dict(inspect.getclosurevars(function).nonlocals)
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(value=ast.Name(id="snapshot"), attr=name):

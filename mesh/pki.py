@@ -8,6 +8,7 @@ signs. Source: https://linkerd.io/2/tasks/generate-certificates/
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,6 +22,9 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 from pydantic import SecretStr
 
 from mesh.errors import CertificateError, InvalidInput
+
+# Linkerd's identities are common names that may be longer than X.520's 64 characters.
+warnings.filterwarnings("ignore", r"Attribute's length must be", UserWarning, r"mesh\.pki")
 
 CLOCK_SKEW = timedelta(minutes=5)
 """How far clocks may differ, here and in preflight: a new certificate starts so much earlier."""

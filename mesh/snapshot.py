@@ -44,6 +44,7 @@ READERS = 6
 """Parts that are read at the same time."""
 
 TRUST_ANCHORS = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"
+INBOUND_POLICY = "LINKERD2_PROXY_INBOUND_DEFAULT_POLICY"
 CONTROL_PLANE_NS = "linkerd.io/control-plane-ns"
 CNI_NAMESPACE = "linkerd-cni"
 """Where the CNI plugin's chart goes, and where `linkerd check` looks for it by default."""
@@ -100,8 +101,8 @@ class Proxy:
     """The proxy of a meshed pod. `trust_bundle` is the PEM that it was injected with.
 
     The control plane's own proxies read ConfigMap `linkerd-identity-trust-roots` instead, and have
-    an empty one. `version` is the image's tag. `environment` holds the literal variables, the
-    trust bundle left out.
+    an empty one. `version` is the image's tag. `inbound_policy` is what it does with a connection
+    that no policy is about, empty where it was not told.
     """
 
     image: str
@@ -109,7 +110,7 @@ class Proxy:
     trust_bundle: str
     ready: bool
     is_native: bool
-    environment: Mapping[str, str]
+    inbound_policy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -666,15 +667,8 @@ def _proxy(
         for item in group:
             if item["name"] != PROXY:
                 continue
-            environment = {
-                sys.intern(variable["name"]): sys.intern(variable["value"])
-                for variable in _items(item, "env")
-                if variable.get("value") is not None and variable["name"] != TRUST_ANCHORS
-            }
-            bundle = next(
-                (v.get("value", "") for v in _items(item, "env") if v["name"] == TRUST_ANCHORS),
-                "",
-            )
+            environment = {v["name"]: v.get("value") or "" for v in _items(item, "env")}
+            bundle = environment.get(TRUST_ANCHORS, "")
             image = sys.intern(item.get("image", ""))
             return Proxy(
                 image=image,
@@ -682,7 +676,7 @@ def _proxy(
                 trust_bundle=bundles.setdefault(bundle, bundle),
                 ready=bool(statuses.get(PROXY, {}).get("ready")),
                 is_native=group is inits,
-                environment=environment,
+                inbound_policy=sys.intern(environment.get(INBOUND_POLICY, "")),
             )
     return None
 

@@ -6,9 +6,10 @@ Source: linkerd2 `jaeger/cmd/check.go`; the extension ended in 2025.
 from __future__ import annotations
 
 from mesh.checks import pods
-from mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from mesh.checks.check import Category, Problems, Versions
+from mesh.checks.extensions import missing_namespace, namespace_of
 from mesh.checks.versions import proxies_differ, proxies_outdated
-from mesh.snapshot import EXTENSION, Snapshot
+from mesh.snapshot import Snapshot
 
 jaeger = Category("linkerd-jaeger", "jaeger")
 
@@ -22,15 +23,9 @@ WITH_JAEGER = Versions(before_edge=(25, 8, 6))
     versions=WITH_JAEGER,
 )
 def _(snapshot: Snapshot) -> Problems:
-    if snapshot.extension_namespace("jaeger") is not None:
-        return
-    if not snapshot.config.jaeger.enabled:
-        raise Skip("jaeger is not installed")
-    yield Problem(
-        f"Namespace/{snapshot.config.namespaces.jaeger}",
-        f"there is none with the label {EXTENSION}: jaeger",
-        "Run bootstrap, which installs what is missing.",
-    )
+    config = snapshot.config
+    namespace, is_wanted = config.namespaces.jaeger, config.jaeger.enabled
+    return missing_namespace(snapshot, "jaeger", namespace, is_wanted=is_wanted)
 
 
 @jaeger.check(
@@ -40,14 +35,14 @@ def _(snapshot: Snapshot) -> Problems:
     versions=WITH_JAEGER,
 )
 def _(snapshot: Snapshot) -> Problems:
-    return pods.not_injected(snapshot.pods_in(_namespace(snapshot)))
+    return pods.not_injected(snapshot.pods_in(namespace_of(snapshot, "jaeger")))
 
 
 @jaeger.check(
     "l5d-jaeger-pods-running", "jaeger injector pods are running", "warning", versions=WITH_JAEGER
 )
 def _(snapshot: Snapshot) -> Problems:
-    namespace = _namespace(snapshot)
+    namespace = namespace_of(snapshot, "jaeger")
     return pods.components_not_running(snapshot, "jaeger", namespace, ["jaeger-injector"])
 
 
@@ -58,7 +53,7 @@ def _(snapshot: Snapshot) -> Problems:
     versions=WITH_JAEGER,
 )
 def _(snapshot: Snapshot) -> Problems:
-    return pods.unhealthy_proxies(snapshot, _namespace(snapshot))
+    return pods.unhealthy_proxies(snapshot, namespace_of(snapshot, "jaeger"))
 
 
 @jaeger.check(
@@ -68,7 +63,7 @@ def _(snapshot: Snapshot) -> Problems:
     versions=WITH_JAEGER,
 )
 def _(snapshot: Snapshot) -> Problems:
-    return proxies_outdated(snapshot, snapshot.pods_in(_namespace(snapshot)))
+    return proxies_outdated(snapshot, snapshot.pods_in(namespace_of(snapshot, "jaeger")))
 
 
 @jaeger.check(
@@ -78,11 +73,4 @@ def _(snapshot: Snapshot) -> Problems:
     versions=WITH_JAEGER,
 )
 def _(snapshot: Snapshot) -> Problems:
-    return proxies_differ(snapshot, snapshot.pods_in(_namespace(snapshot)))
-
-
-def _namespace(snapshot: Snapshot) -> str:
-    namespace = snapshot.extension_namespace("jaeger")
-    if namespace is None:
-        raise Skip("jaeger is not installed")
-    return namespace
+    return proxies_differ(snapshot, snapshot.pods_in(namespace_of(snapshot, "jaeger")))

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 
 from mesh.checks import pods
 from mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from mesh.checks.extensions import missing_namespace, namespace_of
 from mesh.checks.versions import proxies_differ, proxies_outdated
 from mesh.checks.webhooks import decoded, ending, not_served
 from mesh.proxy_metrics import Prometheus
-from mesh.snapshot import EXTENSION, EXTERNAL_PROMETHEUS, Snapshot
+from mesh.snapshot import EXTERNAL_PROMETHEUS, Snapshot
 
 TAP_API = "v1alpha1.tap.linkerd.io"
 COMPONENTS = ("web", "tap", "metrics-api", "tap-injector")
 TAP_SECRET = "tap-k8s-tls"  # noqa: S105 the name of an object
-INBOUND_POLICY = "LINKERD2_PROXY_INBOUND_DEFAULT_POLICY"
 
 RUN = "Run bootstrap, which installs what is missing."
 ONLY_2_11 = Versions(until=(2, 11))
@@ -33,16 +33,13 @@ viz_data_plane = Category("linkerd-viz-data-plane", "viz")
 
 @viz.check("l5d-viz-ns-exists", "linkerd-viz Namespace exists", fatal=True)
 def _(snapshot: Snapshot) -> Problems:
-    if snapshot.extension_namespace("viz") is not None:
-        return
-    if not snapshot.config.viz.enabled:
-        raise Skip("viz is not installed")
-    name = snapshot.config.namespaces.viz
-    yield Problem(f"Namespace/{name}", f"there is none with the label {EXTENSION}: viz", RUN)
+    config = snapshot.config
+    namespace, is_wanted = config.namespaces.viz, config.viz.enabled
+    return missing_namespace(snapshot, "viz", namespace, is_wanted=is_wanted)
 
 
 def _client(snapshot: Snapshot) -> Problems:
-    namespace = _namespace(snapshot)
+    namespace = namespace_of(snapshot, "viz")
     owner = ("Deployment", namespace, "metrics-api")
     if not any(p.owner == owner and p.phase == "Running" for p in snapshot.pods_in(namespace)):
         yield Problem("/".join(owner), "no pod of it is running", "Look at its pods' events.")
@@ -54,13 +51,13 @@ viz.check("l5d-viz-existence-client", "can initialize the client", fatal=True, v
 
 
 def _cluster_roles(snapshot: Snapshot) -> Problems:
-    namespace = _namespace(snapshot)
+    namespace = namespace_of(snapshot, "viz")
     names = [f"linkerd-{namespace}-{part}" for part in ("tap", "metrics-api", "tap-admin")]
     yield from _missing("ClusterRole", [*names, "linkerd-tap-injector"], snapshot.cluster_roles)
 
 
 def _cluster_role_bindings(snapshot: Snapshot) -> Problems:
-    namespace = _namespace(snapshot)
+    namespace = namespace_of(snapshot, "viz")
     names = [f"linkerd-{namespace}-{part}" for part in ("tap", "metrics-api", "tap-auth-delegator")]
     yield from _missing(
         "ClusterRoleBinding", [*names, "linkerd-tap-injector"], snapshot.cluster_role_bindings
@@ -92,7 +89,7 @@ viz.check(
 
 @viz.check("l5d-tap-cert-valid", "tap API server has valid cert", fatal=True)
 def _(snapshot: Snapshot) -> Problems:
-    namespace = _namespace(snapshot)
+    namespace = namespace_of(snapshot, "viz")
     service = snapshot.api_services.get(TAP_API)
     if service is None:
         yield Problem(f"APIService/{TAP_API}", "it does not exist", RUN)
@@ -108,14 +105,14 @@ def _(snapshot: Snapshot) -> Problems:
     "warning",
 )
 def _(snapshot: Snapshot) -> Problems:
-    namespace = _namespace(snapshot)
+    namespace = namespace_of(snapshot, "viz")
     _read_secrets(snapshot, namespace)
     return ending(snapshot, namespace, TAP_SECRET)
 
 
 @viz.check("l5d-tap-api", "tap API service is running", "warning")
 def _(snapshot: Snapshot) -> Problems:
-    _namespace(snapshot)
+    namespace_of(snapshot, "viz")
     subject = f"APIService/{TAP_API}"
     service = snapshot.api_services.get(TAP_API)
     if service is None:
@@ -133,32 +130,32 @@ def _(snapshot: Snapshot) -> Problems:
 
 @viz.check("l5d-viz-pods-injection", "linkerd-viz pods are injected", "warning")
 def _(snapshot: Snapshot) -> Problems:
-    return pods.not_injected(snapshot.pods_in(_namespace(snapshot)))
+    return pods.not_injected(snapshot.pods_in(namespace_of(snapshot, "viz")))
 
 
 @viz.check("l5d-viz-pods-running", "viz extension pods are running", "warning")
 def _(snapshot: Snapshot) -> Problems:
-    return pods.components_not_running(snapshot, "viz", _namespace(snapshot), COMPONENTS)
+    return pods.components_not_running(snapshot, "viz", namespace_of(snapshot, "viz"), COMPONENTS)
 
 
 @viz.check("l5d-viz-proxy-healthy", "viz extension proxies are healthy", "warning")
 def _(snapshot: Snapshot) -> Problems:
-    return pods.unhealthy_proxies(snapshot, _namespace(snapshot))
+    return pods.unhealthy_proxies(snapshot, namespace_of(snapshot, "viz"))
 
 
 @viz.check("l5d-viz-proxy-cp-version", "viz extension proxies are up-to-date", "warning")
 def _(snapshot: Snapshot) -> Problems:
-    return proxies_outdated(snapshot, snapshot.pods_in(_namespace(snapshot)))
+    return proxies_outdated(snapshot, snapshot.pods_in(namespace_of(snapshot, "viz")))
 
 
 @viz.check("l5d-viz-proxy-cli-version", "viz extension proxies and cli versions match", "warning")
 def _(snapshot: Snapshot) -> Problems:
-    return proxies_differ(snapshot, snapshot.pods_in(_namespace(snapshot)))
+    return proxies_differ(snapshot, snapshot.pods_in(namespace_of(snapshot, "viz")))
 
 
 @viz.check("l5d-viz-prometheus", "prometheus is installed and configured correctly", "warning")
 def _(snapshot: Snapshot) -> Problems:
-    namespace = _namespace(snapshot)
+    namespace = namespace_of(snapshot, "viz")
     metadata = snapshot.namespaces[namespace]["metadata"]
     annotations: dict[str, str] = metadata.get("annotations") or {}
     if annotations.get(EXTERNAL_PROMETHEUS):
@@ -180,7 +177,7 @@ viz.check("l5d-viz-existence-client", "can initialize the client", fatal=True, v
 
 @viz.check("l5d-viz-metrics-api", "viz extension self-check", fatal=True)
 def _(snapshot: Snapshot) -> Problems:
-    namespace = _namespace(snapshot)
+    namespace = namespace_of(snapshot, "viz")
     prometheus = _prometheus(snapshot)
     if prometheus.state == "silent":
         yield Problem(
@@ -197,14 +194,14 @@ def _(snapshot: Snapshot) -> Problems:
     versions=SINCE_2_12,
 )
 def _(snapshot: Snapshot) -> Problems:
-    _namespace(snapshot)
+    namespace_of(snapshot, "viz")
     allowed = {
         obj["metadata"]["namespace"]
         for obj in snapshot.policies.get(("policy.linkerd.io", "AuthorizationPolicy"), ())
         if obj["metadata"]["name"] == "prometheus-scrape"
     }
     for pod in snapshot.pods:
-        is_denied = pod.proxy is not None and pod.proxy.environment.get(INBOUND_POLICY) == "deny"
+        is_denied = pod.proxy is not None and pod.proxy.inbound_policy == "deny"
         if is_denied and pod.namespace not in allowed:
             yield Problem(
                 pod.subject,
@@ -217,7 +214,7 @@ def _(snapshot: Snapshot) -> Problems:
     "l5d-data-plane-prom", "data plane proxy metrics are present in Prometheus", "warning"
 )
 def _(snapshot: Snapshot) -> Problems:
-    namespace = _namespace(snapshot)
+    namespace = namespace_of(snapshot, "viz")
     prometheus = _prometheus(snapshot)
     if prometheus.state == "silent":
         text = f"it does not answer: {prometheus.detail}"
@@ -228,13 +225,6 @@ def _(snapshot: Snapshot) -> Problems:
         if pod.control_plane == control_plane and pod.name not in prometheus.pods:
             text = "there are no metrics of its proxy in Prometheus"
             yield Problem(pod.subject, text, "Wait for a scrape; else check its inbound policy.")
-
-
-def _namespace(snapshot: Snapshot) -> str:
-    namespace = snapshot.extension_namespace("viz")
-    if namespace is None:
-        raise Skip("viz is not installed")
-    return namespace
 
 
 def _read_secrets(snapshot: Snapshot, namespace: str) -> None:

@@ -6,7 +6,7 @@ Source: linkerd2 `pkg/healthcheck`, category linkerd-webhooks-and-apisvc-tls.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mesh.checks.check import Category, Problem, Problems, Skip
 from mesh.checks.identity import chains, ends_soon, not_valid_now
@@ -89,6 +89,14 @@ def decoded(bundle: str) -> str:
     return base64.b64decode(bundle).decode(errors="replace")
 
 
+def _mutating(snapshot: Snapshot) -> Mapping[str, Object]:
+    return snapshot.mutating_webhooks
+
+
+def _validating(snapshot: Snapshot) -> Mapping[str, Object]:
+    return snapshot.validating_webhooks
+
+
 def _judge(snapshot: Snapshot, server: str, kind: str, found: Mapping[str, Object]) -> Problems:
     namespace, name = snapshot.config.namespaces.linkerd, f"{server}-webhook-config"
     if name not in found:
@@ -102,57 +110,33 @@ def _judge(snapshot: Snapshot, server: str, kind: str, found: Mapping[str, Objec
     yield from not_served(snapshot, namespace, f"{server}-k8s-tls", authority, host)
 
 
-@webhooks.check(
-    "l5d-proxy-injector-webhook-cert-valid", "proxy-injector webhook has valid cert", fatal=True
-)
-def _(snapshot: Snapshot) -> Problems:
-    kind, found = "MutatingWebhookConfiguration", snapshot.mutating_webhooks
-    return _judge(snapshot, "linkerd-proxy-injector", kind, found)
+def _declare(
+    server: str,
+    kind: str,
+    configurations: Callable[[Snapshot], Mapping[str, Object]],
+    *,
+    is_optional: bool = False,
+) -> None:
+    secret = f"linkerd-{server}-k8s-tls"
+
+    @webhooks.check(
+        f"l5d-{server}-webhook-cert-valid", f"{server} webhook has valid cert", fatal=True
+    )
+    def _(snapshot: Snapshot) -> Problems:
+        namespace = snapshot.config.namespaces.linkerd
+        if is_optional and f"{namespace}/{secret}" not in snapshot.secrets:
+            raise Skip(f"{server} is not installed")
+        return _judge(snapshot, f"linkerd-{server}", kind, configurations(snapshot))
+
+    @webhooks.check(
+        f"l5d-{server}-webhook-cert-not-expiring-soon",
+        f"{server} cert is valid for at least 60 days",
+        "warning",
+    )
+    def _(snapshot: Snapshot) -> Problems:
+        return ending(snapshot, snapshot.config.namespaces.linkerd, secret)
 
 
-@webhooks.check(
-    "l5d-proxy-injector-webhook-cert-not-expiring-soon",
-    "proxy-injector cert is valid for at least 60 days",
-    "warning",
-)
-def _(snapshot: Snapshot) -> Problems:
-    namespace = snapshot.config.namespaces.linkerd
-    return ending(snapshot, namespace, "linkerd-proxy-injector-k8s-tls")
-
-
-@webhooks.check(
-    "l5d-sp-validator-webhook-cert-valid", "sp-validator webhook has valid cert", fatal=True
-)
-def _(snapshot: Snapshot) -> Problems:
-    kind, found = "ValidatingWebhookConfiguration", snapshot.validating_webhooks
-    return _judge(snapshot, "linkerd-sp-validator", kind, found)
-
-
-@webhooks.check(
-    "l5d-sp-validator-webhook-cert-not-expiring-soon",
-    "sp-validator cert is valid for at least 60 days",
-    "warning",
-)
-def _(snapshot: Snapshot) -> Problems:
-    return ending(snapshot, snapshot.config.namespaces.linkerd, "linkerd-sp-validator-k8s-tls")
-
-
-@webhooks.check(
-    "l5d-policy-validator-webhook-cert-valid", "policy-validator webhook has valid cert", fatal=True
-)
-def _(snapshot: Snapshot) -> Problems:
-    namespace = snapshot.config.namespaces.linkerd
-    if f"{namespace}/linkerd-policy-validator-k8s-tls" not in snapshot.secrets:
-        raise Skip("policy-validator is not installed")
-    kind, found = "ValidatingWebhookConfiguration", snapshot.validating_webhooks
-    return _judge(snapshot, "linkerd-policy-validator", kind, found)
-
-
-@webhooks.check(
-    "l5d-policy-validator-webhook-cert-not-expiring-soon",
-    "policy-validator cert is valid for at least 60 days",
-    "warning",
-)
-def _(snapshot: Snapshot) -> Problems:
-    namespace = snapshot.config.namespaces.linkerd
-    return ending(snapshot, namespace, "linkerd-policy-validator-k8s-tls")
+_declare("proxy-injector", "MutatingWebhookConfiguration", _mutating)
+_declare("sp-validator", "ValidatingWebhookConfiguration", _validating)
+_declare("policy-validator", "ValidatingWebhookConfiguration", _validating, is_optional=True)
