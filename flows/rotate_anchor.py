@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow
 
 from mesh.errors import NotReady
-from mesh.rotation_options import NewAnchor, RotationOptions
-from mesh.rotation_record import RotationRecord
-from mesh.rotation_steps import Action, RotationPlan
+from mesh.rotation.options import Action, NewAnchor, RotationOptions
+from mesh.rotation.plan import RotationPlan
+from mesh.rotation.record import RotationRecord
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.rotation import (
     advance,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mesh.issuer_rotation import IssuerRotation
-from mesh.rotation_options import RotationOptions
+from mesh.rotation.issuer import IssuerRotation
+from mesh.rotation.options import RotationOptions
 from tasks.issuer_rotation import approve_issuer, look_at_issuer, rotate_the_issuer
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.rotation import claimed_mesh

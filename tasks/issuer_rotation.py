@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from prefect.artifacts import create_markdown_artifact
 
-from mesh import issuer_rotation
-from mesh.issuer_rotation import IssuerRotation
-from mesh.key_ring import KeyRing
-from mesh.rotation_options import RotationOptions
-from mesh.rotation_record import RotationClaim
-from mesh.rotation_story import issuer_markdown, issuer_notice
+from mesh.rotation import issuer as issuer_rotation
+from mesh.rotation.issuer import IssuerRotation
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.options import RotationOptions
+from mesh.rotation.record import RotationClaim
+from mesh.rotation.story import issuer_markdown, issuer_notice
 from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress

@@ -14,12 +14,13 @@ from prefect.logging import get_run_logger
 
 from mesh.charts import Chart, ChartCatalog
 from mesh.helm import Helm
-from mesh.key_ring import KeyRing
-from mesh.rotation import PHASES, PhaseName
-from mesh.rotation_options import NewAnchor, RotationOptions
-from mesh.rotation_record import RotationClaim, RotationRecord
-from mesh.rotation_steps import Action, Rotation, RotationPlan, look
-from mesh.rotation_story import plan_markdown, rotation_notice, story_markdown
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.options import Action, NewAnchor, RotationOptions
+from mesh.rotation.phases import PHASES, PhaseName
+from mesh.rotation.plan import RotationPlan, look
+from mesh.rotation.record import RotationClaim, RotationRecord
+from mesh.rotation.run import Rotation
+from mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
 from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mesh.rotation_record import read_record
-from mesh.trust_bundle import read_trust_bundle
+from mesh.rotation.record import read_record
+from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
@@ -23,7 +23,7 @@ import json, sys
 from flows.rotate_anchor import rotate_anchor
 from flows.rotate_issuer import rotate_issuer
 from mesh.errors import InvalidInput
-from mesh.rotation_options import NewAnchor, RotationOptions
+from mesh.rotation.options import NewAnchor, RotationOptions
 from tasks.linkerd_mesh import LinkerdMesh
 
 mesh = LinkerdMesh.model_validate_json(sys.argv[1])

@@ -15,12 +15,13 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.helm import Helm, desired_release
 from mesh.issuer import ensure_cert_manager_issuer, ensure_self_signed_issuer, webhook_authorities
-from mesh.key_ring import KeyRing
 from mesh.namespaces import ensure_namespaces
 from mesh.restarts import RestartPolicy, read_data_plane
-from mesh.rotation_options import NewAnchor, RotationOptions
-from mesh.rotation_record import RotationClaim
-from mesh.rotation_steps import Action, Rotation, RotationPlan, look
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.options import Action, NewAnchor, RotationOptions
+from mesh.rotation.plan import RotationPlan, look
+from mesh.rotation.record import RotationClaim
+from mesh.rotation.run import Rotation
 from mesh.trust_anchor import ClusterKeyStore, FileKeyStore, KeyStore, ensure_trust_anchor
 from mesh.values import ClusterFacts, values_for
 

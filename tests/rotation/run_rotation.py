@@ -20,8 +20,8 @@ from typing import Any
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.helm import Helm
-from mesh.rotation_record import RotationClaim, read_record
-from mesh.rotation_record import RotationRecord as Record
+from mesh.rotation.record import RotationClaim, read_record
+from mesh.rotation.record import RotationRecord as Record
 from tests.rotation.meshes import rotate
 
 

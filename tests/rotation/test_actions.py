@@ -16,9 +16,6 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, NotReady, OwnershipConflict
 from mesh.helm import Helm
-from mesh.issuer_rotation import rotate_issuer
-from mesh.key_ring import KeyRing
-from mesh.leaves import read_issued
 from mesh.pki import (
     create_trust_anchor,
     fingerprints,
@@ -27,10 +24,13 @@ from mesh.pki import (
     sign_issuer,
 )
 from mesh.restarts import RestartPolicy, read_data_plane, restart_data_plane
-from mesh.rotation_options import NewAnchor
-from mesh.rotation_record import RotationClaim, read_record
+from mesh.rotation.issuer import rotate_issuer
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.leaves import read_issued
+from mesh.rotation.options import NewAnchor
+from mesh.rotation.record import RotationClaim, read_record
+from mesh.rotation.trust_bundle import read_trust_bundle, write_trust_bundle
 from mesh.trust_anchor import read_tls_secret, tls_secret
-from mesh.trust_bundle import read_trust_bundle, write_trust_bundle
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.flows.cluster_state import resource_versions

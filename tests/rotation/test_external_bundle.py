@@ -13,8 +13,8 @@ import pytest
 
 from mesh.cluster import Cluster
 from mesh.namespaces import ensure_namespaces
+from mesh.rotation.trust_bundle import BUNDLE, TRUST_MANAGER, read_trust_bundle
 from mesh.trust_anchor import TRUST_ROOTS, ensure_trust_anchor
-from mesh.trust_bundle import BUNDLE, TRUST_MANAGER, read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.flows.cluster_state import resource_versions
 from tests.rotation.invariant import Invariant

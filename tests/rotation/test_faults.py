@@ -14,11 +14,11 @@ import pytest
 from mesh.cluster import Cluster
 from mesh.errors import MeshError
 from mesh.helm import Helm
-from mesh.key_ring import KeyRing
-from mesh.rotation_options import NewAnchor
-from mesh.rotation_record import RotationClaim, read_record
-from mesh.rotation_steps import Rotation
-from mesh.trust_bundle import read_trust_bundle
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.options import NewAnchor
+from mesh.rotation.record import RotationClaim, read_record
+from mesh.rotation.run import Rotation
+from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.rotation.fault_proxy import FaultProxy
 from tests.rotation.invariant import Invariant

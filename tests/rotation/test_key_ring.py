@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from mesh.cluster import Cluster
 from mesh.errors import InvalidInput
-from mesh.key_ring import KeyRing
 from mesh.pki import KeyPair, create_trust_anchor, fingerprints
+from mesh.rotation.key_ring import KeyRing
 from mesh.trust_anchor import ClusterKeyStore, FileKeyStore, KeyStore
 
 PASSPHRASE = SecretStr("correct horse battery staple")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
-from mesh.key_ring import KeyRing
 from mesh.pki import fingerprints
-from mesh.rotation_record import RECORD, read_record
-from mesh.trust_bundle import read_trust_bundle
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.record import RECORD, read_record
+from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.rotation.invariant import Invariant
 from tests.rotation.meshes import PASSPHRASE, add_workloads, configuration, install, store_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mesh.leaves import MARGIN, issued_at, issuer_load
+from mesh.rotation.leaves import MARGIN, issued_at, issuer_load
 from mesh.snapshot import Pod, pod_of
 
 DAY = timedelta(hours=24)

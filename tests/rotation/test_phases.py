@@ -10,19 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.helm import Release
-from mesh.leaves import IssuerLoad
 from mesh.pki import create_trust_anchor, fingerprints, join_bundle, read_certificates
 from mesh.restarts import DataPlane
-from mesh.rotation import (
-    PHASES,
-    RotationSnapshot,
-    is_recovered,
-    needs_restart,
-    next_phase,
-    recovery_phase,
-)
+from mesh.rotation.leaves import IssuerLoad
+from mesh.rotation.phases import PHASES, is_recovered, needs_restart, next_phase, recovery_phase
+from mesh.rotation.snapshot import RotationSnapshot
+from mesh.rotation.trust_bundle import TrustBundle, only, with_anchor
 from mesh.snapshot import Pod, pod_of
-from mesh.trust_bundle import TrustBundle, only, with_anchor
 
 T0 = datetime(2026, 5, 4, tzinfo=UTC)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mesh.cluster import Cluster
-from mesh.key_ring import KeyRing
 from mesh.pki import fingerprints, read_certificates
-from mesh.rotation_record import RECORD, read_record
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.record import RECORD, read_record
+from mesh.rotation.trust_bundle import read_trust_bundle
 from mesh.trust_anchor import read_tls_secret
-from mesh.trust_bundle import read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.flows.cluster_state import resource_versions
 from tests.rotation.invariant import Invariant, split

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh.issuer_rotation import IssuerRotation
 from mesh.notice import Notice
 from mesh.pki import CertificateInfo
-from mesh.rotation import PHASES
-from mesh.rotation_record import RotationRecord
-from mesh.rotation_steps import RotationPlan
+from mesh.rotation.issuer import IssuerRotation
+from mesh.rotation.phases import PHASES
+from mesh.rotation.plan import RotationPlan
+from mesh.rotation.record import RotationRecord
 
 
 def plan_markdown(mesh: str, plan: RotationPlan) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from mesh.config import Section, TrustAnchorConfig
 from mesh.restarts import RestartPolicy
 
+Action = Literal["rotate", "dry_run", "abort", "recover"]
 ApprovedPhase = Literal["bundle", "spread", "switch", "drop"]
 
 

@@ -20,10 +20,10 @@ from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import MeshError, NotReady
 from mesh.helm import DesiredRelease, Helm, Release
-from mesh.leaves import MARGIN
 from mesh.pki import fingerprints, join_bundle, read_certificates
 from mesh.release_records import read_releases
 from mesh.rollout import OnProgress
+from mesh.rotation.leaves import MARGIN
 from mesh.trust_anchor import TRUST_ROOTS
 from mesh.values import merge
 

@@ -17,12 +17,15 @@ from mesh.config import MeshConfig
 from mesh.errors import NotReady
 from mesh.injection import restart
 from mesh.issuer import CERT_MANAGER
-from mesh.leaves import IssuerLoad, issuer_load
 from mesh.pki import KeyPair, check_issuer, sign_issuer
 from mesh.rollout import OnProgress, await_rollouts
+from mesh.rotation.leaves import IssuerLoad, issuer_load
+from mesh.rotation.trust_bundle import last_change
 from mesh.snapshot import read_pods
 from mesh.trust_anchor import ISSUER_SECRET, TlsSecret, read_tls_secret, tls_secret
-from mesh.trust_bundle import last_change
+
+PREVIOUS_ISSUER = f"{ISSUER_SECRET}-previous"
+"""The Secret that keeps the issuer there was, until there is no way back."""
 
 IDENTITY = "linkerd-identity"
 IDENTITY_PODS = "linkerd.io/control-plane-component=identity"

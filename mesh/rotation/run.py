@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Literal
 
 from mesh.charts import Chart
 from mesh.cluster import Cluster
@@ -15,46 +14,41 @@ from mesh.errors import InvalidInput, MeshError, NotReady
 from mesh.helm import Helm
 from mesh.injection import restart
 from mesh.issuer import check_issuer_secret
-from mesh.issuer_renewal import IDENTITY, await_reissued, ensure_loaded, reissue, write_issuer
-from mesh.key_ring import KeyRing
-from mesh.leaves import read_issued
-from mesh.pki import (
-    CertificateInfo,
-    KeyPair,
-    check_issuer,
-    create_trust_anchor,
-    fingerprints,
-    join_bundle,
-    read_certificates,
-    signed_by,
-)
+from mesh.pki import KeyPair, check_issuer, create_trust_anchor, join_bundle, read_certificates
 from mesh.restarts import (
     Batch,
-    ByHand,
     DataPlane,
     Needs,
-    RestartPlan,
     plan_restarts,
     read_data_plane,
     restart_data_plane,
 )
 from mesh.rollout import OnProgress, Workload, await_rollouts, read_workloads, rollout_status
-from mesh.rotation import (
+from mesh.rotation.issuer_renewal import (
+    IDENTITY,
+    PREVIOUS_ISSUER,
+    await_reissued,
+    ensure_loaded,
+    reissue,
+    write_issuer,
+)
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.leaves import read_issued
+from mesh.rotation.options import Action, NewAnchor, RotationOptions
+from mesh.rotation.phases import (
     PHASES,
     PhaseName,
-    RotationSnapshot,
-    check_new_anchor,
-    is_expired,
     is_recovered,
     needs_restart,
     next_phase,
-    read_rotation,
     recovery_phase,
-    troubles,
     unproven,
 )
-from mesh.rotation_options import NewAnchor, RotationOptions
-from mesh.rotation_record import RotationClaim, RotationRecord, read_record
+from mesh.rotation.plan import unwell
+from mesh.rotation.preconditions import check_new_anchor
+from mesh.rotation.record import RotationClaim, RotationRecord, anchor_of, chains_to
+from mesh.rotation.snapshot import RotationSnapshot, read_rotation
+from mesh.rotation.trust_bundle import BUNDLE, only, with_anchor, write_trust_bundle
 from mesh.trust_anchor import (
     ISSUER_SECRET,
     TRUST_ROOTS,
@@ -64,225 +58,9 @@ from mesh.trust_anchor import (
     read_tls_secret,
     tls_secret,
 )
-from mesh.trust_bundle import BUNDLE, only, require_installed, with_anchor, write_trust_bundle
 
-PREVIOUS_ISSUER = f"{ISSUER_SECRET}-previous"
 REISSUES = 3
 """How often cert-manager is asked: it may have signed by what it still had in memory."""
-
-Action = Literal["rotate", "dry_run", "abort", "recover"]
-
-
-@dataclass(frozen=True)
-class RotationPlan:
-    """What a rotation would do. `restarts` is by phase; nothing of it was done.
-
-    `goal` is None where a new anchor has yet to be made.
-    """
-
-    goal: CertificateInfo | None
-    trusted: tuple[CertificateInfo, ...]
-    issuer: CertificateInfo | None
-    phase: PhaseName
-    restarts: dict[PhaseName, RestartPlan]
-    seconds: float
-    troubles: tuple[str, ...]
-    expired: bool
-    record: RotationRecord | None
-
-    @property
-    def by_hand(self) -> tuple[ByHand, ...]:
-        found = {item: None for plan in self.restarts.values() for item in plan.by_hand}
-        return tuple(found)
-
-
-def look(
-    cluster: Cluster,
-    config: MeshConfig,
-    chart: Chart,
-    ring: KeyRing,
-    new: NewAnchor,
-    options: RotationOptions,
-    action: Action,
-    now: datetime,
-) -> RotationPlan:
-    """Checks everything that was given against what is there, and plans; changes nothing.
-
-    Raises:
-        InvalidInput: the new anchor is unfit, or the mesh cannot take this action now.
-        NotReady: the mesh is not healthy enough to begin.
-    """
-    record = read_record(cluster, config.namespaces.linkerd)
-    is_open = record is not None and record.is_open
-    brought = brought_certificate(new.as_config(config.trust_anchor)) if new.is_brought else None
-    goal = _decide_goal(record if is_open else None, brought, action)
-    snapshot = read_rotation(cluster, config, goal or "")
-    require_installed(snapshot.bundle, chart, config)
-    info = None
-    if brought is not None and not (is_open and goal):
-        info = check_new_anchor(brought, config, snapshot.bundle.roots, now)
-        brought_key(new.as_config(config.trust_anchor), brought)
-    elif is_open and record is not None and goal is not None:
-        info = _anchor(record, goal)
-        if action == "abort":
-            _require_way_back(cluster, config, ring, goal)
-    expired = is_expired(snapshot, now)
-    found = tuple(troubles(snapshot, config, now))
-    _refuse(config, options, action, found, expired=expired, is_open=is_open)
-    phase: PhaseName = "prepare"
-    if is_open:
-        phase = (recovery_phase if action == "recover" else next_phase)(snapshot)
-    plans = _plans(snapshot, options, action, phase)
-    return RotationPlan(
-        goal=info,
-        trusted=tuple(read_certificates(snapshot.bundle.roots, "trust bundle")),
-        issuer=snapshot.issuer,
-        phase=phase,
-        restarts=plans,
-        seconds=sum(plan.seconds(options.restarts) for plan in plans.values()),
-        troubles=found,
-        expired=expired,
-        record=record,
-    )
-
-
-def _decide_goal(record: RotationRecord | None, brought: str | None, action: Action) -> str | None:
-    """The fingerprint of the anchor to go to; None where it has yet to be made."""
-    if action == "abort":
-        if record is None:
-            raise InvalidInput(
-                "abort",
-                expected="a rotation that has begun and not ended",
-                found="none",
-                remedy="There is nothing to go back from.",
-            )
-        return record.origin
-    given = next(iter(fingerprints(brought, "new trust anchor"))) if brought else None
-    if record is None:
-        return given
-    if record.is_going_back:
-        raise InvalidInput(
-            "rotation",
-            expected="none, or one that goes forward",
-            found="one that was aborted and is on its way back",
-            remedy="Run abort until it has ended, then rotate anew.",
-        )
-    if given is not None and given != record.goal:
-        raise InvalidInput(
-            "new trust anchor",
-            expected=f"the one of the rotation that has begun, {record.goal}",
-            found=f"another one, {given}",
-            remedy="Bring none to go on with it, or abort it first.",
-        )
-    return record.goal
-
-
-def _anchor(record: RotationRecord, fingerprint: str) -> CertificateInfo:
-    return next(
-        info
-        for info in read_certificates(record.anchors, "rotation")
-        if info.fingerprint == fingerprint
-    )
-
-
-def _require_way_back(cluster: Cluster, config: MeshConfig, ring: KeyRing, goal: str) -> None:
-    """Raises unless an issuer of the old anchor is there, or can be signed."""
-    if ring.find(goal) is not None:
-        return
-    if config.issuer == "self-signed":
-        for name in (ISSUER_SECRET, PREVIOUS_ISSUER):
-            secret = read_tls_secret(cluster, name, config.namespaces.linkerd)
-            record = read_record(cluster, config.namespaces.linkerd)
-            if secret and record and _chains_to(secret.certificate, record, goal):
-                return
-    raise InvalidInput(
-        "abort",
-        expected=f"the old anchor's private key in {ring.current.where} or beside it, or an issuer "
-        "that it signed",
-        found="neither",
-        remedy="There is no way back: run rotate_anchor again, which goes on to the new anchor.",
-    )
-
-
-def _chains_to(chain: str, record: RotationRecord, goal: str) -> bool:
-    signer = signed_by(chain, record.anchors, ISSUER_SECRET)
-    return signer is not None and signer.fingerprint == goal
-
-
-def _refuse(
-    config: MeshConfig,
-    options: RotationOptions,
-    action: Action,
-    found: Sequence[str],
-    *,
-    expired: bool,
-    is_open: bool,
-) -> None:
-    subject = f"mesh {config.name}"
-    if action == "recover":
-        if not expired and not is_open:
-            raise InvalidInput(
-                subject,
-                expected="certificates that have ended, to recover from",
-                found="that they are valid",
-                remedy="Use rotate_anchor or rotate_issuer without recover: they need no downtime.",
-            )
-        if not options.accept_downtime:
-            raise InvalidInput(
-                subject,
-                expected="accept_downtime, as meshed workloads cannot reach each other until every "
-                "one of them is restarted",
-                found="that it is off",
-                remedy="Turn accept_downtime on.",
-            )
-        return
-    if expired and action == "rotate":
-        raise InvalidInput(
-            subject,
-            expected="an identity that is valid, to rotate without downtime",
-            found="that the issuer or its trust anchor has ended",
-            remedy="Run the same with recover, which needs a downtime.",
-        )
-    # What has begun is finished, be the mesh as it may: each batch is gated by itself.
-    if found and action == "rotate" and not is_open and not options.allow_unhealthy:
-        raise NotReady(
-            subject,
-            expected="it to be healthy before its anchor is rotated",
-            found=" | ".join(found[:20]),
-            remedy="Mend what is named, or turn allow_unhealthy on.",
-        )
-
-
-def _plans(
-    snapshot: RotationSnapshot, options: RotationOptions, action: Action, phase: PhaseName
-) -> dict[PhaseName, RestartPlan]:
-    """The restarts of every phase that is still to come."""
-    tolerated = unwell(snapshot)
-
-    def plan(needs: Needs) -> RestartPlan:
-        return plan_restarts(snapshot.data_plane, needs, options.restarts, tolerated=tolerated)
-
-    def everything(_: object) -> bool:
-        return True
-
-    if action == "recover":
-        return {"spread": plan(everything)}
-    names: tuple[PhaseName, ...] = ("spread", "switch", "drop")
-    order = [each.name for each in PHASES]
-    plans: dict[PhaseName, RestartPlan] = {}
-    for name in names:
-        if order.index(name) < order.index(phase):
-            continue
-        if name == "switch" and options.renewal == "wait":
-            continue
-        plans[name] = plan(needs_restart(snapshot, name) if name == phase else everything)
-    return plans
-
-
-def unwell(snapshot: RotationSnapshot) -> frozenset[Workload]:
-    return frozenset(
-        target.workload for target in snapshot.data_plane.targets.values() if not target.is_complete
-    )
 
 
 class Rotation:
@@ -394,7 +172,7 @@ class Rotation:
         record = self.record
         self._claim.check()
         roots = self.read().bundle.roots
-        wanted = with_anchor(roots, _anchor(record, record.goal).pem)
+        wanted = with_anchor(roots, anchor_of(record, record.goal).pem)
         self._write(wanted, on_progress)
         self._claim.tell("bundle", f"{len(read_certificates(wanted, 'bundle'))} anchors trusted.")
 
@@ -402,7 +180,7 @@ class Rotation:
         """The goal and nothing else, as a recovery has it."""
         record = self.record
         self._claim.check()
-        wanted = join_bundle([_anchor(record, record.goal).pem])
+        wanted = join_bundle([anchor_of(record, record.goal).pem])
         # Helm waits for proxies that need a certificate, so identity has to sign before.
         namespace = self._config.namespaces.linkerd
         self._cluster.merge("v1", "ConfigMap", TRUST_ROOTS, namespace, {"data": {BUNDLE: wanted}})
@@ -449,7 +227,7 @@ class Rotation:
         goal = self.record.goal
         if self._config.issuer == "cert-manager":
             self._ring.promote(goal)
-            self._reissue(lambda secret: _chains_to(secret.certificate, self.record, goal))
+            self._reissue(lambda secret: chains_to(secret.certificate, self.record, goal))
         else:
             self._sign(goal)
         self._claim.tell("switch", f"The issuer is signed by {goal}.")
@@ -473,7 +251,7 @@ class Rotation:
     def _restore(self, goal: str) -> None:
         namespace = self._config.namespaces.linkerd
         kept = read_tls_secret(self._cluster, PREVIOUS_ISSUER, namespace)
-        is_goals = kept is not None and _chains_to(kept.certificate, self.record, goal)
+        is_goals = kept is not None and chains_to(kept.certificate, self.record, goal)
         if kept is None or kept.private_key is None or not is_goals:
             self._ring.require(goal)
             return

@@ -10,14 +10,15 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, NotReady
 from mesh.issuer import check_issuer_secret
-from mesh.issuer_renewal import await_reissued, ensure_loaded, reissue, write_issuer
-from mesh.key_ring import KeyRing
 from mesh.pki import CertificateInfo, read_certificates
 from mesh.restarts import DataPlane, Needs, read_data_plane, restart_data_plane
 from mesh.rollout import OnProgress
-from mesh.rotation import RotationSnapshot, is_expired, read_rotation
-from mesh.rotation_options import RotationOptions
-from mesh.rotation_record import RECORD, RotationClaim, read_record
+from mesh.rotation.issuer_renewal import await_reissued, ensure_loaded, reissue, write_issuer
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.options import RotationOptions
+from mesh.rotation.phases import is_expired
+from mesh.rotation.record import RECORD, RotationClaim, read_record
+from mesh.rotation.snapshot import RotationSnapshot, read_rotation
 from mesh.trust_anchor import ISSUER_SECRET, read_tls_secret
 
 

@@ -20,7 +20,8 @@ from typing import Any, Self
 
 from mesh.cluster import Cluster, Object
 from mesh.errors import ApiError, MeshError, OwnershipConflict
-from mesh.trust_anchor import LABELS
+from mesh.pki import CertificateInfo, read_certificates, signed_by
+from mesh.trust_anchor import ISSUER_SECRET, LABELS
 
 RECORD = "prefect-linkerd-rotation"
 ATTEMPTS = 6
@@ -67,6 +68,19 @@ class RotationRecord:
     def since(self) -> datetime | None:
         """`signing_since` as a time."""
         return datetime.fromisoformat(self.signing_since) if self.signing_since else None
+
+
+def anchor_of(record: RotationRecord, fingerprint: str) -> CertificateInfo:
+    return next(
+        info
+        for info in read_certificates(record.anchors, "rotation")
+        if info.fingerprint == fingerprint
+    )
+
+
+def chains_to(chain: str, record: RotationRecord, goal: str) -> bool:
+    signer = signed_by(chain, record.anchors, ISSUER_SECRET)
+    return signer is not None and signer.fingerprint == goal
 
 
 def read_record(cluster: Cluster, namespace: str) -> RotationRecord | None:

@@ -1,0 +1,165 @@
+"""What a rotation would do, computed before it does anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from mesh.charts import Chart
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput
+from mesh.pki import CertificateInfo, fingerprints, read_certificates
+from mesh.restarts import ByHand, Needs, RestartPlan, plan_restarts
+from mesh.rollout import Workload
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.options import Action, NewAnchor, RotationOptions
+from mesh.rotation.phases import (
+    PHASES,
+    PhaseName,
+    is_expired,
+    needs_restart,
+    next_phase,
+    recovery_phase,
+)
+from mesh.rotation.preconditions import check_new_anchor, refuse, require_way_back, troubles
+from mesh.rotation.record import RotationRecord, anchor_of, read_record
+from mesh.rotation.snapshot import RotationSnapshot, read_rotation
+from mesh.rotation.trust_bundle import require_installed
+from mesh.trust_anchor import brought_certificate, brought_key
+
+
+@dataclass(frozen=True)
+class RotationPlan:
+    """What a rotation would do. `restarts` is by phase; nothing of it was done.
+
+    `goal` is None where a new anchor has yet to be made.
+    """
+
+    goal: CertificateInfo | None
+    trusted: tuple[CertificateInfo, ...]
+    issuer: CertificateInfo | None
+    phase: PhaseName
+    restarts: dict[PhaseName, RestartPlan]
+    seconds: float
+    troubles: tuple[str, ...]
+    expired: bool
+    record: RotationRecord | None
+
+    @property
+    def by_hand(self) -> tuple[ByHand, ...]:
+        found = {item: None for plan in self.restarts.values() for item in plan.by_hand}
+        return tuple(found)
+
+
+def look(
+    cluster: Cluster,
+    config: MeshConfig,
+    chart: Chart,
+    ring: KeyRing,
+    new: NewAnchor,
+    options: RotationOptions,
+    action: Action,
+    now: datetime,
+) -> RotationPlan:
+    """Checks everything that was given against what is there, and plans; changes nothing.
+
+    Raises:
+        InvalidInput: the new anchor is unfit, or the mesh cannot take this action now.
+        NotReady: the mesh is not healthy enough to begin.
+    """
+    record = read_record(cluster, config.namespaces.linkerd)
+    is_open = record is not None and record.is_open
+    brought = brought_certificate(new.as_config(config.trust_anchor)) if new.is_brought else None
+    goal = _decide_goal(record if is_open else None, brought, action)
+    snapshot = read_rotation(cluster, config, goal or "")
+    require_installed(snapshot.bundle, chart, config)
+    info = None
+    if brought is not None and not (is_open and goal):
+        info = check_new_anchor(brought, config, snapshot.bundle.roots, now)
+        brought_key(new.as_config(config.trust_anchor), brought)
+    elif is_open and record is not None and goal is not None:
+        info = anchor_of(record, goal)
+        if action == "abort":
+            require_way_back(cluster, config, ring, goal)
+    expired = is_expired(snapshot, now)
+    found = tuple(troubles(snapshot, config, now))
+    refuse(config, options, action, found, expired=expired, is_open=is_open)
+    phase: PhaseName = "prepare"
+    if is_open:
+        phase = (recovery_phase if action == "recover" else next_phase)(snapshot)
+    plans = _plans(snapshot, options, action, phase)
+    return RotationPlan(
+        goal=info,
+        trusted=tuple(read_certificates(snapshot.bundle.roots, "trust bundle")),
+        issuer=snapshot.issuer,
+        phase=phase,
+        restarts=plans,
+        seconds=sum(plan.seconds(options.restarts) for plan in plans.values()),
+        troubles=found,
+        expired=expired,
+        record=record,
+    )
+
+
+def _decide_goal(record: RotationRecord | None, brought: str | None, action: Action) -> str | None:
+    """The fingerprint of the anchor to go to; None where it has yet to be made."""
+    if action == "abort":
+        if record is None:
+            raise InvalidInput(
+                "abort",
+                expected="a rotation that has begun and not ended",
+                found="none",
+                remedy="There is nothing to go back from.",
+            )
+        return record.origin
+    given = next(iter(fingerprints(brought, "new trust anchor"))) if brought else None
+    if record is None:
+        return given
+    if record.is_going_back:
+        raise InvalidInput(
+            "rotation",
+            expected="none, or one that goes forward",
+            found="one that was aborted and is on its way back",
+            remedy="Run abort until it has ended, then rotate anew.",
+        )
+    if given is not None and given != record.goal:
+        raise InvalidInput(
+            "new trust anchor",
+            expected=f"the one of the rotation that has begun, {record.goal}",
+            found=f"another one, {given}",
+            remedy="Bring none to go on with it, or abort it first.",
+        )
+    return record.goal
+
+
+def _plans(
+    snapshot: RotationSnapshot, options: RotationOptions, action: Action, phase: PhaseName
+) -> dict[PhaseName, RestartPlan]:
+    """The restarts of every phase that is still to come."""
+    tolerated = unwell(snapshot)
+
+    def plan(needs: Needs) -> RestartPlan:
+        return plan_restarts(snapshot.data_plane, needs, options.restarts, tolerated=tolerated)
+
+    def everything(_: object) -> bool:
+        return True
+
+    if action == "recover":
+        return {"spread": plan(everything)}
+    names: tuple[PhaseName, ...] = ("spread", "switch", "drop")
+    order = [each.name for each in PHASES]
+    plans: dict[PhaseName, RestartPlan] = {}
+    for name in names:
+        if order.index(name) < order.index(phase):
+            continue
+        if name == "switch" and options.renewal == "wait":
+            continue
+        plans[name] = plan(needs_restart(snapshot, name) if name == phase else everything)
+    return plans
+
+
+def unwell(snapshot: RotationSnapshot) -> frozenset[Workload]:
+    return frozenset(
+        target.workload for target in snapshot.data_plane.targets.values() if not target.is_complete
+    )

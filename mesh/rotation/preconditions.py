@@ -1,0 +1,141 @@
+"""What has to hold before a rotation begins, or goes back, or recovers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput, MeshError, NotReady
+from mesh.pki import CertificateInfo, check_issuer, check_trust_anchor, fingerprints
+from mesh.rotation.issuer_renewal import PREVIOUS_ISSUER
+from mesh.rotation.key_ring import KeyRing
+from mesh.rotation.options import Action, RotationOptions
+from mesh.rotation.record import chains_to, read_record
+from mesh.rotation.snapshot import RotationSnapshot, identity_pods
+from mesh.trust_anchor import ISSUER_SECRET, read_tls_secret
+
+
+def check_new_anchor(
+    certificate: str, config: MeshConfig, trusted: str, now: datetime
+) -> CertificateInfo:
+    """A new anchor that this mesh can be rotated to.
+
+    Raises:
+        InvalidInput: it is unfit (see `check_trust_anchor`), ends soon, or is trusted already.
+    """
+    info = check_trust_anchor(certificate, config.trust_domain, now, "new trust anchor")
+    if trusted.strip() and info.fingerprint in fingerprints(trusted, "trust bundle"):
+        raise InvalidInput(
+            "new trust anchor",
+            expected="another one than the mesh has",
+            found=f"one that it trusts already, {info.fingerprint}",
+            remedy="Bring a new one, or none, so that one is made.",
+        )
+    if info.not_after - now < timedelta(hours=config.lifetimes.issuer_hours):
+        raise InvalidInput(
+            "new trust anchor",
+            expected="one that outlives an issuer",
+            found=f"that it ends at {info.not_after:%Y-%m-%d %H:%M} UTC",
+            remedy="Bring one that lives longer.",
+        )
+    return info
+
+
+def troubles(snapshot: RotationSnapshot, config: MeshConfig, now: datetime) -> list[str]:
+    """Why a mesh is not well enough for a rotation to begin."""
+    found = [
+        f"{target.subject}: it is not rolled out"
+        for target in snapshot.data_plane.targets.values()
+        if not target.is_complete
+    ]
+    found += [
+        f"{pod.subject}: it is not ready"
+        for pod in snapshot.data_plane.pods
+        if not pod.is_ready and not pod.is_deleting
+    ]
+    release = snapshot.bundle.release
+    if release is not None and release.status != "deployed":
+        found.append(
+            f"Helm release {release.namespace}/{release.name}: its status is {release.status}"
+        )
+    if not identity_pods(snapshot.data_plane):
+        found.append(f"Deployment/{config.namespaces.linkerd}/linkerd-identity: it has no pod")
+    return found + _chain_trouble(snapshot, config, now)
+
+
+def _chain_trouble(snapshot: RotationSnapshot, config: MeshConfig, now: datetime) -> list[str]:
+    subject = f"Secret/{config.namespaces.linkerd}/{ISSUER_SECRET}"
+    if snapshot.issuer is None:
+        return [f"{subject}: no issuer that can be read"]
+    try:
+        check_issuer(snapshot.issuer.pem, snapshot.bundle.roots, config.trust_domain, now, subject)
+    except MeshError as error:
+        # An intermediate between issuer and anchor is not part of what was kept of it.
+        return [] if snapshot.issuer_anchor is not None else [str(error)]
+    return []
+
+
+def require_way_back(cluster: Cluster, config: MeshConfig, ring: KeyRing, goal: str) -> None:
+    """Raises unless an issuer of the old anchor is there, or can be signed."""
+    if ring.find(goal) is not None:
+        return
+    if config.issuer == "self-signed":
+        for name in (ISSUER_SECRET, PREVIOUS_ISSUER):
+            secret = read_tls_secret(cluster, name, config.namespaces.linkerd)
+            record = read_record(cluster, config.namespaces.linkerd)
+            if secret and record and chains_to(secret.certificate, record, goal):
+                return
+    raise InvalidInput(
+        "abort",
+        expected=f"the old anchor's private key in {ring.current.where} or beside it, or an issuer "
+        "that it signed",
+        found="neither",
+        remedy="There is no way back: run rotate_anchor again, which goes on to the new anchor.",
+    )
+
+
+def refuse(
+    config: MeshConfig,
+    options: RotationOptions,
+    action: Action,
+    found: Sequence[str],
+    *,
+    expired: bool,
+    is_open: bool,
+) -> None:
+    """Raises unless the mesh can take this action now."""
+    subject = f"mesh {config.name}"
+    if action == "recover":
+        if not expired and not is_open:
+            raise InvalidInput(
+                subject,
+                expected="certificates that have ended, to recover from",
+                found="that they are valid",
+                remedy="Use rotate_anchor or rotate_issuer without recover: they need no downtime.",
+            )
+        if not options.accept_downtime:
+            raise InvalidInput(
+                subject,
+                expected="accept_downtime, as meshed workloads cannot reach each other until every "
+                "one of them is restarted",
+                found="that it is off",
+                remedy="Turn accept_downtime on.",
+            )
+        return
+    if expired and action == "rotate":
+        raise InvalidInput(
+            subject,
+            expected="an identity that is valid, to rotate without downtime",
+            found="that the issuer or its trust anchor has ended",
+            remedy="Run the same with recover, which needs a downtime.",
+        )
+    # What has begun is finished, be the mesh as it may: each batch is gated by itself.
+    if found and action == "rotate" and not is_open and not options.allow_unhealthy:
+        raise NotReady(
+            subject,
+            expected="it to be healthy before its anchor is rotated",
+            found=" | ".join(found[:20]),
+            remedy="Mend what is named, or turn allow_unhealthy on.",
+        )
