@@ -11,7 +11,7 @@ WORKERS ?= 2
 # What the tests use of Debian's packages: the team's database and messaging, and a browser.
 PACKAGES := postgresql redis-server chromium
 
-.PHONY: setup packages binaries lint test-go test demo demo-down benchmark clean
+.PHONY: setup packages binaries lint test-go test rotations demo demo-down benchmark clean
 
 setup: .venv/.ready
 
@@ -42,6 +42,10 @@ test-go: setup
 
 test: packages binaries lint test-go
 	$(RUN) pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+# Every version and issuer mode rotated with 300 meshed workloads; `make test` has two so large.
+rotations: binaries
+	$(RUN) pytest -n $(WORKERS) tests/rotation/test_rotation.py --workloads 300 $(PYTEST_ARGS)
 
 demo: binaries
 	$(RUN) sandbox demo $(DEMO_ARGS)

@@ -51,6 +51,9 @@ from mesh.snapshot import CONTROL_PLANE_NS, Pod, read_pods
 ATTEMPTS = 3
 """How often what still needs a restart afterwards is tried: the injector may have been behind."""
 
+WRITERS = 8
+"""Workloads of a batch that are asked to restart at the same time."""
+
 Stage = Literal["control plane", "extensions", "workloads"]
 STAGES: tuple[Stage, ...] = ("control plane", "extensions", "workloads")
 
@@ -512,8 +515,7 @@ def restart_data_plane(
             if not left:
                 on_progress(total, total, "all restarted")
                 return Restarted(tuple(done), plan.by_hand)
-            for workload in left:
-                _restart(cluster, workload)
+            _restart(cluster, left)
             await_rollouts(
                 cluster, left, timeout, _beyond(len(done), total, on_progress), may_go=True
             )
@@ -524,7 +526,7 @@ def restart_data_plane(
                 time.sleep(policy.pause_seconds)
             before_batch(batch)
             _await_budgets(cluster, batch, covered, timeout, tolerated)
-            left = [w for w in batch.workloads if _restart(cluster, w)]
+            left = _restart(cluster, batch.workloads)
             waited = [w for w in left if w not in tolerated]
             await_rollouts(
                 cluster, waited, timeout, _beyond(len(done), total, on_progress), may_go=True
@@ -547,15 +549,21 @@ def _came_up_bare(cluster: Cluster, restarted: Iterable[Workload]) -> list[Workl
     return sorted({p.owner for p in pods if p.owner in wanted and p.owner and not p.is_over})
 
 
-def _restart(cluster: Cluster, workload: Workload) -> bool:
-    """Whether it was there to be restarted; workloads come and go while others are restarted."""
-    try:
-        restart(cluster, workload, datetime.now(UTC))
-    except ApiError as error:
-        if error.status == 404:
-            return False
-        raise
-    return True
+def _restart(cluster: Cluster, workloads: Sequence[Workload]) -> list[Workload]:
+    """Those that were there to be restarted; workloads come and go while others are restarted."""
+
+    def was_there(workload: Workload) -> bool:
+        try:
+            restart(cluster, workload, datetime.now(UTC))
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        there = list(pool.map(was_there, workloads))
+    return [workload for workload, is_there in zip(workloads, there, strict=True) if is_there]
 
 
 def _beyond(done: int, total: int, on_progress: OnProgress) -> OnProgress:

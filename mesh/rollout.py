@@ -125,7 +125,7 @@ def await_rollouts(
 
     Args:
         timeout: seconds for all of them together.
-        every: seconds between two looks.
+        every: seconds between two looks. Few workloads are looked at sooner at first.
         may_go: whether one that is deleted meanwhile is no more waited for.
 
     Raises:
@@ -133,6 +133,7 @@ def await_rollouts(
     """
     deadline = time.monotonic() + timeout
     waiting = list(workloads)
+    pause = min(0.1, every) if len(waiting) <= FEW else every
     while True:
         found = _read(cluster, waiting)
         gone = [] if may_go else [key for key in waiting if key not in found]
@@ -155,7 +156,8 @@ def await_rollouts(
                 found=describe(cluster, obj),
                 remedy="Mend what the pods and events name, then run again.",
             )
-        time.sleep(every)
+        time.sleep(pause)
+        pause = min(2 * pause, every)
 
 
 def _read(cluster: Cluster, workloads: Sequence[Workload]) -> dict[Workload, Object]:

@@ -20,6 +20,14 @@ from sandbox.prefect_server import PrefectServer
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--workloads",
+        type=int,
+        help="meshed workloads in every whole rotation; by default 300 in two of them, 20 in others",
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder with charts and manifests, which is no part of the project."""

@@ -387,7 +387,10 @@ class Rotation:
 
     def _restart(self, phase: PhaseName, on_progress: OnProgress) -> None:
         snapshot = self.read()
-        if phase != "switch":
+        if phase != "switch" and any(
+            snapshot.trusted_by(p) is None for p in snapshot.data_plane.pods
+        ):
+            # Theirs will be proven by when they started, so that has to be sure to be later.
             self._wait_until(snapshot.bundle.settled)
         tolerated = unwell(snapshot) if self._options.allow_unhealthy else frozenset[Workload]()
 

@@ -123,11 +123,12 @@ def add_workloads(cluster: Cluster, count: int, namespace: str = "apps") -> None
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(count)))
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while True:
         plane = read_data_plane(cluster, "linkerd")
+        targets = [target for target in plane.targets.values() if target.workload[1] == namespace]
         ready = [pod for pod in plane.pods if pod.namespace == namespace and pod.is_ready]
-        if len(ready) >= count:
+        if len(ready) >= count and all(target.is_complete for target in targets):
             return
         assert time.monotonic() < deadline, f"{len(ready)} of {count} pods are ready"
         time.sleep(0.5)
