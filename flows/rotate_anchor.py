@@ -17,6 +17,7 @@ from tasks.rotation import (
     finish,
     plan_rotation,
     upcoming,
+    was_done_meanwhile,
 )
 
 MADE_HERE = NewAnchor()
@@ -56,6 +57,8 @@ def rotate_anchor(
     if action == "dry_run":
         return plan
     with claimed_rotation(mesh, options) as rotation:
+        if was_done_meanwhile(rotation, plan):
+            return rotation.record
         begin(rotation, new_anchor, action)
         for _ in range(STEPS):
             phase = upcoming(rotation, action)

@@ -33,7 +33,7 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
     Raises:
         MeshError: the object, what was expected, what was found and how to mend it.
     """
-    look_at_issuer(mesh, options)
+    before = look_at_issuer(mesh, options)
     approve_issuer(options)
     with claimed_mesh(mesh, options) as claim:
-        return rotate_the_issuer(mesh, claim, options)
+        return rotate_the_issuer(mesh, claim, options, before)

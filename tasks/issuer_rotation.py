@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect.artifacts import create_markdown_artifact
 
+from mesh.pki import CertificateInfo
 from mesh.rotation import issuer as issuer_rotation
 from mesh.rotation.issuer import IssuerRotation
 from mesh.rotation.key_ring import KeyRing
@@ -19,10 +20,10 @@ from tasks.trust_anchor import key_store
 
 
 @step("look", description="Checks that the issuer can be rotated; changes nothing.")
-def look_at_issuer(mesh: LinkerdMesh, options: RotationOptions) -> None:
+def look_at_issuer(mesh: LinkerdMesh, options: RotationOptions) -> CertificateInfo | None:
     cluster = cluster_of(mesh)
     ring = KeyRing(key_store(mesh, cluster))
-    issuer_rotation.look_at_issuer(cluster, mesh, ring, options)
+    return issuer_rotation.look_at_issuer(cluster, mesh, ring, options).issuer
 
 
 def approve_issuer(options: RotationOptions) -> None:
@@ -33,12 +34,15 @@ def approve_issuer(options: RotationOptions) -> None:
 
 @step("issuer", description="A new issuer, and that identity has loaded it.")
 def rotate_the_issuer(
-    mesh: LinkerdMesh, claim: RotationClaim, options: RotationOptions
+    mesh: LinkerdMesh,
+    claim: RotationClaim,
+    options: RotationOptions,
+    before: CertificateInfo | None,
 ) -> IssuerRotation:
     cluster = cluster_of(mesh)
     ring = KeyRing(key_store(mesh, cluster))
     with RolloutProgress(mesh.name, "issuer") as progress:
-        done = issuer_rotation.rotate_issuer(cluster, mesh, ring, claim, options, progress)
+        done = issuer_rotation.rotate_issuer(cluster, mesh, ring, claim, options, before, progress)
     create_markdown_artifact(
         issuer_markdown(mesh.name, done),
         key=f"{mesh.name}-issuer-rotation",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 from prefect import pause_flow_run
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.logging import get_run_logger
+from pydantic import SecretStr
 
 from mesh.charts import Chart, ChartCatalog
+from mesh.errors import InvalidInput
 from mesh.helm import Helm
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
@@ -25,7 +29,7 @@ from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
 from tasks.step import step
-from tasks.trust_anchor import key_store
+from tasks.trust_anchor import key_store, load_secret
 
 
 @step("plan", description="Checks what was given against what is there, and plans the rotation.")
@@ -39,7 +43,7 @@ def plan_rotation(
         mesh,
         control_plane_chart(mesh),
         KeyRing(key_store(mesh, cluster)),
-        new_anchor,
+        with_key(new_anchor),
         options,
         action,
         cluster.clock(),
@@ -55,6 +59,26 @@ def plan_rotation(
     return plan
 
 
+def with_key(new: NewAnchor) -> NewAnchor:
+    """A new anchor with its key, where a Prefect Secret block holds that.
+
+    Raises:
+        InvalidInput: there is no such block, or no text in it.
+    """
+    name = new.private_key_block
+    if name is None:
+        return new
+    content = load_secret(name)
+    if not isinstance(content, str):
+        raise InvalidInput(
+            f"Prefect Secret block {name}",
+            expected="the new trust anchor's private key (PEM)",
+            found="no block of that name" if content is None else "something that is no text",
+            remedy="Save the key there. A rotation that has begun goes on without: give no anchor.",
+        )
+    return new.with_key(SecretStr(content))
+
+
 def control_plane_chart(mesh: LinkerdMesh) -> Chart:
     one = mesh.linkerd.layout == "one-chart"
     return ChartCatalog(mesh).find("linkerd2" if one else "linkerd-control-plane")
@@ -64,13 +88,29 @@ def control_plane_chart(mesh: LinkerdMesh) -> Chart:
 def claimed_mesh(mesh: LinkerdMesh, options: RotationOptions) -> Generator[RotationClaim]:
     """The right to rotate a mesh: by a lease in the cluster, whoever else runs.
 
-    Where the Prefect server has a global concurrency limit `linkerd-rotation-<mesh>`, runs queue
-    up there first.
+    Runs queue up before that at the server's global concurrency limit `linkerd-rotation-<mesh>`.
     """
     cluster = cluster_of(mesh)
     claim = RotationClaim(cluster, mesh.namespaces.linkerd, _owner(), options.lease_seconds)
-    with concurrency(f"linkerd-rotation-{mesh.name}", strict=False), claim:
+    limit = f"linkerd-rotation-{mesh.name}"
+    _ensure_limit(limit)
+    # The slot of a run that died is free again when its lease is over, 60 s at least. A server that
+    # is away for longer stops nothing: the claim holds without it.
+    slot = concurrency(
+        limit,
+        strict=True,
+        lease_duration=max(60.0, options.lease_seconds),
+        raise_on_lease_renewal_failure=False,
+    )
+    with slot, claim:
         yield claim
+
+
+def _ensure_limit(name: str) -> None:
+    """Makes the limit of one rotation at a time, or brings it back to that."""
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        # Another run may have been faster.
+        client.upsert_global_concurrency_limit_by_name(name, 1)
 
 
 @contextmanager
@@ -91,9 +131,17 @@ def _owner() -> str:
 
 @step("prepare", description="Keeps the new anchor's key, and writes down what is to be done.")
 def begin(rotation: Rotation, new_anchor: NewAnchor, action: Action) -> RotationRecord:
-    record = rotation.begin(new_anchor, action)
+    record = rotation.begin(with_key(new_anchor), action)
     get_run_logger().info("Goal: trust anchor sha256 %s", record.goal)
     return record
+
+
+def was_done_meanwhile(rotation: Rotation, plan: RotationPlan) -> bool:
+    """Whether another run has rotated the mesh since this one made its plan, and waited."""
+    is_done = rotation.is_done_since(plan.record)
+    if is_done:
+        get_run_logger().info("Another run has done it meanwhile")
+    return is_done
 
 
 @step("next phase", description="Which phase's proof does not hold yet, by the cluster itself.")

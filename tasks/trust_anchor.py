@@ -25,6 +25,18 @@ from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.step import step
 
 
+def load_secret(name: str) -> object:
+    """What a Prefect Secret block holds, or None where there is no block of this name."""
+    try:
+        stored = cast("Secret[Any]", Secret.load(name))  # pyright: ignore[reportUnknownMemberType]
+    except ValueError as error:
+        # What Prefect raises for a block that is not there; any other is no reason to make one.
+        if "Unable to find block document" not in str(error):
+            raise
+        return None
+    return stored.get()
+
+
 class SecretBlockKeyStore:
     """Keeps a trust anchor with its key in a Prefect Secret block, which the server encrypts."""
 
@@ -33,14 +45,9 @@ class SecretBlockKeyStore:
         self.where = f"Prefect Secret block {name}"
 
     def load(self) -> KeyPair | None:
-        try:
-            stored = cast("Secret[Any]", Secret.load(self._name))  # pyright: ignore[reportUnknownMemberType]
-        except ValueError as error:
-            # What Prefect raises for a block that is not there; any other is no reason to make one.
-            if "Unable to find block document" not in str(error):
-                raise
+        content = load_secret(self._name)
+        if content is None:
             return None
-        content: object = stored.get()
         if isinstance(content, str):
             content = json.loads(content)
         pair = cast("dict[str, str]", content)

@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--workloads",
         type=int,
-        help="meshed workloads in every whole rotation; by default 300 in two of them, 20 in others",
+        help="meshed workloads in every whole rotation; by default 300 in two, 20 in others",
     )
 
 

@@ -86,19 +86,27 @@ def rotate_issuer(
     ring: KeyRing,
     claim: RotationClaim,
     options: RotationOptions,
+    before: CertificateInfo | None,
     on_progress: OnProgress,
 ) -> IssuerRotation:
     """A new issuer, loaded by identity. Nothing else is restarted while the old one is valid.
+
+    Args:
+        before: the issuer as it was looked at. Where another one has taken its place since then,
+            by this step's first try or by another run, that one is enough.
 
     Raises:
         InvalidInput: see `look_at_issuer`.
         NotReady: cert-manager did not issue it, or identity does not load it.
     """
     snapshot = look_at_issuer(cluster, config, ring, options)
-    expired = is_expired(snapshot, cluster.clock())
+    # A run that died may have written the new issuer already.
+    expired = options.accept_downtime or is_expired(snapshot, cluster.clock())
     namespace = config.namespaces.linkerd
     claim.check()
-    if config.issuer == "cert-manager":
+    if _fingerprint(snapshot.issuer) != _fingerprint(before):
+        pass
+    elif config.issuer == "cert-manager":
         _reissue(cluster, config, snapshot.issuer)
     else:
         pair = ring.require(snapshot.issuer_anchor or "")
@@ -117,13 +125,17 @@ def rotate_issuer(
             remedy="Run again.",
         )
     after = check_issuer_secret(secret, config, snapshot.bundle.roots, cluster.clock())
-    return IssuerRotation(snapshot.issuer, after, since, restarted)
+    return IssuerRotation(before, after, since, restarted)
+
+
+def _fingerprint(info: CertificateInfo | None) -> str:
+    return info.fingerprint if info is not None else ""
 
 
 def _reissue(cluster: Cluster, config: MeshConfig, before: CertificateInfo | None) -> None:
     reissue(cluster, config)
     deadline = time.monotonic() + config.timeout_seconds
-    old = before.fingerprint if before is not None else ""
+    old = _fingerprint(before)
     while True:
         await_reissued(cluster, config, config.timeout_seconds)
         secret = read_tls_secret(cluster, ISSUER_SECRET, config.namespaces.linkerd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from mesh.config import Section, TrustAnchorConfig
 from mesh.restarts import RestartPolicy
@@ -17,7 +17,7 @@ ApprovedPhase = Literal["bundle", "spread", "switch", "drop"]
 class NewAnchor(Section):
     """The new trust anchor. Nothing given: one is made.
 
-    A private key is given by a file only: Prefect stores what a run's parameters hold.
+    A private key is no parameter, as Prefect stores those: a file or a Secret block holds it.
     """
 
     certificate: str | None = Field(
@@ -34,6 +34,13 @@ class NewAnchor(Section):
         description="The brought anchor's key, on the machine where the flow runs; encrypted with "
         "the mesh's passphrase (trust_anchor.passphrase) or not.",
     )
+    private_key_block: str | None = Field(
+        default=None,
+        title="Private key block",
+        description="The Prefect Secret block that holds the brought anchor's key (PEM), encrypted "
+        "with the mesh's passphrase or not. It may be deleted once the rotation has begun.",
+    )
+    _private_key: SecretStr | None = PrivateAttr(default=None)
 
     @property
     def is_brought(self) -> bool:
@@ -45,21 +52,37 @@ class NewAnchor(Section):
             raise ValueError(
                 "the new trust anchor is given twice: give certificate or certificate_file"
             )
-        if self.is_brought and self.private_key_file is None:
+        keys = [key for key in (self.private_key_file, self.private_key_block) if key is not None]
+        if self.is_brought and not keys:
             raise ValueError(
-                "a new trust anchor has to sign a new issuer: give private_key_file too"
+                "a new trust anchor has to sign a new issuer: give private_key_file or "
+                "private_key_block too"
             )
-        if self.private_key_file is not None and not self.is_brought:
+        if len(keys) > 1:
+            raise ValueError(
+                "the new anchor's key is given twice: give private_key_file or private_key_block"
+            )
+        if keys and not self.is_brought:
             raise ValueError("a private key without its certificate: give the certificate too")
         if self.certificate and "PRIVATE KEY-----" in self.certificate:
-            raise ValueError("certificate holds a private key: give that by private_key_file")
+            raise ValueError(
+                "certificate holds a private key: give that by private_key_file or "
+                "private_key_block"
+            )
         return self
+
+    def with_key(self, key: SecretStr) -> NewAnchor:
+        """The same with the key that its block holds, which is no field and never written down."""
+        copy = self.model_copy()
+        copy._private_key = key
+        return copy
 
     def as_config(self, custody: TrustAnchorConfig) -> TrustAnchorConfig:
         """The same as a trust anchor that is brought to bootstrap."""
         return TrustAnchorConfig(
             certificate=self.certificate,
             certificate_file=self.certificate_file,
+            private_key=self._private_key,
             private_key_file=self.private_key_file,
             passphrase=custody.passphrase,
         )

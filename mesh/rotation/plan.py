@@ -22,7 +22,13 @@ from mesh.rotation.phases import (
     next_phase,
     recovery_phase,
 )
-from mesh.rotation.preconditions import check_new_anchor, refuse, require_way_back, troubles
+from mesh.rotation.preconditions import (
+    check_new_anchor,
+    nothing_to_abort,
+    refuse,
+    require_way_back,
+    troubles,
+)
 from mesh.rotation.record import RotationRecord, anchor_of, read_record
 from mesh.rotation.snapshot import RotationSnapshot, read_rotation
 from mesh.rotation.trust_bundle import require_installed
@@ -106,12 +112,7 @@ def _decide_goal(record: RotationRecord | None, brought: str | None, action: Act
     """The fingerprint of the anchor to go to; None where it has yet to be made."""
     if action == "abort":
         if record is None:
-            raise InvalidInput(
-                "abort",
-                expected="a rotation that has begun and not ended",
-                found="none",
-                remedy="There is nothing to go back from.",
-            )
+            raise nothing_to_abort()
         return record.origin
     given = next(iter(fingerprints(brought, "new trust anchor"))) if brought else None
     if record is None:

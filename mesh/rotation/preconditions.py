@@ -77,6 +77,15 @@ def _chain_trouble(snapshot: RotationSnapshot, config: MeshConfig, now: datetime
     return []
 
 
+def nothing_to_abort() -> InvalidInput:
+    return InvalidInput(
+        "abort",
+        expected="a rotation that has begun and not ended",
+        found="none",
+        remedy="There is nothing to go back from.",
+    )
+
+
 def require_way_back(cluster: Cluster, config: MeshConfig, ring: KeyRing, goal: str) -> None:
     """Raises unless an issuer of the old anchor is there, or can be signed."""
     if ring.find(goal) is not None:

@@ -45,7 +45,7 @@ from mesh.rotation.phases import (
     unproven,
 )
 from mesh.rotation.plan import unwell
-from mesh.rotation.preconditions import check_new_anchor
+from mesh.rotation.preconditions import check_new_anchor, nothing_to_abort
 from mesh.rotation.record import RotationClaim, RotationRecord, anchor_of, chains_to
 from mesh.rotation.snapshot import RotationSnapshot, read_rotation
 from mesh.rotation.trust_bundle import BUNDLE, only, with_anchor, write_trust_bundle
@@ -111,6 +111,11 @@ class Rotation:
 
     # prepare
 
+    def is_done_since(self, seen: RotationRecord | None) -> bool:
+        """Whether a rotation has come to its end that was not over, or not there, when seen."""
+        record = self._claim.record
+        return record is not None and not record.is_open and record != seen
+
     def begin(self, new: NewAnchor, action: Action) -> RotationRecord:
         """Keeps the new anchor's key, then writes down what is to be done; or takes it up."""
         record = self._claim.record
@@ -120,6 +125,8 @@ class Rotation:
                 record = self._claim.save(replace(record, goal=record.origin, signing_since=""))
                 self._claim.tell(record.phase, "Aborted: the old anchor is the goal again.")
             return self.record
+        if action == "abort":
+            raise nothing_to_abort()
         snapshot = read_rotation(self._cluster, self._config, "")
         roots = snapshot.bundle.roots
         pair = self._new_pair(new, roots, now)

@@ -65,7 +65,9 @@ def store_of(cluster: Cluster, config: MeshConfig) -> KeyStore:
     return FileKeyStore(key_file, PASSPHRASE)
 
 
-def install(cluster: Cluster, config: MeshConfig, helm_path: str) -> None:
+def install(
+    cluster: Cluster, config: MeshConfig, helm_path: str, store: KeyStore | None = None
+) -> None:
     """What bootstrap does, without Prefect."""
     helm, catalog, now = Helm(cluster, helm_path), ChartCatalog(config), datetime.now(UTC)
 
@@ -80,7 +82,7 @@ def install(cluster: Cluster, config: MeshConfig, helm_path: str) -> None:
         helm.reconcile(desired_release(config, chart, values))
 
     ensure_namespaces(cluster, config)
-    store = store_of(cluster, config)
+    store = store or store_of(cluster, config)
     anchor = ensure_trust_anchor(cluster, config, store, now)
     is_one_chart = config.linkerd.layout == "one-chart"
     if not is_one_chart:

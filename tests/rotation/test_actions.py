@@ -15,31 +15,26 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, NotReady, OwnershipConflict
-from mesh.helm import Helm
 from mesh.pki import (
-    create_trust_anchor,
     fingerprints,
-    join_bundle,
     read_certificates,
-    sign_issuer,
 )
-from mesh.restarts import RestartPolicy, read_data_plane, restart_data_plane
-from mesh.rotation.issuer import rotate_issuer
+from mesh.restarts import read_data_plane
+from mesh.rotation.issuer import look_at_issuer, rotate_issuer
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.leaves import read_issued
 from mesh.rotation.options import NewAnchor
 from mesh.rotation.record import RotationClaim, read_record
-from mesh.rotation.trust_bundle import read_trust_bundle, write_trust_bundle
-from mesh.trust_anchor import read_tls_secret, tls_secret
+from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.flows.cluster_state import resource_versions
 from tests.pki.certificates import NOW, Made, make, private_pem
+from tests.rotation.ended import end_anchor, end_issuer, everything_verifies
 from tests.rotation.invariant import Invariant, split
 from tests.rotation.meshes import (
     FAST,
     add_workloads,
-    chart_of,
     configuration,
     install,
     plan,
@@ -251,13 +246,9 @@ class TestSelfSigned:
         assert [phase for phase in phases if phase in found] == phases
 
     def test_an_issuer_that_has_ended_is_replaced_with_a_downtime(self, signed: Rotated) -> None:
-        ring = KeyRing(store_of(signed.cluster, signed.config))
-        anchor = ring.current.load()
+        anchor = KeyRing(store_of(signed.cluster, signed.config)).current.load()
         assert anchor is not None
-        past = datetime.now(UTC) - timedelta(minutes=4)
-        ended = sign_issuer(anchor, "cluster.local", timedelta(minutes=1), past)
-        put_issuer(signed.cluster, ended.certificate, ended.private_key, anchor.certificate)
-        no_certificate_is_left(signed)
+        end_issuer(signed.sandbox, anchor)
         with pytest.raises(InvalidInput, match="accept_downtime"):
             new_issuer(signed)
         with pytest.raises(InvalidInput, match="recover"):
@@ -267,20 +258,8 @@ class TestSelfSigned:
         everything_verifies(signed.sandbox)
 
     def test_an_anchor_that_has_ended_is_replaced_with_a_downtime(self, signed: Rotated) -> None:
-        past = datetime.now(UTC) - timedelta(hours=1)
-        ended = create_trust_anchor("cluster.local", timedelta(minutes=30), past)
-        issuer = sign_issuer(ended, "cluster.local", timedelta(minutes=20), past)
-        ring = KeyRing(store_of(signed.cluster, signed.config))
-        ring.current.replace(ended)
-        put_issuer(signed.cluster, issuer.certificate, issuer.private_key, ended.certificate)
-        write_trust_bundle(
-            signed.cluster,
-            Helm(signed.cluster, signed.helm),
-            chart_of(signed.config),
-            signed.config,
-            join_bundle([ended.certificate]),
-        )
-        no_certificate_is_left(signed)
+        store = store_of(signed.cluster, signed.config)
+        ended = end_anchor(signed.sandbox, signed.config, signed.helm, store)
         with pytest.raises(InvalidInput, match="recover"):
             new_issuer(signed, accept_downtime=True)
         with pytest.raises(InvalidInput, match="accept_downtime"):
@@ -333,15 +312,11 @@ def is_well(cluster: Cluster) -> bool:
 
 
 def new_issuer(mesh: Rotated, **options: Any) -> Any:
+    ring = KeyRing(store_of(mesh.cluster, mesh.config))
+    wanted = FAST.model_copy(update=options)
+    before = look_at_issuer(mesh.cluster, mesh.config, ring, wanted).issuer
     with RotationClaim(mesh.cluster, "linkerd", "issuer", 30) as claim:
-        return rotate_issuer(
-            mesh.cluster,
-            mesh.config,
-            KeyRing(store_of(mesh.cluster, mesh.config)),
-            claim,
-            FAST.model_copy(update=options),
-            quiet,
-        )
+        return rotate_issuer(mesh.cluster, mesh.config, ring, claim, wanted, before, quiet)
 
 
 def new_issuer_without_a_restart(mesh: Rotated) -> None:
@@ -382,37 +357,3 @@ def times_are_those_of_the_certificates(mesh: Rotated) -> None:
 def chain_of(chain: str) -> frozenset[str]:
     _, rest = split(chain)
     return fingerprints(rest, "chain") if rest.strip() else frozenset()
-
-
-def put_issuer(cluster: Cluster, certificate: str, key: Any, anchor: str) -> None:
-    assert read_tls_secret(cluster, "linkerd-identity-issuer", "linkerd") is not None
-    cluster.apply(tls_secret("linkerd-identity-issuer", "linkerd", certificate, key, anchor))
-
-
-def everything_anew(cluster: Cluster) -> None:
-    """As after a long time: no proxy has a certificate that is still valid."""
-    before = {pod.uid for pod in read_data_plane(cluster, "linkerd").pods}
-    restart_data_plane(
-        cluster,
-        lambda: read_data_plane(cluster, "linkerd"),
-        lambda _: lambda pod: pod.uid in before,
-        RestartPolicy(batch_size=100),
-        timeout=120,
-        on_progress=quiet,
-    )
-    time.sleep(1)
-
-
-def no_certificate_is_left(mesh: Rotated) -> None:
-    # The old identity pod may go on signing until it is gone.
-    for _ in range(3):
-        everything_anew(mesh.cluster)
-        if not any(proxy.chain for proxy in mesh.sandbox.proxies()):
-            return
-    raise AssertionError("a proxy still gets a certificate")
-
-
-def everything_verifies(sandbox: Sandbox) -> None:
-    with Invariant(sandbox, every=0.1):
-        time.sleep(2)
-    assert all(proxy.chain for proxy in sandbox.proxies())

@@ -1,0 +1,290 @@
+"""Rotations as a worker runs them: on a mesh that is named, with approvals, on a real server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.blocks.system import Secret
+from tests.conftest import on_server
+from pydantic import SecretStr
+
+from mesh.cluster import Cluster
+from mesh.pki import KeyPair, create_trust_anchor, fingerprints
+from mesh.restarts import read_data_plane
+from mesh.rotation.record import RECORD, RotationRecord, read_record
+from mesh.rotation.trust_bundle import read_trust_bundle
+from mesh.trust_anchor import ISSUER_SECRET, KeyStore
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from tasks.linkerd_mesh import LinkerdMesh
+from tasks.trust_anchor import key_store
+from tests.deployments.conftest import ROOT, Server, eventually
+from tests.flows.test_secrets import everything_kept
+from tests.rotation.ended import end_anchor, everything_verifies
+from tests.rotation.invariant import Invariant
+from tests.rotation.meshes import add_workloads, configuration, install
+
+pytestmark = pytest.mark.xdist_group("deployments")
+
+OPTIONS = {"restarts": {"batch_size": 100}, "load_seconds": 20, "lease_seconds": 20}
+WORKLOADS = 5
+
+# The same mesh, without a deployment, while a run of one has it.
+SECOND = """
+from flows.rotate_anchor import rotate_anchor
+from tasks.linkerd_mesh import LinkerdMesh
+print(rotate_anchor(LinkerdMesh.load("south")).goal)
+"""
+
+
+@dataclass
+class Named:
+    """An installed mesh that is saved as a block, and runs on it."""
+
+    server: Server
+    sandbox: Sandbox
+    mesh: LinkerdMesh
+    helm: Path
+    folder: Path
+    started: list[Path] = field(default_factory=list[Path])
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.sandbox.cluster()
+
+    @property
+    def store(self) -> KeyStore:
+        return key_store(self.mesh, self.cluster)
+
+    def anchors(self) -> frozenset[str]:
+        return read_trust_bundle(self.cluster, self.mesh).anchors
+
+    def record(self) -> RotationRecord:
+        record = read_record(self.cluster, "linkerd")
+        assert record is not None
+        return record
+
+    def issuer(self) -> str:
+        """Which version of the Secret with the issuer there is."""
+        secret = self.cluster.get("v1", "Secret", ISSUER_SECRET, "linkerd")
+        assert secret is not None
+        return str(secret["metadata"]["resourceVersion"])
+
+    def process(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A process with this server and Helm; what it says goes to a file."""
+        self.started.append(self.folder / f"{len(self.started)}.log")
+        with self.started[-1].open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=os.environ
+                | self.server.running.environment
+                | {"PATH": os.pathsep.join([str(self.helm.parent), os.environ["PATH"]])},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def start(self, deployment: str, **parameters: Any) -> Run:
+        """A run of a deployment, in the process that a worker would start for it."""
+        deployment_id = self.server.deployments()[deployment]["id"]
+        mesh = {"$ref": {"block_document_slug": f"linkerd-mesh/{self.mesh.name}"}}
+        made = self.server.ask(
+            f"deployments/{deployment_id}/create_flow_run",
+            parameters={"mesh": mesh, **parameters},
+        )
+        return Run(self, made, self.process("-m", "prefect", "flow-run", "execute", made["id"]))
+
+    def said(self) -> str:
+        return "\n".join(path.read_text(errors="replace") for path in self.started)
+
+
+@dataclass
+class Run:
+    named: Named
+    made: dict[str, Any]
+    process: subprocess.Popen[bytes]
+
+    @property
+    def state(self) -> str:
+        return str(self.named.server.get(f"flow_runs/{self.made['id']}")["state"]["type"])
+
+    def await_pause(self) -> None:
+        eventually(lambda: self.state in ("PAUSED", "FAILED", "CRASHED", "COMPLETED"), 300)
+        assert self.state == "PAUSED", self.named.said()[-3000:]
+
+    def resume(self) -> None:
+        answer = self.named.server.ask(f"flow_runs/{self.made['id']}/resume")
+        assert answer["status"] == "ACCEPT", answer
+
+    def await_end(self) -> None:
+        assert self.process.wait(timeout=600) == 0, self.named.said()[-3000:]
+        assert self.state == "COMPLETED", self.named.said()[-3000:]
+        # The mesh stays a reference: nothing of it is kept with the run.
+        kept = self.named.server.get(f"flow_runs/{self.made['id']}")["parameters"]
+        assert kept == self.made["parameters"]
+
+
+def named(
+    name: str,
+    server: Server,
+    binaries: Binaries,
+    shared: Path,
+    folder: Path,
+    version: str,
+    **more: Any,
+) -> Iterator[Named]:
+    with (
+        Sandbox(name, binaries=binaries) as sandbox,
+        on_server(server.api),
+    ):
+        config = configuration(version, shared, folder, name=name, **more)
+        content = config.model_dump() | {"access": {"kubeconfig": str(sandbox.kubeconfig)}}
+        mesh = LinkerdMesh.model_validate(content)
+        mesh.save(name)
+        made = Named(server, sandbox, mesh, binaries.helm, folder)
+        install(made.cluster, mesh, str(binaries.helm), made.store)
+        add_workloads(made.cluster, WORKLOADS)
+        yield made
+        LinkerdMesh.delete(name)
+
+
+@pytest.fixture(scope="module")
+def south(
+    server: Server,
+    binaries: Binaries,
+    shared_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Named]:
+    """Its anchor's key is in a Prefect Secret block, and its proxies renew every minute or so."""
+    short = {"identity": {"issuer": {"issuanceLifetime": "60s"}}}
+    yield from named(
+        "south",
+        server,
+        binaries,
+        shared_dir,
+        tmp_path_factory.mktemp("south"),
+        "edge-26.8.3",
+        trust_anchor={"custody": "offline"},
+        values={"inline": short},
+    )
+
+
+def fingerprint(pair: KeyPair) -> str:
+    return next(iter(fingerprints(pair.certificate, "anchor")))
+
+
+def test_a_brought_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_nowhere(
+    south: Named,
+) -> None:
+    old = south.store.load()
+    new = create_trust_anchor("cluster.local", timedelta(days=30), datetime.now(UTC))
+    Secret(value=SecretStr(new.private_key.get_secret_value())).save("south-new-key")
+    assert old is not None
+    before, issuer = south.anchors(), south.issuer()
+
+    with Invariant(south.sandbox):
+        run = south.start(
+            "rotate_anchor",
+            new_anchor={"certificate": new.certificate, "private_key_block": "south-new-key"},
+            options={**OPTIONS, "approvals": ["bundle", "switch"], "renewal": "wait"},
+        )
+        run.await_pause()
+        assert (south.anchors(), south.issuer()) == (before, issuer)
+        second = south.process("-c", SECOND)
+        eventually(lambda: second_is_queued(south), 300)
+        holder = south.cluster.get("v1", "ConfigMap", RECORD, "linkerd")["data"]["owner"]
+
+        run.resume()
+        eventually(lambda: "Proven" in str(south.record().story), 300)
+        run.await_pause()
+        assert south.anchors() == before | {fingerprint(new)}
+        assert south.issuer() == issuer
+        # The first one has it still, and the second one waits.
+        assert holder == south.cluster.get("v1", "ConfigMap", RECORD, "linkerd")["data"]["owner"]
+        assert second.poll() is None
+        pods = {pod.uid for pod in read_data_plane(south.cluster, "linkerd").pods}
+
+        run.resume()
+        eventually(lambda: "Identity signs" in str(south.record().story), 300)
+        assert south.issuer() != issuer
+        # They renew, and are not restarted for it.
+        assert {pod.uid for pod in read_data_plane(south.cluster, "linkerd").pods} == pods
+        run.await_end()
+        assert second.wait(timeout=300) == 0, south.said()[-3000:]
+
+    record = south.record()
+    assert (record.phase, record.goal) == ("done", fingerprint(new))
+    assert south.anchors() == {record.goal}
+    assert set(record.restarted) == {"spread", "drop"}
+    # The second one found it done, and began nothing.
+    assert south.started[-1].read_text().splitlines()[-1] == record.goal
+    assert "Another run has done it meanwhile" in south.said()
+    assert sum(chapter.phase == "prepare" for chapter in record.story) == 1
+    assert fingerprint(south.store.load() or old) == record.goal
+
+    kept = everything_kept(south.server.running) + south.said()
+    assert "Trust anchor of mesh south" in kept
+    for pair in (old, new):
+        for line in pair.private_key.get_secret_value().splitlines()[1:-1]:
+            assert line not in kept
+
+
+def second_is_queued(south: Named) -> bool:
+    """Whether the second run has made its plan, and the first one has the only slot."""
+    [limit] = [
+        limit
+        for limit in south.server.ask("v2/concurrency_limits/filter")
+        if limit["name"] == "linkerd-rotation-south"
+    ]
+    assert (limit["limit"], limit["active_slots"]) == (1, 1)
+    runs = south.server.ask(
+        "flow_runs/filter",
+        flow_runs={
+            "state": {"type": {"any_": ["RUNNING"]}},
+            "deployment_id": {"is_null_": True},
+        },
+        task_runs={"state": {"type": {"any_": ["COMPLETED"]}}, "name": {"like_": "plan"}},
+    )
+    return len(runs) == 1
+
+
+def test_a_new_issuer_waits_for_approval_and_for_nothing_else(south: Named) -> None:
+    issuer = south.issuer()
+    pods = {pod.uid for pod in read_data_plane(south.cluster, "linkerd").pods}
+    with Invariant(south.sandbox):
+        run = south.start("rotate_issuer", options={**OPTIONS, "approvals": ["switch"]})
+        run.await_pause()
+        assert south.issuer() == issuer
+        run.resume()
+        run.await_end()
+    assert south.issuer() != issuer
+    assert {pod.uid for pod in read_data_plane(south.cluster, "linkerd").pods} == pods
+
+
+@pytest.mark.parametrize(
+    ("version", "issuer"), [("stable-2.11.5", "self-signed"), ("edge-26.8.3", "cert-manager")]
+)
+def test_a_mesh_whose_anchor_has_ended_is_recovered(
+    version: str,
+    issuer: str,
+    server: Server,
+    binaries: Binaries,
+    shared_dir: Path,
+    tmp_path: Path,
+) -> None:
+    for lost in named("ended", server, binaries, shared_dir, tmp_path, version, issuer=issuer):
+        ended = end_anchor(lost.sandbox, lost.mesh, str(lost.helm), lost.store)
+        accepted = {**OPTIONS, "accept_downtime": True}
+        lost.start("rotate_anchor", action="recover", options=accepted).await_end()
+        everything_verifies(lost.sandbox)
+        assert lost.anchors() == {lost.record().goal}
+        assert fingerprint(ended) not in lost.anchors()
+        assert len(lost.record().restarted["spread"]) == WORKLOADS + 3
