@@ -20,7 +20,7 @@ from mesh.restarts import RestartPolicy, read_data_plane
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.rotation.plan import RotationPlan, look
-from mesh.rotation.record import RotationClaim
+from mesh.rotation.record import RECORD, RotationClaim
 from mesh.rotation.run import Rotation
 from mesh.trust_anchor import ClusterKeyStore, FileKeyStore, KeyStore, ensure_trust_anchor
 from mesh.values import ClusterFacts, values_for
@@ -134,6 +134,16 @@ def add_workloads(cluster: Cluster, count: int, namespace: str = "apps") -> None
             return
         assert time.monotonic() < deadline, f"{len(ready)} of {count} pods are ready"
         time.sleep(0.5)
+
+
+def await_lease(cluster: Cluster) -> None:
+    """Waits until a run that died has lost its right to rotate, as the next one is told to."""
+    while True:
+        found = cluster.get("v1", "ConfigMap", RECORD, "linkerd")
+        until = found["data"].get("until") if found is not None else None
+        if not until or datetime.fromisoformat(until) <= cluster.clock():
+            return
+        time.sleep(0.2)
 
 
 def chart_of(config: MeshConfig) -> Any:

@@ -3,8 +3,8 @@
     python -m tests.rotation.run_rotation KUBECONFIG MESH.json HELM ACTION [PLACE]
 
 A place is `METHOD TEXT COUNT [PHASE]`: right after the COUNTth request of that method whose path
-has the text in it, in that phase by the record of the rotation. Or it is `helm`: a second into the
-first Helm upgrade.
+has the text in it, in that phase by the record of the rotation. Or it is `tell TEXT PHASE`: right
+after the story has that word in that phase. Or it is `helm`: a second into the first Helm upgrade.
 """
 
 from __future__ import annotations
@@ -39,6 +39,18 @@ def kill_in_helm() -> None:
     Helm.reconcile = dying  # type: ignore[method-assign]
 
 
+def kill_after(words: str) -> None:
+    _, text_wanted, phase_wanted = words.split(" ")
+    tell = RotationClaim.tell
+
+    def dying(self: RotationClaim, phase: str, text: str) -> None:
+        tell(self, phase, text)
+        if phase == phase_wanted and text_wanted in text:
+            die()
+
+    RotationClaim.tell = dying  # type: ignore[method-assign]
+
+
 def kill_at(place: str, phase: str) -> None:
     method_wanted, text, count, *phases = place.split(" ")
     seen = 0
@@ -68,6 +80,8 @@ def main() -> None:
     cluster = Cluster.from_file(Path(kubeconfig))
     if place == ["helm"]:
         kill_in_helm()
+    elif place and place[0].startswith("tell "):
+        kill_after(place[0])
     elif place:
         record = read_record(cluster, config.namespaces.linkerd)
         kill_at(place[0], record.phase if record is not None else "")

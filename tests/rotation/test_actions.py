@@ -169,6 +169,7 @@ class TestSelfSigned:
         with pytest.raises(InvalidInput, match="begun"):
             signed.rotate(action="abort")
         assert resource_versions(signed.cluster) == before
+        assert KeyRing(store_of(signed.cluster, signed.config)).next.load() is None
 
     def test_a_mesh_that_is_not_well_is_refused_and_nothing_is_changed(
         self, signed: Rotated

@@ -6,41 +6,72 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 
-from mesh.cluster import Cluster
+import pytest
+
 from mesh.config import MeshConfig
 from mesh.pki import fingerprints
 from mesh.rotation.key_ring import KeyRing
-from mesh.rotation.record import RECORD, read_record
+from mesh.rotation.record import read_record
 from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.rotation.invariant import Invariant
-from tests.rotation.meshes import PASSPHRASE, add_workloads, configuration, install, store_of
+from tests.rotation.meshes import (
+    PASSPHRASE,
+    add_workloads,
+    await_lease,
+    configuration,
+    install,
+    store_of,
+)
 
 # Where it dies, and the phase that the record names then.
-PLACES = [
+SELF_SIGNED = [
     # The new key is kept and the record is written.
     ("PUT prefect-linkerd-rotation 1 prepare", "prepare"),
-    # Helm is at work on the bundle.
+    # Helm is at work on the bundle; then the phase is over.
     ("helm", "prepare"),
-    # In the middle of a batch.
+    ("tell trusted bundle", "bundle"),
+    # In the middle of a batch; then the phase is over.
     ("PATCH namespaces/apps/deployments 3 spread", "spread"),
+    ("tell Proven spread", "spread"),
     # The issuer is of the new anchor; nobody has loaded it.
     ("PATCH secrets/linkerd-identity-issuer 2 spread", "spread"),
     ("PATCH namespaces/apps/deployments 4 switch", "switch"),
+    ("tell Proven switch", "switch"),
     # Helm takes the old anchor out of the bundle; then in the middle of the last batch.
     ("helm", "switch"),
     ("PATCH namespaces/apps/deployments 2 drop", "drop"),
+    ("tell Proven drop", "drop"),
     # The keys but one are forgotten, and nothing says yet that it is done.
     ("DELETE secrets/linkerd-identity-issuer-previous 1 drop", "drop"),
 ]
+CERT_MANAGER = [
+    ("helm", "prepare"),
+    ("PATCH namespaces/apps/deployments 5 spread", "spread"),
+    # The old key is kept beside the place that the new one is about to take.
+    ("PATCH secrets/linkerd-trust-anchor-previous 1 spread", "spread"),
+    # cert-manager has the new key and is asked to issue.
+    ("PATCH certificates/linkerd-identity-issuer/status 1 spread", "spread"),
+    ("tell Proven switch", "switch"),
+    ("PATCH namespaces/apps/deployments 5 drop", "drop"),
+]
 
 
+@pytest.mark.parametrize(
+    ("version", "issuer", "places"),
+    [
+        ("edge-26.8.3", "self-signed", SELF_SIGNED),
+        ("stable-2.11.5", "cert-manager", CERT_MANAGER),
+    ],
+    ids=["self-signed", "cert-manager"],
+)
 def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
+    version: str,
+    issuer: str,
+    places: list[tuple[str, str]],
     fresh_sandbox: Callable[..., Sandbox],
     shared_dir: Path,
     helm_path: str,
@@ -48,7 +79,7 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
 ) -> None:
     sandbox = fresh_sandbox()
     cluster = sandbox.cluster()
-    config = configuration("edge-26.8.3", shared_dir, tmp_path, name="killed")
+    config = configuration(version, shared_dir, tmp_path, issuer, name="killed")
     install(cluster, config, helm_path)
     add_workloads(cluster, 12)
     before = read_trust_bundle(cluster, config).anchors
@@ -59,7 +90,7 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
         return run_rotation(sandbox, config, helm_path, tmp_path, "rotate", *place)
 
     with Invariant(sandbox):
-        for place, phase in PLACES:
+        for place, phase in places:
             killed = run(place)
             assert killed.returncode == -signal.SIGKILL, f"{place}: {killed.stderr[-3000:]}"
             record = read_record(cluster, "linkerd")
@@ -78,16 +109,6 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
     assert kept is not None
     assert fingerprints(kept.certificate, "kept") == goals
     assert (ring.next.load(), ring.previous.load()) == (None, None)
-
-
-def await_lease(cluster: Cluster) -> None:
-    """Waits until a run that died has lost its right to rotate, as the next one is told to."""
-    while True:
-        found = cluster.get("v1", "ConfigMap", RECORD, "linkerd")
-        until = found["data"].get("until") if found is not None else None
-        if not until or datetime.fromisoformat(until) <= cluster.clock():
-            return
-        time.sleep(0.2)
 
 
 def run_rotation(
