@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50, help="workloads restarted at once")
     arguments = parser.parse_args()
     policy = RestartPolicy(batch_size=arguments.batch)
-    options = FAST.model_copy(update={"restarts": policy})
+    options = FAST.model_copy(update={"restarts": policy, "lease_seconds": 60.0})
     for workloads in arguments.workloads:
         with tempfile.TemporaryDirectory() as folder, Sandbox(f"rotate-{workloads}") as sandbox:
             cluster, helm = sandbox.cluster(), str(sandbox.binaries.helm)
