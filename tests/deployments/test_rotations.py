@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from prefect.blocks.system import Secret
-from tests.conftest import on_server
 from pydantic import SecretStr
 
 from mesh.cluster import Cluster
@@ -26,6 +25,7 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.trust_anchor import key_store
+from tests.conftest import on_server
 from tests.deployments.conftest import ROOT, Server, eventually
 from tests.flows.test_secrets import everything_kept
 from tests.rotation.ended import end_anchor, everything_verifies
