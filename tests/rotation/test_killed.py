@@ -31,9 +31,9 @@ from tests.rotation.meshes import (
 SELF_SIGNED = [
     # The new key is kept and the record is written.
     ("PUT prefect-linkerd-rotation 1 prepare", "prepare"),
-    # Helm is at work on the bundle; then the phase is over.
+    # Helm is at work on the bundle; then that is over, by whichever run.
     ("helm", "prepare"),
-    ("tell trusted bundle", "bundle"),
+    ("tell Restarting spread", "spread"),
     # In the middle of a batch; then the phase is over.
     ("PATCH namespaces/apps/deployments 3 spread", "spread"),
     ("tell Proven spread", "spread"),
