@@ -13,14 +13,16 @@ import socket
 import struct
 import tempfile
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import urllib3
 import yaml
 
+NONE: Mapping[str, str] = MappingProxyType({})
 FAULTS = ("429", "500", "reset", "lost")
 
 
@@ -121,15 +123,16 @@ class FaultProxy:
             request.close_connection = True
             request.connection.close()
             return
-        answer(request, response.status, response.data, response.headers.get("Date"))
+        answer(request, response.status, response.data, response.headers)
 
 
 def answer(
-    request: BaseHTTPRequestHandler, status: int, body: bytes, date: str | None = None
+    request: BaseHTTPRequestHandler, status: int, body: bytes, given: Mapping[str, str] = NONE
 ) -> None:
     request.send_response_only(status)
-    request.send_header("Date", date or request.date_time_string())
-    request.send_header("Content-Type", "application/json")
+    request.send_header("Date", given.get("Date", request.date_time_string()))
+    # Helm is answered in protobuf where it asks for that.
+    request.send_header("Content-Type", given.get("Content-Type", "application/json"))
     request.send_header("Content-Length", str(len(body)))
     request.end_headers()
     request.wfile.write(body)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,13 @@ def test_it_holds_and_comes_to_its_end_whatever_fails(
     add_workloads(clean, WORKLOADS)
     before = read_trust_bundle(clean, config).anchors
     rng = random.Random(seed)  # noqa: S311 nothing secret
-    over = threading.Event()
-    churn = threading.Thread(target=come_and_go, args=(clean, random.Random(seed), over))  # noqa: S311
 
     with (
         FaultProxy(sandbox.kubeconfig, SHARE, seed) as proxy,
         FaultProxy(sandbox.kubeconfig, HELMS_SHARE, seed) as helms,
+        coming_and_going(clean, random.Random(seed)),  # noqa: S311
         Invariant(sandbox) as invariant,
     ):
-        churn.start()
         failed, died, done = 0, 0, False
         while not done:
             assert failed < 30
@@ -105,8 +104,6 @@ def test_it_holds_and_comes_to_its_end_whatever_fails(
                 died += 1
             except MeshError:
                 failed += 1
-        over.set()
-        churn.join()
     assert proxy.faults > 10
     assert helms.requests > 100
     assert died > 2
@@ -132,6 +129,18 @@ def run(faulty: Cluster, helm: Helm, config: Any, owner: str) -> bool:
             if phase == "done":
                 return True
     return False
+
+
+@contextmanager
+def coming_and_going(cluster: Cluster, rng: random.Random) -> Iterator[None]:
+    over = threading.Event()
+    thread = threading.Thread(target=come_and_go, args=(cluster, rng, over))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def come_and_go(cluster: Cluster, rng: random.Random, over: threading.Event) -> None:
