@@ -2,14 +2,15 @@
 
 from prefect import flow
 
-from mesh.errors import NotReady, ReleaseError, UpgradeUndone
+from mesh.errors import MeshUnhealthy, NotReady, ReleaseError, UpgradeUndone
+from mesh.report import Report
 from mesh.restarts import RestartPolicy
 from mesh.upgrade_plan import UpgradePlan, require_plan
 from mesh.upgrade_record import UpgradeRecord
 from tasks.admission import await_approval, postponed
-from tasks.gate import verify
+from tasks.gate import SETTLING, verify
 from tasks.linkerd_mesh import LinkerdMesh
-from tasks.releases import dependency, release
+from tasks.releases import release
 from tasks.step import submit
 from tasks.upgrade import (
     Planned,
@@ -87,18 +88,19 @@ def upgrade(
 
     if record.direction == "forward":
         try:
-            _go(planned, record, restarts)
-        except (NotReady, ReleaseError) as failure:
+            verified = _go(planned, record, restarts)
+        except (MeshUnhealthy, NotReady, ReleaseError) as failure:
             if isinstance(failure, ReleaseError) and failure.transient:
                 raise
             record = turn_back(mesh, record, str(failure))
         else:
+            arrived(planned, record, verified)
             end_record(mesh, planned.plan)
-            arrived(planned, record)
             return planned.plan
 
-    _return(planned, record, restarts)
-    went_back(planned, record)
+    verified = _return(planned, record, restarts)
+    went_back(planned, record, verified)
+    end_record(mesh)
     raise UpgradeUndone(
         f"mesh {mesh.name}",
         expected=f"to be upgraded to {record.target}",
@@ -107,12 +109,13 @@ def upgrade(
     )
 
 
-def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> None:
+def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Report:
     """Forward: CRDs, control plane, extensions, data plane, and the proof."""
     mesh, charts, facts = planned.after, planned.charts, planned.facts
     mend_namespaces(mesh)
     for name in mesh.upgrade.dependencies:
-        dependency(mesh, name, facts, newest=True)
+        if name in charts:
+            release(mesh, charts[name], facts)
 
     if planned.plan.splits:
         split_chart(mesh, planned)
@@ -135,17 +138,17 @@ def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Non
 
     soak(mesh, record)
     move_data_plane(mesh, restarts)
-    verify(mesh)
+    verified = verify(mesh, patience=SETTLING)
     if planned.plan.splits:
         finish_split(mesh, planned)
+    return verified
 
 
-def _return(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> None:
+def _return(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Report:
     """Back: every release at its recorded revision, the proxies with them, and the proof."""
     mesh = planned.before
     # Until 2.11 the extensions' pods are injected by what their namespace says.
     mend_namespaces(mesh)
     roll_back(mesh, record)
     move_data_plane(mesh, restarts)
-    verify(mesh)
-    end_record(mesh)
+    return verify(mesh, patience=SETTLING)

@@ -8,8 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from mesh.errors import MeshUnhealthy
-from mesh.report import Report
+from mesh.report import Report, unhealthy
 from mesh.verification import VerifyOptions
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.verify import checks, publish
@@ -45,14 +44,3 @@ def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report 
             return Completed(name="Degraded", message=report.summary, data=report)
         case "failed":
             raise unhealthy(report)
-
-
-def unhealthy(report: Report) -> MeshUnhealthy:
-    """The error of a report with failed checks: the first of them, in full."""
-    first = next(result for result in report.failing if result.outcome == "error")
-    return MeshUnhealthy(
-        f"mesh {report.mesh}",
-        expected="every check to hold",
-        found=f"{report.summary}: {'; '.join(map(str, first.problems[:3]))}",
-        remedy="The run's artifacts name every problem and its remedy.",
-    )

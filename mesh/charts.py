@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -423,21 +424,48 @@ def read_chart(name: ChartName, path: Path, source: str) -> Chart:
     )
 
 
+def folder_crds(chart: Chart) -> list[dict[str, Any]]:
+    """The CRDs of a chart's `crds/` folder, which Helm installs once and never upgrades.
+
+    Source: https://helm.sh/docs/chart_best_practices/custom_resource_definitions/
+
+    Raises:
+        ChartError: it cannot be read.
+    """
+    documents = [
+        document
+        for _, text in _members(chart.path, re.compile(r"crds/.+\.ya?ml"))
+        for document in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    ]
+    return [document for document in documents if document]
+
+
 def _values(path: Path, name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", read_yaml(_member(path, name) or "{}") or {})
 
 
 def _member(path: Path, name: str) -> str | None:
     """A file at the top of a chart, or None."""
+    found = _members(path, re.compile(re.escape(name)))
+    return next((text for _, text in found), None)
+
+
+def _members(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    """The files of a chart, by their paths in it, whose whole path matches."""
     if path.is_dir():
-        file = path / name
-        return file.read_text() if file.exists() else None
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path).as_posix()
+            if wanted.fullmatch(name) and file.is_file():
+                yield name, file.read_text()
+        return
     try:
         with tarfile.open(path) as package:
             for member in package:
-                if member.name.count("/") == 1 and member.name.endswith("/" + name):
-                    content = package.extractfile(member)
-                    return content.read().decode() if content else None
+                # The first part is the folder that the chart was packed from.
+                name = member.name.partition("/")[2]
+                content = package.extractfile(member) if wanted.fullmatch(name) else None
+                if content is not None:
+                    yield name, content.read().decode()
     except (OSError, tarfile.TarError) as error:
         raise ChartError(
             str(path),
@@ -445,7 +473,6 @@ def _member(path: Path, name: str) -> str | None:
             found=type(error).__name__,
             remedy="Check the chart source.",
         ) from None
-    return None
 
 
 def download(

@@ -22,7 +22,7 @@ import semver
 import yaml
 from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
-from mesh.charts import Chart
+from mesh.charts import Chart, folder_crds
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, InvalidInput, ReleaseError
@@ -206,9 +206,10 @@ class Helm:
     def reconcile(self, desired: DesiredRelease, on_progress: OnProgress | None = None) -> Outcome:
         """Brings a release to the wanted chart, version and values; nothing where it is there.
 
-        Waits for its workloads. An upgrade that fails is rolled back (helm's atomic). So is a first
-        installation, unless its chart holds CRDs: taking those away again would take away every
-        custom resource with them.
+        CRDs of a chart's `crds/` folder, which Helm never upgrades, are applied before an upgrade.
+        Waits for the release's workloads. An upgrade that fails is rolled back (helm's atomic). So
+        is a first installation, unless its chart holds CRDs: taking those away again would take
+        away every custom resource with them.
 
         Raises:
             NotReady: a workload that helm does not wait for did not come up.
@@ -233,6 +234,9 @@ class Helm:
             if current is not None and action == "unchanged":
                 return Outcome("unchanged", current)
             is_first = current is None or current.status == "uninstalled"
+            if current is not None and current.chart_version != desired.chart.version:
+                for crd in folder_crds(desired.chart):
+                    self._cluster.apply(crd)
             with _Watch(self._cluster, desired.namespace, on_progress) as watch:
                 try:
                     release = self._apply(

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from mesh.checks.check import HINTS, Category, CategoryResult, CheckResult, Scope, run_checks
+from mesh.errors import MeshUnhealthy
 from mesh.expiry import Expiry, expiries
 from mesh.snapshot import Snapshot
 
@@ -99,6 +100,17 @@ def verify(
         pods=0 if "pods" in snapshot.unread else len(snapshot.pods),
         proxies=0 if "pods" in snapshot.unread else len(snapshot.meshed),
         ignored=frozenset(ignored),
+    )
+
+
+def unhealthy(report: Report) -> MeshUnhealthy:
+    """The error of a report with failed checks: the first of them, in full."""
+    first = next(result for result in report.failing if result.outcome == "error")
+    return MeshUnhealthy(
+        f"mesh {report.mesh}",
+        expected="every check to hold",
+        found=f"{report.summary}: {'; '.join(map(str, first.problems[:3]))}",
+        remedy="The run's artifacts name every problem and its remedy.",
     )
 
 

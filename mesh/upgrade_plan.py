@@ -21,6 +21,8 @@ from mesh.chart_split import OLD
 from mesh.charts import Chart, ChartName
 from mesh.cluster import Object, name_of
 from mesh.config import MeshConfig
+from mesh.constraint import admits
+from mesh.dependencies import namespace_of
 from mesh.errors import InvalidInput, PreflightFailed
 from mesh.helm import Release
 from mesh.helm_record import Revision
@@ -166,6 +168,7 @@ def plan_upgrade(snapshot: PlanSnapshot) -> UpgradePlan:
         *_policy(snapshot),
         *_lost(snapshot),
         *_extensions(snapshot),
+        *_dependencies(snapshot),
         *_traffic_splits(snapshot),
         *_crds(crds),
         *_refused(snapshot),
@@ -320,6 +323,30 @@ def _extensions(snapshot: PlanSnapshot) -> list[Finding]:
             "https://linkerd.io/2/tasks/distributed-tracing/",
         )
     ]
+
+
+def _dependencies(snapshot: PlanSnapshot) -> list[Finding]:
+    found: list[Finding] = []
+    for name in snapshot.config.upgrade.dependencies:
+        before, chart = snapshot.installed.get(name), snapshot.charts.get(name)
+        if before is None or chart is None:
+            place = namespace_of(name, snapshot.config)
+            text = f"there is no Helm release {place}/{name}, so it is left as it is"
+            remedy = "Leave it out of upgrade.dependencies, or name its namespace."
+            found.append(Finding("dependency", "warning", name, text, remedy))
+            continue
+        if admits(f">={before.chart_version}", chart.version) is False:
+            found.append(
+                Finding(
+                    "dependency",
+                    "error",
+                    f"Helm release {before.namespace}/{before.name}",
+                    f"chart version {chart.version} is older than {before.chart_version}, and a "
+                    "downgrade is not supported",
+                    f"Ask for a newer version of {name}, or leave it out of upgrade.dependencies.",
+                )
+            )
+    return found
 
 
 def _traffic_splits(snapshot: PlanSnapshot) -> list[Finding]:

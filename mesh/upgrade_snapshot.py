@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mesh.chart_changes import CRD, ObjectChange, object_changes
 from mesh.chart_releases import read_repository, released
 from mesh.chart_split import OLD
-from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
+from mesh.charts import Chart, ChartCatalog, ChartName, charts_of, folder_crds
 from mesh.cluster import Cluster, Object
 from mesh.config import ExtraValues, MeshConfig
+from mesh.dependencies import own_release, wanted_version
 from mesh.helm import Helm, Release, desired_release
 from mesh.helm_record import Revision, deployed
 from mesh.preflight import preflight, read_preflight
@@ -26,9 +27,12 @@ TRAFFIC_SPLIT = ("split.smi-spec.io/v1alpha2", "TrafficSplit")
 
 
 def installed_releases(
-    cluster: Cluster, config: MeshConfig, releases: Iterable[Release]
+    cluster: Cluster, config: MeshConfig, releases: Sequence[Release]
 ) -> dict[str, Revision]:
-    """The mesh's deployed releases by their name; of 2.11's by its chart's, wherever it is."""
+    """The mesh's deployed releases by their name; of 2.11's by its chart's, wherever it is.
+
+    cert-manager and Traefik are among them where the upgrade policy names them.
+    """
     names = config.namespaces
     places = {names.linkerd, names.viz, names.jaeger}
     found: dict[str, Revision] = {}
@@ -39,6 +43,11 @@ def installed_releases(
             if revision is not None:
                 key = OLD if revision.chart == OLD and not is_ours else release.name
                 found[key] = revision
+    for name in config.upgrade.dependencies:
+        if (own := own_release(name, config, releases)) is not None:
+            revision = deployed(cluster, own.name, own.namespace)
+            if revision is not None:
+                found[name] = revision
     return found
 
 
@@ -86,6 +95,9 @@ def read_plan(
     wanted = at_version(config, target)
     catalog = ChartCatalog(wanted)
     charts: dict[ChartName, Chart] = {name: catalog.find(name) for name in charts_of(wanted)}
+    for name in config.upgrade.dependencies:
+        if name in installed:
+            charts[name] = catalog.find(name, version=wanted_version(name, config, None))
     found = read_preflight(cluster, wanted, releases)
     bundle = trust_bundle(cluster, config)
     rendered = _rendered(helm, wanted, charts, found.facts, bundle)
@@ -100,7 +112,7 @@ def read_plan(
         rendered=rendered,
         user_values={name: _extra(config, name) for name in charts},
         objects=_objects(cluster, wanted, charts, rendered, installed),
-        crds=[o for r in installed.values() for o in r.manifest if o["kind"] == CRD],
+        crds=_crds(cluster, installed, charts),
         findings=preflight(found, wanted, tuple(charts.values())),
         traffic_splits=list(cluster.list(*TRAFFIC_SPLIT)),
         releases=releases,
@@ -154,11 +166,26 @@ def _objects(
     return found
 
 
+def _crds(
+    cluster: Cluster, installed: Mapping[str, Revision], charts: Mapping[ChartName, Chart]
+) -> list[Object]:
+    """The CRDs of the mesh's releases; those of a chart's folder are in no manifest of Helm's."""
+    found = [obj for r in installed.values() for obj in r.manifest if obj["kind"] == CRD]
+    for name, chart in charts.items():
+        if name in installed:
+            names = [crd["metadata"]["name"] for crd in folder_crds(chart)]
+            there = (cluster.get("apiextensions.k8s.io/v1", CRD, name) for name in names)
+            found += [obj for obj in there if obj is not None]
+    return found
+
+
 def _extra(config: MeshConfig, name: ChartName) -> Values:
     extra: ExtraValues = {
         "linkerd2": config.values,
         "linkerd-control-plane": config.values,
         "linkerd-viz": config.viz.values,
         "linkerd-jaeger": config.jaeger.values,
+        "cert-manager": config.cert_manager.values,
+        "traefik": config.traefik.values,
     }.get(name, ExtraValues())
     return merge(*load_extra_values(extra))

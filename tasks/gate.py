@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
 
 from prefect.logging import get_run_logger
 
-from mesh.helm import Helm
-from mesh.proof import Proof, prove, read_proof, require_proof
+from mesh import report
+from mesh.checks import CATEGORIES
+from mesh.errors import ApiError
+from mesh.report import Report, unhealthy
+from mesh.snapshot import read_snapshot
+from mesh.verification import DEFAULT_SCOPES
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.step import step
 
+SETTLING = 45.0
+"""Seconds that what was restarted a moment ago may take: an APIService, a webhook, a budget."""
 
-@step("verify", description="Whether everything of the mesh works, at the version it should have.")
-def verify(mesh: LinkerdMesh) -> Proof:
-    """Raises `NotReady`, naming everything that does not work."""
+
+@step("verify", description="Every check of verify_mesh, at the version that the mesh should have.")
+def verify(mesh: LinkerdMesh, *, patience: float = 0.0) -> Report:
+    """The report, with warnings at most: an outdated version or a lost chart source is no error.
+
+    Args:
+        patience: seconds for which an error may pass by itself.
+
+    Raises:
+        ApiError: the API server was lost meanwhile, which says nothing about the mesh.
+        MeshUnhealthy: naming the checks that failed and what they found.
+    """
     cluster = cluster_of(mesh)
-    # A release that an upgrade uninstalled keeps its history until the upgrade is over.
-    releases = [release for release in Helm(cluster).releases() if release.status != "uninstalled"]
-    proof = require_proof(prove(read_proof(cluster, mesh, releases), datetime.now(UTC)))
-    get_run_logger().info("%s works, with %d meshed pods", mesh.version, proof.proxies)
-    return proof
+    deadline = time.monotonic() + patience
+    while True:
+        snapshot = read_snapshot(cluster, mesh)
+        for error in snapshot.unread.values():
+            if isinstance(error, ApiError) and error.transient:
+                raise error
+        found = report.verify(snapshot, CATEGORIES, DEFAULT_SCOPES)
+        if found.verdict != "failed" or time.monotonic() > deadline:
+            break
+        time.sleep(2.0)
+    log = get_run_logger()
+    log.info(found.summary)
+    for result in found.failing:
+        log.warning("%s: %s: %s", result.outcome, result.check.id, result.problems[0])
+    if found.verdict == "failed":
+        raise unhealthy(found)
+    return found

@@ -40,22 +40,14 @@ def release(
     run_name="{name}",
     description="Uses what the cluster has, or keeps a Helm release of it.",
 )
-def dependency(
-    mesh: LinkerdMesh, name: Dependency, facts: ClusterFacts, *, newest: bool = False
-) -> Outcome | None:
-    """None where somebody else installed it, and it is used as it is.
-
-    Args:
-        newest: brings a release to the newest chart where the configuration asks for none.
-    """
+def dependency(mesh: LinkerdMesh, name: Dependency, facts: ClusterFacts) -> Outcome | None:
+    """None where somebody else installed it, and it is used as it is."""
     cluster = cluster_of(mesh)
     own = own_release(name, mesh, Helm(cluster).releases())
     if decide_dependency(name, mesh, own, served=is_served(name, cluster.serves)) == "use":
         get_run_logger().info("%s is there already and is used as it is", name)
         return None
-    chart = ChartCatalog(mesh).find(
-        name, version=wanted_version(name, mesh, None if newest else own)
-    )
+    chart = ChartCatalog(mesh).find(name, version=wanted_version(name, mesh, own))
     return _reconcile(mesh, chart, facts)
 
 

@@ -14,11 +14,11 @@ from mesh import chart_split
 from mesh.chart_split import CONTROL_PLANE, CRDS, OLD
 from mesh.charts import Chart, ChartName
 from mesh.cluster import Cluster, Object
-from mesh.dependencies import own_release
 from mesh.helm import Helm
 from mesh.helm_record import forget
 from mesh.namespaces import ensure_namespaces
 from mesh.notice import Notice
+from mesh.report import Report
 from mesh.restarts import Restarted, RestartPolicy, read_data_plane, restart_data_plane
 from mesh.trust_anchor import ISSUER_SECRET
 from mesh.upgrade_path import newest_hop
@@ -136,17 +136,6 @@ def begin_record(mesh: LinkerdMesh, planned: Planned) -> UpgradeRecord:
         )
         for revision in installed_releases(cluster, mesh, releases).values()
     ]
-    for name in mesh.upgrade.dependencies:
-        if (own := own_release(name, mesh, releases)) is not None:
-            kept.append(
-                RecordedRelease(
-                    name=own.name,
-                    namespace=own.namespace,
-                    chart=own.chart,
-                    chart_version=own.chart_version,
-                    revision=own.revision,
-                )
-            )
     return begin(
         cluster,
         mesh,
@@ -192,8 +181,8 @@ def _rendered_crds(cluster: Cluster, planned: Planned) -> list[Object]:
 def keep_crds(mesh: LinkerdMesh, planned: Planned) -> list[str]:
     """The CRDs that the new charts no longer have, and that stay."""
     cluster = cluster_of(mesh)
-    installed = installed_releases(cluster, mesh, Helm(cluster).releases()).values()
-    objects = [obj for revision in installed for obj in revision.manifest]
+    installed = installed_releases(cluster, mesh, Helm(cluster).releases())
+    objects = [obj for name in (OLD, CRDS) if name in installed for obj in installed[name].manifest]
     return chart_split.keep_crds(cluster, objects, _rendered_crds(cluster, planned))
 
 
@@ -307,9 +296,9 @@ def end_record(mesh: LinkerdMesh, plan: UpgradePlan | None = None) -> None:
 
 
 @step("arrived", description="Says that the mesh is upgraded, and keeps its version in its block.")
-def arrived(planned: Planned, record: UpgradeRecord) -> None:
+def arrived(planned: Planned, record: UpgradeRecord, verified: Report) -> None:
     mesh = planned.after
-    _tell(mesh, "linkerd.mesh.upgraded", record)
+    _tell(mesh, "linkerd.mesh.upgraded", record, verified)
     keep_version(mesh)
 
 
@@ -328,11 +317,11 @@ def keep_version(mesh: LinkerdMesh) -> None:
 
 
 @step("went back", description="Says that the mesh is at its former version again, and why.")
-def went_back(planned: Planned, record: UpgradeRecord) -> None:
-    _tell(planned.before, "linkerd.mesh.upgrade-undone", record)
+def went_back(planned: Planned, record: UpgradeRecord, verified: Report) -> None:
+    _tell(planned.before, "linkerd.mesh.upgrade-undone", record, verified)
 
 
-def _tell(mesh: LinkerdMesh, event: str, record: UpgradeRecord) -> None:
+def _tell(mesh: LinkerdMesh, event: str, record: UpgradeRecord, verified: Report) -> None:
     is_back = record.direction == "back"
     lines = [
         f"# Mesh {mesh.name}: {'back at' if is_back else 'upgraded to'} {mesh.version}",
@@ -344,6 +333,8 @@ def _tell(mesh: LinkerdMesh, event: str, record: UpgradeRecord) -> None:
             f"| {r.namespace}/{r.name} | {r.chart} | {r.chart_version} | {r.revision} |"
             for r in record.releases
         ),
+        *("", "## Verified", "", verified.summary, ""),
+        *(f"- **{r.outcome}** `{r.check.id}` {r.problems[0]}" for r in verified.failing),
     ]
     create_markdown_artifact(
         "\n".join(lines) + "\n",
