@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from mesh.config import MeshConfig
 from mesh.constraint import admits
+from mesh.documents import read_objects, read_yaml
 from mesh.errors import ChartError, InvalidInput
 from mesh.version import Channel, LinkerdVersion
 
@@ -325,15 +326,6 @@ def newest_release(entries: Iterable[Entry], channel: Channel) -> LinkerdVersion
     return max((v for v in versions if v.channel == channel), default=None)
 
 
-def read_yaml(text: str | bytes) -> object:
-    """One YAML document, by libyaml where PyYAML has it: an index is megabytes.
-
-    Raises:
-        yaml.YAMLError: it is none.
-    """
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-
-
 def read_index(content: bytes) -> object:
     """An index.yaml, parsed; None where it is no YAML, which `index_entries` refuses."""
     try:
@@ -432,12 +424,8 @@ def folder_crds(chart: Chart) -> list[dict[str, Any]]:
     Raises:
         ChartError: it cannot be read.
     """
-    documents = [
-        document
-        for _, text in _members(chart.path, re.compile(r"crds/.+\.ya?ml"))
-        for document in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    ]
-    return [document for document in documents if document]
+    files = _members(chart.path, re.compile(r"crds/.+\.ya?ml"))
+    return [crd for _, text in files for crd in read_objects(text)]
 
 
 def _values(path: Path, name: str) -> dict[str, Any]:

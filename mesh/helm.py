@@ -25,6 +25,7 @@ from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeSt
 from mesh.charts import Chart, folder_crds
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
+from mesh.documents import read_objects
 from mesh.errors import ApiError, InvalidInput, ReleaseError
 from mesh.helm_record import Revision, revisions, secret_name
 from mesh.rollout import (
@@ -201,7 +202,7 @@ class Helm:
             text = _run(
                 command.run(arguments, yaml.safe_dump(values).encode()), f"chart {chart.name}"
             )
-        return [obj for obj in yaml.safe_load_all(text) if obj]
+        return read_objects(text)
 
     def reconcile(self, desired: DesiredRelease, on_progress: OnProgress | None = None) -> Outcome:
         """Brings a release to the wanted chart, version and values; nothing where it is there.

@@ -17,6 +17,7 @@ from typing import Any, cast
 import yaml
 
 from mesh.cluster import Cluster, Object, name_of
+from mesh.documents import read_yaml
 from mesh.errors import ApiError, ReleaseError
 
 SECRET_TYPE = "helm.sh/release.v1"  # noqa: S105 the type of a Secret
@@ -120,7 +121,7 @@ def _unreadable(secret: Object) -> ReleaseError:
 
 def _documents(manifest: str) -> list[tuple[str, Object]]:
     texts = re.split(r"^---\s*$", manifest, flags=re.MULTILINE)
-    parsed = [(text, cast("Object | None", yaml.safe_load(text))) for text in texts]
+    parsed = [(text, cast("Object | None", read_yaml(text))) for text in texts]
     return [(text, obj) for text, obj in parsed if obj]
 
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 from pydantic import SecretStr
 
-from mesh.charts import ChartCatalog, read_yaml
+from mesh.charts import ChartCatalog
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
+from mesh.documents import read_yaml
 from mesh.errors import MeshError
 from mesh.helm import DesiredRelease, Release
 from mesh.injection import PROXY
