@@ -8,7 +8,7 @@ from mesh.restarts import RestartPolicy
 from mesh.upgrade_plan import UpgradePlan, require_plan
 from mesh.upgrade_record import UpgradeRecord
 from tasks.admission import await_approval, postponed
-from tasks.gate import SETTLING, verify
+from tasks.gate import verify
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.releases import release
 from tasks.step import submit
@@ -138,7 +138,7 @@ def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Rep
 
     soak(mesh, record)
     move_data_plane(mesh, restarts)
-    verified = verify(mesh, patience=SETTLING)
+    verified = verify(mesh, patience=mesh.upgrade.settle_seconds)
     if planned.plan.splits:
         finish_split(mesh, planned)
     return verified
@@ -151,4 +151,4 @@ def _return(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) ->
     mend_namespaces(mesh)
     roll_back(mesh, record)
     move_data_plane(mesh, restarts)
-    return verify(mesh, patience=SETTLING)
+    return verify(mesh, patience=mesh.upgrade.settle_seconds)

@@ -509,12 +509,15 @@ class MaintenanceWindow(Section):
 
     def opening(self, now: datetime) -> datetime:
         """When the window that is open at `now` opened; else when the next one opens."""
-        local = now.astimezone(ZoneInfo(self.timezone))
-        # One minute later, as the search backwards leaves out the time that it starts at.
-        last = next(CronSim(self.cron, local + timedelta(minutes=1), reverse=True), None)
+        zone = ZoneInfo(self.timezone)
+        # Compared in UTC, and searched from later on: where clocks are set back, a local time is
+        # there twice, and CronSim takes it for the first.
+        before = CronSim(self.cron, (now + timedelta(hours=3)).astimezone(zone), reverse=True)
+        last = next((o for opened in before if (o := opened.astimezone(UTC)) <= now), None)
         if last is not None and now - last < timedelta(minutes=self.duration_minutes):
-            return last.astimezone(UTC)
-        return next(CronSim(self.cron, local)).astimezone(UTC)
+            return last
+        after = CronSim(self.cron, now.astimezone(zone))
+        return next(o for opening in after if (o := opening.astimezone(UTC)) > now)
 
 
 class UpgradePolicy(Section):
@@ -554,6 +557,14 @@ class UpgradePolicy(Section):
         le=1440,
         title="Soak (minutes)",
         description="How long the new control plane runs before the data plane is restarted.",
+    )
+    settle_seconds: int = Field(
+        default=60,
+        ge=0,
+        le=3600,
+        title="Settling (seconds)",
+        description="How long a check may fail after the last restart before the upgrade goes "
+        "back: what was just restarted may take a moment.",
     )
     dependencies: list[Literal["cert-manager", "traefik"]] = Field(
         default_factory=list[Literal["cert-manager", "traefik"]],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from prefect import get_client
 from prefect.context import FlowRunContext
+from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
@@ -16,6 +17,8 @@ from mesh.errors import InvalidInput
 from mesh.upgrade_plan import UpgradePlan
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.step import step
+
+CLOCKS_DIFFER = timedelta(seconds=30)
 
 
 class Approval(RunInput):
@@ -35,7 +38,8 @@ def postponed(mesh: LinkerdMesh, plan: UpgradePlan) -> bool:
     Raises:
         InvalidInput: the window is shut, and this run has no deployment that could run later.
     """
-    window, now = mesh.upgrade.window, datetime.now(UTC)
+    # This machine's clock may be a little behind that of the server, which starts the run.
+    window, now = mesh.upgrade.window, datetime.now(UTC) + CLOCKS_DIFFER
     if window is None or (opening := window.opening(now)) <= now:
         return False
     context = FlowRunContext.get()
@@ -48,13 +52,17 @@ def postponed(mesh: LinkerdMesh, plan: UpgradePlan) -> bool:
             found=f"that it opens at {opening:%Y-%m-%d %H:%M} UTC",
             remedy="Run a deployment, which waits for the window, or accept `window`.",
         )
+    key = f"{mesh.name} to {plan.target} at {opening.isoformat()}"
+    if run.idempotency_key == key:
+        # It was put off to this opening, and somebody started it before.
+        key = f"{key}, not {run.id}"
     with get_client(sync_client=True) as client:
         client.create_flow_run_from_deployment(
             run.deployment_id,
             # As they were given: a block by its reference, so that no secret is copied.
             parameters=client.read_flow_run(run.id).parameters,
             state=Scheduled(scheduled_time=opening),
-            idempotency_key=f"{mesh.name} to {plan.target} at {opening.isoformat()}",
+            idempotency_key=key,
         )
     get_run_logger().warning("The maintenance window is shut: put off until %s", opening)
     return True
@@ -64,7 +72,7 @@ def await_approval(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
     """Pauses the flow run until a person has looked at the plan, where the policy says so.
 
     Raises:
-        InvalidInput: the person says no.
+        InvalidInput: the person says no, or nobody says anything in time.
     """
     if not mesh.upgrade.approval:
         return
@@ -72,14 +80,17 @@ def await_approval(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
         f"Mesh **{mesh.name}**: upgrade from {plan.source} to {plan.target}? "
         f"See the artifact `{mesh.name}-upgrade-plan`."
     )
-    answer = pause_flow_run(
-        wait_for_input=Approval.with_initial_data(description=text),
-        timeout=mesh.upgrade.approval_hours * 3600,
-    )
-    if not answer.approved:
+    try:
+        answer = pause_flow_run(
+            wait_for_input=Approval.with_initial_data(description=text),
+            timeout=int(mesh.upgrade.approval_hours * 3600),
+        )
+    except FlowPauseTimeout:
+        answer = None
+    if answer is None or not answer.approved:
         raise InvalidInput(
             f"upgrade of mesh {mesh.name} to {plan.target}",
-            expected="to be approved",
-            found="that it was not",
+            expected=f"to be approved within {mesh.upgrade.approval_hours} hours",
+            found="that it was not" if answer else "no answer",
             remedy="Nothing was changed. Run upgrade again to ask again.",
         )

@@ -15,9 +15,6 @@ from mesh.verification import DEFAULT_SCOPES
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.step import step
 
-SETTLING = 45.0
-"""Seconds that what was restarted a moment ago may take: an APIService, a webhook, a budget."""
-
 
 @step("verify", description="Every check of verify_mesh, at the version that the mesh should have.")
 def verify(mesh: LinkerdMesh, *, patience: float = 0.0) -> Report:

@@ -20,6 +20,7 @@ from mesh.namespaces import ensure_namespaces
 from mesh.notice import Notice
 from mesh.report import Report
 from mesh.restarts import Restarted, RestartPolicy, read_data_plane, restart_data_plane
+from mesh.rollout import Workload, await_rollouts, read_workloads
 from mesh.trust_anchor import ISSUER_SECRET
 from mesh.upgrade_path import newest_hop
 from mesh.upgrade_plan import (
@@ -53,6 +54,11 @@ from tasks.injection import mend_injection
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
 from tasks.step import step
+
+SOAK_LOOKS = 10.0
+"""Seconds between two looks at a control plane that soaks."""
+ILL_FOR = 60.0
+"""Seconds for which a workload of it may be unready."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,7 @@ def soak(mesh: LinkerdMesh, record: UpgradeRecord) -> UpgradeRecord:
     """Counted from when the control plane was ready, also over an interruption.
 
     Raises:
-        NotReady: the control plane fell ill meanwhile.
+        NotReady: the control plane fell ill meanwhile, and stayed so.
     """
     cluster = cluster_of(mesh)
     if record.control_plane_since is None:
@@ -214,10 +220,15 @@ def soak(mesh: LinkerdMesh, record: UpgradeRecord) -> UpgradeRecord:
         write_record(cluster, mesh, record)
     since = record.control_plane_since or datetime.now(UTC)
     until = since + timedelta(minutes=mesh.upgrade.soak_minutes)
-    left = (until - datetime.now(UTC)).total_seconds()
-    if left > 0:
-        get_run_logger().info("The new control plane soaks until %s", until)
-        time.sleep(left)
+    get_run_logger().info("The new control plane soaks until %s", until)
+    workloads: list[Workload] = [
+        (obj["kind"], mesh.namespaces.linkerd, obj["metadata"]["name"])
+        for obj in read_workloads(cluster, mesh.namespaces.linkerd)
+    ]
+    with RolloutProgress(mesh.name, "soak") as progress:
+        while (left := (until - datetime.now(UTC)).total_seconds()) > 0:
+            time.sleep(min(left, SOAK_LOOKS))
+            await_rollouts(cluster, workloads, ILL_FOR, progress)
     return record
 
 

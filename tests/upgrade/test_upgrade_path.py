@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -119,12 +120,56 @@ def test_windows_open_and_shut(now: str, opening: str) -> None:
     assert WINDOW.opening(moment) == expected
 
 
-@settings(deadline=None)
-@given(st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)))
-def test_a_window_is_open_or_opens_within_a_week(naive: datetime) -> None:
-    now = naive.replace(tzinfo=UTC)
-    opening = WINDOW.opening(now)
-    assert now - timedelta(minutes=90) < opening <= now + timedelta(days=7, hours=1)
+# When clocks are set (UTC): by an hour, by half an hour, at midnight, and never.
+ZONES = {
+    "Europe/Berlin": ["2026-03-29T01:00", "2026-10-25T01:00"],
+    "America/New_York": ["2026-03-08T07:00", "2026-11-01T06:00"],
+    "Australia/Lord_Howe": ["2026-04-04T15:00", "2026-10-03T15:30"],
+    "America/Santiago": ["2026-04-05T03:00", "2026-09-06T04:00"],
+    "Asia/Kolkata": ["2026-06-01T00:00"],
+}
+MOMENTS = st.sampled_from([(zone, when) for zone, whens in ZONES.items() for when in whens])
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    MOMENTS,
+    st.integers(-120, 120) | st.integers(-2 * 24 * 60, 2 * 24 * 60),
+    st.integers(0, 3),
+    st.sampled_from([0, 15, 30, 45]),
+    st.sampled_from(["*", "0", "0,3"]),
+    st.integers(5, 300),
+)
+def test_a_window_opens_by_its_own_clock_whatever_clocks_are_set_to(
+    moment: tuple[str, str], minutes: int, hour: int, minute: int, day: str, duration: int
+) -> None:
+    zone = ZoneInfo(moment[0])
+    now = datetime.fromisoformat(moment[1]).replace(tzinfo=UTC) + timedelta(minutes=minutes)
+    window = MaintenanceWindow(
+        cron=f"{minute} {hour} * * {day}", duration_minutes=duration, timezone=moment[0]
+    )
+    opening = window.opening(now)
+
+    def wanted(when: datetime) -> bool:
+        local = when.astimezone(zone)
+        is_day = day == "*" or str(local.isoweekday() % 7) in day.split(",")
+        # A time that there is twice is meant the first time.
+        return is_day and (local.hour, local.minute, local.fold) == (hour, minute, 0)
+
+    def is_after_a_gap(when: datetime) -> bool:
+        before = (when - timedelta(minutes=1)).astimezone(zone)
+        return before.utcoffset() != when.astimezone(zone).utcoffset()
+
+    assert wanted(opening) or is_after_a_gap(opening)
+    # It is open now, or nothing has opened that would still be open, nor will before.
+    first = now - timedelta(minutes=duration - 1)
+    assert opening >= first
+    between = range(int((opening - first) / timedelta(minutes=1)))
+    missed = [when for m in between if wanted(when := first + timedelta(minutes=m))]
+    assert opening <= now or not missed
+    # Of two openings that are both open the last one counts.
+    later = range(1, int((now - opening) / timedelta(minutes=1)) + 1)
+    assert not [m for m in later if wanted(opening + timedelta(minutes=m))]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""Faults in the middle of a flow's step: its own process is killed, or a pod falls ill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+from uuid import UUID
+
+from prefect.context import TaskRunContext
+
+from mesh.cluster import Cluster
+from mesh.helm import Helm
+
+READY = "sandbox.prefect-linkerd/ready"
+
+
+def current_step() -> tuple[str, UUID] | None:
+    """The name and the run of the step that this thread works on; None in a step's own threads."""
+    context = TaskRunContext.get()
+    if context is None:
+        return None
+    # Prefect names the run of a task without a run name of its own `task-xyz`.
+    name = context.task_run.name
+    return (
+        context.task.name if name.startswith(f"{context.task.name}-") else name
+    ), context.task_run.id
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_in(step: str, writes: int) -> None:
+    """Kills this process after so many writes of a step to the API server.
+
+    In a Helm release it is two seconds into it; 0 is after the first read, for what only reads.
+    """
+    request, reconcile = Cluster.request, Helm.reconcile
+    count, lock, begun = 0, threading.Lock(), threading.Event()
+
+    def dying_request(self: Cluster, method: str, path: str, **options: Any) -> Any:
+        nonlocal count
+        here = current_step()
+        if here is not None and here[0] == step:
+            begun.set()
+        answer = request(self, method, path, **options)
+        # Some requests are made by a step's own threads, where Prefect's context is not.
+        if not begun.is_set() or (here is not None and here[0] != step):
+            return answer
+        is_dry = "dryRun" in (options.get("query") or {})
+        is_write = method != "GET" and not is_dry and "subjectaccessreviews" not in path
+        with lock:
+            count += is_write
+            if count >= writes:
+                die()
+        return answer
+
+    def dying_reconcile(self: Helm, *args: Any, **options: Any) -> Any:
+        here = current_step()
+        if here is None or here[0] != step:
+            return reconcile(self, *args, **options)
+        threading.Timer(2.0, die).start()
+        outcome = reconcile(self, *args, **options)
+        die()
+        return outcome
+
+    Cluster.request = dying_request  # type: ignore[method-assign]
+    Helm.reconcile = dying_reconcile  # type: ignore[method-assign]
+
+
+def fall_ill(step: str, run: int, namespace: str) -> None:
+    """Makes a pod of a namespace unready once a step is run for the so-manyth time."""
+    request = Cluster.request
+    runs: list[UUID] = []
+
+    def ill_request(self: Cluster, method: str, path: str, **options: Any) -> Any:
+        here = current_step()
+        if here is not None and here[0] == step and here[1] not in runs:
+            runs.append(here[1])
+            if len(runs) == run:
+                pod = next(iter(self.list("v1", "Pod", namespace)))
+                patch = {"metadata": {"annotations": {READY: "false"}}}
+                self.merge("v1", "Pod", pod["metadata"]["name"], namespace, patch)
+        return request(self, method, path, **options)
+
+    Cluster.request = ill_request  # type: ignore[method-assign]

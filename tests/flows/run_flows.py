@@ -1,0 +1,73 @@
+"""Runs flows, each in a process of its own: a fork of this one, which has imported everything.
+
+    python -m tests.flows.run_flows < LINES
+
+A line of standard input is a request as JSON: `flow` by name, `mesh`, `parameters`, perhaps a
+fault (`kill` or `ill`, with the arguments of `tests.flows.faults`), and the files that take the
+run's output. The line of the answer is the exit status of the run's process, negative for a signal.
+What a run returns, or the error that it raises, is the last line of its output, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+from flows.bootstrap import bootstrap
+from flows.upgrade import upgrade
+from mesh.errors import MeshError
+from mesh.proof import Proof
+from mesh.upgrade_plan import UpgradePlan
+from tasks.linkerd_mesh import LinkerdMesh
+from tests.flows.faults import fall_ill, kill_in
+
+FLOWS = {"bootstrap": bootstrap, "upgrade": upgrade}
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """Runs a flow in this process."""
+    if kill := request.get("kill"):
+        kill_in(*kill)
+    if ill := request.get("ill"):
+        fall_ill(*ill)
+    mesh = LinkerdMesh.model_validate(request["mesh"])
+    try:
+        returned: Any = FLOWS[request["flow"]](mesh, **request["parameters"])
+    except MeshError as error:
+        if request["flow"] == "bootstrap":
+            raise
+        return {"error": type(error).__name__, "message": str(error)}
+    return answer(returned)
+
+
+def answer(returned: Proof | UpgradePlan) -> dict[str, Any]:
+    if isinstance(returned, Proof):
+        return {"ok": returned.ok, "proxies": returned.proxies}
+    return {
+        "source": returned.source,
+        "target": returned.target,
+        "done": returned.is_done,
+        "findings": [finding.id for finding in returned.findings],
+    }
+
+
+def main() -> None:
+    assert threading.active_count() == 1, "a thread is lost in a fork"
+    while line := sys.stdin.readline():
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for number, path in ((1, request["stdout"]), (2, request["stderr"])):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            print(json.dumps(run(request)), flush=True)
+            return
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What tests of upgrades share: the hops, what has to survive them, and how a mesh is looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mesh.cluster import Cluster
+from mesh.helm import Helm
+from mesh.pki import fingerprints
+
+HOPS = [
+    ("stable-2.11.5", "stable-2.12.6"),
+    ("stable-2.12.6", "stable-2.13.7"),
+    ("stable-2.13.7", "stable-2.14.10"),
+    ("stable-2.14.10", "edge-25.4.4"),
+    ("edge-25.4.4", "edge-26.8.3"),
+]
+
+APP = "emojivoto"
+CUSTOM_RESOURCES: list[dict[str, Any]] = [
+    {
+        "apiVersion": "linkerd.io/v1alpha2",
+        "kind": "ServiceProfile",
+        "metadata": {"name": f"web-svc.{APP}.svc.cluster.local", "namespace": APP},
+        "spec": {
+            "routes": [{"name": "root", "condition": {"method": "GET", "pathRegex": "/"}}],
+        },
+    },
+    {
+        "apiVersion": "policy.linkerd.io/v1beta1",
+        "kind": "Server",
+        "metadata": {"name": "web-http", "namespace": APP},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web-svc"}},
+            "port": "http",
+            "proxyProtocol": "HTTP/1",
+        },
+    },
+    {
+        "apiVersion": "policy.linkerd.io/v1beta1",
+        "kind": "ServerAuthorization",
+        "metadata": {"name": "web-all", "namespace": APP},
+        "spec": {"server": {"name": "web-http"}, "client": {"unauthenticated": True}},
+    },
+]
+TRAFFIC_SPLIT: dict[str, Any] = {
+    "apiVersion": "split.smi-spec.io/v1alpha1",
+    "kind": "TrafficSplit",
+    "metadata": {"name": "web", "namespace": APP},
+    "spec": {
+        "service": "web-svc",
+        "backends": [{"service": "web-svc", "weight": "500m"}],
+    },
+}
+
+
+def make_custom_resources(cluster: Cluster, version: str) -> None:
+    """Those that have to survive; TrafficSplits are of 2.11 alone."""
+    for obj in CUSTOM_RESOURCES:
+        cluster.create(obj)
+    if version.startswith("stable-2.11"):
+        cluster.create(TRAFFIC_SPLIT)
+
+
+def that_must_survive(cluster: Cluster) -> dict[str, str]:
+    """Every CRD, custom resource, workload and identity by name, with its UID."""
+    kinds = [
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition", None),
+        *((obj["apiVersion"], obj["kind"], APP) for obj in (*CUSTOM_RESOURCES, TRAFFIC_SPLIT)),
+        ("apps/v1", "Deployment", APP),
+        ("v1", "Service", APP),
+    ]
+    found = {
+        f"{kind}/{obj['metadata']['name']}": obj["metadata"]["uid"]
+        for api_version, kind, namespace in kinds
+        for obj in cluster.list(api_version, kind, namespace, metadata_only=True)
+    }
+    issuer = cluster.get("v1", "Secret", "linkerd-identity-issuer", "linkerd")
+    roots = cluster.get("v1", "ConfigMap", "linkerd-identity-trust-roots", "linkerd")
+    assert issuer is not None
+    assert roots is not None
+    # Neither is made anew, nor changed.
+    found["issuer"] = issuer["data"]["tls.crt"]
+    found["trust bundle"] = " ".join(sorted(fingerprints(roots["data"]["ca-bundle.crt"], "bundle")))
+    found["trust bundle's object"] = roots["metadata"]["uid"]
+    return found
+
+
+def proxies(cluster: Cluster) -> set[str]:
+    """The versions of every proxy of the mesh."""
+    return {
+        container["image"].rsplit(":", 1)[-1]
+        for pod in cluster.list("v1", "Pod", labels="linkerd.io/control-plane-ns=linkerd")
+        for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", [])
+        if container["name"] == "linkerd-proxy" and not pod["metadata"].get("deletionTimestamp")
+    }
+
+
+def releases(helm: Helm) -> dict[str, tuple[str, str, str]]:
+    return {
+        release.name: (release.chart, release.chart_version, release.status)
+        for release in helm.releases()
+    }
+
+
+def pin_proxies(cluster: Cluster, version: str | None) -> None:
+    """Makes the data plane's restart fail: its pods are to keep the proxy that they have."""
+    annotations = {"config.linkerd.io/proxy-version": version}
+    cluster.merge("v1", "Namespace", APP, None, {"metadata": {"annotations": annotations}})
