@@ -544,9 +544,9 @@ class UpgradePolicy(Section):
         title="Approval",
         description="The run pauses after its plan until a person resumes it.",
     )
-    approval_hours: int = Field(
+    approval_hours: float = Field(
         default=72,
-        ge=1,
+        gt=0,
         le=720,
         title="Approval (hours)",
         description="How long a run waits for its approval before it fails.",
@@ -563,8 +563,8 @@ class UpgradePolicy(Section):
         ge=0,
         le=3600,
         title="Settling (seconds)",
-        description="How long a check may fail after the last restart before the upgrade goes "
-        "back: what was just restarted may take a moment.",
+        description="How long something may be unwell, in the soak and after the last restart, "
+        "before the upgrade goes back: what was just restarted may take a moment.",
     )
     dependencies: list[Literal["cert-manager", "traefik"]] = Field(
         default_factory=list[Literal["cert-manager", "traefik"]],

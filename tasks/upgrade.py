@@ -57,8 +57,6 @@ from tasks.step import step
 
 SOAK_LOOKS = 10.0
 """Seconds between two looks at a control plane that soaks."""
-ILL_FOR = 60.0
-"""Seconds for which a workload of it may be unready."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,7 @@ def soak(mesh: LinkerdMesh, record: UpgradeRecord) -> UpgradeRecord:
     with RolloutProgress(mesh.name, "soak") as progress:
         while (left := (until - datetime.now(UTC)).total_seconds()) > 0:
             time.sleep(min(left, SOAK_LOOKS))
-            await_rollouts(cluster, workloads, ILL_FOR, progress)
+            await_rollouts(cluster, workloads, mesh.upgrade.settle_seconds, progress)
     return record
 
 

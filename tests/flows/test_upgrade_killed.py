@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mesh.config import MeshConfig
+from mesh.emojivoto import ensure_emojivoto
 from mesh.helm import Helm
+from mesh.rollout import await_rollouts
 from mesh.upgrade_record import NAME as RECORD
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
-from tests.flows.conftest import ConfigFactory, FlowRunner
-from tests.flows.test_upgrade_walk import CUSTOM_RESOURCES, proxies, that_must_survive
+from tests.flows.conftest import ConfigFactory, Flows
+from tests.flows.upgrades import HOPS, make_custom_resources, proxies, that_must_survive
+from tests.rotation.meshes import PASSPHRASE, install, quiet
 
-SOURCE, TARGET = "stable-2.11.5", "stable-2.12.6"
+SOURCE, TARGET = HOPS[0]
 
 # A step, and the number of its write to the API server after which the run is killed.
 THERE = [
@@ -38,6 +39,7 @@ AND_THERE = [
     ("chart split", 20),  # in the middle of the control plane's objects
     ("linkerd-control-plane", 1),
     ("data plane", 1),
+    ("verify", 0),
     ("end of the split", 1),
     ("end", 1),
 ]
@@ -47,8 +49,7 @@ AND_THERE = [
 def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
     fresh_sandbox: Callable[..., Sandbox],
     mesh_config: ConfigFactory,
-    run_bootstrap: FlowRunner,
-    prefect_server: PrefectServer,
+    flows: Flows,
     binaries: Binaries,
     tmp_path: Path,
 ) -> None:
@@ -62,36 +63,24 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
         traefik={"enabled": False},
         trust_anchor={
             "key_file": str(tmp_path / "anchor.pem"),
-            "passphrase": "correct horse battery staple",
+            "passphrase": PASSPHRASE.get_secret_value(),
         },
     )
-    assert run_bootstrap(config).returncode == 0
-    for obj in CUSTOM_RESOURCES:
-        cluster.create(obj)
+    mesh = MeshConfig.model_validate(config)
+    install(cluster, mesh, str(binaries.helm))
+    await_rollouts(cluster, ensure_emojivoto(cluster, mesh), 240, quiet, every=0.3)
+    make_custom_resources(cluster, SOURCE)
     before = that_must_survive(cluster)
-    path = tmp_path / "mesh.json"
-    environment = os.environ | prefect_server.environment
-    environment["PATH"] = os.pathsep.join([str(binaries.helm.parent), environment["PATH"]])
 
-    def run(**parameters: Any) -> subprocess.CompletedProcess[str]:
-        path.write_text(json.dumps(config))
-        request = {"version": SOURCE, "to": TARGET, "accept": ["smi"], **parameters}
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.flows.run_upgrades", str(path)],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-            env=environment,
-        )
+    def run(**options: Any) -> subprocess.CompletedProcess[str]:
+        done = flows("upgrade", config, to=TARGET, accept=["smi"], **options)
         # Whatever happened: no CRD, no custom resource and no workload is lost or made anew, and
         # identity has the same issuer and trust bundle.
         assert before.items() <= that_must_survive(cluster).items()
         return done
 
     def killed(step: str, write: int, **parameters: Any) -> None:
-        done = run(kill=[step, write], **parameters)
+        done = run(kill=(step, write), **parameters)
         assert done.returncode == -signal.SIGKILL, f"{step} {write}: {done.stderr[-3000:]}"
 
     for step, write in THERE:

@@ -1,0 +1,72 @@
+"""Every flow run as a worker runs it: loaded by its entrypoint, the mesh a block's reference."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.config import ChartSources, ClusterAccess
+from tasks.linkerd_mesh import LinkerdMesh
+from tests.conftest import on_server
+from tests.deployments.conftest import ROOT, Server
+
+pytestmark = pytest.mark.xdist_group("deployments")
+
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "verify_meshes": {"meshes": ["nowhere"]},
+    "watch_charts": {"repositories": ["no/such/folder"]},
+}
+MESH = {"mesh": {"$ref": {"block_document_slug": "linkerd-mesh/nowhere"}}}
+SAYS = {
+    "verify_meshes": "1 of 1 meshes: expected every check to hold, found nowhere: ",
+    "watch_charts": "chart source no/such/folder: expected a folder with charts",
+}
+
+# The engine of a worker's run, for many runs in one process.
+EXECUTE = """
+import json, sys
+from uuid import UUID
+from prefect.flow_engine import load_flow_and_flow_run, run_flow
+for run in json.loads(sys.argv[1]):
+    flow_run, flow = load_flow_and_flow_run(UUID(run))
+    run_flow(flow, flow_run=flow_run, return_type="state")
+"""
+
+
+def test_every_flow_is_loaded_by_its_entrypoint_and_takes_a_block(
+    server: Server, charts_dir: Path, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "no-kubeconfig"
+    access = ClusterAccess(kubeconfig=kubeconfig)
+    with on_server(server.api):
+        LinkerdMesh(name="nowhere", access=access, charts=ChartSources(mirror=charts_dir)).save(
+            "nowhere", overwrite=True
+        )
+    runs: dict[str, str] = {}
+    for name, deployment in server.deployments().items():
+        parameters = PARAMETERS.get(name, MESH)
+        made = server.ask(f"deployments/{deployment['id']}/create_flow_run", parameters=parameters)
+        runs[name] = made["id"]
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE, json.dumps(list(runs.values()))],
+        cwd=ROOT,
+        env=os.environ | server.running.environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Each flow came as far as to look for the cluster, and says by itself that there is none.
+    for name, run in runs.items():
+        message = server.get(f"flow_runs/{run}")["state"]["message"] or ""
+        said = f"kubeconfig {kubeconfig}: expected a readable kubeconfig file"
+        assert SAYS.get(name, said) in message, (name, message)
+    with on_server(server.api):
+        LinkerdMesh.delete("nowhere")

@@ -1,0 +1,127 @@
+"""`upgrade` as a deployment: put off until its window opens, approved by a person, then done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.helm import Helm
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from tasks.linkerd_mesh import LinkerdMesh
+from tests.conftest import on_server
+from tests.deployments.conftest import ROOT, Inbox, Server, eventually
+from tests.flows.upgrades import proxies
+from tests.rotation.meshes import configuration, install
+
+pytestmark = pytest.mark.xdist_group("deployments")
+
+SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
+MESH = {"$ref": {"block_document_slug": "linkerd-mesh/approved"}}
+
+
+def begin(server: Server, **parameters: Any) -> str:
+    """A run of the deployment, as the UI would make it; its id."""
+    path = f"deployments/{server.deployments()['upgrade']['id']}/create_flow_run"
+    return server.ask(path, parameters={"mesh": MESH, "to": TARGET, **parameters})["id"]
+
+
+@contextmanager
+def executed(server: Server, run: str, path: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Executes a run beside the test, as a worker would."""
+    environment = os.environ | server.running.environment | {"PATH": path}
+    with subprocess.Popen(
+        [sys.executable, "-m", "prefect", "flow-run", "execute", run],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield process
+            process.wait(timeout=300)
+        finally:
+            process.kill()
+
+
+def state(server: Server, run: str) -> dict[str, Any]:
+    return server.get(f"flow_runs/{run}")["state"]
+
+
+def test_a_run_waits_for_its_window_and_for_a_person(
+    server: Server, inbox: Inbox, binaries: Binaries, shared_dir: Path, tmp_path: Path
+) -> None:
+    path = os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]])
+    with Sandbox("approved", binaries=binaries) as sandbox:
+        cluster = sandbox.cluster()
+        helm = Helm(cluster, str(binaries.helm))
+        access = {"kubeconfig": str(sandbox.kubeconfig)}
+        config = configuration(SOURCE, shared_dir, tmp_path, name="approved", access=access)
+        install(cluster, config, str(binaries.helm))
+        installed = helm.releases()
+
+        def save(**policy: Any) -> None:
+            with on_server(server.api):
+                content = config.model_dump() | {"upgrade": policy}
+                LinkerdMesh.model_validate(content).save("approved", overwrite=True)
+
+        # Outside the window: put off until it opens, with the same parameters, once.
+        later = datetime.now(UTC) + timedelta(hours=12)
+        save(window={"cron": f"{later.minute} {later.hour} * * *", "duration_minutes": 30})
+        early = [begin(server) for _ in range(2)]
+        for run in early:
+            with executed(server, run, path):
+                pass
+            assert state(server, run)["type"] == "COMPLETED", state(server, run)
+        wanted = [r for r in server.runs("upgrade") if r["parameters"].get("mesh") == MESH]
+        [put_off] = [run for run in wanted if run["id"] not in early]
+        assert put_off["parameters"] == {"mesh": MESH, "to": TARGET}
+        assert put_off["state"]["type"] == "SCHEDULED"
+        opening = datetime.fromisoformat(put_off["expected_start_time"])
+        assert opening == later.replace(second=0, microsecond=0)
+        assert helm.releases() == installed
+
+        # Inside the window, a person says no.
+        save(window={"cron": "* * * * *", "duration_minutes": 5}, approval=True)
+        refused = begin(server)
+        with executed(server, refused, path):
+            eventually(lambda: state(server, refused)["type"] == "PAUSED")
+            plan = server.get("artifacts/approved-upgrade-plan/latest")["data"]
+            assert f"upgrade from {SOURCE} to {TARGET}" in plan
+            assert helm.releases() == installed
+            eventually(lambda: inbox.about("upgrade approved to edge-26.8.3 waits for approval"))
+            server.ask(f"flow_runs/{refused}/resume", run_input={"approved": False})
+        assert state(server, refused)["type"] == "FAILED"
+        assert "found that it was not" in state(server, refused)["message"]
+        assert helm.releases() == installed
+
+        # And yes.
+        approved = begin(server)
+        with executed(server, approved, path):
+            eventually(lambda: state(server, approved)["type"] == "PAUSED")
+            server.ask(f"flow_runs/{approved}/resume", run_input={"approved": True})
+        assert state(server, approved)["type"] == "COMPLETED", state(server, approved)
+        assert proxies(cluster) == {TARGET}
+        page = server.get("artifacts/approved-upgrade/latest")["data"]
+        assert f"Mesh approved: upgraded to {TARGET}" in page
+        [event] = server.ask(
+            "events/filter",
+            filter={
+                "event": {"name": ["linkerd.mesh.upgraded"]},
+                "resource": {"id": ["linkerd.mesh.approved"]},
+            },
+        )["events"]
+        assert (event["payload"]["from"], event["payload"]["to"]) == (SOURCE, TARGET)
+        # The block says what is installed, so that bootstrap and the next upgrade begin with it.
+        with on_server(server.api):
+            stored = LinkerdMesh.load("approved")
+            assert (stored.version, stored.upgrade.approval) == (TARGET, True)
+            LinkerdMesh.delete("approved")

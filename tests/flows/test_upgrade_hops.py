@@ -1,0 +1,127 @@
+"""Each hop of `upgrade` alone, on a mesh that was installed at its start: failed, undone, done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.emojivoto import ensure_emojivoto
+from mesh.helm import Helm
+from mesh.rollout import await_rollouts
+from mesh.upgrade_record import NAME as RECORD
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from tests.flows.conftest import ConfigFactory, Flows
+from tests.flows.faults import READY
+from tests.flows.upgrades import (
+    APP,
+    HOPS,
+    make_custom_resources,
+    pin_proxies,
+    proxies,
+    releases,
+    that_must_survive,
+)
+from tests.rotation.meshes import PASSPHRASE, install, quiet
+
+Fail = Callable[[Flows, dict[str, Any], Cluster, str], dict[str, Any]]
+"""Runs an upgrade that fails one of its gates."""
+
+
+def restart_fails(
+    flows: Flows, config: dict[str, Any], cluster: Cluster, target: str
+) -> dict[str, Any]:
+    """New pods of the application keep the old proxy."""
+    pin_proxies(cluster, config["version"])
+    undone = flows.upgrade(config, to=target, accept=["smi"])
+    pin_proxies(cluster, None)
+    assert f"Deployment/{APP}/emoji" in undone["message"]
+    return undone
+
+
+def checks_fail(
+    flows: Flows, config: dict[str, Any], _cluster: Cluster, target: str
+) -> dict[str, Any]:
+    """The new control plane falls ill once every proxy is new."""
+    undone = flows.upgrade(config, to=target, ill=("verify", 2, "linkerd"))
+    assert "is failed: " in undone["message"]
+    assert "linkerd-destination" in undone["message"]
+    return undone
+
+
+def release_fails(
+    flows: Flows, config: dict[str, Any], _cluster: Cluster, target: str
+) -> dict[str, Any]:
+    """The new control plane does not come up in time."""
+    ill: dict[str, Any] = {"inline": {"podAnnotations": {READY: "false"}}}
+    undone = flows.upgrade({**config, "values": ill, "timeout_seconds": 30}, to=target)
+    assert "Helm release linkerd/linkerd-control-plane" in undone["message"]
+    return undone
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "fail"),
+    [
+        pytest.param(*hop, fail, id=hop[1])
+        for hop, fail in zip(
+            HOPS,
+            [restart_fails, checks_fail, release_fails, restart_fails, checks_fail],
+            strict=True,
+        )
+    ],
+)
+def test_a_hop_that_fails_goes_back_and_then_succeeds(
+    source: str,
+    target: str,
+    fail: Fail,
+    fresh_sandbox: Callable[..., Sandbox],
+    mesh_config: ConfigFactory,
+    flows: Flows,
+    binaries: Binaries,
+    tmp_path: Path,
+) -> None:
+    sandbox = fresh_sandbox()
+    cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
+    config = mesh_config(
+        sandbox,
+        name=target.replace(".", "-"),
+        version=source,
+        viz={"enabled": False},
+        traefik={"enabled": False},
+        trust_anchor={
+            "key_file": str(tmp_path / "anchor.pem"),
+            "passphrase": PASSPHRASE.get_secret_value(),
+        },
+        upgrade={"settle_seconds": 3},
+    )
+    mesh = MeshConfig.model_validate(config)
+    install(cluster, mesh, str(binaries.helm))
+    await_rollouts(cluster, ensure_emojivoto(cluster, mesh), 240, quiet, every=0.3)
+    make_custom_resources(cluster, source)
+    before, installed = that_must_survive(cluster), releases(helm)
+
+    undone = fail(flows, config, cluster, target)
+
+    assert undone["error"] == "UpgradeUndone", undone
+    assert f"It is at {source} again" in undone["message"]
+    assert proxies(cluster) == {source}
+    # CRDs alone stay newer, as all custom resources live by them.
+    assert {**releases(helm), "linkerd-crds": None} == {**installed, "linkerd-crds": None}
+    assert before.items() <= that_must_survive(cluster).items()
+    assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
+
+    done = flows.upgrade(config, to=target, accept=["smi"])
+
+    assert (done.get("source"), done.get("target")) == (source, target), done
+    assert proxies(cluster) == {target}
+    assert before.items() <= that_must_survive(cluster).items()
+    assert {(r.name, r.app_version, r.status) for r in helm.releases()} == {
+        ("linkerd-crds", target, "deployed"),
+        ("linkerd-control-plane", target, "deployed"),
+    }
+    assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None

@@ -1,0 +1,103 @@
+"""What a mesh's upgrade policy says of when an upgrade begins, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mesh.config import MeshConfig
+from mesh.helm import Helm
+from mesh.upgrade_record import NAME, read_record, write_record
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from tests.flows.conftest import ConfigFactory, Flows
+from tests.flows.faults import READY
+from tests.flows.upgrades import proxies
+from tests.rotation.meshes import PASSPHRASE, add_workloads, install
+
+SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
+
+
+def shut_window(now: datetime) -> dict[str, Any]:
+    """A window that opens in twelve hours."""
+    later = now + timedelta(hours=12)
+    return {"cron": f"{later.minute} {later.hour} * * *", "duration_minutes": 30}
+
+
+def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
+    fresh_sandbox: Callable[..., Sandbox],
+    mesh_config: ConfigFactory,
+    flows: Flows,
+    binaries: Binaries,
+    tmp_path: Path,
+) -> None:
+    sandbox = fresh_sandbox()
+    cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
+    config = mesh_config(
+        sandbox,
+        name="policy",
+        version=SOURCE,
+        viz={"enabled": False},
+        traefik={"enabled": False},
+        smoke_test=False,
+        trust_anchor={
+            "key_file": str(tmp_path / "anchor.pem"),
+            "passphrase": PASSPHRASE.get_secret_value(),
+        },
+    )
+    mesh = MeshConfig.model_validate(config)
+    install(cluster, mesh, str(binaries.helm))
+    add_workloads(cluster, 2)
+    installed = helm.releases()
+
+    def upgrade(policy: dict[str, Any], **options: Any) -> dict[str, Any]:
+        return flows.upgrade({**config, "upgrade": policy}, to=TARGET, **options)
+
+    # A run without a deployment cannot be put off.
+    shut = upgrade({"window": shut_window(datetime.now(UTC))})
+    assert shut["error"] == "InvalidInput"
+    assert "found that it opens at" in shut["message"]
+    # Nobody answers in time.
+    unanswered = upgrade({"approval": True, "approval_hours": 0.0005})
+    assert unanswered["error"] == "InvalidInput"
+    assert "found no answer" in unanswered["message"]
+    # Another channel's releases are for a person to accept.
+    foreign = upgrade({"channel": "stable"})
+    assert foreign["error"] == "PreflightFailed"
+    assert "the mesh's upgrade policy wants stable" in foreign["message"]
+    assert helm.releases() == installed
+
+    # Killed while the new control plane soaks: the soak goes on from when it began.
+    soaking = {**config, "upgrade": {"soak_minutes": 1, "settle_seconds": 3}}
+    killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    record = read_record(cluster, mesh)
+    assert record is not None
+    assert record.control_plane_since is not None
+    assert proxies(cluster) == {SOURCE, TARGET}
+
+    # An ill control plane ends the soak: the upgrade goes back.
+    pod = next(iter(cluster.list("v1", "Pod", "linkerd")))["metadata"]["name"]
+    cluster.merge("v1", "Pod", pod, "linkerd", {"metadata": {"annotations": {READY: "false"}}})
+    undone = flows.upgrade(soaking, to=TARGET)
+    assert undone["error"] == "UpgradeUndone"
+    assert f"Pod/linkerd/{pod}" in undone["message"]
+    assert proxies(cluster) == {SOURCE}
+
+    # Well all the time: the data plane follows when the soak is over, counted over the kill.
+    killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    record = read_record(cluster, mesh)
+    assert record is not None
+    assert record.control_plane_since is not None
+    began = record.control_plane_since - timedelta(seconds=50)
+    write_record(cluster, mesh, record.model_copy(update={"control_plane_since": began}))
+    done = flows("upgrade", soaking, to=TARGET)
+    assert json.loads(done.stdout)["target"] == TARGET
+    assert f"soaks until {began + timedelta(minutes=1)}" in done.stderr
+    assert proxies(cluster) == {TARGET}
+    assert cluster.get("v1", "ConfigMap", NAME, "linkerd") is None
