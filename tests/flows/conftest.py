@@ -44,6 +44,7 @@ class Flows:
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self._process, self._folder = process, folder
+        self._runs = 0
 
     def __call__(
         self,
@@ -58,7 +59,8 @@ class Flows:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        files = self._folder / "stdout", self._folder / "stderr"
+        self._runs += 1
+        files = tuple(self._folder / f"{self._runs}.{name}" for name in ("stdout", "stderr"))
         request = {
             "flow": flow,
             "mesh": config,
