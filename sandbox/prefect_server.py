@@ -6,14 +6,21 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
+
+from sandbox.binaries import cache_folder
+
+DATABASE = "prefect.db"
 
 
 class PrefectServer:
@@ -48,10 +55,10 @@ class PrefectServer:
             "DO_NOT_TRACK": "1",
         }
 
-    def start(self, timeout: float = 180) -> None:
+    def start(self, timeout: float = 300) -> None:
         """Starts the server, or takes the one that a detached start left running.
 
-        A fresh database takes half a minute of migrations on a slow machine, hence the timeout.
+        A fresh database takes half a minute of migrations, so a migrated one is kept for all.
 
         Raises:
             RuntimeError: it ended or did not answer in time; with the tail of its log.
@@ -59,6 +66,7 @@ class PrefectServer:
         self.home.mkdir(parents=True, exist_ok=True)
         if self._adopt():
             return
+        self._prepare_database()
         self._port = self._port or _free_port()
         with self.log.open("wb") as log:
             process = subprocess.Popen(
@@ -111,6 +119,26 @@ class PrefectServer:
     ) -> None:
         self.stop()
 
+    def _prepare_database(self) -> None:
+        """Begins with a copy of an empty, migrated database of this Prefect, made once a user."""
+        database = self.home / DATABASE
+        if database.exists():
+            return
+        template = cache_folder() / f"prefect-{version('prefect')}.db"
+        if not template.exists():
+            template.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=template.parent) as folder:
+                subprocess.run(
+                    [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"],
+                    env=os.environ | {"PREFECT_HOME": folder},
+                    capture_output=True,
+                    check=True,
+                )
+                # What is in its write-ahead log goes along.
+                _copy(Path(folder, DATABASE), Path(folder, "whole.db"))
+                Path(folder, "whole.db").replace(template)
+        _copy(template, database)
+
     def _pid(self) -> int | None:
         try:
             pid, port = map(int, self._pidfile.read_text().split())
@@ -132,6 +160,14 @@ class PrefectServer:
 
     def _tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
+
+
+def _copy(source: Path, target: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(source)) as read,
+        contextlib.closing(sqlite3.connect(target)) as written,
+    ):
+        read.backup(written)
 
 
 def _free_port() -> int:

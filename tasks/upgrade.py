@@ -224,10 +224,12 @@ def soak(mesh: LinkerdMesh, record: UpgradeRecord) -> UpgradeRecord:
         for obj in read_workloads(cluster, mesh.namespaces.linkerd)
     ]
     with RolloutProgress(mesh.name, "soak") as progress:
-        while (left := (until - datetime.now(UTC)).total_seconds()) > 0:
-            time.sleep(min(left, SOAK_LOOKS))
+        while True:
             await_rollouts(cluster, workloads, mesh.upgrade.settle_seconds, progress)
-    return record
+            left = (until - datetime.now(UTC)).total_seconds()
+            if left <= 0:
+                return record
+            time.sleep(min(left, SOAK_LOOKS))
 
 
 @step("data plane", description="Restarts every workload with another proxy, batch by batch.")

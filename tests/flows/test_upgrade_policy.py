@@ -72,7 +72,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     assert helm.releases() == installed
 
     # Killed while the new control plane soaks: the soak goes on from when it began.
-    soaking = {**config, "upgrade": {"soak_minutes": 1, "settle_seconds": 3}}
+    soaking = {**config, "upgrade": {"soak_minutes": 30, "settle_seconds": 3}}
     killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1))
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     record = read_record(cluster, mesh)
@@ -81,7 +81,9 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     assert proxies(cluster) == {SOURCE, TARGET}
 
     # An ill control plane ends the soak: the upgrade goes back.
-    pod = next(iter(cluster.list("v1", "Pod", "linkerd")))["metadata"]["name"]
+    destination = "linkerd.io/control-plane-component=destination"
+    pods = cluster.list("v1", "Pod", "linkerd", labels=destination)
+    pod = next(p for p in pods if not p["metadata"].get("deletionTimestamp"))["metadata"]["name"]
     cluster.merge("v1", "Pod", pod, "linkerd", {"metadata": {"annotations": {READY: "false"}}})
     undone = flows.upgrade(soaking, to=TARGET)
     assert undone["error"] == "UpgradeUndone"
@@ -89,6 +91,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     assert proxies(cluster) == {SOURCE}
 
     # Well all the time: the data plane follows when the soak is over, counted over the kill.
+    soaking["upgrade"]["soak_minutes"] = 1
     killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1))
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     record = read_record(cluster, mesh)
