@@ -111,3 +111,7 @@ class SmokeTestFailed(MeshError):
 
 class UpgradeUndone(MeshError):
     """An upgrade failed and the mesh is at its former version again; `found` says why."""
+
+
+class FleetStopped(MeshError):
+    """Too many meshes of a fleet failed; the others were left as they are."""

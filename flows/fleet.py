@@ -1,0 +1,112 @@
+"""One deployment for many meshes, wave by wave."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from mesh.errors import FleetStopped, InvalidInput
+from mesh.fleet import FleetOptions, FleetPlan, Outcome
+from tasks.fleet import Round, failures, look, plan_waves, publish, start, take_up
+
+Deployment = Literal[
+    "verify_mesh",
+    "check_certificates",
+    "upgrade",
+    "rotate_anchor",
+    "rotate_issuer",
+    "smoke_test",
+    "bootstrap",
+]
+
+EVERY_MESH: list[str] = []
+NOTHING: dict[str, Any] = {}
+DEFAULTS = FleetOptions()
+PAUSE = 2.0
+"""Seconds between two looks at the runs; one request looks at all of them."""
+
+
+@flow(
+    name="fleet",
+    flow_run_name="{deployment} of the fleet",
+    persist_result=False,
+    validate_parameters=True,
+)
+def fleet(
+    meshes: list[str] = EVERY_MESH,
+    deployment: Deployment = "verify_mesh",
+    parameters: dict[str, Any] = NOTHING,
+    options: FleetOptions = DEFAULTS,
+    goes_on: str = "",
+    dry_run: bool = False,
+) -> FleetPlan | State[Any]:
+    """Runs a deployment for many meshes: the canaries first, then the rest, until too many fail.
+
+    Workers do the work, so that many of them look after hundreds of meshes. The run may be killed
+    at any point: run again (or another one with the same `goes_on`), it waits for the runs that it
+    has started, starts no mesh twice, and tries again only those that have failed.
+
+    Args:
+        meshes: The names of Linkerd Mesh blocks. None: every one that is saved.
+        deployment: What is run for each mesh.
+        parameters: The deployment's other parameters, the same for each mesh.
+        options: Order, pace, and when to stop.
+        goes_on: A name for this round of the fleet, such as a date. A run with the name of one
+            that was stopped goes on where that was. Empty: a round of its own.
+        dry_run: Only shows the waves.
+
+    Raises:
+        InvalidInput: a mesh or the deployment does not exist; nothing was started.
+        FleetStopped: too many meshes failed, or all have had their turn and some failed.
+    """
+    if "mesh" in parameters:
+        raise InvalidInput(
+            "parameters",
+            expected="those that every mesh has in common",
+            found="mesh",
+            remedy="Name the meshes in meshes.",
+        )
+    waves = plan_waves(deployment, meshes, options)
+    publish(waves, deployment, {}, {})
+    if dry_run:
+        return waves
+
+    round_ = Round(deployment, parameters, goes_on or str(flow_run.id))
+    limit = timedelta(minutes=options.minutes)
+    turns = take_up(waves, round_)
+    outcomes: dict[str, Outcome] = {mesh: turn.outcome(limit) for mesh, turn in turns.items()}
+    again = [mesh for mesh, outcome in outcomes.items() if outcome == "failed"]
+    outcomes |= dict.fromkeys(again, "waiting")
+
+    while (starting := waves.upcoming(outcomes)) or "running" in outcomes.values():
+        for mesh in starting:
+            turns[mesh] = start(mesh, round_, turns[mesh].attempt + 1 if mesh in again else 0)
+            outcomes[mesh] = "running"
+        time.sleep(PAUSE)
+        look(turns)
+        outcomes |= {
+            mesh: turns[mesh].outcome(limit)
+            for mesh, outcome in outcomes.items()
+            if outcome == "running"
+        }
+
+    publish(waves, deployment, turns, outcomes)
+    failed = failures(outcomes, turns)
+    done = list(outcomes.values()).count("succeeded")
+    found = f"{done} of {len(waves.meshes)} meshes succeeded"
+    if failed:
+        found += f"; failed: {', '.join(failed)}"
+    if waves.is_stopped(outcomes):
+        raise FleetStopped(
+            f"{deployment} of the fleet",
+            expected=f"at most {options.max_failures} meshes to fail, and no canary",
+            found=found,
+            remedy="Look at their runs; then run the fleet again with the same goes_on.",
+        )
+    return Completed(name="Degraded" if failed else None, message=found)

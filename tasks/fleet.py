@@ -1,0 +1,176 @@
+"""Runs of one deployment for many meshes: found again, started, looked at, and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import get_client
+from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterIdempotencyKey,
+)
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+
+from mesh.errors import InvalidInput
+from mesh.fleet import FleetOptions, FleetPlan, Outcome, plan_fleet
+from tasks.step import step
+
+PAGE = 200
+
+
+@dataclass(frozen=True)
+class Round:
+    """One deployment for each mesh, once. Its key makes a second fleet run take up the first's."""
+
+    deployment: str
+    parameters: Mapping[str, Any]
+    key: str
+
+    def key_of(self, mesh: str, attempt: int) -> str:
+        """The idempotency key of a mesh's run: the server has one run of each at most."""
+        return f"fleet {self.key} {self.deployment} {mesh} {attempt}"
+
+
+@dataclass
+class Turn:
+    """A mesh's run, as it was looked at last; the attempts before it failed in an earlier run."""
+
+    attempt: int
+    run: FlowRun
+
+    @property
+    def state(self) -> State[Any]:
+        # The server's answers always have one.
+        return cast("State[Any]", self.run.state)
+
+    def outcome(self, limit: timedelta) -> Outcome:
+        if self.state.is_completed():
+            return "succeeded"
+        if self.state.is_final():
+            return "failed"
+        created = self.run.created or datetime.now(UTC)
+        return "failed" if datetime.now(UTC) - created > limit else "running"
+
+
+@step("plan fleet", description="The meshes of the fleet, by waves.")
+def plan_waves(deployment: str, meshes: list[str], options: FleetOptions) -> FleetPlan:
+    """The waves of the saved meshes.
+
+    Raises:
+        InvalidInput: a mesh is not saved, or the deployment does not exist.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_deployment_by_name(f"{deployment}/{deployment}")
+        except ObjectNotFound:
+            raise InvalidInput(
+                f"deployment {deployment}/{deployment}",
+                expected="to exist on this Prefect server",
+                found="that it does not",
+                remedy="Run prefect deploy --all.",
+            ) from None
+        saved: list[str] = []
+        while True:
+            answer = client.request(
+                "POST",
+                "/block_documents/filter",
+                json={
+                    "block_types": {"slug": {"any_": ["linkerd-mesh"]}},
+                    "offset": len(saved),
+                    "limit": PAGE,
+                },
+            )
+            page: list[dict[str, Any]] = answer.json()
+            saved += [document["name"] for document in page if document["name"]]
+            if len(page) < PAGE:
+                return plan_fleet(saved, meshes, options)
+
+
+def take_up(plan: FleetPlan, round_: Round) -> dict[str, Turn]:
+    """The last run of each mesh that an earlier fleet run of the same round has started."""
+    turns: dict[str, Turn] = {}
+    attempt = 0
+    while True:
+        keys = {round_.key_of(mesh, attempt): mesh for mesh in plan.meshes}
+        wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=list(keys)))
+        if not (found := _runs(wanted)):
+            return turns
+        turns |= {keys[run.idempotency_key or ""]: Turn(attempt, run) for run in found}
+        attempt += 1
+
+
+def start(mesh: str, round_: Round, attempt: int) -> Turn:
+    """The run of a mesh; where it has been started already, that one."""
+    parameters = {
+        **round_.parameters,
+        # By name: no secret of the mesh is copied.
+        "mesh": {"$ref": {"block_document_slug": f"linkerd-mesh/{mesh}"}},
+    }
+    run = run_deployment(
+        f"{round_.deployment}/{round_.deployment}",
+        parameters=parameters,
+        timeout=0,
+        idempotency_key=round_.key_of(mesh, attempt),
+    )
+    return Turn(attempt, cast("FlowRun", run))
+
+
+def look(turns: Mapping[str, Turn]) -> None:
+    """Brings every turn that had not ended up to date."""
+    by_id: dict[UUID, Turn] = {t.run.id: t for t in turns.values() if not t.state.is_final()}
+    if by_id:
+        for run in _runs(FlowRunFilter(id=FlowRunFilterId(any_=list(by_id)))):
+            by_id[run.id].run = run
+
+
+def _runs(wanted: FlowRunFilter) -> list[FlowRun]:
+    found: list[FlowRun] = []
+    with get_client(sync_client=True) as client:
+        while True:
+            page = client.read_flow_runs(flow_run_filter=wanted, offset=len(found), limit=PAGE)
+            found += page
+            if len(page) < PAGE:
+                return found
+
+
+def publish(
+    plan: FleetPlan, deployment: str, turns: Mapping[str, Turn], outcomes: Mapping[str, Outcome]
+) -> None:
+    """Who is in which wave, and how far, as a table artifact."""
+    create_table_artifact(
+        [
+            _row(number, mesh, turns.get(mesh), outcomes.get(mesh, "waiting"))
+            for number, wave in enumerate(plan.waves, start=1)
+            for mesh in wave
+        ],
+        key=f"fleet-{deployment.replace('_', '-')}",
+        description=f"{deployment} of {len(plan.meshes)} meshes",
+    )
+
+
+def _row(number: int, mesh: str, turn: Turn | None, outcome: Outcome) -> dict[str, Any]:
+    row: dict[str, Any] = {"wave": number, "mesh": mesh, "outcome": outcome}
+    if turn is None:
+        return {**row, "state": "", "seconds": "", "run": "", "says": ""}
+    seconds = f"{turn.run.total_run_time.total_seconds():.1f}"
+    said = (turn.state.message or "") if turn.state.is_final() else ""
+    return {
+        **row,
+        "state": turn.state.name or "",
+        "seconds": seconds,
+        "run": turn.run.name,
+        "says": said[:500],
+    }
+
+
+def failures(outcomes: Mapping[str, Outcome], turns: Mapping[str, Turn]) -> list[str]:
+    """Each mesh that failed, with its state."""
+    return [f"{m} ({turns[m].state.name})" for m, o in outcomes.items() if o == "failed"]
