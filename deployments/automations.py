@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from uuid import UUID
 
-from prefect.events.actions import RunDeployment, SendNotification
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
@@ -23,6 +24,27 @@ SILENCE = timedelta(hours=1)
 """Without a verdict. A server looks for that once in as long: it is told within twice that time."""
 ONCE_IN = timedelta(days=1)
 """An ending certificate is announced by every run of a check; one rotation a day answers."""
+
+HEARTBEAT = "prefect.flow-run.heartbeat"
+"""A run's sign of life, every 30 s by what prefect.yaml sets for each deployment."""
+LOST_AFTER = timedelta(minutes=2)
+"""Four heartbeats."""
+BEGINS_WITHIN = timedelta(minutes=15)
+"""From a worker's taking a run to its first step: a node may have to be made, an image pulled."""
+ENDINGS = {
+    f"prefect.flow-run.{state}"
+    for state in (
+        *("Completed", "Degraded", "Expiring", "Skipped", "Failed", "TimedOut", "Crashed"),
+        *("Cancelling", "Cancelled", "Suspended", "Scheduled", "Late", "AwaitingRetry"),
+        "AwaitingConcurrencySlot",
+    )
+}
+"""After each of these there are no more heartbeats, and rightly so.
+
+A run that is being cancelled is among them: it must not be taken for one that is to go on.
+"""
+STARTED = {"prefect.flow-run.Running", *ENDINGS}
+TAKEN = {f"prefect.flow-run.{s}" for s in ("Pending", "Submitting", "InfrastructurePending")}
 
 ROTATIONS = {
     "issuer": ("rotate_issuer", {"options": {"approvals": ["switch"]}}),
@@ -69,6 +91,84 @@ def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[A
             ],
         )
         for role, (deployment, parameters) in ROTATIONS.items()
+    ]
+
+
+def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
+    """Ends runs whose worker is lost, and starts them again where somebody has turned that on.
+
+    The first is Prefect's own way to find such runs
+    (https://docs.prefect.io/v3/advanced/detect-zombie-flows).
+
+    Args:
+        lost_after: how long without a heartbeat.
+    """
+
+    def crash(name: str, why: str, trigger: EventTrigger, message: str) -> AutomationCore:
+        action = ChangeFlowRunState(
+            name=None, state=StateType.CRASHED, message=message, force=False
+        )
+        return AutomationCore(
+            name=name, description=f"{OURS}{why}", trigger=trigger, actions=[action]
+        )
+
+    return [
+        crash(
+            "a run whose worker is lost has crashed",
+            "a run gives no sign of life any more.",
+            EventTrigger(
+                match=_RUNS,
+                match_related=_tagged("linkerd"),
+                for_each={"prefect.resource.id"},
+                after={HEARTBEAT},
+                expect={HEARTBEAT, *ENDINGS},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=lost_after,
+            ),
+            f"No sign of life for {lost_after.total_seconds():.0f} s: its worker is lost. "
+            "It is safe to run it again.",
+        ),
+        crash(
+            "a run that does not begin has crashed",
+            "a worker took a run and never began it.",
+            EventTrigger(
+                match=_RUNS,
+                match_related=_tagged("linkerd"),
+                for_each={"prefect.resource.id"},
+                after=TAKEN,
+                expect=STARTED,
+                posture=Posture.Proactive,
+                threshold=1,
+                within=BEGINS_WITHIN,
+            ),
+            f"It did not begin within {BEGINS_WITHIN.total_seconds() / 60:.0f} minutes of a "
+            "worker's taking it.",
+        ),
+        AutomationCore(
+            name="a change that crashed is run again",
+            description=f"{OURS}another worker goes on with a change, once a day at most.",
+            # Off: a worker that is only cut off may be at work still, and for some minutes two
+            # would be at one mesh. Whoever knows that theirs die whole turns it on.
+            enabled=False,
+            trigger=EventTrigger(
+                match=_RUNS,
+                match_related=_tagged("changes"),
+                for_each={"prefect.resource.id"},
+                expect={"prefect.flow-run.Crashed"},
+                posture=Posture.Reactive,
+                threshold=1,
+                within=ONCE_IN,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.SCHEDULED,
+                    name="AwaitingRetry",
+                    message="It crashed: another worker goes on.",
+                    force=False,
+                )
+            ],
+        ),
     ]
 
 
@@ -121,8 +221,8 @@ def alerts(block: UUID) -> list[AutomationCore]:
             "a run waits for approval",
             "a flow waits for a person.",
             EventTrigger(
-                match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
-                match_related=_TAGGED,
+                match=_RUNS,
+                match_related=_tagged("changes"),
                 expect={"prefect.flow-run.Paused", "prefect.flow-run.Suspended"},
                 posture=Posture.Reactive,
                 threshold=1,
@@ -134,8 +234,8 @@ def alerts(block: UUID) -> list[AutomationCore]:
             "a change of a mesh failed",
             "a flow that changes meshes failed or crashed.",
             EventTrigger(
-                match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
-                match_related=_TAGGED,
+                match=_RUNS,
+                match_related=_tagged("changes"),
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
                 posture=Posture.Reactive,
                 threshold=1,
@@ -146,9 +246,13 @@ def alerts(block: UUID) -> list[AutomationCore]:
     ]
 
 
-_TAGGED = ResourceSpecification(
-    {"prefect.resource.id": "prefect.tag.changes", "prefect.resource.role": "tag"}
-)
+_RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
+
+
+def _tagged(tag: str) -> ResourceSpecification:
+    return ResourceSpecification(
+        {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+    )
 
 
 def _hours(length: timedelta) -> str:

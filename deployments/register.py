@@ -4,7 +4,7 @@
 
 makes the work pool, the block types, the deployments of prefect.yaml, and for each *Linkerd Mesh*
 block its schedules and automations. What is there already stays, switches that somebody turned off
-among it.
+among it. `prefect deploy --all` does the same but for the options.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +28,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect_kubernetes.credentials import KubernetesCredentials
 
-from deployments.automations import OURS, alerts, rotations
+from deployments.automations import OURS, alerts, lost_runs, rotations
 from deployments.schedules import PATTERN, read_pattern, schedule_of
 from deployments.upgrades import subscription
 from mesh.errors import InvalidInput, MeshError
@@ -88,13 +89,14 @@ async def ensure_pool(client: PrefectClient, pool_type: str) -> None:
 
 
 def deploy() -> None:
-    """`prefect deploy --all`, asking nothing.
+    """`prefect deploy --all`, asking nothing, on a server that is prepared.
 
     Raises:
         InvalidInput: it failed; with what it said.
     """
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        env=os.environ | {"PREFECT_PLUGINS_ENABLED": "false"},
         capture_output=True,
         text=True,
         check=False,
@@ -165,7 +167,7 @@ async def ensure_automations(
     client: PrefectClient, ids: Mapping[str, UUID], meshes: Sequence[LinkerdMesh]
 ) -> list[str]:
     """The automations of all meshes and the alerts; those of meshes that are gone are removed."""
-    wanted: list[AutomationCore] = []
+    wanted = lost_runs()
     for mesh in meshes:
         block = cast("UUID", mesh._block_document_id)
         upgrades = subscription(mesh, block, ids["upgrade"])
@@ -183,8 +185,9 @@ async def ensure_automations(
         )
     if not meshes:
         left.append(
-            f"There is no mesh yet: save a Linkerd Mesh block by the name {PATTERN}, or give "
-            "--mesh FILE, and run this again. Until then its scheduled runs fail."
+            f"There is no mesh yet: save a Linkerd Mesh block by the name {PATTERN} and run this "
+            "again, or run python -m deployments.register --mesh FILE. Until then its scheduled "
+            "runs fail."
         )
     there = {a.name: a for a in await _ours(client)}
     for automation in wanted:
@@ -222,6 +225,7 @@ async def notification_block(client: PrefectClient) -> UUID | None:
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="python -m deployments.register", description=__doc__)
     root.add_argument("--pool-type", choices=("process", "kubernetes"), default="process")
+    root.add_argument("--prepare", action="store_true", help="only what deployments need")
     root.add_argument(
         "--mesh",
         action="append",
@@ -239,6 +243,8 @@ async def main(arguments: Sequence[str] | None = None) -> int:
     try:
         async with get_client() as client:
             await prepare(client, options.pool_type, options.mesh)
+            if options.prepare:
+                return 0
             deploy()
             left = await look_after(client)
     except MeshError as error:

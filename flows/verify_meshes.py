@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.client.schemas.objects import State
 
 from flows.verify_mesh import DEFAULTS, verify_mesh
@@ -36,9 +36,11 @@ def verify_meshes(meshes: list[str], options: VerifyOptions = DEFAULTS) -> dict[
             remedy="Name the meshes; use verify_mesh for a file.",
         )
     blocks = {name: cast("LinkerdMesh", LinkerdMesh.load(name)) for name in meshes}
-    states: dict[str, State[Any]] = {
-        name: verify_mesh(mesh, options, return_state=True) for name, mesh in blocks.items()
-    }
+    # A subflow has its parent's worker, and is lost with it: it is found by the same tag.
+    with tags("linkerd"):
+        states: dict[str, State[Any]] = {
+            name: verify_mesh(mesh, options, return_state=True) for name, mesh in blocks.items()
+        }
     failed = {name: state for name, state in states.items() if not state.is_completed()}
     if failed:
         raise MeshUnhealthy(

@@ -60,6 +60,7 @@ class Server:
     def __init__(self, running: PrefectServer) -> None:
         self.running = running
         self.api = f"{running.url}/api"
+        self.deployed: dict[str, set[str]] = {}
 
     def command(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -96,6 +97,17 @@ class Server:
 
     def automations(self) -> dict[str, dict[str, Any]]:
         return {a["name"]: a for a in self.ask("automations/filter")}
+
+    def everything(self) -> dict[str, set[str]]:
+        """The names of all that is set up: deployments, their schedules, automations, and so on."""
+        deployments = self.deployments()
+        return {
+            "deployments": set(deployments),
+            "schedules": {s["slug"] for d in deployments.values() for s in d["schedules"]},
+            "automations": set(self.automations()),
+            "pools": {pool["name"] for pool in self.ask("work_pools/filter")},
+            "block types": {kind["slug"] for kind in self.ask("block_types/filter")},
+        }
 
     def runs(self, deployment: str, **flow_runs: Any) -> list[dict[str, Any]]:
         """The runs of a deployment that no schedule made."""
@@ -137,9 +149,14 @@ def inbox() -> Iterator[Inbox]:
 def server(
     tmp_path_factory: pytest.TempPathFactory, inbox: Inbox, mesh_file: Path
 ) -> Iterator[Server]:
-    """A fresh server after `python -m deployments.register`, with a place to notify."""
+    """A fresh server after `prefect deploy --all` alone, and then `deployments.register`.
+
+    The latter for a mesh, with a place to notify; `server.deployed` is what there was before.
+    """
     with PrefectServer(tmp_path_factory.mktemp("fresh")) as running:
         server = Server(running)
+        server.command("prefect", "--no-prompt", "deploy", "--all")
+        server.deployed = server.everything()
         with on_server(server.api):
             _save_inbox(inbox)
         said = server.command("deployments.register", "--mesh", str(mesh_file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,8 @@ from prefect import Flow, get_client
 from prefect.events import Event, Resource
 from prefect.events.clients import get_events_client
 
-from deployments.automations import ROTATIONS
+from deployments.automations import ENDINGS, LOST_AFTER, ROTATIONS, lost_runs
+from deployments.plugin import is_deploy
 from deployments.register import look_after
 from flows.check_certificates import check_certificates
 from flows.verify_mesh import verify_mesh
@@ -43,6 +45,38 @@ def flows() -> dict[str, Flow[..., Any]]:
         for value in vars(module).values()
         if isinstance(value, Flow) and inspect.getmodule(value.fn) is module
     }
+
+
+def test_deploying_alone_sets_up_a_fresh_server(server: Server) -> None:
+    assert server.deployed["deployments"] == flows().keys()
+    assert server.deployed["schedules"] == {"mesh-quick", "mesh-deep", "mesh-daily", "hourly"}
+    # What needs no mesh, and no place to notify.
+    assert server.deployed["automations"] == {a.name for a in lost_runs()}
+    assert server.deployed["pools"] == {"linkerd"}
+    assert {"linkerd-mesh", "kubernetes-credentials"} <= server.deployed["block types"]
+    # What a person has to turn on is off, and deploying again does not turn it on.
+    assert [n for n, a in server.automations().items() if not a["enabled"]] == [
+        "a change that crashed is run again"
+    ]
+
+
+def test_other_commands_of_prefect_prepare_nothing() -> None:
+    assert is_deploy(["prefect", "--no-prompt", "deploy", "--all"])
+    assert not is_deploy(["prefect", "deployment", "run", "deploy"])
+    assert not is_deploy(["-m", "worker", "start"])
+
+
+def test_a_run_that_ended_by_a_name_of_ours_is_not_taken_for_lost() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "flows").glob("*.py"))
+    names = set(re.findall(r"Completed\(\s*name=\"(\w+)\"", sources))
+    assert {"Degraded", "Expiring", "Skipped"} <= names
+    assert {f"prefect.flow-run.{name}" for name in names} <= ENDINGS
+
+
+def test_every_run_gives_the_signs_of_life_that_are_waited_for(server: Server) -> None:
+    for name, deployment in server.deployments().items():
+        beat = int(deployment["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+        assert timedelta(seconds=3 * beat) < LOST_AFTER, name
 
 
 def test_every_flow_is_a_deployment_with_a_form_that_explains_itself(server: Server) -> None:
@@ -85,6 +119,15 @@ def test_every_mesh_has_its_schedules(server: Server) -> None:
         "north-quick": (timedelta(minutes=15), "linkerd-mesh/north"),
         "north-deep": (timedelta(days=1), "linkerd-mesh/north"),
     }
+
+
+def test_the_schedules_make_runs(server: Server) -> None:
+    def planned() -> set[str]:
+        runs = server.ask("flow_runs/filter", sort="EXPECTED_START_TIME_ASC")
+        return {run["deployment_id"] for run in runs if run["auto_scheduled"]}
+
+    scheduled = {d["id"] for d in server.deployments().values() if d["schedules"]}
+    eventually(lambda: planned() == scheduled)
 
 
 def test_what_is_there_stays_as_people_have_set_it(server: Server) -> None:
