@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,10 +16,11 @@ from rich.table import Table
 from sandbox.binaries import SandboxError, ensure_binaries
 from sandbox.cluster import Sandbox, state_folder
 from sandbox.demo import demo, demo_down
+from sandbox.team import Team
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: `up`, `down`, `status`, `binaries` and `demo`."""
+    """The command line: `up`, `down`, `status`, `binaries`, `demo` and `team`."""
     root = argparse.ArgumentParser(prog="sandbox", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -25,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="show which clusters run")
     commands.add_parser("binaries", help="find, download or build every program")
     show = commands.add_parser("demo", help="a cluster, a Prefect server and a mesh from nothing")
+    team = commands.add_parser("team", help="a Prefect server as a team runs it, until Ctrl-C")
+    team.add_argument("--replicas", type=int, default=2, help="API servers (2)")
+    team.add_argument("--workers", type=int, default=2, help="workers of pool linkerd (2)")
 
     for command in (up, down):
         command.add_argument("--name", default="sandbox", help="tells clusters apart")
@@ -50,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
             case "binaries":
                 for name, path in vars(ensure_binaries()).items():
                     print(f"{name.replace('_', '-')}\t{path}")
+            case "team":
+                return _team(options.replicas, options.workers)
             case _:
                 return demo_down() if options.down else demo(options.charts)
     except SandboxError as error:
@@ -57,6 +66,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    return 0
+
+
+def _team(replicas: int, workers: int) -> int:
+    with Team(replicas=replicas) as team:
+        subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+            env=os.environ | team.environment(),
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        for number in range(workers):
+            team.start_worker(f"worker-{number + 1}", replica=number % replicas)
+        for url in team.urls:
+            print(url)
+        print(f"Logs in {team.data}. Ctrl-C ends it, with its data.", flush=True)
+        signal.pause()
     return 0
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from mesh.cluster import Cluster
 from mesh.errors import ApiError
 from sandbox.binaries import Binaries, SandboxError, ensure_binaries
 from sandbox.credentials import Credentials
+from sandbox.ports import free_ports
 
 STAGES = Path(__file__).with_name("stages.yaml")
 START_TIMEOUT = 60.0
@@ -240,9 +240,7 @@ class Sandbox:
             self._data = Path(tempfile.mkdtemp(prefix="sandbox-"))
         data = self._data
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._ports = dict(
-            zip(("etcd", "etcd-peer", "kube-apiserver"), _free_ports(3), strict=True)
-        )
+        self._ports = dict(zip(("etcd", "etcd-peer", "kube-apiserver"), free_ports(3), strict=True))
         credentials = Credentials(data / "pki")
         credentials.issue("server", "kube-apiserver")
         credentials.issue("admin", "sandbox-admin", "system:masters")
@@ -490,14 +488,3 @@ def _die_with_parent() -> None:
 
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Self
 import httpx
 
 from sandbox.binaries import cache_folder
+from sandbox.ports import free_ports
 
 DATABASE = "prefect.db"
 
@@ -67,7 +67,7 @@ class PrefectServer:
         if self._adopt():
             return
         self._prepare_database()
-        self._port = self._port or _free_port()
+        self._port = self._port or free_ports(1)[0]
         with self.log.open("wb") as log:
             process = subprocess.Popen(
                 [
@@ -168,12 +168,6 @@ def _copy(source: Path, target: Path) -> None:
         contextlib.closing(sqlite3.connect(target)) as written,
     ):
         read.backup(written)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _runs(pid: int) -> bool:
