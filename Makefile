@@ -56,6 +56,7 @@ demo-down: setup
 benchmark: binaries
 	$(RUN) python -m benchmarks.bootstrap
 	$(RUN) python -m benchmarks.verify
+	$(RUN) python -m benchmarks.fleet
 	$(RUN) python -m benchmarks.rotate
 
 clean:

@@ -1,0 +1,156 @@
+"""How long a fleet's verification takes as workers grow.
+
+    python -m benchmarks.fleet [--meshes 50] [--sandboxes 5] [--workers 1 2 4]
+
+Several sandboxes, each with a real mesh, stand for many: each is verified under the names of
+several Linkerd Mesh blocks. A Prefect server has so many workers, one process at a time each, and
+the `fleet` flow has every mesh verified by a run of its own. Shown are the time of the whole fleet
+and the time for each mesh, and what the runs took beside Prefect's start of a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.verify import BOOTSTRAP, SHARED
+from sandbox.cluster import Sandbox
+from sandbox.prefect_server import PrefectServer
+
+PREFECT = (sys.executable, "-m", "prefect")
+SAVE = """
+import json, sys
+from tasks.linkerd_mesh import LinkerdMesh
+for config in json.loads(sys.argv[1]):
+    LinkerdMesh.model_validate(config).save(config["name"], overwrite=True)
+"""
+
+
+def ask(server: PrefectServer, path: str, **body: Any) -> Any:
+    answer = httpx.post(f"{server.url}/api/{path}", json=body, timeout=120)
+    return answer.raise_for_status().json()
+
+
+def command(server: PrefectServer, *arguments: str) -> None:
+    subprocess.run(arguments, env=os.environ | server.environment, check=True, capture_output=True)
+
+
+def verify_fleet(server: PrefectServer, workers: int, names: list[str]) -> dict[str, float]:
+    """One fleet run with so many workers; its seconds, and the median of the meshes' runs."""
+    start = (*PREFECT, "worker", "start", "--pool", "linkerd", "--limit", "1", "--name")
+    processes = [
+        subprocess.Popen(
+            [*start, f"worker-{number}"],
+            env=os.environ | server.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for number in range(workers)
+    ]
+    try:
+        while sum(w["status"] == "ONLINE" for w in _workers(server)) < workers:
+            time.sleep(0.5)
+        [fleet] = ask(server, "deployments/filter", deployments={"name": {"any_": ["fleet"]}})
+        run = ask(
+            server,
+            f"deployments/{fleet['id']}/create_flow_run",
+            parameters={"meshes": names, "options": {"at_once": workers}},
+        )["id"]
+        command(server, *PREFECT, "flow-run", "execute", run)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(60)
+        for worker in _workers(server):
+            httpx.delete(f"{server.url}/api/work_pools/linkerd/workers/{worker['name']}")
+    done = httpx.get(f"{server.url}/api/flow_runs/{run}", timeout=60).json()
+    if done["state"]["type"] != "COMPLETED":
+        raise RuntimeError(done["state"]["message"])
+    runs: list[dict[str, Any]] = []
+    while len(runs) < len(names):
+        runs += ask(
+            server,
+            "flow_runs/filter",
+            flow_runs={"parent_flow_run_id": {"any_": [run]}},
+            offset=len(runs),
+        )
+    return {
+        "seconds": done["total_run_time"],
+        "run": median(one["total_run_time"] for one in runs),
+    }
+
+
+def _workers(server: PrefectServer) -> list[dict[str, Any]]:
+    return ask(server, "work_pools/linkerd/workers/filter")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--meshes", type=int, default=50)
+    parser.add_argument("--sandboxes", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    options = parser.parse_args()
+    console = Console()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(PrefectServer(folder))
+        sandboxes = [
+            stack.enter_context(Sandbox(f"fleet-{number}", nodes=2))
+            for number in range(options.sandboxes)
+        ]
+        os.environ["PATH"] = f"{sandboxes[0].binaries.helm.parent}:{os.environ['PATH']}"
+        configs = [
+            {
+                "name": f"mesh-{number:02}",
+                "access": {"kubeconfig": str(sandboxes[number % len(sandboxes)].kubeconfig)},
+                "charts": {"mirror": str(SHARED / "charts")},
+                "viz": {"enabled": False},
+                "traefik": {"enabled": False},
+                "smoke_test": False,
+            }
+            for number in range(options.meshes)
+        ]
+        begin = time.monotonic()
+        for config in configs[: len(sandboxes)]:
+            command(server, sys.executable, "-c", BOOTSTRAP, json.dumps(config))
+        console.print(f"{len(sandboxes)} meshes installed in {time.monotonic() - begin:.0f} s")
+        command(
+            server, *PREFECT, "--no-prompt", "deploy", "--name", "verify_mesh", "--name", "fleet"
+        )
+        [verify] = ask(
+            server, "deployments/filter", deployments={"name": {"any_": ["verify_mesh"]}}
+        )
+        for schedule in verify["schedules"]:
+            path = f"deployments/{verify['id']}/schedules/{schedule['id']}"
+            httpx.patch(f"{server.url}/api/{path}", json={"active": False}).raise_for_status()
+        command(server, sys.executable, "-c", SAVE, json.dumps(configs))
+
+        table = Table("workers", "meshes", "whole fleet, s", "for each mesh, s", "its run, s")
+        for workers in options.workers:
+            found = verify_fleet(server, workers, [config["name"] for config in configs])
+            table.add_row(
+                str(workers),
+                str(options.meshes),
+                f"{found['seconds']:.0f}",
+                f"{found['seconds'] / options.meshes:.1f}",
+                f"{found['run']:.1f}",
+            )
+            console.print(table)
+
+
+if __name__ == "__main__":
+    main()
