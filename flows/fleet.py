@@ -63,7 +63,7 @@ def fleet(
 
     Raises:
         InvalidInput: a mesh or the deployment does not exist; nothing was started.
-        FleetStopped: too many meshes failed, or all have had their turn and some failed.
+        FleetStopped: too many meshes failed, or a canary.
     """
     if "mesh" in parameters:
         raise InvalidInput(
