@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from prefect.context import TaskRunContext
 
 from mesh.cluster import Cluster
 from mesh.helm import Helm
+from mesh.rollout import is_pod_ready
 
 READY = "sandbox.prefect-linkerd/ready"
 
@@ -80,9 +82,13 @@ def fall_ill(step: str, run: int, namespace: str) -> None:
         if here is not None and here[0] == step and here[1] not in runs:
             runs.append(here[1])
             if len(runs) == run:
-                pod = next(iter(self.list("v1", "Pod", namespace)))
-                patch = {"metadata": {"annotations": {READY: "false"}}}
-                self.merge("v1", "Pod", pod["metadata"]["name"], namespace, patch)
+                pods = list(self.list("v1", "Pod", namespace))
+                # One that is about to go would fall ill for nothing.
+                pod = next(p for p in pods if not p["metadata"].get("deletionTimestamp"))
+                name, patch = pod["metadata"]["name"], {"annotations": {READY: "false"}}
+                self.merge("v1", "Pod", name, namespace, {"metadata": patch})
+                while is_pod_ready(self.get("v1", "Pod", name, namespace) or {}):
+                    time.sleep(0.1)
         return request(self, method, path, **options)
 
     Cluster.request = ill_request  # type: ignore[method-assign]
