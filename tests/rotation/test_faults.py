@@ -96,7 +96,7 @@ def test_it_holds_and_comes_to_its_end_whatever_fails(
             assert failed < 30
             await_lease(clean)
             faulty = Dying(proxy.kubeconfig, patience=5)
-            faulty.left = rng.randrange(2, 25) if died < DEATHS else None
+            faulty.left = rng.randrange(6) if died < DEATHS else None
             helm = Helm(Cluster(helms.kubeconfig, patience=5), helm_path, grace=5)
             try:
                 done = run(faulty, helm, config, f"run {died + failed}")
