@@ -32,7 +32,7 @@ from deployments.automations import OURS, alerts, lost_runs, rotations
 from deployments.schedules import PATTERN, read_pattern, schedule_of
 from deployments.upgrades import subscription
 from mesh.errors import InvalidInput, MeshError
-from prefect_linkerd.cli import load_mesh
+from prefect_linkerd.mesh_file import load_mesh
 from tasks.chart_releases import KnownCharts
 from tasks.linkerd_mesh import LinkerdMesh
 
@@ -56,7 +56,7 @@ async def prepare(client: PrefectClient, pool_type: str, meshes: Sequence[Path])
     for block in BLOCKS:
         await block.aregister_type_and_schema(client=client)
     for path in meshes:
-        config = load_mesh(path, None, None)
+        config = load_mesh(path)
         mesh = LinkerdMesh.model_validate(config.model_dump())
         await mesh.asave(mesh.name, overwrite=True, client=client)
 

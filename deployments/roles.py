@@ -21,7 +21,7 @@ from mesh.config import MeshConfig
 from mesh.namespaces import namespaces
 from mesh.snapshot import INGRESS_KINDS, POLICY_KINDS, secret_names
 from mesh.trust_anchor import TRUST_ROOTS
-from prefect_linkerd.cli import load_mesh
+from prefect_linkerd.mesh_file import load_mesh
 
 FOLDER = Path(__file__).with_name("rbac")
 HOME = "prefect"
@@ -176,7 +176,7 @@ def files() -> dict[Path, str]:
 def main(arguments: Sequence[str]) -> None:
     if arguments:
         flow, path = arguments
-        print(as_yaml(manifests(flow, load_mesh(Path(path), None, None))), end="")
+        print(as_yaml(manifests(flow, load_mesh(Path(path)))), end="")
         return
     for path, content in files().items():
         path.parent.mkdir(exist_ok=True)

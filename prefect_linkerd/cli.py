@@ -1,134 +1,346 @@
-"""`prefect-linkerd`: a mesh verified from a terminal, in place of `linkerd check`."""
+"""`prefect-linkerd`: every flow from a terminal, with no Prefect server running."""
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import json
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import ValidationError
+import typer
+from pydantic_core import to_jsonable_python
+from rich.console import Console
 
 from mesh.checks import CATEGORIES
-from mesh.checks.check import Scope
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, MeshError
 from mesh.expiry import expiring, read_expiries
 from mesh.exposition import as_metrics
+from mesh.output_file import write_whole
 from mesh.report import as_linkerd_json, as_text, verify
+from mesh.restarts import RestartPolicy
+from mesh.rotation_options import NewAnchor, RotationOptions
+from mesh.rotation_steps import Action
+from mesh.smoke.options import SmokeOptions
 from mesh.snapshot import read_snapshot
-from mesh.verification import DEFAULT_SCOPES, ExpiryThresholds
+from mesh.verification import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh_file import load_mesh
+from prefect_linkerd.options import Flag, Parameter, arguments_of, flags_of
+from prefect_linkerd.results import as_words
+
+Result = Literal["text", "json"]
+
+app = typer.Typer(
+    name="prefect-linkerd",
+    help="The life of a Linkerd service mesh: the flows of prefect-linkerd from a terminal.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Tables would cut off the names of flags.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MESH = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="MESH",
+        help="The mesh's configuration, a YAML or JSON file with the fields of docs/options.md. "
+        "Without one: the defaults, and the kubeconfig's cluster.",
+    ),
+]
+SET = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A field of the mesh that wins over the file's, such as viz.enabled=false. May be "
+        "given several times.",
+    ),
+]
+KUBECONFIG = Annotated[Path | None, typer.Option(help="Wins over the configuration's.")]
+CONTEXT = Annotated[str | None, typer.Option(help="The kubeconfig's context.")]
+OUTPUT = Annotated[Result, typer.Option("--output", "-o", help="What stdout is for.")]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone.")]
+YES = Annotated[bool, typer.Option("--yes", "-y", help="Give every approval without asking.")]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line: `verify` and `certificates`."""
-    root = argparse.ArgumentParser(prog="prefect-linkerd", description=__doc__)
-    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    check = commands.add_parser("verify", help="all that `linkerd check` knows, and more")
-    ends = commands.add_parser("certificates", help="which certificates end soon")
-    for command in (check, ends):
-        command.add_argument(
-            "mesh", nargs="?", type=Path, help="the mesh's configuration, a YAML or JSON file"
-        )
-        command.add_argument("--kubeconfig", type=Path, help="wins over the configuration's")
-        command.add_argument("--context", help="the kubeconfig's context")
-    check.add_argument("--output", choices=("table", "json", "prometheus"), default="table")
-    check.add_argument(
-        "--check",
-        action="append",
-        choices=get_args(Scope),
-        metavar="SCOPE",
-        help=f"which checks, may be repeated: {', '.join(get_args(Scope))} (all but pre)",
-    )
-    check.add_argument("--ignore", action="append", default=[], metavar="ID", help="does not count")
-    ends.add_argument("--output", choices=("table", "json"), default="table")
-    ends.add_argument("--days", type=int, default=60, help="how soon is soon (60)")
-    return root
+@dataclass(frozen=True)
+class Command:
+    """A flow as a command: the flow's name, one line of help, its parameters but for the mesh."""
+
+    name: str
+    flow: str
+    help: str
+    parameters: tuple[Parameter, ...] = ()
+    takes_mesh: bool = True
 
 
-def load_mesh(path: Path | None, kubeconfig: Path | None, context: str | None) -> MeshConfig:
-    """The configuration of a mesh, from a file or from nothing but a cluster.
+RESTARTS = Parameter("restarts", RestartPolicy, prefix="restarts-")
+COMMANDS = (
+    Command("bootstrap", "bootstrap", "A mesh from nothing, or the rest of an interrupted one."),
+    Command(
+        "upgrade",
+        "upgrade",
+        "A mesh brought to a newer Linkerd, and back again when a gate fails.",
+        (
+            Parameter(
+                "to",
+                str,
+                help="The Linkerd version, such as edge-26.8.3. Without one: the newest that the "
+                "mesh's policy wants.",
+            ),
+            Parameter("dry_run", bool, False, help="Stop after the plan; change nothing."),
+            Parameter(
+                "accept",
+                list[str],
+                help="Id of a finding of the plan that is accepted; `window` goes ahead outside "
+                "the maintenance window.",
+            ),
+            Parameter("go_back", bool, False, help="Give an interrupted upgrade up; go back."),
+            RESTARTS,
+        ),
+    ),
+    Command(
+        "rotate-anchor",
+        "rotate_anchor",
+        "A new trust anchor for a running mesh, with no failed request.",
+        (
+            Parameter("new_anchor", NewAnchor, prefix="new-anchor-"),
+            Parameter("options", RotationOptions),
+            Parameter(
+                "action",
+                Action,
+                "rotate",
+                help="rotate, or go on with a rotation. dry_run: only plan. abort: back to the old "
+                "anchor. recover: a mesh whose certificates have ended, with downtime.",
+            ),
+        ),
+    ),
+    Command(
+        "rotate-issuer",
+        "rotate_issuer",
+        "A new issuer, signed by the trust anchor that the mesh has.",
+        (Parameter("options", RotationOptions),),
+    ),
+    Command(
+        "smoke-test",
+        "smoke_test",
+        "Whether a mesh does, with real requests, what it is installed for.",
+        (Parameter("options", SmokeOptions),),
+    ),
+    Command(
+        "watch",
+        "watch_charts",
+        "New Linkerd releases, each announced once.",
+        (
+            Parameter(
+                "repositories",
+                list[str],
+                help="https repository, oci:// registry path or folder; Linkerd's own by default.",
+            ),
+        ),
+        takes_mesh=False,
+    ),
+)
+VERIFY = Parameter("options", VerifyOptions, without=("thresholds",))
+"""Thresholds are for events, which need a server."""
+CERTIFICATES = Parameter("thresholds", ExpiryThresholds)
 
-    Raises:
-        InvalidInput: the file cannot be read, or a field of it is wrong; names the field.
-    """
-    subject = f"mesh {path}" if path else "mesh"
-    try:
-        content: Any = yaml.safe_load(path.read_text()) if path else {}
-        if not isinstance(content, dict):
-            raise ValueError("no mapping")
-        fields = cast("dict[str, Any]", content)
-        if kubeconfig or context:
-            fields["access"] = {"kubeconfig": kubeconfig, "context": context}
-        return MeshConfig.model_validate(fields)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        )
-        raise InvalidInput(
-            subject, expected="fields of docs/options.md", found=wrong, remedy="Mend these fields."
-        ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InvalidInput(
-            subject,
-            expected="a readable YAML or JSON file with the mesh's fields",
-            found=type(error).__name__,
-            remedy="Name an existing file.",
-        ) from None
+
+class Failed(Exception):
+    """A command did what it says, and the mesh is not well."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; its exit code is linkerd's: 1 where a check fails, 2 on wrong input."""
-    options = parser().parse_args(arguments)
     try:
-        mesh = load_mesh(options.mesh, options.kubeconfig, options.context)
-        cluster = Cluster.from_access(mesh.access)
-        if options.command == "certificates":
-            return _certificates(cluster, mesh, options)
-        return _verify(cluster, mesh, options)
-    except InvalidInput as error:
-        print(f"prefect-linkerd: {error}", file=sys.stderr)
-        return 2
+        app(None if arguments is None else list(arguments), standalone_mode=True)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def _guarded(work: Callable[[], None], output: str) -> None:
+    try:
+        work()
+    except Failed:
+        raise typer.Exit(1) from None
     except MeshError as error:
+        if output == "json":
+            said = {"error": type(error).__name__, **vars(error), "message": str(error)}
+            print(json.dumps(to_jsonable_python(said, fallback=str), indent=2))
         print(f"prefect-linkerd: {error}", file=sys.stderr)
-        return 1
+        raise typer.Exit(2 if isinstance(error, InvalidInput) else 1) from None
     except KeyboardInterrupt:
-        return 130
+        raise typer.Exit(130) from None
 
 
-def _verify(cluster: Cluster, mesh: MeshConfig, options: argparse.Namespace) -> int:
-    scopes = options.check or DEFAULT_SCOPES
-    snapshot = read_snapshot(cluster, mesh, permissions="pre" in scopes)
-    report = verify(snapshot, CATEGORIES, scopes, options.ignore)
-    match options.output:
-        case "json":
-            print(json.dumps(as_linkerd_json(report), indent=2))
-        case "prometheus":
-            print(as_metrics(report), end="")
-        case _:
-            print(as_text(report), end="")
-    return report.exit_code
+def _register(name: str, text: str, own: Callable[..., None], flags: Sequence[Flag]) -> None:
+    """Adds a command whose parameters are those of `own` and the flags."""
+
+    def command(**given: Any) -> None:
+        own(**given)
+
+    keywords = inspect.signature(own, eval_str=True).parameters.values()
+    fixed = [p.replace(kind=p.KEYWORD_ONLY) for p in keywords if p.kind != p.VAR_KEYWORD]
+    made = [flag.as_parameter() for flag in flags]
+    command.__signature__ = inspect.Signature([fixed[0], *made, *fixed[1:]] if fixed else made)  # type: ignore[attr-defined]
+    app.command(name, help=text)(command)
 
 
-def _certificates(cluster: Cluster, mesh: MeshConfig, options: argparse.Namespace) -> int:
-    found = read_expiries(cluster, mesh)
-    due = expiring(found, mesh, ExpiryThresholds(days=[options.days]).days)
-    rows = [
-        {
-            "certificate": expiry.name,
-            "object": expiry.subject,
-            "not_after": expiry.info.not_after.isoformat(),
-            "days_left": round(expiry.days_left, 2),
-            "remedy": next((item.remedy for item in due if item.expiry is expiry), ""),
-        }
-        for expiry in found
-    ]
-    if options.output == "json":
-        print(json.dumps(rows, indent=2))
+def _flow(command: Command) -> None:
+    flags = flags_of(command.parameters)
+
+    def with_mesh(
+        mesh: MESH = None,
+        settings: SET = None,
+        kubeconfig: KUBECONFIG = None,
+        context: CONTEXT = None,
+        output: OUTPUT = "text",
+        yes: YES = False,
+        quiet: QUIET = False,
+        **given: Any,
+    ) -> None:
+        def work() -> None:
+            config = load_mesh(mesh, kubeconfig, context, settings or ())
+            _run(
+                command, config, arguments_of(command.parameters, flags, given), output, yes, quiet
+            )
+
+        _guarded(work, output)
+
+    def without_mesh(
+        output: OUTPUT = "text", yes: YES = False, quiet: QUIET = False, **given: Any
+    ) -> None:
+        _guarded(
+            lambda: _run(
+                command, None, arguments_of(command.parameters, flags, given), output, yes, quiet
+            ),
+            output,
+        )
+
+    _register(command.name, command.help, with_mesh if command.takes_mesh else without_mesh, flags)
+
+
+def _run(
+    command: Command,
+    config: MeshConfig | None,
+    arguments: dict[str, Any],
+    output: str,
+    yes: bool,
+    quiet: bool,
+) -> None:
+    # Prefect takes seconds to import, which `verify` and `--help` need not wait for.
+    from prefect_linkerd.own_server import prefect_server
+
+    console = Console(stderr=True, highlight=False)
+    with prefect_server(console.print):
+        from prefect_linkerd.approvals import Refused
+        from prefect_linkerd.runs import run
+
+        answer = "yes" if yes else "ask" if sys.stdin.isatty() else "no"
+        try:
+            state = run(command.flow, config, arguments, answer=answer, quiet=quiet)
+        except Refused:
+            raise InvalidInput(
+                command.name,
+                expected="to be approved",
+                found="that it was not" if answer == "ask" else "nobody at a terminal to ask",
+                remedy="Run it again to go on from where it is; --yes approves without asking.",
+            ) from None
+        result: Any = state.result()
+        mesh = config.name if config else ""
+    if output == "json":
+        print(json.dumps(to_jsonable_python(result, fallback=str), indent=2))
     else:
-        for row in rows:
-            print(f"{row['days_left']:>10}  {row['certificate']}  {row['object']}  {row['remedy']}")
-    return int(any(expiry.days_left <= 0 for expiry in found))
+        print(as_words(mesh, state.name or "", state.message or "", result), end="")
+
+
+def _verify(
+    mesh: MESH = None,
+    settings: SET = None,
+    kubeconfig: KUBECONFIG = None,
+    context: CONTEXT = None,
+    output: Annotated[
+        Literal["text", "json", "prometheus"],
+        typer.Option("--output", "-o", help="What stdout is for; json is linkerd's own shape."),
+    ] = "text",
+    **given: Any,
+) -> None:
+    def work() -> None:
+        options = arguments_of((VERIFY,), flags_of((VERIFY,)), given).get("options")
+        options = options or VerifyOptions()
+        config = load_mesh(mesh, kubeconfig, context, settings or ())
+        cluster = Cluster.from_access(config.access)
+        snapshot = read_snapshot(cluster, config, permissions="pre" in options.scopes)
+        report = verify(snapshot, CATEGORIES, options.scopes, options.ignore)
+        as_json = json.dumps(as_linkerd_json(report), indent=2) + "\n"
+        texts = {"json": as_json, "prometheus": as_metrics(report), "text": as_text(report)}
+        for path, text in (
+            (options.json_file, as_json),
+            (options.metrics_file, texts["prometheus"]),
+        ):
+            if path is not None:
+                write_whole(path, text)
+        print(texts[output], end="")
+        if report.exit_code:
+            raise Failed
+
+    _guarded(work, output)
+
+
+def _certificates(
+    mesh: MESH = None,
+    settings: SET = None,
+    kubeconfig: KUBECONFIG = None,
+    context: CONTEXT = None,
+    output: OUTPUT = "text",
+    **given: Any,
+) -> None:
+    def work() -> None:
+        flags = flags_of((CERTIFICATES,))
+        thresholds = arguments_of((CERTIFICATES,), flags, given).get("thresholds")
+        config = load_mesh(mesh, kubeconfig, context, settings or ())
+        found = read_expiries(Cluster.from_access(config.access), config)
+        due = expiring(found, config, (thresholds or ExpiryThresholds()).days)
+        rows = [
+            {
+                "certificate": expiry.name,
+                "object": expiry.subject,
+                "not_after": expiry.info.not_after.isoformat(),
+                "days_left": round(expiry.days_left, 2),
+                "remedy": next((item.remedy for item in due if item.expiry is expiry), ""),
+            }
+            for expiry in found
+        ]
+        if output == "json":
+            print(json.dumps(rows, indent=2))
+        else:
+            for row in rows:
+                print("{days_left:>10}  {certificate}  {object}  {remedy}".format(**row).rstrip())
+        if any(expiry.days_left <= 0 for expiry in found):
+            raise Failed
+
+    _guarded(work, output)
+
+
+_flow(COMMANDS[0])
+_register(
+    "verify",
+    "All that `linkerd check` knows, and more; read straight from the cluster.",
+    _verify,
+    flags_of((VERIFY,)),
+)
+_register(
+    "certificates",
+    "Which certificates end soon, in a second.",
+    _certificates,
+    flags_of((CERTIFICATES,)),
+)
+for _command in COMMANDS[1:]:
+    _flow(_command)

@@ -32,6 +32,12 @@ START_TIMEOUT = 60.0
 # kubelets of one sandbox share an address range; no packet is ever sent there.
 POD_CIDR = "10.244.0.1/16"
 SERVICE_CIDR = "10.96.0.0/12"
+AUDIT_POLICY: dict[str, Any] = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived", "ResponseStarted"],
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts:prefect"]}],
+}
 
 
 def state_folder() -> Path:
@@ -66,6 +72,8 @@ class Sandbox:
         name: tells sandboxes apart in messages and, when detached, on disk.
         detached: whether it outlives this process.
         nodes: how many simulated nodes.
+        audited: whether the API server writes down what ServiceAccounts of namespace `prefect` ask,
+            for `audit_log`.
         binaries: its programs; looked for, and made where they are missing, by default.
     """
 
@@ -75,10 +83,12 @@ class Sandbox:
         *,
         detached: bool = False,
         nodes: int = 4,
+        audited: bool = False,
         binaries: Binaries | None = None,
     ) -> None:
         self.name = name
         self.nodes = nodes
+        self._audited = audited
         self._detached = detached
         self._data: Path | None = state_folder() / name if detached else None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -123,6 +133,13 @@ class Sandbox:
         with httpx.Client(transport=httpx.HTTPTransport(uds=socket_path), timeout=30) as client:
             answer = client.get("http://companion/").raise_for_status()
         return [RunningProxy(**item) for item in answer.json()]
+
+    def audit_log(self) -> list[dict[str, Any]]:
+        """What ServiceAccounts of namespace `prefect` have asked, as audit.k8s.io Events.
+
+        The API server has to be `audited`; it writes an event once its request is answered.
+        """
+        return [json.loads(line) for line in (self.data / "audit.log").read_text().splitlines()]
 
     def status(self) -> dict[str, bool]:
         """Whether each of its programs runs; empty where it was never started."""
@@ -230,6 +247,11 @@ class Sandbox:
             "--max-mutating-requests-inflight=1000",
             "--profiling=false",
             "--shutdown-delay-duration=0s",
+            *(
+                (f"--audit-policy-file={data}/audit.yaml", f"--audit-log-path={data}/audit.log")
+                if self._audited
+                else ()
+            ),
         )
 
     # Parts
@@ -262,6 +284,8 @@ class Sandbox:
             ],
         }
         (data / "egress.yaml").write_text(yaml.safe_dump(egress))
+        if self._audited:
+            (data / "audit.yaml").write_text(yaml.safe_dump(AUDIT_POLICY))
 
     @property
     def _socket(self) -> Path:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
 from prefect.artifacts import (
@@ -22,6 +19,7 @@ from mesh.checks import CATEGORIES
 from mesh.expiry import Expiring, Expiry, expiring, read_expiries
 from mesh.exposition import as_metrics
 from mesh.notice import certificate_notices, verdict_notice
+from mesh.output_file import write_whole
 from mesh.report import Report, as_linkerd_json, failing_ids, report_markdown, report_rows, verify
 from mesh.snapshot import read_snapshot
 from mesh.timeline import expiry_timeline
@@ -94,18 +92,3 @@ def _failing_before(key: str) -> frozenset[str] | None:
     if artifact is None or artifact.data is None:
         return None
     return failing_ids(json.loads(cast("str", artifact.data)))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old content or the new one, never a part."""
-    path = path.expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "mesh": {"mesh"},
     "tasks": {"mesh", "tasks"},
     "flows": {"mesh", "tasks", "flows"},
-    "prefect_linkerd": {"mesh", "prefect_linkerd"},
+    "prefect_linkerd": {"mesh", "tasks", "flows", "sandbox", "prefect_linkerd"},
 }
 OURS = {*MAY_IMPORT, "deployments", "sandbox", "tests", "benchmarks"}
 

@@ -16,6 +16,7 @@ from mesh.config import MeshConfig
 from mesh.errors import ApiError
 from mesh.exposition import as_metrics
 from mesh.notice import verdict_notice
+from mesh.output_file import write_whole
 from mesh.pki import create_trust_anchor
 from mesh.report import (
     Report,
@@ -28,7 +29,6 @@ from mesh.report import (
 )
 from mesh.snapshot import Snapshot
 from mesh.version import LinkerdVersion
-from tasks.verify import write_whole
 from tests.pki.certificates import DOMAIN, NOW
 from tests.verify.snapshots import empty_snapshot
 

@@ -1,0 +1,89 @@
+"""Runs that wait for a person, answered at the terminal that started them."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Literal
+
+import typer
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import tags
+
+Answer = Literal["ask", "yes", "no"]
+"""How a run that waits is answered: by asking the person, or without."""
+
+EVERY = 1.0
+"""Seconds between two looks."""
+
+
+class Refused(Exception):
+    """Somebody did not approve; what was done before stays, and a later run goes on from it."""
+
+
+class _Watch(threading.Thread):
+    def __init__(self, tag: str, answer: Answer, context_tag: str) -> None:
+        super().__init__(name=context_tag, daemon=True)
+        self._filter = FlowRunFilter.model_validate(
+            {"tags": {"all_": [tag]}, "state": {"type": {"any_": ["PAUSED"]}}}
+        )
+        self._answer = answer
+        self._done = threading.Event()
+        self.refused = False
+
+    def run(self) -> None:
+        with get_client(sync_client=True) as client:
+            while not self._done.wait(EVERY):
+                for run in client.read_flow_runs(flow_run_filter=self._filter):
+                    says_yes = self._ask(run)
+                    # An upgrade takes an answer; a rotation is resumed or is not.
+                    takes_input = run.state and run.state.state_details.run_input_keyset
+                    if says_yes or takes_input:
+                        answer = {"approved": says_yes} if takes_input else None
+                        client.resume_flow_run(run.id, run_input=answer)
+                    if not says_yes:
+                        self.refused = True
+                        if not takes_input:
+                            _thread.interrupt_main()
+                        return
+
+    def _ask(self, run: FlowRun) -> bool:
+        if self._answer != "ask":
+            return self._answer == "yes"
+        # The log's last line says what for.
+        try:
+            return typer.confirm(f"{run.name} waits for approval. Go on?", err=True)
+        except (typer.Abort, EOFError):
+            return False
+
+    def end(self) -> None:
+        self._done.set()
+        self.join(timeout=10)
+
+
+@contextmanager
+def approvals(tag: str, answer: Answer) -> Generator[None]:
+    """Answers every pause of the flow runs that are begun in the block.
+
+    Args:
+        tag: a tag of these runs that no other run has.
+        answer: see `Answer`; `no` is for where there is nobody to ask.
+
+    Raises:
+        Refused: an approval was not given.
+    """
+    watch = _Watch(tag, answer, "approvals")
+    watch.start()
+    try:
+        with tags(tag):
+            yield
+    except BaseException:
+        if watch.refused:
+            raise Refused from None
+        raise
+    finally:
+        watch.end()

@@ -1,0 +1,85 @@
+"""A mesh's configuration from a file, and from `--set` at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput
+
+
+def load_mesh(
+    path: Path | None,
+    kubeconfig: Path | None = None,
+    context: str | None = None,
+    settings: Sequence[str] = (),
+) -> MeshConfig:
+    """The configuration of a mesh, from a file or from nothing but a cluster.
+
+    Args:
+        path: a YAML or JSON file with the fields of docs/options.md; None: their defaults.
+        kubeconfig: wins over the file's, as does `context`.
+        settings: fields that win over the file's, each as `a.b=value`; the value is YAML.
+
+    Raises:
+        InvalidInput: the file cannot be read, or a field of it is wrong; names the field.
+    """
+    subject = f"mesh {path}" if path else "mesh"
+    try:
+        content: Any = yaml.safe_load(path.read_text()) if path else {}
+        if not isinstance(content, dict):
+            raise ValueError("no mapping")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidInput(
+            subject,
+            expected="a readable YAML or JSON file with the mesh's fields",
+            found=type(error).__name__,
+            remedy="Name an existing file.",
+        ) from None
+    fields = cast("dict[str, Any]", content)
+    if kubeconfig or context:
+        fields["access"] = {"kubeconfig": kubeconfig, "context": context}
+    for setting in settings:
+        _set(fields, setting)
+    try:
+        return MeshConfig.model_validate(fields)
+    except ValidationError as error:
+        raise wrong_fields(subject, error, "fields of docs/options.md") from None
+
+
+def wrong_fields(subject: str, error: ValidationError, expected: str) -> InvalidInput:
+    """Every wrong field with what is wrong about it, and no value, as one may be a secret."""
+    wrong = "; ".join(
+        f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ")
+        for item in error.errors()
+    )
+    return InvalidInput(subject, expected=expected, found=wrong, remedy="Mend these fields.")
+
+
+def _set(fields: dict[str, Any], setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    *parents, last = path.split(".")
+    place = fields
+    try:
+        value = yaml.safe_load(text)
+        for name in parents:
+            inner: Any = place.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise ValueError(name)
+            place = cast("dict[str, Any]", inner)
+        if not equals or not all((*parents, last)):
+            raise ValueError(path)
+    except (ValueError, yaml.YAMLError):
+        # The text may hold a password.
+        raise InvalidInput(
+            f"--set {path}",
+            expected="field=value or section.field=value, the value as in YAML",
+            found="something else",
+            remedy="Write it like --set viz.dashboard.host=viz.example.com.",
+        ) from None
+    place[last] = value

@@ -1,0 +1,172 @@
+"""Flags of the command line, made of the models that flows take: the same fields and words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+
+import typer
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from prefect_linkerd.mesh_file import wrong_fields
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a flow.
+
+    `prefix` is how the flags of a model's fields begin, `without` names fields that have none.
+    """
+
+    name: str
+    kind: Any
+    default: Any = None
+    help: str = ""
+    prefix: str = ""
+    without: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> type[BaseModel] | None:
+        return _model(self.kind)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: what typer needs of it, and where its value belongs."""
+
+    path: tuple[str, ...]
+    name: str
+    kind: Any
+    default: Any
+    help: str
+
+    def as_parameter(self) -> inspect.Parameter:
+        """A keyword argument that is None where the flag is not given."""
+        choices, base, is_list = _shape(self.kind)
+        declared: list[str] = [f"--{self.name}"]
+        if base is bool and self.default:
+            declared = [f"--{self.name}/--no-{self.name}"]
+        text = self.help + (f" One of {', '.join(choices)}." if choices else "")
+        text += " May be given several times." if is_list else ""
+        text += f" [default: {shown}]" if (shown := _shown(self.default)) else ""
+        annotation: Any = list[base] | None if is_list else base | None
+        option = typer.Option(
+            *declared,
+            help=text,
+            show_default=False,
+            metavar="CHOICE" if choices else _WORDS.get(base),
+            autocompletion=_completion(choices) if choices else None,
+        )
+        return inspect.Parameter(
+            self.name.replace("-", "_"),
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[annotation, option],
+        )
+
+
+_WORDS = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "FILE"}
+
+
+def flags_of(parameters: Sequence[Parameter]) -> list[Flag]:
+    """The flags of a flow's parameters, those of nested models by their paths."""
+    return [flag for parameter in parameters for flag in _flags(parameter)]
+
+
+def _flags(parameter: Parameter) -> Iterator[Flag]:
+    if parameter.model is None:
+        name = parameter.name.replace("_", "-")
+        yield Flag((parameter.name,), name, parameter.kind, parameter.default, parameter.help)
+    else:
+        yield from _fields(
+            parameter.model, (parameter.name,), parameter.prefix, frozenset(parameter.without)
+        )
+
+
+def _fields(
+    model: type[BaseModel], path: tuple[str, ...], prefix: str, without: frozenset[str]
+) -> Iterator[Flag]:
+    for name, field in model.model_fields.items():
+        if name in without:
+            continue
+        flag = prefix + name.replace("_", "-")
+        if (nested := _model(field.annotation)) is not None:
+            yield from _fields(nested, (*path, name), f"{flag}-", without)
+        else:
+            default, text = _default_of(field), field.description or ""
+            yield Flag((*path, name), flag, field.annotation, default, text)
+
+
+def arguments_of(
+    parameters: Sequence[Parameter], flags: Sequence[Flag], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The flow's arguments, of the flags that were given; the models' own defaults for the rest.
+
+    Raises:
+        InvalidInput: a value is not what its model wants; names the field.
+    """
+    values: dict[str, Any] = {}
+    for flag in flags:
+        value = given[flag.name.replace("-", "_")]
+        # An empty list is what typer makes of a list flag that was not given.
+        if value is None or value == []:
+            continue
+        place = values
+        for name in flag.path[:-1]:
+            place = place.setdefault(name, {})
+        place[flag.path[-1]] = value
+    for parameter in parameters:
+        if parameter.model is not None and parameter.name in values:
+            try:
+                values[parameter.name] = parameter.model.model_validate(values[parameter.name])
+            except ValidationError as error:
+                raise wrong_fields("flags", error, "values as `--help` has them") from None
+    return values
+
+
+def _model(kind: Any) -> type[BaseModel] | None:
+    is_model = inspect.isclass(kind) and issubclass(kind, BaseModel)
+    return cast("type[BaseModel]", kind) if is_model else None
+
+
+def _default_of(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
+def _shown(value: Any) -> str:
+    """How a default is shown; empty: not at all."""
+    match value:
+        case None | False | [] | () | "":
+            return ""
+        case True:
+            return "yes"
+        case list() | tuple():
+            return ", ".join(map(str, cast("Sequence[Any]", value)))
+        case _:
+            return str(value)
+
+
+def _shape(kind: Any) -> tuple[tuple[str, ...], Any, bool]:
+    """The choices of a type if it has some, the type of one value, and whether it is a list."""
+    if get_origin(kind) in (Union, UnionType):
+        [kind] = [each for each in get_args(kind) if each is not type(None)]
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (list, tuple):
+        choices, base, _ = _shape(get_args(kind)[0])
+        return choices, base, True
+    if get_origin(kind) is Literal:
+        return tuple(map(str, get_args(kind))), str, False
+    return (), kind if kind in (bool, int, float, Path) else str, False
+
+
+def _completion(choices: Sequence[str]) -> Any:
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete

@@ -1,0 +1,72 @@
+"""A Prefect server for runs from a terminal: the user's where one is set, else one of our own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sandbox.prefect_server import PrefectServer
+
+
+def home() -> Path:
+    """Where its data stays between runs, by the XDG base directory specification."""
+    root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(root) / "prefect-linkerd" / "prefect"
+
+
+@contextmanager
+def prefect_server(say: Callable[[str], None]) -> Generator[None]:
+    """Sees to it that flows of this process have a server.
+
+    That of the Prefect profile (`PREFECT_API_URL`) is taken where there is one. Otherwise one is
+    started on loopback and ended with the last run that uses it; what it keeps (runs, artifacts,
+    Secret blocks with keys) stays in `home`, which only its owner may read.
+    """
+    # Prefect's settings come from the environment, profiles and files: only Prefect knows.
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    folder = home()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    server = PrefectServer(folder, detached=True)
+    before = dict(os.environ)
+    with (folder / "users.lock").open("w") as users:
+        # Starting and stopping are for one process alone; while flows run many may share it.
+        fcntl.flock(users, fcntl.LOCK_EX)
+        if not (folder / "prefect.db").exists():
+            say("Preparing a Prefect server of your own; the first time this takes half a minute.")
+        server.start()
+        fcntl.flock(users, fcntl.LOCK_SH)
+        os.environ.update(server.environment)
+        # A plain thread has the global settings alone.
+        refresh_global_settings_context()
+        try:
+            yield
+        finally:
+            _send_all()
+            os.environ.clear()
+            os.environ.update(before)
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Another run still uses it, and ends it.
+                pass
+            else:
+                server.stop()
+            refresh_global_settings_context()
+
+
+def _send_all() -> None:
+    """What Prefect has yet to send goes out before the server ends."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=30)
+    EventsWorker.drain_all(timeout=30)

@@ -1,0 +1,58 @@
+"""What a flow's result says to a person at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from mesh.issuer_rotation import IssuerRotation
+from mesh.proof import Proof, proof_table
+from mesh.rotation_record import RotationRecord
+from mesh.rotation_steps import RotationPlan
+from mesh.rotation_story import issuer_markdown, plan_markdown
+from mesh.smoke.report import SmokeReport, smoke_table
+from mesh.upgrade_plan import UpgradePlan
+from mesh.upgrade_plan import plan_markdown as upgrade_markdown
+
+
+def as_words(mesh: str, state: str, message: str, result: Any) -> str:
+    """Plain text; tables with their columns in line.
+
+    Args:
+        mesh: the mesh's name.
+        state: the name of the run's final state, such as Completed or Skipped.
+        message: what that state says.
+        result: what the flow returned.
+    """
+    match result:
+        case Proof():
+            text = f"{_table(proof_table(result))}\nverified: {', '.join(result.checked)}\n"
+        case SmokeReport():
+            text = _table(smoke_table(result.results))
+        case UpgradePlan():
+            text = upgrade_markdown(result)
+        case RotationPlan():
+            text = plan_markdown(mesh, result)
+        case RotationRecord():
+            chapters = [{"at": c.at, "phase": c.phase, "what": c.text} for c in result.story]
+            text = f"{_table(chapters)}\ntrust anchor sha256 {result.goal}: {result.phase}\n"
+        case IssuerRotation():
+            text = issuer_markdown(mesh, result)
+        case list():
+            lines = [f"{item}\n" for item in cast("list[str]", result)]
+            text = "".join(lines) or "nothing new\n"
+        case _:
+            text = ""
+    return text if state == "Completed" else f"{text}{state}: {message}\n"
+
+
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    if not rows:
+        return ""
+    columns = [[name, *(str(row[name]) for row in rows)] for name in rows[0]]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip(*columns, strict=True)
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,84 @@
+"""A flow run from a terminal: its steps as they go, and its result in the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, cast
+from uuid import uuid4
+
+from prefect.client.schemas.objects import State
+
+from mesh.config import MeshConfig
+from prefect_linkerd.approvals import Answer, approvals
+from tasks.linkerd_mesh import LinkerdMesh
+
+_NOISE = ("Beginning flow run", "Created task run", "View at ")
+_DONE = "Finished in state "
+
+
+class _Steps(logging.Handler):
+    """Prefect's log as people at a terminal want it: a line for each thing that happens."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith(_NOISE):
+            return
+        # The run of a task without a name of its own is called `task-xyz`.
+        name = str(getattr(record, "task_name", "") or getattr(record, "flow_name", ""))
+        run = str(getattr(record, "task_run_name", ""))
+        step = run if run and not run.startswith(f"{name}-") else name
+        if text.startswith(_DONE):
+            ended = text.removeprefix(_DONE)
+            mark = "done" if ended.startswith("Completed") else ended.partition("(")[0].lower()
+            text = mark if mark == "done" else f"{mark}: {ended.partition('(')[2].rstrip(')')}"
+        elif record.levelno >= logging.WARNING:
+            text = f"{record.levelname.lower()}: {text}"
+        # Anew each time, as a live progress bar stands in for it.
+        print(f"{step:>20}  {text}" if step else text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _shown(quiet: bool) -> Generator[None]:
+    logger = logging.getLogger("prefect")
+    before = list(logger.handlers)
+    steps = _Steps(logging.WARNING if quiet else logging.INFO)
+    logger.handlers = [steps]
+    try:
+        yield
+    finally:
+        logger.handlers = before
+
+
+def run(
+    flow_name: str,
+    config: MeshConfig | None,
+    arguments: Mapping[str, Any],
+    *,
+    answer: Answer,
+    quiet: bool,
+) -> State[Any]:
+    """Runs a flow to its end, in this process.
+
+    Args:
+        flow_name: its name, which is that of its module too.
+        config: the mesh; None for a flow that takes none.
+        arguments: the flow's other parameters, by name.
+        answer: how approvals are answered.
+        quiet: whether only warnings and errors are shown.
+
+    Raises:
+        MeshError: what the flow raised.
+        Refused: an approval was not given.
+    """
+    flow = cast(
+        "Callable[..., State[Any]]", getattr(import_module(f"flows.{flow_name}"), flow_name)
+    )
+    mesh = {} if config is None else {"mesh": LinkerdMesh.model_validate(config.model_dump())}
+    with _shown(quiet), approvals(f"terminal-{uuid4()}", answer):
+        state = flow(**mesh, **arguments, return_state=True)
+        state.result()  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
+    return state
