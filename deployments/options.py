@@ -33,13 +33,14 @@ def _section(name: str, model: Schema, sections: dict[str, Schema]) -> list[str]
     lines += ["| option | default | meaning |", "|---|---|---|"]
     fields: dict[str, Schema] = model["properties"]
     for key, field in fields.items():
-        lines.append(f"| `{key}` | {_default(field)} | {_meaning(field, sections)} |")
+        default = "required" if key in model.get("required", ()) else _default(field)
+        lines.append(f"| `{key}` | {default} | {_meaning(field, sections)} |")
     return lines
 
 
 def _default(field: Schema) -> str:
     if "default" not in field:
-        return "" if _reference(field) else "required"
+        return "" if _reference(field) else "empty"
     value: object = field["default"]
     if isinstance(value, dict):
         # A section's default is that of each of its own fields.

@@ -15,10 +15,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     SecretStr,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from mesh.constraint import is_constraint
 from mesh.version import LinkerdVersion
@@ -75,6 +78,28 @@ class Section(BaseModel):
     # Unknown fields are mistakes of spelling, and a message beats a setting that does nothing.
     # Inputs are kept out of validation errors, as one of them may be a secret.
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # In Prefect's forms a plain field that may be empty is one box; as a choice between a text
+        # and nothing it would be two tabs. Its server lets both be null.
+        schema = handler(core_schema)
+        properties: dict[str, Any] = handler.resolve_ref_schema(schema).get("properties", {})
+        for field in properties.values():
+            match field:
+                case {
+                    "anyOf": [{"type": "string" | "integer" | "number"} as plain, {"type": "null"}]
+                }:
+                    # A null is none of an enumeration's values.
+                    if "enum" not in plain:
+                        del field["anyOf"]
+                        field |= plain
+                        field.pop("default", None)
+                case _:
+                    pass
+        return schema
 
 
 class ClusterAccess(Section):

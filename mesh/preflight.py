@@ -16,8 +16,9 @@ from typing import Literal
 from mesh.charts import Chart, allows_kubernetes
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
-from mesh.errors import PreflightFailed
+from mesh.errors import ApiError, PreflightFailed
 from mesh.helm import Release
+from mesh.namespaces import namespaces
 from mesh.nodes import is_ready
 from mesh.values import ClusterFacts, check_combination
 
@@ -27,15 +28,20 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Permission:
-    """One thing that bootstrap does: a verb on a resource, in a namespace or the whole cluster."""
+    """One thing that bootstrap does: a verb on a resource, in a namespace or the whole cluster.
+
+    `name` is that of an object, where a role may be as narrow as that.
+    """
 
     verb: str
     resource: str
     group: str = ""
     namespace: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
+        resource += f" {self.name}" if self.name else ""
         where = f"in namespace {self.namespace}" if self.namespace else "in the cluster"
         return f"{self.verb} {resource} {where}"
 
@@ -81,61 +87,107 @@ class Finding:
         return f"{self.subject}: {self.message}. {self.remedy}"
 
 
-_CLUSTER_WIDE = (
-    ("namespaces", ""),
-    ("clusterroles", "rbac.authorization.k8s.io"),
-    ("clusterrolebindings", "rbac.authorization.k8s.io"),
-    ("customresourcedefinitions", "apiextensions.k8s.io"),
-    ("mutatingwebhookconfigurations", "admissionregistration.k8s.io"),
-    ("validatingwebhookconfigurations", "admissionregistration.k8s.io"),
-)
-_NAMESPACED = (
-    ("serviceaccounts", ""),
-    ("services", ""),
-    ("configmaps", ""),
-    ("secrets", ""),
-    ("deployments", "apps"),
-    ("roles", "rbac.authorization.k8s.io"),
-    ("rolebindings", "rbac.authorization.k8s.io"),
-    ("cronjobs", "batch"),
-    ("jobs", "batch"),
-)
+_RBAC = "rbac.authorization.k8s.io"
+_ADMISSION = "admissionregistration.k8s.io"
 _WRITES = ("create", "get", "patch", "delete")
-_READS = (
-    ("list", "nodes", ""),
-    ("list", "pods", ""),
-    ("list", "events", ""),
-    ("list", "replicasets", "apps"),
-)
 
 
 def permissions(config: MeshConfig) -> list[Permission]:
-    """Everything that bootstrap does to a cluster with this configuration."""
-    names = config.namespaces
-    places = [names.linkerd]
-    places += [names.viz] if config.viz.enabled else []
-    places += [names.jaeger] if config.jaeger.enabled else []
-    places += [names.cert_manager] if config.issuer == "cert-manager" else []
-    places += [names.traefik] if config.traefik.enabled else []
-    places += [names.emojivoto] if config.smoke_test else []
-    cluster_wide = [
-        Permission(verb, resource, group)
-        for resource, group in _CLUSTER_WIDE
-        for verb in (*_WRITES, "list")
+    """What bootstrap does to a cluster with this configuration, whatever the charts' versions.
+
+    Of objects outside the mesh's namespaces one stands for all of its kind, by a name that every
+    Linkerd version has: a role may name them (`deployments.roles`), and then nothing is allowed
+    without a name. What the roles of charts grant is left to the API server.
+    """
+    found = [
+        Permission(verb, "namespaces", name=namespace["metadata"]["name"])
+        for namespace in namespaces(config)
+        for verb in ("get", "patch")
+    ]
+    found.append(Permission("create", "namespaces"))
+    for resource, group, name in _cluster_wide(config):
+        # A CRD is never deleted.
+        named = ("get", "patch") if resource.startswith("custom") else ("get", "patch", "delete")
+        found.append(Permission("create", resource, group))
+        found += [Permission(verb, resource, group, name=name) for verb in named]
+    found += [
+        Permission(verb, resource, group, place)
+        for place, resources in _namespaced(config).items()
+        for resource, group, verbs in resources
+        for verb in verbs
+    ]
+    found += [
+        Permission("list", resource, group)
+        for resource, group in (
+            ("namespaces", ""),
+            ("nodes", ""),
+            # Helm lists the records of every namespace, so that a foreign release is seen.
+            ("secrets", ""),
+            ("clusterroles", _RBAC),
+            ("customresourcedefinitions", "apiextensions.k8s.io"),
+            ("mutatingwebhookconfigurations", _ADMISSION),
+            ("validatingwebhookconfigurations", _ADMISSION),
+        )
+    ]
+    return found
+
+
+def _cluster_wide(config: MeshConfig) -> list[tuple[str, str, str]]:
+    identity = f"linkerd-{config.namespaces.linkerd}-identity"
+    found = [
+        ("clusterroles", _RBAC, identity),
+        ("clusterrolebindings", _RBAC, identity),
+        ("customresourcedefinitions", "apiextensions.k8s.io", "servers.policy.linkerd.io"),
+        ("mutatingwebhookconfigurations", _ADMISSION, "linkerd-proxy-injector-webhook-config"),
+        ("validatingwebhookconfigurations", _ADMISSION, "linkerd-sp-validator-webhook-config"),
     ]
     if config.viz.enabled:
-        cluster_wide += [
-            Permission(verb, "apiservices", "apiregistration.k8s.io") for verb in _WRITES
-        ]
-    namespaced = [
-        Permission(verb, resource, group, namespace)
-        for namespace in places
-        for resource, group in _NAMESPACED
-        for verb in _WRITES
+        found.append(("apiservices", "apiregistration.k8s.io", "v1alpha1.tap.linkerd.io"))
+    return found
+
+
+_Verbs = tuple[str, str, tuple[str, ...]]
+"""Verbs on a resource (first) of a group (second)."""
+
+
+def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
+    names, is_new = config.namespaces, config.linkerd.at_least((2, 12))
+    released: list[_Verbs] = [
+        ("serviceaccounts", "", _WRITES),
+        ("services", "", _WRITES),
+        ("deployments", "apps", _WRITES),
+        # Helm's records.
+        ("secrets", "", ("create", "get", "update", "delete")),
+        # What is listed while a release comes up.
+        ("deployments", "apps", ("list",)),
+        ("replicasets", "apps", ("list",)),
     ]
-    # Helm lists the records of every namespace, so that a foreign release is seen.
-    reads = [Permission(verb, resource, group) for verb, resource, group in _READS]
-    return [*cluster_wide, *namespaced, *reads, Permission("list", "secrets")]
+    config_maps: list[_Verbs] = [("configmaps", "", _WRITES)]
+    roles: list[_Verbs] = [("roles", _RBAC, _WRITES), ("rolebindings", _RBAC, _WRITES)]
+    jobs: list[_Verbs] = [("jobs", "batch", _WRITES)]
+    found: dict[str, list[_Verbs]] = {names.linkerd: [*released, *config_maps]}
+    if is_new or config.viz.enabled:
+        found[names.linkerd] += roles
+    if is_new:
+        found[names.linkerd] += [("cronjobs", "batch", _WRITES)]
+    for extension, is_on in (
+        (names.viz, config.viz.enabled),
+        (names.jaeger, config.jaeger.enabled),
+    ):
+        if is_on:
+            found[extension] = [*released, *config_maps, *(roles + jobs if is_new else [])]
+    if config.issuer == "cert-manager" and config.cert_manager.install:
+        found[names.cert_manager] = [*released, *roles, *jobs]
+    if config.traefik.enabled and config.traefik.install:
+        found[names.traefik] = list(released)
+    if config.smoke_test:
+        found[names.emojivoto] = [
+            ("serviceaccounts", "", ("create", "patch")),
+            ("services", "", ("create", "patch", "list")),
+            ("deployments", "apps", ("create", "get", "patch", "list")),
+            ("pods", "", ("list",)),
+        ]
+    return found
 
 
 def denied_permissions(cluster: Cluster, config: MeshConfig) -> tuple[Permission, ...]:
@@ -143,7 +195,22 @@ def denied_permissions(cluster: Cluster, config: MeshConfig) -> tuple[Permission
     asked = permissions(config)
     with ThreadPoolExecutor(max_workers=8) as pool:
         answers = list(pool.map(partial(_is_allowed, cluster), asked))
-    return tuple(p for p, answer in zip(asked, answers, strict=True) if not answer)
+    denied = [p for p, answer in zip(asked, answers, strict=True) if not answer]
+    create = Permission("create", "namespaces")
+    if create in denied and _all_there(cluster, config):
+        denied.remove(create)
+    return tuple(denied)
+
+
+def _all_there(cluster: Cluster, config: MeshConfig) -> bool:
+    """Whether a narrow role's namespaces were made before, as its bindings need them."""
+    try:
+        return all(
+            cluster.get("v1", "Namespace", namespace["metadata"]["name"])
+            for namespace in namespaces(config)
+        )
+    except ApiError:
+        return False
 
 
 def _is_allowed(cluster: Cluster, permission: Permission) -> bool:
@@ -152,6 +219,7 @@ def _is_allowed(cluster: Cluster, permission: Permission) -> bool:
         permission.resource,
         group=permission.group,
         namespace=permission.namespace,
+        name=permission.name,
     )
 
 

@@ -150,6 +150,13 @@ def hint(result: CheckResult) -> str:
     return HINTS + result.check.id
 
 
+def _explained(result: CheckResult) -> str:
+    """A check's id with its explanation; a link only where it leads somewhere from a web page."""
+    where = hint(result)
+    id_ = f"`{result.check.id}`"
+    return f"[{id_}]({where})" if where.startswith("https:") else f"{id_}, see {where}"
+
+
 def as_text(report: Report) -> str:
     """The report as `linkerd check` prints it.
 
@@ -222,7 +229,7 @@ def report_markdown(report: Report, before: frozenset[str] | None = None) -> str
         lines += [
             f"## {result.outcome}: {result.check.description}",
             "",
-            f"[`{result.check.id}`]({hint(result)})",
+            _explained(result),
             "",
             *(f"- {text}" for text in _problems(result)),
             "",

@@ -98,7 +98,7 @@ def read_plan(
     for name in config.upgrade.dependencies:
         if name in installed:
             charts[name] = catalog.find(name, version=wanted_version(name, config, None))
-    found = read_preflight(cluster, wanted, releases)
+    found = read_preflight(cluster, _released(wanted), releases)
     bundle = trust_bundle(cluster, config)
     rendered = _rendered(helm, wanted, charts, found.facts, bundle)
     data_plane = read_data_plane(cluster, config.namespaces.linkerd)
@@ -131,6 +131,16 @@ def is_behind(data_plane: DataPlane, version: LinkerdVersion) -> Needs:
         return pod.proxy.version != str(version)
 
     return needs
+
+
+def _released(config: MeshConfig) -> MeshConfig:
+    """The mesh as far as an upgrade installs it: without what stays as it is."""
+    asked = set(config.upgrade.dependencies)
+    manager = config.cert_manager.model_copy(update={"install": "cert-manager" in asked})
+    traefik = config.traefik.model_copy(update={"install": "traefik" in asked})
+    return config.model_copy(
+        update={"smoke_test": False, "cert_manager": manager, "traefik": traefik}
+    )
 
 
 def _rendered(

@@ -46,11 +46,12 @@ def _shown(quiet: bool) -> Generator[None]:
     logger = logging.getLogger("prefect")
     before = list(logger.handlers)
     steps = _Steps(logging.WARNING if quiet else logging.INFO)
-    logger.handlers = [steps]
+    # Prefect's own handler of the root logger would say everything once more.
+    logger.handlers, logger.propagate = [steps], False
     try:
         yield
     finally:
-        logger.handlers = before
+        logger.handlers, logger.propagate = before, True
 
 
 def run(

@@ -22,6 +22,13 @@ def test_the_page_is_up_to_date() -> None:
     assert page.read_text() == checks_page()
 
 
+def test_every_check_of_our_own_is_where_its_hint_leads() -> None:
+    page = (Path(__file__).parents[2] / "docs/checks.md").read_text()
+    own = [check.id for category in CATEGORIES for check in category.checks]
+    for id_ in {id_ for id_ in own if id_.startswith("pl-")}:
+        assert f'<a id="{id_}"></a>' in page, id_
+
+
 def test_the_page_has_a_name_for_every_part_of_a_snapshot() -> None:
     assert PARTS.keys() == {field.name for field in fields(Snapshot)} - OF_NO_OBJECT
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.roles import HOME, READING, files, manifests
+from deployments.roles import HOME, READING, manifests
 from flows.check_certificates import check_certificates
 from flows.verify_mesh import verify_mesh
 from mesh.checks import CATEGORIES
@@ -166,8 +166,3 @@ def _serves(cluster: Cluster, group: str, resource: str) -> bool:
         for version in groups[group]["versions"]
         for each in cluster.read(f"/apis/{version['groupVersion']}")["resources"]
     )
-
-
-def test_the_files_are_up_to_date() -> None:
-    for path, content in files().items():
-        assert path.read_text() == content, "run python -m deployments.roles"

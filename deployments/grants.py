@@ -1,0 +1,483 @@
+"""What each flow asks of a mesh's cluster, as grants of roles.
+
+What Helm does is taken from the charts themselves: their objects, and the rules of the roles among
+them. Kubernetes lets nobody make a role with more than they have, so whoever installs a chart needs
+its roles' rules, or the verb `escalate`, by which they could give themselves everything: here it is
+the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mesh.charts import ChartCatalog, ChartName, charts_of
+from mesh.cluster import Cluster, Object
+from mesh.config import MeshConfig
+from mesh.helm import Helm, desired_release
+from mesh.issuer import webhook_servers
+from mesh.namespaces import namespaces
+from mesh.rotation_record import RECORD as ROTATION
+from mesh.smoke.routing import SPLIT_KINDS
+from mesh.snapshot import INGRESS_KINDS, POLICY_KINDS, secret_names
+from mesh.trust_anchor import TRUST_ROOTS
+from mesh.upgrade_record import NAME as UPGRADE
+from mesh.values import ClusterFacts, values_for
+
+RBAC = "rbac.authorization.k8s.io"
+ROLES = ("ClusterRole", "Role")
+KUBERNETES = "v1.34.0"
+"""What charts are rendered for; no role of theirs depends on it."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Verbs on resources of a group, in a namespace or (empty) the cluster; `names` narrows.
+
+    `sometimes` marks what a run asks for only where there is something to do: an object that one
+    chart version has and the other lacks, a release that fails and goes back, an error to explain.
+    """
+
+    verbs: tuple[str, ...]
+    group: str
+    resources: tuple[str, ...]
+    namespace: str = ""
+    names: tuple[str, ...] = ()
+    sometimes: bool = False
+
+
+@dataclass(frozen=True)
+class Held:
+    """A rule that is needed to grant it, by a chart's role; in a namespace or the cluster."""
+
+    rule: Object
+    namespace: str = ""
+
+
+Objects = Mapping[ChartName, Sequence[Object]]
+"""What each chart installs."""
+
+
+def plural(kind: str) -> str:
+    """The resource of a kind, such as `networkauthentications`."""
+    lower = kind.lower()
+    return f"{lower[:-1]}ies" if lower.endswith("y") else f"{lower}{'e' * lower.endswith('s')}s"
+
+
+# What charts need
+
+
+def render(config: MeshConfig, helm: str = "helm") -> dict[ChartName, list[Object]]:
+    """Every object of the charts of a mesh, its dependencies among them; no cluster is asked.
+
+    Args:
+        helm: the helm binary.
+
+    Raises:
+        ChartError: a chart cannot be found.
+    """
+    names: list[ChartName] = list(charts_of(config))
+    if config.issuer == "cert-manager" and config.cert_manager.install:
+        names.append("cert-manager")
+    if config.traefik.enabled and config.traefik.install:
+        names.append("traefik")
+    catalog = ChartCatalog(config)
+    # Values and bundles make no difference to roles; charts refuse to be rendered without.
+    facts = ClusterFacts(
+        KUBERNETES,
+        frozenset(),
+        webhook_authorities=dict.fromkeys(webhook_servers(config), "PEM"),
+    )
+    found: dict[ChartName, list[Object]] = {}
+    for name in names:
+        chart = catalog.find(name)
+        release = desired_release(
+            config, chart, values_for(chart, config, facts, trust_bundle="PEM")
+        )
+        objects = Helm(_no_cluster(), helm).render(
+            chart, release.name, release.namespace, release.values, facts
+        )
+        is_run = release.hooks
+        found[name] = [obj for obj in objects if is_run or not _is_hook(obj)]
+    return found
+
+
+def _no_cluster() -> Cluster:
+    cluster = {"name": "none", "cluster": {"server": "https://127.0.0.1:1"}}
+    context = {"name": "none", "context": {"cluster": "none", "user": "none"}}
+    return Cluster(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "none",
+            "clusters": [cluster],
+            "contexts": [context],
+            "users": [{"name": "none", "user": {}}],
+        }
+    )
+
+
+def _is_hook(obj: Object) -> bool:
+    return "helm.sh/hook" in (obj["metadata"].get("annotations") or {})
+
+
+def held(objects: Iterable[Object]) -> list[Held | Grant]:
+    """The rules of the roles that charts make, and `bind` of the ones that they only bind to."""
+    listed = list(objects)
+    made = {(o["kind"], o["metadata"]["name"]) for o in listed if o["kind"] in ROLES}
+    found: list[Held | Grant] = [
+        Held(rule, obj["metadata"].get("namespace", ""))
+        for obj in listed
+        if obj["kind"] in ROLES
+        for rule in obj.get("rules") or ()
+    ]
+    for obj in listed:
+        if not obj["kind"].endswith("RoleBinding"):
+            continue
+        kind, name = obj["roleRef"]["kind"], obj["roleRef"]["name"]
+        if (kind, name) not in made:
+            place = obj["metadata"].get("namespace", "") if kind == "Role" else ""
+            found.append(Grant(("bind",), RBAC, (plural(kind),), place, (name,), sometimes=True))
+    return found
+
+
+def releases(
+    config: MeshConfig, objects: Iterable[Object], verbs: tuple[str, ...]
+) -> list[Held | Grant]:
+    """What Helm does with objects, `verbs` always and the others sometimes; and what they grant.
+
+    In the mesh's own namespaces all of a kind; elsewhere by name. CRDs are never deleted.
+    """
+    own = {namespace["metadata"]["name"] for namespace in namespaces(config)}
+    listed = list(objects)
+    found: list[Held | Grant] = []
+    elsewhere: dict[tuple[str, str, str], set[str]] = {}
+    for obj in listed:
+        group = obj["apiVersion"].rpartition("/")[0]
+        resource, place = plural(obj["kind"]), obj["metadata"].get("namespace", "")
+        if place not in own:
+            elsewhere.setdefault((group, resource, place), set()).add(obj["metadata"]["name"])
+            continue
+        is_hook = _is_hook(obj)
+        always = ("create", "get", "delete") if is_hook and "create" in verbs else verbs
+        found += _writes(group, resource, place, (), always)
+        if is_hook and obj["kind"] == "Job":
+            found.append(
+                Grant(("list", "watch"), group, (resource,), place, sometimes="create" not in verbs)
+            )
+    for (group, resource, place), names in sorted(elsewhere.items()):
+        found += _writes(group, resource, place, tuple(sorted(names)), verbs)
+    return [*found, *held(listed)]
+
+
+def _writes(
+    group: str, resource: str, place: str, names: tuple[str, ...], always: tuple[str, ...]
+) -> Iterator[Grant]:
+    for verb in ("create", "get", "patch", "delete"):
+        if verb == "delete" and resource == "customresourcedefinitions":
+            continue
+        # Kubernetes does not know the name of what is yet to be made.
+        narrow = () if verb == "create" else names
+        yield Grant((verb,), group, (resource,), place, narrow, sometimes=verb not in always)
+
+
+def records(place: str, *, history: bool) -> list[Grant]:
+    """Helm's records of its releases, which it keeps in Secrets."""
+    return [
+        Grant(("create", "list", "update"), "", ("secrets",), place),
+        # Records beyond the tenth; one left pending by a run that died; a value to look at.
+        Grant(("get", "delete"), "", ("secrets",), place, sometimes=not history),
+    ]
+
+
+def waits(place: str, *, sometimes: bool = False) -> list[Grant]:
+    """What is looked at while workloads come up; events and pods where they do not."""
+    return [
+        Grant(
+            ("list",), "apps", ("daemonsets", "deployments", "statefulsets"), place, (), sometimes
+        ),
+        Grant(("list",), "apps", ("replicasets",), place, sometimes=sometimes),
+        Grant(("get",), "apps", ("deployments",), place, sometimes=sometimes),
+        Grant(("list",), "", ("events", "pods", "services"), place, sometimes=True),
+        Grant(("get",), "apps", ("daemonsets", "statefulsets"), place, sometimes=True),
+    ]
+
+
+# What flows read
+
+
+def certificate_reads(config: MeshConfig) -> list[Grant]:
+    """What `check_certificates` reads: the trust bundle and a handful of Secrets, by name."""
+    linkerd = config.namespaces.linkerd
+    return [
+        Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
+        Grant(("get",), "", ("secrets",), linkerd, _secrets(config, in_linkerd=True)),
+        _extension_secrets(config),
+    ]
+
+
+def _secrets(config: MeshConfig, *, in_linkerd: bool) -> tuple[str, ...]:
+    linkerd = config.namespaces.linkerd
+    return tuple(name for place, name in secret_names(config) if (place == linkerd) == in_linkerd)
+
+
+def _extension_secrets(config: MeshConfig) -> Grant:
+    # By name in every namespace: an extension's is there or not.
+    return Grant(("get",), "", ("secrets",), "", _secrets(config, in_linkerd=False))
+
+
+def mesh_reads(config: MeshConfig) -> list[Grant]:
+    """What `verify_mesh` reads.
+
+    Secrets by list, too, as Helm keeps its releases in them: only in the mesh's namespaces. By the
+    subresources `proxy` the API server asks viz's Prometheus and a sample of the proxies.
+    """
+    linkerd = config.namespaces.linkerd
+    read = ("list",)
+    plurals: dict[str, set[str]] = {}
+    for group, kind in (*POLICY_KINDS, *INGRESS_KINDS):
+        plurals.setdefault(group, set()).add(plural(kind))
+    named = (TRUST_ROOTS, "linkerd-config", "linkerd-cni-config", "prometheus-config")
+    return [
+        Grant(read, "", ("namespaces", "nodes", "pods", "serviceaccounts", "services")),
+        Grant(read, "apps", ("daemonsets", "deployments", "statefulsets")),
+        Grant(read, "discovery.k8s.io", ("endpointslices",)),
+        Grant(read, "apiextensions.k8s.io", ("customresourcedefinitions",)),
+        Grant(read, "apiregistration.k8s.io", ("apiservices",)),
+        Grant(
+            read,
+            "admissionregistration.k8s.io",
+            ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"),
+        ),
+        Grant(read, RBAC, ("clusterrolebindings", "clusterroles")),
+        *(Grant(read, group, tuple(sorted(names))) for group, names in sorted(plurals.items())),
+        Grant(read, "cert-manager.io", ("certificates",)),
+        _extension_secrets(config),
+        # As those of viz and of the CNI plugin.
+        Grant(("get",), "", ("configmaps",), "", named),
+        Grant(("get",), "", ("services/proxy",), "", ("http:prometheus:9090",)),
+        Grant(("get",), "", ("pods/proxy",)),
+        Grant(read, "apps", ("replicasets",), linkerd),
+        Grant(read, RBAC, ("rolebindings",), "kube-system"),
+        Grant(
+            ("get",), "", ("configmaps",), "kube-system", ("extension-apiserver-authentication",)
+        ),
+        *(
+            Grant(("get", "list"), "", ("secrets",), namespace["metadata"]["name"])
+            for namespace in namespaces(config)
+        ),
+    ]
+
+
+def data_plane_reads() -> list[Grant]:
+    """Every meshed pod, and what makes and guards it: in every namespace."""
+    return [
+        Grant(("list",), "", ("namespaces", "pods")),
+        Grant(("list",), "apps", ("daemonsets", "deployments", "statefulsets")),
+        Grant(("list",), "policy", ("poddisruptionbudgets",)),
+    ]
+
+
+def restarts() -> list[Grant]:
+    """Restarts of the data plane: whatever is meshed, in whichever namespace."""
+    return [
+        Grant(("get", "patch"), "apps", ("deployments",)),
+        Grant(("get", "patch"), "apps", ("daemonsets", "statefulsets"), sometimes=True),
+        # Why a rollout does not come to its end.
+        Grant(("list",), "", ("events",), sometimes=True),
+        Grant(("list",), "apps", ("replicasets",), sometimes=True),
+    ]
+
+
+def _preflight_reads(config: MeshConfig) -> list[Grant]:
+    names = tuple(namespace["metadata"]["name"] for namespace in namespaces(config))
+    admission = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+    return [
+        Grant(("list",), "", ("namespaces", "nodes")),
+        # Helm is asked for the releases of every namespace.
+        Grant(("list",), "", ("secrets",)),
+        Grant(("list",), RBAC, ("clusterroles",)),
+        Grant(("list",), "apiextensions.k8s.io", ("customresourcedefinitions",)),
+        Grant(("list",), "admissionregistration.k8s.io", admission),
+        Grant(("get", "patch"), "", ("namespaces",), "", names),
+    ]
+
+
+# What flows that change a mesh do
+
+
+def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
+    """The charts, the identity, the application and its routes."""
+    names = config.namespaces
+    found: list[Held | Grant] = [*_preflight_reads(config)]
+    for content in objects.values():
+        found += releases(config, content, ("create", "get"))
+    for place in _release_places(config, objects):
+        found += [*records(place, history=False), *waits(place)]
+    apply = ("create", "patch")
+    found += [
+        Grant(("get",), "", ("configmaps",), names.linkerd, (TRUST_ROOTS,)),
+        # The issuer; a key that is kept in the cluster; pull secrets.
+        Grant(("create", "get"), "", ("secrets",), names.linkerd),
+        Grant(("patch",), "", ("secrets",), names.linkerd, sometimes=True),
+    ]
+    for place in {names.viz} if config.viz.enabled else set[str]():
+        # A pod that came up before the injector did; the dashboard's password.
+        found.append(Grant(("patch",), "apps", ("deployments",), place, sometimes=True))
+        found.append(Grant(("create", "get"), "", ("secrets",), place, sometimes=True))
+    if config.smoke_test:
+        found += [
+            Grant(apply, "", ("serviceaccounts", "services"), names.emojivoto),
+            Grant(apply, "apps", ("deployments",), names.emojivoto),
+            *waits(names.emojivoto, sometimes=True),
+            Grant(("get", "list"), "apps", ("deployments",), names.emojivoto),
+            Grant(("list",), "", ("pods",), names.emojivoto),
+        ]
+    if config.traefik.enabled:
+        routed = [names.emojivoto] if config.smoke_test else []
+        routed += [names.viz] if config.viz.enabled and config.viz.dashboard.host else []
+        found += [
+            Grant((*apply, "list"), "traefik.io", ("ingressroutes", "middlewares"), place)
+            for place in routed
+        ]
+    if config.issuer == "cert-manager":
+        kinds = ("certificates", "issuers")
+        for place in (names.linkerd, *webhook_servers(config)):
+            found.append(Grant((*apply, "get"), "cert-manager.io", kinds, place))
+            found.append(
+                Grant(("list",), "cert-manager.io", ("certificaterequests",), place, sometimes=True)
+            )
+            found.append(Grant(("get",), "", ("secrets",), place, sometimes=True))
+        if config.cert_manager.issuer_kind == "ClusterIssuer":
+            found.append(Grant((*apply, "get"), "cert-manager.io", ("clusterissuers",)))
+            found.append(Grant(("create", "get"), "", ("secrets",), names.cert_manager))
+    return found
+
+
+def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
+    """Both versions' charts, the data plane, and the record that leads back."""
+    linkerd = config.namespaces.linkerd
+    found: list[Held | Grant] = [
+        *_preflight_reads(config),
+        *data_plane_reads(),
+        *restarts(),
+        Grant(("list",), "split.smi-spec.io", ("trafficsplits",), sometimes=True),
+        Grant(("create",), "", ("configmaps",), linkerd),
+        Grant(("get", "patch", "delete"), "", ("configmaps",), linkerd, (UPGRADE,)),
+        Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
+        Grant(("get",), "", ("secrets",), linkerd),
+    ]
+    changed: Objects = {name: each for name, each in objects.items() if name not in _kept(config)}
+    for content in changed.values():
+        # A dry run of each tells what would change.
+        found += releases(config, content, ("get", "patch"))
+    for place in _release_places(config, changed):
+        found += [*records(place, history=False), *waits(place, sometimes=True)]
+    if config.traefik.enabled:
+        found.append(
+            Grant(("list",), "traefik.io", ("ingressroutes", "middlewares"), sometimes=True)
+        )
+    # The gate before and after.
+    for place in (config.namespaces.emojivoto, config.namespaces.viz):
+        found += waits(place, sometimes=True)
+    return found
+
+
+def _kept(config: MeshConfig) -> set[str]:
+    return {"cert-manager", "traefik"} - set(config.upgrade.dependencies)
+
+
+def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
+    """The bundle by the control plane's own release, the keys, and restarts of all meshed."""
+    linkerd = config.namespaces.linkerd
+    planes: tuple[ChartName, ...] = ("linkerd2", "linkerd-control-plane")
+    plane = [obj for name in planes for obj in objects.get(name, ())]
+    return [
+        *_rotation(config),
+        *restarts(),
+        *releases(config, plane, ("get",)),
+        *records(linkerd, history=True),
+        *waits(linkerd),
+        # The old issuer and both keys, for the way back.
+        Grant(("patch",), "", ("secrets",), linkerd),
+        Grant(("get", "patch"), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
+    ]
+
+
+def rotate_issuer(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  # noqa: ARG001
+    """The issuer's Secret or Certificate, and whether identity has taken the new one up."""
+    linkerd = config.namespaces.linkerd
+    found: list[Held | Grant] = [
+        *_rotation(config),
+        Grant(("list",), "", ("secrets",), linkerd),
+        # Where identity does not load the new issuer by itself.
+        Grant(("get", "patch"), "apps", ("deployments",), linkerd, sometimes=True),
+        Grant(("list",), "apps", ("replicasets",), linkerd, sometimes=True),
+    ]
+    if config.issuer == "self-signed":
+        found.append(Grant(("patch",), "", ("secrets",), linkerd, ("linkerd-identity-issuer",)))
+    return found
+
+
+def _rotation(config: MeshConfig) -> list[Held | Grant]:
+    linkerd = config.namespaces.linkerd
+    found: list[Held | Grant] = [
+        *data_plane_reads(),
+        Grant(("list",), "", ("events",), linkerd),
+        Grant(("get",), "", ("secrets",), linkerd),
+        Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
+        # The record is also the lease, and made by the first rotation of a mesh.
+        Grant(("create",), "", ("configmaps",), linkerd, sometimes=True),
+        Grant(("get", "update"), "", ("configmaps",), linkerd, (ROTATION,)),
+        Grant(("get",), "trust.cert-manager.io", ("bundles",), "", (TRUST_ROOTS,), sometimes=True),
+    ]
+    if config.issuer == "cert-manager":
+        found += [
+            Grant(("get",), "cert-manager.io", ("certificates",), linkerd),
+            Grant(("patch",), "cert-manager.io", ("certificates/status",), linkerd),
+        ]
+    return found
+
+
+def smoke_test(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  # noqa: ARG001
+    """Objects of the tests' own in one namespace, and their removal."""
+    place = config.namespaces.emojivoto
+    apply = ("create", "patch")
+    found: list[Held | Grant] = [
+        Grant(("list",), "", ("nodes",)),
+        # Traefik's, wherever it is.
+        Grant(("list",), "", ("services",)),
+        Grant(("get",), "", ("namespaces",), "", (place,)),
+        Grant((*apply, "list"), "", ("configmaps", "services"), place),
+        Grant((*apply, "list", "get"), "apps", ("deployments",), place),
+        Grant((*apply, "list", "delete"), "batch", ("jobs",), place),
+        # Real pods: whether they are up, and what a client's last words are.
+        Grant(("list",), "", ("pods",), place),
+        Grant(("get",), "batch", ("jobs",), place, sometimes=True),
+        Grant(("list",), "apps", ("replicasets",), place),
+        Grant(("list",), "", ("events",), place, sometimes=True),
+        # Left by a run that died.
+        Grant(("delete",), "", ("configmaps", "services"), place, sometimes=True),
+        Grant(("delete",), "apps", ("deployments",), place, sometimes=True),
+    ]
+    for group, kind in sorted({(api.partition("/")[0], kind) for api, kind in SPLIT_KINDS}):
+        # Which of them splits traffic depends on the version and on what the cluster serves.
+        verbs = (*apply, "list", "get", "delete")
+        found.append(Grant(verbs, group, (plural(kind),), place, sometimes=True))
+    if config.traefik.enabled:
+        kinds = ("ingressroutes", "middlewares")
+        found.append(Grant((*apply, "list", "delete"), "traefik.io", kinds, place))
+        found.append(Grant(("get",), "traefik.io", ("ingressroutes",), place))
+    return found
+
+
+def _release_places(config: MeshConfig, objects: Objects) -> list[str]:
+    """The namespaces of the releases of charts."""
+    names = config.namespaces
+    places = {
+        "linkerd-viz": names.viz,
+        "linkerd-jaeger": names.jaeger,
+        "cert-manager": names.cert_manager,
+        "traefik": names.traefik,
+    }
+    return sorted({places.get(name, names.linkerd) for name in objects})

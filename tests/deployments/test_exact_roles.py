@@ -1,0 +1,277 @@
+"""Each flow that changes a mesh, run from a terminal, with exactly its role and nothing more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.grants import Grant, Held, render
+from deployments.roles import HOME, RBAC, both, files, grants_of, manifests, rules
+from mesh.cluster import Cluster, Object
+from mesh.config import MeshConfig
+from mesh.errors import ApiError
+from mesh.preflight import denied_permissions
+from mesh.trust_bundle import read_trust_bundle
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from sandbox.prefect_server import PrefectServer
+from tests.identities import as_account
+
+pytestmark = [pytest.mark.xdist_group("exact roles"), pytest.mark.timeout(1200)]
+
+BEFORE, AFTER = "edge-25.4.4", "edge-26.8.3"
+ROTATION = [
+    *("--restarts-batch-size", "100", "--load-seconds", "20", "--lease-seconds", "5"),
+]
+NOT_FOR_ROLES = {"authorization.k8s.io"}
+"""Everybody may ask what they may."""
+
+
+@dataclass
+class Terminal:
+    """Somebody at a terminal, with a mesh's file, on a cluster that writes down what they ask."""
+
+    sandbox: Sandbox
+    cluster: Cluster
+    fields: dict[str, Any]
+    folder: Path
+    environment: dict[str, str]
+    objects: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> MeshConfig:
+        return MeshConfig.model_validate(self.fields)
+
+    def role(self, flow: str) -> Cluster:
+        """The cluster as a flow's ServiceAccount sees it, once its role is in force."""
+        for obj in manifests(flow, self.config, self.objects):
+            self.cluster.apply(obj)
+        cluster = as_account(self.cluster, HOME, f"prefect-linkerd-{flow.replace('_', '-')}")
+        (self.folder / f"{flow}.kubeconfig").write_text(yaml.safe_dump(cluster._as_kubeconfig()))
+        return cluster
+
+    def run(self, flow: str, *arguments: str, **environment: str) -> Any:
+        """A command, with its flow's role; what it prints as JSON."""
+        mesh = self.folder / "mesh.yaml"
+        mesh.write_text(yaml.safe_dump(self.fields))
+        command = {"watch_charts": "watch"}.get(flow, flow.replace("_", "-"))
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "prefect_linkerd", command, str(mesh)),
+                *("--kubeconfig", str(self.folder / f"{flow}.kubeconfig"), "--output", "json"),
+                *arguments,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=self.environment | environment,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return json.loads(done.stdout)
+
+    def asked(self, flow: str) -> list[dict[str, Any]]:
+        name = f"prefect-linkerd-{flow.replace('_', '-')}"
+        found = [
+            event
+            for event in self.sandbox.audit_log()
+            if event["user"]["username"].endswith(f":{name}") and "objectRef" in event
+        ]
+        return [e for e in found if e["objectRef"].get("apiGroup", "") not in NOT_FOR_ROLES]
+
+    def was_exact(self, flow: str) -> None:
+        """Nothing was refused, and what is always needed was asked for, object by object."""
+        asked = self.asked(flow)
+        assert asked
+        refused = [e for e in asked if e["responseStatus"]["code"] == 403]
+        assert not refused, refused[0]
+        granted = grants_of(flow, self.config, self.objects)
+        idle = [
+            (verb, resource, grant)
+            for grant in granted
+            if isinstance(grant, Grant) and not grant.sometimes
+            for verb in grant.verbs
+            for resource in grant.resources
+            if not _is_asked(asked, verb, resource, grant)
+        ]
+        assert not idle, "\n".join(map(str, idle))
+
+
+def _is_asked(asked: Sequence[dict[str, Any]], verb: str, resource: str, grant: Grant) -> bool:
+    names: set[str] = set()
+    for event in asked:
+        ref = event["objectRef"]
+        full = "/".join(part for part in (ref["resource"], ref.get("subresource")) if part)
+        place = "" if ref["resource"] == "namespaces" else ref.get("namespace", "")
+        # An apply that made its object needed `create` as well.
+        is_verb = event["verb"] == verb or (
+            (verb, event["verb"], event["responseStatus"]["code"]) == ("create", "patch", 201)
+        )
+        if (
+            is_verb
+            and (ref.get("apiGroup", ""), full) == (grant.group, resource)
+            and grant.namespace in ("", place)
+        ):
+            names.add(ref.get("name", ""))
+    return bool(names) and names >= set(grant.names)
+
+
+@pytest.fixture(scope="module")
+def terminal(
+    binaries: Binaries, shared_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Terminal]:
+    folder = tmp_path_factory.mktemp("terminal")
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
+        "PATH": os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]]),
+        "XDG_STATE_HOME": str(folder / "state"),
+        "PREFECT_HOME": str(folder / "profile"),
+    }
+    with Sandbox("exact-roles", audited=True, binaries=binaries) as sandbox:
+        cluster = sandbox.cluster()
+        cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}})
+        fields = {
+            "name": "exact",
+            "version": BEFORE,
+            "charts": {"mirror": str(shared_dir / "charts")},
+            "emojivoto_manifest": str(shared_dir / "manifests/emojivoto.yml"),
+            "viz": {"dashboard": {"host": "viz.example.com"}},
+            "trust_anchor": {
+                "key_file": str(folder / "anchor.key"),
+                "passphrase": "correct horse battery staple",
+            },
+            "timeout_seconds": 240,
+        }
+        found = Terminal(sandbox, cluster, fields, folder, environment)
+        found.objects = render(found.config, str(binaries.helm))
+        yield found
+
+
+@pytest.fixture(scope="module")
+def bootstrapped(terminal: Terminal) -> Terminal:
+    """After `prefect-linkerd bootstrap`, with no Prefect server but the command's own."""
+    account = terminal.role("bootstrap")
+    deadline = time.monotonic() + 60
+    while denied := denied_permissions(account, terminal.config):
+        assert time.monotonic() < deadline, denied
+        time.sleep(0.5)
+    _grants_roles_only_by_their_rules(terminal, account)
+    proof = terminal.run("bootstrap")
+    assert (proof["mesh"], proof["failures"]) == ("exact", [])
+    return terminal
+
+
+def _grants_roles_only_by_their_rules(terminal: Terminal, account: Cluster) -> None:
+    """What charts' roles grant is needed: without it Kubernetes refuses to make them."""
+    granted = grants_of("bootstrap", terminal.config, terminal.objects)
+    name = "prefect-linkerd-bare"
+    metadata = {"name": name, "namespace": HOME}
+    bare = [grant for grant in granted if isinstance(grant, Grant)]
+    terminal.cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    for kind, content in (
+        ("ClusterRole", {"rules": rules(bare, "")}),
+        (
+            "ClusterRoleBinding",
+            {
+                "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": name},
+                "subjects": [{"kind": "ServiceAccount", **metadata}],
+            },
+        ),
+    ):
+        terminal.cluster.apply(
+            {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name}, **content}
+        )
+    without = as_account(terminal.cluster, HOME, name)
+    while not without.allowed("create", "clusterroles", group=RBAC):
+        time.sleep(0.1)
+    roles: list[Object] = [
+        obj
+        for objects in terminal.objects.values()
+        for obj in objects
+        if obj["kind"] == "ClusterRole" and obj.get("rules")
+    ]
+    refused: list[str] = []
+    for role in roles:
+        path = f"/apis/{RBAC}/v1/clusterroles"
+        account.request("POST", path, query={"dryRun": "All"}, body=role)
+        try:
+            without.request("POST", path, query={"dryRun": "All"}, body=role)
+        except ApiError as error:
+            assert "attempting to grant RBAC permissions" in str(error)
+            refused.append(role["metadata"]["name"])
+    # What some of them grant, bootstrap reads itself.
+    assert len(refused) > len(roles) / 2, refused
+    assert {"linkerd-linkerd-identity", "linkerd-linkerd-destination"} <= set(refused)
+
+
+def test_bootstrap(bootstrapped: Terminal) -> None:
+    bootstrapped.was_exact("bootstrap")
+    # A Prefect server was there for as long as the command ran.
+    state = Path(bootstrapped.environment["XDG_STATE_HOME"]) / "prefect-linkerd/prefect"
+    assert (state / "prefect.db").exists()
+    assert not (state / "server.pid").exists()
+    assert state.stat().st_mode & 0o077 == 0
+
+
+def test_the_flows_on_a_mesh_that_runs(
+    bootstrapped: Terminal, prefect_server: PrefectServer, binaries: Binaries
+) -> None:
+    terminal, server = bootstrapped, {"PREFECT_API_URL": f"{prefect_server.url}/api"}
+    terminal.role("smoke_test")
+    report = terminal.run("smoke_test", **server)
+    assert report["mesh"] == "exact"
+    terminal.was_exact("smoke_test")
+
+    terminal.role("rotate_issuer")
+    done = terminal.run("rotate_issuer", *ROTATION, **server)
+    assert done["before"]["fingerprint"] != done["after"]["fingerprint"]
+    terminal.was_exact("rotate_issuer")
+
+    terminal.role("rotate_anchor")
+    before = read_trust_bundle(terminal.cluster, terminal.config).anchors
+    # There is nobody at this terminal to ask.
+    record = terminal.run("rotate_anchor", *ROTATION, "--approvals", "switch", "--yes", **server)
+    assert record["phase"] == "done"
+    assert (
+        read_trust_bundle(terminal.cluster, terminal.config).anchors == {record["goal"]} != before
+    )
+    terminal.was_exact("rotate_anchor")
+
+    after = MeshConfig.model_validate({**terminal.fields, "version": AFTER})
+    terminal.objects = both(terminal.objects, render(after, str(binaries.helm)))
+    terminal.role("upgrade")
+    plan = terminal.run("upgrade", "--to", AFTER, "--restarts-batch-size", "100", **server)
+    assert (plan["source"], plan["target"]) == (BEFORE, AFTER)
+    terminal.was_exact("upgrade")
+
+
+def test_the_files_are_up_to_date(charts_dir: Path, helm_path: str) -> None:
+    for path, content in files(MeshConfig(charts={"mirror": charts_dir}), helm_path).items():
+        assert path.read_text() == content, "run python -m deployments.roles"
+
+
+def test_held_rules_are_of_roles_alone(terminal: Terminal) -> None:
+    """No flow holds what the charts' own roles do not have."""
+    made = [
+        rule
+        for objects in terminal.objects.values()
+        for obj in objects
+        if obj["kind"] in ("Role", "ClusterRole")
+        for rule in obj.get("rules") or ()
+    ]
+    for flow in ("bootstrap", "upgrade", "rotate_anchor"):
+        granted = grants_of(flow, terminal.config, terminal.objects)
+        held = [grant.rule for grant in granted if isinstance(grant, Held)]
+        assert held
+        assert all(rule in made for rule in held)
