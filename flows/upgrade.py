@@ -33,19 +33,20 @@ from tasks.upgrade import (
 )
 
 DEFAULTS = RestartPolicy()
+NOTHING: list[str] = []
 
 
 @flow(
     name="upgrade",
-    flow_run_name="upgrade {mesh.name} to {to}",
+    flow_run_name="upgrade {mesh.name} {to}",
     persist_result=False,
     validate_parameters=True,
 )
 def upgrade(
     mesh: LinkerdMesh,
-    to: str | None = None,
+    to: str = "",
     dry_run: bool = False,
-    accept: list[str] | None = None,
+    accept: list[str] = NOTHING,
     go_back: bool = False,
     restarts: RestartPolicy = DEFAULTS,
 ) -> UpgradePlan:
@@ -67,8 +68,8 @@ def upgrade(
         MeshError: the object, what was expected, what was found and how to mend it.
         UpgradeUndone: a gate failed, and the mesh is at its former version again.
     """
-    target = choose_target(mesh, to)
-    planned = plan(mesh, target, frozenset(accept or ()))
+    target = choose_target(mesh, to or None)
+    planned = plan(mesh, target, frozenset(accept))
     if dry_run:
         return planned.plan
     if planned.plan.is_done:
@@ -78,7 +79,7 @@ def upgrade(
     record = planned.record
     if record is None:
         require_plan(planned.plan)
-        if "window" not in (accept or ()) and postponed(mesh, planned.plan):
+        if "window" not in accept and postponed(mesh, planned.plan):
             return planned.plan
         await_approval(mesh, planned.plan)
         verify(planned.before)

@@ -107,7 +107,7 @@ def test_a_healthy_mesh_then_a_failing_one(
         with pytest.raises(MeshUnhealthy, match="linkerd-linkerd-proxy-injector"):
             failed.result()
         kubeconfig = ["--kubeconfig", str(mesh.config.access.kubeconfig)]
-        assert main(["verify", *kubeconfig, "--output", "json", "--check", "control-plane"]) == 1
+        assert main(["verify", *kubeconfig, "--output", "json", "--scopes", "control-plane"]) == 1
 
     assert failed.is_failed()
     rows = json.loads(artifact(server, "told-verify-checks"))

