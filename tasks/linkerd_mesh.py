@@ -11,10 +11,13 @@ from prefect_kubernetes.credentials import (  # pyright: ignore[reportMissingTyp
 from pydantic import (
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     field_serializer,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
@@ -31,6 +34,15 @@ class LinkerdMesh(MeshConfig, Block):
     # a parameter only where it is either a block's reference or its fields: all fields of a mesh
     # have defaults, so that a reference would pass for both and be refused.
     model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # The run form leaves `additionalProperties` out of what it has the server check.
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
+        handler.resolve_ref_schema(schema)["required"] = ["name"]
+        return schema
 
     _block_type_name = "Linkerd Mesh"
     _block_type_slug = "linkerd-mesh"
