@@ -11,7 +11,7 @@ WORKERS ?= 2
 # What the tests use of Debian's packages: the team's database and messaging, and a browser.
 PACKAGES := postgresql redis-server chromium
 
-.PHONY: setup packages binaries lint test-go test rotations demo demo-down benchmark clean
+.PHONY: setup packages binaries lint test-go test rotations demo demo-down benchmark clean screenshots
 
 setup: .venv/.ready
 
@@ -46,6 +46,11 @@ test: packages binaries lint test-go
 # Every version and issuer mode rotated with 300 meshed workloads; `make test` has two so large.
 rotations: binaries
 	$(RUN) pytest -n $(WORKERS) tests/rotation/test_rotation.py --workloads 300 $(PYTEST_ARGS)
+
+# The pictures of docs/images, by the test of the UI.
+screenshots: packages binaries
+	@mkdir -p docs/images
+	SCREENSHOTS=docs/images $(RUN) pytest tests/checks/test_ui.py
 
 demo: binaries
 	$(RUN) sandbox demo $(DEMO_ARGS)

@@ -98,7 +98,7 @@ def render(config: MeshConfig, helm: str = "helm") -> dict[ChartName, list[Objec
             chart, release.name, release.namespace, release.values, facts
         )
         is_run = release.hooks
-        found[name] = [obj for obj in objects if is_run or not _is_hook(obj)]
+        found[name] = [obj for obj in objects if is_run or not _hook(obj)]
     return found
 
 
@@ -117,8 +117,10 @@ def _no_cluster() -> Cluster:
     )
 
 
-def _is_hook(obj: Object) -> bool:
-    return "helm.sh/hook" in (obj["metadata"].get("annotations") or {})
+def _hook(obj: Object) -> str:
+    """When Helm makes an object that is a hook, such as `post-install`; empty for others."""
+    annotations: dict[str, str] = obj["metadata"].get("annotations") or {}
+    return annotations.get("helm.sh/hook", "")
 
 
 def held(objects: Iterable[Object]) -> list[Held | Grant]:
@@ -158,7 +160,7 @@ def releases(
         if place not in own:
             elsewhere.setdefault((group, resource, place), set()).add(obj["metadata"]["name"])
             continue
-        is_hook = _is_hook(obj)
+        is_hook = bool(_hook(obj))
         always = ("create", "get", "delete") if is_hook and "create" in verbs else verbs
         found += _writes(group, resource, place, (), always)
         if is_hook and obj["kind"] == "Job":
@@ -369,8 +371,9 @@ def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     ]
     changed: Objects = {name: each for name, each in objects.items() if name not in _kept(config)}
     for content in changed.values():
+        upgraded = [obj for obj in content if not _hook(obj) or "upgrade" in _hook(obj)]
         # A dry run of each tells what would change.
-        found += releases(config, content, ("get", "patch"))
+        found += releases(config, upgraded, ("get", "patch"))
     for place in _release_places(config, changed):
         found += [*records(place, history=False), *waits(place, sometimes=True)]
     if config.traefik.enabled:

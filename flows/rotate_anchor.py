@@ -34,9 +34,9 @@ STEPS = 12
 )
 def rotate_anchor(
     mesh: LinkerdMesh,
+    action: Action = "rotate",
     new_anchor: NewAnchor = MADE_HERE,
     options: RotationOptions = DEFAULTS,
-    action: Action = "rotate",
 ) -> RotationRecord | RotationPlan:
     """Replaces the trust anchor and the issuer of a running mesh, phase by phase.
 
@@ -45,10 +45,10 @@ def rotate_anchor(
 
     Args:
         mesh: Which mesh.
-        new_anchor: The new trust anchor; made here where none is brought.
-        options: The pace of restarts, approvals, and what is allowed.
         action: rotate, or go on with a rotation. dry_run: only plan. abort: go back to the old
             anchor. recover: a mesh whose certificates have ended, with downtime.
+        new_anchor: The new trust anchor; made here where none is brought.
+        options: The pace of restarts, approvals, and what is allowed.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to mend it.

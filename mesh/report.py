@@ -196,8 +196,9 @@ def report_rows(report: Report) -> list[dict[str, str]]:
         {
             "result": "ignored" if report.is_ignored(result) else result.outcome,
             "check": result.check.id,
-            "description": result.check.description,
+            # Before the description, as pages cut off what is on the right.
             "found": "; ".join(_problems(result)) or result.reason,
+            "description": result.check.description,
         }
         for result in sorted(report.results, key=lambda result: order[result.outcome])
     ]
@@ -241,11 +242,11 @@ def report_markdown(report: Report, before: frozenset[str] | None = None) -> str
         changes += [f"- mended: `{check}`" for check in sorted(before - now)]
         lines += [*(changes or ["Nothing changed."]), ""]
     if report.expiries:
-        lines += ["## Certificates", "", "| certificate | ends | days left | where |"]
+        lines += ["## Certificates", "", "| days left | certificate | where | ends |"]
         lines += ["|---|---|---|---|"]
         lines += [
-            f"| {expiry.name}: {expiry.info.common_name} | {expiry.info.not_after:%Y-%m-%d %H:%M} "
-            f"| {expiry.days_left:.1f} | {expiry.subject} |"
+            f"| {expiry.days_left:.1f} | {expiry.name} | {expiry.subject} "
+            f"| {expiry.info.not_after:%Y-%m-%d %H:%M} |"
             for expiry in report.expiries
         ]
         lines.append("")

@@ -23,7 +23,8 @@ def expiry_timeline(found: Sequence[Expiry], title: str) -> str:
     """
     height = TOP + ROW * max(len(found), 1) + 16
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" role="img" '
         f'font-family="sans-serif" font-size="12"><title>{escape(title)}</title>',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="8" y="18" font-size="14" fill="#1c1b1f">{escape(title)}</text>',

@@ -110,8 +110,6 @@ COMMANDS = (
         "rotate_anchor",
         "A new trust anchor for a running mesh, with no failed request.",
         (
-            Parameter("new_anchor", NewAnchor, prefix="new-anchor-"),
-            Parameter("options", RotationOptions),
             Parameter(
                 "action",
                 Action,
@@ -119,6 +117,8 @@ COMMANDS = (
                 help="rotate, or go on with a rotation. dry_run: only plan. abort: back to the old "
                 "anchor. recover: a mesh whose certificates have ended, with downtime.",
             ),
+            Parameter("new_anchor", NewAnchor, prefix="new-anchor-"),
+            Parameter("options", RotationOptions),
         ),
     ),
     Command(

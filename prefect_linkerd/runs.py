@@ -27,10 +27,7 @@ class _Steps(logging.Handler):
         text = record.getMessage()
         if text.startswith(_NOISE):
             return
-        # The run of a task without a name of its own is called `task-xyz`.
-        name = str(getattr(record, "task_name", "") or getattr(record, "flow_name", ""))
-        run = str(getattr(record, "task_run_name", ""))
-        step = run if run and not run.startswith(f"{name}-") else name
+        step = str(getattr(record, "task_run_name", "") or getattr(record, "flow_name", ""))
         if text.startswith(_DONE):
             ended = text.removeprefix(_DONE)
             mark = "done" if ended.startswith("Completed") else ended.partition("(")[0].lower()

@@ -43,7 +43,8 @@ def step(
     return task(
         name=name,
         description=description,
-        task_run_name=run_name,
+        # Without one Prefect adds three random letters.
+        task_run_name=run_name or name,
         retries=4,
         retry_delay_seconds=[2, 5, 15, 30],
         retry_condition_fn=is_passing,

@@ -1,0 +1,121 @@
+"""The command line: the flows' own options, its words, completion and exit codes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mesh.errors import InvalidInput
+from prefect_linkerd.cli import CERTIFICATES, COMMANDS, VERIFY, main
+from prefect_linkerd.mesh_file import load_mesh
+from prefect_linkerd.options import Parameter, arguments_of, flags_of
+
+FLOWS = {command.flow: command.parameters for command in COMMANDS} | {
+    "verify_mesh": (VERIFY,),
+    "check_certificates": (CERTIFICATES,),
+}
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_each_command_has_the_options_of_its_flow(flow: str) -> None:
+    wanted = inspect.signature(getattr(import_module(f"flows.{flow}"), flow).fn).parameters
+    assert [name for name in wanted if name != "mesh"] == [p.name for p in FLOWS[flow]]
+    for parameter in FLOWS[flow]:
+        default = wanted[parameter.name].default
+        if (model := parameter.model) is not None:
+            assert isinstance(default, model)
+        elif parameter.default is not None:
+            assert default == parameter.default
+    names = [flag.name for flag in flags_of(FLOWS[flow])]
+    assert len(names) == len(set(names))
+
+
+def test_every_flow_but_that_of_blocks_is_a_command() -> None:
+    modules = {path.stem for path in (Path(__file__).parents[2] / "flows").glob("[a-z]*.py")}
+    # These take the names of a server's blocks.
+    assert modules - FLOWS.keys() <= {"verify_meshes", "fleet"}
+
+
+def test_flags_become_the_models_that_flows_take() -> None:
+    command = next(c for c in COMMANDS if c.name == "rotate-anchor")
+    flags = flags_of(command.parameters)
+    given = dict.fromkeys((flag.name.replace("-", "_") for flag in flags), None)
+    assert arguments_of(command.parameters, flags, given) == {}
+    found = arguments_of(
+        command.parameters,
+        flags,
+        {**given, "restarts_batch_size": 7, "approvals": ["switch"], "action": "dry_run"},
+    )
+    assert found["options"].restarts.batch_size == 7
+    assert found["options"].approvals == ("switch",)
+    assert found["action"] == "dry_run"
+    with pytest.raises(InvalidInput, match=r"restarts.batch_size: .*greater than or equal to 1"):
+        arguments_of(command.parameters, flags, {**given, "restarts_batch_size": 0})
+    assert Parameter("to", str).model is None
+
+
+def test_fields_are_set_over_those_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.yaml"
+    path.write_text("name: north\nviz: {dashboard: {host: viz.example.com}}\n")
+    mesh = load_mesh(path, settings=["viz.dashboard.username=me", "ha=true", "timeout_seconds=60"])
+    assert (mesh.name, mesh.viz.dashboard.host) == ("north", "viz.example.com")
+    assert (mesh.viz.dashboard.username, mesh.ha, mesh.timeout_seconds) == ("me", True, 60)
+    for wrong in ("ha", "=1", "name.x=1", "ha=[", "x..y=2"):
+        with pytest.raises(InvalidInput, match=r"section\.field=value"):
+            load_mesh(path, settings=[wrong])
+    secret = "trust_anchor.passphrase=hush"
+    with pytest.raises(InvalidInput, match=r"at least|shorter") as caught:
+        load_mesh(path, settings=["trust_anchor.key_file=/x", secret])
+    assert "hush" not in str(caught.value)
+
+
+def test_wrong_input_ends_with_2_and_names_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bootstrap", str(tmp_path / "none.yaml"), "--output", "json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert said["error"] == "InvalidInput"
+    assert said["remedy"] == "Name an existing file."
+    assert main(["upgrade", "--restarts-batch-size", "many"]) == 2
+    assert main(["nothing"]) == 2
+    assert "No such command" in capsys.readouterr().err
+
+
+def test_help_has_the_words_of_the_forms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rotate-anchor", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Phases before which the run pauses until somebody resumes it." in text
+    assert "--restarts-batch-size NUMBER" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("prefect-linkerd rot", ["rotate-anchor", "rotate-issuer"]),
+        ("prefect-linkerd rotate-anchor --approvals s", ["spread", "switch"]),
+        ("prefect-linkerd verify --json", ["--json-file"]),
+    ],
+)
+def test_a_shell_completes(line: str, offered: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect_linkerd"],
+        env=os.environ
+        | {
+            "_PREFECT_LINKERD_COMPLETE": "complete_bash",
+            "_PYTHON _M PREFECT_LINKERD_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split()) - 1),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == offered, done.stderr
