@@ -11,7 +11,8 @@ WORKERS ?= 2
 # What the tests use of Debian's packages: the team's database and messaging, and a browser.
 PACKAGES := postgresql redis-server chromium
 
-.PHONY: setup packages binaries lint test-go test rotations demo demo-down benchmark clean screenshots
+.PHONY: setup packages binaries lint audit test-go test rotations screenshots demo demo-down
+.PHONY: benchmark clean
 
 setup: .venv/.ready
 
@@ -35,6 +36,12 @@ lint: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) pyright
+
+# Known vulnerabilities of what the lock file names, by uv and the OSV database. It needs a connection
+# to https://api.osv.dev, or to a service of the same API that AUDIT_ARGS="--service-url URL" names,
+# and fails without one: what could not be looked up is never taken for good.
+audit: setup
+	$(UV) audit --frozen $(AUDIT_ARGS)
 
 # Where the programs were found or downloaded there need be no Go, and nothing to test with it.
 test-go: setup

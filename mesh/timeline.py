@@ -46,7 +46,10 @@ def expiry_timeline(found: Sequence[Expiry], title: str) -> str:
 def _bar(expiry: Expiry, y: int) -> list[str]:
     left = max(expiry.days_left, 0.0)
     end = _x(left)
-    name = escape(f"{expiry.name}: {expiry.info.common_name}"[:48])
+    common = expiry.info.common_name
+    # A webhook's is its name with the namespace.
+    text = common if common.startswith(f"{expiry.name}.") else f"{expiry.name}: {common}"
+    name = escape(text[:48])
     words = f"{_span(expiry.days_left)} left" if expiry.days_left > 0 else "ended"
     words += f", renewed by {expiry.renewed_by}" if expiry.renewed_by else ""
     # The words stand behind the bar, unless the picture ends there.

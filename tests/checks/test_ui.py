@@ -27,6 +27,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
+NAME = "production"
 PATIENCE = 120_000.0
 """Milliseconds that a page may take on a busy machine."""
 
@@ -44,7 +45,7 @@ class Browser:
         """Goes to a page and waits for a text of it."""
         self.page.set_viewport_size({"width": 1280, "height": height})
         self.page.goto(f"{self._url}/{path}")
-        self.page.get_by_text(text, exact=True).first.wait_for()
+        self.says(text)
 
     def picture(self, name: str) -> None:
         if self._pictures:
@@ -67,7 +68,7 @@ def server(
     """A server set up for the mesh by one command, and a process worker."""
     folder = tmp_path_factory.mktemp("ui")
     fields = json.loads(mesh.config.model_dump_json())
-    fields["name"] = "mesh"
+    fields["name"] = NAME
     fields["trust_anchor"]["passphrase"] = PASSPHRASE.get_secret_value()
     (folder / "mesh.yaml").write_text(json.dumps(fields))
     with PrefectServer(folder / "prefect") as running:
@@ -125,8 +126,8 @@ def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) ->
     run = _starts_verify_mesh(browser, deployments["verify_mesh"]["id"])
     _sees_the_run(browser, run)
     _looks_at_the_block(browser)
-    browser.open("automations", "upgrade mesh on stable releases")
-    browser.says("rotate_issuer of mesh mesh")
+    browser.open("automations", f"upgrade {NAME} on stable releases")
+    browser.says(f"rotate_issuer of mesh {NAME}")
     browser.picture("automations")
     browser.open("events", "Event Feed")
     browser.says("linkerd.mesh.")
@@ -167,7 +168,7 @@ def _starts_verify_mesh(browser: Browser, deployment: str) -> str:
     chooser.wait_for()
     page.wait_for_load_state("networkidle")
     chooser.press("ArrowDown")
-    page.locator(".p-select-option").get_by_text("mesh", exact=True).click()
+    page.locator(".p-select-option").get_by_text(NAME, exact=True).click()
     page.get_by_label("Run Name").or_(page.locator("input.p-text-input__control").first).fill(
         "by hand"
     )
@@ -189,18 +190,18 @@ def _sees_the_run(browser: Browser, run: str) -> None:
     browser.says("publish")
     browser.picture("run")
     page.get_by_text("Artifacts", exact=True).first.click()
-    browser.says("mesh-verify-checks")
+    browser.says(f"{NAME}-verify-checks")
     found = server.ask("artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
     by_key = {artifact["key"]: artifact["id"] for artifact in found}
-    assert by_key.keys() == {"mesh-verify", "mesh-verify-checks", "mesh-certificates"}
+    assert by_key.keys() == {f"{NAME}-{it}" for it in ("verify", "verify-checks", "certificates")}
 
-    browser.open(f"artifacts/artifact/{by_key['mesh-verify']}", "Certificates")
+    browser.open(f"artifacts/artifact/{by_key[f'{NAME}-verify']}", "Certificates")
     assert "checks passed" in browser.text
     browser.picture("report")
-    browser.open(f"artifacts/artifact/{by_key['mesh-verify-checks']}", "result")
+    browser.open(f"artifacts/artifact/{by_key[f'{NAME}-verify-checks']}", "result")
     browser.says("l5d-existence")
     browser.picture("checks")
-    page.goto(f"{server.running.url}/artifacts/artifact/{by_key['mesh-certificates']}")
+    page.goto(f"{server.running.url}/artifacts/artifact/{by_key[f'{NAME}-certificates']}")
     picture = page.locator("img[src^='data:image/svg+xml']").first
     picture.wait_for()
     # It is drawn, and not the sign of a broken picture.
@@ -210,7 +211,7 @@ def _sees_the_run(browser: Browser, run: str) -> None:
 
 def _looks_at_the_block(browser: Browser) -> None:
     server = browser.server
-    [document] = [d for d in server.ask("block_documents/filter") if d["name"] == "mesh"]
+    [document] = [d for d in server.ask("block_documents/filter") if d["name"] == NAME]
     browser.open(f"blocks/block/{document['id']}/edit", "Linkerd version", height=2400)
     shown = browser.text
     for title in ("Cluster access", "Trust anchor", "Lifetimes", "Upgrades"):

@@ -1,0 +1,55 @@
+"""No secret is in the repository: what detect-secrets finds was looked at by a person.
+
+A finding that is none is added by `detect-secrets scan > .secrets.baseline`, and looked at with
+`detect-secrets audit .secrets.baseline`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from detect_secrets import SecretsCollection
+from detect_secrets.settings import transient_settings
+
+from mesh.pki import create_trust_anchor
+
+ROOT = Path(__file__).parents[2]
+BASELINE: dict[str, Any] = json.loads((ROOT / ".secrets.baseline").read_text())
+# Hashes of packages and modules, which are no secrets and look like some; pictures.
+NOT_SCANNED = {"uv.lock", ".secrets.baseline", "go.sum"}
+SETTINGS = {key: BASELINE[key] for key in ("plugins_used", "filters_used")}
+
+
+def found(root: Path, paths: list[str]) -> set[tuple[str, str]]:
+    """Each finding by its file and the hash of what was found; lines may move."""
+    with transient_settings(SETTINGS):
+        secrets = SecretsCollection(root=str(root))
+        for path in paths:
+            secrets.scan_file(path)
+        return {(path, secret.secret_hash) for path, secret in secrets}
+
+
+def test_the_repository_holds_no_secret() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    paths = [
+        path for path in listed if Path(path).name not in NOT_SCANNED and not path.endswith(".png")
+    ]
+    assert len(paths) > 200
+    known = {
+        (path, each["hashed_secret"])
+        for path, findings in BASELINE["results"].items()
+        for each in findings
+    }
+    assert found(ROOT, paths) - known == set()
+
+
+def test_a_key_that_slips_in_is_found(tmp_path: Path) -> None:
+    pair = create_trust_anchor("cluster.local", timedelta(days=1), datetime.now(UTC))
+    (tmp_path / "notes.py").write_text(pair.private_key.get_secret_value())
+    assert len(found(tmp_path, ["notes.py"])) == 1
