@@ -161,7 +161,8 @@ def releases(
             elsewhere.setdefault((group, resource, place), set()).add(obj["metadata"]["name"])
             continue
         is_hook = bool(_hook(obj))
-        always = ("create", "get", "delete") if is_hook and "create" in verbs else verbs
+        # Where Helm only upgrades, a chart that is not there yet is installed with its hooks.
+        always = verbs if not is_hook else ("create", "get", "delete") * ("create" in verbs)
         found += _writes(group, resource, place, (), always)
         if is_hook and obj["kind"] == "Job":
             found.append(
@@ -371,9 +372,8 @@ def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     ]
     changed: Objects = {name: each for name, each in objects.items() if name not in _kept(config)}
     for content in changed.values():
-        upgraded = [obj for obj in content if not _hook(obj) or "upgrade" in _hook(obj)]
         # A dry run of each tells what would change.
-        found += releases(config, upgraded, ("get", "patch"))
+        found += releases(config, content, ("get", "patch"))
     for place in _release_places(config, changed):
         found += [*records(place, history=False), *waits(place, sometimes=True)]
     if config.traefik.enabled:

@@ -213,8 +213,8 @@ def _looks_at_the_block(browser: Browser) -> None:
     server = browser.server
     [document] = [d for d in server.ask("block_documents/filter") if d["name"] == NAME]
     browser.open(f"blocks/block/{document['id']}/edit", "Linkerd version", height=2400)
+    browser.picture("block")
     shown = browser.text
     for title in ("Cluster access", "Trust anchor", "Lifetimes", "Upgrades"):
         assert title in shown, title
     assert PASSPHRASE.get_secret_value() not in browser.page.content()
-    browser.picture("block")
