@@ -86,7 +86,10 @@ class Section(BaseModel):
         # In Prefect's forms a plain field that may be empty is one box; as a choice between a text
         # and nothing it would be two tabs. Its server lets both be null.
         schema = handler(core_schema)
-        properties: dict[str, Any] = handler.resolve_ref_schema(schema).get("properties", {})
+        content = handler.resolve_ref_schema(schema)
+        # The form of a block heads a section by this.
+        content["title"] = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__).capitalize()
+        properties: dict[str, Any] = content.get("properties", {})
         for field in properties.values():
             match field:
                 case {
@@ -370,7 +373,7 @@ class TrustAnchorConfig(Section):
         default=None,
         title="Secret block",
         description="offline: the Prefect Secret block that holds the key. "
-        "Empty: <mesh name>-trust-anchor.",
+        "Empty: `<mesh name>-trust-anchor`.",
     )
     passphrase: SecretStr | None = Field(
         default=None,
@@ -631,7 +634,7 @@ class MeshConfig(Section):
     trust_domain: DnsName = Field(
         default="cluster.local",
         title="Trust domain",
-        description="The root of every identity; the anchor is root.linkerd.<trust domain>.",
+        description="The root of every identity; the anchor is `root.linkerd.<trust domain>`.",
     )
     cluster_domain: DnsName = Field(
         default="cluster.local", title="Cluster domain", description="The cluster's DNS domain."

@@ -41,7 +41,9 @@ class LinkerdMesh(MeshConfig, Block):
     ) -> JsonSchemaValue:
         # The run form leaves `additionalProperties` out of what it has the server check.
         schema = super().__get_pydantic_json_schema__(core_schema, handler)
-        handler.resolve_ref_schema(schema)["required"] = ["name"]
+        content = handler.resolve_ref_schema(schema)
+        # By its title a server knows that the parameter is a block.
+        content["title"], content["required"] = cls.__name__, ["name"]
         return schema
 
     _block_type_name = "Linkerd Mesh"

@@ -130,8 +130,9 @@ def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) ->
     browser.says(f"rotate_issuer of mesh {NAME}")
     browser.picture("automations")
     browser.open("events", "Event Feed")
-    browser.says("linkerd.mesh.")
     browser.picture("events")
+    verdict = {"event": {"prefix": ["linkerd.mesh."]}}
+    assert eventually(lambda: server.ask("events/filter", filter=verdict)["events"])
     # The schedules of prefect.yaml make runs by themselves.
     scheduled = eventually(
         lambda: server.ask(
@@ -215,6 +216,6 @@ def _looks_at_the_block(browser: Browser) -> None:
     browser.open(f"blocks/block/{document['id']}/edit", "Linkerd version", height=2400)
     browser.picture("block")
     shown = browser.text
-    for title in ("Cluster access", "Trust anchor", "Lifetimes", "Upgrades"):
+    for title in ("Cluster access", "Trust anchor", "Lifetimes", "Upgrade policy"):
         assert title in shown, title
     assert PASSPHRASE.get_secret_value() not in browser.page.content()
