@@ -17,7 +17,7 @@ from mesh.config import MeshConfig
 from mesh.helm import Helm, desired_release
 from mesh.issuer import webhook_servers
 from mesh.namespaces import namespaces
-from mesh.rotation_record import RECORD as ROTATION
+from mesh.rotation.record import RECORD as ROTATION
 from mesh.smoke.routing import SPLIT_KINDS
 from mesh.snapshot import INGRESS_KINDS, POLICY_KINDS, secret_names
 from mesh.trust_anchor import TRUST_ROOTS

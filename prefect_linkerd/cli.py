@@ -23,8 +23,7 @@ from mesh.exposition import as_metrics
 from mesh.output_file import write_whole
 from mesh.report import as_linkerd_json, as_text, verify
 from mesh.restarts import RestartPolicy
-from mesh.rotation_options import NewAnchor, RotationOptions
-from mesh.rotation_steps import Action
+from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.smoke.options import SmokeOptions
 from mesh.snapshot import read_snapshot
 from mesh.verification import ExpiryThresholds, VerifyOptions

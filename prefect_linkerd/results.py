@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from mesh.issuer_rotation import IssuerRotation
 from mesh.proof import Proof, proof_table
-from mesh.rotation_record import RotationRecord
-from mesh.rotation_steps import RotationPlan
-from mesh.rotation_story import issuer_markdown, plan_markdown
+from mesh.rotation.issuer import IssuerRotation
+from mesh.rotation.plan import RotationPlan
+from mesh.rotation.record import RotationRecord
+from mesh.rotation.story import issuer_markdown, plan_markdown
 from mesh.smoke.report import SmokeReport, smoke_table
 from mesh.upgrade_plan import UpgradePlan
 from mesh.upgrade_plan import plan_markdown as upgrade_markdown

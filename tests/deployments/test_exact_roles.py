@@ -21,7 +21,7 @@ from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import ApiError
 from mesh.preflight import denied_permissions
-from mesh.trust_bundle import read_trust_bundle
+from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
