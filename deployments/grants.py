@@ -240,6 +240,11 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
     plurals: dict[str, set[str]] = {}
     for group, kind in (*POLICY_KINDS, *INGRESS_KINDS):
         plurals.setdefault(group, set()).add(plural(kind))
+    policies = {group for group, _ in POLICY_KINDS}
+    application = config.namespaces.emojivoto
+    made = [namespace["metadata"]["name"] for namespace in namespaces(config)]
+    # Helm's records of releases are looked at one by one; the application has none.
+    releasing = [name for name in made if name != application]
     named = (TRUST_ROOTS, "linkerd-config", "linkerd-cni-config", "prometheus-config")
     return [
         Grant(read, "", ("namespaces", "nodes", "pods", "serviceaccounts", "services")),
@@ -253,8 +258,12 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
             ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"),
         ),
         Grant(read, RBAC, ("clusterrolebindings", "clusterroles")),
-        *(Grant(read, group, tuple(sorted(names))) for group, names in sorted(plurals.items())),
-        Grant(read, "cert-manager.io", ("certificates",)),
+        *(
+            # Whichever ingress controller there is, under the old name of its group or the new one.
+            Grant(read, group, tuple(sorted(names)), sometimes=group not in policies)
+            for group, names in sorted(plurals.items())
+        ),
+        Grant(read, "cert-manager.io", ("certificates",), sometimes=True),
         _extension_secrets(config),
         # As those of viz and of the CNI plugin.
         Grant(("get",), "", ("configmaps",), "", named),
@@ -265,10 +274,8 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
         Grant(
             ("get",), "", ("configmaps",), "kube-system", ("extension-apiserver-authentication",)
         ),
-        *(
-            Grant(("get", "list"), "", ("secrets",), namespace["metadata"]["name"])
-            for namespace in namespaces(config)
-        ),
+        Grant(read, "", ("secrets",), application),
+        *(Grant(("get", "list"), "", ("secrets",), place) for place in releasing),
     ]
 
 
@@ -364,6 +371,8 @@ def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         *_preflight_reads(config),
         *data_plane_reads(),
         *restarts(),
+        # The gate before and after is verify_mesh's.
+        *mesh_reads(config),
         Grant(("list",), "split.smi-spec.io", ("trafficsplits",), sometimes=True),
         Grant(("create",), "", ("configmaps",), linkerd),
         Grant(("get", "patch", "delete"), "", ("configmaps",), linkerd, (UPGRADE,)),
@@ -380,9 +389,10 @@ def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         found.append(
             Grant(("list",), "traefik.io", ("ingressroutes", "middlewares"), sometimes=True)
         )
-    # The gate before and after.
-    for place in (config.namespaces.emojivoto, config.namespaces.viz):
-        found += waits(place, sometimes=True)
+    if "traefik" in config.upgrade.dependencies:
+        # Its CRDs are no part of its release.
+        crds = ("customresourcedefinitions",)
+        found.append(Grant(("create", "get", "patch"), "apiextensions.k8s.io", crds))
     return found
 
 

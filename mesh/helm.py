@@ -246,6 +246,7 @@ class Helm:
                 except helm_errors.Error as error:
                     _ENDED.add(key)
                     raise _failure(subject, error, watch.last_trouble()) from None
+            self._require_recorded(release, key)
             _ENDED.discard(key)
         # Helm waits for pods to be ready, but not for a Deployment's minReadySeconds.
         await_rollouts(
@@ -361,6 +362,23 @@ class Helm:
             updated=datetime.now(UTC),
             values=desired.values,
         )
+
+    def _require_recorded(self, release: Release, key: tuple[str, str, str]) -> None:
+        """Helm says that all is well also where it could not write that down."""
+        name = secret_name(release.name, release.revision)
+        record = self._cluster.get("v1", "Secret", name, release.namespace)
+        status = record["metadata"]["labels"]["status"] if record else "not there"
+        if status == "deployed":
+            return
+        _ENDED.add(key)
+        failure = ReleaseError(
+            f"Helm release {release.namespace}/{release.name}",
+            expected=f"revision {release.revision} to be recorded as deployed",
+            found=f"{status}: the API server was away when helm wrote it",
+            remedy="Run again.",
+        )
+        failure.transient = True
+        raise failure
 
     def _current(self, command: pyhelm3.Command, name: str, namespace: str) -> Release | None:
         async def read() -> Release | None:

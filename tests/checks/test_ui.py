@@ -6,6 +6,7 @@ With `SCREENSHOTS` set to a folder, pictures of what is looked at are written th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -163,6 +164,21 @@ def _looks_at_the_form(browser: Browser, name: str, deployment: dict[str, Any]) 
 
 def _starts_verify_mesh(browser: Browser, deployment: str) -> str:
     """Fills the form and submits it; the run's id."""
+
+    def started() -> list[dict[str, Any]]:
+        wanted = {"name": {"any_": ["by hand"]}}
+        return browser.server.ask("flow_runs/filter", flow_runs=wanted)
+
+    # A busy browser may lose a click; a person would try again.
+    for _ in range(4):
+        _submits_the_form(browser, deployment)
+        with contextlib.suppress(AssertionError):
+            eventually(started, timeout=30)
+            break
+    return str(started()[0]["id"])
+
+
+def _submits_the_form(browser: Browser, deployment: str) -> None:
     page = browser.page
     browser.open(f"deployments/deployment/{deployment}/run", "Run Name", height=1400)
     chooser = page.locator("button.p-select-button__control").first
@@ -175,10 +191,6 @@ def _starts_verify_mesh(browser: Browser, deployment: str) -> str:
     )
     browser.picture("form-verify-mesh")
     page.get_by_role("button", name="Submit").click()
-    [run] = eventually(
-        lambda: browser.server.ask("flow_runs/filter", flow_runs={"name": {"any_": ["by hand"]}})
-    )
-    return str(run["id"])
 
 
 def _sees_the_run(browser: Browser, run: str) -> None:

@@ -20,11 +20,13 @@ pytestmark = pytest.mark.xdist_group("deployments")
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "verify_meshes": {"meshes": ["nowhere"]},
+    "fleet": {"meshes": ["nobody"]},
     "watch_charts": {"repositories": ["no/such/folder"]},
 }
 MESH = {"mesh": {"$ref": {"block_document_slug": "linkerd-mesh/nowhere"}}}
 SAYS = {
     "verify_meshes": "1 of 1 meshes: expected every check to hold, found nowhere: ",
+    "fleet": "found nobody. Save the blocks",
     "watch_charts": "chart source no/such/folder: expected a folder with charts",
 }
 

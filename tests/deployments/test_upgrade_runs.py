@@ -97,7 +97,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
             plan = server.get("artifacts/approved-upgrade-plan/latest")["data"]
             assert f"upgrade from {SOURCE} to {TARGET}" in plan
             assert helm.releases() == installed
-            eventually(lambda: inbox.about("upgrade approved to edge-26.8.3 waits for approval"))
+            eventually(lambda: inbox.about(f"upgrade approved {TARGET} waits for approval"))
             server.ask(f"flow_runs/{refused}/resume", run_input={"approved": False})
         assert state(server, refused)["type"] == "FAILED"
         assert "found that it was not" in state(server, refused)["message"]
