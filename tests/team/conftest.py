@@ -42,7 +42,9 @@ class TeamServer:
         return self.ask(path, parameters=parameters, work_queue_name=queue)["id"]
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
-        return self.ask("flow_runs/filter", deployments={"name": {"any_": [deployment]}})
+        """The runs of a deployment that no schedule made."""
+        found = self.ask("flow_runs/filter", deployments={"name": {"any_": [deployment]}})
+        return [run for run in found if not run["auto_scheduled"]]
 
     def workers(self, replica: int) -> set[str]:
         found = self.ask("work_pools/linkerd/workers/filter", replica=replica)
