@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 from uuid import UUID
 
@@ -68,6 +70,15 @@ def kill_in(step: str, writes: int) -> None:
         die()
         return outcome
 
+    submit = ThreadPoolExecutor.submit
+
+    def submit_in_context(
+        self: ThreadPoolExecutor, work: Any, /, *args: Any, **options: Any
+    ) -> Any:
+        return submit(self, copy_context().run, work, *args, **options)
+
+    # A step's writes may be made side by side: there, too, it is known whose they are.
+    ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign]
     Cluster.request = dying_request  # type: ignore[method-assign]
     Helm.reconcile = dying_reconcile  # type: ignore[method-assign]
 

@@ -59,6 +59,8 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
         sandbox,
         name="killed-split",
         version=SOURCE,
+        # So long the next run waits for a helm whose run was killed.
+        timeout_seconds=100,
         viz={"enabled": False},
         traefik={"enabled": False},
         trust_anchor={
