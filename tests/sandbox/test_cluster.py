@@ -221,7 +221,7 @@ def test_a_lost_api_server_comes_back_with_its_data(
     assert cluster.get("v1", "ConfigMap", "kept", "default") is not None
 
 
-def test_up_status_and_down(tmp_path: Path, binaries: Binaries) -> None:
+def test_up_and_down(tmp_path: Path, binaries: Binaries) -> None:
     environment = os.environ | {
         "XDG_STATE_HOME": str(tmp_path),
         "KUBEBUILDER_ASSETS": str(binaries.etcd.parent),
