@@ -12,16 +12,13 @@ import yaml
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
+from tasks.linkerd_mesh import reference
+
 PATTERN = "mesh"
 """The name of the Linkerd Mesh block whose schedules are those of every other mesh, too."""
 
 SPREAD = timedelta(minutes=15)
 """Over how long the runs of many meshes are spread, so that they do not all begin at once."""
-
-
-def reference(block: str) -> dict[str, Any]:
-    """A Linkerd Mesh block as a parameter: by its name, so that no secret of it is copied."""
-    return {"$ref": {"block_document_slug": f"linkerd-mesh/{block}"}}
 
 
 def read_pattern(prefect_yaml: Path) -> dict[str, list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sandbox.prefect_server import PrefectServer
+from sandbox.prefect_server import DATABASE, PrefectServer
 
 
 def home() -> Path:
@@ -40,7 +40,7 @@ def prefect_server(say: Callable[[str], None]) -> Generator[None]:
     with (folder / "users.lock").open("w") as users:
         # Starting and stopping are for one process alone; while flows run many may share it.
         fcntl.flock(users, fcntl.LOCK_EX)
-        if not (folder / "prefect.db").exists():
+        if not (folder / DATABASE).exists():
             say("Preparing a Prefect server of your own; the first time this takes half a minute.")
         server.start()
         fcntl.flock(users, fcntl.LOCK_SH)

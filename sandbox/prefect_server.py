@@ -83,7 +83,7 @@ class PrefectServer:
         self._pidfile.write_text(f"{process.pid} {self._port}")
         deadline = time.monotonic() + timeout
         try:
-            while not self._answers():
+            while not answers(self.url):
                 if process.poll() is not None:
                     raise RuntimeError(f"the Prefect server ended: {self._tail()}")
                 if time.monotonic() > deadline:
@@ -150,16 +150,18 @@ class PrefectServer:
         return pid
 
     def _adopt(self) -> bool:
-        return self._pid() is not None and self._answers()
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/api/health", timeout=2, trust_env=False).is_success
-        except httpx.HTTPError:
-            return False
+        return self._pid() is not None and answers(self.url)
 
     def _tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect server answers at an address."""
+    try:
+        return httpx.get(f"{url}/api/health", timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -19,10 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import httpx
-
 from sandbox.binaries import SandboxError
 from sandbox.ports import free_ports
+from sandbox.prefect_server import answers
 
 SETTINGS = Path(__file__).parents[1] / "deployments/team/server.env"
 START_TIMEOUT = 180.0
@@ -121,7 +120,7 @@ class Team:
         port = str(self._ports[2 + number])
         start = ("server", "start", "--no-services", "--host", "127.0.0.1", "--port", port)
         self._spawn(f"api-{number}", [*PREFECT, *start])
-        self._await(f"api-{number}", lambda: _answers(self.urls[number]))
+        self._await(f"api-{number}", lambda: answers(self.urls[number]))
 
     def start_worker(self, name: str, *, replica: int = 0, limit: int = 5) -> None:
         """Starts a worker of pool `linkerd`, whose runs are processes, on one of the replicas."""
@@ -239,13 +238,6 @@ def _family(pid: int) -> list[int]:
     except OSError:
         children = []
     return [pid, *(member for child in children for member in _family(int(child)))]
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/api/health", timeout=2, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def _postgres_programs() -> Path:

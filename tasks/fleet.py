@@ -21,6 +21,7 @@ from prefect.exceptions import ObjectNotFound
 
 from mesh.errors import InvalidInput
 from mesh.fleet import FleetOptions, FleetPlan, Outcome, plan_fleet
+from tasks.linkerd_mesh import reference
 from tasks.step import step
 
 PAGE = 200
@@ -109,14 +110,9 @@ def take_up(plan: FleetPlan, round_: Round) -> dict[str, Turn]:
 
 def start(mesh: str, round_: Round, attempt: int) -> Turn:
     """The run of a mesh; where it has been started already, that one."""
-    parameters = {
-        **round_.parameters,
-        # By name: no secret of the mesh is copied.
-        "mesh": {"$ref": {"block_document_slug": f"linkerd-mesh/{mesh}"}},
-    }
     run = run_deployment(
         f"{round_.deployment}/{round_.deployment}",
-        parameters=parameters,
+        parameters={**round_.parameters, "mesh": reference(mesh)},
         timeout=0,
         idempotency_key=round_.key_of(mesh, attempt),
     )

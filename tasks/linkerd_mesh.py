@@ -72,6 +72,11 @@ class LinkerdMesh(MeshConfig, Block):
         return {"block": name or "not saved"}
 
 
+def reference(block: str) -> dict[str, Any]:
+    """A Linkerd Mesh block as a parameter: by its name, so that no secret of it is copied."""
+    return {"$ref": {"block_document_slug": f"linkerd-mesh/{block}"}}
+
+
 def cluster_of(mesh: LinkerdMesh) -> Cluster:
     """The cluster of a mesh, by its credentials block, else by its cluster access.
 

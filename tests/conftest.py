@@ -7,7 +7,9 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -88,6 +90,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     """One Prefect server of each test process."""
     with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
         yield server
+
+
+def artifact(server: PrefectServer, key: str) -> Any:
+    """What the newest artifact of a key holds."""
+    answer = httpx.get(f"{server.url}/api/artifacts/{key}/latest", timeout=30, trust_env=False)
+    return answer.raise_for_status().json()["data"]
 
 
 @contextmanager

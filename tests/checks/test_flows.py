@@ -26,7 +26,7 @@ from sandbox.prefect_server import PrefectServer
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.checks.faults import changed, removed
 from tests.checks.installed import DEFAULT, InstalledMesh, on
-from tests.conftest import on_server
+from tests.conftest import artifact, on_server
 
 on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="session")
 
@@ -45,11 +45,6 @@ def block(mesh: InstalledMesh, name: str, **changes: Any) -> LinkerdMesh:
 def ask(server: PrefectServer, path: str, **body: Any) -> Any:
     answer = httpx.post(f"{server.url}/api/{path}", json=body, timeout=30)
     return answer.raise_for_status().json()
-
-
-def artifact(server: PrefectServer, key: str) -> Any:
-    answer = httpx.get(f"{server.url}/api/artifacts/{key}/latest", timeout=30)
-    return answer.raise_for_status().json()["data"]
 
 
 def events(server: PrefectServer, mesh: str, prefix: str) -> list[dict[str, Any]]:

@@ -25,6 +25,23 @@ ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 
 
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 503
+
+
+@retry(
+    # SQLite has one writer; a busy server asks to come again, as its own client does.
+    retry=retry_if_exception(_is_busy),
+    wait=wait_fixed(1),
+    stop=stop_after_attempt(30),
+    reraise=True,
+)
+def request(method: str, url: str, body: Any = None) -> Any:
+    """What a Prefect server's API answers."""
+    answer = httpx.request(method, url, json=body, timeout=60)
+    return answer.raise_for_status().json() if answer.content else None
+
+
 class Inbox:
     """Where notifications arrive: a web hook on loopback."""
 
@@ -75,16 +92,8 @@ class Server:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    @retry(
-        # SQLite has one writer; a busy server asks to come again, as its own client does.
-        retry=retry_if_exception(lambda error: "503" in str(error)),
-        wait=wait_fixed(1),
-        stop=stop_after_attempt(30),
-        reraise=True,
-    )
     def request(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=60)
-        return answer.raise_for_status().json() if answer.content else None
+        return request(method, f"{self.api}/{path}", body)
 
     def get(self, path: str) -> Any:
         return self.request("GET", path)

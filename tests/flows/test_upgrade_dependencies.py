@@ -16,8 +16,8 @@ from mesh.helm import Helm
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
+from tests.conftest import artifact
 from tests.flows.conftest import ConfigFactory, FlowRunner, Flows
-from tests.flows.test_upgrade_walk import artifact
 from tests.flows.upgrades import proxies, releases, that_must_survive
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"

@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 
 from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.emojivoto import ensure_emojivoto
 from mesh.helm import Helm
-from mesh.rollout import await_rollouts
 from mesh.upgrade_record import NAME as RECORD
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
@@ -21,13 +18,13 @@ from tests.flows.faults import READY
 from tests.flows.upgrades import (
     APP,
     HOPS,
-    make_custom_resources,
+    give_application,
+    install_alone,
     pin_proxies,
     proxies,
     releases,
     that_must_survive,
 )
-from tests.rotation.meshes import PASSPHRASE, install, quiet
 
 Fail = Callable[[Flows, dict[str, Any], Cluster, str], dict[str, Any]]
 """Runs an upgrade that fails one of its gates."""
@@ -87,23 +84,16 @@ def test_a_hop_that_fails_goes_back_and_then_succeeds(
 ) -> None:
     sandbox = fresh_sandbox()
     cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
-    config = mesh_config(
+    config = install_alone(
         sandbox,
+        mesh_config,
+        str(binaries.helm),
+        tmp_path,
         name=target.replace(".", "-"),
         version=source,
-        viz={"enabled": False},
-        traefik={"enabled": False},
-        trust_anchor={
-            "key_file": str(tmp_path / "anchor.pem"),
-            "passphrase": PASSPHRASE.get_secret_value(),
-        },
         upgrade={"settle_seconds": 3},
     )
-    mesh = MeshConfig.model_validate(config)
-    install(cluster, mesh, str(binaries.helm))
-    await_rollouts(cluster, ensure_emojivoto(cluster, mesh), 240, quiet, every=0.3)
-    make_custom_resources(cluster, source)
-    before, installed = that_must_survive(cluster), releases(helm)
+    before, installed = give_application(cluster, config), releases(helm)
 
     undone = fail(flows, config, cluster, target)
 

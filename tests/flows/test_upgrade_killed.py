@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 
-from mesh.config import MeshConfig
-from mesh.emojivoto import ensure_emojivoto
 from mesh.helm import Helm
-from mesh.rollout import await_rollouts
 from mesh.upgrade_record import NAME as RECORD
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.flows.conftest import ConfigFactory, Flows
-from tests.flows.upgrades import HOPS, make_custom_resources, proxies, that_must_survive
-from tests.rotation.meshes import PASSPHRASE, install, quiet
+from tests.flows.upgrades import (
+    HOPS,
+    give_application,
+    install_alone,
+    proxies,
+    that_must_survive,
+)
 
 SOURCE, TARGET = HOPS[0]
 
@@ -55,24 +57,17 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
 ) -> None:
     sandbox = fresh_sandbox()
     cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
-    config = mesh_config(
+    config = install_alone(
         sandbox,
+        mesh_config,
+        str(binaries.helm),
+        tmp_path,
         name="killed-split",
         version=SOURCE,
         # So long the next run waits for a helm whose run was killed.
         timeout_seconds=100,
-        viz={"enabled": False},
-        traefik={"enabled": False},
-        trust_anchor={
-            "key_file": str(tmp_path / "anchor.pem"),
-            "passphrase": PASSPHRASE.get_secret_value(),
-        },
     )
-    mesh = MeshConfig.model_validate(config)
-    install(cluster, mesh, str(binaries.helm))
-    await_rollouts(cluster, ensure_emojivoto(cluster, mesh), 240, quiet, every=0.3)
-    make_custom_resources(cluster, SOURCE)
-    before = that_must_survive(cluster)
+    before = give_application(cluster, config)
 
     def run(**options: Any) -> subprocess.CompletedProcess[str]:
         done = flows("upgrade", config, to=TARGET, accept=["smi"], **options)

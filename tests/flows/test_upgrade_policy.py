@@ -16,8 +16,8 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.flows.conftest import ConfigFactory, Flows
 from tests.flows.faults import READY
-from tests.flows.upgrades import proxies
-from tests.rotation.meshes import PASSPHRASE, add_workloads, install
+from tests.flows.upgrades import install_alone, proxies
+from tests.rotation.meshes import add_workloads
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
 
@@ -37,20 +37,16 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
 ) -> None:
     sandbox = fresh_sandbox()
     cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
-    config = mesh_config(
+    config = install_alone(
         sandbox,
+        mesh_config,
+        str(binaries.helm),
+        tmp_path,
         name="policy",
         version=SOURCE,
-        viz={"enabled": False},
-        traefik={"enabled": False},
         smoke_test=False,
-        trust_anchor={
-            "key_file": str(tmp_path / "anchor.pem"),
-            "passphrase": PASSPHRASE.get_secret_value(),
-        },
     )
     mesh = MeshConfig.model_validate(config)
-    install(cluster, mesh, str(binaries.helm))
     add_workloads(cluster, 2)
     installed = helm.releases()
 

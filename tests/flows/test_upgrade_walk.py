@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from mesh.helm import Helm
@@ -13,6 +12,7 @@ from mesh.upgrade_record import NAME as RECORD
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
+from tests.conftest import artifact
 from tests.flows.conftest import ConfigFactory, FlowRunner, Flows
 from tests.flows.upgrades import (
     HOPS,
@@ -21,12 +21,6 @@ from tests.flows.upgrades import (
     releases,
     that_must_survive,
 )
-
-
-def artifact(server: PrefectServer, key: str) -> str:
-    """The newest artifact of a key."""
-    answer = httpx.get(f"{server.url}/api/artifacts/{key}/latest", trust_env=False)
-    return answer.raise_for_status().json()["data"]
 
 
 @pytest.mark.timeout(1500)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.emojivoto import ensure_emojivoto
 from mesh.helm import Helm
 from mesh.pki import fingerprints
+from mesh.rollout import await_rollouts
+from sandbox.cluster import Sandbox
+from tests.flows.conftest import ConfigFactory
+from tests.rotation.meshes import PASSPHRASE, install, quiet
 
 HOPS = [
     ("stable-2.11.5", "stable-2.12.6"),
@@ -52,6 +59,32 @@ TRAFFIC_SPLIT: dict[str, Any] = {
         "backends": [{"service": "web-svc", "weight": "500m"}],
     },
 }
+
+
+def install_alone(
+    sandbox: Sandbox, configure: ConfigFactory, helm_path: str, folder: Path, **config: Any
+) -> dict[str, Any]:
+    """Linkerd without extensions, self-signed, its trust anchor in a folder; its configuration."""
+    content = configure(
+        sandbox,
+        viz={"enabled": False},
+        traefik={"enabled": False},
+        trust_anchor={
+            "key_file": str(folder / "anchor.pem"),
+            "passphrase": PASSPHRASE.get_secret_value(),
+        },
+        **config,
+    )
+    install(sandbox.cluster(), MeshConfig.model_validate(content), helm_path)
+    return content
+
+
+def give_application(cluster: Cluster, config: dict[str, Any]) -> dict[str, str]:
+    """Emojivoto and the custom resources of the mesh's version; what has to survive."""
+    workloads = ensure_emojivoto(cluster, MeshConfig.model_validate(config))
+    await_rollouts(cluster, workloads, 240, quiet, every=0.3)
+    make_custom_resources(cluster, config["version"])
+    return that_must_survive(cluster)
 
 
 def make_custom_resources(cluster: Cluster, version: str) -> None:

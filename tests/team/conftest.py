@@ -8,12 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from sandbox.binaries import Binaries
 from sandbox.team import Team
-from tests.deployments.conftest import ROOT, eventually
+from tests.deployments.conftest import ROOT, eventually, request
 
 BY_HAND = "by-hand"
 DEPLOYED = ("bootstrap", "check_certificates", "fleet")
@@ -26,12 +25,10 @@ class TeamServer:
         self.team = team
 
     def get(self, path: str, replica: int = 1) -> Any:
-        answer = httpx.get(f"{self.team.urls[replica]}/api/{path}", timeout=60)
-        return answer.raise_for_status().json()
+        return request("GET", f"{self.team.urls[replica]}/api/{path}")
 
     def ask(self, path: str, replica: int = 1, **body: Any) -> Any:
-        answer = httpx.post(f"{self.team.urls[replica]}/api/{path}", json=body, timeout=60)
-        return answer.raise_for_status().json()
+        return request("POST", f"{self.team.urls[replica]}/api/{path}", body)
 
     def state(self, run: str) -> dict[str, Any]:
         return self.get(f"flow_runs/{run}")["state"]
