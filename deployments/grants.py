@@ -20,7 +20,7 @@ from mesh.namespaces import namespaces
 from mesh.rotation.record import RECORD as ROTATION
 from mesh.smoke.routing import SPLIT_KINDS
 from mesh.snapshot import INGRESS_KINDS, POLICY_KINDS, secret_names
-from mesh.trust_anchor import TRUST_ROOTS
+from mesh.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
 from mesh.upgrade_record import NAME as UPGRADE
 from mesh.values import ClusterFacts, values_for
 
@@ -405,7 +405,7 @@ def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     linkerd = config.namespaces.linkerd
     planes: tuple[ChartName, ...] = ("linkerd2", "linkerd-control-plane")
     plane = [obj for name in planes for obj in objects.get(name, ())]
-    return [
+    found: list[Held | Grant] = [
         *_rotation(config),
         *restarts(),
         *releases(config, plane, ("get",)),
@@ -414,7 +414,22 @@ def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         # The old issuer and both keys, for the way back.
         Grant(("patch",), "", ("secrets",), linkerd),
         Grant(("get", "patch"), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
+        Grant(
+            ("update",), "trust.cert-manager.io", ("bundles",), "", (TRUST_ROOTS,), sometimes=True
+        ),
     ]
+    if (keys := config.anchor_namespace) != linkerd:
+        names = _anchor_keys()
+        found += [
+            Grant(("create",), "", ("secrets",), keys),
+            Grant(("patch", "delete"), "", ("secrets",), keys, names),
+        ]
+    return found
+
+
+def _anchor_keys() -> tuple[str, ...]:
+    """The Secrets of the trust anchors' keys, of which two are there during a rotation alone."""
+    return (ANCHOR_SECRET, f"{ANCHOR_SECRET}-next", f"{ANCHOR_SECRET}-previous")
 
 
 def rotate_issuer(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  # noqa: ARG001
@@ -449,6 +464,8 @@ def _rotation(config: MeshConfig) -> list[Held | Grant]:
             Grant(("get",), "cert-manager.io", ("certificates",), linkerd),
             Grant(("patch",), "cert-manager.io", ("certificates/status",), linkerd),
         ]
+    if (keys := config.anchor_namespace) != linkerd:
+        found.append(Grant(("get",), "", ("secrets",), keys, _anchor_keys()))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -12,18 +12,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from mesh.errors import FleetStopped, InvalidInput
-from mesh.fleet import FleetOptions, FleetPlan, Outcome
+from mesh.fleet import FleetFlow, FleetOptions, FleetPlan, Outcome
 from tasks.fleet import Round, failures, look, plan_waves, publish, start, take_up
-
-Deployment = Literal[
-    "verify_mesh",
-    "check_certificates",
-    "upgrade",
-    "rotate_anchor",
-    "rotate_issuer",
-    "smoke_test",
-    "bootstrap",
-]
 
 EVERY_MESH: list[str] = []
 NOTHING: dict[str, Any] = {}
@@ -40,7 +30,7 @@ PAUSE = 2.0
 )
 def fleet(
     meshes: list[str] = EVERY_MESH,
-    deployment: Deployment = "verify_mesh",
+    deployment: FleetFlow = "verify_mesh",
     parameters: dict[str, Any] = NOTHING,
     options: FleetOptions = DEFAULTS,
     goes_on: str = "",
@@ -109,4 +99,4 @@ def fleet(
             found=found,
             remedy="Look at their runs; then run the fleet again with the same goes_on.",
         )
-    return Completed(name="Degraded" if failed else None, message=found)
+    return Completed(name="Degraded" if failed else None, message=found, data=outcomes)

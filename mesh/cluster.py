@@ -494,7 +494,12 @@ class Cluster:
         namespace: str = "",
         name: str = "",
     ) -> bool:
-        """Whether this identity may do something, by a SelfSubjectAccessReview."""
+        """Whether this identity may do something, by a SelfSubjectAccessReview.
+
+        Args:
+            resource: as in a role: a plural, and after a slash a subresource.
+        """
+        resource, _, subresource = resource.partition("/")
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
@@ -502,6 +507,7 @@ class Cluster:
                 "resourceAttributes": {
                     "verb": verb,
                     "resource": resource,
+                    "subresource": subresource,
                     "group": group,
                     "namespace": namespace,
                     "name": name,

@@ -731,3 +731,11 @@ class MeshConfig(Section):
     def linkerd(self) -> LinkerdVersion:
         """The version, parsed."""
         return LinkerdVersion.parse(self.version)
+
+    @property
+    def anchor_namespace(self) -> str:
+        """Where a key that is kept in the cluster is: a ClusterIssuer reads cert-manager's own."""
+        by_cluster_issuer = (
+            self.issuer == "cert-manager" and self.cert_manager.issuer_kind == "ClusterIssuer"
+        )
+        return self.namespaces.cert_manager if by_cluster_issuer else self.namespaces.linkerd

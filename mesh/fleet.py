@@ -12,6 +12,16 @@ from mesh.config import Section
 from mesh.errors import InvalidInput
 
 Outcome = Literal["waiting", "running", "succeeded", "failed"]
+FleetFlow = Literal[
+    "verify_mesh",
+    "check_certificates",
+    "upgrade",
+    "rotate_anchor",
+    "rotate_issuer",
+    "smoke_test",
+    "bootstrap",
+]
+"""What each mesh of a fleet may have a run of."""
 
 
 class FleetOptions(Section):

@@ -6,11 +6,9 @@ Source: linkerd2 `pkg/healthcheck`, category pre-kubernetes-setup.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Literal
 
 from mesh.charts import Chart, allows_kubernetes
@@ -20,30 +18,11 @@ from mesh.errors import ApiError, PreflightFailed
 from mesh.helm import Release
 from mesh.namespaces import namespaces
 from mesh.nodes import is_ready
+from mesh.permissions import GRANT, Permission, denied, in_words
 from mesh.values import ClusterFacts, check_combination
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """Linkerd's own bound. Source: linkerd2 `pkg/healthcheck`, `AllowedClockSkew`."""
-
-
-@dataclass(frozen=True)
-class Permission:
-    """One thing that bootstrap does: a verb on a resource, in a namespace or the whole cluster.
-
-    `name` is that of an object, where a role may be as narrow as that.
-    """
-
-    verb: str
-    resource: str
-    group: str = ""
-    namespace: str = ""
-    name: str = ""
-
-    def __str__(self) -> str:
-        resource = f"{self.resource}.{self.group}" if self.group else self.resource
-        resource += f" {self.name}" if self.name else ""
-        where = f"in namespace {self.namespace}" if self.namespace else "in the cluster"
-        return f"{self.verb} {resource} {where}"
 
 
 @dataclass(frozen=True)
@@ -190,16 +169,19 @@ def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
     return found
 
 
-def denied_permissions(cluster: Cluster, config: MeshConfig) -> tuple[Permission, ...]:
-    """What of it this identity may not do; the questions are asked side by side."""
-    asked = permissions(config)
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        answers = list(pool.map(partial(_is_allowed, cluster), asked))
-    denied = [p for p, answer in zip(asked, answers, strict=True) if not answer]
+def denied_permissions(
+    cluster: Cluster, config: MeshConfig, more: Iterable[Permission] = ()
+) -> tuple[Permission, ...]:
+    """What of it this identity may not do.
+
+    Args:
+        more: permissions that are asked for as well.
+    """
+    found = denied(cluster, [*permissions(config), *more])
     create = Permission("create", "namespaces")
-    if create in denied and _all_there(cluster, config):
-        denied.remove(create)
-    return tuple(denied)
+    if create in found and _all_there(cluster, config):
+        found.remove(create)
+    return tuple(found)
 
 
 def _all_there(cluster: Cluster, config: MeshConfig) -> bool:
@@ -213,27 +195,24 @@ def _all_there(cluster: Cluster, config: MeshConfig) -> bool:
         return False
 
 
-def _is_allowed(cluster: Cluster, permission: Permission) -> bool:
-    return cluster.allowed(
-        permission.verb,
-        permission.resource,
-        group=permission.group,
-        namespace=permission.namespace,
-        name=permission.name,
-    )
-
-
 # What Linkerd's charts own outside their namespaces, by name.
 _LINKERD_GROUPS = ("linkerd.io", "policy.linkerd.io", "multicluster.linkerd.io")
 _GATEWAY_GROUP = "gateway.networking.k8s.io"
 
 
 def read_preflight(
-    cluster: Cluster, config: MeshConfig, releases: Sequence[Release]
+    cluster: Cluster,
+    config: MeshConfig,
+    releases: Sequence[Release],
+    more: Iterable[Permission] = (),
 ) -> PreflightSnapshot:
-    """Reads what preflight looks at."""
+    """Reads what preflight looks at.
+
+    Args:
+        more: permissions that are needed beside those of the mesh's releases.
+    """
     server_clock, local_clock = cluster.clock(), datetime.now(UTC)
-    denied = denied_permissions(cluster, config)
+    lacking = denied_permissions(cluster, config, more)
     crds = list(cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"))
     owned = [
         Owned(name_of(crd), owner_of(crd), frozenset({"linkerd2", "linkerd-crds"}))
@@ -260,7 +239,7 @@ def read_preflight(
         ),
         server_clock=server_clock,
         local_clock=local_clock,
-        denied=denied,
+        denied=lacking,
         owned=tuple(owned),
         releases=tuple(releases),
         terminating=tuple(
@@ -360,15 +339,13 @@ def _kubernetes(snapshot: PreflightSnapshot, charts: Sequence[Chart]) -> list[Fi
 def _permissions(snapshot: PreflightSnapshot) -> list[Finding]:
     if not snapshot.denied:
         return []
-    shown = "; ".join(str(permission) for permission in snapshot.denied[:20])
-    more = f"; and {len(snapshot.denied) - 20} more" if len(snapshot.denied) > 20 else ""
     return [
         Finding(
             "pre-k8s-cluster-k8s",
             "error",
             "permissions",
-            f"this identity may not {shown}{more}",
-            "Grant it the role of docs/permissions.md.",
+            f"this identity may not {in_words(snapshot.denied)}",
+            GRANT,
         )
     ]
 

@@ -38,6 +38,7 @@ from mesh.cluster import Cluster, Object
 from mesh.config import Section
 from mesh.errors import ApiError, NotReady
 from mesh.injection import restart
+from mesh.permissions import Permission
 from mesh.rollout import (
     KINDS,
     LONG_RUNNING,
@@ -354,6 +355,14 @@ def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
             targets={key: target for key, target in found.items() if key in owners},
             budgets=budgets.result(),
         )
+
+
+def restart_permissions(workloads: Iterable[Workload]) -> list[Permission]:
+    """What is needed to restart workloads; a role may be as narrow as their namespaces."""
+    places = dict.fromkeys((kind, namespace) for kind, namespace, _ in workloads)
+    return [
+        Permission("patch", f"{kind.lower()}s", "apps", namespace) for kind, namespace in places
+    ]
 
 
 def read_proxies(cluster: Cluster, control_plane: str) -> tuple[Pod, ...]:

@@ -26,8 +26,9 @@ from mesh.errors import MeshError
 from mesh.helm import DesiredRelease, Release
 from mesh.injection import PROXY
 from mesh.nodes import is_ready, runs_containers
+from mesh.permissions import Permission
 from mesh.pki import is_key_of
-from mesh.preflight import Permission, denied_permissions
+from mesh.preflight import denied_permissions
 from mesh.proxy_metrics import (
     Prometheus,
     ProxySample,

@@ -14,7 +14,7 @@ from mesh.dependencies import own_release, wanted_version
 from mesh.helm import Helm, Release, desired_release
 from mesh.helm_record import Revision, deployed
 from mesh.preflight import preflight, read_preflight
-from mesh.restarts import DataPlane, Needs, read_data_plane
+from mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from mesh.snapshot import Pod
 from mesh.trust_anchor import TRUST_ROOTS
 from mesh.upgrade_plan import PlanSnapshot, at_version, check_path, source_version
@@ -98,10 +98,11 @@ def read_plan(
     for name in config.upgrade.dependencies:
         if name in installed:
             charts[name] = catalog.find(name, version=wanted_version(name, config, None))
-    found = read_preflight(cluster, _released(wanted), releases)
+    data_plane = read_data_plane(cluster, config.namespaces.linkerd)
+    restarted = restart_permissions(data_plane.targets)
+    found = read_preflight(cluster, _released(wanted), releases, restarted)
     bundle = trust_bundle(cluster, config)
     rendered = _rendered(helm, wanted, charts, found.facts, bundle)
-    data_plane = read_data_plane(cluster, config.namespaces.linkerd)
     return PlanSnapshot(
         config=config,
         source=source,

@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, MeshError
 from mesh.expiry import expiring, read_expiries
 from mesh.exposition import as_metrics
+from mesh.fleet import FleetFlow, FleetOptions
 from mesh.output_file import write_whole
 from mesh.report import as_linkerd_json, as_text, verify
 from mesh.restarts import RestartPolicy
@@ -27,7 +29,7 @@ from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.smoke.options import SmokeOptions
 from mesh.snapshot import read_snapshot
 from mesh.verification import ExpiryThresholds, VerifyOptions
-from prefect_linkerd.mesh_file import load_mesh
+from prefect_linkerd.mesh_file import fields_of, load_fleet, load_mesh
 from prefect_linkerd.options import Flag, Parameter, arguments_of, flags_of
 from prefect_linkerd.results import as_words
 
@@ -149,6 +151,23 @@ COMMANDS = (
 VERIFY = Parameter("options", VerifyOptions, without=("thresholds",))
 """Thresholds are for events, which need a server."""
 CERTIFICATES = Parameter("thresholds", ExpiryThresholds)
+FLEET = (
+    Parameter("deployment", FleetFlow, "verify_mesh", help="The flow that each mesh has."),
+    Parameter(
+        "parameters",
+        list[str],
+        help="That flow's other parameters, each as FIELD=VALUE, such as options.scopes=[proxy].",
+    ),
+    Parameter("options", FleetOptions),
+    Parameter(
+        "goes_on",
+        str,
+        "",
+        help="A name for this round of the fleet. A run with the name of one that was stopped goes "
+        "on where that was.",
+    ),
+    Parameter("dry_run", bool, False, help="Only show the waves."),
+)
 
 
 class Failed(Exception):
@@ -233,12 +252,14 @@ def _run(
     output: str,
     yes: bool,
     quiet: bool,
+    around: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> None:
+    """Runs a flow; one that has something `around` it has it on a server of its own."""
     # Prefect takes seconds to import, which `verify` and `--help` need not wait for.
     from prefect_linkerd.own_server import prefect_server
 
     console = Console(stderr=True, highlight=False)
-    with prefect_server(console.print):
+    with prefect_server(console.print, own=around is not None), (around or nullcontext)():
         from prefect_linkerd.approvals import Refused
         from prefect_linkerd.runs import run
 
@@ -328,6 +349,63 @@ def _certificates(
     _guarded(work, output)
 
 
+def _fleet(
+    meshes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MESH",
+            help="Files of meshes: their runs are on this machine. Or names of Linkerd Mesh "
+            "blocks, none for all of them: the workers of your Prefect server have the runs.",
+        ),
+    ] = None,
+    output: OUTPUT = "text",
+    yes: YES = False,
+    quiet: QUIET = False,
+    **given: Any,
+) -> None:
+    def work() -> None:
+        arguments = arguments_of(FLEET, flags_of(FLEET), given)
+        arguments["parameters"] = fields_of(arguments.get("parameters", ()))
+        named = meshes or []
+        files = [Path(name) for name in named if Path(name).is_file()]
+        command = Command("fleet", "fleet", "", takes_mesh=False)
+        if not files:
+            _require_server()
+            _run(command, None, {**arguments, "meshes": named}, output, yes, quiet)
+            return
+        if len(files) < len(named):
+            raise InvalidInput(
+                "fleet",
+                expected="files of meshes alone, or names of blocks alone",
+                found=", ".join(name for name in named if Path(name) not in files),
+                remedy="Name existing files.",
+            )
+        fleet = load_fleet(files)
+        flow = str(arguments.get("deployment", "verify_mesh"))
+        at_once = arguments.get("options", FleetOptions()).at_once
+
+        def around() -> AbstractContextManager[None]:
+            from prefect_linkerd.own_worker import prepared
+
+            return prepared(fleet, flow, at_once)
+
+        _run(command, None, {**arguments, "meshes": list(fleet)}, output, yes, quiet, around)
+
+    _guarded(work, output)
+
+
+def _require_server() -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise InvalidInput(
+            "fleet",
+            expected="files of meshes, or a Prefect server that has their blocks",
+            found="neither",
+            remedy="Name the files, or set PREFECT_API_URL.",
+        )
+
+
 _flow(COMMANDS[0])
 _register(
     "verify",
@@ -343,3 +421,6 @@ _register(
 )
 for _command in COMMANDS[1:]:
     _flow(_command)
+_register(
+    "fleet", "A flow for many meshes: the canaries first, then the rest.", _fleet, flags_of(FLEET)
+)

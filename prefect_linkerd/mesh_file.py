@@ -52,6 +52,26 @@ def load_mesh(
         raise wrong_fields(subject, error, "fields of docs/options.md") from None
 
 
+def load_fleet(paths: Sequence[Path]) -> dict[str, MeshConfig]:
+    """The meshes of files, by name.
+
+    Raises:
+        InvalidInput: a file cannot be read, a field is wrong, or two meshes have the same name.
+    """
+    found: dict[str, MeshConfig] = {}
+    for path in paths:
+        config = load_mesh(path)
+        if config.name in found:
+            raise InvalidInput(
+                f"mesh {path}",
+                expected="a name that no other mesh has",
+                found=f"name {config.name} a second time",
+                remedy="Give each mesh a name of its own.",
+            )
+        found[config.name] = config
+    return found
+
+
 def wrong_fields(subject: str, error: ValidationError, expected: str) -> InvalidInput:
     """Every wrong field with what is wrong about it, and no value, as one may be a secret."""
     wrong = "; ".join(
@@ -59,6 +79,18 @@ def wrong_fields(subject: str, error: ValidationError, expected: str) -> Invalid
         for item in error.errors()
     )
     return InvalidInput(subject, expected=expected, found=wrong, remedy="Mend these fields.")
+
+
+def fields_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Fields, each given as `a.b=value`.
+
+    Raises:
+        InvalidInput: one is not given like that.
+    """
+    fields: dict[str, Any] = {}
+    for setting in settings:
+        _set(fields, setting)
+    return fields
 
 
 def _set(fields: dict[str, Any], setting: str) -> None:
@@ -77,7 +109,7 @@ def _set(fields: dict[str, Any], setting: str) -> None:
     except (ValueError, yaml.YAMLError):
         # The text may hold a password.
         raise InvalidInput(
-            f"--set {path}",
+            f"field {path}",
             expected="field=value or section.field=value, the value as in YAML",
             found="something else",
             remedy="Write it like --set viz.dashboard.host=viz.example.com.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from mesh.fleet import FleetPlan
 from mesh.proof import Proof, proof_table
 from mesh.rotation.issuer import IssuerRotation
 from mesh.rotation.plan import RotationPlan
@@ -38,6 +39,12 @@ def as_words(mesh: str, state: str, message: str, result: Any) -> str:
             text = f"{_table(chapters)}\ntrust anchor sha256 {result.goal}: {result.phase}\n"
         case IssuerRotation():
             text = issuer_markdown(mesh, result)
+        case FleetPlan():
+            waves = enumerate(result.waves, start=1)
+            text = _table([{"wave": str(n), "mesh": mesh} for n, wave in waves for mesh in wave])
+        case dict():
+            meshes = cast("dict[str, str]", result).items()
+            text = _table([{"mesh": name, "outcome": outcome} for name, outcome in meshes])
         case list():
             lines = [f"{item}\n" for item in cast("list[str]", result)]
             text = "".join(lines) or "nothing new\n"

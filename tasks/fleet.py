@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterIdempotencyKey,
 )
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import TagsContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
@@ -114,6 +115,8 @@ def start(mesh: str, round_: Round, attempt: int) -> Turn:
         f"{round_.deployment}/{round_.deployment}",
         parameters={**round_.parameters, "mesh": reference(mesh)},
         timeout=0,
+        # A terminal answers for the approvals of what it has started.
+        tags=sorted(TagsContext.get().current_tags),
         idempotency_key=round_.key_of(mesh, attempt),
     )
     return Turn(attempt, cast("FlowRun", run))

@@ -88,13 +88,7 @@ def key_store(mesh: LinkerdMesh, cluster: Cluster) -> KeyStore:
     """Where this mesh's trust anchor key is kept, by its configuration."""
     anchor = mesh.trust_anchor
     if anchor.custody == "in-cluster":
-        in_cert_manager = (
-            mesh.issuer == "cert-manager" and mesh.cert_manager.issuer_kind == "ClusterIssuer"
-        )
-        namespaces = mesh.namespaces
-        return ClusterKeyStore(
-            cluster, namespaces.cert_manager if in_cert_manager else namespaces.linkerd
-        )
+        return ClusterKeyStore(cluster, mesh.anchor_namespace)
     if anchor.key_file is not None and anchor.passphrase is not None:
         return FileKeyStore(anchor.key_file, anchor.passphrase)
     return SecretBlockKeyStore(anchor.secret_block or f"{mesh.name}-trust-anchor")

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from mesh.checks.check import Category, Problem, Problems, Skip, Versions
 from mesh.checks.resources import labels_of, of_control_plane
-from mesh.preflight import Permission
+from mesh.permissions import Permission
 from mesh.snapshot import Snapshot, timestamp
 
 pre_kubernetes_setup = Category("pre-kubernetes-setup", "pre")

@@ -16,6 +16,7 @@ from mesh.rollout import OnProgress
 from mesh.rotation.issuer_renewal import await_reissued, ensure_loaded, reissue, write_issuer
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import RotationOptions
+from mesh.rotation.permissions import issuer_permissions, lacking, require
 from mesh.rotation.phases import is_expired
 from mesh.rotation.record import RECORD, RotationClaim, read_record
 from mesh.rotation.snapshot import RotationSnapshot, read_rotation
@@ -40,6 +41,7 @@ def look_at_issuer(
     Raises:
         InvalidInput: the anchor is being rotated, has ended, or its key is not there; or the issuer
             has ended and a downtime is not accepted.
+        PreflightFailed: this identity may not do what it takes.
     """
     namespace = config.namespaces.linkerd
     record = read_record(cluster, namespace)
@@ -58,7 +60,8 @@ def look_at_issuer(
             found="none",
             remedy="Run bootstrap, or rotate_anchor where the anchor is another one.",
         )
-    if is_expired(snapshot, now := cluster.clock()):
+    expired = is_expired(snapshot, now := cluster.clock())
+    if expired:
         anchors = read_certificates(snapshot.bundle.roots, "trust bundle")
         signer = next(info for info in anchors if info.fingerprint == snapshot.issuer_anchor)
         if now >= signer.not_after:
@@ -77,6 +80,9 @@ def look_at_issuer(
                 remedy="Turn accept_downtime on.",
             )
     ring.require(snapshot.issuer_anchor)
+    restarted = snapshot.data_plane.targets if expired or options.accept_downtime else ()
+    asked = issuer_permissions(config, restarted, has_record=record is not None)
+    require(lacking(cluster, asked))
     return snapshot
 
 

@@ -14,6 +14,7 @@ from mesh.restarts import ByHand, Needs, RestartPlan, plan_restarts
 from mesh.rollout import Workload
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
+from mesh.rotation.permissions import anchor_permissions, lacking, require
 from mesh.rotation.phases import (
     PHASES,
     PhaseName,
@@ -73,6 +74,7 @@ def look(
     Raises:
         InvalidInput: the new anchor is unfit, or the mesh cannot take this action now.
         NotReady: the mesh is not healthy enough to begin.
+        PreflightFailed: this identity may not do what a rotation does; a dry run only says so.
     """
     record = read_record(cluster, config.namespaces.linkerd)
     is_open = record is not None and record.is_open
@@ -95,6 +97,13 @@ def look(
     if is_open:
         phase = (recovery_phase if action == "recover" else next_phase)(snapshot)
     plans = _plans(snapshot, options, action, phase)
+    restarted = [t.workload for p in plans.values() for b in p.batches for t in b.targets]
+    lacks = lacking(
+        cluster,
+        anchor_permissions(config, restarted, snapshot.bundle.owner, has_record=record is not None),
+    )
+    if action != "dry_run":
+        require(lacks)
     return RotationPlan(
         goal=info,
         trusted=tuple(read_certificates(snapshot.bundle.roots, "trust bundle")),
@@ -102,7 +111,7 @@ def look(
         phase=phase,
         restarts=plans,
         seconds=sum(plan.seconds(options.restarts) for plan in plans.values()),
-        troubles=found,
+        troubles=(*found, *([lacks] if lacks else [])),
         expired=expired,
         record=record,
     )

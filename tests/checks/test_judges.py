@@ -24,8 +24,8 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import ChartError, InvalidInput
 from mesh.helm import Helm
+from mesh.permissions import Permission
 from mesh.pki import CertificateInfo, read_certificates
-from mesh.preflight import Permission
 from mesh.snapshot import Pod, Service, ServicePort, Snapshot, pod_of, pod_status
 from mesh.values import ClusterFacts
 from mesh.version import LinkerdVersion

@@ -13,20 +13,23 @@ from pathlib import Path
 import pytest
 
 from mesh.errors import InvalidInput
-from prefect_linkerd.cli import CERTIFICATES, COMMANDS, VERIFY, main
+from prefect_linkerd.cli import CERTIFICATES, COMMANDS, FLEET, VERIFY, main
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.options import Parameter, arguments_of, flags_of
 
 FLOWS = {command.flow: command.parameters for command in COMMANDS} | {
     "verify_mesh": (VERIFY,),
     "check_certificates": (CERTIFICATES,),
+    "fleet": FLEET,
 }
 
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_each_command_has_the_options_of_its_flow(flow: str) -> None:
     wanted = inspect.signature(getattr(import_module(f"flows.{flow}"), flow).fn).parameters
-    assert [name for name in wanted if name != "mesh"] == [p.name for p in FLOWS[flow]]
+    assert [name for name in wanted if name not in ("mesh", "meshes")] == [
+        p.name for p in FLOWS[flow]
+    ]
     for parameter in FLOWS[flow]:
         default = wanted[parameter.name].default
         if (model := parameter.model) is not None:
@@ -37,10 +40,10 @@ def test_each_command_has_the_options_of_its_flow(flow: str) -> None:
     assert len(names) == len(set(names))
 
 
-def test_every_flow_but_that_of_blocks_is_a_command() -> None:
+def test_every_flow_is_a_command() -> None:
     modules = {path.stem for path in (Path(__file__).parents[2] / "flows").glob("[a-z]*.py")}
-    # These take the names of a server's blocks.
-    assert modules - FLOWS.keys() <= {"verify_meshes", "fleet"}
+    # Of several meshes a terminal has `fleet`.
+    assert modules - FLOWS.keys() == {"verify_meshes"}
 
 
 def test_flags_become_the_models_that_flows_take() -> None:

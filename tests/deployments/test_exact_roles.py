@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,11 +128,8 @@ def _is_asked(asked: Sequence[dict[str, Any]], verb: str, resource: str, grant: 
     return bool(names) and names >= set(grant.names)
 
 
-@pytest.fixture(scope="module")
-def terminal(
-    binaries: Binaries, shared_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Terminal]:
-    folder = tmp_path_factory.mktemp("terminal")
+@contextmanager
+def at_terminal(binaries: Binaries, folder: Path, fields: dict[str, Any]) -> Iterator[Terminal]:
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
         "PATH": os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]]),
@@ -141,35 +139,47 @@ def terminal(
     with Sandbox("exact-roles", audited=True, binaries=binaries) as sandbox:
         cluster = sandbox.cluster()
         cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}})
-        fields = {
-            "name": "exact",
-            "version": BEFORE,
-            "charts": {"mirror": str(shared_dir / "charts")},
-            "emojivoto_manifest": str(shared_dir / "manifests/emojivoto.yml"),
-            "viz": {"dashboard": {"host": "viz.example.com"}},
-            "trust_anchor": {
-                "key_file": str(folder / "anchor.key"),
-                "passphrase": "correct horse battery staple",
-            },
-            "timeout_seconds": 240,
-        }
+        fields = {"name": "exact", "version": BEFORE, "timeout_seconds": 240, **fields}
         found = Terminal(sandbox, cluster, fields, folder, environment)
         found.objects = render(found.config, str(binaries.helm))
         yield found
 
 
 @pytest.fixture(scope="module")
+def terminal(
+    binaries: Binaries, shared_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Terminal]:
+    folder = tmp_path_factory.mktemp("terminal")
+    fields = {
+        "charts": {"mirror": str(shared_dir / "charts")},
+        "emojivoto_manifest": str(shared_dir / "manifests/emojivoto.yml"),
+        "viz": {"dashboard": {"host": "viz.example.com"}},
+        "trust_anchor": {
+            "key_file": str(folder / "anchor.key"),
+            "passphrase": "correct horse battery staple",
+        },
+    }
+    with at_terminal(binaries, folder, fields) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def bootstrapped(terminal: Terminal) -> Terminal:
     """After `prefect-linkerd bootstrap`, with no Prefect server but the command's own."""
+    account = with_bootstraps_role(terminal)
+    _grants_roles_only_by_their_rules(terminal, account)
+    proof = terminal.run("bootstrap")
+    assert (proof["mesh"], proof["failures"]) == ("exact", [])
+    return terminal
+
+
+def with_bootstraps_role(terminal: Terminal) -> Cluster:
     account = terminal.role("bootstrap")
     deadline = time.monotonic() + 60
     while denied := denied_permissions(account, terminal.config):
         assert time.monotonic() < deadline, denied
         time.sleep(0.5)
-    _grants_roles_only_by_their_rules(terminal, account)
-    proof = terminal.run("bootstrap")
-    assert (proof["mesh"], proof["failures"]) == ("exact", [])
-    return terminal
+    return account
 
 
 def _grants_roles_only_by_their_rules(terminal: Terminal, account: Cluster) -> None:
@@ -254,6 +264,37 @@ def test_the_flows_on_a_mesh_that_runs(
     plan = terminal.run("upgrade", "--to", AFTER, "--restarts-batch-size", "100", **server)
     assert (plan["source"], plan["target"]) == (BEFORE, AFTER)
     terminal.was_exact("upgrade")
+
+
+def test_the_flows_where_cert_manager_keeps_the_issuer(
+    prefect_server: PrefectServer, binaries: Binaries, shared_dir: Path, tmp_path: Path
+) -> None:
+    """With a ClusterIssuer, so that the anchor's key is in another namespace than the mesh."""
+    fields = {
+        "charts": {"mirror": str(shared_dir / "charts")},
+        "issuer": "cert-manager",
+        "cert_manager": {"issuer_kind": "ClusterIssuer"},
+        "trust_anchor": {"custody": "in-cluster"},
+        "viz": {"enabled": False},
+        "traefik": {"enabled": False},
+        "smoke_test": False,
+    }
+    server = {"PREFECT_API_URL": f"{prefect_server.url}/api"}
+    with at_terminal(binaries, tmp_path, fields) as terminal:
+        with_bootstraps_role(terminal)
+        terminal.run("bootstrap", **server)
+        terminal.was_exact("bootstrap")
+
+        terminal.role("rotate_issuer")
+        done = terminal.run("rotate_issuer", *ROTATION, **server)
+        assert done["before"]["fingerprint"] != done["after"]["fingerprint"]
+        terminal.was_exact("rotate_issuer")
+
+        terminal.role("rotate_anchor")
+        record = terminal.run("rotate_anchor", *ROTATION, **server)
+        bundle = read_trust_bundle(terminal.cluster, terminal.config)
+        assert (record["phase"], bundle.anchors) == ("done", {record["goal"]})
+        terminal.was_exact("rotate_anchor")
 
 
 def test_the_files_are_up_to_date(charts_dir: Path, helm_path: str) -> None:

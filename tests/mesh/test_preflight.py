@@ -14,9 +14,9 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import PreflightFailed
 from mesh.helm import Release
+from mesh.permissions import Permission
 from mesh.preflight import (
     Owned,
-    Permission,
     PreflightSnapshot,
     denied_permissions,
     permissions,

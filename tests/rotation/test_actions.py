@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
-from mesh.errors import InvalidInput, NotReady, OwnershipConflict
+from mesh.errors import InvalidInput, NotReady, OwnershipConflict, PreflightFailed
 from mesh.pki import (
     fingerprints,
     read_certificates,
@@ -29,6 +29,7 @@ from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.flows.cluster_state import resource_versions
+from tests.identities import as_account
 from tests.pki.certificates import NOW, Made, make, private_pem
 from tests.rotation.ended import end_anchor, end_issuer, everything_verifies
 from tests.rotation.invariant import Invariant, split
@@ -44,6 +45,7 @@ from tests.rotation.meshes import (
 )
 
 WORKLOADS = 8
+RBAC = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,43 @@ class TestSelfSigned:
         )
         assert found.phase == "prepare"
         assert found.seconds > 0
+
+    def test_who_may_not_do_all_of_it_is_told_before_anything_is_changed(
+        self, signed: Rotated
+    ) -> None:
+        name = "no-patch"
+        account = {"name": name, "namespace": "default"}
+        signed.cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+        rule = {
+            "apiGroups": ["*"],
+            "resources": ["*"],
+            "verbs": ["get", "list", "create", "update", "delete"],
+        }
+        role = {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": name}}
+        signed.cluster.create({**role, "rules": [rule]})
+        binding = {
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "ServiceAccount", **account}],
+        }
+        signed.cluster.create({**role, "kind": "ClusterRoleBinding", **binding})
+        narrow = replace(signed, cluster=as_account(signed.cluster, "default", name))
+        deadline = time.monotonic() + 30
+        while not narrow.cluster.allowed("list", "pods"):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        before = resource_versions(signed.cluster)
+        with pytest.raises(PreflightFailed) as caught:
+            narrow.rotate()
+        assert {
+            "patch deployments.apps in namespace apps",
+            "patch deployments.apps in namespace linkerd",
+            "patch secrets in namespace linkerd",
+        } < set(caught.value.found.removeprefix("this identity may not ").split("; "))
+        with pytest.raises(PreflightFailed, match="patch secrets linkerd-identity-issuer"):
+            new_issuer(narrow)
+        planned = plan(narrow.cluster, signed.config, action="dry_run")
+        assert planned.troubles[-1] == caught.value.found
+        assert resource_versions(signed.cluster) == before
 
     def test_two_rotations_cannot_run_at_once_and_a_dead_one_is_taken_over(
         self, signed: Rotated

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from mesh.cluster import Cluster
-from mesh.pki import create_trust_anchor, sign_issuer
-from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.conftest import on_server
 from tests.deployments.conftest import eventually
+from tests.fleets import give_certificates, stand_ins
 from tests.team.conftest import BY_HAND, TeamServer
 
 pytestmark = pytest.mark.xdist_group("team")
@@ -30,40 +27,13 @@ MESHES = ("canary", "weak", "last")
 
 
 @pytest.fixture
-def meshes(server: TeamServer, sandbox: Sandbox, cluster: Cluster) -> Iterator[dict[str, str]]:
+def meshes(server: TeamServer, sandbox: Sandbox) -> Iterator[dict[str, str]]:
     """Three meshes on one cluster, by their namespaces; the certificates of `weak` have ended."""
-    spaces = {name: f"t-fleet-{name}-{secrets.token_hex(4)}" for name in MESHES}
-    for name, space in spaces.items():
-        cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}})
-        give_certificates(cluster, space, days=-1 if name == "weak" else 300)
-    with on_server(f"{server.team.urls[1]}/api"):
-        for name, space in spaces.items():
-            LinkerdMesh.model_validate(
-                {
-                    "name": name,
-                    "access": {"kubeconfig": str(sandbox.kubeconfig)},
-                    "namespaces": {"linkerd": space},
-                }
-            ).save(name)
-    yield spaces
-    for space in spaces.values():
-        cluster.delete("v1", "Namespace", space)
-
-
-def give_certificates(cluster: Cluster, namespace: str, days: int) -> None:
-    begin = datetime.now(UTC) - timedelta(days=400)
-    anchor = create_trust_anchor("cluster.local", timedelta(days=1000), begin)
-    issuer = sign_issuer(anchor, "cluster.local", timedelta(days=400 + days), begin)
-    cluster.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": TRUST_ROOTS, "namespace": namespace},
-            "data": {"ca-bundle.crt": anchor.certificate},
-        }
-    )
-    keys = (issuer.certificate, issuer.private_key, anchor.certificate)
-    cluster.apply(tls_secret(ISSUER_SECRET, namespace, *keys))
+    with stand_ins(sandbox, MESHES, ended=["weak"]) as fields:
+        with on_server(f"{server.team.urls[1]}/api"):
+            for name, content in fields.items():
+                LinkerdMesh.model_validate(content).save(name)
+        yield {name: content["namespaces"]["linkerd"] for name, content in fields.items()}
 
 
 def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(

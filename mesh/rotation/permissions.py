@@ -1,0 +1,96 @@
+"""What a rotation does to a cluster, asked before it changes anything: half of it is worse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.errors import PreflightFailed
+from mesh.permissions import GRANT, Permission, denied, in_words
+from mesh.restarts import restart_permissions
+from mesh.rollout import Workload
+from mesh.rotation.record import RECORD
+from mesh.rotation.trust_bundle import Owner
+from mesh.trust_anchor import ANCHOR_SECRET, ISSUER_SECRET, TRUST_ROOTS
+
+CERT_MANAGER = "cert-manager.io"
+
+
+def issuer_permissions(
+    config: MeshConfig, restarted: Iterable[Workload], *, has_record: bool
+) -> list[Permission]:
+    """What `rotate_issuer` writes.
+
+    Args:
+        restarted: the workloads that it makes anew; none where the old issuer is valid.
+        has_record: whether the rotations' record, which is also their lease, is there.
+    """
+    linkerd = config.namespaces.linkerd
+    # Identity is restarted where it does not load the new issuer by itself.
+    found = [
+        Permission("update", "configmaps", namespace=linkerd, name=RECORD),
+        Permission("patch", "deployments", "apps", linkerd),
+        *restart_permissions(restarted),
+    ]
+    if not has_record:
+        found.append(Permission("create", "configmaps", namespace=linkerd))
+    if config.issuer == "cert-manager":
+        found.append(Permission("patch", "certificates/status", CERT_MANAGER, linkerd))
+    else:
+        found.append(Permission("patch", "secrets", namespace=linkerd, name=ISSUER_SECRET))
+    return found
+
+
+def anchor_permissions(
+    config: MeshConfig, restarted: Iterable[Workload], owner: Owner, *, has_record: bool
+) -> list[Permission]:
+    """What `rotate_anchor` writes: also the release, the trust bundle and the anchors' keys.
+
+    Args:
+        restarted: the workloads that it makes anew.
+        owner: who owns the trust bundle's ConfigMap.
+        has_record: see `issuer_permissions`.
+    """
+    linkerd = config.namespaces.linkerd
+    found = issuer_permissions(config, restarted, has_record=has_record)
+    # Helm's records, and the issuer that is kept for the way back.
+    found += [
+        Permission(verb, "secrets", namespace=linkerd)
+        for verb in ("create", "list", "update", "patch", "delete")
+    ]
+    found += [
+        Permission("patch", "configmaps", namespace=linkerd),
+        Permission("get", "deployments", "apps", linkerd),
+        Permission("list", "replicasets", "apps", linkerd),
+    ]
+    if config.trust_anchor.custody == "in-cluster":
+        keys = config.anchor_namespace
+        found.append(Permission("create", "secrets", namespace=keys))
+        found += [
+            Permission(verb, "secrets", namespace=keys, name=ANCHOR_SECRET)
+            for verb in ("get", "patch", "delete")
+        ]
+    if owner == "trust-manager":
+        found += [
+            Permission(verb, "bundles", "trust.cert-manager.io", name=TRUST_ROOTS)
+            for verb in ("get", "update")
+        ]
+    return found
+
+
+def lacking(cluster: Cluster, asked: Iterable[Permission]) -> str:
+    """What of it this identity may not do, in words; empty: nothing is lacking."""
+    found = denied(cluster, asked)
+    return f"this identity may not {in_words(found)}" if found else ""
+
+
+def require(lacks: str) -> None:
+    """Raises `PreflightFailed` where something is lacking."""
+    if lacks:
+        raise PreflightFailed(
+            "permissions",
+            expected="all that a rotation does, as it should not stop halfway",
+            found=lacks,
+            remedy=f"{GRANT} Nothing was changed by this run.",
+        )

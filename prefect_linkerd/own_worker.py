@@ -1,0 +1,113 @@
+"""A worker for a fleet from a terminal: each mesh's run in a process of its own, on this machine.
+
+The flow takes names of blocks and a deployment; here both are made on the command's own server.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, cast
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.flows import Flow
+from prefect.types.entrypoint import EntrypointType
+
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput
+from prefect_linkerd.own_server import home
+from tasks.linkerd_mesh import LinkerdMesh
+
+POOL = "terminal"
+PATIENCE = 30.0
+"""Seconds that runs have to end when the fleet is given up."""
+
+
+@contextmanager
+def prepared(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) -> Generator[None]:
+    """The fleet's blocks and deployment on the server of this process, and a worker for its runs.
+
+    Args:
+        meshes: by name; a block of an earlier fleet is brought up to date.
+        flow_name: what is run for each.
+        at_once: how many runs the worker has at the same time.
+
+    Raises:
+        InvalidInput: another fleet runs at a terminal of this user.
+    """
+    with _alone(), _worker_for(meshes, flow_name, at_once):
+        yield
+
+
+@contextmanager
+def _alone() -> Generator[None]:
+    """One fleet at a time: its worker would have the runs of another."""
+    with (home() / "fleet.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInput(
+                "fleet",
+                expected="no other fleet from a terminal of this user",
+                found="one that runs",
+                remedy="Wait until it is over.",
+            ) from None
+        yield
+
+
+@contextmanager
+def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) -> Generator[None]:
+    for name, config in meshes.items():
+        LinkerdMesh.model_validate(config.model_dump()).save(name, overwrite=True)  # pyright: ignore[reportUnusedCoroutine]
+    with get_client(sync_client=True) as client:
+        pool = WorkPoolCreate(name=POOL, type="process", description="Fleets from a terminal")
+        client.create_work_pool(pool, overwrite=True)
+    flow = cast("Flow[..., Any]", getattr(import_module(f"flows.{flow_name}"), flow_name))
+    deployment = cast(
+        "Any",
+        flow.to_deployment(
+            flow_name,
+            work_pool_name=POOL,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            tags=["linkerd"],
+        ),
+    )
+    deployment.apply()
+    with _worker(at_once):
+        yield
+
+
+@contextmanager
+def _worker(limit: int) -> Generator[None]:
+    with (home() / "fleet.log").open("ab") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL),
+                *("--name", f"terminal-{os.getpid()}", "--limit", str(limit)),
+            ],
+            env=os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Runs that are not over by the end are ended with their worker, and with nobody else.
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, number)
+                process.wait(PATIENCE)
+            except ProcessLookupError:
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        process.wait()

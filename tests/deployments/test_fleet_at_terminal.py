@@ -1,0 +1,89 @@
+"""A fleet from a terminal: mesh files, no Prefect server, a worker of the command's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sandbox.cluster import Sandbox
+from tests.fleets import give_certificates, stand_ins
+
+MESHES = ("canary", "weak", "last")
+
+
+class Terminal:
+    def __init__(self, folder: Path) -> None:
+        self._state = folder / "state"
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
+            "XDG_STATE_HOME": str(self._state),
+            "PREFECT_HOME": str(folder / "profile"),
+        }
+
+    def fleet(self, *arguments: str | Path, code: int = 0) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect_linkerd", "fleet", *map(str, arguments), "-o", "json"],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=self._environment,
+        )
+        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-4000:]
+        return json.loads(done.stdout)
+
+    def runs(self) -> list[tuple[str, str]]:
+        """The names of the meshes' runs, in order, with their last states."""
+        database = self._state / "prefect-linkerd/prefect/prefect.db"
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return list(
+                connection.execute(
+                    "select name, state_type from flow_run where deployment_id is not null "
+                    "order by created"
+                )
+            )
+
+
+@pytest.mark.timeout(900)
+def test_a_fleet_of_files_stops_and_goes_on(sandbox: Sandbox, tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    assert terminal.fleet(code=2)["expected"].startswith("files of meshes, or a Prefect server")
+    with stand_ins(sandbox, MESHES, ended=["weak"]) as fields:
+        files = [tmp_path / f"{name}.yaml" for name in MESHES]
+        for path, content in zip(files, fields.values(), strict=True):
+            path.write_text(yaml.safe_dump(content))
+        assert terminal.fleet(*files, files[0], code=2)["found"] == "name canary a second time"
+        assert terminal.fleet(*files, "north", code=2)["found"] == "north"
+        round_ = (
+            *("--deployment", "check_certificates", "--canaries", "canary"),
+            *("--at-once", "1", "--goes-on", "november", "--parameters", "thresholds.days=[60]"),
+        )
+        planned = terminal.fleet(*files, *round_, "--dry-run")
+        assert (planned["canaries"], planned["rest"]) == (["canary"], ["weak", "last"])
+
+        stopped = terminal.fleet(*files, *round_, code=1)
+        assert stopped["error"] == "FleetStopped"
+        assert stopped["found"] == "1 of 3 meshes succeeded; failed: weak (Failed)"
+
+        give_certificates(sandbox.cluster(), fields["weak"]["namespaces"]["linkerd"], days=300)
+        assert terminal.fleet(*files, *round_) == dict.fromkeys(MESHES, "succeeded")
+        states = [(name.rpartition(" ")[2], state) for name, state in terminal.runs()]
+        assert states == [
+            ("canary", "COMPLETED"),
+            ("weak", "FAILED"),
+            ("weak", "COMPLETED"),
+            ("last", "COMPLETED"),
+        ]
+    # Nothing of it runs on.
+    folder = tmp_path / "state/prefect-linkerd/prefect"
+    assert not (folder / "server.pid").exists()
+    assert "worker" in (folder / "fleet.log").read_text().lower()
