@@ -66,7 +66,7 @@ class PrefectServer:
         self.home.mkdir(parents=True, exist_ok=True)
         if self._adopt():
             return
-        self._prepare_database()
+        is_migrated = self._prepare_database()
         self._port = self._port or free_ports(1)[0]
         with self.log.open("wb") as log:
             process = subprocess.Popen(
@@ -77,7 +77,12 @@ class PrefectServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self.environment,
+                env={
+                    **os.environ,
+                    **self.environment,
+                    # Looking for migrations takes seconds, and there are none.
+                    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(not is_migrated).lower(),
+                },
                 start_new_session=self._detached,
             )
         self._pidfile.write_text(f"{process.pid} {self._port}")
@@ -119,11 +124,15 @@ class PrefectServer:
     ) -> None:
         self.stop()
 
-    def _prepare_database(self) -> None:
-        """Begins with a copy of an empty, migrated database of this Prefect, made once a user."""
+    def _prepare_database(self) -> bool:
+        """Begins with a copy of an empty, migrated database of this Prefect, made once a user.
+
+        Returns:
+            Whether it did; one that was there may be of another Prefect.
+        """
         database = self.home / DATABASE
         if database.exists():
-            return
+            return False
         template = cache_folder() / f"prefect-{version('prefect')}.db"
         if not template.exists():
             template.parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +147,7 @@ class PrefectServer:
                 _copy(Path(folder, DATABASE), Path(folder, "whole.db"))
                 Path(folder, "whole.db").replace(template)
         _copy(template, database)
+        return True
 
     def _pid(self) -> int | None:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from copy import deepcopy
+from typing import Any, ClassVar
 
 from prefect.blocks.core import Block
 from prefect_kubernetes.credentials import (  # pyright: ignore[reportMissingTypeStubs]
@@ -45,6 +46,16 @@ class LinkerdMesh(MeshConfig, Block):
         # By its title a server knows that the parameter is a block.
         content["title"], content["required"] = cls.__name__, ["name"]
         return schema
+
+    @classmethod
+    def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:
+        # Prefect asks for it once for every field, and it takes as long as a request to a server.
+        key = (cls, arguments, tuple(sorted(options.items())))
+        if key not in cls._schemas:
+            cls._schemas[key] = super().model_json_schema(*arguments, **options)
+        return deepcopy(cls._schemas[key])
+
+    _schemas: ClassVar[dict[Any, dict[str, Any]]] = {}
 
     _block_type_name = "Linkerd Mesh"
     _block_type_slug = "linkerd-mesh"
