@@ -153,6 +153,8 @@ def allows_kubernetes(constraint: str, version: str) -> bool | None:
 class ChartCatalog:
     """Finds charts where a configuration says they are, and keeps packages in the user's cache.
 
+    A repository's index is read once in a catalog's life.
+
     Args:
         config: whose chart sources, version and channel count.
         cache: where downloaded packages are kept; the XDG cache by default.
@@ -162,6 +164,7 @@ class ChartCatalog:
         self._config = config
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self._cache = cache or Path(root) / "prefect-linkerd" / "charts"
+        self._indices: dict[str, object] = {}
 
     def source_of(self, name: ChartName, *, channel: Channel | None = None) -> str:
         """The repository of a chart: as configured, else the mirror's folder, else upstream.
@@ -237,8 +240,11 @@ class ChartCatalog:
 
     def _entries(self, source: str, name: ChartName) -> list[Entry]:
         if source.startswith(("https://", "http://")):
-            url = urljoin(source.rstrip("/") + "/", "index.yaml")
-            return index_entries(read_index(download(url).content), name, source)
+            # Upstream's is megabytes, and has every chart.
+            if source not in self._indices:
+                url = urljoin(source.rstrip("/") + "/", "index.yaml")
+                self._indices[source] = read_index(download(url).content)
+            return index_entries(self._indices[source], name, source)
         return folder_entries(Path(source).expanduser(), name)
 
     def _fetch(self, source: str, entry: Entry) -> Path:

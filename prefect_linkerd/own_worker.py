@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
@@ -15,9 +14,12 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, cast
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.objects import State
 from prefect.flows import Flow
+from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
 from mesh.config import MeshConfig
@@ -26,8 +28,6 @@ from prefect_linkerd.own_server import home
 from tasks.linkerd_mesh import LinkerdMesh
 
 POOL = "terminal"
-PATIENCE = 30.0
-"""Seconds that runs have to end when the fleet is given up."""
 
 
 @contextmanager
@@ -69,6 +69,7 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
     with get_client(sync_client=True) as client:
         pool = WorkPoolCreate(name=POOL, type="process", description="Fleets from a terminal")
         client.create_work_pool(pool, overwrite=True)
+        _crash_the_dead(client)
     flow = cast("Flow[..., Any]", getattr(import_module(f"flows.{flow_name}"), flow_name))
     deployment = cast(
         "Any",
@@ -84,30 +85,34 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
         yield
 
 
+def _crash_the_dead(client: SyncPrefectClient) -> None:
+    """Ends what a lost machine has left as running: here is one worker at a time, and none yet."""
+    begun = FlowRunFilter.model_validate(
+        {"state": {"type": {"any_": ["PENDING", "RUNNING", "PAUSED", "CANCELLING"]}}}
+    )
+    own = WorkPoolFilter.model_validate({"name": {"any_": [POOL]}})
+    for run in client.read_flow_runs(flow_run_filter=begun, work_pool_filter=own):
+        crashed: State[Any] = Crashed(message="Its worker was lost.")
+        client.set_flow_run_state(run.id, crashed, force=True)
+
+
 @contextmanager
 def _worker(limit: int) -> Generator[None]:
-    with (home() / "fleet.log").open("ab") as output:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL),
-                *("--name", f"terminal-{os.getpid()}", "--limit", str(limit)),
-            ],
+    command = (
+        *(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL),
+        *("--name", f"terminal-{os.getpid()}", "--limit", str(limit)),
+    )
+    with (
+        (home() / "fleet.log").open("ab") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "prefect_linkerd.lifeline", *command],
             env=os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
-            stdin=subprocess.DEVNULL,
+            # It closes with this process, however that ends; the worker then ends its runs.
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Runs that are not over by the end are ended with their worker, and with nobody else.
+            # A terminal's Ctrl-C is for this process, which ends the worker.
             start_new_session=True,
-        )
-    try:
+        ),
+    ):
         yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(PATIENCE)
-            except ProcessLookupError:
-                break
-            except subprocess.TimeoutExpired:
-                continue
-        process.wait()

@@ -7,6 +7,7 @@ import time
 from prefect.logging import get_run_logger
 
 from mesh import report
+from mesh.charts import ChartCatalog
 from mesh.checks import CATEGORIES
 from mesh.errors import ApiError
 from mesh.report import Report, unhealthy
@@ -27,10 +28,10 @@ def verify(mesh: LinkerdMesh, *, patience: float = 0.0) -> Report:
         ApiError: the API server was lost meanwhile, which says nothing about the mesh.
         MeshUnhealthy: naming the checks that failed and what they found.
     """
-    cluster = cluster_of(mesh)
+    cluster, catalog = cluster_of(mesh), ChartCatalog(mesh)
     deadline = time.monotonic() + patience
     while True:
-        snapshot = read_snapshot(cluster, mesh)
+        snapshot = read_snapshot(cluster, mesh, catalog=catalog)
         for error in snapshot.unread.values():
             if isinstance(error, ApiError) and error.transient:
                 raise error

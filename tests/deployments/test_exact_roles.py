@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import ApiError
 from mesh.preflight import denied_permissions
+from mesh.rotation.record import read_record
 from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
@@ -61,17 +64,39 @@ class Terminal:
         (self.folder / f"{flow}.kubeconfig").write_text(yaml.safe_dump(cluster._as_kubeconfig()))
         return cluster
 
-    def run(self, flow: str, *arguments: str, **environment: str) -> Any:
-        """A command, with its flow's role; what it prints as JSON."""
+    def command(self, flow: str, *arguments: str) -> list[str]:
+        """What somebody types, who has the flow's role."""
         mesh = self.folder / "mesh.yaml"
         mesh.write_text(yaml.safe_dump(self.fields))
-        command = {"watch_charts": "watch"}.get(flow, flow.replace("_", "-"))
+        return [
+            *(sys.executable, "-m", "prefect_linkerd", flow.replace("_", "-"), str(mesh)),
+            *("--kubeconfig", str(self.folder / f"{flow}.kubeconfig"), *arguments),
+        ]
+
+    def answered(self, answer: str, flow: str, *arguments: str, **environment: str) -> str:
+        """A command at a real terminal, where its question gets an answer; what was shown."""
+        leader, follower = pty.openpty()
+        with subprocess.Popen(
+            self.command(flow, *arguments),
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env=self.environment | environment,
+        ) as process:
+            os.close(follower)
+            shown = ""
+            while (now := _shown(leader)) or process.poll() is None:
+                shown += now
+                if shown.rstrip().endswith("[y/N]:"):
+                    os.write(leader, f"{answer}\n".encode())
+        os.close(leader)
+        assert process.returncode == 2, shown[-4000:]
+        return " ".join(shown.split())
+
+    def run(self, flow: str, *arguments: str, **environment: str) -> Any:
+        """A command, with its flow's role; what it prints as JSON."""
         done = subprocess.run(
-            [
-                *(sys.executable, "-m", "prefect_linkerd", command, str(mesh)),
-                *("--kubeconfig", str(self.folder / f"{flow}.kubeconfig"), "--output", "json"),
-                *arguments,
-            ],
+            self.command(flow, "--output", "json", *arguments),
             capture_output=True,
             text=True,
             timeout=600,
@@ -107,6 +132,16 @@ class Terminal:
             if not _is_asked(asked, verb, resource, grant)
         ]
         assert not idle, "\n".join(map(str, idle))
+
+
+def _shown(terminal: int) -> str:
+    """What a terminal shows next; empty where nothing comes, or its program has ended."""
+    if not select.select([terminal], [], [], 1.0)[0]:
+        return ""
+    try:
+        return os.read(terminal, 65536).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _is_asked(asked: Sequence[dict[str, Any]], verb: str, resource: str, grant: Grant) -> bool:
@@ -250,9 +285,17 @@ def test_the_flows_on_a_mesh_that_runs(
 
     terminal.role("rotate_anchor")
     before = read_trust_bundle(terminal.cluster, terminal.config).anchors
+    # Somebody says no, and the same rotation goes on when it is run again.
+    said = terminal.answered("n", "rotate_anchor", *ROTATION, "--approvals", "bundle", **server)
+    assert "waits for approval. Go on? [y/N]: n" in said
+    assert "expected to be approved, found that it was not" in said
+    kept = read_record(terminal.cluster, "linkerd")
+    assert kept is not None
+    assert kept.is_open
+    assert read_trust_bundle(terminal.cluster, terminal.config).anchors == before
     # There is nobody at this terminal to ask.
     record = terminal.run("rotate_anchor", *ROTATION, "--approvals", "switch", "--yes", **server)
-    assert record["phase"] == "done"
+    assert (record["phase"], record["goal"]) == ("done", kept.goal)
     assert (
         read_trust_bundle(terminal.cluster, terminal.config).anchors == {record["goal"]} != before
     )
@@ -295,6 +338,36 @@ def test_the_flows_where_cert_manager_keeps_the_issuer(
         bundle = read_trust_bundle(terminal.cluster, terminal.config)
         assert (record["phase"], bundle.anchors) == ("done", {record["goal"]})
         terminal.was_exact("rotate_anchor")
+
+
+def test_the_watcher(
+    terminal: Terminal, prefect_server: PrefectServer, tmp_path: Path, shared_dir: Path
+) -> None:
+    """No mesh and no cluster: a repository's releases are noted first, and told when they come."""
+    index = yaml.safe_load((shared_dir / "charts/edge/index.yaml").read_text())
+    releases = index["entries"]["linkerd-control-plane"]
+    index["entries"]["linkerd-control-plane"] = releases[1:]
+    (tmp_path / "index.yaml").write_text(yaml.safe_dump(index))
+
+    def watch() -> Any:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "prefect_linkerd", "watch", "--output", "json"),
+                *("--repositories", str(tmp_path)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+            env=terminal.environment | {"PREFECT_API_URL": f"{prefect_server.url}/api"},
+        )
+        return json.loads(done.stdout)
+
+    assert watch() == []
+    index["entries"]["linkerd-control-plane"] = releases
+    (tmp_path / "index.yaml").write_text(yaml.safe_dump(index))
+    assert watch() == [releases[0]["appVersion"]]
+    assert watch() == []
 
 
 def test_the_files_are_up_to_date(charts_dir: Path, helm_path: str) -> None:

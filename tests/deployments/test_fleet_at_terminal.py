@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from sandbox.cluster import Sandbox
+from tests.deployments.conftest import eventually
 from tests.fleets import give_certificates, stand_ins
 
 MESHES = ("canary", "weak", "last")
@@ -41,6 +44,22 @@ class Terminal:
         assert done.returncode == code, done.stdout[-2000:] + done.stderr[-4000:]
         return json.loads(done.stdout)
 
+    def killed(self, *arguments: str | Path) -> None:
+        """A fleet whose command is killed when a mesh's run has begun; its worker goes as well."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect_linkerd", "fleet", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self._environment,
+        )
+        name = f"terminal-{process.pid}".encode()
+        eventually(lambda: bool(self.runs()))
+        assert any(name in command for command in commands())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        eventually(lambda: not any(name in command for command in commands()))
+
     def runs(self) -> list[tuple[str, str]]:
         """The names of the meshes' runs, in order, with their last states."""
         database = self._state / "prefect-linkerd/prefect/prefect.db"
@@ -51,6 +70,15 @@ class Terminal:
                     "order by created"
                 )
             )
+
+
+def commands() -> list[list[bytes]]:
+    """The command lines of every process."""
+    found: list[list[bytes]] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes().split(b"\0"))
+    return found
 
 
 @pytest.mark.timeout(900)
@@ -70,14 +98,15 @@ def test_a_fleet_of_files_stops_and_goes_on(sandbox: Sandbox, tmp_path: Path) ->
         planned = terminal.fleet(*files, *round_, "--dry-run")
         assert (planned["canaries"], planned["rest"]) == (["canary"], ["weak", "last"])
 
+        terminal.killed(*files, *round_)
         stopped = terminal.fleet(*files, *round_, code=1)
         assert stopped["error"] == "FleetStopped"
         assert stopped["found"] == "1 of 3 meshes succeeded; failed: weak (Failed)"
 
         give_certificates(sandbox.cluster(), fields["weak"]["namespaces"]["linkerd"], days=300)
         assert terminal.fleet(*files, *round_) == dict.fromkeys(MESHES, "succeeded")
-        states = [(name.rpartition(" ")[2], state) for name, state in terminal.runs()]
-        assert states == [
+        ended = [(n.rpartition(" ")[2], s) for n, s in terminal.runs() if s != "CRASHED"]
+        assert ended == [
             ("canary", "COMPLETED"),
             ("weak", "FAILED"),
             ("weak", "COMPLETED"),
