@@ -30,6 +30,10 @@ KUBERNETES = "v1.34.0"
 """What charts are rendered for; no role of theirs depends on it."""
 
 
+KEYS_BESIDE = (f"{ANCHOR_SECRET}-next", f"{ANCHOR_SECRET}-previous")
+"""The Secrets of the other anchor's key while one takes the place of another."""
+
+
 @dataclass(frozen=True)
 class Grant:
     """Verbs on resources of a group, in a namespace or (empty) the cluster; `names` narrows.
@@ -411,25 +415,22 @@ def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         *releases(config, plane, ("get",)),
         *records(linkerd, history=True),
         *waits(linkerd),
-        # The old issuer and both keys, for the way back.
-        Grant(("patch",), "", ("secrets",), linkerd),
         Grant(("get", "patch"), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
         Grant(
             ("update",), "trust.cert-manager.io", ("bundles",), "", (TRUST_ROOTS,), sometimes=True
         ),
     ]
-    if (keys := config.anchor_namespace) != linkerd:
-        names = _anchor_keys()
+    keys = config.anchor_namespace
+    if config.issuer == "self-signed" or keys == linkerd:
+        # The old issuer and both keys, for the way back.
+        found.append(Grant(("patch",), "", ("secrets",), linkerd))
+    if keys != linkerd:
         found += [
             Grant(("create",), "", ("secrets",), keys),
-            Grant(("patch", "delete"), "", ("secrets",), keys, names),
+            Grant(("patch",), "", ("secrets",), keys, (ANCHOR_SECRET,)),
+            Grant(("patch", "delete"), "", ("secrets",), keys, KEYS_BESIDE),
         ]
     return found
-
-
-def _anchor_keys() -> tuple[str, ...]:
-    """The Secrets of the trust anchors' keys, of which two are there during a rotation alone."""
-    return (ANCHOR_SECRET, f"{ANCHOR_SECRET}-next", f"{ANCHOR_SECRET}-previous")
 
 
 def rotate_issuer(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  # noqa: ARG001
@@ -465,7 +466,11 @@ def _rotation(config: MeshConfig) -> list[Held | Grant]:
             Grant(("patch",), "cert-manager.io", ("certificates/status",), linkerd),
         ]
     if (keys := config.anchor_namespace) != linkerd:
-        found.append(Grant(("get",), "", ("secrets",), keys, _anchor_keys()))
+        found += [
+            Grant(("get",), "", ("secrets",), keys, (ANCHOR_SECRET,)),
+            # Looked for where the first is not the one that is wanted.
+            Grant(("get",), "", ("secrets",), keys, KEYS_BESIDE, sometimes=True),
+        ]
     return found
 
 

@@ -54,11 +54,14 @@ def anchor_permissions(
     """
     linkerd = config.namespaces.linkerd
     found = issuer_permissions(config, restarted, has_record=has_record)
-    # Helm's records, and the issuer that is kept for the way back.
+    # Helm's records.
     found += [
         Permission(verb, "secrets", namespace=linkerd)
-        for verb in ("create", "list", "update", "patch", "delete")
+        for verb in ("create", "list", "update", "delete")
     ]
+    if config.issuer == "self-signed":
+        # The issuer that is kept for the way back.
+        found.append(Permission("patch", "secrets", namespace=linkerd))
     found += [
         Permission("patch", "configmaps", namespace=linkerd),
         Permission("get", "deployments", "apps", linkerd),
@@ -68,8 +71,13 @@ def anchor_permissions(
         keys = config.anchor_namespace
         found.append(Permission("create", "secrets", namespace=keys))
         found += [
-            Permission(verb, "secrets", namespace=keys, name=ANCHOR_SECRET)
-            for verb in ("get", "patch", "delete")
+            Permission(verb, "secrets", namespace=keys, name=name)
+            for verb, name in (
+                ("get", ANCHOR_SECRET),
+                ("patch", ANCHOR_SECRET),
+                ("patch", f"{ANCHOR_SECRET}-next"),
+                ("delete", f"{ANCHOR_SECRET}-next"),
+            )
         ]
     if owner == "trust-manager":
         found += [
