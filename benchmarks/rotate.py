@@ -6,8 +6,8 @@ A rotation needs every workload restarted three times: to trust the new anchor, 
 of it, and to forget the old one. By hand that is three times `kubectl rollout restart` of all
 Deployments at once and a wait until all are ready, with nothing proven in between; the Helm
 upgrades and the new issuer that go with it are left out. For each size both run on the same mesh,
-one after the other, and the ratios of their wall time and of their API requests are printed. Requests
-are those of the API server's audit log, Helm's among them.
+one after the other, and the ratios of their wall time and of their API requests are printed.
+Requests are those of the API server's audit log, Helm's among them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RBAC = "rbac.authorization.k8s.io"
 
 @contextmanager
 def measured(sandbox: Sandbox) -> Iterator[dict[str, float]]:
-    """The seconds that the block takes, and its requests, as the API server has written them down."""
+    """The seconds that the block takes, and its requests, by the API server's audit log."""
     found: dict[str, float] = {}
     before, begin = len(sandbox.audit_log()), time.monotonic()
     yield found
