@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from mesh.cluster import Cluster
 
 # What the cluster's own machinery writes all the time, whoever runs bootstrap.
@@ -9,7 +11,10 @@ OF_THE_MACHINERY = {"Event", "Lease", "Node", "ComponentStatus"}
 
 
 def resource_versions(cluster: Cluster) -> dict[str, str]:
-    """`group/version/Kind/namespace/name` of every object to its resourceVersion."""
+    """`group/version/Kind/namespace/name` of every object to its resourceVersion.
+
+    Of a CRD it is what people change.
+    """
     found: dict[str, str] = {}
     preferred = {
         group["preferredVersion"]["groupVersion"] for group in cluster.read("/apis")["groups"]
@@ -26,4 +31,8 @@ def resource_versions(cluster: Cluster) -> dict[str, str]:
                 metadata = obj["metadata"]
                 key = f"{api_version}/{kind}/{metadata.get('namespace', '')}/{metadata['name']}"
                 found[key] = metadata.get("resourceVersion", "")
+                if kind == "CustomResourceDefinition":
+                    # Its status is the API server's, which is at it for a while after each change.
+                    theirs = ("generation", "labels", "annotations")
+                    found[key] = json.dumps([metadata.get(name) for name in theirs])
     return found
