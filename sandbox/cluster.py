@@ -32,6 +32,8 @@ START_TIMEOUT = 60.0
 # kubelets of one sandbox share an address range; no packet is ever sent there.
 POD_CIDR = "10.244.0.1/16"
 SERVICE_CIDR = "10.96.0.0/12"
+SOCKET_PATH = 103
+"""Bytes that the path of a Unix socket may have on every system, of which macOS allows the least."""
 AUDIT_POLICY: dict[str, Any] = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -257,10 +259,15 @@ class Sandbox:
     # Parts
 
     def _prepare(self) -> None:
-        # A Unix socket's path has a limit of about a hundred bytes.
         if self._data is None:
             self._data = Path(tempfile.mkdtemp(prefix="sandbox-"))
         data = self._data
+        if len(longest := bytes(data / "proxies.sock")) > SOCKET_PATH:
+            raise SandboxError(
+                f"sandbox {self.name}: {data} is too long a path for its Unix sockets, by "
+                f"{len(longest) - SOCKET_PATH} bytes: choose a shorter name, TMPDIR or "
+                "XDG_STATE_HOME"
+            )
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._ports = dict(zip(("etcd", "etcd-peer", "kube-apiserver"), free_ports(3), strict=True))
         credentials = Credentials(data / "pki")
