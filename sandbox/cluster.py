@@ -33,7 +33,7 @@ START_TIMEOUT = 60.0
 POD_CIDR = "10.244.0.1/16"
 SERVICE_CIDR = "10.96.0.0/12"
 SOCKET_PATH = 103
-"""Bytes that the path of a Unix socket may have on every system, of which macOS allows the least."""
+"""Bytes that the path of a Unix socket may have anywhere; macOS allows the least."""
 AUDIT_POLICY: dict[str, Any] = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
