@@ -6,13 +6,14 @@ A rotation needs every workload restarted three times: to trust the new anchor, 
 of it, and to forget the old one. By hand that is three times `kubectl rollout restart` of all
 Deployments at once and a wait until all are ready, with nothing proven in between; the Helm
 upgrades and the new issuer that go with it are left out. For each size both run on the same mesh,
-one after the other, and the ratios of their wall time and of their API requests are printed.
-Requests are those of the API server's audit log, Helm's among them.
+one after the other, with a hundred workloads a namespace, and the ratios of their wall time and of
+their API requests are printed. Requests are those of the API server's audit log, Helm's among them.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import tempfile
@@ -32,7 +33,7 @@ from tests.rotation.meshes import FAST, add_workloads, configuration, install, r
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 ROUNDS = 3
-NAMESPACES = ("linkerd", "apps")
+PER_NAMESPACE = 100
 RBAC = "rbac.authorization.k8s.io"
 
 
@@ -46,12 +47,12 @@ def measured(sandbox: Sandbox) -> Iterator[dict[str, float]]:
     found["requests"] = len(sandbox.audit_log()) - before
 
 
-def by_kubectl(cluster: Cluster, kubectl: list[str]) -> None:
+def by_kubectl(cluster: Cluster, kubectl: list[str], namespaces: list[str]) -> None:
     for number in range(ROUNDS):
         if number:
             # The annotation has a resolution of a second.
             time.sleep(1)
-        for namespace in NAMESPACES:
+        for namespace in namespaces:
             subprocess.run(
                 [*kubectl, "-n", namespace, "rollout", "restart", "deployment"],
                 check=True,
@@ -59,7 +60,7 @@ def by_kubectl(cluster: Cluster, kubectl: list[str]) -> None:
             )
         while not all(
             rollout_status(obj).is_complete
-            for namespace in NAMESPACES
+            for namespace in namespaces
             for obj in read_workloads(cluster, namespace, ("Deployment",))
         ):
             time.sleep(1)
@@ -106,9 +107,12 @@ def main() -> None:
                 "edge-26.8.3", SHARED, Path(folder), timeout_seconds=1800, name="benchmark"
             )
             install(cluster, config, helm)
-            add_workloads(cluster, workloads)
+            applications = [f"apps-{n:03}" for n in range(math.ceil(workloads / PER_NAMESPACE))]
+            for number, namespace in enumerate(applications):
+                left = workloads - number * PER_NAMESPACE
+                add_workloads(cluster, min(left, PER_NAMESPACE), namespace)
             with measured(sandbox) as naive:
-                by_kubectl(cluster, kubectl)
+                by_kubectl(cluster, kubectl, ["linkerd", *applications])
             with measured(sandbox) as flow:
                 rotate(cluster, config, helm, options=options)
         words = (
