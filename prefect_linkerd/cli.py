@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -176,6 +177,8 @@ class Failed(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; its exit code is linkerd's: 1 where a check fails, 2 on wrong input."""
+    # At a terminal Prefect would tell its makers that it is used: nobody has asked for that.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         app(None if arguments is None else list(arguments), standalone_mode=True)
     except SystemExit as end:
