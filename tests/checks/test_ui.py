@@ -131,7 +131,6 @@ def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) ->
     browser.says(f"rotate_issuer of mesh {NAME}")
     browser.picture("automations")
     browser.open("events", "Event Feed")
-    browser.picture("events")
     verdict = {"event": {"prefix": ["linkerd.mesh."]}}
     assert eventually(lambda: server.ask("events/filter", filter=verdict)["events"])
     # The schedules of prefect.yaml make runs by themselves.
@@ -226,7 +225,6 @@ def _looks_at_the_block(browser: Browser) -> None:
     server = browser.server
     [document] = [d for d in server.ask("block_documents/filter") if d["name"] == NAME]
     browser.open(f"blocks/block/{document['id']}/edit", "Linkerd version", height=2400)
-    browser.picture("block")
     shown = browser.text
     for title in ("Cluster access", "Trust anchor", "Lifetimes", "Upgrade policy"):
         assert title in shown, title
