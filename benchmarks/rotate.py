@@ -28,13 +28,12 @@ from mesh.cluster import Cluster
 from mesh.restarts import RestartPolicy
 from mesh.rollout import read_workloads, rollout_status
 from sandbox.cluster import Sandbox
-from tests.identities import as_account
+from tests.identities import bound_account
 from tests.rotation.meshes import FAST, add_workloads, configuration, install, rotate
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 ROUNDS = 3
 PER_NAMESPACE = 100
-RBAC = "rbac.authorization.k8s.io"
 
 
 @contextmanager
@@ -68,20 +67,8 @@ def by_kubectl(cluster: Cluster, kubectl: list[str], namespaces: list[str]) -> N
 
 def audited_account(admin: Cluster) -> Cluster:
     """The cluster for an administrator whose requests are written down."""
-    metadata = {"name": "benchmark", "namespace": "prefect"}
     admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "prefect"}})
-    admin.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
-    role = {"apiGroup": RBAC, "kind": "ClusterRole", "name": "cluster-admin"}
-    admin.create(
-        {
-            "apiVersion": f"{RBAC}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": "benchmark"},
-            "roleRef": role,
-            "subjects": [{"kind": "ServiceAccount", **metadata}],
-        }
-    )
-    account = as_account(admin, "prefect", "benchmark")
+    account = bound_account(admin, "prefect", "benchmark", "cluster-admin")
     while not account.allowed("*", "*"):
         time.sleep(0.1)
     return account

@@ -17,6 +17,7 @@ from mesh.config import MeshConfig
 from mesh.helm import Helm, desired_release
 from mesh.issuer import webhook_servers
 from mesh.namespaces import namespaces
+from mesh.rotation.key_ring import SECRETS_BESIDE
 from mesh.rotation.record import RECORD as ROTATION
 from mesh.smoke.routing import SPLIT_KINDS
 from mesh.snapshot import INGRESS_KINDS, POLICY_KINDS, secret_names
@@ -28,10 +29,6 @@ RBAC = "rbac.authorization.k8s.io"
 ROLES = ("ClusterRole", "Role")
 KUBERNETES = "v1.34.0"
 """What charts are rendered for; no role of theirs depends on it."""
-
-
-KEYS_BESIDE = (f"{ANCHOR_SECRET}-next", f"{ANCHOR_SECRET}-previous")
-"""The Secrets of the other anchor's key while one takes the place of another."""
 
 
 @dataclass(frozen=True)
@@ -428,7 +425,7 @@ def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         found += [
             Grant(("create",), "", ("secrets",), keys),
             Grant(("patch",), "", ("secrets",), keys, (ANCHOR_SECRET,)),
-            Grant(("patch", "delete"), "", ("secrets",), keys, KEYS_BESIDE),
+            Grant(("patch", "delete"), "", ("secrets",), keys, SECRETS_BESIDE),
         ]
     return found
 
@@ -469,7 +466,7 @@ def _rotation(config: MeshConfig) -> list[Held | Grant]:
         found += [
             Grant(("get",), "", ("secrets",), keys, (ANCHOR_SECRET,)),
             # Looked for where the first is not the one that is wanted.
-            Grant(("get",), "", ("secrets",), keys, KEYS_BESIDE, sometimes=True),
+            Grant(("get",), "", ("secrets",), keys, SECRETS_BESIDE, sometimes=True),
         ]
     return found
 

@@ -48,7 +48,7 @@ def denied(cluster: Cluster, asked: Iterable[Permission]) -> list[Permission]:
 
 
 def in_words(lacking: Sequence[Permission]) -> str:
-    """The first of them, and how many more there are."""
+    """That an identity may not do it: the first of them, and how many more there are."""
     shown = "; ".join(map(str, lacking[:SHOWN]))
     left = len(lacking) - SHOWN
-    return shown + (f"; and {left} more" if left > 0 else "")
+    return f"this identity may not {shown}" + (f"; and {left} more" if left > 0 else "")

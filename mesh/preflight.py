@@ -344,7 +344,7 @@ def _permissions(snapshot: PreflightSnapshot) -> list[Finding]:
             "pre-k8s-cluster-k8s",
             "error",
             "permissions",
-            f"this identity may not {in_words(snapshot.denied)}",
+            in_words(snapshot.denied),
             GRANT,
         )
     ]

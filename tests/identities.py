@@ -7,6 +7,24 @@ from typing import Any
 
 from mesh.cluster import Cluster
 
+RBAC = "rbac.authorization.k8s.io"
+
+
+def bound_account(cluster: Cluster, namespace: str, name: str, role: str) -> Cluster:
+    """The cluster, as a new service account that has a ClusterRole."""
+    account = {"name": name, "namespace": namespace}
+    cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+    cluster.create(
+        {
+            "apiVersion": f"{RBAC}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", **account}],
+        }
+    )
+    return as_account(cluster, namespace, name)
+
 
 def as_account(cluster: Cluster, namespace: str, name: str) -> Cluster:
     """The cluster, as one of its service accounts."""

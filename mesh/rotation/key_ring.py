@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from mesh.errors import InvalidInput
 from mesh.pki import KeyPair, check_key_matches, fingerprints
-from mesh.trust_anchor import KeyStore, is_same
+from mesh.trust_anchor import ANCHOR_SECRET, KeyStore, is_same
+
+NEXT, PREVIOUS = "next", "previous"
+SECRETS_BESIDE = (f"{ANCHOR_SECRET}-{NEXT}", f"{ANCHOR_SECRET}-{PREVIOUS}")
+"""The Secrets of the other two places, where keys are kept in the cluster."""
 
 
 class KeyRing:
@@ -18,8 +22,8 @@ class KeyRing:
 
     def __init__(self, current: KeyStore) -> None:
         self.current = current
-        self.next = current.beside("next")
-        self.previous = current.beside("previous")
+        self.next = current.beside(NEXT)
+        self.previous = current.beside(PREVIOUS)
 
     def find(self, fingerprint: str) -> KeyPair | None:
         """The anchor with this fingerprint, with its key, wherever it is kept."""

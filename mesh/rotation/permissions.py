@@ -10,6 +10,7 @@ from mesh.errors import PreflightFailed
 from mesh.permissions import GRANT, Permission, denied, in_words
 from mesh.restarts import restart_permissions
 from mesh.rollout import Workload
+from mesh.rotation.key_ring import SECRETS_BESIDE
 from mesh.rotation.record import RECORD
 from mesh.rotation.trust_bundle import Owner
 from mesh.trust_anchor import ANCHOR_SECRET, ISSUER_SECRET, TRUST_ROOTS
@@ -75,8 +76,8 @@ def anchor_permissions(
             for verb, name in (
                 ("get", ANCHOR_SECRET),
                 ("patch", ANCHOR_SECRET),
-                ("patch", f"{ANCHOR_SECRET}-next"),
-                ("delete", f"{ANCHOR_SECRET}-next"),
+                ("patch", SECRETS_BESIDE[0]),
+                ("delete", SECRETS_BESIDE[0]),
             )
         ]
     if owner == "trust-manager":
@@ -90,7 +91,7 @@ def anchor_permissions(
 def lacking(cluster: Cluster, asked: Iterable[Permission]) -> str:
     """What of it this identity may not do, in words; empty: nothing is lacking."""
     found = denied(cluster, asked)
-    return f"this identity may not {in_words(found)}" if found else ""
+    return in_words(found) if found else ""
 
 
 def require(lacks: str) -> None:

@@ -278,10 +278,7 @@ def test_the_flows_on_a_mesh_that_runs(
     assert report["mesh"] == "exact"
     terminal.was_exact("smoke_test")
 
-    terminal.role("rotate_issuer")
-    done = terminal.run("rotate_issuer", *ROTATION, **server)
-    assert done["before"]["fingerprint"] != done["after"]["fingerprint"]
-    terminal.was_exact("rotate_issuer")
+    gets_a_new_issuer(terminal, server)
 
     terminal.role("rotate_anchor")
     before = read_trust_bundle(terminal.cluster, terminal.config).anchors
@@ -311,6 +308,13 @@ def test_the_flows_on_a_mesh_that_runs(
     terminal.was_exact("upgrade")
 
 
+def gets_a_new_issuer(terminal: Terminal, server: dict[str, str]) -> None:
+    terminal.role("rotate_issuer")
+    done = terminal.run("rotate_issuer", *ROTATION, **server)
+    assert done["before"]["fingerprint"] != done["after"]["fingerprint"]
+    terminal.was_exact("rotate_issuer")
+
+
 def test_the_flows_where_cert_manager_keeps_the_issuer(
     prefect_server: PrefectServer, binaries: Binaries, shared_dir: Path, tmp_path: Path
 ) -> None:
@@ -330,10 +334,7 @@ def test_the_flows_where_cert_manager_keeps_the_issuer(
         terminal.run("bootstrap", **server)
         terminal.was_exact("bootstrap")
 
-        terminal.role("rotate_issuer")
-        done = terminal.run("rotate_issuer", *ROTATION, **server)
-        assert done["before"]["fingerprint"] != done["after"]["fingerprint"]
-        terminal.was_exact("rotate_issuer")
+        gets_a_new_issuer(terminal, server)
 
         terminal.role("rotate_anchor")
         record = terminal.run("rotate_anchor", *ROTATION, **server)

@@ -29,7 +29,7 @@ from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.flows.cluster_state import resource_versions
-from tests.identities import as_account
+from tests.identities import RBAC, bound_account
 from tests.pki.certificates import NOW, Made, make, private_pem
 from tests.rotation.ended import end_anchor, end_issuer, everything_verifies
 from tests.rotation.invariant import Invariant, split
@@ -45,7 +45,6 @@ from tests.rotation.meshes import (
 )
 
 WORKLOADS = 8
-RBAC = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True)
@@ -211,8 +210,6 @@ class TestSelfSigned:
         self, signed: Rotated
     ) -> None:
         name = "no-patch"
-        account = {"name": name, "namespace": "default"}
-        signed.cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
         rule = {
             "apiGroups": ["*"],
             "resources": ["*"],
@@ -220,12 +217,7 @@ class TestSelfSigned:
         }
         role = {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": name}}
         signed.cluster.create({**role, "rules": [rule]})
-        binding = {
-            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": name},
-            "subjects": [{"kind": "ServiceAccount", **account}],
-        }
-        signed.cluster.create({**role, "kind": "ClusterRoleBinding", **binding})
-        narrow = replace(signed, cluster=as_account(signed.cluster, "default", name))
+        narrow = replace(signed, cluster=bound_account(signed.cluster, "default", name, name))
         deadline = time.monotonic() + 30
         while not narrow.cluster.allowed("list", "pods"):
             assert time.monotonic() < deadline
