@@ -20,7 +20,8 @@ from playwright.sync_api import Page, sync_playwright
 
 from sandbox.prefect_server import PrefectServer
 from tests.checks.installed import DEFAULT, PASSPHRASE, InstalledMesh, on
-from tests.deployments.conftest import Server, eventually
+from tests.deployments.conftest import Server
+from tests.waiting import eventually
 
 on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="session")
 

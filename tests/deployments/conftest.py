@@ -7,8 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,15 +125,6 @@ class Server:
             flow_runs=flow_runs,
         )
         return [run for run in found if not run["auto_scheduled"]]
-
-
-def eventually(look: Callable[[], T], timeout: float = 120) -> T:
-    """What `look` returns once that is something."""
-    deadline = time.monotonic() + timeout
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.5)
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tests.identities import as_account
+from tests.processes import terminal_environment
 
 pytestmark = [pytest.mark.xdist_group("exact roles"), pytest.mark.timeout(1200)]
 
@@ -165,12 +166,8 @@ def _is_asked(asked: Sequence[dict[str, Any]], verb: str, resource: str, grant: 
 
 @contextmanager
 def at_terminal(binaries: Binaries, folder: Path, fields: dict[str, Any]) -> Iterator[Terminal]:
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
-        "PATH": os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]]),
-        "XDG_STATE_HOME": str(folder / "state"),
-        "PREFECT_HOME": str(folder / "profile"),
-    }
+    path = os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]])
+    environment = terminal_environment(folder) | {"PATH": path}
     with Sandbox("exact-roles", audited=True, binaries=binaries) as sandbox:
         cluster = sandbox.cluster()
         cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}})

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,9 @@ import pytest
 import yaml
 
 from sandbox.cluster import Sandbox
-from tests.deployments.conftest import eventually
 from tests.fleets import give_certificates, stand_ins
+from tests.processes import processes_with, terminal_environment
+from tests.waiting import eventually
 
 MESHES = ("canary", "weak", "last")
 
@@ -25,11 +24,7 @@ MESHES = ("canary", "weak", "last")
 class Terminal:
     def __init__(self, folder: Path) -> None:
         self._state = folder / "state"
-        self._environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
-            "XDG_STATE_HOME": str(self._state),
-            "PREFECT_HOME": str(folder / "profile"),
-        }
+        self._environment = terminal_environment(folder)
 
     def fleet(self, *arguments: str | Path, code: int = 0) -> Any:
         done = subprocess.run(
@@ -53,12 +48,12 @@ class Terminal:
             stderr=subprocess.DEVNULL,
             env=self._environment,
         )
-        name = f"terminal-{process.pid}".encode()
+        name = f"terminal-{process.pid}"
         eventually(lambda: bool(self.runs()))
-        assert any(name in command for command in commands())
+        assert processes_with(name)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        eventually(lambda: not any(name in command for command in commands()))
+        eventually(lambda: not processes_with(name))
 
     def runs(self) -> list[tuple[str, str]]:
         """The names of the meshes' runs, in order, with their last states."""
@@ -70,15 +65,6 @@ class Terminal:
                     "order by created"
                 )
             )
-
-
-def commands() -> list[list[bytes]]:
-    """The command lines of every process."""
-    found: list[list[bytes]] = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            found.append(path.read_bytes().split(b"\0"))
-    return found
 
 
 @pytest.mark.timeout(900)

@@ -18,9 +18,10 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.conftest import on_server
-from tests.deployments.conftest import ROOT, Inbox, Server, eventually
+from tests.deployments.conftest import ROOT, Inbox, Server
 from tests.flows.upgrades import proxies
 from tests.rotation.meshes import configuration, install
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("deployments")
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +22,7 @@ from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tasks.chart_releases import BROKEN, RELEASED
 from tests.flows.conftest import ConfigFactory
+from tests.waiting import eventually
 
 CHARTS = ("linkerd-crds", "linkerd-control-plane")
 
@@ -118,14 +118,6 @@ def events(server: PrefectServer, name: str, source: str) -> list[dict[str, Any]
     )
     found = answer.raise_for_status().json()["events"]
     return [event for event in found if event["payload"]["source"] == source]
-
-
-def eventually(look: Callable[[], Any], seconds: float = 60) -> Any:
-    """The first answer that is something; the last one where none is."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return found
 
 
 def test_a_release_starts_one_upgrade_and_a_broken_index_none(

@@ -18,29 +18,9 @@ from mesh.errors import ApiError
 from mesh.rollout import await_rollouts
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from tests.processes import processes_with
+from tests.waiting import eventually
 from tests.workloads import deployment, job
-
-
-def processes_with(text: str) -> list[str]:
-    """Command lines of live processes that mention a text."""
-    found: list[str] = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if text in command and str(os.getpid()) != folder.name:
-            found.append(command)
-    return found
-
-
-def eventually(is_so: Callable[[], object], seconds: float = 15) -> bool:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def quiet(_ready: int, _wanted: int, _text: str) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from sandbox.binaries import Binaries
 from sandbox.team import Team
-from tests.deployments.conftest import ROOT, eventually, request
+from tests.deployments.conftest import ROOT, request
+from tests.waiting import eventually
 
 BY_HAND = "by-hand"
 DEPLOYED = ("bootstrap", "check_certificates", "fleet")

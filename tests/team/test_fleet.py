@@ -17,9 +17,9 @@ from mesh.cluster import Cluster
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.conftest import on_server
-from tests.deployments.conftest import eventually
 from tests.fleets import give_certificates, stand_ins
 from tests.team.conftest import BY_HAND, TeamServer
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("team")
 

@@ -15,8 +15,8 @@ from mesh.expiry import read_expiries
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.conftest import on_server
-from tests.deployments.conftest import eventually
 from tests.team.conftest import TeamServer
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("team")
 

@@ -1,0 +1,27 @@
+"""Processes as a person at a terminal starts them and sees them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def terminal_environment(folder: Path) -> dict[str, str]:
+    """The environment of somebody who has never used Prefect, with a home in a folder."""
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
+        "XDG_STATE_HOME": str(folder / "state"),
+        "PREFECT_HOME": str(folder / "profile"),
+    }
+
+
+def processes_with(text: str) -> list[str]:
+    """Command lines of the other live processes that mention a text."""
+    found: list[str] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if text in command and str(os.getpid()) != folder.name:
+                found.append(command)
+    return found

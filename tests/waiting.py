@@ -1,0 +1,18 @@
+"""Waiting for what comes by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], timeout: float = 120, *, every: float = 0.5) -> T:
+    """What `look` returns once that is something."""
+    deadline = time.monotonic() + timeout
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(every)
+    return found
