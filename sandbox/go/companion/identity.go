@@ -35,6 +35,9 @@ const (
 	// mountDelay is how long a changed Secret takes to reach the pods that mount it. A kubelet
 	// takes up to about a minute.
 	mountDelay = time.Second
+
+	// settle is how long after a pod changed all are looked at: changes come in crowds.
+	settle = 20 * time.Millisecond
 )
 
 // identities stands where the identity service's pods and the proxies would run: it loads the
@@ -53,6 +56,7 @@ type identities struct {
 // issuer that it signs with.
 type identityPod struct {
 	roots    *x509.CertPool
+	scheme   string
 	issuer   *issuer
 	seen     []byte
 	changed  time.Time
@@ -117,6 +121,7 @@ func (i *identities) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-i.wake:
+			time.Sleep(settle)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
@@ -171,36 +176,13 @@ func (i *identities) load(ctx context.Context, pod *corev1.Pod, now time.Time) {
 	if err != nil {
 		return
 	}
-	values, err := i.values(pod.Namespace)
-	if err != nil {
-		return
-	}
-	crt, key := secret.Data["tls.crt"], secret.Data["tls.key"]
-	if values.Identity.Issuer.Scheme == "linkerd.io/tls" {
-		crt, key = secret.Data["crt.pem"], secret.Data["key.pem"]
-	}
-	content := slices.Concat(crt, key)
 	service, known := i.services[pod.UID]
 	if !known {
-		roots, err := i.state.configMaps.ConfigMaps(pod.Namespace).Get("linkerd-identity-trust-roots")
-		if err != nil {
-			return
-		}
-		service = &identityPod{
-			roots:    x509.NewCertPool(),
-			seen:     content,
-			lifetime: duration(values.Identity.Issuer.IssuanceLifetime, 24*time.Hour),
-			skew:     duration(values.Identity.Issuer.ClockSkewAllowance, 10*time.Second),
-			domain:   values.IdentityTrustDomain,
-		}
-		service.roots.AppendCertsFromPEM([]byte(roots.Data["ca-bundle.crt"]))
-		// A real one that cannot load its issuer ends at once; this one has none.
-		if service.issuer, err = loadIssuer(crt, key, service.roots); err != nil {
-			log.Printf("identity: %s/%s: %v", pod.Namespace, pod.Name, err)
-		}
-		i.services[pod.UID] = service
+		i.begin(pod, secret)
 		return
 	}
+	crt, key := service.pair(secret)
+	content := slices.Concat(crt, key)
 	if bytes.Equal(service.seen, content) {
 		service.changed = time.Time{}
 		return
@@ -220,6 +202,41 @@ func (i *identities) load(ctx context.Context, pod *corev1.Pod, now time.Time) {
 	}
 	service.issuer = loaded
 	i.record(ctx, pod.Namespace, corev1.EventTypeNormal, "IssuerUpdated", "Updated identity issuer")
+}
+
+// begin is what an identity pod does when it starts. A real one that cannot load its issuer ends at
+// once; this one has none.
+func (i *identities) begin(pod *corev1.Pod, secret *corev1.Secret) {
+	values, err := i.values(pod.Namespace)
+	if err != nil {
+		return
+	}
+	roots, err := i.state.configMaps.ConfigMaps(pod.Namespace).Get("linkerd-identity-trust-roots")
+	if err != nil {
+		return
+	}
+	service := &identityPod{
+		roots:    x509.NewCertPool(),
+		scheme:   values.Identity.Issuer.Scheme,
+		lifetime: duration(values.Identity.Issuer.IssuanceLifetime, 24*time.Hour),
+		skew:     duration(values.Identity.Issuer.ClockSkewAllowance, 10*time.Second),
+		domain:   values.IdentityTrustDomain,
+	}
+	crt, key := service.pair(secret)
+	service.seen = slices.Concat(crt, key)
+	service.roots.AppendCertsFromPEM([]byte(roots.Data["ca-bundle.crt"]))
+	if service.issuer, err = loadIssuer(crt, key, service.roots); err != nil {
+		log.Printf("identity: %s/%s: %v", pod.Namespace, pod.Name, err)
+	}
+	i.services[pod.UID] = service
+}
+
+// pair is the issuer's certificate and key in its Secret, by the names of the scheme.
+func (s *identityPod) pair(secret *corev1.Secret) (crt, key []byte) {
+	if s.scheme == "linkerd.io/tls" {
+		return secret.Data["crt.pem"], secret.Data["key.pem"]
+	}
+	return secret.Data["tls.crt"], secret.Data["tls.key"]
 }
 
 func (i *identities) values(namespace string) (*identityValues, error) {
