@@ -5,7 +5,8 @@
 Several sandboxes, each with a real mesh, stand for many: each is verified under the names of
 several Linkerd Mesh blocks. A Prefect server has so many workers, one process at a time each, and
 the `fleet` flow has every mesh verified by a run of its own. Shown are the time of the whole fleet
-and the time for each mesh, and what the runs took beside Prefect's start of a process.
+and the time for each mesh, and what the runs took beside Prefect's start of a process. The last row
+is one run of `verify_meshes`, which has every mesh in one process.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tasks.linkerd_mesh import LinkerdMesh
 for config in json.loads(sys.argv[1]):
     LinkerdMesh.model_validate(config).save(config["name"], overwrite=True)
 """
+VERIFY_MESHES = "import sys; from flows.verify_meshes import verify_meshes as f; f(sys.argv[1:])"
 
 
 def ask(server: PrefectServer, path: str, **body: Any) -> Any:
@@ -63,13 +65,9 @@ def verify_fleet(server: PrefectServer, workers: int, names: list[str]) -> dict[
     try:
         while sum(w["status"] == "ONLINE" for w in _workers(server)) < workers:
             time.sleep(0.5)
-        [fleet] = ask(server, "deployments/filter", deployments={"name": {"any_": ["fleet"]}})
-        run = ask(
-            server,
-            f"deployments/{fleet['id']}/create_flow_run",
-            parameters={"meshes": names, "options": {"at_once": workers}},
-        )["id"]
-        command(server, *PREFECT, "flow-run", "execute", run)
+        # Not as a run of its deployment, which would take a worker's place.
+        fleet = ("-m", "prefect_linkerd", "fleet", *names, "--at-once", str(workers))
+        command(server, sys.executable, *fleet, "--output", "json")
     finally:
         for process in processes:
             process.terminate()
@@ -77,15 +75,32 @@ def verify_fleet(server: PrefectServer, workers: int, names: list[str]) -> dict[
             process.wait(60)
         for worker in _workers(server):
             httpx.delete(f"{server.url}/api/work_pools/linkerd/workers/{worker['name']}")
-    done = httpx.get(f"{server.url}/api/flow_runs/{run}", timeout=60).json()
+    return _found(server, "fleet", len(names))
+
+
+def verify_in_one_process(server: PrefectServer, names: list[str]) -> dict[str, float]:
+    """One run of `verify_meshes`; the same numbers."""
+    command(server, sys.executable, "-c", VERIFY_MESHES, *names)
+    return _found(server, "verify_meshes", len(names))
+
+
+def _found(server: PrefectServer, flow: str, meshes: int) -> dict[str, float]:
+    """The seconds of a flow's last run, and the median of its meshes' runs."""
+    [done] = ask(
+        server,
+        "flow_runs/filter",
+        flows={"name": {"any_": [flow]}},
+        sort="START_TIME_DESC",
+        limit=1,
+    )
     if done["state"]["type"] != "COMPLETED":
         raise RuntimeError(done["state"]["message"])
     runs: list[dict[str, Any]] = []
-    while len(runs) < len(names):
+    while len(runs) < meshes:
         runs += ask(
             server,
             "flow_runs/filter",
-            flow_runs={"parent_flow_run_id": {"any_": [run]}},
+            flow_runs={"parent_flow_run_id": {"any_": [done["id"]]}},
             offset=len(runs),
         )
     return {
@@ -102,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--meshes", type=int, default=50)
     parser.add_argument("--sandboxes", type=int, default=5)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4])
     options = parser.parse_args()
     console = Console()
     with ExitStack() as stack:
@@ -140,10 +155,15 @@ def main() -> None:
         command(server, sys.executable, "-c", SAVE, json.dumps(configs))
 
         table = Table("workers", "meshes", "whole fleet, s", "for each mesh, s", "its run, s")
-        for workers in options.workers:
-            found = verify_fleet(server, workers, [config["name"] for config in configs])
+        names = [config["name"] for config in configs]
+        for workers in (*options.workers, None):
+            found = (
+                verify_in_one_process(server, names)
+                if workers is None
+                else verify_fleet(server, workers, names)
+            )
             table.add_row(
-                str(workers),
+                "one process" if workers is None else str(workers),
                 str(options.meshes),
                 f"{found['seconds']:.0f}",
                 f"{found['seconds'] / options.meshes:.1f}",
