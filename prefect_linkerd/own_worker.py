@@ -13,9 +13,10 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, cast
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import State
 from prefect.flows import Flow
@@ -28,6 +29,8 @@ from prefect_linkerd.own_server import home
 from tasks.linkerd_mesh import LinkerdMesh
 
 POOL = "terminal"
+STAY: dict[str, Any] = {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
+"""Without a step Prefect copies the whole folder that the command was given in, for every run."""
 
 
 @contextmanager
@@ -80,7 +83,9 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
             tags=["linkerd"],
         ),
     )
-    deployment.apply()
+    applied: UUID = deployment.apply()
+    with get_client(sync_client=True) as client:
+        client.update_deployment(applied, DeploymentUpdate(pull_steps=[STAY]))
     with _worker(at_once):
         yield
 
@@ -106,7 +111,12 @@ def _worker(limit: int) -> Generator[None]:
         (home() / "fleet.log").open("ab") as output,
         subprocess.Popen(
             [sys.executable, "-m", "prefect_linkerd.lifeline", *command],
-            env=os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
+            env=os.environ
+            | {
+                "PREFECT_WORKER_QUERY_SECONDS": "1",
+                # What is in the folder that the command was given in is none of our modules.
+                "PYTHONSAFEPATH": "1",
+            },
             # It closes with this process, however that ends; the worker then ends its runs.
             stdin=subprocess.PIPE,
             stdout=output,

@@ -16,6 +16,13 @@ def terminal_environment(folder: Path) -> dict[str, str]:
     }
 
 
+def uncopied_folder(folder: Path) -> Path:
+    """A folder to work in that nothing can copy: a pipe is in it."""
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    return folder
+
+
 def processes_with(text: str) -> list[str]:
     """Command lines of the other live processes that mention a text."""
     found: list[str] = []

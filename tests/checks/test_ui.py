@@ -21,6 +21,7 @@ from playwright.sync_api import Page, sync_playwright
 from sandbox.prefect_server import PrefectServer
 from tests.checks.installed import DEFAULT, PASSPHRASE, InstalledMesh, on
 from tests.deployments.conftest import Server
+from tests.processes import uncopied_folder
 from tests.waiting import eventually
 
 on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="session")
@@ -82,7 +83,7 @@ def server(
             worker = subprocess.Popen(
                 [sys.executable, "-m", "prefect", "worker", "start", "--pool", "linkerd"],
                 env=environment,
-                cwd=folder,
+                cwd=uncopied_folder(folder / "worker"),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

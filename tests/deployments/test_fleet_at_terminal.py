@@ -15,9 +15,10 @@ import yaml
 
 from sandbox.cluster import Sandbox
 from tests.fleets import give_certificates, stand_ins
-from tests.processes import processes_with, terminal_environment
+from tests.processes import processes_with, terminal_environment, uncopied_folder
 from tests.waiting import eventually
 
+COMMAND = (Path(sys.executable).with_name("prefect-linkerd"), "fleet")
 MESHES = ("canary", "weak", "last")
 
 
@@ -25,10 +26,15 @@ class Terminal:
     def __init__(self, folder: Path) -> None:
         self._state = folder / "state"
         self._environment = terminal_environment(folder)
+        self._cwd = uncopied_folder(folder / "here")
+        # A folder of somebody's own that is called like one of our packages.
+        (self._cwd / "mesh").mkdir()
+        (self._cwd / "mesh/__init__.py").write_text("raise SystemExit('somebody else's')")
 
     def fleet(self, *arguments: str | Path, code: int = 0) -> Any:
         done = subprocess.run(
-            [sys.executable, "-m", "prefect_linkerd", "fleet", *map(str, arguments), "-o", "json"],
+            [*COMMAND, *map(str, arguments), "-o", "json"],
+            cwd=self._cwd,
             capture_output=True,
             text=True,
             timeout=400,
@@ -42,7 +48,8 @@ class Terminal:
     def killed(self, *arguments: str | Path) -> None:
         """A fleet whose command is killed when a mesh's run has begun; its worker goes as well."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect_linkerd", "fleet", *map(str, arguments)],
+            [*COMMAND, *map(str, arguments)],
+            cwd=self._cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
