@@ -30,6 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stops where groups are not kept together: every worker would set up all of them."""
+    if getattr(session.config.option, "loadgroup", False):
+        for item in session.items:
+            if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+                raise pytest.UsageError(f"{item.nodeid} has lost its xdist_group")
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder with charts and manifests, which is no part of the project."""
