@@ -69,10 +69,11 @@ def verify_fleet(server: PrefectServer, workers: int, names: list[str]) -> dict[
         fleet = ("-m", "prefect_linkerd", "fleet", *names, "--at-once", str(workers))
         command(server, sys.executable, *fleet, "--output", "json")
     finally:
+        # They have no run any more. SIGTERM would be SIGINT to themselves, which what a shell
+        # starts in the background ignores.
         for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(60)
+            process.kill()
+            process.wait()
         for worker in _workers(server):
             httpx.delete(f"{server.url}/api/work_pools/linkerd/workers/{worker['name']}")
     return _found(server, "fleet", len(names))
