@@ -244,8 +244,6 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
     policies = {group for group, _ in POLICY_KINDS}
     application = config.namespaces.emojivoto
     made = [namespace["metadata"]["name"] for namespace in namespaces(config)]
-    # Helm's records of releases are looked at one by one; the application has none.
-    releasing = [name for name in made if name != application]
     named = (TRUST_ROOTS, "linkerd-config", "linkerd-cni-config", "prometheus-config")
     return [
         Grant(read, "", ("namespaces", "nodes", "pods", "serviceaccounts", "services")),
@@ -275,8 +273,8 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
         Grant(
             ("get",), "", ("configmaps",), "kube-system", ("extension-apiserver-authentication",)
         ),
-        Grant(read, "", ("secrets",), application),
-        *(Grant(("get", "list"), "", ("secrets",), place) for place in releasing),
+        *(Grant(read, "", ("secrets",), place) for place in sorted({*made, application})),
+        Grant(("get",), "", ("secrets",), linkerd),
     ]
 
 
@@ -305,7 +303,7 @@ def _preflight_reads(config: MeshConfig) -> list[Grant]:
     admission = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
     return [
         Grant(("list",), "", ("namespaces", "nodes")),
-        # Helm is asked for the releases of every namespace.
+        # Helm keeps the releases of each namespace there.
         Grant(("list",), "", ("secrets",)),
         Grant(("list",), RBAC, ("clusterroles",)),
         Grant(("list",), "apiextensions.k8s.io", ("customresourcedefinitions",)),

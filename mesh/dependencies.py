@@ -7,7 +7,7 @@ from typing import Literal
 
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput
-from mesh.helm import Release
+from mesh.helm_record import Release
 
 Dependency = Literal["cert-manager", "traefik"]
 

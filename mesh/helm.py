@@ -27,7 +27,7 @@ from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.documents import read_objects
 from mesh.errors import ApiError, InvalidInput, ReleaseError
-from mesh.helm_record import Revision, revisions, secret_name
+from mesh.helm_record import Release, Revision, read_release, revisions, secret_name
 from mesh.rollout import (
     OnProgress,
     await_rollouts,
@@ -47,11 +47,6 @@ PENDING = ("pending-install", "pending-upgrade", "pending-rollback")
 # pending is nobody's work any more.
 _ENDED: set[tuple[str, str, str]] = set()
 
-_EVERY_STATUS: dict[str, Any] = {
-    f"include_{status}": True
-    for status in ("deployed", "failed", "pending", "uninstalled", "uninstalling")
-}
-
 # What helm prints when the API server was away, rather than in disagreement.
 _PASSING = (
     "connection refused",
@@ -64,24 +59,6 @@ _PASSING = (
     "too many requests",
     "http2: client connection lost",
 )
-
-
-@dataclass(frozen=True)
-class Release:
-    """A Helm release as it is, at its newest revision.
-
-    `values` are those that the user supplied; None where they were not read.
-    """
-
-    name: str
-    namespace: str
-    chart: str
-    chart_version: str
-    app_version: str
-    revision: int
-    status: str
-    updated: datetime
-    values: Values | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -146,6 +123,21 @@ def decide_release(
     return "upgrade"
 
 
+def require_helm(executable: str = "helm") -> None:
+    """Sees to it that there is a helm to run.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    if shutil.which(executable) is None:
+        raise InvalidInput(
+            executable,
+            expected="the helm binary on PATH",
+            found="none",
+            remedy="Install helm 3.8 or newer: https://helm.sh/docs/intro/install/",
+        )
+
+
 class Helm:
     """Helm on one cluster.
 
@@ -155,8 +147,7 @@ class Helm:
         grace: seconds after which a pending release counts as left by a dead run; by default what
             a living one may take, its timeout.
 
-    Raises:
-        InvalidInput: there is no helm.
+    Each of its methods raises InvalidInput where there is no helm.
     """
 
     def __init__(
@@ -170,26 +161,9 @@ class Helm:
     def _command(self) -> Generator[pyhelm3.Command]:
         # pyhelm3's Client parses every manifest that helm prints, which for CRDs takes seconds;
         # its Command is the same without.
-        if shutil.which(self._executable) is None:
-            raise InvalidInput(
-                self._executable,
-                expected="the helm binary on PATH",
-                found="none",
-                remedy="Install helm 3.8 or newer: https://helm.sh/docs/intro/install/",
-            )
+        require_helm(self._executable)
         with self._cluster.kubeconfig_file() as kubeconfig:
             yield pyhelm3.Command(executable=self._executable, kubeconfig=kubeconfig)
-
-    def releases(self) -> list[Release]:
-        """Every release of the cluster at its newest revision, whatever its status; no values."""
-        with self._command() as command:
-            listed = _run(command.list(all_namespaces=True, **_EVERY_STATUS), "Helm releases")
-            return [_release(item) for item in listed]
-
-    def current(self, name: str, namespace: str) -> Release | None:
-        """One release with its values, or None."""
-        with self._command() as command:
-            return self._current(command, name, namespace)
 
     def render(
         self, chart: Chart, name: str, namespace: str, values: Values, facts: ClusterFacts
@@ -224,7 +198,7 @@ class Helm:
             grace = 0.0
         with self._command() as command:
             while True:
-                current = self._current(command, desired.name, desired.namespace)
+                current = read_release(self._cluster, desired.name, desired.namespace)
                 action = decide_release(desired, current, datetime.now(UTC), grace)
                 if action == "wait":
                     time.sleep(1)
@@ -293,7 +267,7 @@ class Helm:
         key = (self._cluster.host, namespace, name)
         grace = 0.0 if key in _ENDED else (timeout + 30.0 if self._grace is None else self._grace)
         with self._command() as command:
-            while (current := self._current(command, name, namespace)) is not None:
+            while (current := read_release(self._cluster, name, namespace)) is not None:
                 if current.status not in PENDING:
                     break
                 if (datetime.now(UTC) - current.updated).total_seconds() < grace:
@@ -324,7 +298,7 @@ class Helm:
         Nothing where it is not installed.
         """
         with self._command() as command:
-            current = self._current(command, name, namespace)
+            current = read_release(self._cluster, name, namespace)
             if current is None or current.status == "uninstalled":
                 return
             work = command.uninstall(
@@ -379,20 +353,6 @@ class Helm:
         )
         failure.transient = True
         raise failure
-
-    def _current(self, command: pyhelm3.Command, name: str, namespace: str) -> Release | None:
-        async def read() -> Release | None:
-            listed = await command.list(namespace=namespace, **_EVERY_STATUS)
-            found = [item for item in listed if item["name"] == name]
-            if not found:
-                return None
-            try:
-                values = await command.get_values(name, namespace=namespace)
-            except helm_errors.ReleaseNotFoundError:
-                return None
-            return _release(found[0], values)
-
-        return _run(read(), f"Helm release {namespace}/{name}")
 
     def _forget(self, release: Release) -> None:
         """Takes away the record of a pending revision, and nothing else.
@@ -495,25 +455,3 @@ def _failure(subject: str, error: helm_errors.Error, trouble: list[str]) -> Rele
     )
     failure.transient = any(sign in text for sign in _PASSING)
     return failure
-
-
-def _release(item: dict[str, Any], values: Values | None = None) -> Release:
-    """One line of `helm list --output json`."""
-    chart, _, version = str(item["chart"]).rpartition("-")
-    # A version may have dashes of its own: linkerd-crds-2024.1.1-edge.
-    while chart and not version[:1].removeprefix("v").isdigit() and version[:1] != "v":
-        chart, _, before = chart.rpartition("-")
-        version = f"{before}-{version}"
-    stamp = str(item["updated"]).split(" ")
-    updated = datetime.fromisoformat(f"{stamp[0]} {stamp[1][:15]}{stamp[2]}").astimezone(UTC)
-    return Release(
-        name=str(item["name"]),
-        namespace=str(item["namespace"]),
-        chart=chart,
-        chart_version=version,
-        app_version=str(item.get("app_version") or ""),
-        revision=int(item["revision"]),
-        status=str(item["status"]),
-        updated=updated,
-        values=values,
-    )

@@ -1,5 +1,7 @@
 """What Helm keeps of a release: a Secret for each revision, with chart, values and manifest.
 
+Name, revision and status are labels of it, and the release itself is gzipped JSON.
+
 Source: https://helm.sh/docs/topics/advanced/#storage-backends and helm `pkg/storage/driver`.
 """
 
@@ -9,7 +11,7 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -20,10 +22,29 @@ from mesh.cluster import Cluster, Object, name_of
 from mesh.documents import read_yaml
 from mesh.errors import ApiError, ReleaseError
 
+RECORDS = "owner=helm"
 SECRET_TYPE = "helm.sh/release.v1"  # noqa: S105 the type of a Secret
 RELEASE_NAME = "meta.helm.sh/release-name"
 RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
 RESOURCE_POLICY = "helm.sh/resource-policy"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A Helm release as it is, at its newest revision.
+
+    `values` are those that the user supplied; None where they were not read.
+    """
+
+    name: str
+    namespace: str
+    chart: str
+    chart_version: str
+    app_version: str
+    revision: int
+    status: str
+    updated: datetime
+    values: dict[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,20 +74,87 @@ class Revision:
         return tuple(obj for _, obj in self.documents)
 
 
+def read_releases(cluster: Cluster, namespaces: Iterable[str] | None = None) -> tuple[Release, ...]:
+    """Every release of some namespaces, by default of all, whatever its status.
+
+    Without helm, so cheap enough for every run of a check: one list of labels a namespace, and one
+    Secret a release.
+
+    Raises:
+        ReleaseError: a record cannot be read.
+    """
+    places: list[str | None] = [None] if namespaces is None else [*sorted(set(namespaces))]
+    return tuple(
+        _release(cluster, labels)
+        for place in places
+        for labels in _newest(
+            cluster.list("v1", "Secret", place, labels=RECORDS, metadata_only=True)
+        )
+    )
+
+
+def read_release(cluster: Cluster, name: str, namespace: str) -> Release | None:
+    """One release, or None.
+
+    Raises:
+        ReleaseError: its record cannot be read.
+    """
+    labels = f"{RECORDS},name={name}"
+    found = _newest(cluster.list("v1", "Secret", namespace, labels=labels, metadata_only=True))
+    return _release(cluster, found[0]) if found else None
+
+
+def _newest(records: Iterable[Object]) -> list[Object]:
+    newest: dict[tuple[str, str], Object] = {}
+    for record in records:
+        metadata = record["metadata"]
+        key = metadata["namespace"], metadata["labels"]["name"]
+        if key not in newest or _number(record) > _number(newest[key]):
+            newest[key] = record
+    return [newest[key] for key in sorted(newest)]
+
+
+def _number(record: Object) -> int:
+    return int(record["metadata"]["labels"]["version"])
+
+
+def _release(cluster: Cluster, record: Object) -> Release:
+    metadata = record["metadata"]
+    # A list of one: who may list Secrets need not be allowed to get each.
+    fields = f"metadata.name={metadata['name']}"
+    secret = next(iter(cluster.list("v1", "Secret", metadata["namespace"], fields=fields)), None)
+    # It may have been superseded and pruned since the list; its labels are what is known.
+    content = decode_record(secret) if secret is not None else {}
+    chart: dict[str, Any] = content.get("chart", {}).get("metadata", {})
+    labels: dict[str, str] = metadata["labels"]
+    modified = labels.get("modifiedAt") or labels.get("createdAt") or "0"
+    return Release(
+        name=labels["name"],
+        namespace=metadata["namespace"],
+        chart=str(chart.get("name", "")),
+        chart_version=str(chart.get("version", "")),
+        app_version=str(chart.get("appVersion") or ""),
+        revision=_number(record),
+        status=labels.get("status", "unknown"),
+        updated=datetime.fromtimestamp(int(modified), UTC),
+        values=None if secret is None else content.get("config") or {},
+    )
+
+
 def revisions(cluster: Cluster, name: str, namespace: str) -> list[Revision]:
     """Every kept revision of a release, the oldest first.
 
     Raises:
         ReleaseError: a record cannot be read.
     """
-    labels = f"owner=helm,name={name}"
+    labels = f"{RECORDS},name={name}"
     found = [read(secret) for secret in cluster.list("v1", "Secret", namespace, labels=labels)]
     return sorted(found, key=lambda revision: revision.number)
 
 
 def deployed(cluster: Cluster, name: str, namespace: str) -> Revision | None:
     """The revision of a release that is installed, or None."""
-    labels = f"owner=helm,name={name},status=deployed"
+    labels = f"{RECORDS},name={name},status=deployed"
     found = [read(secret) for secret in cluster.list("v1", "Secret", namespace, labels=labels)]
     return max(found, key=lambda revision: revision.number, default=None)
 

@@ -15,7 +15,7 @@ from mesh.charts import Chart, allows_kubernetes
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, PreflightFailed
-from mesh.helm import Release
+from mesh.helm_record import Release
 from mesh.namespaces import namespaces
 from mesh.nodes import is_ready
 from mesh.permissions import GRANT, Permission, denied, in_words

@@ -9,7 +9,7 @@ from datetime import datetime
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import MeshError, NotReady
-from mesh.helm import Release
+from mesh.helm_record import Release
 from mesh.ingress import API_VERSIONS, ingress_objects
 from mesh.injection import PROXY, proxy_of, should_be_meshed
 from mesh.issuer import check_issuer_secret

@@ -23,7 +23,8 @@ from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.documents import read_yaml
 from mesh.errors import MeshError
-from mesh.helm import DesiredRelease, Release
+from mesh.helm import DesiredRelease
+from mesh.helm_record import Release, read_releases
 from mesh.injection import PROXY
 from mesh.nodes import is_ready, runs_containers
 from mesh.permissions import Permission
@@ -36,7 +37,6 @@ from mesh.proxy_metrics import (
     read_prometheus,
     read_proxy_metrics,
 )
-from mesh.release_records import read_releases
 from mesh.rollout import KINDS, LONG_RUNNING, Workload, rollout_status
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, secret_text
 from mesh.version import LinkerdVersion
@@ -369,15 +369,16 @@ def read_snapshot(
     Args:
         permissions: whether to ask for the permissions that an installation needs, some hundreds
             of small questions that only the checks before an installation look at.
-        catalog: where the newest Linkerd release is looked up; the configuration's sources by
-            default.
+        catalog: where charts and the newest Linkerd release are looked up; the configuration's
+            sources by default.
 
     Raises:
         ApiError: the API server gives no answer at all.
     """
     kubernetes = cluster.version()
     readers = _readers(cluster, config)
-    readers["newest"] = (catalog or ChartCatalog(config)).newest_linkerd
+    catalog = catalog or ChartCatalog(config)
+    readers["newest"] = catalog.newest_linkerd
     readers["denied"] = lambda: denied_permissions(cluster, config) if permissions else None
     parts: dict[str, object] = {
         "config": config,
@@ -401,12 +402,9 @@ def read_snapshot(
             parts[part] = derive(parts[source], config)
         except MeshError as error:
             unread[part] = error
-    later = {
-        name: (needs, partial(read, cluster, config)) for name, (needs, read) in _LATER.items()
-    }
     with ThreadPoolExecutor(READERS) as pool:
         pending: dict[str, Future[object]] = {}
-        for name, (needs, read) in later.items():
+        for name, (needs, read) in _later(cluster, config, catalog).items():
             if missing := next((need for need in needs if need in unread), None):
                 unread[name] = unread[missing]
             else:
@@ -477,6 +475,7 @@ _DERIVED: dict[str, tuple[str, Callable[[Any, MeshConfig], object]]] = {
 def _wanted(
     cluster: Cluster,
     config: MeshConfig,
+    catalog: ChartCatalog,
     kubernetes: str,
     api_versions: frozenset[str],
     crds: Mapping[str, Object],
@@ -486,6 +485,7 @@ def _wanted(
     return wanted_releases(
         cluster,
         config,
+        catalog,
         kubernetes=kubernetes,
         api_versions=api_versions,
         crds=crds,
@@ -494,11 +494,8 @@ def _wanted(
     )
 
 
-def _prometheus(
-    cluster: Cluster, config: MeshConfig, namespaces: Mapping[str, Object]
-) -> Prometheus | None:
+def _prometheus(cluster: Cluster, namespaces: Mapping[str, Object]) -> Prometheus | None:
     """viz's, where the cluster has viz."""
-    del config
     for name, obj in sorted(namespaces.items()):
         if _mapping(obj["metadata"], "labels").get(EXTENSION) == "viz":
             external = _mapping(obj["metadata"], "annotations").get(EXTERNAL_PROMETHEUS, "")
@@ -512,12 +509,16 @@ def _proxy_sample(cluster: Cluster, config: MeshConfig, pods: tuple[Pod, ...]) -
     return read_proxy_metrics(cluster, choose_sample(meshed))
 
 
-_LATER: dict[str, tuple[tuple[str, ...], Callable[..., object]]] = {
-    "wanted": (("kubernetes", "api_versions", "crds", "releases", "trust_bundle"), _wanted),
-    "prometheus": (("namespaces",), _prometheus),
-    "proxy_sample": (("pods",), _proxy_sample),
-}
-"""Parts that are read once others are known, with those that they need."""
+def _later(
+    cluster: Cluster, config: MeshConfig, catalog: ChartCatalog
+) -> dict[str, tuple[tuple[str, ...], Callable[..., object]]]:
+    """How the parts are read that need others, with those that they need."""
+    wanted = partial(_wanted, cluster, config, catalog)
+    return {
+        "wanted": (("kubernetes", "api_versions", "crds", "releases", "trust_bundle"), wanted),
+        "prometheus": (("namespaces",), partial(_prometheus, cluster)),
+        "proxy_sample": (("pods",), partial(_proxy_sample, cluster, config)),
+    }
 
 
 # Parts

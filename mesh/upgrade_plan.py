@@ -24,8 +24,7 @@ from mesh.config import MeshConfig
 from mesh.constraint import admits
 from mesh.dependencies import namespace_of
 from mesh.errors import InvalidInput, PreflightFailed
-from mesh.helm import Release
-from mesh.helm_record import Revision
+from mesh.helm_record import Release, Revision
 from mesh.preflight import Finding
 from mesh.upgrade_path import wants, why_not
 from mesh.upgrade_record import UpgradeRecord

@@ -11,8 +11,8 @@ from mesh.charts import Chart, ChartCatalog, ChartName, charts_of, folder_crds
 from mesh.cluster import Cluster, Object
 from mesh.config import ExtraValues, MeshConfig
 from mesh.dependencies import own_release, wanted_version
-from mesh.helm import Helm, Release, desired_release
-from mesh.helm_record import Revision, deployed
+from mesh.helm import Helm, desired_release
+from mesh.helm_record import Release, Revision, deployed, read_releases
 from mesh.preflight import preflight, read_preflight
 from mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from mesh.snapshot import Pod
@@ -87,7 +87,7 @@ def read_plan(
         InvalidInput: there is no mesh, or the version is a downgrade or skips others.
         ChartError: a chart of the version is not to be had.
     """
-    releases = helm.releases()
+    releases = read_releases(cluster)
     installed = installed_releases(cluster, config, releases)
     record = record or read_record(cluster, config)
     source = LinkerdVersion.parse(source_version(installed, record))

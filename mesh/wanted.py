@@ -9,7 +9,8 @@ from mesh.charts import ChartCatalog, charts_of
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.dependencies import Dependency, own_release, wanted_version
-from mesh.helm import DesiredRelease, Release, desired_release
+from mesh.helm import DesiredRelease, desired_release
+from mesh.helm_record import Release
 from mesh.issuer import webhook_authorities
 from mesh.preflight import owner_of
 from mesh.values import ClusterFacts, Values, values_for
@@ -20,6 +21,7 @@ _GATEWAY_API = "gateway.networking.k8s.io"
 def wanted_releases(
     cluster: Cluster,
     config: MeshConfig,
+    catalog: ChartCatalog,
     *,
     kubernetes: str,
     api_versions: frozenset[str],
@@ -38,7 +40,6 @@ def wanted_releases(
     """
     authorities = webhook_authorities(cluster, config) if config.issuer == "cert-manager" else {}
     facts = ClusterFacts(kubernetes, api_versions, _gateway_api_owner(crds, config), authorities)
-    catalog = ChartCatalog(config)
     charts = [(catalog.find(name), trust_bundle) for name in charts_of(config)]
     for name in _dependencies(config):
         own = own_release(name, config, releases)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from prefect.logging import get_run_logger
 
 from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
-from mesh.helm import Helm
+from mesh.helm import require_helm
+from mesh.helm_record import read_releases
 from mesh.preflight import preflight, read_preflight, require
 from mesh.trust_anchor import decide_trust_anchor, read_snapshot
 from mesh.values import ClusterFacts
@@ -34,9 +35,10 @@ def find_charts(mesh: LinkerdMesh) -> Plan:
 @step("preflight", description="All that `linkerd check --pre` looks at, and our own needs.")
 def check_cluster(mesh: LinkerdMesh, charts: Plan) -> ClusterFacts:
     """Raises `PreflightFailed`, which names every reason, when the cluster cannot take the mesh."""
+    require_helm()
     cluster = cluster_of(mesh)
     planned = tuple(charts.values())
-    snapshot = read_preflight(cluster, mesh, Helm(cluster).releases())
+    snapshot = read_preflight(cluster, mesh, read_releases(cluster))
     findings = preflight(snapshot, mesh, planned)
     log = get_run_logger()
     for finding in findings:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from mesh.helm import Helm
+from mesh.helm_record import read_releases
 from mesh.proof import Proof, proof_markdown, proof_table, prove, read_proof
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.preflight import Plan
@@ -18,7 +18,7 @@ def proof(mesh: LinkerdMesh, charts: Plan) -> Proof:
     """What is installed and whether it works; also as a markdown and a table artifact."""
     cluster = cluster_of(mesh)
     is_rehearsal = any(chart.is_rehearsal for chart in charts.values())
-    snapshot = read_proof(cluster, mesh, Helm(cluster).releases(), rehearsal=is_rehearsal)
+    snapshot = read_proof(cluster, mesh, read_releases(cluster), rehearsal=is_rehearsal)
     proven = prove(snapshot, datetime.now(UTC))
     create_markdown_artifact(
         proof_markdown(proven), key=f"{mesh.name}-bootstrap", description=f"Mesh {mesh.name}"

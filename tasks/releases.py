@@ -15,6 +15,7 @@ from mesh.dependencies import (
     wanted_version,
 )
 from mesh.helm import Helm, Outcome, desired_release
+from mesh.helm_record import read_releases
 from mesh.issuer import webhook_authorities
 from mesh.values import ClusterFacts, values_for
 from tasks.injection import mend_injection
@@ -43,7 +44,7 @@ def release(
 def dependency(mesh: LinkerdMesh, name: Dependency, facts: ClusterFacts) -> Outcome | None:
     """None where somebody else installed it, and it is used as it is."""
     cluster = cluster_of(mesh)
-    own = own_release(name, mesh, Helm(cluster).releases())
+    own = own_release(name, mesh, read_releases(cluster))
     if decide_dependency(name, mesh, own, served=is_served(name, cluster.serves)) == "use":
         get_run_logger().info("%s is there already and is used as it is", name)
         return None

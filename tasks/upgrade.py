@@ -15,7 +15,7 @@ from mesh.chart_split import CONTROL_PLANE, CRDS, OLD
 from mesh.charts import Chart, ChartName
 from mesh.cluster import Cluster, Object
 from mesh.helm import Helm
-from mesh.helm_record import forget
+from mesh.helm_record import forget, read_release, read_releases
 from mesh.namespaces import ensure_namespaces
 from mesh.notice import Notice
 from mesh.report import Report
@@ -85,7 +85,7 @@ def choose_target(mesh: LinkerdMesh, to: str | None) -> LinkerdVersion:
     record = read_record(cluster, mesh)
     if record is not None:
         return LinkerdVersion.parse(record.target)
-    installed = installed_releases(cluster, mesh, Helm(cluster).releases())
+    installed = installed_releases(cluster, mesh, read_releases(cluster))
     current = LinkerdVersion.parse(source_version(installed, None))
     return newest_hop(mesh.upgrade, current, versions_for(mesh, current))
 
@@ -128,8 +128,7 @@ def plan(mesh: LinkerdMesh, target: LinkerdVersion, accept: frozenset[str]) -> P
 @step("record", description="Keeps the way back: every release's revision, in one ConfigMap.")
 def begin_record(mesh: LinkerdMesh, planned: Planned) -> UpgradeRecord:
     cluster = cluster_of(mesh)
-    helm = Helm(cluster)
-    releases = helm.releases()
+    installed = installed_releases(cluster, mesh, read_releases(cluster))
     kept = [
         RecordedRelease(
             name=revision.name,
@@ -138,7 +137,7 @@ def begin_record(mesh: LinkerdMesh, planned: Planned) -> UpgradeRecord:
             chart_version=revision.chart_version,
             revision=revision.number,
         )
-        for revision in installed_releases(cluster, mesh, releases).values()
+        for revision in installed.values()
     ]
     return begin(
         cluster,
@@ -156,7 +155,7 @@ def begin_record(mesh: LinkerdMesh, planned: Planned) -> UpgradeRecord:
 def split_chart(mesh: LinkerdMesh, planned: Planned) -> list[str]:
     """The objects whose owner changed; nothing else of them does."""
     cluster = cluster_of(mesh)
-    old = installed_releases(cluster, mesh, Helm(cluster).releases())[OLD]
+    old = installed_releases(cluster, mesh, read_releases(cluster))[OLD]
     split = chart_split.decide_split(old, _crds(cluster, planned), cluster.api_versions())
     moved = chart_split.take_over(cluster, old, split, mesh.namespaces.linkerd, datetime.now(UTC))
     get_run_logger().info("%d objects of %s have new owners", len(moved), old.name)
@@ -166,7 +165,7 @@ def split_chart(mesh: LinkerdMesh, planned: Planned) -> list[str]:
 @step("end of the split", description="Takes the record of release linkerd2 away.")
 def finish_split(mesh: LinkerdMesh, planned: Planned) -> None:
     cluster = cluster_of(mesh)
-    old = installed_releases(cluster, mesh, Helm(cluster).releases()).get(OLD)
+    old = installed_releases(cluster, mesh, read_releases(cluster)).get(OLD)
     if old is not None:
         split = chart_split.decide_split(old, _crds(cluster, planned), cluster.api_versions())
         chart_split.finish(cluster, old, split)
@@ -185,7 +184,7 @@ def _rendered_crds(cluster: Cluster, planned: Planned) -> list[Object]:
 def keep_crds(mesh: LinkerdMesh, planned: Planned) -> list[str]:
     """The CRDs that the new charts no longer have, and that stay."""
     cluster = cluster_of(mesh)
-    installed = installed_releases(cluster, mesh, Helm(cluster).releases())
+    installed = installed_releases(cluster, mesh, read_releases(cluster))
     objects = [obj for name in (OLD, CRDS) if name in installed for obj in installed[name].manifest]
     return chart_split.keep_crds(cluster, objects, _rendered_crds(cluster, planned))
 
@@ -200,7 +199,7 @@ def mend_namespaces(mesh: LinkerdMesh) -> list[str]:
 )
 def uninstall(mesh: LinkerdMesh, name: str) -> None:
     cluster = cluster_of(mesh)
-    found = installed_releases(cluster, mesh, Helm(cluster).releases()).get(name)
+    found = installed_releases(cluster, mesh, read_releases(cluster)).get(name)
     if found is not None:
         Helm(cluster).uninstall(found.name, found.namespace, mesh.timeout_seconds)
 
@@ -270,13 +269,13 @@ def roll_back(mesh: LinkerdMesh, record: UpgradeRecord) -> list[str]:
     done: list[str] = []
     old = record.release(OLD)
     with RolloutProgress(mesh.name, "way back") as progress:
-        if old is not None and any(r.name == CONTROL_PLANE for r in helm.releases()):
+        if old is not None and read_release(cluster, CONTROL_PLANE, mesh.namespaces.linkerd):
             # Its first revision holds the objects of the old chart.
             namespace = mesh.namespaces.linkerd
             helm.roll_back(CONTROL_PLANE, namespace, 1, mesh.timeout_seconds, progress)
             done.append(CONTROL_PLANE)
         if old is not None:
-            release = installed_releases(cluster, mesh, helm.releases())[OLD]
+            release = installed_releases(cluster, mesh, read_releases(cluster))[OLD]
             chart_split.give_back(cluster, release, mesh.namespaces.linkerd)
         for kept in sorted(record.releases, key=_order):
             if kept.name in (OLD, CRDS):

@@ -7,7 +7,8 @@ from typing import Any
 
 from mesh.checks.check import Category, Problem, Problems, Skip
 from mesh.errors import MeshError
-from mesh.helm import PENDING, DesiredRelease, Release
+from mesh.helm import PENDING, DesiredRelease
+from mesh.helm_record import Release
 from mesh.pki import fingerprints
 from mesh.snapshot import Snapshot
 from mesh.wanted import differing_keys

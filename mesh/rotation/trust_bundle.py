@@ -19,9 +19,9 @@ from mesh.charts import Chart
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import MeshError, NotReady
-from mesh.helm import DesiredRelease, Helm, Release
+from mesh.helm import DesiredRelease, Helm
+from mesh.helm_record import Release, read_release
 from mesh.pki import fingerprints, join_bundle, read_certificates
-from mesh.release_records import read_releases
 from mesh.rollout import OnProgress
 from mesh.rotation.leaves import MARGIN
 from mesh.trust_anchor import TRUST_ROOTS
@@ -102,7 +102,7 @@ def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> TrustBundle:
     namespace = config.namespaces.linkerd
     roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
     name = _release_name(config)
-    release = next((r for r in read_releases(cluster, [namespace]) if r.name == name), None)
+    release = read_release(cluster, name, namespace)
     values = release.values if release is not None and release.values else {}
     return TrustBundle(
         roots=str((roots or {}).get("data", {}).get(BUNDLE, "")),

@@ -12,7 +12,7 @@ from sandbox.cluster import Sandbox
 from tests.checks.installed import InstalledMesh, configuration, install
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mesh(
     request: pytest.FixtureRequest,
     binaries: Binaries,

@@ -43,7 +43,7 @@ def each_of(faults: Sequence[Fault]) -> pytest.MarkDecorator:
     """Runs a test once a fault, with the parameters `mesh` and `fault`."""
     found = [on(each.version, each, name=f"{each.version}: {each.name}") for each in faults]
     # Without the scope pytest would install the mesh anew for each.
-    return pytest.mark.parametrize(("mesh", "fault"), found, indirect=["mesh"], scope="session")
+    return pytest.mark.parametrize(("mesh", "fault"), found, indirect=["mesh"], scope="package")
 
 
 @contextmanager

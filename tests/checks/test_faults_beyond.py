@@ -16,8 +16,8 @@ import pytest
 from mesh.charts import ChartCatalog
 from mesh.cluster import MERGE_PATCH, Cluster, Object
 from mesh.helm import Helm
+from mesh.helm_record import decode_record
 from mesh.pki import KeyPair, create_trust_anchor, join_bundle, sign_issuer
-from mesh.release_records import decode_record
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 from mesh.values import ClusterFacts
 from sandbox.binaries import ensure_binaries
@@ -661,7 +661,7 @@ def test_a_fault_is_found_by_exactly_its_checks(mesh: InstalledMesh, fault: Faul
     assert mesh.settles_to(healthy) == healthy, "it is not as it was before"
 
 
-@pytest.mark.parametrize("mesh", [on("stable-2.11.5")], indirect=True, scope="session")
+@pytest.mark.parametrize("mesh", [on("stable-2.11.5")], indirect=True, scope="package")
 def test_in_2_11_a_missing_role_of_viz_is_a_warning_that_stops_what_follows(
     mesh: InstalledMesh,
 ) -> None:

@@ -28,7 +28,7 @@ from tests.checks.faults import changed, removed
 from tests.checks.installed import DEFAULT, InstalledMesh, on
 from tests.conftest import artifact, on_server
 
-on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="session")
+on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="package")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.deployments.conftest import Server
 from tests.processes import uncopied_folder
 from tests.waiting import eventually
 
-on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="session")
+on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="package")
 
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),

@@ -137,14 +137,14 @@ def mesh_file(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> Pat
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def inbox() -> Iterator[Inbox]:
     opened = Inbox()
     yield opened
     opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(
     tmp_path_factory: pytest.TempPathFactory, inbox: Inbox, mesh_file: Path
 ) -> Iterator[Server]:

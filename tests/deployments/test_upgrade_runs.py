@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mesh.helm import Helm
+from mesh.helm_record import read_releases
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
@@ -63,11 +63,10 @@ def test_a_run_waits_for_its_window_and_for_a_person(
     path = os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]])
     with Sandbox("approved", binaries=binaries) as sandbox:
         cluster = sandbox.cluster()
-        helm = Helm(cluster, str(binaries.helm))
         access = {"kubeconfig": str(sandbox.kubeconfig)}
         config = configuration(SOURCE, shared_dir, tmp_path, name="approved", access=access)
         install(cluster, config, str(binaries.helm))
-        installed = helm.releases()
+        installed = read_releases(cluster)
 
         def save(**policy: Any) -> None:
             with on_server(server.api):
@@ -88,7 +87,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
         assert put_off["state"]["type"] == "SCHEDULED"
         opening = datetime.fromisoformat(put_off["expected_start_time"])
         assert opening == later.replace(second=0, microsecond=0)
-        assert helm.releases() == installed
+        assert read_releases(cluster) == installed
 
         # Inside the window, a person says no.
         save(window={"cron": "* * * * *", "duration_minutes": 5}, approval=True)
@@ -97,12 +96,12 @@ def test_a_run_waits_for_its_window_and_for_a_person(
             eventually(lambda: state(server, refused)["type"] == "PAUSED")
             plan = server.get("artifacts/approved-upgrade-plan/latest")["data"]
             assert f"upgrade from {SOURCE} to {TARGET}" in plan
-            assert helm.releases() == installed
+            assert read_releases(cluster) == installed
             eventually(lambda: inbox.about(f"upgrade approved {TARGET} waits for approval"))
             server.ask(f"flow_runs/{refused}/resume", run_input={"approved": False})
         assert state(server, refused)["type"] == "FAILED"
         assert "found that it was not" in state(server, refused)["message"]
-        assert helm.releases() == installed
+        assert read_releases(cluster) == installed
 
         # And yes.
         approved = begin(server)

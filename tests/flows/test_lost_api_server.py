@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mesh.helm import Helm
+from mesh.helm_record import read_release
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
@@ -30,7 +30,7 @@ def test_a_run_outlives_the_api_server(
     path.write_text(json.dumps(config))
     environment = os.environ | prefect_server.environment
     environment["PATH"] = os.pathsep.join([str(binaries.helm.parent), environment["PATH"]])
-    helm = Helm(sandbox.cluster(), str(binaries.helm))
+    cluster = sandbox.cluster()
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(
@@ -41,7 +41,7 @@ def test_a_run_outlives_the_api_server(
         ) as run,
     ):
         deadline = time.monotonic() + 120
-        while helm.current("linkerd-control-plane", "linkerd") is None:
+        while read_release(cluster, "linkerd-control-plane", "linkerd") is None:
             assert time.monotonic() < deadline
             assert run.poll() is None, (tmp_path / "log").read_text()[-3000:]
         sandbox.stop_apiserver()

@@ -12,8 +12,6 @@ import pytest
 import yaml
 
 from mesh.cluster import Cluster
-from mesh.helm import Helm
-from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tests.conftest import artifact
@@ -73,12 +71,11 @@ def test_dependencies_go_along_and_jaeger_goes_away(
     run_bootstrap: FlowRunner,
     flows: Flows,
     prefect_server: PrefectServer,
-    binaries: Binaries,
     charts_dir: Path,
     mirror: Path,
 ) -> None:
     sandbox = fresh_sandbox()
-    cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
+    cluster = sandbox.cluster()
     config = mesh_config(
         sandbox,
         name="along",
@@ -91,7 +88,7 @@ def test_dependencies_go_along_and_jaeger_goes_away(
         upgrade={"dependencies": ["cert-manager", "traefik"], "settle_seconds": 3},
     )
     assert run_bootstrap(config).returncode == 0
-    before, installed = that_must_survive(cluster), releases(helm)
+    before, installed = that_must_survive(cluster), releases(cluster)
     assert not has_errors_middleware(cluster)
 
     # The chart sources have newer ones now.
@@ -116,14 +113,14 @@ def test_dependencies_go_along_and_jaeger_goes_away(
     assert "linkerd-destination" in undone["message"]
     assert proxies(cluster) == {SOURCE}
     # jaeger is there again, and so are the older cert-manager and Traefik.
-    assert {**releases(helm), "linkerd-crds": None} == {**installed, "linkerd-crds": None}
+    assert {**releases(cluster), "linkerd-crds": None} == {**installed, "linkerd-crds": None}
     assert before.items() <= that_must_survive(cluster).items()
 
     done = flows.upgrade(config, to=TARGET, accept=["jaeger"])
     assert (done.get("source"), done.get("target")) == (SOURCE, TARGET), done
     assert proxies(cluster) == {TARGET}
     assert before.items() <= that_must_survive(cluster).items()
-    found = releases(helm)
+    found = releases(cluster)
     assert "linkerd-jaeger" not in found
     assert found["cert-manager"] == ("cert-manager", "v1.21.2", "deployed")
     assert found["traefik"] == ("traefik", "41.3.0", "deployed")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mesh.cluster import Cluster
-from mesh.helm import Helm
+from mesh.helm_record import read_releases
 from mesh.upgrade_record import NAME as RECORD
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
@@ -83,7 +83,7 @@ def test_a_hop_that_fails_goes_back_and_then_succeeds(
     tmp_path: Path,
 ) -> None:
     sandbox = fresh_sandbox()
-    cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
+    cluster = sandbox.cluster()
     config = install_alone(
         sandbox,
         mesh_config,
@@ -93,7 +93,7 @@ def test_a_hop_that_fails_goes_back_and_then_succeeds(
         version=source,
         upgrade={"settle_seconds": 3},
     )
-    before, installed = give_application(cluster, config), releases(helm)
+    before, installed = give_application(cluster, config), releases(cluster)
 
     undone = fail(flows, config, cluster, target)
 
@@ -101,7 +101,7 @@ def test_a_hop_that_fails_goes_back_and_then_succeeds(
     assert f"It is at {source} again" in undone["message"]
     assert proxies(cluster) == {source}
     # CRDs alone stay newer, as all custom resources live by them.
-    assert {**releases(helm), "linkerd-crds": None} == {**installed, "linkerd-crds": None}
+    assert {**releases(cluster), "linkerd-crds": None} == {**installed, "linkerd-crds": None}
     assert before.items() <= that_must_survive(cluster).items()
     assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
 
@@ -110,7 +110,7 @@ def test_a_hop_that_fails_goes_back_and_then_succeeds(
     assert (done.get("source"), done.get("target")) == (source, target), done
     assert proxies(cluster) == {target}
     assert before.items() <= that_must_survive(cluster).items()
-    assert {(r.name, r.app_version, r.status) for r in helm.releases()} == {
+    assert {(r.name, r.app_version, r.status) for r in read_releases(cluster)} == {
         ("linkerd-crds", target, "deployed"),
         ("linkerd-control-plane", target, "deployed"),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mesh.helm import Helm
+from mesh.helm_record import read_releases
 from mesh.upgrade_record import NAME as RECORD
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
@@ -56,7 +56,7 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
     tmp_path: Path,
 ) -> None:
     sandbox = fresh_sandbox()
-    cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
+    cluster = sandbox.cluster()
     config = install_alone(
         sandbox,
         mesh_config,
@@ -87,7 +87,7 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
     answer = json.loads(run().stdout)
     assert (answer["error"], "a person said so" in answer["message"]) == ("UpgradeUndone", True)
     assert proxies(cluster) == {SOURCE}
-    assert [release.name for release in helm.releases()] == ["linkerd2"]
+    assert [release.name for release in read_releases(cluster)] == ["linkerd2"]
     assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
 
     for step, write in AND_THERE:
@@ -95,7 +95,7 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
     last = run()
     assert json.loads(last.stdout)["done"], last.stderr[-3000:]
     assert proxies(cluster) == {TARGET}
-    assert {(r.name, r.app_version, r.status) for r in helm.releases()} == {
+    assert {(r.name, r.app_version, r.status) for r in read_releases(cluster)} == {
         ("linkerd-crds", TARGET, "deployed"),
         ("linkerd-control-plane", TARGET, "deployed"),
     }

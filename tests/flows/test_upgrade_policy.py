@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.config import MeshConfig
-from mesh.helm import Helm
+from mesh.helm_record import read_releases
 from mesh.upgrade_record import NAME, read_record, write_record
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
@@ -36,7 +36,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     tmp_path: Path,
 ) -> None:
     sandbox = fresh_sandbox()
-    cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
+    cluster = sandbox.cluster()
     config = install_alone(
         sandbox,
         mesh_config,
@@ -48,7 +48,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     )
     mesh = MeshConfig.model_validate(config)
     add_workloads(cluster, 2)
-    installed = helm.releases()
+    installed = read_releases(cluster)
 
     def upgrade(policy: dict[str, Any], **options: Any) -> dict[str, Any]:
         return flows.upgrade({**config, "upgrade": policy}, to=TARGET, **options)
@@ -65,7 +65,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     foreign = upgrade({"channel": "stable"})
     assert foreign["error"] == "PreflightFailed"
     assert "the mesh's upgrade policy wants stable" in foreign["message"]
-    assert helm.releases() == installed
+    assert read_releases(cluster) == installed
 
     # Killed while the new control plane soaks: the soak goes on from when it began.
     soaking = {**config, "upgrade": {"soak_minutes": 30, "settle_seconds": 3}}

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.helm import Helm
 from mesh.upgrade_record import NAME as RECORD
-from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tests.conftest import artifact
@@ -30,11 +28,10 @@ def test_from_2_11_to_the_newest_edge(
     run_bootstrap: FlowRunner,
     flows: Flows,
     prefect_server: PrefectServer,
-    binaries: Binaries,
     tmp_path: Path,
 ) -> None:
     sandbox = fresh_sandbox()
-    cluster, helm = sandbox.cluster(), Helm(sandbox.cluster(), str(binaries.helm))
+    cluster = sandbox.cluster()
     first = HOPS[0][0]
     config = mesh_config(
         sandbox,
@@ -48,7 +45,7 @@ def test_from_2_11_to_the_newest_edge(
     assert run_bootstrap(config).returncode == 0
     make_custom_resources(cluster, first)
     before = that_must_survive(cluster)
-    installed = releases(helm)
+    installed = releases(cluster)
 
     skipping = flows.upgrade(config, to="stable-2.14.10")
     assert skipping["error"] == "InvalidInput"
@@ -72,7 +69,7 @@ def test_from_2_11_to_the_newest_edge(
     ):
         assert part in plan, part
     # Neither what is refused nor what is only planned touches anything.
-    assert releases(helm) == installed
+    assert releases(cluster) == installed
     assert that_must_survive(cluster) == before
 
     for source, target in HOPS:
@@ -80,8 +77,8 @@ def test_from_2_11_to_the_newest_edge(
         assert (done.get("source"), done.get("target")) == (source, target), done
         assert proxies(cluster) == {target}
         assert before.items() <= that_must_survive(cluster).items()
-        assert {status for _, _, status in releases(helm).values()} == {"deployed"}
-        assert "linkerd2" not in releases(helm)
+        assert {status for _, _, status in releases(cluster).values()} == {"deployed"}
+        assert "linkerd2" not in releases(cluster)
         assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
         page = artifact(prefect_server, "walk-upgrade")
         assert f"upgraded to {target}" in page

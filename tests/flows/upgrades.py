@@ -8,7 +8,7 @@ from typing import Any
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.emojivoto import ensure_emojivoto
-from mesh.helm import Helm
+from mesh.helm_record import read_releases
 from mesh.pki import fingerprints
 from mesh.rollout import await_rollouts
 from sandbox.cluster import Sandbox
@@ -129,10 +129,10 @@ def proxies(cluster: Cluster) -> set[str]:
     }
 
 
-def releases(helm: Helm) -> dict[str, tuple[str, str, str]]:
+def releases(cluster: Cluster) -> dict[str, tuple[str, str, str]]:
     return {
         release.name: (release.chart, release.chart_version, release.status)
-        for release in helm.releases()
+        for release in read_releases(cluster)
     }
 
 

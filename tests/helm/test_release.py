@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,9 @@ from mesh.helm import (
     PENDING,
     DesiredRelease,
     Helm,
-    Release,
-    _release,
     decide_release,
 )
+from mesh.helm_record import Release, read_release, read_releases
 from sandbox.cluster import Sandbox
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -80,31 +81,6 @@ def test_only_a_stale_pending_release_is_recovered(
         assert is_same
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "version"),
-    [
-        ("linkerd-crds-2026.8.3", "linkerd-crds", "2026.8.3"),
-        ("linkerd2-2.11.5", "linkerd2", "2.11.5"),
-        ("cert-manager-v1.21.2", "cert-manager", "v1.21.2"),
-        ("linkerd-crds-2024.1.1-edge", "linkerd-crds", "2024.1.1-edge"),
-        ("traefik-41.3.0", "traefik", "41.3.0"),
-    ],
-)
-def test_a_line_of_helm_list_is_read(text: str, name: str, version: str) -> None:
-    line = {
-        "name": "r",
-        "namespace": "n",
-        "revision": "3",
-        "updated": "2026-11-24 05:22:12.123456789 +0100 CET",
-        "status": "deployed",
-        "chart": text,
-        "app_version": "x",
-    }
-    release = _release(line)
-    assert (release.chart, release.chart_version, release.revision) == (name, version, 3)
-    assert release.updated == datetime(2026, 11, 24, 4, 22, 12, 123456, tzinfo=UTC)
-
-
 # On a real API server
 
 
@@ -152,8 +128,20 @@ def text_in(cluster: Cluster, namespace: str) -> str:
     return found["data"]["text"]
 
 
+def helm_list(helm_path: str, sandbox: Sandbox, namespace: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [
+            *(helm_path, "list", "--all", "--output", "json", "--namespace", namespace),
+            *("--kubeconfig", str(sandbox.kubeconfig)),
+        ],
+        capture_output=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
 def test_install_nothing_and_upgrade(
-    cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path
+    sandbox: Sandbox, cluster: Cluster, helm: Helm, helm_path: str, namespace: str, tmp_path: Path
 ) -> None:
     chart = make_chart(tmp_path / "chart")
     first = helm.reconcile(release_of(chart, namespace, text="one"))
@@ -169,8 +157,14 @@ def test_install_nothing_and_upgrade(
     changed = helm.reconcile(release_of(chart, namespace, text="two"))
     assert (changed.action, changed.release.revision) == ("upgrade", 2)
     assert text_in(cluster, namespace) == "two"
-    listed = {r.name: r for r in helm.releases() if r.namespace == namespace}
-    assert listed["app"].revision == 2
+    # What Helm wrote down of it, and Helm's own list of that.
+    [found] = read_releases(cluster, [namespace])
+    assert found == replace(changed.release, updated=found.updated)
+    assert 0 <= (changed.release.updated - found.updated).total_seconds() < 60
+    assert found in read_releases(cluster)
+    [listed] = helm_list(helm_path, sandbox, namespace)
+    assert (listed["revision"], listed["status"]) == (str(found.revision), found.status)
+    assert listed["chart"] == f"{found.chart}-{found.chart_version}"
 
 
 def test_a_failure_names_what_is_not_ready_and_is_mended_by_the_next_run(
@@ -216,7 +210,7 @@ def test_a_release_left_pending_is_recovered_without_deleting_an_object(
         process.kill()
     kept = cluster.get("v1", "ConfigMap", "content", namespace)
     assert kept is not None
-    left = Helm(cluster, helm_path).current("app", namespace)
+    left = read_release(cluster, "app", namespace)
     assert left is not None
     assert left.status == "pending-install"
 
@@ -253,23 +247,10 @@ def test_values_are_on_no_command_line_and_in_no_message(
     assert "hunter2" not in caplog.text + str(failed.value)
 
 
-def test_without_helm_the_message_says_where_to_get_it(cluster: Cluster) -> None:
+def test_without_helm_the_message_says_where_to_get_it(cluster: Cluster, tmp_path: Path) -> None:
+    wanted = release_of(make_chart(tmp_path / "chart"), "default")
     with pytest.raises(InvalidInput, match="Install helm"):
-        Helm(cluster, "no-such-helm").releases()
-
-
-def test_an_api_server_that_is_away_is_a_passing_fault(helm_path: str) -> None:
-    away = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
-        "users": [{"name": "c", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
-    }
-    with pytest.raises(ReleaseError) as failed:
-        Helm(Cluster(away), helm_path).releases()
-    assert failed.value.transient
+        Helm(cluster, "no-such-helm").reconcile(wanted)
 
 
 def test_what_a_lost_api_server_left_pending_is_mended_at_once(

@@ -13,7 +13,7 @@ from mesh.charts import Chart
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import PreflightFailed
-from mesh.helm import Release
+from mesh.helm_record import Release
 from mesh.permissions import Permission
 from mesh.preflight import (
     Owned,

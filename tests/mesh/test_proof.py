@@ -11,7 +11,7 @@ import pytest
 
 from mesh.config import MeshConfig
 from mesh.errors import NotReady
-from mesh.helm import Release
+from mesh.helm_record import Release
 from mesh.pki import create_trust_anchor, sign_issuer
 from mesh.proof import (
     CONTROL_PLANE,

@@ -9,7 +9,7 @@ from functools import cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.helm import Release
+from mesh.helm_record import Release
 from mesh.pki import create_trust_anchor, fingerprints, join_bundle, read_certificates
 from mesh.restarts import DataPlane
 from mesh.rotation.leaves import IssuerLoad

@@ -53,7 +53,7 @@ class TeamServer:
         eventually(lambda: name in self.workers(replica))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(binaries: Binaries) -> Iterator[TeamServer]:
     """The server with some of the deployments, its work pool made by `prefect deploy`."""
     with pytest.MonkeyPatch.context() as patch, Team() as team:
