@@ -25,7 +25,7 @@ from mesh.cluster import Cluster
 from mesh.errors import ApiError
 from sandbox.binaries import Binaries, SandboxError, ensure_binaries
 from sandbox.credentials import Credentials
-from sandbox.ports import free_ports
+from sandbox.ports import NO_TLS, free_ports
 
 STAGES = Path(__file__).with_name("stages.yaml")
 START_TIMEOUT = 60.0
@@ -132,7 +132,8 @@ class Sandbox:
     def proxies(self) -> list[RunningProxy]:
         """Every running proxy at one moment, with the certificates that it carries."""
         socket_path = str(self.data / "proxies.sock")
-        with httpx.Client(transport=httpx.HTTPTransport(uds=socket_path), timeout=30) as client:
+        transport = httpx.HTTPTransport(uds=socket_path, verify=NO_TLS)
+        with httpx.Client(transport=transport, timeout=30, trust_env=False) as client:
             answer = client.get("http://companion/").raise_for_status()
         return [RunningProxy(**item) for item in answer.json()]
 

@@ -1,8 +1,12 @@
-"""Ports on 127.0.0.1 that nobody uses."""
+"""Ports on 127.0.0.1: free ones, and how they are spoken to."""
 
 from __future__ import annotations
 
 import socket
+import ssl
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For httpx, which otherwise loads the system's authorities for every request without TLS, too."""
 
 
 def free_ports(count: int) -> list[int]:

@@ -18,7 +18,7 @@ from typing import Self
 import httpx
 
 from sandbox.binaries import cache_folder
-from sandbox.ports import free_ports
+from sandbox.ports import NO_TLS, free_ports
 
 DATABASE = "prefect.db"
 
@@ -169,9 +169,10 @@ class PrefectServer:
 def answers(url: str) -> bool:
     """Whether a Prefect server answers at an address."""
     try:
-        return httpx.get(f"{url}/api/health", timeout=2, trust_env=False).is_success
+        answer = httpx.get(f"{url}/api/health", timeout=2, trust_env=False, verify=NO_TLS)
     except httpx.HTTPError:
         return False
+    return answer.is_success
 
 
 def _copy(source: Path, target: Path) -> None:

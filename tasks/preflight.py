@@ -35,8 +35,8 @@ def find_charts(mesh: LinkerdMesh) -> Plan:
 @step("preflight", description="All that `linkerd check --pre` looks at, and our own needs.")
 def check_cluster(mesh: LinkerdMesh, charts: Plan) -> ClusterFacts:
     """Raises `PreflightFailed`, which names every reason, when the cluster cannot take the mesh."""
-    require_helm()
     cluster = cluster_of(mesh)
+    require_helm()
     planned = tuple(charts.values())
     snapshot = read_preflight(cluster, mesh, read_releases(cluster))
     findings = preflight(snapshot, mesh, planned)

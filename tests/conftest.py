@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +18,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from mesh.cluster import Cluster
 from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import Sandbox
+from sandbox.ports import NO_TLS
 from sandbox.prefect_server import PrefectServer
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts what it puts into the background with SIGINT ignored, and so would be all
+    # that tests start: a Prefect worker then never ends by SIGTERM.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 
@@ -100,10 +107,15 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         yield server
 
 
+def request(method: str, url: str, body: Any = None) -> httpx.Response:
+    """The answer of a server on loopback; an error where it is one."""
+    answer = httpx.request(method, url, json=body, timeout=60, trust_env=False, verify=NO_TLS)
+    return answer.raise_for_status()
+
+
 def artifact(server: PrefectServer, key: str) -> Any:
     """What the newest artifact of a key holds."""
-    answer = httpx.get(f"{server.url}/api/artifacts/{key}/latest", timeout=30, trust_env=False)
-    return answer.raise_for_status().json()["data"]
+    return request("GET", f"{server.url}/api/artifacts/{key}/latest").json()["data"]
 
 
 @contextmanager

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -26,7 +24,8 @@ from sandbox.prefect_server import PrefectServer
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.checks.faults import changed, removed
 from tests.checks.installed import DEFAULT, InstalledMesh, on
-from tests.conftest import artifact, on_server
+from tests.conftest import artifact, on_server, request
+from tests.waiting import eventually
 
 on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="package")
 
@@ -43,14 +42,13 @@ def block(mesh: InstalledMesh, name: str, **changes: Any) -> LinkerdMesh:
 
 
 def ask(server: PrefectServer, path: str, **body: Any) -> Any:
-    answer = httpx.post(f"{server.url}/api/{path}", json=body, timeout=30)
-    return answer.raise_for_status().json()
+    return request("POST", f"{server.url}/api/{path}", body).json()
 
 
-def events(server: PrefectServer, mesh: str, prefix: str) -> list[dict[str, Any]]:
-    """The events about a mesh, once at least one is there: they are sent behind our back."""
-    deadline = time.monotonic() + 60
-    while True:
+def events(server: PrefectServer, mesh: str, prefix: str, number: int = 1) -> list[dict[str, Any]]:
+    """The events about a mesh, once so many are there: they are sent behind our back."""
+
+    def look() -> list[dict[str, Any]]:
         found = ask(
             server,
             "events/filter",
@@ -59,9 +57,9 @@ def events(server: PrefectServer, mesh: str, prefix: str) -> list[dict[str, Any]
                 "resource": {"id": [f"linkerd.mesh.{mesh}"]},
             },
         )["events"]
-        if found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.5)
+        return found if len(found) >= number else []
+
+    return eventually(look)
 
 
 @on_a_mesh
@@ -145,7 +143,7 @@ def test_certificates_that_end_soon_are_events(mesh: InstalledMesh, server: Pref
 
     state = check_certificates(linkerd, ExpiryThresholds(days=[400, 60]), return_state=True)
     assert (state.is_completed(), state.name) == (True, "Expiring")
-    found = events(server, "ending", "linkerd.certificate.expiring")
+    found = events(server, "ending", "linkerd.certificate.expiring", len(state.result()))
     by_role = {event["payload"]["role"]: event["payload"] for event in found}
     # A trust anchor of ten years is none of them.
     assert set(by_role) == {"issuer", "webhook"}

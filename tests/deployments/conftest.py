@@ -18,6 +18,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
+from tests import conftest
 from tests.conftest import on_server
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +38,8 @@ def _is_busy(error: BaseException) -> bool:
 )
 def request(method: str, url: str, body: Any = None) -> Any:
     """What a Prefect server's API answers."""
-    answer = httpx.request(method, url, json=body, timeout=60)
-    return answer.raise_for_status().json() if answer.content else None
+    answer = conftest.request(method, url, body)
+    return answer.json() if answer.content else None
 
 
 class Inbox:

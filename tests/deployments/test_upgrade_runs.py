@@ -112,13 +112,11 @@ def test_a_run_waits_for_its_window_and_for_a_person(
         assert proxies(cluster) == {TARGET}
         page = server.get("artifacts/approved-upgrade/latest")["data"]
         assert f"Mesh approved: upgraded to {TARGET}" in page
-        [event] = server.ask(
-            "events/filter",
-            filter={
-                "event": {"name": ["linkerd.mesh.upgraded"]},
-                "resource": {"id": ["linkerd.mesh.approved"]},
-            },
-        )["events"]
+        upgraded = {
+            "event": {"name": ["linkerd.mesh.upgraded"]},
+            "resource": {"id": ["linkerd.mesh.approved"]},
+        }
+        [event] = eventually(lambda: server.ask("events/filter", filter=upgraded)["events"])
         assert (event["payload"]["from"], event["payload"]["to"]) == (SOURCE, TARGET)
         # The block says what is installed, so that bootstrap and the next upgrade begin with it.
         with on_server(server.api):

@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -21,6 +20,7 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tasks.chart_releases import BROKEN, RELEASED
+from tests.conftest import request
 from tests.flows.conftest import ConfigFactory
 from tests.waiting import eventually
 
@@ -111,12 +111,8 @@ def watcher(
 
 def events(server: PrefectServer, name: str, source: str) -> list[dict[str, Any]]:
     """The events of a kind about a repository that the server has."""
-    answer = httpx.post(
-        f"{server.url}/api/events/filter",
-        json={"filter": {"event": {"name": [name]}}},
-        trust_env=False,
-    )
-    found = answer.raise_for_status().json()["events"]
+    wanted = {"filter": {"event": {"name": [name]}}}
+    found = request("POST", f"{server.url}/api/events/filter", wanted).json()["events"]
     return [event for event in found if event["payload"]["source"] == source]
 
 

@@ -146,9 +146,7 @@ def test_two_at_once_and_nothing_is_left(sandbox: Sandbox, binaries: Binaries) -
 
 
 SCRIPT = """
-import signal, sys, time
-# A shell starts what it puts into the background with SIGINT ignored.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import time
 from sandbox.cluster import Sandbox
 sandbox = Sandbox("child")
 sandbox._prepare()
