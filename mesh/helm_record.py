@@ -12,7 +12,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -74,59 +74,72 @@ class Revision:
         return tuple(obj for _, obj in self.documents)
 
 
-def read_releases(cluster: Cluster, namespaces: Iterable[str] | None = None) -> tuple[Release, ...]:
+def read_releases(
+    cluster: Cluster, namespaces: Iterable[str] | None = None, *, values: bool = False
+) -> tuple[Release, ...]:
     """Every release of some namespaces, by default of all, whatever its status.
 
-    Without helm, so cheap enough for every run of a check: one list of labels a namespace, and one
-    Secret a release.
+    Their values, which may hold secrets, are left out unless they are asked for. Without helm, so
+    cheap enough for every run of a check: one list of labels a namespace, and one Secret a release.
 
     Raises:
         ReleaseError: a record cannot be read.
     """
     places: list[str | None] = [None] if namespaces is None else [*sorted(set(namespaces))]
-    return tuple(
-        _release(cluster, labels)
+    found = (
+        _release(cluster, record) or read_release(cluster, *_key(record))
         for place in places
-        for labels in _newest(
-            cluster.list("v1", "Secret", place, labels=RECORDS, metadata_only=True)
-        )
+        for record in _newest(cluster, place, RECORDS)
+    )
+    return tuple(
+        release if values else replace(release, values=None)
+        for release in found
+        if release is not None
     )
 
 
 def read_release(cluster: Cluster, name: str, namespace: str) -> Release | None:
-    """One release, or None.
+    """One release with its values, or None.
 
     Raises:
         ReleaseError: its record cannot be read.
     """
-    labels = f"{RECORDS},name={name}"
-    found = _newest(cluster.list("v1", "Secret", namespace, labels=labels, metadata_only=True))
-    return _release(cluster, found[0]) if found else None
+    while newest := _newest(cluster, namespace, f"{RECORDS},name={name}"):
+        if (release := _release(cluster, newest[0])) is not None:
+            return release
+    return None
 
 
-def _newest(records: Iterable[Object]) -> list[Object]:
+def _newest(cluster: Cluster, namespace: str | None, labels: str) -> list[Object]:
+    """The metadata of each release's newest record."""
     newest: dict[tuple[str, str], Object] = {}
-    for record in records:
-        metadata = record["metadata"]
-        key = metadata["namespace"], metadata["labels"]["name"]
+    for record in cluster.list("v1", "Secret", namespace, labels=labels, metadata_only=True):
+        key = _key(record)
         if key not in newest or _number(record) > _number(newest[key]):
             newest[key] = record
     return [newest[key] for key in sorted(newest)]
+
+
+def _key(record: Object) -> tuple[str, str]:
+    """Name and namespace of its release."""
+    return record["metadata"]["labels"]["name"], record["metadata"]["namespace"]
 
 
 def _number(record: Object) -> int:
     return int(record["metadata"]["labels"]["version"])
 
 
-def _release(cluster: Cluster, record: Object) -> Release:
+def _release(cluster: Cluster, record: Object) -> Release | None:
+    """The release of a record; None where that was superseded and pruned since it was listed."""
     metadata = record["metadata"]
     # A list of one: who may list Secrets need not be allowed to get each.
     fields = f"metadata.name={metadata['name']}"
     secret = next(iter(cluster.list("v1", "Secret", metadata["namespace"], fields=fields)), None)
-    # It may have been superseded and pruned since the list; its labels are what is known.
-    content = decode_record(secret) if secret is not None else {}
+    if secret is None:
+        return None
+    content = decode_record(secret)
     chart: dict[str, Any] = content.get("chart", {}).get("metadata", {})
-    labels: dict[str, str] = metadata["labels"]
+    labels: dict[str, str] = secret["metadata"]["labels"]
     modified = labels.get("modifiedAt") or labels.get("createdAt") or "0"
     return Release(
         name=labels["name"],
@@ -134,10 +147,10 @@ def _release(cluster: Cluster, record: Object) -> Release:
         chart=str(chart.get("name", "")),
         chart_version=str(chart.get("version", "")),
         app_version=str(chart.get("appVersion") or ""),
-        revision=_number(record),
+        revision=_number(secret),
         status=labels.get("status", "unknown"),
         updated=datetime.fromtimestamp(int(modified), UTC),
-        values=None if secret is None else content.get("config") or {},
+        values=content.get("config") or {},
     )
 
 

@@ -429,7 +429,9 @@ def _readers(cluster: Cluster, config: MeshConfig) -> dict[str, Callable[[], obj
         "services": lambda: tuple(map(_service, cluster.list("v1", "Service"))),
         "endpoints": lambda: _endpoints(cluster),
         "secrets": lambda: read_secrets(cluster, config),
-        "releases": lambda: read_releases(cluster, _release_namespaces(cluster, config)),
+        "releases": lambda: read_releases(
+            cluster, _release_namespaces(cluster, config), values=True
+        ),
         "crds": lambda: _crds(cluster),
         "config_maps": lambda: _config_maps(cluster, config),
         "api_versions": cluster.api_versions,
