@@ -13,16 +13,16 @@ from urllib.parse import urljoin
 import httpx
 
 from mesh.charts import (
-    STABLE_CHARTS,
     ChartName,
     Entry,
     choose_linkerd,
     download,
     folder_entries,
     index_entries,
+    linkerd_of,
     read_index,
 )
-from mesh.errors import ChartError, InvalidInput
+from mesh.errors import ChartError
 from mesh.version import Channel, LinkerdVersion
 
 _OF_A_RELEASE: tuple[ChartName, ...] = ("linkerd2", "linkerd-crds", "linkerd-control-plane")
@@ -61,11 +61,12 @@ def released(entries: Mapping[ChartName, Sequence[Entry]]) -> list[ChartRelease]
 
     A control plane whose CRDs' chart is not published yet is no release.
     """
+    control_planes: tuple[ChartName, ...] = ("linkerd2", "linkerd-control-plane")
     versions = {
         version
-        for name in ("linkerd2", "linkerd-control-plane")
+        for name in control_planes
         for entry in entries.get(name, ())
-        if (version := _version(entry, name)) is not None
+        if (version := linkerd_of(entry, name)) is not None
     }
     found: list[ChartRelease] = []
     for version in sorted(versions):
@@ -74,24 +75,12 @@ def released(entries: Mapping[ChartName, Sequence[Entry]]) -> list[ChartRelease]
             if version.layout == "one-chart"
             else ("linkerd-crds", "linkerd-control-plane")
         )
-        charts = [(name, choose_linkerd(entries.get(name, ()), name, version)) for name in names]
+        charts = [
+            (name, choose_linkerd(entries.get(name, ()), name, version, None)) for name in names
+        ]
         if all(entry is not None for _, entry in charts):
             found.append(ChartRelease(version, tuple((n, e.version) for n, e in charts if e)))
     return found
-
-
-def _version(entry: Entry, name: ChartName) -> LinkerdVersion | None:
-    text = entry.app_version
-    if not text and (match := re.match(r"20(\d\d)\.(\d+)\.(\d+)$", entry.version)):
-        text = f"edge-{match[1]}.{match[2]}.{match[3]}"
-    for (stable, chart), version in STABLE_CHARTS.items():
-        if not text and (chart, version) == (name, entry.version):
-            text = stable
-    try:
-        return LinkerdVersion.parse(text)
-    except InvalidInput:
-        # Older than anything that these flows install.
-        return None
 
 
 def new_releases(

@@ -24,6 +24,7 @@ from mesh.config import MeshConfig
 from mesh.constraint import admits
 from mesh.documents import read_objects, read_yaml
 from mesh.errors import ChartError, InvalidInput
+from mesh.linkerd.releases import chart_version, release_of
 from mesh.version import Channel, LinkerdVersion
 
 ChartName = Literal[
@@ -43,23 +44,6 @@ UPSTREAM: dict[str, str] = {
     "traefik": "https://traefik.github.io/charts",
 }
 """The upstream repositories, by the folder that stands in for each in a mirror."""
-
-# The upstream index has no appVersion for some releases of linkerd-crds; these are the pairs that
-# Linkerd released. Source: https://github.com/linkerd/linkerd2/releases
-STABLE_CHARTS: dict[tuple[str, str], str] = {
-    ("stable-2.12.6", "linkerd-crds"): "1.4.0",
-    ("stable-2.12.6", "linkerd-control-plane"): "1.9.8",
-    ("stable-2.13.7", "linkerd-crds"): "1.6.1",
-    ("stable-2.13.7", "linkerd-control-plane"): "1.12.7",
-    ("stable-2.14.10", "linkerd-crds"): "1.8.0",
-    ("stable-2.14.10", "linkerd-control-plane"): "1.16.11",
-    ("stable-2.12.6", "linkerd-viz"): "30.3.8",
-    ("stable-2.13.7", "linkerd-viz"): "30.8.7",
-    ("stable-2.14.10", "linkerd-viz"): "30.12.11",
-    ("stable-2.12.6", "linkerd-jaeger"): "30.4.8",
-    ("stable-2.13.7", "linkerd-jaeger"): "30.8.7",
-    ("stable-2.14.10", "linkerd-jaeger"): "30.12.11",
-}
 
 
 @dataclass(frozen=True)
@@ -108,18 +92,22 @@ def charts_of(config: MeshConfig) -> tuple[ChartName, ...]:
 
 
 def choose_linkerd(
-    entries: Sequence[Entry], name: ChartName, version: LinkerdVersion
+    entries: Sequence[Entry], name: ChartName, release: LinkerdVersion, version: str | None
 ) -> Entry | None:
-    """The release of a Linkerd chart that belongs to a Linkerd version.
+    """The entry of a Linkerd chart that belongs to a Linkerd release.
 
-    By the index's appVersion; else edge charts carry the date as their version, and for stable
-    ones the pairs are known.
+    Args:
+        version: the chart version that the user says it is, which is then the only one that will
+            do. None: the one that upstream gave the release, else the one with its appVersion, as
+            a vendor's own repository has it.
     """
+    wanted = version or chart_version(name, release)
     for entry in entries:
-        if entry.app_version == str(version):
+        if entry.version == wanted:
             return entry
-    wanted = version.edge_chart_version or STABLE_CHARTS.get((str(version), name))
-    return next((entry for entry in entries if entry.version == wanted), None)
+    if version is not None:
+        return None
+    return next((entry for entry in entries if entry.app_version == str(release)), None)
 
 
 def choose_newest(entries: Iterable[Entry], version: str | None = None) -> Entry | None:
@@ -198,17 +186,28 @@ class ChartCatalog:
         entries = self._entries(source, name)
         is_linkerd = name not in ("cert-manager", "traefik")
         chosen = (
-            choose_linkerd(entries, name, self._config.linkerd)
+            choose_linkerd(entries, name, self._config.linkerd, self._own_version(name))
             if is_linkerd and version is None
             else choose_newest(entries, version)
         )
         if chosen is None:
-            known = ", ".join(e.app_version or e.version for e in entries) or "none"
+            if is_linkerd and version is None:
+                version = self._linkerd_version(name)
+                expected = f"{version or 'the version'} of {self._config.linkerd}"
+            else:
+                expected = version or "a release"
+            known = [
+                f"{entry.version} ({entry.app_version})" if entry.app_version else entry.version
+                for entry in entries
+            ]
+            remedy = "Choose a version that the repository has, or another chart source."
+            if is_linkerd and version is None:
+                remedy = f"Name the chart's version in charts.versions. {remedy}"
             raise ChartError(
                 f"chart {name} in {source}",
-                expected=str(self._config.linkerd) if is_linkerd else (version or "a release"),
-                found=known,
-                remedy="Choose a version that the repository has, or another chart source.",
+                expected=expected,
+                found=", ".join(known) or "no version of this chart",
+                remedy=remedy,
             )
         return read_chart(name, self._fetch(source, chosen), source)
 
@@ -229,7 +228,7 @@ class ChartCatalog:
             )
         # Releases before 2.12 are of the one chart alone.
         for name in ("linkerd-control-plane", "linkerd2"):
-            if newest := newest_release(self._entries(source, name), channel):
+            if newest := newest_release(self._entries(source, name), name, channel):
                 return newest
         raise ChartError(
             f"chart source {source}",
@@ -237,6 +236,13 @@ class ChartCatalog:
             found="none",
             remedy="Check the chart source, or the channel of the mesh's version.",
         )
+
+    def _own_version(self, name: ChartName) -> str | None:
+        """The version of a chart that the configuration names for its Linkerd release."""
+        return self._config.charts.versions.get(self._config.version, {}).get(name)
+
+    def _linkerd_version(self, name: ChartName) -> str | None:
+        return self._own_version(name) or chart_version(name, self._config.linkerd)
 
     def _entries(self, source: str, name: ChartName) -> list[Entry]:
         if source.startswith(("https://", "http://")):
@@ -273,19 +279,15 @@ class ChartCatalog:
 
     def _from_registry(self, source: str, name: ChartName, version: str | None) -> Chart:
         """A chart from an OCI registry, pulled by helm, which knows its log-ins."""
-        linkerd = self._config.linkerd
         wanted = version
         if wanted is None and name not in ("cert-manager", "traefik"):
-            wanted = linkerd.edge_chart_version or STABLE_CHARTS.get((str(linkerd), name))
-            wanted = wanted or (
-                ".".join(map(str, linkerd.numbers)) if linkerd.layout == "one-chart" else None
-            )
+            wanted = self._linkerd_version(name)
             if wanted is None:
                 raise ChartError(
                     f"chart {name} in {source}",
-                    expected=f"the chart version of {linkerd}",
+                    expected=f"the chart version of {self._config.linkerd}",
                     found="none known: a registry has no index to look it up in",
-                    remedy="Use a repository with an index.yaml, or 2.12.6, 2.13.7 or 2.14.10.",
+                    remedy="Name it in charts.versions, or use a repository with an index.yaml.",
                 )
         reference = f"{source.rstrip('/')}/{name}"
         helm = shutil.which("helm")
@@ -321,15 +323,25 @@ class ChartCatalog:
         return read_chart(name, kept, source)
 
 
-def newest_release(entries: Iterable[Entry], channel: Channel) -> LinkerdVersion | None:
+def newest_release(
+    entries: Iterable[Entry], name: ChartName, channel: Channel
+) -> LinkerdVersion | None:
     """The newest Linkerd of a channel among the releases of a chart."""
-    versions: list[LinkerdVersion] = []
-    for entry in entries:
-        try:
-            versions.append(LinkerdVersion.parse(entry.app_version))
-        except InvalidInput:
-            continue  # an older one than is supported, a pre-release, or one without a name
-    return max((v for v in versions if v.channel == channel), default=None)
+    versions = (linkerd_of(entry, name) for entry in entries)
+    return max((v for v in versions if v is not None and v.channel == channel), default=None)
+
+
+def linkerd_of(entry: Entry, name: ChartName) -> LinkerdVersion | None:
+    """The Linkerd release that a chart's entry belongs to.
+
+    None where it does not say, and for what cannot be installed: a pre-release, or one that is
+    too old.
+    """
+    text = entry.app_version or release_of(name, entry.version)
+    try:
+        return LinkerdVersion.parse(text) if text else None
+    except InvalidInput:
+        return None
 
 
 def read_index(content: bytes) -> object:

@@ -26,6 +26,14 @@ from pydantic_core import CoreSchema
 from mesh.constraint import is_constraint
 from mesh.version import LinkerdVersion
 
+LINKERD_CHARTS = (
+    "linkerd2",
+    "linkerd-crds",
+    "linkerd-control-plane",
+    "linkerd-viz",
+    "linkerd-jaeger",
+)
+
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 
 
@@ -207,6 +215,27 @@ class ChartSources(Section):
         title="Traefik chart",
         description="Empty: the mirror, else https://traefik.github.io/charts.",
     )
+    versions: dict[str, dict[str, str]] = Field(
+        default_factory=dict[str, dict[str, str]],
+        title="Chart versions",
+        description="The charts of Linkerd releases that are not upstream's: for each release the "
+        "version of each of its charts, such as "
+        "{stable-2.14.10: {linkerd-crds: 1.8.0-acme.1}}. Empty: upstream's own.",
+    )
+
+    @field_validator("versions")
+    @classmethod
+    def _versions(cls, value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        for charts in value.values():
+            for chart, version in charts.items():
+                if chart not in LINKERD_CHARTS:
+                    raise ValueError(
+                        f"{chart!r} is not a chart of Linkerd: write one of "
+                        f"{', '.join(LINKERD_CHARTS)}"
+                    )
+                if not version:
+                    raise ValueError(f"chart {chart} has an empty version: write one")
+        return {str(LinkerdVersion.parse(release)): charts for release, charts in value.items()}
 
     @field_validator("linkerd", "cert_manager", "traefik")
     @classmethod

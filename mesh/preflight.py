@@ -404,8 +404,9 @@ def _releases(
                     subject,
                     f"chart version {release.chart_version} is installed, "
                     f"and {config.linkerd} is {chart.version}",
-                    f"Set version to what is installed ({release.app_version}), "
-                    "or use the upgrade flow.",
+                    "Set version to the installed release"
+                    + (f" ({release.app_version})" if release.app_version else "")
+                    + ", or use the upgrade flow.",
                 )
             )
     return found

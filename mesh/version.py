@@ -90,11 +90,3 @@ class LinkerdVersion:
     def has_jaeger(self) -> bool:
         """Whether this version has a chart `linkerd-jaeger`."""
         return self.channel == "stable" or self.numbers <= LAST_EDGE_WITH_JAEGER
-
-    @property
-    def edge_chart_version(self) -> str | None:
-        """Edge charts carry the date as their version: edge-26.8.3 is chart 2026.8.3."""
-        if self.channel != "edge":
-            return None
-        year, month, number = self.numbers
-        return f"20{year}.{month}.{number}"

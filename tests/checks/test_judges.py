@@ -286,9 +286,9 @@ def test_a_chart_source_that_cannot_be_reached_is_one_warning() -> None:
 def test_the_newest_release_is_of_the_channel_and_has_a_name() -> None:
     names = ("stable-2.14.9", "stable-2.14.10", "edge-26.8.3", "dev-undefined", "", "stable-2.9.1")
     entries = [Entry("1", name, "") for name in names]
-    assert newest_release(entries, "stable") == STABLE
-    assert newest_release(entries, "edge") == EDGE
-    assert newest_release(entries[3:], "edge") is None
+    assert newest_release(entries, "linkerd-control-plane", "stable") == STABLE
+    assert newest_release(entries, "linkerd-control-plane", "edge") == EDGE
+    assert newest_release(entries[3:], "linkerd-control-plane", "edge") is None
 
 
 @pytest.mark.parametrize(("version", "newest"), [("stable-2.11.5", STABLE), ("edge-25.4.4", EDGE)])

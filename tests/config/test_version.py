@@ -34,24 +34,18 @@ def test_versions_are_ordered_and_stable_comes_first(
 
 
 @pytest.mark.parametrize(
-    ("name", "layout", "jaeger", "chart"),
+    ("name", "layout", "jaeger"),
     [
-        ("stable-2.11.5", "one-chart", True, None),
-        ("stable-2.12.6", "crds-and-control-plane", True, None),
-        ("stable-2.14.10", "crds-and-control-plane", True, None),
-        ("edge-25.4.4", "crds-and-control-plane", True, "2025.4.4"),
-        ("edge-26.8.3", "crds-and-control-plane", False, "2026.8.3"),
+        ("stable-2.11.5", "one-chart", True),
+        ("stable-2.12.6", "crds-and-control-plane", True),
+        ("stable-2.14.10", "crds-and-control-plane", True),
+        ("edge-25.4.4", "crds-and-control-plane", True),
+        ("edge-26.8.3", "crds-and-control-plane", False),
     ],
 )
-def test_what_follows_from_a_version(
-    name: str, layout: str, jaeger: bool, chart: str | None
-) -> None:
+def test_what_follows_from_a_version(name: str, layout: str, jaeger: bool) -> None:
     version = LinkerdVersion.parse(name)
-    assert (version.layout, version.has_jaeger, version.edge_chart_version) == (
-        layout,
-        jaeger,
-        chart,
-    )
+    assert (version.layout, version.has_jaeger) == (layout, jaeger)
 
 
 @given(st.text())

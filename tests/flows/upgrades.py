@@ -9,8 +9,10 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.emojivoto import ensure_emojivoto
 from mesh.helm_record import read_releases
+from mesh.linkerd.releases import chart_version
 from mesh.pki import fingerprints
 from mesh.rollout import await_rollouts
+from mesh.version import LinkerdVersion
 from sandbox.cluster import Sandbox
 from tests.flows.conftest import ConfigFactory
 from tests.rotation.meshes import PASSPHRASE, install, quiet
@@ -133,6 +135,15 @@ def releases(cluster: Cluster) -> dict[str, tuple[str, str, str]]:
     return {
         release.name: (release.chart, release.chart_version, release.status)
         for release in read_releases(cluster)
+    }
+
+
+def are_at(cluster: Cluster, version: str) -> bool:
+    """Whether Linkerd's releases are those of a version, all of them deployed, and no others."""
+    release = LinkerdVersion.parse(version)
+    return releases(cluster) == {
+        name: (name, chart_version(name, release), "deployed")
+        for name in ("linkerd-crds", "linkerd-control-plane")
     }
 
 

@@ -22,6 +22,7 @@ from mesh.charts import (
     charts_of,
     choose_linkerd,
     choose_newest,
+    folder_entries,
 )
 from mesh.config import MeshConfig
 from mesh.errors import ChartError
@@ -30,29 +31,82 @@ from mesh.values import merge
 from mesh.version import LinkerdVersion
 
 
+@pytest.mark.parametrize("channel", ["stable", "edge"])
+def test_every_release_of_a_repository_has_its_charts(charts_dir: Path, channel: str) -> None:
+    entries = folder_entries(charts_dir / channel, "linkerd-control-plane")
+    assert entries
+    for entry in entries:
+        config = MeshConfig(
+            version=entry.app_version,
+            charts={"mirror": charts_dir},
+            jaeger={"enabled": LinkerdVersion.parse(entry.app_version).has_jaeger},
+        )
+        catalog = ChartCatalog(config)
+        for name in charts_of(config):
+            chart = catalog.find(name)
+            # linkerd-crds does not say which Linkerd it belongs to.
+            assert chart.app_version == ("" if name == "linkerd-crds" else entry.app_version)
+
+
+ENTRIES = [
+    Entry("1.8.0", "", "a"),
+    Entry("1.6.1", "", "b"),
+    Entry("1.4.0", "", "c"),
+    Entry("1.9.0-acme.1", "stable-2.15.0", "d"),
+    Entry("2026.8.3", "", "e"),
+]
+
+
 @pytest.mark.parametrize(
-    ("version", "crds", "control_plane"),
+    ("version", "own", "chosen"),
     [
-        ("stable-2.12.6", "1.4.0", "1.9.8"),
-        ("stable-2.13.7", "1.6.1", "1.12.7"),
-        ("stable-2.14.10", "1.8.0", "1.16.11"),
-        ("edge-25.4.4", "2025.4.4", "2025.4.4"),
-        ("edge-26.8.3", "2026.8.3", "2026.8.3"),
+        ("stable-2.12.2", None, "c"),
+        ("stable-2.13.7", None, "b"),
+        ("stable-2.14.1", None, "a"),
+        ("edge-26.8.3", None, "e"),
+        # A vendor's release is known by its appVersion, or by what the user says.
+        ("stable-2.15.0", None, "d"),
+        ("stable-2.15.1", None, None),
+        ("stable-2.15.1", "1.8.0", "a"),
+        ("stable-2.14.1", "1.9.0-acme.1", "d"),
+        ("stable-2.14.1", "1.9.0", None),
     ],
 )
-def test_chart_versions_follow_from_linkerds(
-    charts_dir: Path, version: str, crds: str, control_plane: str
+def test_the_chart_of_a_release_is_found_without_app_versions(
+    version: str, own: str | None, chosen: str | None
 ) -> None:
-    catalog = ChartCatalog(MeshConfig(version=version, charts={"mirror": charts_dir}))
-    assert catalog.find("linkerd-crds").version == crds
-    assert catalog.find("linkerd-control-plane").version == control_plane
+    found = choose_linkerd(ENTRIES, "linkerd-crds", LinkerdVersion.parse(version), own)
+    assert (found and found.url) == chosen
 
 
-def test_an_index_without_app_versions_will_do() -> None:
-    entries = [Entry("1.8.0", "", "a"), Entry("1.6.1", "", "b"), Entry("2026.8.3", "", "c")]
-    stable, edge = LinkerdVersion.parse("stable-2.13.7"), LinkerdVersion.parse("edge-26.8.3")
-    assert choose_linkerd(entries, "linkerd-crds", stable) == entries[1]
-    assert choose_linkerd(entries, "linkerd-crds", edge) == entries[2]
+def test_an_upstream_version_wins_over_a_repackaged_one() -> None:
+    entries = [Entry("1.16.11-acme", "stable-2.14.10", "a"), Entry("1.16.11", "stable-2.14.10", "")]
+    release = LinkerdVersion.parse("stable-2.14.10")
+    assert choose_linkerd(entries, "linkerd-control-plane", release, None) == entries[1]
+    assert choose_linkerd(entries[:1], "linkerd-control-plane", release, None) == entries[0]
+
+
+def test_a_configuration_names_the_charts_of_a_release(charts_dir: Path) -> None:
+    versions = {"stable-2.15.0": {"linkerd-crds": "1.8.0", "linkerd-control-plane": "1.16.11"}}
+    sources = {"mirror": charts_dir, "versions": versions}
+    catalog = ChartCatalog(MeshConfig(version="stable-2.15.0", charts=sources))
+    assert catalog.find("linkerd-crds").version == "1.8.0"
+    assert catalog.find("linkerd-control-plane").version == "1.16.11"
+    with pytest.raises(ChartError, match=r"charts\.versions"):
+        catalog.find("linkerd-viz")
+
+
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ({"2.14.10": {"linkerd-crds": "1.8.0"}}, "a name such as stable-2.14.10"),
+        ({"stable-2.14.10": {"linkerd-crd": "1.8.0"}}, "linkerd-crds, linkerd-control-plane"),
+        ({"stable-2.14.10": {"linkerd-crds": ""}}, "empty version"),
+    ],
+)
+def test_chart_versions_that_cannot_be(versions: dict[str, dict[str, str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MeshConfig(charts={"versions": versions})
 
 
 def test_2_11_is_one_chart() -> None:
@@ -71,7 +125,8 @@ def test_a_missing_version_names_those_that_there_are(charts_dir: Path) -> None:
     config = MeshConfig(version="stable-2.14.9", charts={"mirror": charts_dir})
     with pytest.raises(ChartError) as missing:
         ChartCatalog(config).find("linkerd-control-plane")
-    assert "stable-2.14.10" in str(missing.value)
+    assert "1.16.10 of stable-2.14.9" in str(missing.value)
+    assert "1.16.11 (stable-2.14.10)" in str(missing.value)
     assert str(charts_dir / "stable") in str(missing.value)
 
 
@@ -84,7 +139,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_packages_without_an_index_are_found(charts_dir: Path, tmp_path: Path) -> None:
     shutil.copy(charts_dir / "edge/linkerd-crds-2026.8.3.tgz", tmp_path)
     chart = ChartCatalog(MeshConfig(charts={"linkerd": str(tmp_path)})).find("linkerd-crds")
-    assert (chart.version, chart.app_version) == ("2026.8.3", "edge-26.8.3")
+    assert (chart.version, chart.app_version) == ("2026.8.3", "")
 
 
 @pytest.fixture
