@@ -20,11 +20,12 @@ from sandbox.team import Team
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: `up`, `down`, `status`, `binaries`, `demo` and `team`."""
+    """The command line: `up`, `save`, `down`, `status`, `binaries`, `demo` and `team`."""
     root = argparse.ArgumentParser(prog="sandbox", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="start a cluster; print its kubeconfig")
+    save = commands.add_parser("save", help="keep a cluster as it is, to start others from")
     down = commands.add_parser("down", help="end a cluster and remove its data")
     status = commands.add_parser("status", help="show which clusters run")
     commands.add_parser("binaries", help="find, download or build every program")
@@ -33,9 +34,11 @@ def parser() -> argparse.ArgumentParser:
     team.add_argument("--replicas", type=int, default=2, help="API servers (2)")
     team.add_argument("--workers", type=int, default=2, help="workers of pool linkerd (2)")
 
-    for command in (up, down):
+    for command in (up, save, down):
         command.add_argument("--name", default="sandbox", help="tells clusters apart")
     up.add_argument("--nodes", type=int, default=4, help="simulated nodes (4)")
+    up.add_argument("--from", type=Path, dest="saved", help="a folder that `sandbox save` wrote")
+    save.add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
     status.add_argument("--output", choices=("table", "json"), default="table")
     show.add_argument("--charts", type=Path, help="a mirror folder with Helm repositories")
     show.add_argument("--down", action="store_true", help="end what a demo left running")
@@ -48,8 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         match options.command:
             case "up":
-                sandbox = Sandbox(options.name, detached=True, nodes=options.nodes).start()
-                print(sandbox.kubeconfig)
+                sandbox = Sandbox(
+                    options.name, detached=True, nodes=options.nodes, saved=options.saved
+                )
+                print(sandbox.start().kubeconfig)
+            case "save":
+                Sandbox(options.name, detached=True).save(options.to)
             case "down":
                 Sandbox(options.name, detached=True).stop()
             case "status":

@@ -23,7 +23,7 @@ import yaml
 
 from mesh.cluster import Cluster
 from mesh.errors import ApiError
-from sandbox.binaries import Binaries, SandboxError, ensure_binaries
+from sandbox.binaries import KUBERNETES, Binaries, SandboxError, ensure_binaries
 from sandbox.credentials import Credentials
 from sandbox.ports import NO_TLS, free_ports
 
@@ -32,6 +32,8 @@ START_TIMEOUT = 60.0
 # kubelets of one sandbox share an address range; no packet is ever sent there.
 POD_CIDR = "10.244.0.1/16"
 SERVICE_CIDR = "10.96.0.0/12"
+SAVED = ("etcd", "pki")
+"""The folders of a cluster's data that are the cluster itself."""
 SOCKET_PATH = 103
 """Bytes that the path of a Unix socket may have anywhere; macOS allows the least."""
 AUDIT_POLICY: dict[str, Any] = {
@@ -76,6 +78,8 @@ class Sandbox:
         nodes: how many simulated nodes.
         audited: whether the API server writes down what ServiceAccounts of namespace `prefect` ask,
             for `audit_log`.
+        saved: a folder that `save` wrote: the cluster starts as the saved one was, with as many
+            nodes, on ports of its own.
         binaries: its programs; looked for, and made where they are missing, by default.
     """
 
@@ -86,11 +90,13 @@ class Sandbox:
         detached: bool = False,
         nodes: int = 4,
         audited: bool = False,
+        saved: Path | None = None,
         binaries: Binaries | None = None,
     ) -> None:
         self.name = name
         self.nodes = nodes
         self._audited = audited
+        self._saved = saved
         self._detached = detached
         self._data: Path | None = state_folder() / name if detached else None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -163,24 +169,54 @@ class Sandbox:
         """
         if self.is_running:
             return self
-        binaries = self.binaries
         try:
             self.stop()
             self._prepare()
-            self._start_etcd(binaries)
-            self.start_apiserver()
-            self._await("kube-apiserver", self._is_serving)
-            self._start_rest(binaries)
-            self._make_nodes()
-            self._await("companion", (self.data / "companion.ready").exists)
-            self._await("kwok", self._nodes_are_ready)
+            self._run()
         except BaseException:
             self.stop()
             raise
         return self
 
+    def save(self, folder: Path, *, resume: bool = True) -> None:
+        """Saves the cluster as it is now to a folder, from which others can be started.
+
+        Its programs stop for the copy, so that it is consistent, and start again: a few seconds
+        without an API server. The folder holds the cluster's keys and Secrets.
+
+        Args:
+            resume: whether the programs start again; else only `stop` is left to do.
+
+        Raises:
+            SandboxError: it does not run, or the folder exists already.
+        """
+        if not self.is_running:
+            raise SandboxError(f"sandbox {self.name} does not run: start it before you save it")
+        if folder.exists():
+            raise SandboxError(f"{folder} exists already: choose another folder, or delete it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            self._end_programs()
+            for part in SAVED:
+                shutil.copytree(self.data / part, partial / part, copy_function=copy_sparse)
+            state = {"kubernetes": KUBERNETES, "nodes": self.nodes}
+            (partial / "saved.json").write_text(json.dumps(state))
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if resume:
+                self._run()
+
     def stop(self) -> None:
-        """Ends every process of it and removes its data. Nothing where it does not run."""
+        """Stops every process of it and deletes its data; does nothing where it does not run."""
+        self._end_programs()
+        if self._data is not None:
+            shutil.rmtree(self._data, ignore_errors=True)
+            if not self._detached:
+                self._data = None
+
+    def _end_programs(self) -> None:
         # The API server goes before etcd, so that it can say goodbye.
         order = [name for name in self._pids if name not in ("etcd", "kube-apiserver")]
         order += [name for name in ("kube-apiserver", "etcd") if name in self._pids]
@@ -192,10 +228,6 @@ class Sandbox:
                 time.sleep(0.02)
         self._processes.clear()
         self._pids.clear()
-        if self._data is not None:
-            shutil.rmtree(self._data, ignore_errors=True)
-            if not self._detached:
-                self._data = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -271,13 +303,17 @@ class Sandbox:
             )
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._ports = dict(zip(("etcd", "etcd-peer", "kube-apiserver"), free_ports(3), strict=True))
-        credentials = Credentials(data / "pki")
-        credentials.issue("server", "kube-apiserver")
-        credentials.issue("admin", "sandbox-admin", "system:masters")
-        credentials.issue("front-proxy", "front-proxy")
-        credentials.signing_key("service-account")
+        if self._saved is None:
+            credentials = Credentials(data / "pki")
+            credentials.issue("server", "kube-apiserver")
+            credentials.issue("admin", "sandbox-admin", "system:masters")
+            credentials.issue("front-proxy", "front-proxy")
+            credentials.signing_key("service-account")
+        else:
+            self._restore(self._saved)
         self.kubeconfig.touch(mode=0o600)
-        self.kubeconfig.write_text(yaml.safe_dump(self._admin_kubeconfig()))
+        # JSON, which is YAML too: Go takes a bare `y` or `1` for no text.
+        self.kubeconfig.write_text(json.dumps(self._admin_kubeconfig(), indent=2))
         egress = {
             "apiVersion": "apiserver.k8s.io/v1beta1",
             "kind": "EgressSelectorConfiguration",
@@ -294,6 +330,35 @@ class Sandbox:
         (data / "egress.yaml").write_text(yaml.safe_dump(egress))
         if self._audited:
             (data / "audit.yaml").write_text(yaml.safe_dump(AUDIT_POLICY))
+
+    def _restore(self, saved: Path) -> None:
+        try:
+            state = json.loads((saved / "saved.json").read_text())
+        except (OSError, ValueError):
+            raise SandboxError(
+                f"{saved} holds no saved sandbox: name a folder that `sandbox save` wrote"
+            ) from None
+        if state["kubernetes"] != KUBERNETES:
+            raise SandboxError(
+                f"{saved} was saved with Kubernetes {state['kubernetes']}, and this sandbox has "
+                f"{KUBERNETES}: save it again"
+            )
+        self.nodes = state["nodes"]
+        for part in SAVED:
+            shutil.copytree(saved / part, self.data / part, copy_function=copy_sparse)
+
+    def _run(self) -> None:
+        """Starts every program on the data that there is, and waits until pods can run."""
+        data, binaries = self.data, self.binaries
+        for left in ("companion.ready", "egress.sock", "proxies.sock"):
+            (data / left).unlink(missing_ok=True)
+        self._start_etcd(binaries)
+        self.start_apiserver()
+        self._await("kube-apiserver", self._is_serving)
+        self._start_rest(binaries)
+        self._make_nodes()
+        self._await("companion", (data / "companion.ready").exists)
+        self._await("kwok", self._nodes_are_ready)
 
     @property
     def _socket(self) -> Path:
@@ -495,6 +560,19 @@ class Sandbox:
         except (OSError, ValueError):
             return
         self._pids, self._ports, self.nodes = state["pids"], state["ports"], state["nodes"]
+
+
+def copy_sparse(source: str, target: str) -> str:
+    """Copies a file with its mode, leaving holes for zeros: most of etcd's log is preallocated."""
+    with Path(source).open("rb") as read, Path(target).open("wb") as written:
+        while block := read.read(1 << 20):
+            if block.count(0) == len(block):
+                written.seek(len(block), os.SEEK_CUR)
+            else:
+                written.write(block)
+        written.truncate()
+    shutil.copymode(source, target)
+    return target
 
 
 def _is_process_of(pid: int, data: Path) -> bool:

@@ -16,15 +16,21 @@ from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from mesh.cluster import Cluster
+from mesh.config import MeshConfig
 from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import Sandbox
 from sandbox.ports import NO_TLS
 from sandbox.prefect_server import PrefectServer
+from tests.ready_meshes import ReadyMeshes
+from tests.rotation import meshes
+from tests.rotation.meshes import configuration
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what it puts into the background with SIGINT ignored, and so would be all
     # that tests start: a Prefect worker then never ends by SIGTERM.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ReadyMesh = Callable[..., tuple[Sandbox, MeshConfig]]
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 
@@ -98,6 +104,39 @@ def fresh_sandbox(binaries: Binaries) -> Iterator[Callable[..., Sandbox]]:
     """Starts clusters that nobody else uses, for what is cluster-wide, such as a mesh."""
     with ExitStack() as stack:
         yield lambda name="fresh": stack.enter_context(Sandbox(name, binaries=binaries))
+
+
+@pytest.fixture(scope="session")
+def ready_meshes(binaries: Binaries, charts_dir: Path) -> ReadyMeshes:
+    """Meshes that are installed once, and copied for every test."""
+    return ReadyMeshes(binaries, charts_dir)
+
+
+@pytest.fixture
+def ready_mesh(
+    ready_meshes: ReadyMeshes, shared_dir: Path, helm_path: str, tmp_path: Path
+) -> Iterator[ReadyMesh]:
+    """A control plane of a version on a cluster of its own, as `tests.rotation.meshes` has it.
+
+    Takes `configuration`'s version, issuer mode and further fields, and how many workloads there
+    are; gives the sandbox and the mesh's configuration. Its anchor's key is in the test's folder.
+    """
+    with ExitStack() as stack:
+
+        def copy(
+            version: str, issuer: str = "self-signed", *, workloads: int = 0, **more: Any
+        ) -> tuple[Sandbox, MeshConfig]:
+            def install(sandbox: Sandbox, folder: Path) -> None:
+                made = configuration(version, shared_dir, folder, issuer, **more)
+                meshes.install(sandbox.cluster(), made, helm_path)
+                if workloads:
+                    meshes.add_workloads(sandbox.cluster(), workloads)
+
+            name = f"control plane {version} {issuer} {workloads} {sorted(more.items())}"
+            sandbox = stack.enter_context(ready_meshes.copy(name, tmp_path, install))
+            return sandbox, configuration(version, shared_dir, tmp_path, issuer, **more)
+
+        yield copy
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,12 @@ import pytest
 from mesh.cluster import Cluster
 from mesh.errors import ApiError
 from mesh.rollout import await_rollouts
-from sandbox.binaries import Binaries
+from sandbox.binaries import Binaries, SandboxError
 from sandbox.cluster import Sandbox
 from tests.processes import processes_with
+from tests.ready_meshes import ReadyMeshes
+from tests.rotation import meshes
+from tests.rotation.meshes import configuration
 from tests.waiting import eventually
 from tests.workloads import deployment, job
 
@@ -199,6 +204,78 @@ def test_a_lost_api_server_comes_back_with_its_data(
     assert cluster.get("v1", "ConfigMap", "kept", "default") is not None
 
 
+def test_a_restored_sandbox_is_the_one_that_was_saved(
+    ready_meshes: ReadyMeshes, shared_dir: Path, helm_path: str, tmp_path: Path
+) -> None:
+    """Two from one save at once: the same objects, and everything in them goes on working."""
+
+    def install(sandbox: Sandbox, folder: Path) -> None:
+        config = configuration("edge-26.8.3", shared_dir, folder, "cert-manager")
+        meshes.install(sandbox.cluster(), config, helm_path)
+        (folder / "objects.json").write_text(json.dumps(uids(sandbox.cluster())))
+
+    def copy(folder: Path) -> AbstractContextManager[Sandbox]:
+        return ready_meshes.copy("saved, with its objects", folder, install)
+
+    with copy(tmp_path / "one") as one, copy(tmp_path / "other") as other:
+        before = json.loads((tmp_path / "one/objects.json").read_text())
+        for restored in (one, other):
+            now = uids(restored.cluster())
+            assert before.items() <= now.items()
+        one.cluster().delete("v1", "Namespace", "linkerd")
+
+        cluster = other.cluster()
+        # cert-manager's controllers issue again, Linkerd's injector is called with the chart's own
+        # certificate, and the controllers and the scheduler bring a pod about.
+        cluster.delete("v1", "Secret", "linkerd-identity-issuer", "linkerd")
+        meshes.add_workloads(cluster, 1)
+        assert eventually(
+            lambda: cluster.get("v1", "Secret", "linkerd-identity-issuer", "linkerd"), every=0.1
+        )
+        assert eventually(
+            lambda: any(p.namespace == "apps" and p.chain for p in other.proxies()), every=0.1
+        )
+
+
+def uids(cluster: Cluster) -> dict[str, str]:
+    """The objects that do not come and go, with their UIDs."""
+    kinds = (
+        ("v1", "Namespace"),
+        ("v1", "Secret"),
+        ("v1", "ConfigMap"),
+        ("v1", "Service"),
+        ("v1", "ServiceAccount"),
+        ("v1", "Pod"),
+        ("v1", "Node"),
+        ("apps/v1", "Deployment"),
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+        ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
+        ("cert-manager.io/v1", "Certificate"),
+    )
+    return {
+        f"{kind} {obj['metadata'].get('namespace', '')}/{obj['metadata']['name']}": obj["metadata"][
+            "uid"
+        ]
+        for api_version, kind in kinds
+        for obj in cluster.list(api_version, kind, metadata_only=True)
+    }
+
+
+def test_what_cannot_be_saved_or_restored_is_named(
+    sandbox: Sandbox, binaries: Binaries, tmp_path: Path
+) -> None:
+    with pytest.raises(SandboxError, match="exists already"):
+        sandbox.save(tmp_path)
+    with pytest.raises(SandboxError, match="does not run"):
+        Sandbox("none", binaries=binaries).save(tmp_path / "new")
+    with pytest.raises(SandboxError, match="holds no saved sandbox"):
+        Sandbox("none", saved=tmp_path, binaries=binaries).start()
+    (tmp_path / "saved.json").write_text('{"kubernetes": "1.2.3", "nodes": 1}')
+    with pytest.raises(SandboxError, match=r"saved with Kubernetes 1\.2\.3"):
+        Sandbox("none", saved=tmp_path, binaries=binaries).start()
+    assert sandbox.is_running
+
+
 def test_up_and_down(tmp_path: Path, binaries: Binaries) -> None:
     environment = os.environ | {
         "XDG_STATE_HOME": str(tmp_path),
@@ -223,7 +300,17 @@ def test_up_and_down(tmp_path: Path, binaries: Binaries) -> None:
         status = sandbox("status", "--output", "json")
         assert '"running": true' in status.stdout
         assert "one" in status.stdout
+        saved = sandbox("save", "--name", "one", "--to", str(tmp_path / "saved"))
+        assert saved.returncode == 0, saved.stderr
+        again = sandbox("up", "--name", "two", "--from", str(tmp_path / "saved"))
+        assert again.returncode == 0, again.stderr
+        nodes = [
+            {node["metadata"]["uid"] for node in Cluster.from_file(path).list("v1", "Node")}
+            for path in (kubeconfig, Path(again.stdout.strip()))
+        ]
+        assert nodes[0] == nodes[1]
     finally:
+        sandbox("down", "--name", "two")
         down = sandbox("down", "--name", "one")
     assert down.returncode == 0, down.stderr
     assert processes_with(str(tmp_path)) == []
