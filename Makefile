@@ -5,8 +5,8 @@ UV_VERSION := 0.13.9
 # uv from PATH, else one of our own beside the checkout.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen
-# Every sandbox is a control plane of its own: two at a time keep two cores busy.
-WORKERS ?= 2
+# Half of what tests do is waiting: two a core keep two cores busy. Each takes about 1.5 GiB.
+WORKERS ?= $(shell echo $$(( 2 * $$(nproc 2>/dev/null || sysctl -n hw.ncpu) )))
 
 # What the tests use of Debian's packages: the team's database and messaging, and a browser.
 PACKAGES := postgresql redis-server chromium
@@ -48,7 +48,7 @@ test-go: setup
 	@if command -v go >/dev/null; then cd sandbox/go/companion && go vet . && go test ./...; fi
 
 test: packages binaries lint test-go
-	$(RUN) pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(RUN) pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Every version and issuer mode rotated with 300 meshed workloads; `make test` has two so large.
 rotations: binaries

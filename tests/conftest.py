@@ -21,6 +21,7 @@ from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import Sandbox
 from sandbox.ports import NO_TLS
 from sandbox.prefect_server import PrefectServer
+from tests.lengths import length
 from tests.ready_meshes import ReadyMeshes
 from tests.rotation import meshes
 from tests.rotation.meshes import configuration
@@ -41,6 +42,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         help="meshed workloads in every whole rotation; by default 300 in two, 20 in others",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first; a group's tests stay in their order."""
+    items.sort(key=length, reverse=True)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -118,8 +124,9 @@ def ready_mesh(
 ) -> Iterator[ReadyMesh]:
     """A control plane of a version on a cluster of its own, as `tests.rotation.meshes` has it.
 
-    Takes `configuration`'s version, issuer mode and further fields, and how many workloads there
-    are; gives the sandbox and the mesh's configuration. Its anchor's key is in the test's folder.
+    Takes a version, an issuer mode, a number of workloads and further fields of the configuration
+    that change nothing in the cluster; gives the sandbox and the mesh's configuration. The anchor's
+    key is in the test's folder, where it is not in the cluster.
     """
     with ExitStack() as stack:
 
@@ -127,12 +134,12 @@ def ready_mesh(
             version: str, issuer: str = "self-signed", *, workloads: int = 0, **more: Any
         ) -> tuple[Sandbox, MeshConfig]:
             def install(sandbox: Sandbox, folder: Path) -> None:
-                made = configuration(version, shared_dir, folder, issuer, **more)
+                made = configuration(version, shared_dir, folder, issuer)
                 meshes.install(sandbox.cluster(), made, helm_path)
                 if workloads:
                     meshes.add_workloads(sandbox.cluster(), workloads)
 
-            name = f"control plane {version} {issuer} {workloads} {sorted(more.items())}"
+            name = f"control plane {version} {issuer} {workloads}"
             sandbox = stack.enter_context(ready_meshes.copy(name, tmp_path, install))
             return sandbox, configuration(version, shared_dir, tmp_path, issuer, **more)
 

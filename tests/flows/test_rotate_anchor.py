@@ -6,17 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 from mesh.rotation.record import read_record
 from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
-from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
+from tests.conftest import ReadyMesh
 from tests.flows.test_secrets import everything_kept
 from tests.rotation.invariant import Invariant
-from tests.rotation.meshes import PASSPHRASE, add_workloads, configuration, install, store_of
+from tests.rotation.meshes import PASSPHRASE, add_workloads, store_of
 
 FLOWS = """
 import json, sys
@@ -42,16 +40,12 @@ print(json.dumps({"goal": record.goal, "phase": record.phase}))
 
 
 def test_the_flows_rotate_issuer_and_anchor_and_keep_their_secrets(
-    fresh_sandbox: Callable[..., Sandbox],
+    ready_mesh: ReadyMesh,
     prefect_server: PrefectServer,
     binaries: Binaries,
-    shared_dir: Path,
-    tmp_path: Path,
 ) -> None:
-    sandbox = fresh_sandbox()
+    sandbox, config = ready_mesh("edge-26.8.3", name="rotated")
     cluster = sandbox.cluster()
-    config = configuration("edge-26.8.3", shared_dir, tmp_path, name="rotated")
-    install(cluster, config, str(binaries.helm))
     add_workloads(cluster, 4)
     old = store_of(cluster, config).load()
     content = json.loads(config.model_dump_json())

@@ -28,6 +28,9 @@ from tests.flows.cluster_state import resource_versions
 from tests.smoke.loopback import DataPlane, LoopbackNode
 from tests.smoke.test_routing import crds
 
+# One cluster with a mesh for all of them.
+pytestmark = pytest.mark.xdist_group("smoke")
+
 VERSION = "edge-26.8.3"
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mesh.cluster import Cluster
 from mesh.upgrade_record import NAME as RECORD
-from sandbox.binaries import Binaries
-from sandbox.cluster import Sandbox
+from tests.conftest import ReadyMesh
 from tests.flows.conftest import ConfigFactory, Flows
 from tests.flows.faults import READY
 from tests.flows.upgrades import (
@@ -19,7 +17,7 @@ from tests.flows.upgrades import (
     HOPS,
     are_at,
     give_application,
-    install_alone,
+    installed_alone,
     pin_proxies,
     proxies,
     releases,
@@ -76,23 +74,18 @@ def test_a_hop_that_fails_goes_back_and_then_succeeds(
     source: str,
     target: str,
     fail: Fail,
-    fresh_sandbox: Callable[..., Sandbox],
+    ready_mesh: ReadyMesh,
     mesh_config: ConfigFactory,
     flows: Flows,
-    binaries: Binaries,
-    tmp_path: Path,
 ) -> None:
-    sandbox = fresh_sandbox()
-    cluster = sandbox.cluster()
-    config = install_alone(
-        sandbox,
+    sandbox, config = installed_alone(
+        ready_mesh,
         mesh_config,
-        str(binaries.helm),
-        tmp_path,
         name=target.replace(".", "-"),
         version=source,
         upgrade={"settle_seconds": 3},
     )
+    cluster = sandbox.cluster()
     before, installed = give_application(cluster, config), releases(cluster)
 
     undone = fail(flows, config, cluster, target)

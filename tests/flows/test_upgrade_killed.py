@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mesh.helm_record import read_releases
 from mesh.upgrade_record import NAME as RECORD
-from sandbox.binaries import Binaries
-from sandbox.cluster import Sandbox
+from tests.conftest import ReadyMesh
 from tests.flows.conftest import ConfigFactory, Flows
 from tests.flows.upgrades import (
     HOPS,
     are_at,
     give_application,
-    install_alone,
+    installed_alone,
     proxies,
     that_must_survive,
 )
@@ -50,24 +47,19 @@ AND_THERE = [
 
 @pytest.mark.timeout(1500)
 def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
-    fresh_sandbox: Callable[..., Sandbox],
+    ready_mesh: ReadyMesh,
     mesh_config: ConfigFactory,
     flows: Flows,
-    binaries: Binaries,
-    tmp_path: Path,
 ) -> None:
-    sandbox = fresh_sandbox()
-    cluster = sandbox.cluster()
-    config = install_alone(
-        sandbox,
+    sandbox, config = installed_alone(
+        ready_mesh,
         mesh_config,
-        str(binaries.helm),
-        tmp_path,
         name="killed-split",
         version=SOURCE,
         # So long the next run waits for a helm whose run was killed.
         timeout_seconds=100,
     )
+    cluster = sandbox.cluster()
     before = give_application(cluster, config)
 
     def run(**options: Any) -> subprocess.CompletedProcess[str]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from mesh.config import MeshConfig
 from mesh.helm_record import read_releases
 from mesh.upgrade_record import NAME, read_record, write_record
-from sandbox.binaries import Binaries
-from sandbox.cluster import Sandbox
+from tests.conftest import ReadyMesh
 from tests.flows.conftest import ConfigFactory, Flows
 from tests.flows.faults import READY
-from tests.flows.upgrades import install_alone, proxies
+from tests.flows.upgrades import installed_alone, proxies
 from tests.rotation.meshes import add_workloads
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
@@ -29,23 +26,18 @@ def shut_window(now: datetime) -> dict[str, Any]:
 
 
 def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
-    fresh_sandbox: Callable[..., Sandbox],
+    ready_mesh: ReadyMesh,
     mesh_config: ConfigFactory,
     flows: Flows,
-    binaries: Binaries,
-    tmp_path: Path,
 ) -> None:
-    sandbox = fresh_sandbox()
-    cluster = sandbox.cluster()
-    config = install_alone(
-        sandbox,
+    sandbox, config = installed_alone(
+        ready_mesh,
         mesh_config,
-        str(binaries.helm),
-        tmp_path,
         name="policy",
         version=SOURCE,
         smoke_test=False,
     )
+    cluster = sandbox.cluster()
     mesh = MeshConfig.model_validate(config)
     add_workloads(cluster, 2)
     installed = read_releases(cluster)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from mesh.cluster import Cluster
@@ -14,8 +13,9 @@ from mesh.pki import fingerprints
 from mesh.rollout import await_rollouts
 from mesh.version import LinkerdVersion
 from sandbox.cluster import Sandbox
+from tests.conftest import ReadyMesh
 from tests.flows.conftest import ConfigFactory
-from tests.rotation.meshes import PASSPHRASE, install, quiet
+from tests.rotation.meshes import PASSPHRASE, quiet
 
 HOPS = [
     ("stable-2.11.5", "stable-2.12.6"),
@@ -63,22 +63,23 @@ TRAFFIC_SPLIT: dict[str, Any] = {
 }
 
 
-def install_alone(
-    sandbox: Sandbox, configure: ConfigFactory, helm_path: str, folder: Path, **config: Any
-) -> dict[str, Any]:
+def installed_alone(
+    ready_mesh: ReadyMesh, configure: ConfigFactory, *, version: str, **config: Any
+) -> tuple[Sandbox, dict[str, Any]]:
     """Linkerd without extensions, self-signed, its trust anchor in a folder; its configuration."""
+    sandbox, installed = ready_mesh(version)
     content = configure(
         sandbox,
+        version=version,
         viz={"enabled": False},
         traefik={"enabled": False},
         trust_anchor={
-            "key_file": str(folder / "anchor.pem"),
+            "key_file": str(installed.trust_anchor.key_file),
             "passphrase": PASSPHRASE.get_secret_value(),
         },
         **config,
     )
-    install(sandbox.cluster(), MeshConfig.model_validate(content), helm_path)
-    return content
+    return sandbox, content
 
 
 def give_application(cluster: Cluster, config: dict[str, Any]) -> dict[str, str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from mesh.rotation.options import NewAnchor
 from mesh.rotation.record import RECORD, RotationClaim, read_record
 from mesh.rotation.run import Rotation
 from mesh.rotation.trust_bundle import read_trust_bundle
-from sandbox.cluster import Sandbox
+from tests.conftest import ReadyMesh
 from tests.rotation.fault_proxy import FaultProxy
 from tests.rotation.invariant import Invariant
 from tests.rotation.meshes import (
@@ -28,8 +27,6 @@ from tests.rotation.meshes import (
     add_workloads,
     await_lease,
     chart_of,
-    configuration,
-    install,
     step,
     store_of,
 )
@@ -72,15 +69,11 @@ def test_it_holds_and_comes_to_its_end_whatever_fails(
     version: str,
     issuer: str,
     seed: int,
-    fresh_sandbox: Callable[..., Sandbox],
-    shared_dir: Path,
+    ready_mesh: ReadyMesh,
     helm_path: str,
-    tmp_path: Path,
 ) -> None:
-    sandbox = fresh_sandbox()
+    sandbox, config = ready_mesh(version, issuer)
     clean = sandbox.cluster()
-    config = configuration(version, shared_dir, tmp_path, issuer)
-    install(clean, config, helm_path)
     add_workloads(clean, WORKLOADS)
     before = read_trust_bundle(clean, config).anchors
     rng = random.Random(seed)  # noqa: S311 nothing secret

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,12 @@ from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.record import read_record
 from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.cluster import Sandbox
+from tests.conftest import ReadyMesh
 from tests.rotation.invariant import Invariant
 from tests.rotation.meshes import (
     PASSPHRASE,
     add_workloads,
     await_lease,
-    configuration,
-    install,
     store_of,
 )
 
@@ -72,15 +70,12 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
     version: str,
     issuer: str,
     places: list[tuple[str, str]],
-    fresh_sandbox: Callable[..., Sandbox],
-    shared_dir: Path,
+    ready_mesh: ReadyMesh,
     helm_path: str,
     tmp_path: Path,
 ) -> None:
-    sandbox = fresh_sandbox()
+    sandbox, config = ready_mesh(version, issuer, name="killed")
     cluster = sandbox.cluster()
-    config = configuration(version, shared_dir, tmp_path, issuer, name="killed")
-    install(cluster, config, helm_path)
     add_workloads(cluster, 12)
     before = read_trust_bundle(cluster, config).anchors
     goals: set[str] = set()

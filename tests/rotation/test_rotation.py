@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from mesh.cluster import Cluster
@@ -14,9 +11,10 @@ from mesh.rotation.record import RECORD, read_record
 from mesh.rotation.trust_bundle import read_trust_bundle
 from mesh.trust_anchor import read_tls_secret
 from sandbox.cluster import Sandbox
+from tests.conftest import ReadyMesh
 from tests.flows.cluster_state import resource_versions
 from tests.rotation.invariant import Invariant, split
-from tests.rotation.meshes import FAST, add_workloads, configuration, install, rotate, store_of
+from tests.rotation.meshes import FAST, add_workloads, install, rotate, store_of
 
 VERSIONS = ("stable-2.11.5", "stable-2.12.6", "stable-2.14.10", "edge-26.8.3")
 ISSUERS = ("self-signed", "cert-manager")
@@ -33,18 +31,14 @@ PATIENT = FAST.model_copy(update={"lease_seconds": 60.0})
 def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     version: str,
     issuer: str,
-    fresh_sandbox: Callable[..., Sandbox],
-    shared_dir: Path,
+    ready_mesh: ReadyMesh,
     helm_path: str,
-    tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
     by_default = LARGE if (version, issuer) in LARGE_ONES else SMALL
     workloads: int = request.config.getoption("--workloads") or by_default
-    sandbox = fresh_sandbox()
+    sandbox, config = ready_mesh(version, issuer)
     cluster = sandbox.cluster()
-    config = configuration(version, shared_dir, tmp_path, issuer)
-    install(cluster, config, helm_path)
     add_workloads(cluster, workloads)
     before = read_trust_bundle(cluster, config).anchors
 

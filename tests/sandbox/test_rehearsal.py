@@ -23,6 +23,9 @@ NAMES: tuple[ChartName, ...] = (
     "cert-manager",
     "traefik",
 )
+# One mirror for all of them.
+pytestmark = pytest.mark.xdist_group("rehearsal")
+
 SAME_KINDS = {"Deployment", "Service", "APIService"}
 
 

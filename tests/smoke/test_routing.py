@@ -67,6 +67,7 @@ def alone(binaries: Binaries) -> Iterator[Cluster]:
         yield sandbox.cluster()
 
 
+@pytest.mark.xdist_group("crds")
 @pytest.mark.parametrize("version", CASES)
 def test_every_step_of_a_split_is_accepted_and_removed(
     version: str, alone: Cluster, charts_dir: Path, helm_path: str

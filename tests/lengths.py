@@ -1,0 +1,72 @@
+"""Which tests take long, so that they begin first and none is left alone at the end.
+
+`python -m tests.lengths junit.xml` prints the table for a run with `--junitxml`.
+"""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ET
+from collections import Counter
+
+import pytest
+
+LENGTHS: dict[str, int] = {
+    "deployments": 600,
+    "exact roles": 400,
+    "mesh stable-2.14.10": 400,
+    "team": 400,
+    "smoke": 400,
+    "tests/deployments/test_fleet_at_terminal.py": 240,
+    "signed": 220,
+    "tests/flows/test_upgrade_dependencies.py": 200,
+    "tests/flows/test_upgrade_walk.py": 190,
+    "tests/rotation/test_rotation.py": 180,
+    "tests/rotation/test_killed.py": 180,
+    "tests/rotation/test_faults.py": 180,
+    "managed": 130,
+    "tests/flows/test_upgrade_policy.py": 130,
+    "tests/helm/test_release.py": 90,
+    "tests/flows/test_lost_api_server.py": 80,
+    "tests/flows/test_upgrade_hops.py": 70,
+    "tests/flows/test_upgrade_killed.py": 70,
+    "tests/offline/test_offline.py": 60,
+    "tests/flows/test_rotate_anchor.py": 60,
+    "tests/flows/test_bootstrap_killed.py": 60,
+    "tests/flows/test_bootstrap_versions.py": 50,
+    "tests/rotation/test_external_bundle.py": 50,
+    "tests/flows/test_watch_charts.py": 50,
+    "cert-manager": 45,
+}
+"""Seconds of what runs in one piece: a group, or the longest test of a file."""
+
+
+def length(item: pytest.Item) -> int:
+    """Seconds that the group of a test takes, or else the test itself."""
+    group = item.get_closest_marker("xdist_group")
+    name = group.args[0] if group else item.nodeid.partition("::")[0]
+    return LENGTHS.get(str(name), 0)
+
+
+def measured(report: str) -> dict[str, int]:
+    """The table of a run, by its JUnit report: what took 20 seconds or longer."""
+    groups: Counter[str] = Counter()
+    singles: dict[str, float] = {}
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314 a file of our own
+        seconds = float(case.get("time") or 0)
+        name, _, group = (case.get("name") or "").rpartition("@")
+        if name and not group.endswith("]"):
+            groups[group] += seconds
+            continue
+        parts = (case.get("classname") or "").split(".")
+        while parts and not parts[-1].startswith("test_"):
+            parts.pop()
+        file = "/".join(parts) + ".py"
+        singles[file] = max(singles.get(file, 0), seconds)
+    found = {name: round(seconds) for name, seconds in (groups | singles).items()}
+    return dict(sorted(((n, s) for n, s in found.items() if s >= 20), key=lambda x: -x[1]))
+
+
+if __name__ == "__main__":
+    for place, seconds in measured(sys.argv[1]).items():
+        print(f'    "{place}": {seconds},')
