@@ -11,8 +11,8 @@ WORKERS ?= $(shell echo $$(( 2 * $$(nproc 2>/dev/null || sysctl -n hw.ncpu) )))
 # What the tests use of Debian's packages: the team's database and messaging, and a browser.
 PACKAGES := postgresql redis-server chromium
 
-.PHONY: setup packages binaries lint audit test-go test rotations screenshots demo demo-down
-.PHONY: benchmark clean
+.PHONY: setup packages binaries hooks lint lint-changed secrets audit test-go test-fast test
+.PHONY: rotations screenshots demo demo-down benchmark clean
 
 setup: .venv/.ready
 
@@ -37,6 +37,26 @@ lint: setup
 	$(RUN) ruff format --check .
 	$(RUN) pyright
 
+# The hooks of .pre-commit-config.yaml, in this clone.
+hooks: setup
+	$(RUN) pre-commit install
+
+# What the hooks run, on what is about to be committed.
+CHANGED = $(shell git diff --cached --name-only --diff-filter=d)
+CHANGED_PYTHON = $(filter %.py,$(CHANGED))
+
+lint-changed: setup
+	@[ -z "$(CHANGED_PYTHON)" ] || { \
+		$(RUN) ruff check $(CHANGED_PYTHON) && \
+		$(RUN) ruff format --check $(CHANGED_PYTHON) && \
+		$(RUN) pyright $(filter-out tests/% benchmarks/%,$(CHANGED_PYTHON)); }
+
+# On a copy of the baseline: the hook writes line numbers into it, and says so by status 3.
+secrets: setup
+	@[ -z "$(CHANGED)" ] || { copy=$$(mktemp) && cp .secrets.baseline "$$copy"; \
+		$(RUN) detect-secrets-hook --baseline "$$copy" $(filter-out uv.lock %.sum,$(CHANGED)); \
+		status=$$?; rm -f "$$copy"; [ $$status = 0 ] || [ $$status = 3 ]; }
+
 # Known vulnerabilities of what the lock file names, by uv and the OSV database. It needs a connection
 # to https://api.osv.dev, or to a service of the same API that AUDIT_ARGS="--service-url URL" names,
 # and fails without one: what could not be looked up is never taken for good.
@@ -46,6 +66,10 @@ audit: setup
 # Where the programs were found or downloaded there need be no Go, and nothing to test with it.
 test-go: setup
 	@if command -v go >/dev/null; then cd sandbox/go/companion && go vet . && go test ./...; fi
+
+# What needs only Python, before every commit.
+test-fast: setup
+	$(RUN) pytest -n $(WORKERS) -m fast $(PYTEST_ARGS)
 
 test: packages binaries lint test-go
 	$(RUN) pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)

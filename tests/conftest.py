@@ -44,9 +44,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+NEEDS_MORE = {"binaries", "prefect_server"}
+"""Fixtures whose tests need more than Python: programs of a cluster, or a Prefect server."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first; a group's tests stay in their order."""
+    """The longest first; a group's tests stay in their order. What needs only Python is `fast`."""
     items.sort(key=length, reverse=True)
+    for item in items:
+        needs = set(getattr(item, "fixturenames", ()))
+        if not needs & NEEDS_MORE and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.fast)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -62,7 +70,7 @@ def shared_dir() -> Path:
     """The folder with charts and manifests, which is no part of the project."""
     if not (SHARED / "charts").is_dir():
         text = "needs a folder with Helm repositories in charts/ and manifests/ (SHARED_DIR)"
-        if os.environ.get("CI"):
+        if os.environ.get("CI") == "true":
             pytest.fail(text)
         pytest.skip(text)
     return SHARED

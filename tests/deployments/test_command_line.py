@@ -98,6 +98,7 @@ def test_help_has_the_words_of_the_forms(capsys: pytest.CaptureFixture[str]) -> 
     assert "--restarts-batch-size NUMBER" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_plain_install_can_import_every_flow(tmp_path: Path) -> None:
     uv = shutil.which("uv") or str(ROOT / ".uv/bin/uv")
     venv = tmp_path / "venv"

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from detect_secrets import SecretsCollection
 from detect_secrets.settings import transient_settings
 
@@ -33,6 +34,7 @@ def found(root: Path, paths: list[str]) -> set[tuple[str, str]]:
         return {(path, secret.secret_hash) for path, secret in secrets}
 
 
+@pytest.mark.slow
 def test_the_repository_holds_no_secret() -> None:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -164,6 +164,7 @@ with sandbox:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "wait_for"),
     [(signal.SIGINT, ""), (signal.SIGINT, "up"), (signal.SIGKILL, "up")],
