@@ -296,7 +296,7 @@ class ChartCatalog:
                 reference,
                 expected="helm on PATH",
                 found="none",
-                remedy="Install helm 3.8 or newer: https://helm.sh/docs/intro/install/",
+                remedy="Install helm 3.13 or newer: https://helm.sh/docs/intro/install/",
             )
         self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._cache) as folder:

@@ -339,7 +339,15 @@ class CertManager(Section):
     install: bool = Field(
         default=True,
         title="Install",
-        description="Install its chart where the cluster has no cert-manager.",
+        description="Install its chart where the cluster has no cert-manager, and upgrade that "
+        "release. Off: nothing of cert-manager is ever written.",
+    )
+    adopt: bool = Field(
+        default=False,
+        title="Adopt",
+        description="Upgrade a Helm release of cert-manager that these flows did not install (or "
+        "installed before they labelled their releases) to this configuration's values. "
+        "Off: such a release is used as it is, and never written.",
     )
     version: str | None = Field(
         default=None,
@@ -371,7 +379,15 @@ class Traefik(Section):
     install: bool = Field(
         default=True,
         title="Install",
-        description="Install its chart where the cluster has no Traefik.",
+        description="Install its chart where the cluster has no Traefik, and upgrade that "
+        "release. Off: nothing of Traefik is ever written.",
+    )
+    adopt: bool = Field(
+        default=False,
+        title="Adopt",
+        description="Upgrade a Helm release of Traefik that these flows did not install (or "
+        "installed before they labelled their releases) to this configuration's values. "
+        "Off: such a release is used as it is, and never written.",
     )
     version: str | None = Field(
         default=None,

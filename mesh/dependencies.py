@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from mesh.config import MeshConfig
+from mesh.config import CertManager, MeshConfig, Traefik
 from mesh.errors import InvalidInput
 from mesh.helm_record import Release
+from mesh.ownership import decide, owner_of_release
 
 Dependency = Literal["cert-manager", "traefik"]
 
@@ -26,12 +27,31 @@ def namespace_of(name: Dependency, config: MeshConfig) -> str:
     return namespaces.cert_manager if name == "cert-manager" else namespaces.traefik
 
 
+def settings_of(name: Dependency, config: MeshConfig) -> CertManager | Traefik:
+    return config.cert_manager if name == "cert-manager" else config.traefik
+
+
+def releases_of(name: Dependency, releases: Sequence[Release]) -> list[Release]:
+    """The dependency's releases, by its chart: of any name, in any namespace and state."""
+    return [r for r in releases if r.chart == name and r.status != "uninstalled"]
+
+
 def own_release(
     name: Dependency, config: MeshConfig, releases: Sequence[Release]
 ) -> Release | None:
-    """The dependency's release that bootstrap made, in whatever state it is."""
-    namespace = namespace_of(name, config)
-    return next((r for r in releases if (r.namespace, r.name) == (namespace, name)), None)
+    """The dependency's release that these flows may write: one they made, or were told to adopt.
+
+    None also where the configuration says not to install the dependency.
+    """
+    settings = settings_of(name, config)
+    if not settings.install:
+        return None
+    for release in releases_of(name, releases):
+        owner = owner_of_release(release)
+        role = "mesh" if settings.adopt else "shared"
+        if decide(owner, role) != "theirs":
+            return release
+    return None
 
 
 def is_served(name: Dependency, serves: Callable[[str, str], bool]) -> bool:
@@ -39,24 +59,33 @@ def is_served(name: Dependency, serves: Callable[[str, str], bool]) -> bool:
 
 
 def decide_dependency(
-    name: Dependency, config: MeshConfig, own: Release | None, *, served: bool
+    name: Dependency, config: MeshConfig, releases: Sequence[Release], *, served: bool
 ) -> Literal["release", "use"]:
     """Whether bootstrap keeps the dependency as a release of its own, or uses what is there.
 
     Raises:
-        InvalidInput: the cluster has none and the configuration says not to install it.
+        InvalidInput: the cluster serves none, and these flows may not install it: by the
+            configuration, or since a release of somebody else is there already.
     """
-    if own is not None:
+    if own_release(name, config, releases) is not None:
         return "release"
     if served:
         return "use"
-    wanted = config.cert_manager if name == "cert-manager" else config.traefik
-    if not wanted.install:
-        api_version, kind = KINDS[name][0]
+    api_version, kind = KINDS[name][0]
+    theirs = releases_of(name, releases)
+    if theirs:
+        owners = ", ".join(str(owner_of_release(release)) for release in theirs)
+        raise InvalidInput(
+            name,
+            expected=f"{owners} to serve {kind} ({api_version})",
+            found=f"the cluster does not, and its status is {theirs[0].status}",
+            remedy="Let its owner finish that installation, or uninstall it.",
+        )
+    if not settings_of(name, config).install:
         raise InvalidInput(
             name,
             expected=f"a cluster that serves {kind} ({api_version}), as install is off",
-            found="that it does not",
+            found="one that does not",
             remedy=f"Install {name}, or turn its install setting on.",
         )
     return "release"
@@ -68,5 +97,4 @@ def wanted_version(name: Dependency, config: MeshConfig, own: Release | None) ->
     A release that is there stays at its version unless another one is asked for, so that
     running bootstrap again never upgrades by the way.
     """
-    asked = config.cert_manager.version if name == "cert-manager" else config.traefik.version
-    return asked or (own.chart_version if own is not None else None)
+    return settings_of(name, config).version or (own.chart_version if own is not None else None)

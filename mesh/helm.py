@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import shutil
 import threading
 import time
@@ -27,7 +28,15 @@ from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.documents import read_objects
 from mesh.errors import ApiError, InvalidInput, ReleaseError
-from mesh.helm_record import Release, Revision, read_release, revisions, secret_name
+from mesh.helm_record import (
+    MADE_HERE,
+    Release,
+    ReleaseRef,
+    Revision,
+    read_release,
+    revisions,
+    secret_name,
+)
 from mesh.rollout import (
     OnProgress,
     await_rollouts,
@@ -42,6 +51,9 @@ T = TypeVar("T")
 Action = Literal["install", "upgrade", "unchanged", "wait", "recover"]
 
 PENDING = ("pending-install", "pending-upgrade", "pending-rollback")
+
+OLDEST_HELM = semver.Version(3, 13)
+"""The first that labels releases. Source: https://github.com/helm/helm/releases/tag/v3.13.0"""
 
 # Releases whose helm this process has seen fail, by API server, namespace and name: what they left
 # pending is nobody's work any more.
@@ -84,8 +96,15 @@ class Outcome:
     release: Release
 
 
-def desired_release(config: MeshConfig, chart: Chart, values: Values) -> DesiredRelease:
-    """The release of a chart in a mesh: named like its chart, in the namespace of its part."""
+def desired_release(
+    config: MeshConfig, chart: Chart, values: Values, at: ReleaseRef | None = None
+) -> DesiredRelease:
+    """The release of a chart in a mesh.
+
+    Args:
+        at: where the chart is a release already. A new one is named like its chart, in the
+            namespace of its part.
+    """
     namespaces = config.namespaces
     namespace = {
         "linkerd-viz": namespaces.viz,
@@ -97,7 +116,8 @@ def desired_release(config: MeshConfig, chart: Chart, values: Values) -> Desired
     # In 2.12 no value leads its image to a private registry; jaeger's has no pull secret there.
     is_extension = chart.name in ("linkerd-viz", "linkerd-jaeger")
     hooks = not (is_extension and config.registry is not None)
-    return DesiredRelease(chart.name, namespace, chart, values, config.timeout_seconds, hooks)
+    ref = at or ReleaseRef(chart.name, namespace)
+    return DesiredRelease(ref.name, ref.namespace, chart, values, config.timeout_seconds, hooks)
 
 
 def decide_release(
@@ -124,17 +144,19 @@ def decide_release(
 
 
 def require_helm(executable: str = "helm") -> None:
-    """Sees to it that there is a helm to run.
+    """Checks that there is a helm that can label its releases.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: there is none, or an older one.
     """
+    remedy = f"Install helm {OLDEST_HELM} or newer: https://helm.sh/docs/intro/install/"
     if shutil.which(executable) is None:
         raise InvalidInput(
-            executable,
-            expected="the helm binary on PATH",
-            found="none",
-            remedy="Install helm 3.8 or newer: https://helm.sh/docs/intro/install/",
+            executable, expected="the helm binary on PATH", found="none", remedy=remedy
+        )
+    if (version := _helm_version(executable)) < OLDEST_HELM:
+        raise InvalidInput(
+            executable, expected=f"helm {OLDEST_HELM} or newer", found=str(version), remedy=remedy
         )
 
 
@@ -143,7 +165,7 @@ class Helm:
 
     Args:
         cluster: where the releases are.
-        executable: the helm binary, 3.8 or newer.
+        executable: the helm binary.
         grace: seconds after which a pending release counts as left by a dead run; by default what
             a living one may take, its timeout.
 
@@ -309,22 +331,18 @@ class Helm:
     def _apply(self, command: pyhelm3.Command, desired: DesiredRelease, *, atomic: bool) -> Release:
         # Helm 4 renamed the option.
         is_new = _helm_version(self._executable).major >= 4
-        made = asyncio.run(
-            command.install_or_upgrade(
-                desired.name,
-                desired.chart.path,
-                desired.values,
-                namespace=desired.namespace,
-                create_namespace=False,
-                reset_values=True,
-                atomic=atomic,
-                atomic_arg="--rollback-on-failure" if is_new else "--atomic",
-                no_hooks=not desired.hooks,
-                wait=True,
-                timeout=f"{desired.timeout}s",
-            )
-        )
-        result = cast("dict[str, Any]", made)
+        labels = ",".join(f"{key}={value}" for key, value in MADE_HERE.items())
+        # As pyhelm3's install_or_upgrade, which knows no labels.
+        arguments = ["upgrade", desired.name, str(desired.chart.path), "--install"]
+        arguments += ["--namespace", desired.namespace, "--labels", labels, "--reset-values"]
+        arguments += ["--history-max", "10", "--wait", "--wait-for-jobs"]
+        arguments += ["--timeout", f"{desired.timeout}s", "--values", "-", "--output", "json"]
+        if atomic:
+            arguments.append("--rollback-on-failure" if is_new else "--atomic")
+        if not desired.hooks:
+            arguments.append("--no-hooks")
+        printed = asyncio.run(command.run(arguments, json.dumps(desired.values).encode()))
+        result = cast("dict[str, Any]", json.loads(printed))
         return Release(
             name=desired.name,
             namespace=desired.namespace,
@@ -335,6 +353,7 @@ class Helm:
             status=str(result["info"]["status"]),
             updated=datetime.now(UTC),
             values=desired.values,
+            labels=MADE_HERE,
         )
 
     def _require_recorded(self, release: Release, key: tuple[str, str, str]) -> None:

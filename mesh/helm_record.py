@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import yaml
 
-from mesh.cluster import Cluster, Object, name_of
+from mesh.cluster import FIELD_MANAGER, Cluster, Object, name_of
 from mesh.documents import read_yaml
 from mesh.errors import ApiError, ReleaseError
 
@@ -27,13 +27,35 @@ SECRET_TYPE = "helm.sh/release.v1"  # noqa: S105 the type of a Secret
 RELEASE_NAME = "meta.helm.sh/release-name"
 RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
 RESOURCE_POLICY = "helm.sh/resource-policy"
+MADE_HERE = {"app.kubernetes.io/managed-by": FIELD_MANAGER}
+"""The label of every release that these flows install, in Helm's records of it.
+
+Helm carries it to each later revision, whoever makes that, as `helm upgrade --labels` documents.
+"""
+_HELMS_OWN = ("name", "owner", "status", "version", "createdAt", "modifiedAt")
+"""Labels of a record that are not the release's. Source: helm `pkg/storage/driver`."""
+
+
+@dataclass(frozen=True, order=True)
+class ReleaseRef:
+    """A release by its name and the namespace that its records are in."""
+
+    name: str
+    namespace: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True)
 class Release:
     """A Helm release as it is, at its newest revision.
 
-    `values` are those that the user supplied; None where they were not read.
+    `namespace` is where its records are, and `target` where it puts its objects, which differ only
+    where something else than the helm binary drives the release. `place` is `target`, or what
+    the value `namespace` says that Linkerd's charts of 2.11 have. `values` are those that the user
+    supplied; None where they were not read. `labels` are the release's own, and `writer` is the
+    field manager that wrote its newest record.
     """
 
     name: str
@@ -45,6 +67,18 @@ class Release:
     status: str
     updated: datetime
     values: dict[str, Any] | None = field(default=None, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    writer: str = field(default="", compare=False)
+    target: str = ""
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", self.target or self.namespace)
+        object.__setattr__(self, "place", self.place or self.target)
+
+    @property
+    def ref(self) -> ReleaseRef:
+        return ReleaseRef(self.name, self.namespace)
 
 
 @dataclass(frozen=True)
@@ -67,6 +101,10 @@ class Revision:
     """Each object of the manifest, as Helm wrote it and parsed."""
     content: dict[str, Any] = field(repr=False)
     """The whole record, as Helm wrote it."""
+
+    @property
+    def ref(self) -> ReleaseRef:
+        return ReleaseRef(self.name, self.namespace)
 
     @property
     def manifest(self) -> tuple[Object, ...]:
@@ -151,7 +189,23 @@ def _release(cluster: Cluster, record: Object) -> Release | None:
         status=labels.get("status", "unknown"),
         updated=datetime.fromtimestamp(int(modified), UTC),
         values=content.get("config") or {},
+        labels={key: value for key, value in labels.items() if key not in _HELMS_OWN},
+        writer=_writer(secret),
+        target=str(content.get("namespace") or ""),
+        place=_place(content),
     )
+
+
+def _place(content: Mapping[str, Any]) -> str:
+    for values in (content.get("config"), content.get("chart", {}).get("values")):
+        if values and isinstance(place := values.get("namespace"), str) and place:
+            return place
+    return ""
+
+
+def _writer(record: Object) -> str:
+    entries: list[dict[str, Any]] = record["metadata"].get("managedFields") or []
+    return next((str(entry.get("manager", "")) for entry in entries), "")
 
 
 def revisions(cluster: Cluster, name: str, namespace: str) -> list[Revision]:

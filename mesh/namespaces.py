@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
+from mesh.errors import OwnershipConflict
+from mesh.ownership import Owner, Role, decide, owner_of, refuse_theirs
 
 LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 
@@ -41,9 +43,10 @@ def namespaces(config: MeshConfig) -> list[Object]:
     if config.jaeger.enabled:
         labels = {"linkerd.io/extension": "jaeger", **privileged}
         found.append(_namespace(names.jaeger, labels, injected))
-    if config.issuer == "cert-manager":
+    # A dependency that is not installed here has its namespace already, and it is somebody else's.
+    if config.issuer == "cert-manager" and config.cert_manager.install:
         found.append(_namespace(names.cert_manager, {}, {}))
-    if config.traefik.enabled:
+    if config.traefik.enabled and config.traefik.install:
         found.append(_namespace(names.traefik, {}, {}))
     if config.smoke_test:
         found.append(_namespace(names.emojivoto, {}, {"linkerd.io/inject": "enabled"}))
@@ -58,12 +61,58 @@ def _namespace(name: str, labels: dict[str, str], annotations: dict[str, str]) -
     }
 
 
+def foreign_owner(wanted: Object, found: Object | None, config: MeshConfig) -> Owner | None:
+    """Who owns a namespace that these flows must not write; None where they may, or need not.
+
+    A namespace that has every wanted label and annotation needs no write.
+    """
+    if found is None:
+        return None
+    names = config.namespaces
+    is_shared = wanted["metadata"]["name"] in (names.cert_manager, names.traefik)
+    role: Role = "shared" if is_shared else "mesh"
+    owner = owner_of(found)
+    return owner if decide(owner, role) == "theirs" else None
+
+
+def lacks(wanted: Object, found: Object) -> list[str]:
+    """The wanted labels and annotations that a namespace does not have, as `key: value`."""
+    lacking: list[str] = []
+    for part in ("labels", "annotations"):
+        asked: dict[str, str] = wanted["metadata"].get(part) or {}
+        there: dict[str, str] = found["metadata"].get(part) or {}
+        lacking += [
+            f"{key}: {value}"
+            for key, value in asked.items()
+            if LABELS.get(key) != value and there.get(key) != value
+        ]
+    return lacking
+
+
+def refuse_namespace(wanted: Object, found: Object, owner: Owner) -> OwnershipConflict:
+    """Says what a namespace of somebody else has to have before a mesh can live in it."""
+    return refuse_theirs(
+        f"Namespace/{wanted['metadata']['name']}",
+        owner,
+        f"Set there what Linkerd needs: {', '.join(lacks(wanted, found))}.",
+    )
+
+
 def ensure_namespaces(cluster: Cluster, config: MeshConfig) -> list[str]:
-    """Makes or mends every namespace; the names of those that were not as they should be."""
+    """Makes or fixes every namespace; the names of those that were not as they should be.
+
+    Raises:
+        OwnershipConflict: one belongs to somebody else and lacks what Linkerd needs.
+    """
     changed: list[str] = []
     for wanted in namespaces(config):
         name: str = wanted["metadata"]["name"]
         before = cluster.get("v1", "Namespace", name)
+        owner = foreign_owner(wanted, before, config)
+        if before is not None and owner is not None:
+            if lacks(wanted, before):
+                raise refuse_namespace(wanted, before, owner)
+            continue
         after = cluster.apply(wanted)
         if before is None or _version(before) != _version(after):
             changed.append(name)

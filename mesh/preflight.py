@@ -6,7 +6,7 @@ Source: linkerd2 `pkg/healthcheck`, category pre-kubernetes-setup.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -14,10 +14,13 @@ from typing import Literal
 from mesh.charts import Chart, allows_kubernetes
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
+from mesh.dependencies import own_release
 from mesh.errors import ApiError, PreflightFailed
-from mesh.helm_record import Release
-from mesh.namespaces import namespaces
+from mesh.helm_record import Release, ReleaseRef
+from mesh.installed import MeshReleases, read_mesh_releases
+from mesh.namespaces import foreign_owner, lacks, namespaces
 from mesh.nodes import is_ready
+from mesh.ownership import Owner, owner_of
 from mesh.permissions import GRANT, Permission, denied, in_words
 from mesh.values import ClusterFacts, check_combination
 
@@ -27,19 +30,31 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Owned:
-    """An object of the cluster that a chart would write, and who owns it.
-
-    `owner` is `namespace/release` of a Helm release, `linkerd CLI`, or `nobody known`.
-    """
+    """An object of the cluster that a chart would write, and who owns it."""
 
     subject: str
-    owner: str
+    owner: Owner
     charts: frozenset[str]
 
 
 @dataclass(frozen=True)
+class ForeignNamespace:
+    """A namespace of somebody else that lacks labels or annotations that Linkerd needs."""
+
+    subject: str
+    owner: Owner
+    lacking: tuple[str, ...]
+
+
+NOTHING = MeshReleases({}, {})
+
+
+@dataclass(frozen=True)
 class PreflightSnapshot:
-    """What preflight looks at. `denied` are the permissions that the identity lacks."""
+    """What preflight looks at. `denied` are the permissions that the identity lacks.
+
+    `releases` are those of the whole cluster, `mesh` the mesh's own among them.
+    """
 
     facts: ClusterFacts
     server_clock: datetime
@@ -50,6 +65,8 @@ class PreflightSnapshot:
     terminating: tuple[str, ...]
     unready_nodes: int
     nodes: int
+    mesh: MeshReleases = NOTHING
+    foreign_namespaces: tuple[ForeignNamespace, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,15 +244,13 @@ def read_preflight(
         for obj in cluster.list(api_version, kind, labels="linkerd.io/control-plane-ns"):
             charts_of_it = frozenset({"linkerd2", "linkerd-control-plane"})
             owned.append(Owned(name_of(obj), owner_of(obj), charts_of_it))
-    gateway = [owner_of(crd) for crd in crds if crd["spec"]["group"] == _GATEWAY_GROUP]
-    # Somebody else's first: a mixture must not be overwritten.
-    own = f"{config.namespaces.linkerd}/linkerd-crds"
-    foreign = [owner for owner in gateway if owner != own]
     nodes = list(cluster.list("v1", "Node"))
     wanted = {str(name) for name in config.namespaces.model_dump().values()}
+    there = {obj["metadata"]["name"]: obj for obj in cluster.list("v1", "Namespace")}
+    mesh = read_mesh_releases(cluster, config, releases)
     return PreflightSnapshot(
         facts=ClusterFacts(
-            cluster.version(), cluster.api_versions(), (foreign or gateway or [""])[0]
+            cluster.version(), cluster.api_versions(), gateway_api_owner(crds, config, mesh)
         ),
         server_clock=server_clock,
         local_clock=local_clock,
@@ -244,22 +259,37 @@ def read_preflight(
         releases=tuple(releases),
         terminating=tuple(
             name_of(obj)
-            for obj in cluster.list("v1", "Namespace")
+            for obj in there.values()
             if obj["metadata"]["name"] in wanted and obj["metadata"].get("deletionTimestamp")
         ),
         unready_nodes=sum(not is_ready(node) for node in nodes),
         nodes=len(nodes),
+        mesh=mesh,
+        foreign_namespaces=tuple(_foreign_namespaces(config, there)),
     )
 
 
-def owner_of(obj: Object) -> str:
-    """Who made an object: `namespace/release` for Helm, `linkerd CLI`, or `nobody known`."""
-    annotations: dict[str, str] = obj["metadata"].get("annotations", {})
-    if release := annotations.get("meta.helm.sh/release-name"):
-        return f"{annotations.get('meta.helm.sh/release-namespace', '')}/{release}"
-    if annotations.get("linkerd.io/created-by", "").startswith("linkerd/cli"):
-        return "linkerd CLI"
-    return "nobody known"
+def _foreign_namespaces(
+    config: MeshConfig, there: Mapping[str, Object]
+) -> Iterator[ForeignNamespace]:
+    for wanted in namespaces(config):
+        found = there.get(wanted["metadata"]["name"])
+        owner = foreign_owner(wanted, found, config)
+        if found is not None and owner is not None and (lacking := lacks(wanted, found)):
+            yield ForeignNamespace(name_of(wanted), owner, tuple(lacking))
+
+
+def gateway_api_owner(crds: Iterable[Object], config: MeshConfig, mesh: MeshReleases) -> str:
+    """Who owns the Gateway API's CRDs, as `ClusterFacts` has it; the mesh's own by its chart."""
+    # Somebody else's first: a mixture must not be overwritten.
+    own = f"{config.namespaces.linkerd}/linkerd-crds"
+    owners = [owner_of(crd) for crd in crds if crd["spec"]["group"] == _GATEWAY_GROUP]
+    ref = mesh.ref("linkerd-crds")
+    names = [
+        own if ref is not None and owner.release == ref else str(owner.release or owner)
+        for owner in owners
+    ]
+    return next((name for name in names if name != own), next(iter(names), ""))
 
 
 def preflight(
@@ -270,6 +300,8 @@ def preflight(
         *_kubernetes(snapshot, charts),
         *_permissions(snapshot),
         *_owners(snapshot, config, charts),
+        *_driven(snapshot, charts),
+        *_namespaces(snapshot),
         *_releases(snapshot, config, charts),
         *(
             Finding("pl-combination", "error", subject, message, remedy)
@@ -355,48 +387,98 @@ def _owners(
 ) -> list[Finding]:
     """CRDs and cluster-wide objects of Linkerd that are not this mesh's own releases'."""
     installing = {chart.name for chart in charts}
-    own = {f"{config.namespaces.linkerd}/{name}" for name in installing}
+    own = {ReleaseRef(name, config.namespaces.linkerd) for name in installing}
+    own |= {ref for name in installing if (ref := snapshot.mesh.ref(name)) is not None}
     foreign: dict[str, list[str]] = {}
     for item in snapshot.owned:
-        if item.charts & installing and item.owner not in own:
-            foreign.setdefault(item.owner, []).append(item.subject)
+        # A release that something else drives is named by `_driven`.
+        if item.charts & installing and item.owner.release not in own:
+            foreign.setdefault(_in_words(item.owner), []).append(item.subject)
     return [
         Finding(
             "pre-l5d-existence",
             "error",
             subjects[0] + (f" and {len(subjects) - 1} more" if len(subjects) > 1 else ""),
             f"Linkerd is there already, owned by {owner}",
-            "Uninstall that one first, or name its namespaces in the configuration; "
+            "Name the namespaces of that one in the configuration, or uninstall it; "
             "a 2.11 release becomes 2.12 by the upgrade flow.",
         )
         for owner, subjects in sorted(foreign.items())
     ]
 
 
+def _in_words(owner: Owner) -> str:
+    """An owner as upgrade's plan compares it: a plain Helm release by its reference alone."""
+    return str(owner.release) if owner.by == "Helm" else str(owner)
+
+
+def _driven(snapshot: PreflightSnapshot, charts: Sequence[Chart]) -> list[Finding]:
+    """Parts of the mesh that Flux, Argo CD, Terraform or the like would bring back."""
+    planned = {chart.name for chart in charts}
+    if "linkerd-control-plane" in planned:
+        # 2.11's release, of which an upgrade makes two.
+        planned.add("linkerd2")
+    found: dict[str, list[str]] = {}
+    for part, owner in snapshot.mesh.owners.items():
+        if part in planned and owner.reconciles:
+            found.setdefault(str(owner), []).append(part)
+    return [
+        Finding(
+            "pl-owner",
+            "error",
+            ", ".join(parts),
+            f"it belongs to {owner}, which undoes what others write",
+            "Change it there. verify_mesh, check_certificates and smoke_test work on this mesh as "
+            "it is.",
+        )
+        for owner, parts in sorted(found.items())
+    ]
+
+
+def _namespaces(snapshot: PreflightSnapshot) -> list[Finding]:
+    return [
+        Finding(
+            "pl-owner",
+            "error",
+            item.subject,
+            f"it belongs to {item.owner} and lacks what Linkerd needs",
+            f"Set there: {', '.join(item.lacking)}.",
+        )
+        for item in snapshot.foreign_namespaces
+    ]
+
+
 def _releases(
     snapshot: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
 ) -> list[Finding]:
-    """Releases that bootstrap must not touch: elsewhere, or of another Linkerd version."""
+    """Releases that bootstrap must not touch: of another mesh, or of another Linkerd version."""
     found: list[Finding] = []
     wanted = {chart.name: chart for chart in charts}
+    own = {release.ref for release in snapshot.mesh.releases.values()}
+    for name in ("cert-manager", "traefik"):
+        if (dependency := own_release(name, config, snapshot.releases)) is not None:
+            own.add(dependency.ref)
     for release in snapshot.releases:
         chart = next((c for name, c in wanted.items() if name == release.chart), None)
         if chart is None:
             continue
         subject = f"Helm release {release.namespace}/{release.name}"
-        if chart.name in ("linkerd2", "linkerd-crds", "linkerd-control-plane") and (
-            release.namespace != config.namespaces.linkerd or release.name != chart.name
-        ):
+        if chart.name in ("linkerd2", "linkerd-control-plane") and release.ref not in own:
             found.append(
                 Finding(
                     "pre-l5d-existence",
                     "error",
                     subject,
-                    f"it is a Linkerd of another name or namespace ({release.chart})",
-                    "A cluster can have one control plane: uninstall that one first.",
+                    f"it is a Linkerd of another namespace ({release.chart} in {release.place})",
+                    f"A cluster can have one control plane: set namespaces.linkerd to "
+                    f"{release.place}, or uninstall that one.",
                 )
             )
-        elif release.chart_version != chart.version and release.status == "deployed":
+        elif (
+            release.ref in own
+            and release.chart_version != chart.version
+            and release.status == "deployed"
+        ):
             found.append(
                 Finding(
                     "pl-version",

@@ -24,8 +24,9 @@ from mesh.config import MeshConfig
 from mesh.documents import read_yaml
 from mesh.errors import MeshError
 from mesh.helm import DesiredRelease
-from mesh.helm_record import Release, read_releases
+from mesh.helm_record import Release
 from mesh.injection import PROXY
+from mesh.installed import MeshReleases, read_mesh_releases
 from mesh.nodes import is_ready, runs_containers
 from mesh.permissions import Permission
 from mesh.pki import is_key_of
@@ -242,6 +243,8 @@ class Snapshot:
     namespaced ones as `namespace/name`; custom resources of several groups by `(group, kind)`.
     `control_plane_values` is the content of ConfigMap `linkerd-config`: the values of the chart as
     they are installed; None where there is none. `cluster_roles` and the like hold labels, by name.
+    `releases` are those of Helm in the mesh's namespaces, and wherever else its own may be;
+    `installed` are the mesh's own among them, and who owns them.
     `newest` is the newest Linkerd release of the mesh's channel in its chart source. `denied` are
     the permissions of an installation that this identity lacks; None where they were not asked for.
 
@@ -273,6 +276,7 @@ class Snapshot:
     validating_webhooks: Mapping[str, Object]
     api_services: Mapping[str, Object]
     secrets: Mapping[str, Certificates]
+    installed: MeshReleases
     releases: tuple[Release, ...]
     newest: LinkerdVersion
     denied: tuple[Permission, ...] | None
@@ -429,8 +433,8 @@ def _readers(cluster: Cluster, config: MeshConfig) -> dict[str, Callable[[], obj
         "services": lambda: tuple(map(_service, cluster.list("v1", "Service"))),
         "endpoints": lambda: _endpoints(cluster),
         "secrets": lambda: read_secrets(cluster, config),
-        "releases": lambda: read_releases(
-            cluster, _release_namespaces(cluster, config), values=True
+        "installed": lambda: read_mesh_releases(
+            cluster, config, namespaces=_release_namespaces(cluster, config), values=True
         ),
         "crds": lambda: _crds(cluster),
         "config_maps": lambda: _config_maps(cluster, config),
@@ -468,9 +472,14 @@ def _control_plane_values(maps: Any, config: MeshConfig) -> Mapping[str, Any] | 
     return cast("Mapping[str, Any]", values) if isinstance(values, dict) else None
 
 
+def _releases(installed: Any, _config: MeshConfig) -> tuple[Release, ...]:
+    return tuple(sorted(installed.all, key=lambda r: (r.namespace, r.name)))
+
+
 _DERIVED: dict[str, tuple[str, Callable[[Any, MeshConfig], object]]] = {
     "trust_bundle": ("config_maps", _trust_bundle),
     "control_plane_values": ("config_maps", _control_plane_values),
+    "releases": ("installed", _releases),
 }
 
 
@@ -481,7 +490,7 @@ def _wanted(
     kubernetes: str,
     api_versions: frozenset[str],
     crds: Mapping[str, Object],
-    releases: tuple[Release, ...],
+    installed: MeshReleases,
     trust_bundle: str,
 ) -> tuple[DesiredRelease, ...]:
     return wanted_releases(
@@ -491,7 +500,8 @@ def _wanted(
         kubernetes=kubernetes,
         api_versions=api_versions,
         crds=crds,
-        releases=releases,
+        releases=installed.all,
+        mesh=installed,
         trust_bundle=trust_bundle,
     )
 
@@ -517,7 +527,7 @@ def _later(
     """How the parts are read that need others, with those that they need."""
     wanted = partial(_wanted, cluster, config, catalog)
     return {
-        "wanted": (("kubernetes", "api_versions", "crds", "releases", "trust_bundle"), wanted),
+        "wanted": (("kubernetes", "api_versions", "crds", "installed", "trust_bundle"), wanted),
         "prometheus": (("namespaces",), partial(_prometheus, cluster)),
         "proxy_sample": (("pods",), partial(_proxy_sample, cluster, config)),
     }

@@ -17,7 +17,10 @@ LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 
 
 class RecordedRelease(BaseModel):
-    """A release as it was before the upgrade; its values are in Helm's record of the revision."""
+    """A release as it was before the upgrade; its values are in Helm's record of the revision.
+
+    `part` is what of the mesh it is, empty in records of older versions: then its name says it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,6 +29,11 @@ class RecordedRelease(BaseModel):
     chart: str
     chart_version: str
     revision: int
+    part: str = ""
+
+    @property
+    def stands_for(self) -> str:
+        return self.part or self.name
 
 
 class UpgradeRecord(BaseModel):
@@ -42,8 +50,8 @@ class UpgradeRecord(BaseModel):
     control_plane_since: datetime | None = None
     """When the control plane was at the target and ready: the soak's beginning."""
 
-    def release(self, name: str) -> RecordedRelease | None:
-        return next((release for release in self.releases if release.name == name), None)
+    def release(self, part: str) -> RecordedRelease | None:
+        return next((release for release in self.releases if release.stands_for == part), None)
 
 
 def read_record(cluster: Cluster, config: MeshConfig) -> UpgradeRecord | None:

@@ -12,7 +12,8 @@ from mesh.cluster import Cluster, Object
 from mesh.config import ExtraValues, MeshConfig
 from mesh.dependencies import own_release, wanted_version
 from mesh.helm import Helm, desired_release
-from mesh.helm_record import Release, Revision, deployed, read_releases
+from mesh.helm_record import Release, ReleaseRef, Revision, deployed, read_releases
+from mesh.installed import mesh_releases
 from mesh.preflight import preflight, read_preflight
 from mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from mesh.snapshot import Pod
@@ -22,27 +23,21 @@ from mesh.upgrade_record import UpgradeRecord, read_record
 from mesh.values import ClusterFacts, Values, load_extra_values, merge, values_for
 from mesh.version import Channel, LinkerdVersion
 
-OURS = ("linkerd2", "linkerd-crds", "linkerd-control-plane", "linkerd-viz", "linkerd-jaeger")
 TRAFFIC_SPLIT = ("split.smi-spec.io/v1alpha2", "TrafficSplit")
 
 
 def installed_releases(
     cluster: Cluster, config: MeshConfig, releases: Sequence[Release]
 ) -> dict[str, Revision]:
-    """The mesh's deployed releases by their name; of 2.11's by its chart's, wherever it is.
+    """The mesh's deployed releases by the part that they are, whatever their own names.
 
     cert-manager and Traefik are among them where the upgrade policy names them.
     """
-    names = config.namespaces
-    places = {names.linkerd, names.viz, names.jaeger}
     found: dict[str, Revision] = {}
-    for release in releases:
-        is_ours = release.name in OURS and release.namespace in places
-        if is_ours or release.chart == OLD:
-            revision = deployed(cluster, release.name, release.namespace)
-            if revision is not None:
-                key = OLD if revision.chart == OLD and not is_ours else release.name
-                found[key] = revision
+    for part, release in mesh_releases(config, releases, {}).releases.items():
+        revision = deployed(cluster, release.name, release.namespace)
+        if revision is not None:
+            found[part] = revision
     for name in config.upgrade.dependencies:
         if (own := own_release(name, config, releases)) is not None:
             revision = deployed(cluster, own.name, own.namespace)
@@ -102,7 +97,8 @@ def read_plan(
     restarted = restart_permissions(data_plane.targets)
     found = read_preflight(cluster, _released(wanted), releases, restarted)
     bundle = trust_bundle(cluster, config)
-    rendered = _rendered(helm, wanted, charts, found.facts, bundle)
+    places = {name: revision.ref for name, revision in installed.items()}
+    rendered = _rendered(helm, wanted, charts, found.facts, bundle, places)
     return PlanSnapshot(
         config=config,
         source=source,
@@ -150,12 +146,12 @@ def _rendered(
     charts: Mapping[ChartName, Chart],
     facts: ClusterFacts,
     bundle: str,
+    places: Mapping[str, ReleaseRef],
 ) -> dict[str, Sequence[Object]]:
     found: dict[str, Sequence[Object]] = {}
     for name, chart in charts.items():
-        desired = desired_release(
-            config, chart, values_for(chart, config, facts, trust_bundle=bundle)
-        )
+        values = values_for(chart, config, facts, trust_bundle=bundle)
+        desired = desired_release(config, chart, values, places.get(name))
         found[name] = helm.render(chart, desired.name, desired.namespace, desired.values, facts)
     return found
 
@@ -169,9 +165,10 @@ def _objects(
 ) -> list[ObjectChange]:
     found: list[ObjectChange] = []
     for name, chart in charts.items():
-        namespace = desired_release(config, chart, {}).namespace
         is_split = name == "linkerd-control-plane" and OLD in installed
         before = installed.get(OLD if is_split else name)
+        at = before.ref if before is not None and not is_split else None
+        namespace = desired_release(config, chart, {}, at).namespace
         present = before.manifest if before else ()
         found += object_changes(cluster, namespace, present, rendered[name])
     return found

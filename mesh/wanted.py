@@ -11,11 +11,10 @@ from mesh.config import MeshConfig
 from mesh.dependencies import Dependency, own_release, wanted_version
 from mesh.helm import DesiredRelease, desired_release
 from mesh.helm_record import Release
+from mesh.installed import MeshReleases
 from mesh.issuer import webhook_authorities
-from mesh.preflight import owner_of
+from mesh.preflight import gateway_api_owner
 from mesh.values import ClusterFacts, Values, values_for
-
-_GATEWAY_API = "gateway.networking.k8s.io"
 
 
 def wanted_releases(
@@ -27,6 +26,7 @@ def wanted_releases(
     api_versions: frozenset[str],
     crds: Mapping[str, Object],
     releases: Sequence[Release],
+    mesh: MeshReleases,
     trust_bundle: str,
 ) -> tuple[DesiredRelease, ...]:
     """What bootstrap would bring each release to; cert-manager and Traefik where they are ours.
@@ -39,28 +39,23 @@ def wanted_releases(
         ChartError: a chart source cannot be read or lacks a chart.
     """
     authorities = webhook_authorities(cluster, config) if config.issuer == "cert-manager" else {}
-    facts = ClusterFacts(kubernetes, api_versions, _gateway_api_owner(crds, config), authorities)
-    charts = [(catalog.find(name), trust_bundle) for name in charts_of(config)]
+    owner = gateway_api_owner(crds.values(), config, mesh)
+    facts = ClusterFacts(kubernetes, api_versions, owner, authorities)
+    charts = [(catalog.find(name), trust_bundle, mesh.ref(name)) for name in charts_of(config)]
     for name in _dependencies(config):
         own = own_release(name, config, releases)
         if own is not None:
-            charts.append((catalog.find(name, version=wanted_version(name, config, own)), ""))
+            chart = catalog.find(name, version=wanted_version(name, config, own))
+            charts.append((chart, "", own.ref))
     return tuple(
-        desired_release(config, chart, values_for(chart, config, facts, trust_bundle=bundle))
-        for chart, bundle in charts
+        desired_release(config, chart, values_for(chart, config, facts, trust_bundle=bundle), at)
+        for chart, bundle, at in charts
     )
 
 
 def _dependencies(config: MeshConfig) -> list[Dependency]:
     found: list[Dependency] = ["cert-manager"] if config.issuer == "cert-manager" else []
     return [*found, "traefik"] if config.traefik.enabled else found
-
-
-def _gateway_api_owner(crds: Mapping[str, Object], config: MeshConfig) -> str:
-    owners = [owner_of(crd) for crd in crds.values() if crd["spec"]["group"] == _GATEWAY_API]
-    own = f"{config.namespaces.linkerd}/linkerd-crds"
-    # Somebody else's first, as preflight has it.
-    return next((owner for owner in owners if owner != own), next(iter(owners), ""))
 
 
 def differing_keys(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:

@@ -12,11 +12,14 @@ from mesh.dependencies import (
     decide_dependency,
     is_served,
     own_release,
+    releases_of,
     wanted_version,
 )
 from mesh.helm import Helm, Outcome, desired_release
-from mesh.helm_record import read_releases
+from mesh.helm_record import ReleaseRef, read_releases
+from mesh.installed import PARTS, locate
 from mesh.issuer import webhook_authorities
+from mesh.ownership import owner_of_release
 from mesh.values import ClusterFacts, values_for
 from tasks.injection import mend_injection
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
@@ -33,7 +36,8 @@ def release(
     mesh: LinkerdMesh, chart: Chart, facts: ClusterFacts, trust_bundle: str = ""
 ) -> Outcome:
     """Installs, upgrades, mends or leaves alone one release."""
-    return _reconcile(mesh, chart, facts, trust_bundle)
+    at = locate(cluster_of(mesh), mesh, chart.name) if chart.name in PARTS else None
+    return _reconcile(mesh, chart, facts, trust_bundle, at)
 
 
 @step(
@@ -44,22 +48,32 @@ def release(
 def dependency(mesh: LinkerdMesh, name: Dependency, facts: ClusterFacts) -> Outcome | None:
     """None where somebody else installed it, and it is used as it is."""
     cluster = cluster_of(mesh)
-    own = own_release(name, mesh, read_releases(cluster))
-    if decide_dependency(name, mesh, own, served=is_served(name, cluster.serves)) == "use":
-        get_run_logger().info("%s is there already and is used as it is", name)
+    releases = read_releases(cluster)
+    if decide_dependency(name, mesh, releases, served=is_served(name, cluster.serves)) == "use":
+        owners = [str(owner_of_release(found)) for found in releases_of(name, releases)]
+        get_run_logger().info(
+            "%s is there already (%s) and is used as it is; nothing of it is written",
+            name,
+            ", ".join(owners) or "no Helm release",
+        )
         return None
+    own = own_release(name, mesh, releases)
     chart = ChartCatalog(mesh).find(name, version=wanted_version(name, mesh, own))
-    return _reconcile(mesh, chart, facts)
+    return _reconcile(mesh, chart, facts, at=own.ref if own is not None else None)
 
 
 def _reconcile(
-    mesh: LinkerdMesh, chart: Chart, facts: ClusterFacts, trust_bundle: str = ""
+    mesh: LinkerdMesh,
+    chart: Chart,
+    facts: ClusterFacts,
+    trust_bundle: str = "",
+    at: ReleaseRef | None = None,
 ) -> Outcome:
     cluster = cluster_of(mesh)
     if mesh.issuer == "cert-manager":
         facts = replace(facts, webhook_authorities=webhook_authorities(cluster, mesh))
     values = values_for(chart, mesh, facts, trust_bundle=trust_bundle)
-    desired = desired_release(mesh, chart, values)
+    desired = desired_release(mesh, chart, values, at)
     log = get_run_logger()
     with RolloutProgress(mesh.name, desired.name) as progress:
         outcome = Helm(cluster).reconcile(desired, progress)

@@ -136,8 +136,9 @@ def begin_record(mesh: LinkerdMesh, planned: Planned) -> UpgradeRecord:
             chart=revision.chart,
             chart_version=revision.chart_version,
             revision=revision.number,
+            part=part,
         )
-        for revision in installed.values()
+        for part, revision in installed.items()
     ]
     return begin(
         cluster,
@@ -278,13 +279,13 @@ def roll_back(mesh: LinkerdMesh, record: UpgradeRecord) -> list[str]:
             release = installed_releases(cluster, mesh, read_releases(cluster))[OLD]
             chart_split.give_back(cluster, release, mesh.namespaces.linkerd)
         for kept in sorted(record.releases, key=_order):
-            if kept.name in (OLD, CRDS):
+            if kept.stands_for in (OLD, CRDS):
                 continue
             if helm.roll_back(
                 kept.name, kept.namespace, kept.revision, mesh.timeout_seconds, progress
             ):
                 done.append(kept.name)
-            if kept.name in EXTENSIONS:
+            if kept.stands_for in EXTENSIONS:
                 mend_injection(cluster, mesh, kept.namespace, progress)
     get_run_logger().info("Rolled back: %s", ", ".join(done) or "nothing")
     return done
@@ -292,7 +293,8 @@ def roll_back(mesh: LinkerdMesh, record: UpgradeRecord) -> list[str]:
 
 def _order(release: RecordedRelease) -> int:
     order = (CONTROL_PLANE, *EXTENSIONS)
-    return order.index(release.name) if release.name in order else len(order)
+    part = release.stands_for
+    return order.index(part) if part in order else len(order)
 
 
 @step("end", description="Takes the record away, and the history of uninstalled extensions.")

@@ -9,6 +9,7 @@ from mesh.checks.check import Category, Problem, Problems, Skip
 from mesh.errors import MeshError
 from mesh.helm import PENDING, DesiredRelease
 from mesh.helm_record import Release
+from mesh.ownership import decide, owner_of_release
 from mesh.pki import fingerprints
 from mesh.snapshot import Snapshot
 from mesh.wanted import differing_keys
@@ -26,7 +27,8 @@ def _(snapshot: Snapshot) -> Problems:
                 _subject(release),
                 f"its revision {release.revision} is {release.status} since "
                 f"{release.updated:%Y-%m-%d %H:%M} UTC",
-                "Unless something works on it now, run bootstrap, which finishes it.",
+                "Unless something works on it now, "
+                + _remedy(snapshot, release, "run bootstrap, which finishes it."),
             )
 
 
@@ -37,7 +39,8 @@ def _(snapshot: Snapshot) -> Problems:
             yield Problem(
                 _subject(release),
                 f"its revision {release.revision} failed on {release.updated:%Y-%m-%d %H:%M} UTC",
-                "Look at `helm history`, mend what it names and run bootstrap again.",
+                "Look at `helm history` and fix what it names. "
+                + _remedy(snapshot, release, "Then run bootstrap again."),
             )
 
 
@@ -45,11 +48,20 @@ def _(snapshot: Snapshot) -> Problems:
 def _(snapshot: Snapshot) -> Problems:
     there = {(release.namespace, release.name) for release in snapshot.releases}
     for wanted in _wanted(snapshot):
-        if (wanted.namespace, wanted.name) not in there:
+        owner = next(
+            (o for p, o in snapshot.installed.owners.items() if p == wanted.chart.name), None
+        )
+        # What Argo CD or kubectl installs is no release, and need not be one.
+        is_helms = owner is None or owner.release is not None
+        if is_helms and (wanted.namespace, wanted.name) not in there:
             yield Problem(
                 f"Helm release {wanted.namespace}/{wanted.name}",
-                "there is none, though the configuration asks for its chart",
-                "Run bootstrap, or turn the part off in the configuration.",
+                "there is none, though the configuration asks for its chart"
+                if owner is None
+                else f"no record of it can be read, and its objects belong to {owner}",
+                "Run bootstrap, or turn the part off in the configuration."
+                if owner is None
+                else "Let this identity list the Secrets of the namespace that has its records.",
             )
 
 
@@ -64,7 +76,8 @@ def _(snapshot: Snapshot) -> Problems:
             yield Problem(
                 _subject(release),
                 f"it is of chart {' '.join(have)} instead of {' '.join(want)}",
-                "Set the configured version to the installed one, or run the upgrade.",
+                "Set the configured version to the installed one, or "
+                + _remedy(snapshot, release, "run the upgrade."),
             )
 
 
@@ -80,8 +93,18 @@ def _(snapshot: Snapshot) -> Problems:
                 _subject(release),
                 f"its values differ from the configuration's in {', '.join(keys[:20])}"
                 + (f" and {len(keys) - 20} more" if len(keys) > 20 else ""),
-                "Run bootstrap to bring them back, or write the change into the configuration.",
+                "Write the change into the configuration, or "
+                + _remedy(snapshot, release, "run bootstrap to bring them back."),
             )
+
+
+def _remedy(snapshot: Snapshot, release: Release, ours: str) -> str:
+    """What to do about a release: by a flow, or where its owner keeps it."""
+    installed = snapshot.installed
+    part = next((part for part, each in installed.releases.items() if each == release), None)
+    owner = installed.owners[part] if part is not None else owner_of_release(release)
+    is_theirs = decide(owner, "mesh" if part is not None else "shared") == "theirs"
+    return f"change it where it is kept: it belongs to {owner}." if is_theirs else ours
 
 
 def _subject(release: Release) -> str:

@@ -20,7 +20,10 @@ from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import MeshError, NotReady
 from mesh.helm import DesiredRelease, Helm
-from mesh.helm_record import Release, read_release
+from mesh.helm_record import Release
+from mesh.installed import read_mesh_releases
+from mesh.ownership import Owner as ReleaseOwner
+from mesh.ownership import refuse_theirs
 from mesh.pki import fingerprints, join_bundle, read_certificates
 from mesh.rollout import OnProgress
 from mesh.rotation.leaves import MARGIN
@@ -39,7 +42,8 @@ class TrustBundle:
     """The trust bundle as the cluster has it.
 
     `roots` is the ConfigMap's PEM and `changed` when it was last written, by the API server's
-    clock; `release` is the control plane's, and `declared` the PEM among its values.
+    clock; `release` is the control plane's, and `declared` the PEM among its values. `driver` is
+    who owns that release, or the control plane where it is none.
     """
 
     roots: str
@@ -47,6 +51,7 @@ class TrustBundle:
     owner: Owner
     release: Release | None = field(repr=False)
     declared: str
+    driver: ReleaseOwner | None = None
 
     @property
     def anchors(self) -> frozenset[str]:
@@ -101,8 +106,9 @@ def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> TrustBundle:
     """Reads the trust bundle and the release that declares it; changes nothing."""
     namespace = config.namespaces.linkerd
     roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
-    name = _release_name(config)
-    release = read_release(cluster, name, namespace)
+    part = control_plane_part(config)
+    found = read_mesh_releases(cluster, config, parts=[part], namespaces={namespace}, values=True)
+    release = found.control_plane
     values = release.values if release is not None and release.values else {}
     return TrustBundle(
         roots=str((roots or {}).get("data", {}).get(BUNDLE, "")),
@@ -110,10 +116,11 @@ def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> TrustBundle:
         owner=_owner(roots, values),
         release=release,
         declared=str(values.get(VALUE) or ""),
+        driver=found.driver,
     )
 
 
-def _release_name(config: MeshConfig) -> str:
+def control_plane_part(config: MeshConfig) -> Literal["linkerd2", "linkerd-control-plane"]:
     return "linkerd2" if config.linkerd.layout == "one-chart" else "linkerd-control-plane"
 
 
@@ -167,7 +174,7 @@ def write_trust_bundle(
         _write_bundle(cluster, wanted)
     release = bundle.release
     if release is None:
-        raise _no_release(config)
+        raise _no_release(config, bundle.driver)
     values = merge(release.values or {}, {VALUE: wanted})
     helm.reconcile(
         DesiredRelease(release.name, release.namespace, chart, values, config.timeout_seconds),
@@ -176,20 +183,39 @@ def write_trust_bundle(
     _await_roots(cluster, config, fingerprints(wanted, "trust bundle"))
 
 
-def _no_release(config: MeshConfig) -> MeshError:
+def _no_release(config: MeshConfig, driver: ReleaseOwner | None) -> MeshError:
+    namespace = config.namespaces.linkerd
+    if driver is None:
+        return NotReady(
+            f"Helm release of {control_plane_part(config)} in {namespace}",
+            expected="the control plane's release",
+            found="none, and no control plane",
+            remedy="Set namespaces.linkerd to where it is, or install the mesh by bootstrap.",
+        )
     return NotReady(
-        f"Helm release {config.namespaces.linkerd}/{_release_name(config)}",
+        f"Helm release of {control_plane_part(config)} in {namespace}",
         expected="the control plane's release",
-        found="none",
-        remedy="Install the mesh by bootstrap; a mesh of the linkerd CLI cannot be rotated here.",
+        found=f"none that can be read: the control plane belongs to {driver}",
+        remedy="Change it there; these flows write meshes of Helm alone.",
     )
 
 
 def require_installed(bundle: TrustBundle, chart: Chart, config: MeshConfig) -> None:
-    """Raises `NotReady` unless the release is of this chart, so that no value upgrades it."""
+    """Checks that the control plane's release may be written, and that no value upgrades it.
+
+    Raises:
+        OwnershipConflict: something else drives it.
+        NotReady: there is none, or it is of another chart.
+    """
     release = bundle.release
     if release is None:
-        raise _no_release(config)
+        raise _no_release(config, bundle.driver)
+    if bundle.driver is not None and bundle.driver.reconciles:
+        raise refuse_theirs(
+            f"Helm release {release.ref}",
+            bundle.driver,
+            "Change it there: what these flows write it would undo.",
+        )
     if release.chart_version != chart.version:
         raise NotReady(
             f"Helm release {release.namespace}/{release.name}",

@@ -13,7 +13,9 @@ from mesh.charts import Chart
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import PreflightFailed
-from mesh.helm_record import Release
+from mesh.helm_record import Release, ReleaseRef
+from mesh.installed import mesh_releases
+from mesh.ownership import Owner
 from mesh.permissions import Permission
 from mesh.preflight import (
     Owned,
@@ -49,6 +51,17 @@ def release(chart: str, version: str, name: str = "", namespace: str = "linkerd"
     return Release(name or chart, namespace, chart, version, "edge-1", 1, "deployed", NOW)
 
 
+def with_releases(*releases: Release) -> PreflightSnapshot:
+    return replace(GOOD, releases=releases, mesh=mesh_releases(CONFIG, releases, {}))
+
+
+def helm(name: str, namespace: str) -> Owner:
+    ref = ReleaseRef(name, namespace)
+    return Owner("Helm", f"Helm release {ref}", ref)
+
+
+LINKERD_CLI = Owner("linkerd CLI", "the linkerd CLI")
+
 CASES: list[tuple[str, PreflightSnapshot, str, str, str]] = [
     (
         "Kubernetes is too old",
@@ -73,14 +86,14 @@ CASES: list[tuple[str, PreflightSnapshot, str, str, str]] = [
     ),
     (
         "CRDs of the linkerd CLI",
-        replace(GOOD, owned=(Owned("CRD/a", "linkerd CLI", frozenset({"linkerd-crds"})),)),
+        replace(GOOD, owned=(Owned("CRD/a", LINKERD_CLI, frozenset({"linkerd-crds"})),)),
         "pre-l5d-existence",
         "error",
-        "owned by linkerd CLI",
+        "owned by the linkerd CLI",
     ),
     (
         "CRDs of another release",
-        replace(GOOD, owned=(Owned("CRD/a", "other/crds", frozenset({"linkerd-crds"})),)),
+        replace(GOOD, owned=(Owned("CRD/a", helm("crds", "other"), frozenset({"linkerd-crds"})),)),
         "pre-l5d-existence",
         "error",
         "owned by other/crds",
@@ -90,11 +103,11 @@ CASES: list[tuple[str, PreflightSnapshot, str, str, str]] = [
         replace(GOOD, releases=(release("linkerd-control-plane", "2026.8.3", namespace="l5d"),)),
         "pre-l5d-existence",
         "error",
-        "another name or namespace",
+        "set namespaces.linkerd to l5d",
     ),
     (
         "another version is installed",
-        replace(GOOD, releases=(release("linkerd-control-plane", "2025.4.4"),)),
+        with_releases(release("linkerd-control-plane", "2025.4.4")),
         "pl-version",
         "error",
         "use the upgrade flow",
@@ -118,12 +131,11 @@ def test_a_good_cluster_has_no_finding() -> None:
 
 def test_our_own_releases_are_fine() -> None:
     own = replace(
-        GOOD,
-        owned=(Owned("CRD/a", "linkerd/linkerd-crds", frozenset({"linkerd-crds"})),),
-        releases=(
+        with_releases(
             release("linkerd-crds", "2026.8.3"),
             release("linkerd-control-plane", "2026.8.3"),
         ),
+        owned=(Owned("CRD/a", helm("linkerd-crds", "linkerd"), frozenset({"linkerd-crds"})),),
     )
     assert preflight(own, CONFIG, CHARTS) == []
 

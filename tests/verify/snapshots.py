@@ -8,6 +8,7 @@ from typing import Any
 
 from mesh.config import MeshConfig
 from mesh.errors import MeshError
+from mesh.installed import MeshReleases
 from mesh.proxy_metrics import ProxySample
 from mesh.snapshot import Snapshot
 from tests.pki.certificates import NOW
@@ -20,6 +21,7 @@ _EMPTY: dict[str, Any] = {
     "trust_bundle": "",
     "control_plane_values": None,
     "proxy_sample": ProxySample(),
+    "installed": MeshReleases({}, {}),
 }
 
 
