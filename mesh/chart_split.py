@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mesh.cluster import Cluster, Object, name_of
-from mesh.errors import ApiError, OwnershipConflict
+from mesh.errors import ApiError
 from mesh.helm_record import (
     RELEASE_NAME,
     RELEASE_NAMESPACE,
@@ -72,22 +72,6 @@ def decide_split(old: Revision, new_crds: Collection[str], served: Collection[st
         ),
         left=tuple(obj for _, obj in crds if obj["metadata"]["name"] not in new_crds),
     )
-
-
-def refuse_unsplittable(old: Revision, issuer: str) -> None:
-    """Raises `OwnershipConflict` where the issuer's Secret is the old release's own.
-
-    Helm would take it away with the old chart, and identity would have no issuer.
-    """
-    for obj in old.manifest:
-        if obj["kind"] == "Secret" and obj["metadata"]["name"] == issuer:
-            raise OwnershipConflict(
-                f"{name_of(obj)} in Helm release {old.namespace}/{old.name}",
-                expected="an issuer outside Helm (identity.issuer.scheme kubernetes.io/tls)",
-                found="one that the chart made of values",
-                remedy="Move the issuer to a Secret of type kubernetes.io/tls first: "
-                "https://linkerd.io/2.11/tasks/automatically-rotating-control-plane-tls-credentials/",
-            )
 
 
 def take_over(

@@ -20,7 +20,6 @@ from typing import Any, Literal, TypeVar, cast
 
 import pyhelm3  # pyright: ignore[reportMissingTypeStubs]
 import semver
-import yaml
 from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
 from mesh.charts import Chart, folder_crds
@@ -195,9 +194,7 @@ class Helm:
         arguments = ["template", name, str(chart.path), "--namespace", namespace, "--include-crds"]
         arguments += ["--kube-version", facts.version, *versions, "--values", "-"]
         with self._command() as command:
-            text = _run(
-                command.run(arguments, yaml.safe_dump(values).encode()), f"chart {chart.name}"
-            )
+            text = _run(command.run(arguments, json.dumps(values).encode()), f"chart {chart.name}")
         return read_objects(text)
 
     def reconcile(self, desired: DesiredRelease, on_progress: OnProgress | None = None) -> Outcome:

@@ -23,15 +23,18 @@ from mesh.trust_anchor import (
     ANCHOR_SECRET,
     ISSUER_SECRET,
     LABELS,
+    LINKERD_TLS,
     TLS,
     KeyStore,
     TlsSecret,
     TrustAnchor,
+    Unshown,
     is_same,
     read_tls_secret,
     secret_text,
     tls_secret,
 )
+from mesh.values import Values, merge
 
 CERT_MANAGER = "cert-manager.io/v1"
 WEBHOOK_ISSUER = "webhook-issuer"
@@ -56,7 +59,7 @@ def ensure_self_signed_issuer(
     Raises:
         CertificateError: the issuer that is there cannot work with this anchor.
         InvalidInput: there is none, and no key of the anchor to sign one with.
-        OwnershipConflict: the Secret is of another form, as the linkerd CLI makes it.
+        OwnershipConflict: the Secret is of the form that the linkerd CLI makes.
     """
     namespace = config.namespaces.linkerd
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
@@ -110,22 +113,49 @@ def check_issuer_secret(
 def _check(
     secret: TlsSecret, subject: str, config: MeshConfig, bundle: str, now: datetime
 ) -> CertificateInfo:
-    if secret.type != TLS or not secret.certificate or secret.private_key is None:
+    is_usable = secret.scheme == TLS or secret.is_charts
+    if not is_usable or not secret.certificate or secret.private_key is None:
         raise OwnershipConflict(
             subject,
-            expected=f"type {TLS} with tls.crt and tls.key",
-            found=secret.found,
-            remedy="It is another installer's: uninstall that, or move the Secret away.",
+            expected="tls.crt and tls.key, or crt.pem and key.pem of the control plane's chart",
+            found=f"{secret.found}, which belongs to {secret.owner}",
+            remedy="Add the issuer's certificate and key to it as tls.crt and tls.key, and leave "
+            "its other keys: identity needs them until the mesh has scheme kubernetes.io/tls.",
         )
     info = check_issuer(secret.certificate, bundle, config.trust_domain, now, subject)
     if not key_matches(secret.certificate, secret.private_key, subject):
         raise CertificateError(
             subject,
-            expected="tls.key to be the key of tls.crt",
+            expected="tls.key to be the key of tls.crt (key.pem that of crt.pem)",
             found="another key",
-            remedy="Delete the Secret and run bootstrap again.",
+            remedy="Run rotate_issuer, which writes both.",
         )
     return info
+
+
+def chart_issuer(secret: Object | None) -> Values:
+    """The values by which the control plane's chart goes on making the issuer's Secret as it is.
+
+    Empty where the Secret is not the chart's. The live Secret is the truth: whatever upgrades the
+    release carries its content along, so no upgrade ever changes or removes the issuer. These are
+    the one private key among Helm's values, where the release's own values have it already.
+    """
+    found = TlsSecret.of(secret) if secret is not None else None
+    if found is None or not found.is_charts or found.private_key is None:
+        return {}
+    pair = {
+        "crtPEM": found.certificate.strip(),
+        "keyPEM": Unshown(found.private_key.get_secret_value().strip()),
+    }
+    return {"identity": {"issuer": {"scheme": LINKERD_TLS, "tls": pair}}}
+
+
+def with_chart_issuer(cluster: Cluster, config: MeshConfig, chart: str, values: Values) -> Values:
+    """The control plane's values with the issuer that its chart makes; others as they are."""
+    if chart not in ("linkerd2", "linkerd-control-plane"):
+        return values
+    secret = cluster.get("v1", "Secret", ISSUER_SECRET, config.namespaces.linkerd)
+    return merge(values, chart_issuer(secret))
 
 
 # cert-manager

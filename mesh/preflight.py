@@ -22,6 +22,7 @@ from mesh.namespaces import foreign_owner, lacks, namespaces
 from mesh.nodes import is_ready
 from mesh.ownership import Owner, owner_of
 from mesh.permissions import GRANT, Permission, denied, in_words
+from mesh.trust_anchor import ISSUER_SECRET
 from mesh.values import ClusterFacts, check_combination
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
@@ -53,7 +54,8 @@ NOTHING = MeshReleases({}, {})
 class PreflightSnapshot:
     """What preflight looks at. `denied` are the permissions that the identity lacks.
 
-    `releases` are those of the whole cluster, `mesh` the mesh's own among them.
+    `releases` are those of the whole cluster, `mesh` the mesh's own among them; `issuer_owner` is
+    who owns the issuer's Secret.
     """
 
     facts: ClusterFacts
@@ -67,6 +69,7 @@ class PreflightSnapshot:
     nodes: int
     mesh: MeshReleases = NOTHING
     foreign_namespaces: tuple[ForeignNamespace, ...] = ()
+    issuer_owner: Owner | None = None
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,7 @@ def read_preflight(
     wanted = {str(name) for name in config.namespaces.model_dump().values()}
     there = {obj["metadata"]["name"]: obj for obj in cluster.list("v1", "Namespace")}
     mesh = read_mesh_releases(cluster, config, releases)
+    issuer = cluster.get("v1", "Secret", ISSUER_SECRET, config.namespaces.linkerd)
     return PreflightSnapshot(
         facts=ClusterFacts(
             cluster.version(), cluster.api_versions(), gateway_api_owner(crds, config, mesh)
@@ -266,6 +270,7 @@ def read_preflight(
         nodes=len(nodes),
         mesh=mesh,
         foreign_namespaces=tuple(_foreign_namespaces(config, there)),
+        issuer_owner=owner_of(issuer) if issuer is not None else None,
     )
 
 
@@ -302,6 +307,7 @@ def preflight(
         *_owners(snapshot, config, charts),
         *_driven(snapshot, charts),
         *_namespaces(snapshot),
+        *_issuer(snapshot, config),
         *_releases(snapshot, config, charts),
         *(
             Finding("pl-combination", "error", subject, message, remedy)
@@ -445,6 +451,25 @@ def _namespaces(snapshot: PreflightSnapshot) -> list[Finding]:
             f"Set there: {', '.join(item.lacking)}.",
         )
         for item in snapshot.foreign_namespaces
+    ]
+
+
+def _issuer(snapshot: PreflightSnapshot, config: MeshConfig) -> list[Finding]:
+    """An issuer mode that would give the issuer's Secret two owners."""
+    owner = snapshot.issuer_owner
+    subject = f"Secret/{config.namespaces.linkerd}/{ISSUER_SECRET}"
+    if owner is None or owner.by == "cert-manager" or config.issuer == "self-signed":
+        return []
+    if owner.release is None:
+        return []
+    return [
+        Finding(
+            "pl-owner",
+            "error",
+            subject,
+            f"it belongs to {owner}, and cert-manager would write it as well",
+            "Set issuer to self-signed: the issuer is then renewed through that release.",
+        )
     ]
 
 

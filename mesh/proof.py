@@ -15,7 +15,7 @@ from mesh.injection import PROXY, proxy_of, should_be_meshed
 from mesh.issuer import check_issuer_secret
 from mesh.pki import CertificateInfo, fingerprints, read_certificates
 from mesh.rollout import is_pod_ready, pod_reason, read_workloads, rollout_status
-from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, secret_text
+from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, TlsSecret
 
 CONTROL_PLANE = ("linkerd-destination", "linkerd-identity", "linkerd-proxy-injector")
 
@@ -243,7 +243,7 @@ def _certificates(snapshot: ProofSnapshot, now: datetime) -> list[CertificateRow
     rows: list[CertificateRow] = []
     texts = [("trust anchor", _bundle(snapshot))]
     if snapshot.issuer is not None:
-        texts.append(("issuer", secret_text(snapshot.issuer).get("tls.crt", "")))
+        texts.append(("issuer", TlsSecret.of(snapshot.issuer).certificate))
     for name, pem in texts:
         if pem:
             infos = read_certificates(pem, name)[: None if name == "trust anchor" else 1]

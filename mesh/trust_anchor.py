@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig, TrustAnchorConfig
 from mesh.errors import ApiError, CertificateError, InvalidInput, OwnershipConflict
+from mesh.ownership import Owner, owner_of
 from mesh.pki import (
     CertificateInfo,
     KeyPair,
@@ -34,6 +35,11 @@ TRUST_ROOTS = "linkerd-identity-trust-roots"
 ANCHOR_SECRET = "linkerd-trust-anchor"  # noqa: S105 the name of an object
 ISSUER_SECRET = "linkerd-identity-issuer"  # noqa: S105 the name of an object
 TLS = "kubernetes.io/tls"
+LINKERD_TLS = "linkerd.io/tls"
+"""The issuer's scheme by which the control plane's chart makes its Secret of values.
+
+Source: linkerd2 `charts/linkerd-control-plane/templates/identity.yaml`.
+"""
 LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 
 Origin = Literal["adopted", "brought", "made"]
@@ -221,7 +227,7 @@ class ClusterKeyStore:
         )
 
 
-class _Unshown(str):
+class Unshown(str):
     """Text that is sent as it is but not shown, where a traceback lists a frame's variables."""
 
     __slots__ = ()
@@ -241,7 +247,7 @@ def tls_secret(
         "type": TLS,
         "data": {
             "tls.crt": base64.b64encode(certificate.encode()).decode(),
-            "tls.key": _Unshown(base64.b64encode(key.get_secret_value().encode()).decode()),
+            "tls.key": Unshown(base64.b64encode(key.get_secret_value().encode()).decode()),
             "ca.crt": base64.b64encode(authority.encode()).decode(),
         },
     }
@@ -255,25 +261,42 @@ def secret_text(secret: Object) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class TlsSecret:
-    """What a Secret with a certificate holds; `found` says its type and keys, for messages."""
+    """What a Secret with a certificate holds; `found` says its type and keys, for messages.
+
+    `scheme` is `linkerd.io/tls` where its keys are `crt.pem` and `key.pem`, as Linkerd's chart and
+    CLI make it; `owner` is who owns it.
+    """
 
     type: str
     certificate: str
     private_key: SecretStr | None
     authority: str
     found: str
+    scheme: str
+    owner: Owner
 
     @classmethod
     def of(cls, secret: Object) -> TlsSecret:
         text = secret_text(secret)
-        key = text.get("tls.key")
+        owner = owner_of(secret)
+        # One to which somebody has added the other scheme's keys is still the chart's.
+        is_linkerds = "crt.pem" in text and (owner.release is not None or "tls.crt" not in text)
+        names = ("crt.pem", "key.pem") if is_linkerds else ("tls.crt", "tls.key")
+        certificate, key = (text.get(name, "") for name in names)
         return cls(
             type=str(secret.get("type", "")),
-            certificate=text.get("tls.crt", ""),
+            certificate=certificate,
             private_key=SecretStr(key) if key else None,
             authority=text.get("ca.crt", ""),
             found=f"type {secret.get('type')} with {', '.join(sorted(text)) or 'nothing'}",
+            scheme=LINKERD_TLS if is_linkerds else TLS,
+            owner=owner,
         )
+
+    @property
+    def is_charts(self) -> bool:
+        """Whether the control plane's chart makes it of its release's values."""
+        return self.scheme == LINKERD_TLS and self.owner.release is not None
 
 
 def read_tls_secret(cluster: Cluster, name: str, namespace: str) -> TlsSecret | None:

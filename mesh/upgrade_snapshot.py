@@ -14,6 +14,7 @@ from mesh.dependencies import own_release, wanted_version
 from mesh.helm import Helm, desired_release
 from mesh.helm_record import Release, ReleaseRef, Revision, deployed, read_releases
 from mesh.installed import mesh_releases
+from mesh.issuer import with_chart_issuer
 from mesh.preflight import preflight, read_preflight
 from mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from mesh.snapshot import Pod
@@ -98,7 +99,7 @@ def read_plan(
     found = read_preflight(cluster, _released(wanted), releases, restarted)
     bundle = trust_bundle(cluster, config)
     places = {name: revision.ref for name, revision in installed.items()}
-    rendered = _rendered(helm, wanted, charts, found.facts, bundle, places)
+    rendered = _rendered(cluster, helm, wanted, charts, found.facts, bundle, places)
     return PlanSnapshot(
         config=config,
         source=source,
@@ -141,6 +142,7 @@ def _released(config: MeshConfig) -> MeshConfig:
 
 
 def _rendered(
+    cluster: Cluster,
     helm: Helm,
     config: MeshConfig,
     charts: Mapping[ChartName, Chart],
@@ -151,6 +153,7 @@ def _rendered(
     found: dict[str, Sequence[Object]] = {}
     for name, chart in charts.items():
         values = values_for(chart, config, facts, trust_bundle=bundle)
+        values = with_chart_issuer(cluster, config, name, values)
         desired = desired_release(config, chart, values, places.get(name))
         found[name] = helm.render(chart, desired.name, desired.namespace, desired.values, facts)
     return found

@@ -12,7 +12,7 @@ from mesh.dependencies import Dependency, own_release, wanted_version
 from mesh.helm import DesiredRelease, desired_release
 from mesh.helm_record import Release
 from mesh.installed import MeshReleases
-from mesh.issuer import webhook_authorities
+from mesh.issuer import webhook_authorities, with_chart_issuer
 from mesh.preflight import gateway_api_owner
 from mesh.values import ClusterFacts, Values, values_for
 
@@ -47,10 +47,12 @@ def wanted_releases(
         if own is not None:
             chart = catalog.find(name, version=wanted_version(name, config, own))
             charts.append((chart, "", own.ref))
-    return tuple(
-        desired_release(config, chart, values_for(chart, config, facts, trust_bundle=bundle), at)
-        for chart, bundle, at in charts
-    )
+    found: list[DesiredRelease] = []
+    for chart, bundle, at in charts:
+        values = values_for(chart, config, facts, trust_bundle=bundle)
+        values = with_chart_issuer(cluster, config, chart.name, values)
+        found.append(desired_release(config, chart, values, at))
+    return tuple(found)
 
 
 def _dependencies(config: MeshConfig) -> list[Dependency]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from prefect.artifacts import create_markdown_artifact
 
+from mesh.helm import Helm
 from mesh.pki import CertificateInfo
 from mesh.rotation import issuer as issuer_rotation
-from mesh.rotation.issuer import IssuerRotation
+from mesh.rotation.issuer import IssuerRotation, ReleaseWriter
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import RotationOptions
 from mesh.rotation.record import RotationClaim
@@ -14,7 +15,7 @@ from mesh.rotation.story import issuer_markdown, issuer_notice
 from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
-from tasks.rotation import await_approval
+from tasks.rotation import await_approval, control_plane_chart
 from tasks.step import step
 from tasks.trust_anchor import key_store
 
@@ -23,7 +24,11 @@ from tasks.trust_anchor import key_store
 def look_at_issuer(mesh: LinkerdMesh, options: RotationOptions) -> CertificateInfo | None:
     cluster = cluster_of(mesh)
     ring = KeyRing(key_store(mesh, cluster))
-    return issuer_rotation.look_at_issuer(cluster, mesh, ring, options).issuer
+    return issuer_rotation.look_at_issuer(cluster, mesh, ring, options, _writer(mesh)).issuer
+
+
+def _writer(mesh: LinkerdMesh) -> ReleaseWriter:
+    return ReleaseWriter(Helm(cluster_of(mesh)), lambda: control_plane_chart(mesh))
 
 
 def approve_issuer(options: RotationOptions) -> None:
@@ -42,7 +47,9 @@ def rotate_the_issuer(
     cluster = cluster_of(mesh)
     ring = KeyRing(key_store(mesh, cluster))
     with RolloutProgress(mesh.name, "issuer") as progress:
-        done = issuer_rotation.rotate_issuer(cluster, mesh, ring, claim, options, before, progress)
+        done = issuer_rotation.rotate_issuer(
+            cluster, mesh, ring, claim, options, before, _writer(mesh), progress
+        )
     create_markdown_artifact(
         issuer_markdown(mesh.name, done),
         key=f"{mesh.name}-issuer-rotation",

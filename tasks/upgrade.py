@@ -21,7 +21,6 @@ from mesh.notice import Notice
 from mesh.report import Report
 from mesh.restarts import Restarted, RestartPolicy, read_data_plane, restart_data_plane
 from mesh.rollout import Workload, await_rollouts, read_workloads
-from mesh.trust_anchor import ISSUER_SECRET
 from mesh.upgrade_path import newest_hop
 from mesh.upgrade_plan import (
     EXTENSIONS,
@@ -104,8 +103,6 @@ def plan(mesh: LinkerdMesh, target: LinkerdVersion, accept: frozenset[str]) -> P
         raise another_target(mesh, record)
     snapshot = read_plan(cluster, Helm(cluster), mesh, target, record=record, accepted=accept)
     made = plan_upgrade(snapshot)
-    if made.splits:
-        chart_split.refuse_unsplittable(snapshot.installed[OLD], ISSUER_SECRET)
     create_markdown_artifact(
         plan_markdown(made, snapshot.traffic_splits),
         key=f"{mesh.name}-upgrade-plan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from mesh.checks.check import Category, Problem, Problems, Skip
 from mesh.errors import MeshError
@@ -12,9 +12,11 @@ from mesh.helm_record import Release
 from mesh.ownership import decide, owner_of_release
 from mesh.pki import fingerprints
 from mesh.snapshot import Snapshot
+from mesh.values import merge
 from mesh.wanted import differing_keys
 
 BUNDLE = "identityTrustAnchorsPEM"
+TRUST_DOMAIN = "identityTrustDomain"
 
 releases = Category("pl-releases", "beyond")
 
@@ -87,7 +89,9 @@ def _(snapshot: Snapshot) -> Problems:
         # Another chart has other values: the check before this one says so.
         if release.values is None or release.chart_version != wanted.chart.version:
             continue
-        keys = differing_keys(_comparable(release.values), _comparable(wanted.values))
+        # What is not given is the chart's default, which may be given as well.
+        have, want = (merge(wanted.chart.defaults, v) for v in (release.values, wanted.values))
+        keys = differing_keys(_comparable(have), _comparable(want))
         if keys:
             yield Problem(
                 _subject(release),
@@ -128,9 +132,22 @@ def _pairs(snapshot: Snapshot) -> Iterator[tuple[Release, DesiredRelease]]:
 
 
 def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with the trust bundle as the set of its certificates: its order says nothing."""
+    """Values with the trust bundle as the set of its certificates: its order says nothing.
+
+    Nor does white space around a text, such as the end of a PEM file's last line.
+    """
+    trimmed = {key: _trimmed(value) for key, value in values.items()}
+    if TRUST_DOMAIN in values:
+        # Left empty, it is the cluster's domain. Source: linkerd2 `charts/partials`.
+        trimmed[TRUST_DOMAIN] = values[TRUST_DOMAIN] or values.get("clusterDomain")
     bundle = str(values.get(BUNDLE, ""))
     try:
-        return {**values, BUNDLE: fingerprints(bundle, BUNDLE)} if bundle else dict(values)
+        return {**trimmed, BUNDLE: fingerprints(bundle, BUNDLE)} if bundle else trimmed
     except MeshError:
-        return dict(values)
+        return trimmed
+
+
+def _trimmed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _trimmed(item) for key, item in cast("dict[str, Any]", value).items()}
+    return value.strip() if isinstance(value, str) else value

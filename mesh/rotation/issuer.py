@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from mesh.charts import Chart
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, NotReady
+from mesh.helm import Helm
 from mesh.issuer import check_issuer_secret
 from mesh.pki import CertificateInfo, read_certificates
 from mesh.restarts import DataPlane, Needs, read_data_plane, restart_data_plane
 from mesh.rollout import OnProgress
-from mesh.rotation.issuer_renewal import await_reissued, ensure_loaded, reissue, write_issuer
+from mesh.rotation.issuer_renewal import (
+    await_reissued,
+    ensure_loaded,
+    reissue,
+    require_writable,
+    write_issuer,
+)
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import RotationOptions
 from mesh.rotation.permissions import issuer_permissions, lacking, require
 from mesh.rotation.phases import is_expired
 from mesh.rotation.record import RECORD, RotationClaim, read_record
 from mesh.rotation.snapshot import RotationSnapshot, read_rotation
-from mesh.trust_anchor import ISSUER_SECRET, read_tls_secret
+from mesh.rotation.trust_bundle import require_installed, write_release
+from mesh.trust_anchor import ISSUER_SECRET, TlsSecret, read_tls_secret
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,28 @@ class IssuerRotation:
     restarted: int
 
 
+@dataclass(frozen=True)
+class ReleaseWriter:
+    """How the control plane's release is written, where its chart makes the issuer.
+
+    `find_chart` finds the control plane's chart in the version that is installed.
+    """
+
+    helm: Helm
+    find_chart: Callable[[], Chart]
+
+
 def look_at_issuer(
-    cluster: Cluster, config: MeshConfig, ring: KeyRing, options: RotationOptions
+    cluster: Cluster,
+    config: MeshConfig,
+    ring: KeyRing,
+    options: RotationOptions,
+    writer: ReleaseWriter,
 ) -> RotationSnapshot:
     """Checks that the issuer can be rotated; changes nothing.
 
     Raises:
+        OwnershipConflict: somebody else keeps the issuer.
         InvalidInput: the anchor is being rotated, has ended, or its key is not there; or the issuer
             has ended and a downtime is not accepted.
         PreflightFailed: this identity may not do what it takes.
@@ -80,8 +106,16 @@ def look_at_issuer(
                 remedy="Turn accept_downtime on.",
             )
     ring.require(snapshot.issuer_anchor)
+    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    if config.issuer == "self-signed":
+        require_writable(secret, config)
+    is_charts = secret is not None and TlsSecret.of(secret).is_charts
+    if is_charts:
+        require_installed(snapshot.bundle, writer.find_chart(), config)
     restarted = snapshot.data_plane.targets if expired or options.accept_downtime else ()
-    asked = issuer_permissions(config, restarted, has_record=record is not None)
+    asked = issuer_permissions(
+        config, restarted, has_record=record is not None, is_charts=is_charts
+    )
     require(lacking(cluster, asked))
     return snapshot
 
@@ -93,11 +127,13 @@ def rotate_issuer(
     claim: RotationClaim,
     options: RotationOptions,
     before: CertificateInfo | None,
+    writer: ReleaseWriter,
     on_progress: OnProgress,
 ) -> IssuerRotation:
     """A new issuer, loaded by identity. Nothing else is restarted while the old one is valid.
 
     Args:
+        writer: for an issuer that the control plane's chart makes: its release's values follow.
         before: the issuer as it was looked at. Where another one has taken its place since then,
             by this step's first try or by another run, that one is enough.
 
@@ -105,7 +141,7 @@ def rotate_issuer(
         InvalidInput: see `look_at_issuer`.
         NotReady: cert-manager did not issue it, or identity does not load it.
     """
-    snapshot = look_at_issuer(cluster, config, ring, options)
+    snapshot = look_at_issuer(cluster, config, ring, options, writer)
     # A run that died may have written the new issuer already.
     expired = options.accept_downtime or is_expired(snapshot, cluster.clock())
     namespace = config.namespaces.linkerd
@@ -130,6 +166,11 @@ def rotate_issuer(
             found="nothing",
             remedy="Run again.",
         )
+    release = snapshot.bundle.release
+    if TlsSecret.of(secret).is_charts and release is not None:
+        # Last, as Helm waits for proxies that need a certificate.
+        chart = writer.find_chart()
+        write_release(cluster, writer.helm, chart, config, release, {}, on_progress)
     after = check_issuer_secret(secret, config, snapshot.bundle.roots, cluster.clock())
     return IssuerRotation(before, after, since, restarted)
 

@@ -8,6 +8,7 @@ Source: linkerd2 `pkg/identity` (Run) and `controller/cmd/identity`.
 
 from __future__ import annotations
 
+import base64
 import time
 from datetime import datetime
 from typing import Any
@@ -17,12 +18,13 @@ from mesh.config import MeshConfig
 from mesh.errors import NotReady
 from mesh.injection import restart
 from mesh.issuer import CERT_MANAGER
+from mesh.ownership import decide, owner_of, refuse_theirs
 from mesh.pki import KeyPair, check_issuer, sign_issuer
 from mesh.rollout import OnProgress, await_rollouts
 from mesh.rotation.leaves import IssuerLoad, issuer_load
 from mesh.rotation.trust_bundle import last_change
 from mesh.snapshot import read_pods
-from mesh.trust_anchor import ISSUER_SECRET, TlsSecret, read_tls_secret, tls_secret
+from mesh.trust_anchor import ISSUER_SECRET, TlsSecret, Unshown, read_tls_secret, tls_secret
 
 PREVIOUS_ISSUER = f"{ISSUER_SECRET}-previous"
 """The Secret that keeps the issuer there was, until there is no way back."""
@@ -36,17 +38,53 @@ def write_issuer(cluster: Cluster, config: MeshConfig, anchor: KeyPair, bundle: 
 
     Raises:
         CertificateError: identity would not load it.
+        OwnershipConflict: somebody else keeps the issuer.
     """
     namespace = config.namespaces.linkerd
     now = cluster.clock()
     issuer = sign_issuer(anchor, config.trust_domain, config.lifetimes.issuer, now)
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
     check_issuer(issuer.certificate, bundle, config.trust_domain, now, subject)
-    cluster.apply(
-        tls_secret(
-            ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
-        )
+    put_issuer(cluster, config, issuer, anchor.certificate)
+
+
+def put_issuer(cluster: Cluster, config: MeshConfig, issuer: KeyPair, authority: str) -> None:
+    """Puts an issuer into its Secret by one write: in the scheme and type that the Secret has.
+
+    One that the control plane's chart makes stays the chart's; `keep_release` then lets the
+    release's values follow.
+
+    Raises:
+        OwnershipConflict: somebody else keeps the issuer.
+    """
+    namespace = config.namespaces.linkerd
+    there = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    require_writable(there, config)
+    if there is not None and TlsSecret.of(there).is_charts:
+        texts = {"crt.pem": issuer.certificate, "key.pem": issuer.private_key.get_secret_value()}
+        data = {k: Unshown(base64.b64encode(v.strip().encode()).decode()) for k, v in texts.items()}
+        cluster.merge("v1", "Secret", ISSUER_SECRET, namespace, {"data": data})
+        return
+    secret = tls_secret(ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, authority)
+    # A Secret's type never changes.
+    cluster.apply({**secret, "type": there["type"]} if there is not None else secret)
+
+
+def require_writable(secret: Object | None, config: MeshConfig) -> None:
+    """Checks that the issuer's Secret may be written by these flows; changes nothing.
+
+    Raises:
+        OwnershipConflict: somebody else keeps the issuer.
+    """
+    owner = owner_of(secret) if secret is not None else None
+    if owner is None or decide(owner, "mesh") != "theirs":
+        return
+    remedy = (
+        "Set the mesh's issuer to cert-manager, so that it is renewed there."
+        if owner.by == "cert-manager"
+        else "Renew the issuer there."
     )
+    raise refuse_theirs(f"Secret/{config.namespaces.linkerd}/{ISSUER_SECRET}", owner, remedy)
 
 
 def reissue(cluster: Cluster, config: MeshConfig) -> None:

@@ -19,13 +19,18 @@ CERT_MANAGER = "cert-manager.io"
 
 
 def issuer_permissions(
-    config: MeshConfig, restarted: Iterable[Workload], *, has_record: bool
+    config: MeshConfig,
+    restarted: Iterable[Workload],
+    *,
+    has_record: bool,
+    is_charts: bool = False,
 ) -> list[Permission]:
     """What `rotate_issuer` writes.
 
     Args:
         restarted: the workloads that it makes anew; none where the old issuer is valid.
         has_record: whether the rotations' record, which is also their lease, is there.
+        is_charts: whether the control plane's chart makes the issuer, so its release is upgraded.
     """
     linkerd = config.namespaces.linkerd
     # Identity is restarted where it does not load the new issuer by itself.
@@ -40,7 +45,23 @@ def issuer_permissions(
         found.append(Permission("patch", "certificates/status", CERT_MANAGER, linkerd))
     else:
         found.append(Permission("patch", "secrets", namespace=linkerd, name=ISSUER_SECRET))
+    if is_charts:
+        found += _release(linkerd)
     return found
+
+
+def _release(linkerd: str) -> list[Permission]:
+    """What an upgrade of the control plane's release takes, beside its objects."""
+    return [
+        # Helm's records.
+        *(
+            Permission(verb, "secrets", namespace=linkerd)
+            for verb in ("create", "list", "update", "delete")
+        ),
+        Permission("patch", "configmaps", namespace=linkerd),
+        Permission("get", "deployments", "apps", linkerd),
+        Permission("list", "replicasets", "apps", linkerd),
+    ]
 
 
 def anchor_permissions(
@@ -55,19 +76,10 @@ def anchor_permissions(
     """
     linkerd = config.namespaces.linkerd
     found = issuer_permissions(config, restarted, has_record=has_record)
-    # Helm's records.
-    found += [
-        Permission(verb, "secrets", namespace=linkerd)
-        for verb in ("create", "list", "update", "delete")
-    ]
+    found += _release(linkerd)
     if config.issuer == "self-signed":
         # The issuer that is kept for the way back.
         found.append(Permission("patch", "secrets", namespace=linkerd))
-    found += [
-        Permission("patch", "configmaps", namespace=linkerd),
-        Permission("get", "deployments", "apps", linkerd),
-        Permission("list", "replicasets", "apps", linkerd),
-    ]
     if config.trust_anchor.custody == "in-cluster":
         keys = config.anchor_namespace
         found.append(Permission("create", "secrets", namespace=keys))

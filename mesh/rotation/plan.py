@@ -12,6 +12,7 @@ from mesh.errors import InvalidInput
 from mesh.pki import CertificateInfo, fingerprints, read_certificates
 from mesh.restarts import ByHand, Needs, RestartPlan, plan_restarts
 from mesh.rollout import Workload
+from mesh.rotation.issuer_renewal import require_writable
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.rotation.permissions import anchor_permissions, lacking, require
@@ -33,7 +34,7 @@ from mesh.rotation.preconditions import (
 from mesh.rotation.record import RotationRecord, anchor_of, read_record
 from mesh.rotation.snapshot import RotationSnapshot, read_rotation
 from mesh.rotation.trust_bundle import require_installed
-from mesh.trust_anchor import brought_certificate, brought_key
+from mesh.trust_anchor import ISSUER_SECRET, brought_certificate, brought_key
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def look(
     goal = _decide_goal(record if is_open else None, brought, action)
     snapshot = read_rotation(cluster, config, goal or "")
     require_installed(snapshot.bundle, chart, config)
+    if config.issuer == "self-signed":
+        secret = cluster.get("v1", "Secret", ISSUER_SECRET, config.namespaces.linkerd)
+        require_writable(secret, config)
     info = None
     if brought is not None and not (is_open and goal):
         info = check_new_anchor(brought, config, snapshot.bundle.roots, now)

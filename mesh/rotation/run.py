@@ -29,6 +29,7 @@ from mesh.rotation.issuer_renewal import (
     PREVIOUS_ISSUER,
     await_reissued,
     ensure_loaded,
+    put_issuer,
     reissue,
     write_issuer,
 )
@@ -231,6 +232,9 @@ class Rotation:
     def issue(self) -> None:
         """A new issuer, signed by the goal; the Secret is replaced whole."""
         self._claim.check()
+        if self.record.signing_since:
+            # An upgrade of a chart-made issuer that failed has brought the old issuer back.
+            self._claim.save(replace(self.record, signing_since=""))
         goal = self.record.goal
         if self._config.issuer == "cert-manager":
             self._ring.promote(goal)
@@ -270,9 +274,8 @@ class Rotation:
             now,
             f"Secret/{namespace}/{PREVIOUS_ISSUER}",
         )
-        self._cluster.apply(
-            tls_secret(ISSUER_SECRET, namespace, kept.certificate, kept.private_key, kept.authority)
-        )
+        issuer = KeyPair(kept.certificate, kept.private_key)
+        put_issuer(self._cluster, self._config, issuer, kept.authority)
 
     def _reissue(self, is_done: Callable[[TlsSecret], bool]) -> None:
         for _ in range(REISSUES):

@@ -22,13 +22,14 @@ from mesh.errors import MeshError, NotReady
 from mesh.helm import DesiredRelease, Helm
 from mesh.helm_record import Release
 from mesh.installed import read_mesh_releases
+from mesh.issuer import with_chart_issuer
 from mesh.ownership import Owner as ReleaseOwner
 from mesh.ownership import refuse_theirs
 from mesh.pki import fingerprints, join_bundle, read_certificates
 from mesh.rollout import OnProgress
 from mesh.rotation.leaves import MARGIN
 from mesh.trust_anchor import TRUST_ROOTS
-from mesh.values import merge
+from mesh.values import Values, merge
 
 BUNDLE = "ca-bundle.crt"
 VALUE = "identityTrustAnchorsPEM"
@@ -175,12 +176,31 @@ def write_trust_bundle(
     release = bundle.release
     if release is None:
         raise _no_release(config, bundle.driver)
-    values = merge(release.values or {}, {VALUE: wanted})
+    write_release(cluster, helm, chart, config, release, {VALUE: wanted}, on_progress)
+    _await_roots(cluster, config, fingerprints(wanted, "trust bundle"))
+
+
+def write_release(
+    cluster: Cluster,
+    helm: Helm,
+    chart: Chart,
+    config: MeshConfig,
+    release: Release,
+    changed: Values,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Changes some values of the control plane's release; nothing where they are so.
+
+    An issuer that the chart makes stays as the cluster has it.
+
+    Raises:
+        ReleaseError: the release could not be upgraded.
+    """
+    values = with_chart_issuer(cluster, config, chart.name, merge(release.values or {}, changed))
     helm.reconcile(
         DesiredRelease(release.name, release.namespace, chart, values, config.timeout_seconds),
         on_progress,
     )
-    _await_roots(cluster, config, fingerprints(wanted, "trust bundle"))
 
 
 def _no_release(config: MeshConfig, driver: ReleaseOwner | None) -> MeshError:

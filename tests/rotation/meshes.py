@@ -95,7 +95,9 @@ def install(
     release("linkerd2" if is_one_chart else "linkerd-control-plane", anchor.bundle)
 
 
-def add_workloads(cluster: Cluster, count: int, namespace: str = "apps") -> None:
+def add_workloads(
+    cluster: Cluster, count: int, namespace: str = "apps", control_plane: str = "linkerd"
+) -> None:
     """Meshed Deployments of one pod each, all of them ready."""
     cluster.apply(
         {
@@ -127,7 +129,7 @@ def add_workloads(cluster: Cluster, count: int, namespace: str = "apps") -> None
         list(pool.map(add, range(count)))
     deadline = time.monotonic() + 600
     while True:
-        plane = read_data_plane(cluster, "linkerd")
+        plane = read_data_plane(cluster, control_plane)
         targets = [target for target in plane.targets.values() if target.workload[1] == namespace]
         ready = [pod for pod in plane.pods if pod.namespace == namespace and pod.is_ready]
         if len(ready) >= count and all(target.is_complete for target in targets):

@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, NotReady, OwnershipConflict, PreflightFailed
+from mesh.helm import Helm
 from mesh.pki import (
     fingerprints,
     read_certificates,
 )
 from mesh.restarts import read_data_plane
-from mesh.rotation.issuer import look_at_issuer, rotate_issuer
+from mesh.rotation.issuer import ReleaseWriter, look_at_issuer, rotate_issuer
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.leaves import read_issued
 from mesh.rotation.options import NewAnchor
@@ -36,6 +37,7 @@ from tests.rotation.invariant import Invariant, split
 from tests.rotation.meshes import (
     FAST,
     add_workloads,
+    chart_of,
     configuration,
     install,
     plan,
@@ -346,9 +348,10 @@ def is_well(cluster: Cluster) -> bool:
 def new_issuer(mesh: Rotated, **options: Any) -> Any:
     ring = KeyRing(store_of(mesh.cluster, mesh.config))
     wanted = FAST.model_copy(update=options)
-    before = look_at_issuer(mesh.cluster, mesh.config, ring, wanted).issuer
+    writer = ReleaseWriter(Helm(mesh.cluster, mesh.helm), lambda: chart_of(mesh.config))
+    before = look_at_issuer(mesh.cluster, mesh.config, ring, wanted, writer).issuer
     with RotationClaim(mesh.cluster, "linkerd", "issuer", 30) as claim:
-        return rotate_issuer(mesh.cluster, mesh.config, ring, claim, wanted, before, quiet)
+        return rotate_issuer(mesh.cluster, mesh.config, ring, claim, wanted, before, writer, quiet)
 
 
 def new_issuer_without_a_restart(mesh: Rotated) -> None:
