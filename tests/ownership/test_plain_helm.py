@@ -13,7 +13,17 @@ from mesh.helm_record import read_release
 from mesh.pki import signed_by
 from mesh.trust_anchor import ensure_trust_anchor
 from sandbox.cluster import Sandbox
-from tests.ownership.plain import KEPT, Names, Plain, issuer_never_missing, uids
+from tests.ownership.plain import (
+    KEPT,
+    Names,
+    Plain,
+    failing,
+    is_in_step,
+    issuer_never_missing,
+    issuer_of,
+    new_issuer,
+    uids,
+)
 from tests.rotation.invariant import Invariant
 from tests.rotation.meshes import add_workloads, rotate, store_of
 
