@@ -524,15 +524,21 @@ class Cluster:
         )
         return bool(json.loads(answer)["status"].get("allowed", False))
 
-    def events(self, obj: Mapping[str, Any], limit: int = 5) -> list[str]:
-        """The last events about an object, oldest first, as `Reason: message`."""
+    def events(self, obj: Mapping[str, Any], limit: int = 5, *, only: str = "") -> list[str]:
+        """The last events about an object, oldest first, as `Reason: message`.
+
+        Args:
+            only: a type of event, `Normal` or `Warning`.
+        """
         metadata = obj["metadata"]
+        of_type = f",type={only}" if only else ""
         found = list(
             self.list(
                 "v1",
                 "Event",
                 metadata.get("namespace") or "default",
-                fields=f"involvedObject.kind={obj['kind']},involvedObject.name={metadata['name']}",
+                fields=f"involvedObject.kind={obj['kind']},involvedObject.name={metadata['name']}"
+                f"{of_type}",
             )
         )
         found.sort(key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from mesh.cluster import Cluster, Object, name_of
-from mesh.errors import NotReady
+from mesh.errors import ApiError, NotReady
+from mesh.stall import (
+    FAILED_CREATE,
+    FIX,
+    Patience,
+    Trouble,
+    find_trouble,
+    lacks_pods,
+    newest_pods,
+    newest_replica_set,
+    pod_trouble,
+    refusal_of,
+    refusals,
+)
 
 Workload = tuple[str, str, str]
 """Kind, namespace and name."""
 
 FEW = 4
 """Workloads of a namespace and kind up to which each is read by itself."""
+
+EXPLAINED = 3
+"""Late workloads whose pods are looked at for what holds them up."""
+
+SETTLES = 3.0
+"""Seconds after which a rollout is late enough to ask why, and between two such looks."""
 
 OnProgress = Callable[[int, int, str], None]
 """Called with workloads ready, workloads wanted and what is being waited for."""
@@ -129,11 +149,14 @@ def await_rollouts(
             workloads are looked at sooner at first.
         may_go: whether one that is deleted meanwhile is no more waited for.
 
+    Ends early where waiting cannot help any more: see `mesh.stall`.
+
     Raises:
         NotReady: the first that is not, with its pods' reasons and its last events.
     """
     deadline = time.monotonic() + timeout
     waiting = list(workloads)
+    watch = TroubleWatch(cluster)
     pause = min(0.1, every) if len(waiting) <= FEW else every
     while True:
         begin = time.monotonic()
@@ -143,9 +166,18 @@ def await_rollouts(
         _, _, text = _summary(list(found.values()))
         late = [obj for obj in found.values() if not rollout_status(obj).is_complete]
         waiting = [*gone, *(key for key in waiting if key in found and found[key] in late)]
-        on_progress(len(workloads) - len(waiting), len(workloads), text)
+        watch.look(late)
+        on_progress(len(workloads) - len(waiting), len(workloads), f"{text}{watch.words}")
         if not late and not gone:
             return
+        if watch.ended is not None:
+            obj, trouble = watch.ended
+            raise NotReady(
+                name_of(obj),
+                expected="to be rolled out",
+                found=f"{describe(cluster, obj, trouble)}; waiting longer does not help",
+                remedy=trouble.remedy,
+            )
         failed = [obj for obj in late if rollout_status(obj).failure]
         if failed or time.monotonic() > deadline:
             if gone and not failed:
@@ -157,7 +189,7 @@ def await_rollouts(
                 name_of(obj),
                 expected=f"to be rolled out within {timeout:.0f} s",
                 found=describe(cluster, obj),
-                remedy="Mend what the pods and events name, then run again.",
+                remedy=watch.remedy,
             )
         # Thousands in a namespace are much to read: most of the time is the cluster's own.
         time.sleep(max(pause, 2 * took))
@@ -182,6 +214,105 @@ def _read(cluster: Cluster, workloads: Sequence[Workload]) -> dict[Workload, Obj
     return found
 
 
+class TroubleWatch:
+    """Asks now and then what holds late workloads up, for as long as somebody waits for them.
+
+    Each look costs two lists for each of a few workloads, so only what is late for some seconds is
+    looked at. It never fails: who waits meets the same fault of the API server and reports it.
+
+    Args:
+        patience: when it is over.
+        settles: seconds until the first look and between two.
+    """
+
+    def __init__(
+        self, cluster: Cluster, patience: Patience | None = None, settles: float = SETTLES
+    ) -> None:
+        self._cluster = cluster
+        self._patience = patience or Patience()
+        self._settles = settles
+        self._next = time.monotonic() + settles
+        self._since: datetime | None = None
+        self._shown: dict[tuple[str, str, int], Trouble] = {}
+        self.trouble: Trouble | None = None
+        """What holds up the first of the workloads that something is known of."""
+        self.ended: tuple[Object, Trouble] | None = None
+        """A workload that cannot come up any more, and why."""
+
+    @property
+    def words(self) -> str:
+        """For a line of progress; empty where nothing is known."""
+        return f"; {self.trouble}" if self.trouble is not None else ""
+
+    @property
+    def remedy(self) -> str:
+        return self.trouble.remedy if self.trouble is not None else FIX
+
+    def look(self, late: Sequence[Object]) -> None:
+        """Looks at some workloads that are not rolled out, if it is time to."""
+        if not late:
+            self.trouble = None
+            return
+        begin = time.monotonic()
+        if begin < self._next:
+            return
+        try:
+            if self._since is None:
+                self._since = self._cluster.clock()
+            found = [(obj, self._explained(obj)) for obj in late[:EXPLAINED]]
+        except ApiError:
+            return
+        finally:
+            now = time.monotonic()
+            self._next = now + max(self._settles, 2 * (now - begin))
+        self.trouble = next((self._steady(each) for _, each in found if each is not None), None)
+        for obj, trouble in found:
+            if self._patience.is_over(name_of(obj), trouble, now) and trouble is not None:
+                self.ended = obj, self._steady(trouble)
+                self.trouble = self.ended[1]
+                return
+
+    def _explained(self, workload: Object) -> Trouble | None:
+        cluster, kind = self._cluster, workload["kind"]
+        metadata: dict[str, Any] = workload["metadata"]
+        status: dict[str, Any] = workload.get("status") or {}
+        generation = metadata.get("generation", 0)
+        if kind != "Job" and status.get("observedGeneration", 0) < generation:
+            # Its pods and conditions are still those of its last spec.
+            return None
+        namespace, labels = metadata["namespace"], _selector(workload)
+        pods = list(cluster.list("v1", "Pod", namespace, labels=labels))
+        sets: list[Object] = []
+        newest: Object | None = None
+        if kind == "Deployment":
+            sets = list(cluster.list("apps/v1", "ReplicaSet", namespace, labels=labels))
+            newest = newest_replica_set(workload, sets)
+            is_refused = newest is not None and bool(refusal_of(newest))
+        else:
+            is_refused = lacks_pods(workload, pods)
+        events = cluster.list("v1", "Event", namespace, fields=f"reason={FAILED_CREATE}")
+        refused = refusals(events if is_refused else ())
+        trouble = find_trouble(workload, pods, sets, refused, since=self._since)
+        late = [pod for pod in newest_pods(workload, pods, newest) if not is_pod_ready(pod)]
+        if trouble is not None or not late:
+            return trouble
+        # A volume that cannot be mounted or a probe that fails is known by events alone.
+        warnings = {late[0]["metadata"]["name"]: cluster.events(late[0], 1, only="Warning")}
+        return find_trouble(workload, pods, sets, refused, since=self._since, warnings=warnings)
+
+    def _steady(self, trouble: Trouble) -> Trouble:
+        """The first words about the same trouble: a kubelet's change from look to look."""
+        if not trouble.cause:
+            return trouble
+        key = (trouble.subject, trouble.cause, trouble.crashes)
+        return self._shown.setdefault(key, trouble)
+
+
+def _selector(workload: Object) -> str:
+    selector: dict[str, str] = workload["spec"].get("selector", {}).get("matchLabels", {})
+    return ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+
+
 def not_ready(cluster: Cluster, namespace: str, limit: int = 3) -> list[str]:
     """What is not ready in a namespace and why: a text per workload."""
     late = [
@@ -195,21 +326,26 @@ def not_ready(cluster: Cluster, namespace: str, limit: int = 3) -> list[str]:
     return texts
 
 
-def describe(cluster: Cluster, workload: Object) -> str:
-    """Why a workload is not rolled out: its counts, its unready pods' reasons, last events."""
+def describe(cluster: Cluster, workload: Object, trouble: Trouble | None = None) -> str:
+    """Why a workload is not rolled out: its counts, its unready pods' reasons, last events.
+
+    Args:
+        trouble: what is known already, which then is all that is said of its pods.
+    """
     status = rollout_status(workload)
     parts = [f"{status.ready} of {status.wanted} ready"]
+    if trouble is not None:
+        return f"{parts[0]}; {trouble}"
     if status.failure:
         parts.append(status.failure)
-    selector = workload["spec"].get("selector", {}).get("matchLabels", {})
-    labels = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
-    namespace = workload["metadata"]["namespace"]
+    namespace, labels = workload["metadata"]["namespace"], _selector(workload)
     unready = [
         pod for pod in cluster.list("v1", "Pod", namespace, labels=labels) if not is_pod_ready(pod)
     ]
-    for pod in unready[:3]:
-        reason = "; ".join([pod_reason(pod), *cluster.events(pod, 3)])
-        parts.append(f"{name_of(pod)}: {reason}")
+    for pods in _alike(unready)[:3]:
+        also = f" (and {len(pods) - 1} more alike)" if len(pods) > 1 else ""
+        reason = "; ".join([pod_reason(pods[0]), *cluster.events(pods[0], 3)])
+        parts.append(f"{name_of(pods[0])}{also}: {reason}")
     if not unready:
         parts += cluster.events(workload, 3)
         for owned in cluster.list("apps/v1", "ReplicaSet", namespace, labels=labels):
@@ -217,6 +353,14 @@ def describe(cluster: Cluster, workload: Object) -> str:
             if owned.get("status", {}).get("replicas", 0) < owned["spec"].get("replicas", 0):
                 parts += cluster.events(owned, 3)
     return "; ".join(parts)
+
+
+def _alike(pods: Iterable[Object]) -> list[list[Object]]:
+    """Pods with the same reason together: three replicas say the same three times."""
+    groups: dict[str, list[Object]] = {}
+    for pod in pods:
+        groups.setdefault(pod_reason(pod), []).append(pod)
+    return list(groups.values())
 
 
 def is_pod_ready(pod: Object) -> bool:
@@ -230,16 +374,9 @@ def is_pod_ready(pod: Object) -> bool:
 
 def pod_reason(pod: Object) -> str:
     """The most telling word about an unready pod: a container's, else a condition's, its phase."""
+    if (trouble := pod_trouble(pod)) is not None:
+        return trouble.reason
     status: dict[str, Any] = pod.get("status", {})
-    for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
-        state: dict[str, Any] = container.get("state", {})
-        waiting: dict[str, Any] = state.get("waiting", {})
-        ended: dict[str, Any] = state.get("terminated", {})
-        if waiting.get("reason"):
-            text = f"{container['name']} {waiting['reason']}: {waiting.get('message', '')}"
-            return text.strip(": ")
-        if ended.get("exitCode"):
-            return f"{container['name']} ended with {ended['exitCode']} {ended.get('reason', '')}"
     for condition in status.get("conditions", []):
         if condition["status"] != "True" and condition.get("reason"):
             return f"{condition['reason']}: {condition.get('message', '')}".strip(": ")
