@@ -13,20 +13,20 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar, cast
 
-import pyhelm3  # pyright: ignore[reportMissingTypeStubs]
 import semver
 from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
 from mesh.charts import Chart, folder_crds
-from mesh.cluster import Cluster, Object
+from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.documents import read_objects
 from mesh.errors import ApiError, InvalidInput, ReleaseError
+from mesh.helm_process import HelmCommand
 from mesh.helm_record import (
     MADE_HERE,
     Release,
@@ -38,11 +38,15 @@ from mesh.helm_record import (
 )
 from mesh.rollout import (
     OnProgress,
+    TroubleWatch,
     await_rollouts,
+    is_pod_ready,
     not_ready,
     read_workloads,
-    workload_progress,
+    rollout_status,
+    workload_summary,
 )
+from mesh.stall import Trouble, pod_trouble
 from mesh.values import ClusterFacts, Values
 
 T = TypeVar("T")
@@ -179,12 +183,12 @@ class Helm:
         self._grace = grace
 
     @contextlib.contextmanager
-    def _command(self) -> Generator[pyhelm3.Command]:
+    def _command(self) -> Generator[HelmCommand]:
         # pyhelm3's Client parses every manifest that helm prints, which for CRDs takes seconds;
         # its Command is the same without.
         require_helm(self._executable)
         with self._cluster.kubeconfig_file() as kubeconfig:
-            yield pyhelm3.Command(executable=self._executable, kubeconfig=kubeconfig)
+            yield HelmCommand(executable=self._executable, kubeconfig=kubeconfig)
 
     def render(
         self, chart: Chart, name: str, namespace: str, values: Values, facts: ClusterFacts
@@ -203,14 +207,14 @@ class Helm:
         CRDs of a chart's `crds/` folder, which Helm never upgrades, are applied before an upgrade.
         Waits for the release's workloads. An upgrade that fails is rolled back (helm's atomic). So
         is a first installation, unless its chart holds CRDs: taking those away again would take
-        away every custom resource with them.
+        away every custom resource with them. Helm is ended before its timeout, and goes back all
+        the same, where a workload cannot come up any more: see `mesh.stall`.
 
         Raises:
             NotReady: a workload that helm does not wait for did not come up.
             ReleaseError: helm's own message, and what was not ready; `transient` where the API
                 server could not be reached.
         """
-        subject = f"Helm release {desired.namespace}/{desired.name}"
         key = (self._cluster.host, desired.namespace, desired.name)
         grace = self._grace if self._grace is not None else desired.timeout + 30.0
         if key in _ENDED:
@@ -227,20 +231,64 @@ class Helm:
                     break
             if current is not None and action == "unchanged":
                 return Outcome("unchanged", current)
-            is_first = current is None or current.status == "uninstalled"
-            if current is not None and current.chart_version != desired.chart.version:
-                for crd in folder_crds(desired.chart):
-                    self._cluster.apply(crd)
-            with _Watch(self._cluster, desired.namespace, on_progress) as watch:
-                try:
-                    release = self._apply(
-                        command, desired, atomic=not (is_first and desired.chart.has_crds)
-                    )
-                except helm_errors.Error as error:
-                    _ENDED.add(key)
-                    raise _failure(subject, error, watch.last_trouble()) from None
-            self._require_recorded(release, key)
-            _ENDED.discard(key)
+            return self._bring(command, desired, current, on_progress)
+
+    def upgrade_again(
+        self, desired: DesiredRelease, on_progress: OnProgress | None = None
+    ) -> Outcome:
+        """Upgrades a release to what it is already, for what its chart generates each time.
+
+        Raises:
+            NotReady: see `reconcile`.
+            ReleaseError: see `reconcile`; or the release is not deployed with this chart and these
+                values, so that more would change.
+        """
+        with self._command() as command:
+            current = read_release(self._cluster, desired.name, desired.namespace)
+            if decide_release(desired, current, datetime.now(UTC), 0) != "unchanged":
+                have = f"{current.chart} {current.chart_version}" if current else "none"
+                raise ReleaseError(
+                    f"Helm release {desired.namespace}/{desired.name}",
+                    expected=f"{desired.chart.name} {desired.chart.version}, deployed with the "
+                    "values that it had a moment ago",
+                    found=f"{have}, {current.status}" if current else have,
+                    remedy="Another run has changed it: let that finish, then run again.",
+                )
+            return self._bring(command, desired, current, on_progress)
+
+    def _bring(
+        self,
+        command: HelmCommand,
+        desired: DesiredRelease,
+        current: Release | None,
+        on_progress: OnProgress | None,
+    ) -> Outcome:
+        """Installs or upgrades a release and waits for its workloads."""
+        subject = f"Helm release {desired.namespace}/{desired.name}"
+        key = (self._cluster.host, desired.namespace, desired.name)
+        is_first = current is None or current.status == "uninstalled"
+        if current is not None and current.chart_version != desired.chart.version:
+            for crd in folder_crds(desired.chart):
+                self._cluster.apply(crd)
+        with _Watch(self._cluster, desired.namespace, on_progress, desired.name) as watch:
+            try:
+                release = self._apply(
+                    command, desired, watch, atomic=not (is_first and desired.chart.has_crds)
+                )
+            except _GivenUp as ended:
+                _ENDED.add(key)
+                self._settle(desired)
+                raise ReleaseError(
+                    subject,
+                    expected="its workloads to come up",
+                    found=f"{ended.trouble}; helm was stopped, as waiting longer does not help",
+                    remedy=ended.trouble.remedy,
+                ) from None
+            except helm_errors.Error as error:
+                _ENDED.add(key)
+                raise _failure(subject, error, watch.last_trouble()) from None
+        self._require_recorded(release, key)
+        _ENDED.discard(key)
         # Helm waits for pods to be ready, but not for a Deployment's minReadySeconds.
         await_rollouts(
             self._cluster,
@@ -265,7 +313,8 @@ class Helm:
         """Brings a release back to what an earlier revision was, and waits for its workloads.
 
         Whether anything was done: not where the release's newest revision has that revision's
-        chart and values already. A rollback that was interrupted is done again.
+        chart and values already. A rollback that was interrupted is done again. It is never ended
+        early: `helm rollback` handles no signal, and would leave its record pending.
 
         Args:
             timeout: seconds that it may take.
@@ -325,7 +374,9 @@ class Helm:
             )
             _run(work, f"Helm release {namespace}/{name}")
 
-    def _apply(self, command: pyhelm3.Command, desired: DesiredRelease, *, atomic: bool) -> Release:
+    def _apply(
+        self, command: HelmCommand, desired: DesiredRelease, watch: _Watch, *, atomic: bool
+    ) -> Release:
         # Helm 4 renamed the option.
         is_new = _helm_version(self._executable).major >= 4
         labels = ",".join(f"{key}={value}" for key, value in MADE_HERE.items())
@@ -338,7 +389,7 @@ class Helm:
             arguments.append("--rollback-on-failure" if is_new else "--atomic")
         if not desired.hooks:
             arguments.append("--no-hooks")
-        printed = asyncio.run(command.run(arguments, json.dumps(desired.values).encode()))
+        printed = watch.run(command.run(arguments, json.dumps(desired.values).encode()))
         result = cast("dict[str, Any]", json.loads(printed))
         return Release(
             name=desired.name,
@@ -370,6 +421,16 @@ class Helm:
         failure.transient = True
         raise failure
 
+    def _settle(self, desired: DesiredRelease) -> None:
+        """Leaves a record that the next run can take up at once, wherever that runs.
+
+        An ended helm has written down that it failed, or gone back. One that was killed before it
+        could do so works on nothing any more.
+        """
+        left = read_release(self._cluster, desired.name, desired.namespace)
+        if left is not None and left.status in PENDING:
+            self._forget(left)
+
     def _forget(self, release: Release) -> None:
         """Takes away the record of a pending revision, and nothing else.
 
@@ -395,7 +456,7 @@ def _is_as(current: Release, wanted: Revision) -> bool:
 
 @functools.cache
 def _helm_version(executable: str) -> semver.Version:
-    return pyhelm3.Command(executable=executable).client_version()
+    return HelmCommand(executable=executable).client_version()
 
 
 def _release_of(obj: Object) -> str | None:
@@ -406,24 +467,79 @@ def _ignore(_ready: int, _wanted: int, _text: str) -> None:
     """Progress that nobody looks at."""
 
 
-class _Watch:
-    """Looks at a namespace's workloads while helm waits for them."""
+class _GivenUp(Exception):
+    """Helm was ended, as a workload of its release cannot come up."""
 
-    def __init__(self, cluster: Cluster, namespace: str, on_progress: OnProgress | None) -> None:
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+        super().__init__(trouble)
+
+
+class _Watch:
+    """Looks at a namespace's workloads while helm waits for them, and ends it where that is vain.
+
+    Args:
+        release: whose workloads can end it; none can where it is empty.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        on_progress: OnProgress | None,
+        release: str = "",
+    ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._on_progress = on_progress
+        self._release = release
         self._trouble: list[str] = []
+        self._before: dict[str, int] = {}
+        self._troubles = TroubleWatch(cluster, is_new=self._is_new)
+        self._given_up: Trouble | None = None
+        self._stop: Callable[[], object] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> _Watch:
+        with contextlib.suppress(ApiError):
+            self._before = {
+                name_of(obj): obj["metadata"].get("generation", 0)
+                for obj in read_workloads(self._cluster, self._namespace)
+            }
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(timeout=10)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs helm to its end, or until a workload of its release cannot come up any more.
+
+        It is ended by SIGTERM, on which `helm install` and `upgrade` record that they failed and,
+        where they are atomic, go back. Source: helm `cmd/helm/upgrade.go`, `pkg/action/upgrade.go`
+        (handleContext, failRelease).
+
+        Raises:
+            _GivenUp: it was ended, and has come to its end.
+        """
+
+        async def stoppable() -> T:
+            task = asyncio.ensure_future(work)
+            loop = asyncio.get_running_loop()
+            self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+            try:
+                # On cancellation helm gets the signal, and is waited for.
+                return await task
+            except asyncio.CancelledError:
+                if self._given_up is None:
+                    raise
+                raise _GivenUp(self._given_up) from None
+            finally:
+                self._stop = None
+
+        return asyncio.run(stoppable())
 
     def last_trouble(self) -> list[str]:
         """What was not ready when last seen; a rollback has taken it away by now."""
@@ -432,12 +548,24 @@ class _Watch:
         except ApiError:
             return self._trouble
 
+    def _is_new(self, workload: Object) -> bool:
+        """Whether helm has changed a workload: before that its trouble is what helm may fix."""
+        return workload["metadata"].get("generation", 0) != self._before.get(name_of(workload))
+
     def _look(self) -> None:
-        looks = 0
+        looks = idle = 0
         while not self._over.wait(2.0):
             looks += 1
             try:
-                progress = workload_progress(self._cluster, self._namespace)
+                workloads = read_workloads(self._cluster, self._namespace)
+                ready, wanted, text = workload_summary(workloads)
+                own = [obj for obj in workloads if _release_of(obj) == self._release]
+                late = [obj for obj in own if not rollout_status(obj).is_complete]
+                self._troubles.look(late)
+                text += self._troubles.words
+                idle = 0 if ready < wanted else idle + 1
+                if idle > 1:
+                    text += self._job_trouble()
                 # Reasons cost a list and some events each: only for what takes its time.
                 if looks % 5 == 0:
                     self._trouble = not_ready(self._cluster, self._namespace) or self._trouble
@@ -445,7 +573,27 @@ class _Watch:
                 # Helm itself meets the same fault and reports it.
                 continue
             if self._on_progress is not None and not self._over.is_set():
-                self._on_progress(*progress)
+                self._on_progress(ready, wanted, text)
+            if self._troubles.ended is not None and self._given_up is None:
+                self._give_up(self._troubles.ended[1])
+
+    def _job_trouble(self) -> str:
+        """Why a hook does not end, which helm waits for where everything else is ready."""
+        for pod in self._cluster.list("v1", "Pod", self._namespace):
+            owners: list[dict[str, Any]] = pod["metadata"].get("ownerReferences") or []
+            is_job = any(owner["kind"] == "Job" for owner in owners)
+            if is_job and not is_pod_ready(pod) and (trouble := pod_trouble(pod)):
+                return f"; {trouble}"
+        return ""
+
+    def _give_up(self, trouble: Trouble) -> None:
+        stop = self._stop
+        if stop is None:
+            return
+        self._given_up = trouble
+        # Helm may have come to its end meanwhile.
+        with contextlib.suppress(RuntimeError):
+            stop()
 
 
 def _run(work: Coroutine[Any, Any, T], subject: str) -> T:

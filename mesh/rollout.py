@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -117,12 +117,8 @@ def read_workloads(
     return [obj for kind in kinds for obj in cluster.list(KINDS[kind], kind, namespace)]
 
 
-def workload_progress(cluster: Cluster, namespace: str) -> tuple[int, int, str]:
+def workload_summary(workloads: Sequence[Object]) -> tuple[int, int, str]:
     """Workloads ready, workloads there, and the names of those that are waited for."""
-    return _summary(read_workloads(cluster, namespace))
-
-
-def _summary(workloads: Sequence[Object]) -> tuple[int, int, str]:
     late = [obj for obj in workloads if not rollout_status(obj).is_complete]
     names = ", ".join(obj["metadata"]["name"] for obj in late[:5])
     more = f" and {len(late) - 5} more" if len(late) > 5 else ""
@@ -163,7 +159,7 @@ def await_rollouts(
         found = _read(cluster, waiting)
         took = time.monotonic() - begin
         gone = [] if may_go else [key for key in waiting if key not in found]
-        _, _, text = _summary(list(found.values()))
+        _, _, text = workload_summary(list(found.values()))
         late = [obj for obj in found.values() if not rollout_status(obj).is_complete]
         waiting = [*gone, *(key for key in waiting if key in found and found[key] in late)]
         watch.look(late)
@@ -221,17 +217,15 @@ class TroubleWatch:
     looked at. It never fails: who waits meets the same fault of the API server and reports it.
 
     Args:
-        patience: when it is over.
-        settles: seconds until the first look and between two.
+        is_new: whether a workload is as whoever waits has made it. What is hopeless of an older one
+            may be just what is about to be fixed: it is looked at for as long as other troubles.
     """
 
-    def __init__(
-        self, cluster: Cluster, patience: Patience | None = None, settles: float = SETTLES
-    ) -> None:
+    def __init__(self, cluster: Cluster, is_new: Callable[[Object], bool] = lambda _: True) -> None:
         self._cluster = cluster
-        self._patience = patience or Patience()
-        self._settles = settles
-        self._next = time.monotonic() + settles
+        self._is_new = is_new
+        self._patience = Patience()
+        self._next = time.monotonic() + SETTLES
         self._since: datetime | None = None
         self._shown: dict[tuple[str, str, int], Trouble] = {}
         self.trouble: Trouble | None = None
@@ -264,9 +258,11 @@ class TroubleWatch:
             return
         finally:
             now = time.monotonic()
-            self._next = now + max(self._settles, 2 * (now - begin))
+            self._next = now + max(SETTLES, 2 * (now - begin))
         self.trouble = next((self._steady(each) for _, each in found if each is not None), None)
         for obj, trouble in found:
+            if trouble is not None and trouble.outlook == "hopeless" and not self._is_new(obj):
+                trouble = replace(trouble, outlook="lasting")
             if self._patience.is_over(name_of(obj), trouble, now) and trouble is not None:
                 self.ended = obj, self._steady(trouble)
                 self.trouble = self.ended[1]

@@ -91,7 +91,7 @@ class RolloutProgress:
         update_progress_artifact(
             self._artifact,
             100.0 * ready / max(wanted, 1),
-            description=f"{self._title}: {ready} of {wanted} ready",
+            description=f"{self._title}: {ready} of {wanted} ready; {text}",
         )
 
     def __exit__(

@@ -84,7 +84,9 @@ def test_only_a_stale_pending_release_is_recovered(
 # On a real API server
 
 
-def make_chart(folder: Path, *, ready: bool = True, data: str = "{{ .Values.text }}") -> Chart:
+def make_chart(
+    folder: Path, *, ready: bool = True, waits: str = "", data: str = "{{ .Values.text }}"
+) -> Chart:
     """A small chart with a ConfigMap, a CRD-like cost-free object and a Deployment."""
     templates = folder / "templates"
     templates.mkdir(parents=True, exist_ok=True)
@@ -106,7 +108,9 @@ spec:
   template:
     metadata:
       labels: {{app: app}}
-      annotations: {{sandbox.prefect-linkerd/ready: "{str(ready).lower()}"}}
+      annotations:
+        sandbox.prefect-linkerd/ready: "{str(ready and not waits).lower()}"
+        sandbox.prefect-linkerd/waits: "{waits}"
     spec: {{containers: [{{name: app, image: example.com/app}}]}}
 """
     )
@@ -191,6 +195,70 @@ def test_a_failed_upgrade_goes_back(
     with pytest.raises(ReleaseError):
         helm.reconcile(DesiredRelease("app", namespace, broken, {"text": "two"}, timeout=8))
     assert text_in(cluster, namespace) == "one"
+
+
+HOPELESS: dict[str, Any] = {"waits": "ErrImageNeverPull"}
+
+
+def test_helm_is_ended_where_its_pods_cannot_come_up_and_the_next_run_mends_that(
+    cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With CRDs, so that what was installed stays.
+    broken = replace(make_chart(tmp_path / "broken", **HOPELESS), has_crds=True)
+    said: list[str] = []
+    begin = time.monotonic()
+    with pytest.raises(ReleaseError) as failed:
+        helm.reconcile(
+            DesiredRelease("app", namespace, broken, {"text": "x"}, timeout=120),
+            lambda _ready, _wanted, text: said.append(text),
+        )
+    assert time.monotonic() - begin < 60
+    assert "container app ErrImageNeverPull: simulated; helm was stopped" in str(failed.value)
+    assert "Fix the image's name" in failed.value.remedy
+    assert not failed.value.transient
+    assert any("waiting for app; Pod/" in text and "ErrImageNeverPull" in text for text in said)
+    # Not pending: another machine, which knows nothing of this run, need not wait for it either.
+    left = read_release(cluster, "app", namespace)
+    assert left is not None
+    assert left.status == "failed"
+    # Helm takes its time before it changes anything; what is there until then is no reason to end.
+    slow = tmp_path / "helm"
+    slow.write_text(f'#!/bin/sh\nsleep 3\nexec {helm._executable} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr("mesh.rollout.SETTLES", 0.1)
+    good = make_chart(tmp_path / "good")
+    mended = Helm(cluster, str(slow)).reconcile(release_of(good, namespace, text="x"))
+    assert (mended.action, mended.release.status) == ("upgrade", "deployed")
+
+
+def test_an_upgrade_that_cannot_end_well_goes_back_early(
+    cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path
+) -> None:
+    helm.reconcile(release_of(make_chart(tmp_path / "good"), namespace, text="one"))
+    broken = make_chart(tmp_path / "broken", **HOPELESS)
+    begin = time.monotonic()
+    with pytest.raises(ReleaseError, match="ErrImageNeverPull"):
+        helm.reconcile(DesiredRelease("app", namespace, broken, {"text": "two"}, timeout=120))
+    assert time.monotonic() - begin < 60
+    assert text_in(cluster, namespace) == "one"
+    back = read_release(cluster, "app", namespace)
+    assert back is not None
+    assert (back.status, back.values) == ("deployed", {"text": "one"})
+
+
+def test_a_release_is_upgraded_to_what_it_is_and_to_nothing_else(
+    helm: Helm, namespace: str, tmp_path: Path, cluster: Cluster
+) -> None:
+    random = make_chart(tmp_path / "random", data="{{ randAlpha 8 }}")
+    with pytest.raises(ReleaseError, match="found none"):
+        helm.upgrade_again(release_of(random, namespace))
+    helm.reconcile(release_of(random, namespace))
+    before = text_in(cluster, namespace)
+    again = helm.upgrade_again(release_of(random, namespace))
+    assert (again.action, again.release.revision) == ("upgrade", 2)
+    assert text_in(cluster, namespace) != before
+    with pytest.raises(ReleaseError, match="Another run has changed it"):
+        helm.upgrade_again(release_of(random, namespace, text="other"))
 
 
 def test_a_release_left_pending_is_recovered_without_deleting_an_object(

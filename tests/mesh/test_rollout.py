@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -92,6 +93,73 @@ def test_a_failure_names_the_pod_its_reason_and_events(cluster: Cluster, namespa
     assert f"Pod/{namespace}/bad-" in text
     assert "ContainersNotReady" in text
     assert "Scheduled: Successfully assigned" in text
+
+
+def waiting(reason: str) -> dict[str, str]:
+    """Annotations of a pod whose containers wait for a reason, in the sandbox."""
+    return {
+        "sandbox.prefect-linkerd/ready": "false",
+        "sandbox.prefect-linkerd/waits": reason,
+    }
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.rollout.SETTLES", 0.5)
+
+
+@pytest.mark.usefixtures("soon")
+def test_an_image_that_is_not_there_is_told_while_it_is_waited_for(
+    cluster: Cluster, namespace: str
+) -> None:
+    cluster.create(
+        deployment("big", namespace, replicas=3, annotations=waiting("ImagePullBackOff"))
+    )
+    said: list[str] = []
+    with pytest.raises(NotReady) as late:
+        await_rollouts(
+            cluster,
+            [("Deployment", namespace, "big")],
+            4,
+            lambda _ready, _wanted, text: said.append(text),
+            every=0.2,
+        )
+    assert any(
+        text.startswith(f"waiting for big; Pod/{namespace}/big-")
+        and text.endswith("container big ImagePullBackOff: simulated")
+        for text in said
+    ), said
+    # Three replicas do not say it three times.
+    assert str(late.value).count("container big ImagePullBackOff") == 1
+    assert "pull secret" in late.value.remedy
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_wait_ends_early_where_nothing_will_come(cluster: Cluster, namespace: str) -> None:
+    cluster.create(deployment("bad", namespace, annotations=waiting("InvalidImageName")))
+    begin = time.monotonic()
+    with pytest.raises(NotReady, match="InvalidImageName: simulated; waiting longer") as late:
+        await_rollouts(cluster, [("Deployment", namespace, "bad")], 60, lambda *_: None, every=0.2)
+    assert time.monotonic() - begin < 30
+    assert late.value.expected == "to be rolled out"
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])
+def test_pod_security_ends_a_wait_with_its_own_words(
+    cluster: Cluster, namespace: str, kind: str
+) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.merge("v1", "Namespace", namespace, None, {"metadata": {"labels": labels}})
+    obj = deployment("web", namespace)
+    if kind == "StatefulSet":
+        obj["kind"] = kind
+        obj["spec"]["serviceName"] = "web"
+    cluster.create(obj)
+    with pytest.raises(NotReady, match='violates PodSecurity "restricted:latest"') as late:
+        await_rollouts(cluster, [(kind, namespace, "web")], 60, lambda *_: None, every=0.2)
+    assert "waiting longer does not help" in late.value.found
+    assert "securityContext" in late.value.remedy
 
 
 def test_pods_that_are_refused_are_explained_by_the_replica_set(
