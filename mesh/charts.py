@@ -24,6 +24,7 @@ from mesh.config import MeshConfig
 from mesh.constraint import admits
 from mesh.documents import read_objects, read_yaml
 from mesh.errors import ChartError, InvalidInput
+from mesh.helm_environment import helm_environment
 from mesh.linkerd.releases import chart_version, release_of
 from mesh.version import Channel, LinkerdVersion
 
@@ -306,6 +307,7 @@ class ChartCatalog:
                 capture_output=True,
                 text=True,
                 check=False,
+                env=helm_environment(os.environ, None),
             )
             packages = list(Path(folder).glob("*.tgz"))
             if done.returncode or not packages:

@@ -456,7 +456,8 @@ def _is_as(current: Release, wanted: Revision) -> bool:
 
 @functools.cache
 def _helm_version(executable: str) -> semver.Version:
-    return HelmCommand(executable=executable).client_version()
+    version = _run(HelmCommand(executable=executable).version(), executable)
+    return semver.Version.parse(version.removeprefix("v"))
 
 
 def _release_of(obj: Object) -> str | None:

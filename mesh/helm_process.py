@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 
 import pyhelm3  # pyright: ignore[reportMissingTypeStubs]
 from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
+
+from mesh.helm_environment import helm_environment
 
 
 class HelmCommand(pyhelm3.Command):
@@ -31,6 +34,7 @@ class HelmCommand(pyhelm3.Command):
             stdin=asyncio.subprocess.DEVNULL if input is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=helm_environment(os.environ, self._kubeconfig),
         )
         talk = asyncio.ensure_future(process.communicate(input))
         try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
+
+from mesh.helm_environment import helm_environment
 
 SOURCES = Path(__file__).with_name("charts")
 REPOSITORIES = {
@@ -17,13 +20,15 @@ REPOSITORIES = {
 def rehearsal_mirror(helm: Path, into: Path) -> Path:
     """Packages the rehearsal charts into a folder laid out like a mirror, and returns it."""
     shutil.rmtree(into, ignore_errors=True)
+    environment = helm_environment(os.environ, None)
     for repository, charts in REPOSITORIES.items():
         folder = into / repository
         folder.mkdir(parents=True)
         for chart in charts:
             command = [helm, "package", SOURCES / chart, "--destination", folder]
-            subprocess.run(command, check=True, capture_output=True)
-        subprocess.run([helm, "repo", "index", folder], check=True, capture_output=True)
+            subprocess.run(command, check=True, capture_output=True, env=environment)
+        index = [helm, "repo", "index", folder]
+        subprocess.run(index, check=True, capture_output=True, env=environment)
     return into
 
 

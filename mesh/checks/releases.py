@@ -105,9 +105,10 @@ def _(snapshot: Snapshot) -> Problems:
 def _remedy(snapshot: Snapshot, release: Release, ours: str) -> str:
     """What to do about a release: by a flow, or where its owner keeps it."""
     installed = snapshot.installed
-    part = next((part for part, each in installed.releases.items() if each == release), None)
-    owner = installed.owners[part] if part is not None else owner_of_release(release)
-    is_theirs = decide(owner, "mesh" if part is not None else "shared") == "theirs"
+    owners = (installed.owners[part] for part, r in installed.releases.items() if r == release)
+    of_mesh = next(owners, None)
+    owner = of_mesh or owner_of_release(release)
+    is_theirs = decide(owner, "mesh" if of_mesh else "shared") == "theirs"
     return f"change it where it is kept: it belongs to {owner}." if is_theirs else ours
 
 

@@ -107,6 +107,20 @@ def test_a_chart_is_pulled_from_a_registry(registry: str, tmp_path: Path) -> Non
     assert "installGatewayAPI" in chart.defaults
 
 
+def test_a_pull_heeds_where_log_ins_are_and_no_other_setting_of_helm(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Helm ends at once where this driver has no connection.
+    monkeypatch.setenv("HELM_DRIVER", "sql")
+    monkeypatch.setenv("HELM_KUBECONTEXT", "somewhere-else")
+    config = MeshConfig(charts={"linkerd": registry})
+    assert ChartCatalog(config, cache=tmp_path / "one").find("linkerd-crds")
+    (tmp_path / "log-ins").write_text("no JSON")
+    monkeypatch.setenv("HELM_REGISTRY_CONFIG", str(tmp_path / "log-ins"))
+    with pytest.raises(ChartError, match="invalid"):
+        ChartCatalog(config, cache=tmp_path / "two").find("linkerd-crds")
+
+
 def test_a_version_that_the_registry_lacks_is_named(registry: str, tmp_path: Path) -> None:
     config = MeshConfig(version="edge-25.4.4", charts={"linkerd": registry})
     with pytest.raises(ChartError, match=r"version 2025\.4\.4"):
