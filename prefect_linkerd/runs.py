@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,6 +19,11 @@ from tasks.linkerd_mesh import LinkerdMesh
 
 _NOISE = ("Beginning flow run", "Created task run", "View at ")
 _DONE = "Finished in state "
+_SAID_ANYWAY = ("Encountered exception during execution", "Retries are exhausted")
+"""The command itself says why it failed, once and in full, as its last line."""
+
+_SHORT = 160
+"""How much of a failed step's message is shown."""
 
 
 class _Steps(logging.Handler):
@@ -25,13 +31,16 @@ class _Steps(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if text.startswith(_NOISE):
+        if text.startswith(_NOISE) or any(sign in text for sign in _SAID_ANYWAY):
             return
+        is_step = bool(getattr(record, "task_run_name", ""))
         step = str(getattr(record, "task_run_name", "") or getattr(record, "flow_name", ""))
         if text.startswith(_DONE):
             ended = text.removeprefix(_DONE)
             mark = "done" if ended.startswith("Completed") else ended.partition("(")[0].lower()
-            text = mark if mark == "done" else f"{mark}: {ended.partition('(')[2].rstrip(')')}"
+            why = textwrap.shorten(ended.partition("(")[2].rstrip(")"), _SHORT, placeholder=" …")
+            is_said = mark == "done" or (mark == "failed" and not is_step)
+            text = mark if is_said else f"{mark}: {why}"
         elif record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()}: {text}"
         # Anew each time, as a live progress bar stands in for it.

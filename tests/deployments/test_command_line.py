@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from mesh.errors import InvalidInput
 from prefect_linkerd.cli import CERTIFICATES, COMMANDS, FLEET, VERIFY, main
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.options import Parameter, arguments_of, flags_of
+from prefect_linkerd.runs import _Steps
 
 FLOWS = {command.flow: command.parameters for command in COMMANDS} | {
     "verify_mesh": (VERIFY,),
@@ -123,3 +125,23 @@ def test_a_shell_completes(line: str, offered: list[str]) -> None:
         check=False,
     )
     assert done.stdout.split() == offered, done.stderr
+
+
+def test_a_failure_is_told_once_in_full_and_by_its_step_in_short(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As Prefect logs it: by the task, and twice by the flow. The command adds its own last line."""
+    reason = "Helm release linkerd/app: " + "expected its workloads to come up, found " * 9
+    steps = _Steps()
+    for name, text in (
+        ("app", f"Task run failed with exception: {reason!r} - Retries are exhausted"),
+        ("app", f'Finished in state Failed("Task run encountered an exception {reason}")'),
+        ("", f"Encountered exception during execution: {reason!r}"),
+        ("", f'Finished in state Failed("Flow run encountered an exception: {reason}")'),
+    ):
+        more = {"task_run_name": name} if name else {"flow_name": "bootstrap"}
+        steps.emit(logging.makeLogRecord({"msg": text, "levelno": logging.ERROR, **more}))
+    task, flow = capsys.readouterr().err.splitlines()
+    assert task.split("  ")[-1].startswith('failed: "Task run encountered an exception Helm')
+    assert len(task) < 220
+    assert flow.split() == ["bootstrap", "failed"]
