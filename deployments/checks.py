@@ -51,6 +51,7 @@ PARTS: dict[str, str] = {
     "policies": "policy resources",
     "prometheus": "viz's Prometheus, through the API server",
     "proxy_sample": "some proxies' metrics, through the API server",
+    "refusals": "FailedCreate events",
     "releases": "Helm's records of releases",
     "replica_sets": "ReplicaSets",
     "role_bindings": "RoleBindings of kube-system",

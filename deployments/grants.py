@@ -248,6 +248,8 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
     return [
         Grant(read, "", ("namespaces", "nodes", "pods", "serviceaccounts", "services")),
         Grant(read, "apps", ("daemonsets", "deployments", "statefulsets")),
+        # Why pods are refused.
+        Grant(read, "", ("events",)),
         Grant(read, "discovery.k8s.io", ("endpointslices",)),
         Grant(read, "apiextensions.k8s.io", ("customresourcedefinitions",)),
         Grant(read, "apiregistration.k8s.io", ("apiservices",)),

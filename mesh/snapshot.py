@@ -39,6 +39,7 @@ from mesh.proxy_metrics import (
     read_proxy_metrics,
 )
 from mesh.rollout import KINDS, LONG_RUNNING, Workload, rollout_status
+from mesh.stall import FAILED_CREATE, refusal_of, refusals
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, secret_text
 from mesh.version import LinkerdVersion
 from mesh.wanted import wanted_releases
@@ -172,7 +173,11 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadState:
-    """A Deployment, StatefulSet or DaemonSet: its pods' template's wish, and how far it is."""
+    """A Deployment, StatefulSet or DaemonSet: its pods' template's wish, and how far it is.
+
+    `refusal` is what the API server says of the pods that it refuses a Deployment; of the others
+    only events say it, see `Snapshot.refusals`.
+    """
 
     kind: str
     namespace: str
@@ -185,6 +190,7 @@ class WorkloadState:
     is_complete: bool
     failure: str
     host_network: bool
+    refusal: str = ""
 
     @property
     def subject(self) -> str:
@@ -245,6 +251,7 @@ class Snapshot:
     they are installed; None where there is none. `cluster_roles` and the like hold labels, by name.
     `releases` are those of Helm in the mesh's namespaces, and wherever else its own may be;
     `installed` are the mesh's own among them, and who owns them.
+    `refusals` is what was last said of the pods that StatefulSets and DaemonSets were refused.
     `newest` is the newest Linkerd release of the mesh's channel in its chart source. `denied` are
     the permissions of an installation that this identity lacks; None where they were not asked for.
 
@@ -261,6 +268,7 @@ class Snapshot:
     nodes: tuple[Object, ...]
     pods: tuple[Pod, ...]
     workloads: tuple[WorkloadState, ...]
+    refusals: Mapping[Workload, str]
     replica_sets: tuple[Object, ...]
     services: tuple[Service, ...]
     endpoints: Mapping[str, frozenset[str]]
@@ -430,6 +438,7 @@ def _readers(cluster: Cluster, config: MeshConfig) -> dict[str, Callable[[], obj
     return {
         "pods": lambda: read_pods(cluster),
         "workloads": lambda: _workloads(cluster),
+        "refusals": lambda: _refusals(cluster),
         "services": lambda: tuple(map(_service, cluster.list("v1", "Service"))),
         "endpoints": lambda: _endpoints(cluster),
         "secrets": lambda: read_secrets(cluster, config),
@@ -743,7 +752,18 @@ def _workload(obj: Object) -> WorkloadState:
         is_complete=rollout.is_complete,
         failure=rollout.failure,
         host_network=bool(template["spec"].get("hostNetwork")),
+        # The condition of an earlier revision's ReplicaSet may outlast the rollout.
+        refusal="" if rollout.is_complete else refusal_of(obj),
     )
+
+
+def _refusals(cluster: Cluster) -> dict[Workload, str]:
+    events = cluster.list("v1", "Event", fields=f"reason={FAILED_CREATE}")
+    return {
+        key: said.message
+        for key, said in refusals(events).items()
+        if key[0] in ("StatefulSet", "DaemonSet")
+    }
 
 
 def _service(obj: Object) -> Service:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mesh.checks.check import Category, Problem, Problems
+from mesh.rollout import Workload
 from mesh.selector import matches
-from mesh.snapshot import Pod, Snapshot
+from mesh.snapshot import Pod, Snapshot, WorkloadState
+from mesh.stall import refusal_remedy
 
 INJECT = "linkerd.io/inject"
 INJECTED = ("enabled", "ingress")
@@ -23,12 +25,13 @@ def _(snapshot: Snapshot) -> Problems:
     for pod in snapshot.pods:
         if pod.proxy is None and _asks_for_proxy(pod, snapshot):
             bare[_workload(pod)].append(pod)
+    refused = {"/".join(key): said for key, said in _refused(snapshot).items()}
     for subject, pods in sorted(bare.items()):
-        yield Problem(
-            subject,
-            f"{_count(pods)} without a proxy, though annotation {INJECT} asks for one",
-            "Restart it, now that the injector answers; else look at the injector's log.",
-        )
+        text = f"{_count(pods)} without a proxy, though annotation {INJECT} asks for one"
+        remedy = "Restart it, now that the injector answers; else look at the injector's log."
+        if said := refused.get(subject):
+            text, remedy = f"{text}, and new ones are refused: {said}", refusal_remedy(said)
+        yield Problem(subject, text, remedy)
 
 
 @workloads.check("pl-pod-ready", "pods of the mesh are ready", "warning")
@@ -47,21 +50,49 @@ def _(snapshot: Snapshot) -> Problems:
 
 @workloads.check("pl-workload-pods", "workloads of the mesh have all their pods", "warning")
 def _(snapshot: Snapshot) -> Problems:
-    there: dict[tuple[str, str, str], int] = defaultdict(int)
-    for pod in snapshot.pods:
-        if pod.owner is not None and not pod.is_over:
-            there[pod.owner] += 1
     meshed = {pod.owner for pod in snapshot.meshed}
     own = _own_namespaces(snapshot)
+    there, refused = _pods_there(snapshot), _refused(snapshot)
     for workload in snapshot.workloads:
-        key = (workload.kind, workload.namespace, workload.name)
-        if (workload.namespace in own or key in meshed) and there[key] < workload.wanted:
+        key = _key(workload)
+        is_of_mesh = workload.namespace in own or key in meshed
+        if (said := refused.get(key)) and (is_of_mesh or _wants_proxy(workload, snapshot)):
+            yield Problem(
+                workload.subject, f"its new pods are refused: {said}", refusal_remedy(said)
+            )
+        elif is_of_mesh and there[key] < workload.wanted:
             reason = f": {workload.failure}" if workload.failure else ""
             yield Problem(
                 workload.subject,
                 f"it has {there[key]} of {workload.wanted} pods{reason}",
                 "Look at the events of its ReplicaSet: a quota, a webhook or a node refuses them.",
             )
+
+
+def _pods_there(snapshot: Snapshot) -> dict[Workload, int]:
+    there: dict[Workload, int] = defaultdict(int)
+    for pod in snapshot.pods:
+        if pod.owner is not None and not pod.is_over:
+            there[pod.owner] += 1
+    return there
+
+
+def _refused(snapshot: Snapshot) -> dict[Workload, str]:
+    """The workloads that are refused pods now, and what is said of that."""
+    there = _pods_there(snapshot)
+    found: dict[Workload, str] = {}
+    for workload in snapshot.workloads:
+        said = workload.refusal
+        # Nothing takes an event back once the pods are there after all.
+        if workload.kind != "Deployment" and there[_key(workload)] < workload.wanted:
+            said = snapshot.refusals.get(_key(workload), "")
+        if said:
+            found[_key(workload)] = said
+    return found
+
+
+def _key(workload: WorkloadState) -> Workload:
+    return workload.kind, workload.namespace, workload.name
 
 
 def _asks_for_proxy(pod: Pod, snapshot: Snapshot) -> bool:
@@ -71,9 +102,20 @@ def _asks_for_proxy(pod: Pod, snapshot: Snapshot) -> bool:
     """
     if pod.is_over or pod.host_network or any(c.has_udp for c in pod.containers):
         return False
-    metadata: dict[str, Any] = (snapshot.namespaces.get(pod.namespace) or {}).get("metadata") or {}
+    return _is_injected(pod.annotations, pod.namespace, snapshot)
+
+
+def _wants_proxy(workload: WorkloadState, snapshot: Snapshot) -> bool:
+    """The same of the pods that a workload would make."""
+    return not workload.host_network and _is_injected(
+        workload.pod_annotations, workload.namespace, snapshot
+    )
+
+
+def _is_injected(own: Mapping[str, str], namespace: str, snapshot: Snapshot) -> bool:
+    metadata: dict[str, Any] = (snapshot.namespaces.get(namespace) or {}).get("metadata") or {}
     annotations: dict[str, str] = metadata.get("annotations") or {}
-    if (pod.annotations.get(INJECT) or annotations.get(INJECT)) not in INJECTED:
+    if (own.get(INJECT) or annotations.get(INJECT)) not in INJECTED:
         return False
     injector = snapshot.mutating_webhooks.get(INJECTOR) or {}
     webhooks: list[dict[str, Any]] = injector.get("webhooks") or []

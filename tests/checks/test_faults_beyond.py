@@ -17,6 +17,7 @@ from mesh.charts import ChartCatalog
 from mesh.cluster import MERGE_PATCH, Cluster, Object
 from mesh.helm import Helm
 from mesh.helm_record import decode_record
+from mesh.injection import restart
 from mesh.pki import KeyPair, create_trust_anchor, join_bundle, sign_issuer
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 from mesh.values import ClusterFacts
@@ -272,6 +273,45 @@ def pods_refused(mesh: InstalledMesh) -> AbstractContextManager[object]:
     return cause()
 
 
+def injected_pods_refused(kind: str, *, had_pods: bool) -> Cause:
+    """An application that passes PodSecurity's restricted level, and does not with linkerd-init.
+
+    Args:
+        had_pods: whether its pods from before it was meshed run on.
+    """
+    compliant = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": "strict",
+            "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+            "annotations": {} if had_pods else {"linkerd.io/inject": "enabled"},
+        },
+    }
+    obj = {**deployment("web", "strict"), "kind": kind}
+    obj["spec"]["template"]["spec"]["containers"][0]["securityContext"] = compliant
+    if kind == "StatefulSet":
+        obj["spec"]["serviceName"] = "web"
+
+    @contextmanager
+    def cause(mesh: InstalledMesh) -> Generator[None]:
+        with created(mesh.cluster, namespace, obj):
+            if had_pods:
+                _until(lambda: bool(list(mesh.cluster.list("v1", "Pod", "strict"))))
+                meshed = {"annotations": {"linkerd.io/inject": "enabled"}}
+                mesh.cluster.merge("v1", "Namespace", "strict", None, {"metadata": meshed})
+                restart(mesh.cluster, (kind, "strict", "web"), datetime.now(UTC))
+            yield
+
+    return cause
+
+
 def scaled_away(namespace: str, name: str) -> Cause:
     return lambda mesh: changed(
         mesh.cluster,
@@ -485,6 +525,16 @@ FAULTS = [
         warnings="pl-proxy-skew l5d-data-plane-version l5d-data-plane-cli-version",
     ),
     fault("a quota refuses pods", pods_refused, warnings="pl-workload-pods"),
+    fault(
+        "admission refuses the pods of a workload that is to be meshed",
+        injected_pods_refused("StatefulSet", had_pods=False),
+        warnings="pl-workload-pods",
+    ),
+    fault(
+        "admission refuses a workload's new pods, and its old ones have no proxy",
+        injected_pods_refused("Deployment", had_pods=True),
+        warnings="pl-workload-pods pl-workload-meshed",
+    ),
     fault(
         "a pod is not ready",
         workload({"sandbox.prefect-linkerd/ready": "false"}),

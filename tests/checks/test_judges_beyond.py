@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from mesh.errors import ApiError, ChartError
 from mesh.proxy_metrics import Prometheus, ProxyMetrics, ProxySample, Responses
 from mesh.selector import matches
 from mesh.skew import FIRST_EDGES, major_of, skew_problem
-from mesh.snapshot import Certificates, Snapshot, pod_of
+from mesh.snapshot import Certificates, Snapshot, WorkloadState, pod_of
 from mesh.version import LinkerdVersion
 from mesh.wanted import differing_keys
 from tests.pki.certificates import NOW, YEAR, Made, make
@@ -262,6 +263,50 @@ def test_a_pod_without_a_proxy_is_one_that_the_injector_would_take(
     bare = pod(**({"meshed": False} | changes))
     snapshot = empty_snapshot(namespaces={"app": namespace}, pods=(bare,))
     assert judge(snapshot, "pl-workload-meshed").outcome == outcome
+
+
+REFUSED = (
+    'pods "web-x" is forbidden: violates PodSecurity "restricted:latest": unrestricted '
+    'capabilities (container "linkerd-init" must not include "NET_ADMIN", "NET_RAW")'
+)
+
+
+def state(kind: str = "Deployment", **changes: Any) -> WorkloadState:
+    nothing: dict[str, str] = {}
+    found = WorkloadState(
+        kind, "app", "web", nothing, nothing, nothing, 2, 0, False, "", host_network=False
+    )
+    return replace(found, **changes)
+
+
+@pytest.mark.parametrize("inject", ["enabled", "disabled"])
+def test_pods_that_admission_refuses_are_told_in_its_own_words(inject: str) -> None:
+    """The old pods run on without a proxy, so that their number says nothing."""
+    namespace = {"metadata": {"name": "app", "annotations": {"linkerd.io/inject": inject}}}
+    old = (pod("web-1", meshed=False), pod("web-2", meshed=False))
+    for workload, refusals in (
+        (state(refusal=REFUSED), {}),
+        (state("StatefulSet"), {("StatefulSet", "app", "web"): REFUSED}),
+        (state("DaemonSet"), {("DaemonSet", "app", "web"): REFUSED}),
+    ):
+        snapshot = empty_snapshot(
+            namespaces={"app": namespace}, pods=old, workloads=(workload,), refusals=refusals
+        )
+        found = judge(snapshot, "pl-workload-pods")
+        assert found.outcome == ("warning" if inject == "enabled" else "success")
+        if inject == "enabled":
+            assert REFUSED in texts(found)
+            assert "cniEnabled" in found.problems[0].remedy
+            meshed = judge(snapshot, "pl-workload-meshed")
+            assert ("Restart it" in texts(meshed)) == (workload.kind != "Deployment")
+    # An event outlasts what it tells of.
+    snapshot = empty_snapshot(
+        namespaces={"app": namespace},
+        pods=(replace(old[0], owner=("StatefulSet", "app", "web")),) * 2,
+        workloads=(state("StatefulSet"),),
+        refusals={("StatefulSet", "app", "web"): REFUSED},
+    )
+    assert judge(snapshot, "pl-workload-pods").outcome == "success"
 
 
 def test_pods_with_udp_ports_are_not_injected() -> None:

@@ -130,7 +130,7 @@ def test_a_shell_completes(line: str, offered: list[str]) -> None:
 def test_a_failure_is_told_once_in_full_and_by_its_step_in_short(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As Prefect logs it: by the task, and twice by the flow. The command adds its own last line."""
+    """Prefect logs it by the task and twice by the flow; the command adds its own last line."""
     reason = "Helm release linkerd/app: " + "expected its workloads to come up, found " * 9
     steps = _Steps()
     for name, text in (
