@@ -59,6 +59,8 @@ var certManagerControllers = []string{
 	crselfsigned.CRControllerName,
 }
 
+var certManagerResources = []string{"certificates", "certificaterequests", "issuers", "clusterissuers"}
+
 // runCertManager runs cert-manager's controllers while the cluster has its CRDs and a ready
 // controller Deployment, as its pods would.
 func runCertManager(ctx context.Context, state *state, kubeconfig string, config *rest.Config) error {
@@ -66,7 +68,7 @@ func runCertManager(ctx context.Context, state *state, kubeconfig string, config
 	if err != nil {
 		return err
 	}
-	crds, err := awaitCRDs(ctx, config)
+	crds, err := awaitCRDs(ctx, config, cmapi.SchemeGroupVersion.String(), certManagerResources...)
 	if err != nil {
 		return err
 	}
@@ -123,7 +125,7 @@ func runCAInjector(ctx context.Context, state *state, config *rest.Config) error
 	if _, err := awaitReady(ctx, state, "cainjector"); err != nil {
 		return err
 	}
-	crds, err := awaitCRDs(ctx, config)
+	crds, err := awaitCRDs(ctx, config, cmapi.SchemeGroupVersion.String(), certManagerResources...)
 	if err != nil {
 		return err
 	}
@@ -167,15 +169,19 @@ func runCAInjector(ctx context.Context, state *state, config *rest.Config) error
 	return context.Cause(ctx)
 }
 
-// certManagerCRDs asks the API server for the resources of cert-manager's group.
-type certManagerCRDs struct{ api discovery.DiscoveryInterface }
+// servedCRDs asks the API server whether it serves resources of one group.
+type servedCRDs struct {
+	api          discovery.DiscoveryInterface
+	groupVersion string
+	resources    []string
+}
 
-func awaitCRDs(ctx context.Context, config *rest.Config) (*certManagerCRDs, error) {
+func awaitCRDs(ctx context.Context, config *rest.Config, groupVersion string, resources ...string) (*servedCRDs, error) {
 	api, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	crds := &certManagerCRDs{api: api}
+	crds := &servedCRDs{api: api, groupVersion: groupVersion, resources: resources}
 	for {
 		if served, err := crds.served(); err != nil || served {
 			return crds, err
@@ -188,8 +194,8 @@ func awaitCRDs(ctx context.Context, config *rest.Config) (*certManagerCRDs, erro
 	}
 }
 
-func (c *certManagerCRDs) served() (bool, error) {
-	resources, err := c.api.ServerResourcesForGroupVersion(cmapi.SchemeGroupVersion.String())
+func (c *servedCRDs) served() (bool, error) {
+	resources, err := c.api.ServerResourcesForGroupVersion(c.groupVersion)
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -200,11 +206,16 @@ func (c *certManagerCRDs) served() (bool, error) {
 	for _, resource := range resources.APIResources {
 		names[resource.Name] = true
 	}
-	return names["certificates"] && names["certificaterequests"] && names["issuers"] && names["clusterissuers"], nil
+	for _, name := range c.resources {
+		if !names[name] {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // watch cancels once the CRDs are gone. While the API server does not answer, nothing is known.
-func (c *certManagerCRDs) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+func (c *servedCRDs) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -218,16 +229,18 @@ func (c *certManagerCRDs) watch(ctx context.Context, cancel context.CancelCauseF
 	}
 }
 
-// certManagerNames are the values of label app.kubernetes.io/name that cert-manager's chart gives
-// to the Deployments of its components.
-var certManagerNames = map[string]string{"controller": "cert-manager", "webhook": "webhook", "cainjector": "cainjector"}
+// chartLabels are the labels that the charts of cert-manager and trust-manager give to the
+// Deployments of their components.
+var chartLabels = map[string]labels.Set{
+	"controller":    {"app.kubernetes.io/name": "cert-manager", "app.kubernetes.io/component": "controller"},
+	"webhook":       {"app.kubernetes.io/name": "webhook", "app.kubernetes.io/component": "webhook"},
+	"cainjector":    {"app.kubernetes.io/name": "cainjector", "app.kubernetes.io/component": "cainjector"},
+	"trust-manager": {"app.kubernetes.io/name": "trust-manager"},
+}
 
-// readyDeployment finds the Deployment of a component of cert-manager that has a ready pod.
+// readyDeployment finds the Deployment of a component that has a ready pod.
 func readyDeployment(state *state, component string) *appsv1.Deployment {
-	selector := labels.SelectorFromSet(labels.Set{
-		"app.kubernetes.io/name":      certManagerNames[component],
-		"app.kubernetes.io/component": component,
-	})
+	selector := labels.SelectorFromSet(chartLabels[component])
 	found, err := state.deployments.List(selector)
 	if err != nil {
 		return nil
@@ -253,7 +266,7 @@ func awaitReady(ctx context.Context, state *state, component string) (*appsv1.De
 	}
 }
 
-// whileReady gives a context that ends when a component of cert-manager has no ready pod any more.
+// whileReady gives a context that ends when a component has no ready pod any more.
 func whileReady(ctx context.Context, state *state, component string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
@@ -273,12 +286,17 @@ func whileReady(ctx context.Context, state *state, component string) (context.Co
 }
 
 func clusterResourceNamespace(deployment *appsv1.Deployment) string {
+	return argumentOf(deployment, "--cluster-resource-namespace", deployment.Namespace)
+}
+
+// argumentOf reads a flag of a Deployment's containers.
+func argumentOf(deployment *appsv1.Deployment, name, otherwise string) string {
 	for _, container := range deployment.Spec.Template.Spec.Containers {
 		for _, argument := range container.Args {
-			if value, ok := strings.CutPrefix(argument, "--cluster-resource-namespace="); ok && !strings.HasPrefix(value, "$") {
+			if value, ok := strings.CutPrefix(argument, name+"="); ok && !strings.HasPrefix(value, "$") {
 				return value
 			}
 		}
 	}
-	return deployment.Namespace
+	return otherwise
 }

@@ -1,5 +1,5 @@
 // Command companion runs beside the API server of a sandbox and stands where pods would run:
-// cert-manager's own controllers, and servers for the webhooks and aggregated APIs that charts
+// the controllers of cert-manager and trust-manager, and servers for the webhooks and aggregated APIs that charts
 // register. See README.md.
 package main
 
@@ -61,7 +61,8 @@ func main() {
 	if err != nil {
 		log.Fatalf("identities: %v", err)
 	}
-	egress, err := newEgress(state, backends(state, authority), newAdminServer(identities))
+	trust := &trustManager{state: state, config: config}
+	egress, err := newEgress(state, backends(state, authority, trust), newAdminServer(identities))
 	if err != nil {
 		log.Fatalf("egress: %v", err)
 	}
@@ -82,6 +83,7 @@ func main() {
 		return runCAInjector(ctx, state, config)
 	})
 	go supervise(ctx, "cert-manager's webhook", authority.run)
+	go supervise(ctx, "trust-manager", trust.run)
 	if *ready != "" {
 		if err := os.WriteFile(*ready, []byte("ready\n"), 0o600); err != nil {
 			log.Fatalf("ready file: %v", err)

@@ -27,8 +27,9 @@ type admit func(namespace string, request *admissionv1.AdmissionRequest) ([]patc
 // schemas hold, and no more.
 func allow(string, *admissionv1.AdmissionRequest) ([]patch, error) { return nil, nil }
 
-// backends are the servers that charts of Linkerd and cert-manager register, by Service name.
-func backends(state *state, certManager *certManagerAuthority) map[string]backend {
+// backends are the servers that charts of Linkerd, cert-manager and trust-manager register, by
+// Service name.
+func backends(state *state, certManager *certManagerAuthority, trust *trustManager) map[string]backend {
 	injector := &injector{state: state}
 	mounted := func(secret string, admit admit) backend {
 		return backend{certificate: state.mountedCertificate(secret), handler: webhook(admit)}
@@ -46,6 +47,10 @@ func backends(state *state, certManager *certManagerAuthority) map[string]backen
 		"cert-manager-webhook": {
 			certificate: certManager.certificate,
 			handler:     webhook(identifyRequester),
+		},
+		"trust-manager": {
+			certificate: state.mountedCertificate("trust-manager-tls"),
+			handler:     func(string) http.Handler { return trust },
 		},
 	}
 }
