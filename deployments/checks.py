@@ -31,6 +31,7 @@ COMMANDS: dict[Scope, str] = {
 }
 
 PARTS: dict[str, str] = {
+    "anchor_owner": "cert-manager's Certificates and issuers",
     "api_services": "APIServices",
     "api_versions": "the served API groups",
     "certificates": "cert-manager's Certificates",

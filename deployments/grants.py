@@ -27,6 +27,8 @@ from mesh.values import ClusterFacts, values_for
 
 RBAC = "rbac.authorization.k8s.io"
 ROLES = ("ClusterRole", "Role")
+COPY = "linkerd-previous-anchor"
+"""The previous anchor's Secret, by the name of Linkerd's documentation."""
 KUBERNETES = "v1.34.0"
 """What charts are rendered for; no role of theirs depends on it."""
 
@@ -244,7 +246,7 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
     policies = {group for group, _ in POLICY_KINDS}
     application = config.namespaces.emojivoto
     made = [namespace["metadata"]["name"] for namespace in namespaces(config)]
-    named = (TRUST_ROOTS, "linkerd-config", "linkerd-cni-config", "prometheus-config")
+    named = (TRUST_ROOTS, ROTATION, "linkerd-config", "linkerd-cni-config", "prometheus-config")
     return [
         Grant(read, "", ("namespaces", "nodes", "pods", "serviceaccounts", "services")),
         Grant(read, "apps", ("daemonsets", "deployments", "statefulsets")),
@@ -265,6 +267,7 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
             for group, names in sorted(plurals.items())
         ),
         Grant(read, "cert-manager.io", ("certificates",), sometimes=True),
+        *_anchor_owner_reads(config),
         _extension_secrets(config),
         # As those of viz and of the CNI plugin.
         Grant(("get",), "", ("configmaps",), "", named),
@@ -277,6 +280,19 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
         ),
         *(Grant(read, "", ("secrets",), place) for place in sorted({*made, application})),
         Grant(("get",), "", ("secrets",), linkerd),
+    ]
+
+
+def _anchor_owner_reads(config: MeshConfig) -> list[Grant]:
+    """Whether a Certificate owns the trust anchor; only where cert-manager keeps the issuer."""
+    if config.issuer != "cert-manager":
+        return []
+    is_cluster = config.cert_manager.issuer_kind == "ClusterIssuer"
+    kind, place = ("clusterissuers", "") if is_cluster else ("issuers", config.namespaces.linkerd)
+    places = sorted({config.namespaces.linkerd, config.anchor_namespace})
+    return [
+        *(Grant(("list",), "cert-manager.io", ("certificates",), each) for each in places),
+        Grant(("get",), "cert-manager.io", (kind,), place),
     ]
 
 
@@ -426,6 +442,10 @@ def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
             Grant(("create",), "", ("secrets",), keys),
             Grant(("patch",), "", ("secrets",), keys, (ANCHOR_SECRET,)),
             Grant(("patch", "delete"), "", ("secrets",), keys, SECRETS_BESIDE),
+            # Where a Certificate owns the anchor: the request to renew it, and the copy.
+            Grant(("get",), "cert-manager.io", ("certificates",), keys, sometimes=True),
+            Grant(("patch",), "cert-manager.io", ("certificates/status",), keys, sometimes=True),
+            Grant(("patch",), "", ("secrets",), keys, (COPY,), sometimes=True),
         ]
     return found
 
@@ -461,12 +481,13 @@ def _rotation(config: MeshConfig) -> list[Held | Grant]:
         found += [
             Grant(("get",), "cert-manager.io", ("certificates",), linkerd),
             Grant(("patch",), "cert-manager.io", ("certificates/status",), linkerd),
+            *_anchor_owner_reads(config),
         ]
     if (keys := config.anchor_namespace) != linkerd:
         found += [
             Grant(("get",), "", ("secrets",), keys, (ANCHOR_SECRET,)),
             # Looked for where the first is not the one that is wanted.
-            Grant(("get",), "", ("secrets",), keys, SECRETS_BESIDE, sometimes=True),
+            Grant(("get",), "", ("secrets",), keys, (*SECRETS_BESIDE, COPY), sometimes=True),
         ]
     return found
 

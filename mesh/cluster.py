@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +45,13 @@ def name_of(obj: Mapping[str, Any]) -> str:
     metadata = obj.get("metadata", {})
     parts = (obj.get("kind", "Object"), metadata.get("namespace"), metadata.get("name", "?"))
     return "/".join(part for part in parts if part)
+
+
+def last_change(obj: Object) -> datetime | None:
+    """When an object was last written, to the second and rounded up, as its managers record it."""
+    entries: list[dict[str, Any]] = obj["metadata"].get("managedFields") or []
+    times = [datetime.fromisoformat(entry["time"]) for entry in entries if entry.get("time")]
+    return max(times) + timedelta(seconds=1) if times else None
 
 
 @dataclass(frozen=True)

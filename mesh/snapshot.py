@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 from pydantic import SecretStr
 
+from mesh.certificate_anchor import AnchorOwner, read_anchor_owner
 from mesh.charts import ChartCatalog
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
@@ -39,6 +40,7 @@ from mesh.proxy_metrics import (
     read_proxy_metrics,
 )
 from mesh.rollout import KINDS, LONG_RUNNING, Workload, rollout_status
+from mesh.rotation.record import RECORD as ROTATION
 from mesh.stall import FAILED_CREATE, refusal_of, refusals
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, secret_text
 from mesh.version import LinkerdVersion
@@ -254,6 +256,7 @@ class Snapshot:
     `refusals` is what was last said of the pods that StatefulSets and DaemonSets were refused.
     `newest` is the newest Linkerd release of the mesh's channel in its chart source. `denied` are
     the permissions of an installation that this identity lacks; None where they were not asked for.
+    `anchor_owner` is the Certificate of the trust anchor, where cert-manager makes that.
 
     Raises:
         MeshError: from any attribute whose part could not be read.
@@ -291,6 +294,7 @@ class Snapshot:
     policies: Mapping[tuple[str, str], tuple[Object, ...]]
     ingresses: Mapping[tuple[str, str], tuple[Object, ...]]
     certificates: tuple[Object, ...]
+    anchor_owner: AnchorOwner | None
     wanted: tuple[DesiredRelease, ...]
     prometheus: Prometheus | None
     proxy_sample: ProxySample
@@ -461,6 +465,9 @@ def _readers(cluster: Cluster, config: MeshConfig) -> dict[str, Callable[[], obj
         "policies": lambda: _custom(cluster, POLICY_KINDS),
         "ingresses": lambda: _custom(cluster, INGRESS_KINDS),
         "certificates": lambda: _certificates(cluster, config),
+        "anchor_owner": lambda: (
+            read_anchor_owner(cluster, config) if config.issuer == "cert-manager" else None
+        ),
     }
 
 
@@ -853,6 +860,7 @@ def _config_maps(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
     wanted = [
         (names.linkerd, "linkerd-config"),
         (names.linkerd, TRUST_ROOTS),
+        (names.linkerd, ROTATION),
         (CNI_NAMESPACE, "linkerd-cni-config"),
         (names.viz, "prometheus-config"),
         ("kube-system", "extension-apiserver-authentication"),

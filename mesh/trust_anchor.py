@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -234,6 +234,11 @@ class Unshown(str):
 
     def __repr__(self) -> str:
         return "'**********'"
+
+
+def unshown(data: Mapping[str, str]) -> dict[str, str]:
+    """A Secret's data, of which no traceback shows a value."""
+    return {key: Unshown(value) for key, value in data.items()}
 
 
 def tls_secret(

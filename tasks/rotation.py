@@ -20,7 +20,7 @@ from mesh.errors import InvalidInput
 from mesh.helm import Helm
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
-from mesh.rotation.phases import PHASES, PhaseName
+from mesh.rotation.phases import CERTIFICATE_PHASES, PHASES, PhaseName
 from mesh.rotation.plan import RotationPlan, look
 from mesh.rotation.record import RotationClaim, RotationRecord
 from mesh.rotation.run import Rotation
@@ -51,6 +51,8 @@ def plan_rotation(
     log = get_run_logger()
     for trouble in plan.troubles:
         log.warning("Not well: %s", trouble)
+    for warning in plan.warnings:
+        log.warning("%s", warning)
     for item in plan.by_hand:
         log.warning("To be done by a person: %s", item)
     create_markdown_artifact(
@@ -153,7 +155,7 @@ def approve(phase: PhaseName, options: RotationOptions) -> None:
     """Pauses the run until somebody resumes it, before the phases that ask for that."""
     if phase not in options.approvals:
         return
-    words = next(each for each in PHASES if each.name == phase)
+    words = next(each for each in (*CERTIFICATE_PHASES, *PHASES) if each.name == phase)
     await_approval(f"phase {phase}: {words.does}", options)
 
 
@@ -176,6 +178,10 @@ def advance(mesh: LinkerdMesh, rotation: Rotation, phase: PhaseName, action: Act
                     rotation.recover(progress)
             return
         match phase:
+            case "prepare":
+                rotation.prepare(progress)
+            case "renew":
+                rotation.renew(progress)
             case "bundle":
                 rotation.bundle(progress)
             case "spread":

@@ -10,12 +10,14 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from mesh.certificate_anchor import AnchorOwner, issued_by, lacks, renewals
 from mesh.checks.check import Category, Problem, Problems, Skip
 from mesh.cluster import Object, name_of
 from mesh.errors import MeshError
 from mesh.expiry import Expiry, Role, expiries
 from mesh.issuer import ready_condition
-from mesh.pki import read_certificates, signed_by
+from mesh.pki import CertificateInfo, read_certificates, signed_by
+from mesh.rotation.record import RECORD, record_of
 from mesh.snapshot import Snapshot, timestamp
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 
@@ -24,6 +26,8 @@ SOON = timedelta(days=30)
 
 LATE = timedelta(minutes=15)
 """How long after its time cert-manager may take for a renewal."""
+
+TAKE_OVER = "Run rotate_anchor, which takes over from there."
 
 certificates = Category("pl-certificates", "beyond")
 
@@ -57,6 +61,64 @@ def _(snapshot: Snapshot) -> Problems:
         "https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/"
     )
     yield from _ending(snapshot, "webhook", _kept(snapshot), remedy)
+
+
+@certificates.check(
+    "pl-anchor-trusted", "every proxy trusts the anchor that cert-manager signs the issuer with"
+)
+def _(snapshot: Snapshot) -> Problems:
+    owner = snapshot.anchor_owner
+    if owner is None:
+        raise Skip("no Certificate of cert-manager owns the trust anchor")
+    subject = name_of(owner.certificate)
+    anchor = issued_by(owner.certificate, snapshot.trust_bundle)
+    if anchor is None:
+        text = "the trust bundle does not have the anchor that cert-manager renewed it to"
+        yield Problem(subject, f"{text}; {_leaves(snapshot, owner, None)}", TAKE_OVER)
+        return
+    without = [
+        pod.subject
+        for pod in snapshot.meshed
+        if pod.proxy is not None and lacks(anchor, pod.proxy.trust_bundle, pod.started)
+    ]
+    if without:
+        named = ", ".join(without[:3]) + (", …" if len(without) > 3 else "")
+        text = f"cert-manager renewed it, and {len(without)} proxies do not trust it: {named}"
+        yield Problem(subject, f"{text}; {_leaves(snapshot, owner, anchor)}", TAKE_OVER)
+
+
+def _leaves(snapshot: Snapshot, owner: AnchorOwner, anchor: CertificateInfo | None) -> str:
+    """When proxies get certificates of an anchor that cert-manager has renewed."""
+    namespace = snapshot.config.namespaces.linkerd
+    issuer = snapshot.secrets.get(f"{namespace}/{ISSUER_SECRET}")
+    try:
+        is_signed = (
+            anchor is not None
+            and issuer is not None
+            and signed_by(issuer.certificate, anchor.pem, ISSUER_SECRET) is not None
+        )
+    except MeshError:
+        is_signed = False
+    if is_signed:
+        return "the issuer is of it already, and so are certificates once identity restarts"
+    due = renewals(owner.issuer).due
+    if due is None:
+        return f"certificates of it come as soon as {name_of(owner.issuer)} is renewed"
+    left = max(due - snapshot.now, timedelta())
+    return (
+        f"certificates of it come in {_hours(left)}, when cert-manager renews "
+        f"{name_of(owner.issuer)} ({_moment(due)})"
+    )
+
+
+@certificates.check("pl-rotation-open", "no rotation of the trust anchor is unfinished", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    subject = f"{snapshot.config.namespaces.linkerd}/{RECORD}"
+    found = snapshot.config_maps.get(subject)
+    record = record_of(found) if found is not None else None
+    if record is not None and record.is_open:
+        text = f"the rotation that began on {record.begun} is in phase {record.phase}"
+        yield Problem(f"ConfigMap/{subject}", text, "Let it end, or run rotate_anchor again.")
 
 
 @certificates.check("pl-certificate-ready", "cert-manager's Certificates are Ready")

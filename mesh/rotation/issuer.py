@@ -105,7 +105,16 @@ def look_at_issuer(
                 found="that it is off",
                 remedy="Turn accept_downtime on.",
             )
-    ring.require(snapshot.issuer_anchor)
+    if snapshot.anchor is None:
+        ring.require(snapshot.issuer_anchor)
+    elif not snapshot.trusts_current:
+        owner = snapshot.anchor.anchor.subject
+        raise InvalidInput(
+            owner,
+            expected="an anchor that every proxy trusts, to sign a new issuer",
+            found="that cert-manager has renewed it, and not every proxy trusts it yet",
+            remedy="Run rotate_anchor, which takes over and makes a new issuer as well.",
+        )
     secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
     if config.issuer == "self-signed":
         require_writable(secret, config)
@@ -149,7 +158,8 @@ def rotate_issuer(
     if _fingerprint(snapshot.issuer) != _fingerprint(before):
         pass
     elif config.issuer == "cert-manager":
-        _reissue(cluster, config, snapshot.issuer)
+        name = snapshot.anchor.issuer.name if snapshot.anchor is not None else ISSUER_SECRET
+        _reissue(cluster, config, name, snapshot.issuer)
     else:
         pair = ring.require(snapshot.issuer_anchor or "")
         write_issuer(cluster, config, pair, snapshot.bundle.roots)
@@ -179,12 +189,14 @@ def _fingerprint(info: CertificateInfo | None) -> str:
     return info.fingerprint if info is not None else ""
 
 
-def _reissue(cluster: Cluster, config: MeshConfig, before: CertificateInfo | None) -> None:
-    reissue(cluster, config)
+def _reissue(
+    cluster: Cluster, config: MeshConfig, name: str, before: CertificateInfo | None
+) -> None:
+    reissue(cluster, config, name)
     deadline = time.monotonic() + config.timeout_seconds
     old = _fingerprint(before)
     while True:
-        await_reissued(cluster, config, config.timeout_seconds)
+        await_reissued(cluster, config, config.timeout_seconds, name)
         secret = read_tls_secret(cluster, ISSUER_SECRET, config.namespaces.linkerd)
         if secret is not None:
             found = read_certificates(secret.certificate, ISSUER_SECRET)[0]
@@ -192,7 +204,7 @@ def _reissue(cluster: Cluster, config: MeshConfig, before: CertificateInfo | Non
                 return
         if time.monotonic() > deadline:
             raise NotReady(
-                f"Certificate/{config.namespaces.linkerd}/{ISSUER_SECRET}",
+                f"Certificate/{config.namespaces.linkerd}/{name}",
                 expected="cert-manager to issue another issuer",
                 found="the same one",
                 remedy="Look at cert-manager's log.",

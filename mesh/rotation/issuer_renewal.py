@@ -13,7 +13,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from mesh.cluster import MERGE_PATCH, Cluster, Object
+from mesh.cluster import MERGE_PATCH, Cluster, Object, last_change
 from mesh.config import MeshConfig
 from mesh.errors import NotReady
 from mesh.injection import restart
@@ -22,7 +22,6 @@ from mesh.ownership import decide, owner_of, refuse_theirs
 from mesh.pki import KeyPair, check_issuer, sign_issuer
 from mesh.rollout import OnProgress, await_rollouts
 from mesh.rotation.leaves import IssuerLoad, issuer_load
-from mesh.rotation.trust_bundle import last_change
 from mesh.snapshot import read_pods
 from mesh.trust_anchor import ISSUER_SECRET, TlsSecret, Unshown, read_tls_secret, tls_secret
 
@@ -87,19 +86,27 @@ def require_writable(secret: Object | None, config: MeshConfig) -> None:
     raise refuse_theirs(f"Secret/{config.namespaces.linkerd}/{ISSUER_SECRET}", owner, remedy)
 
 
-def reissue(cluster: Cluster, config: MeshConfig) -> None:
-    """Asks cert-manager for a new issuer, as `cmctl renew` does.
+def reissue(cluster: Cluster, config: MeshConfig, name: str = ISSUER_SECRET) -> None:
+    """Asks cert-manager for a new issuer.
+
+    Args:
+        name: the issuer's Certificate.
+    """
+    renew(cluster, config.namespaces.linkerd, name)
+
+
+def renew(cluster: Cluster, namespace: str, name: str) -> None:
+    """Asks cert-manager to renew a Certificate, as `cmctl renew` does; nothing while it does so.
 
     Source: https://cert-manager.io/docs/reference/cmctl/#renew
     """
-    namespace = config.namespaces.linkerd
-    certificate = cluster.get(CERT_MANAGER, "Certificate", ISSUER_SECRET, namespace)
+    certificate = cluster.get(CERT_MANAGER, "Certificate", name, namespace)
     if certificate is None:
         raise NotReady(
-            f"Certificate/{namespace}/{ISSUER_SECRET}",
-            expected="the Certificate by which cert-manager keeps the issuer",
+            f"Certificate/{namespace}/{name}",
+            expected="a Certificate that cert-manager keeps",
             found="none",
-            remedy="Run bootstrap first.",
+            remedy="Create it again, or run bootstrap where that made it.",
         )
     conditions = _conditions(certificate)
     if any(c["type"] == "Issuing" and c["status"] == "True" for c in conditions):
@@ -115,40 +122,55 @@ def reissue(cluster: Cluster, config: MeshConfig) -> None:
     kept = [c for c in conditions if c["type"] != "Issuing"]
     cluster.request(
         "PATCH",
-        cluster.path(CERT_MANAGER, "Certificate", namespace, ISSUER_SECRET) + "/status",
+        cluster.path(CERT_MANAGER, "Certificate", namespace, name) + "/status",
         body={
             # Refused where cert-manager wrote meanwhile, as the list is replaced whole.
             "metadata": {"resourceVersion": certificate["metadata"]["resourceVersion"]},
             "status": {"conditions": [*kept, issuing]},
         },
         content_type=MERGE_PATCH,
-        subject=f"Certificate/{namespace}/{ISSUER_SECRET}",
+        subject=f"Certificate/{namespace}/{name}",
     )
 
 
-def await_reissued(cluster: Cluster, config: MeshConfig, timeout: float) -> TlsSecret:
-    """Waits until cert-manager has issued, and reads what it wrote.
+def await_reissued(
+    cluster: Cluster, config: MeshConfig, timeout: float, name: str = ISSUER_SECRET
+) -> TlsSecret:
+    """Waits until cert-manager has issued the issuer, and reads what it wrote.
+
+    Args:
+        name: the issuer's Certificate.
 
     Raises:
         NotReady: with cert-manager's own conditions.
     """
-    namespace = config.namespaces.linkerd
+    return await_issued(cluster, config.namespaces.linkerd, name, ISSUER_SECRET, timeout)
+
+
+def await_issued(
+    cluster: Cluster, namespace: str, name: str, secret_name: str, timeout: float
+) -> TlsSecret:
+    """Waits until cert-manager is not issuing a Certificate, and reads its Secret.
+
+    Raises:
+        NotReady: with cert-manager's own conditions.
+    """
     deadline = time.monotonic() + timeout
     while True:
-        certificate = cluster.get(CERT_MANAGER, "Certificate", ISSUER_SECRET, namespace) or {}
+        certificate = cluster.get(CERT_MANAGER, "Certificate", name, namespace) or {}
         states = {c["type"]: c for c in _conditions(certificate)}
         is_issuing = states.get("Issuing", {}).get("status") == "True"
         is_ready = states.get("Ready", {}).get("status") == "True"
-        secret = read_tls_secret(cluster, ISSUER_SECRET, namespace)
+        secret = read_tls_secret(cluster, secret_name, namespace)
         if not is_issuing and is_ready and secret is not None:
             return secret
         if time.monotonic() > deadline:
             texts = [f"{c['type']} {c['status']}: {c.get('message', '')}" for c in states.values()]
             raise NotReady(
-                f"Certificate/{namespace}/{ISSUER_SECRET}",
+                f"Certificate/{namespace}/{name}",
                 expected=f"cert-manager to issue within {timeout:.0f} s",
                 found="; ".join(texts) or "no condition",
-                remedy="Mend what cert-manager names, then run again.",
+                remedy="Fix what cert-manager names, then run again.",
             )
         time.sleep(0.3)
 

@@ -11,7 +11,7 @@ from mesh.config import Section, TrustAnchorConfig
 from mesh.restarts import RestartPolicy
 
 Action = Literal["rotate", "dry_run", "abort", "recover"]
-ApprovedPhase = Literal["bundle", "spread", "switch", "drop"]
+ApprovedPhase = Literal["renew", "bundle", "spread", "switch", "drop"]
 
 
 class NewAnchor(Section):
@@ -104,7 +104,8 @@ class RotationOptions(Section):
     approvals: tuple[ApprovedPhase, ...] = Field(
         default=(),
         title="Ask before",
-        description="Phases before which the run pauses until somebody resumes it.",
+        description="Phases before which the run pauses until somebody resumes it; renew is there "
+        "only where a cert-manager Certificate owns the anchor.",
     )
     approval_hours: float = Field(
         default=24,

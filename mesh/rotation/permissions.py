@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mesh.certificate_anchor import CertificateAnchor
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import PreflightFailed
@@ -12,7 +13,7 @@ from mesh.restarts import restart_permissions
 from mesh.rollout import Workload
 from mesh.rotation.key_ring import SECRETS_BESIDE
 from mesh.rotation.record import RECORD
-from mesh.rotation.trust_bundle import Owner
+from mesh.rotation.trust_bundle import TrustBundle
 from mesh.trust_anchor import ANCHOR_SECRET, ISSUER_SECRET, TRUST_ROOTS
 
 CERT_MANAGER = "cert-manager.io"
@@ -65,17 +66,33 @@ def _release(linkerd: str) -> list[Permission]:
 
 
 def anchor_permissions(
-    config: MeshConfig, restarted: Iterable[Workload], owner: Owner, *, has_record: bool
+    config: MeshConfig,
+    restarted: Iterable[Workload],
+    bundle: TrustBundle,
+    *,
+    has_record: bool,
+    anchor: CertificateAnchor | None = None,
 ) -> list[Permission]:
     """What `rotate_anchor` writes: also the release, the trust bundle and the anchors' keys.
 
     Args:
         restarted: the workloads that it makes anew.
-        owner: who owns the trust bundle's ConfigMap.
+        bundle: the trust bundle, which says by whom it is written.
         has_record: see `issuer_permissions`.
+        anchor: where a Certificate owns it; then neither keys nor the ConfigMap are written.
     """
     linkerd = config.namespaces.linkerd
     found = issuer_permissions(config, restarted, has_record=has_record)
+    if anchor is not None:
+        copy = anchor.copy
+        return [
+            *found,
+            *(_release(linkerd) if bundle.follows else ()),
+            Permission("patch", "certificates/status", CERT_MANAGER, anchor.anchor.namespace),
+            Permission("create", "secrets", namespace=copy.namespace),
+            Permission("get", "secrets", namespace=copy.namespace, name=copy.name),
+            Permission("patch", "secrets", namespace=copy.namespace, name=copy.name),
+        ]
     found += _release(linkerd)
     if config.issuer == "self-signed":
         # The issuer that is kept for the way back.
@@ -92,7 +109,7 @@ def anchor_permissions(
                 ("delete", SECRETS_BESIDE[0]),
             )
         ]
-    if owner == "trust-manager":
+    if bundle.owner == "trust-manager":
         found += [
             Permission(verb, "bundles", "trust.cert-manager.io", name=TRUST_ROOTS)
             for verb in ("get", "update")

@@ -8,22 +8,45 @@ phases in the same order, and does only those that are needed.
 The order keeps one invariant: any two running proxies can verify each other. An anchor signs
 nothing before every proxy trusts it (`spread` before `switch`), and is trusted until no proxy has a
 certificate of it (`switch` before `drop`).
-Source: https://linkerd.io/2/tasks/manually-rotating-control-plane-tls-credentials/
+
+Where a Certificate owns the anchor (`mesh.certificate_anchor`), cert-manager makes the new one, and
+from that moment signs with it whenever it renews the issuer, which it does by its own schedule
+(`duration` less `renewBefore`: every 23 hours in the documentation). Proxies that do not trust the
+new anchor yet must not meet a leaf of it before `spread` is proven. What keeps that:
+
+1. The old anchor is copied first (`prepare`), so that the bundle never lacks it.
+2. The new anchor is made (`renew`) only while the issuer is not due for longer than `spread` takes:
+   twice what the plan of restarts says, ten minutes, and the time for approvals in between. Where
+   less is left, the issuer is renewed first, while the old anchor still signs: that starts its
+   clock again. Where even a whole period is too short, the rotation is refused.
+3. `spread` restarts identity last. It reads its trust roots when it starts, and skips an issuer
+   that they do not verify: even if the issuer is renewed early, no leaf of the new anchor is made
+   before identity restarts, and all others trust the new anchor by then. This also guards a
+   rotation that cert-manager began by itself, unless identity restarts for another reason.
+
+Whatever was renewed by cert-manager cannot be taken back: nobody else may write the anchor's
+Secret, and cert-manager answers a foreign key in it by a third anchor. So an abort goes back until
+`renew` has asked for the new anchor, and forward from then on.
+
+Sources: https://linkerd.io/2/tasks/manually-rotating-control-plane-tls-credentials/,
+https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/, and linkerd2
+`controller/cmd/identity/main.go` (trust anchors) and `pkg/identity` (loadCredentials).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from mesh.pki import read_certificates
-from mesh.restarts import Needs
+from mesh.restarts import Needs, plan_restarts
+from mesh.rotation.options import RotationOptions
 from mesh.rotation.snapshot import RotationSnapshot
 from mesh.snapshot import Pod
 
-PhaseName = Literal["prepare", "bundle", "spread", "switch", "drop", "done"]
+PhaseName = Literal["prepare", "renew", "bundle", "spread", "switch", "drop", "done"]
 
 
 @dataclass(frozen=True)
@@ -89,8 +112,130 @@ PHASES: tuple[Phase, ...] = (
 )
 
 
-def next_phase(snapshot: RotationSnapshot) -> PhaseName:
-    """The first phase whose proof does not hold."""
+NO_WAY_BACK = "There is no way back: cert-manager signs with the new anchor from now on."
+
+CERTIFICATE_PHASES: tuple[Phase, ...] = (
+    Phase(
+        "prepare",
+        before="The bundle has the Secret of the anchor's Certificate and a copy of the previous "
+        "anchor's as sources.",
+        does="Copies the anchor's Secret to the previous anchor's. Renews the issuer where it "
+        "would be due before every proxy trusts a new anchor.",
+        proof="The copy has the present anchor, the trust bundle too, and the issuer is not due "
+        "for longer than the restarts take.",
+        back="Nothing has changed: the rotation ends.",
+    ),
+    Phase(
+        "renew",
+        before="The copy has the present anchor.",
+        does="Asks cert-manager to renew the anchor's Certificate, as `cmctl renew` does.",
+        proof="Its Secret has another anchor.",
+        back=NO_WAY_BACK,
+    ),
+    Phase(
+        "bundle",
+        before="cert-manager has made the new anchor.",
+        does="Waits until trust-manager has written both anchors. One that is missing, as it was "
+        "not copied, is put into the previous anchor's Secret.",
+        proof="ConfigMap linkerd-identity-trust-roots holds the new anchor and every one that "
+        "proxies may have a certificate of.",
+        back=NO_WAY_BACK,
+    ),
+    Phase(
+        "spread",
+        before="The trust bundle holds both anchors.",
+        does="Restarts every meshed workload that does not trust the new anchor yet, identity "
+        "last.",
+        proof="No running proxy lacks the new anchor, pod by pod.",
+        back=NO_WAY_BACK,
+    ),
+    Phase(
+        "switch",
+        before="Every running proxy trusts both anchors.",
+        does="Asks cert-manager to renew the issuer's Certificate, waits until identity has loaded "
+        "it, and restarts what still has a certificate of the old one.",
+        proof="Every identity pod signs by the new anchor, and every proxy's certificate was "
+        "issued since.",
+        back=NO_WAY_BACK,
+    ),
+    Phase(
+        "drop",
+        before="No running proxy has a certificate that needs the old anchor.",
+        does="Copies the new anchor's Secret to the previous anchor's, so that the bundle holds it "
+        "alone, and restarts what still trusts the old one.",
+        proof="The bundle and every running proxy hold the new anchor alone.",
+        back=NO_WAY_BACK,
+    ),
+    Phase(
+        "done",
+        before="Every running proxy trusts the new anchor alone and has a certificate of it.",
+        does="Verifies the mesh.",
+        proof="The issuer chains to the only anchor, and every workload is rolled out.",
+        back="Rotate again: cert-manager has no key of the old anchor.",
+    ),
+)
+"""The phases where a Certificate owns the anchor."""
+
+SPARE = timedelta(minutes=10)
+"""What restarts may take beyond twice their plan."""
+
+
+def phases_of(snapshot: RotationSnapshot) -> tuple[Phase, ...]:
+    return PHASES if snapshot.anchor is None else CERTIFICATE_PHASES
+
+
+def spread_takes(snapshot: RotationSnapshot, options: RotationOptions) -> timedelta:
+    """How long it may take from the new anchor until every proxy trusts it, approvals included."""
+    plan = plan_restarts(snapshot.data_plane, lambda _: True, options.restarts)
+    asked = len({"bundle", "spread"} & set(options.approvals))
+    approvals = timedelta(hours=options.approval_hours) * asked
+    return 2 * timedelta(seconds=plan.seconds(options.restarts)) + SPARE + approvals
+
+
+def is_issuer_due(snapshot: RotationSnapshot, takes: timedelta) -> bool:
+    """Whether cert-manager renews the issuer too soon for a new anchor to spread before."""
+    if snapshot.anchor is None:
+        return False
+    issuer = snapshot.anchor.issuer
+    is_near = issuer.due is not None and issuer.due - snapshot.anchor.read_at < takes
+    return is_near or issuer.is_issuing
+
+
+def is_prepared(snapshot: RotationSnapshot, takes: timedelta) -> bool:
+    """Whether cert-manager may make a new anchor without harm."""
+    if snapshot.anchor is None:
+        return True
+    current = snapshot.anchor.current.fingerprint
+    is_copied = current in snapshot.anchor.copy.anchors and current in snapshot.bundle.anchors
+    return is_copied and not is_issuer_due(snapshot, takes)
+
+
+def _certificate_phase(snapshot: RotationSnapshot, takes: timedelta) -> PhaseName | None:
+    """The phase of a Certificate's anchor that comes before those of every rotation."""
+    if snapshot.anchor is None:
+        return None
+    goal, bundle = snapshot.goal, snapshot.bundle
+    if not goal:
+        return "renew" if is_prepared(snapshot, takes) else "prepare"
+    if goal == snapshot.origin == snapshot.anchor.current.fingerprint:
+        # Aborted, and there has been no other anchor.
+        return "done"
+    are_leaves_new = snapshot.loaded_since is not None and all(
+        map(snapshot.has_goals_leaf, snapshot.data_plane.pods)
+    )
+    if not are_leaves_new and not snapshot.participants <= bundle.anchors:
+        return "bundle"
+    return None
+
+
+def next_phase(snapshot: RotationSnapshot, takes: timedelta = SPARE) -> PhaseName:
+    """The first phase whose proof does not hold.
+
+    Args:
+        takes: how long it takes until every proxy trusts a new anchor (see `spread_takes`).
+    """
+    if (early := _certificate_phase(snapshot, takes)) is not None:
+        return early
     pods = snapshot.data_plane.pods
     bundle, goal = snapshot.bundle, snapshot.goal
     if not bundle.holds(goal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,17 +18,22 @@ from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.rotation.permissions import anchor_permissions, lacking, require
 from mesh.rotation.phases import (
+    NO_WAY_BACK,
     PHASES,
+    Phase,
     PhaseName,
     is_expired,
     needs_restart,
     next_phase,
+    phases_of,
     recovery_phase,
+    spread_takes,
 )
 from mesh.rotation.preconditions import (
     check_new_anchor,
     nothing_to_abort,
     refuse,
+    require_certificate_layout,
     require_way_back,
     troubles,
 )
@@ -41,7 +47,8 @@ from mesh.trust_anchor import ISSUER_SECRET, brought_certificate, brought_key
 class RotationPlan:
     """What a rotation would do. `restarts` is by phase; nothing of it was done.
 
-    `goal` is None where a new anchor has yet to be made.
+    `goal` is None where a new anchor has yet to be made. `warnings` are what somebody has to know
+    who runs it, such as that an abort goes forward.
     """
 
     goal: CertificateInfo | None
@@ -53,6 +60,8 @@ class RotationPlan:
     troubles: tuple[str, ...]
     expired: bool
     record: RotationRecord | None
+    phases: tuple[Phase, ...] = PHASES
+    warnings: tuple[str, ...] = ()
 
     @property
     def by_hand(self) -> tuple[ByHand, ...]:
@@ -82,7 +91,10 @@ def look(
     brought = brought_certificate(new.as_config(config.trust_anchor)) if new.is_brought else None
     goal = _decide_goal(record if is_open else None, brought, action)
     snapshot = read_rotation(cluster, config, goal or "")
-    require_installed(snapshot.bundle, chart, config)
+    if snapshot.anchor is not None:
+        require_certificate_layout(snapshot, new, action, spread_takes(snapshot, options))
+    if snapshot.bundle.follows:
+        require_installed(snapshot.bundle, chart, config)
     if config.issuer == "self-signed":
         secret = cluster.get("v1", "Secret", ISSUER_SECRET, config.namespaces.linkerd)
         require_writable(secret, config)
@@ -90,21 +102,33 @@ def look(
     if brought is not None and not (is_open and goal):
         info = check_new_anchor(brought, config, snapshot.bundle.roots, now)
         brought_key(new.as_config(config.trust_anchor), brought)
-    elif is_open and record is not None and goal is not None:
+    elif is_open and record is not None and goal:
         info = anchor_of(record, goal)
-        if action == "abort":
+        if action == "abort" and snapshot.anchor is None:
             require_way_back(cluster, config, ring, goal)
+    if snapshot.anchor is not None:
+        info = _certificate_goal(snapshot, is_open=is_open)
     expired = is_expired(snapshot, now)
     found = tuple(troubles(snapshot, config, now))
     refuse(config, options, action, found, expired=expired, is_open=is_open)
     phase: PhaseName = "prepare"
     if is_open:
-        phase = (recovery_phase if action == "recover" else next_phase)(snapshot)
+        phase = (
+            recovery_phase(snapshot)
+            if action == "recover"
+            else next_phase(snapshot, spread_takes(snapshot, options))
+        )
     plans = _plans(snapshot, options, action, phase)
     restarted = [t.workload for p in plans.values() for b in p.batches for t in b.targets]
     lacks = lacking(
         cluster,
-        anchor_permissions(config, restarted, snapshot.bundle.owner, has_record=record is not None),
+        anchor_permissions(
+            config,
+            restarted,
+            snapshot.bundle,
+            has_record=record is not None,
+            anchor=snapshot.anchor,
+        ),
     )
     if action != "dry_run":
         require(lacks)
@@ -118,7 +142,31 @@ def look(
         troubles=(*found, *([lacks] if lacks else [])),
         expired=expired,
         record=record,
+        phases=phases_of(snapshot),
+        warnings=tuple(_warnings(snapshot, action, is_open=is_open)),
     )
+
+
+def _certificate_goal(snapshot: RotationSnapshot, *, is_open: bool) -> CertificateInfo | None:
+    """The anchor that cert-manager has made already, by this rotation or by itself."""
+    if snapshot.anchor is None:
+        return None
+    is_made = bool(snapshot.goal) if is_open else not snapshot.is_settled_on_current
+    return snapshot.anchor.current if is_made else None
+
+
+def _warnings(snapshot: RotationSnapshot, action: Action, *, is_open: bool) -> Iterator[str]:
+    anchor = snapshot.anchor
+    if anchor is None:
+        return
+    is_asked = snapshot.goal not in ("", snapshot.origin) or anchor.anchor.is_issuing
+    if action == "abort" and is_asked:
+        yield f"{NO_WAY_BACK} The abort goes forward, to the end of the rotation."
+    elif not is_open and not snapshot.is_settled_on_current:
+        yield (
+            f"{anchor.anchor.subject} was renewed outside of a rotation: this one takes over, and "
+            "makes no further anchor."
+        )
 
 
 def _decide_goal(record: RotationRecord | None, brought: str | None, action: Action) -> str | None:
@@ -152,6 +200,8 @@ def _plans(
 ) -> dict[PhaseName, RestartPlan]:
     """The restarts of every phase that is still to come."""
     tolerated = unwell(snapshot)
+    if snapshot.anchor is not None and snapshot.goal == snapshot.origin and action == "abort":
+        return {}
 
     def plan(needs: Needs) -> RestartPlan:
         return plan_restarts(snapshot.data_plane, needs, options.restarts, tolerated=tolerated)
@@ -162,7 +212,7 @@ def _plans(
     if action == "recover":
         return {"spread": plan(everything)}
     names: tuple[PhaseName, ...] = ("spread", "switch", "drop")
-    order = [each.name for each in PHASES]
+    order = [each.name for each in phases_of(snapshot)]
     plans: dict[PhaseName, RestartPlan] = {}
     for name in names:
         if order.index(name) < order.index(phase):

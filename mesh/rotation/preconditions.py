@@ -11,7 +11,7 @@ from mesh.errors import InvalidInput, MeshError, NotReady
 from mesh.pki import CertificateInfo, check_issuer, check_trust_anchor, fingerprints
 from mesh.rotation.issuer_renewal import PREVIOUS_ISSUER
 from mesh.rotation.key_ring import KeyRing
-from mesh.rotation.options import Action, RotationOptions
+from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.rotation.record import chains_to, read_record
 from mesh.rotation.snapshot import RotationSnapshot, identity_pods
 from mesh.trust_anchor import ISSUER_SECRET, read_tls_secret
@@ -69,12 +69,79 @@ def _chain_trouble(snapshot: RotationSnapshot, config: MeshConfig, now: datetime
     subject = f"Secret/{config.namespaces.linkerd}/{ISSUER_SECRET}"
     if snapshot.issuer is None:
         return [f"{subject}: no issuer that can be read"]
+    # A Certificate's anchor may be out of the bundle, which a rotation puts right.
+    anchors = snapshot.pool or snapshot.bundle.roots
     try:
-        check_issuer(snapshot.issuer.pem, snapshot.bundle.roots, config.trust_domain, now, subject)
+        check_issuer(snapshot.issuer.pem, anchors, config.trust_domain, now, subject)
     except MeshError as error:
         # An intermediate between issuer and anchor is not part of what was kept of it.
         return [] if snapshot.issuer_anchor is not None else [str(error)]
     return []
+
+
+def require_certificate_layout(
+    snapshot: RotationSnapshot, new: NewAnchor, action: Action, takes: timedelta
+) -> None:
+    """Raises unless an anchor that a Certificate owns can be rotated so; nothing where none does.
+
+    Args:
+        takes: how long it takes until every proxy trusts a new anchor.
+
+    Raises:
+        OwnershipConflict, InvalidInput: with what the layout lacks.
+    """
+    anchor = snapshot.anchor
+    if anchor is None:
+        return
+    _ = anchor.copy
+    owner, issuer = anchor.anchor, anchor.issuer
+    if new.is_brought:
+        raise InvalidInput(
+            "new trust anchor",
+            expected=f"none, as cert-manager makes the anchor of {owner.subject}",
+            found="one that is provided",
+            remedy="Provide none, or replace that Certificate by a Secret of your own first.",
+        )
+    if action == "recover":
+        raise InvalidInput(
+            owner.subject,
+            expected="no recovery: cert-manager renews this anchor and the issuer",
+            found="that they have expired",
+            remedy=f"Fix cert-manager and let it renew {owner.subject}, then {issuer.subject} "
+            "(cmctl renew); then restart every meshed workload.",
+        )
+    if snapshot.issuer_anchor is None:
+        raise NotReady(
+            anchor.copy.subject,
+            expected="the anchor that signed the issuer in a proxy's trust bundle, in the issuer's "
+            "ca.crt, in the release's values or in this Secret",
+            found="it in none of them, so that it cannot be trusted again",
+            remedy=f"Put its certificate into {anchor.copy.key} of this Secret, then run again.",
+        )
+    if snapshot.goal or not snapshot.is_settled_on_current:
+        # The new anchor is there: what has begun has to end.
+        return
+    if issuer.every is not None and issuer.every < takes:
+        raise InvalidInput(
+            issuer.subject,
+            expected=f"{hours(takes)} between two renewals, in which every proxy comes to trust "
+            "the new anchor",
+            found=f"{hours(issuer.every)}: cert-manager would sign with the new anchor before",
+            remedy="Make restarts.batch_size larger, ask for approval before renew rather than "
+            "bundle or spread, or raise the Certificate's duration.",
+        )
+    # Two more rounds follow, and a third anchor has no place in the bundle.
+    if owner.every is not None and owner.every < 3 * takes:
+        raise InvalidInput(
+            owner.subject,
+            expected=f"{hours(3 * takes)} between two renewals, for the whole rotation",
+            found=hours(owner.every),
+            remedy="Raise its duration, or make restarts.batch_size larger.",
+        )
+
+
+def hours(span: timedelta) -> str:
+    return f"{span.total_seconds() / 3600:.1f} h"
 
 
 def nothing_to_abort() -> InvalidInput:

@@ -86,10 +86,11 @@ def chains_to(chain: str, record: RotationRecord, goal: str) -> bool:
 def read_record(cluster: Cluster, namespace: str) -> RotationRecord | None:
     """The last rotation of a mesh, or None."""
     obj = cluster.get("v1", "ConfigMap", RECORD, namespace)
-    return _record(obj) if obj is not None else None
+    return record_of(obj) if obj is not None else None
 
 
-def _record(obj: Object) -> RotationRecord | None:
+def record_of(obj: Object) -> RotationRecord | None:
+    """The rotation that a ConfigMap tells of, or None."""
     text: str = obj.get("data", {}).get("rotation", "")
     if not text:
         return None
@@ -152,7 +153,7 @@ class RotationClaim:
     @property
     def record(self) -> RotationRecord | None:
         with self._lock:
-            return _record(self._object)
+            return record_of(self._object)
 
     def check(self) -> None:
         """Raises `OwnershipConflict` where another one has taken over: nothing may be done then."""

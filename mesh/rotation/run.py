@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from mesh.certificate_anchor import CertificateAnchor, anchors_in, copy_current, keep_anchors
 from mesh.charts import Chart
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
@@ -27,29 +28,52 @@ from mesh.rollout import OnProgress, Workload, await_rollouts, read_workloads, r
 from mesh.rotation.issuer_renewal import (
     IDENTITY,
     PREVIOUS_ISSUER,
+    await_issued,
     await_reissued,
     ensure_loaded,
     put_issuer,
     reissue,
+    renew,
     write_issuer,
 )
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.leaves import read_issued
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.rotation.phases import (
-    PHASES,
+    NO_WAY_BACK,
     PhaseName,
+    is_issuer_due,
+    is_prepared,
     is_recovered,
     needs_restart,
     next_phase,
+    phases_of,
     recovery_phase,
+    spread_takes,
     unproven,
 )
 from mesh.rotation.plan import unwell
-from mesh.rotation.preconditions import check_new_anchor, nothing_to_abort
+from mesh.rotation.preconditions import (
+    check_new_anchor,
+    nothing_to_abort,
+    require_certificate_layout,
+)
 from mesh.rotation.record import RotationClaim, RotationRecord, anchor_of, chains_to
-from mesh.rotation.snapshot import RotationSnapshot, read_rotation
-from mesh.rotation.trust_bundle import BUNDLE, only, with_anchor, write_trust_bundle
+from mesh.rotation.snapshot import (
+    RotationSnapshot,
+    anchors_to_keep,
+    identity_pods,
+    read_rotation,
+)
+from mesh.rotation.trust_bundle import (
+    BUNDLE,
+    await_roots,
+    declare,
+    only,
+    with_anchor,
+    write_trust_bundle,
+)
+from mesh.snapshot import Pod
 from mesh.trust_anchor import (
     ISSUER_SECRET,
     TRUST_ROOTS,
@@ -105,10 +129,29 @@ class Rotation:
         snapshot = self.read()
         if recover:
             return recovery_phase(snapshot)
-        phase = next_phase(snapshot)
-        if phase == "switch" and snapshot.loaded_since is not None:
-            return next_phase(self._with_issued(snapshot))
+        self._follow_cert_manager(snapshot)
+        takes = spread_takes(snapshot, self._options)
+        phase = next_phase(snapshot, takes)
+        # A certificate that was renewed proves itself by its time alone.
+        if phase in ("bundle", "switch") and snapshot.loaded_since is not None:
+            return next_phase(self._with_issued(snapshot), takes)
         return phase
+
+    def _follow_cert_manager(self, snapshot: RotationSnapshot) -> None:
+        """Writes down the anchor that cert-manager has made since, as the goal."""
+        record = self.record
+        if snapshot.anchor is None or snapshot.goal in ("", record.goal):
+            return
+        current = snapshot.anchor.current
+        self._claim.save(
+            replace(
+                record,
+                goal=current.fingerprint,
+                anchors=join_bundle([record.anchors, current.pem]),
+                signing_since="",
+            )
+        )
+        self._claim.tell(record.phase, f"To {current.subject}, sha256 {current.fingerprint}.")
 
     # prepare
 
@@ -123,12 +166,17 @@ class Rotation:
         now = self._cluster.clock()
         if record is not None and record.is_open:
             if action == "abort" and not record.is_going_back:
+                if self._has_no_way_back():
+                    self._claim.tell(record.phase, f"Abort: {NO_WAY_BACK}")
+                    return self.record
                 record = self._claim.save(replace(record, goal=record.origin, signing_since=""))
                 self._claim.tell(record.phase, "Aborted: the old anchor is the goal again.")
             return self.record
         if action == "abort":
             raise nothing_to_abort()
         snapshot = read_rotation(self._cluster, self._config, "")
+        if snapshot.anchor is not None:
+            return self._begin_with(snapshot, snapshot.anchor, new, action)
         roots = snapshot.bundle.roots
         pair = self._new_pair(new, roots, now)
         info = check_new_anchor(pair.certificate, self._config, roots, now)
@@ -149,6 +197,44 @@ class Rotation:
             )
         )
         self._claim.tell("prepare", f"To {info.subject}, sha256 {info.fingerprint}.")
+        return self.record
+
+    def _has_no_way_back(self) -> bool:
+        """Whether cert-manager has made the new anchor, or is about to."""
+        snapshot = read_rotation(self._cluster, self._config, self.record.origin)
+        return snapshot.anchor is not None and snapshot.goal != self.record.origin
+
+    def _begin_with(
+        self,
+        snapshot: RotationSnapshot,
+        anchor: CertificateAnchor,
+        new: NewAnchor,
+        action: Action,
+    ) -> RotationRecord:
+        """Writes down a rotation of a Certificate's anchor, or the one that somebody began."""
+        require_certificate_layout(snapshot, new, action, spread_takes(snapshot, self._options))
+        current = anchor.current
+        origin, goal, anchors = current.fingerprint, "", current.pem
+        if not snapshot.is_settled_on_current:
+            kept = anchors_to_keep(snapshot)
+            first = next(iter(kept), current)
+            is_signer_old = snapshot.issuer_anchor not in (None, current.fingerprint)
+            origin = snapshot.issuer_anchor or "" if is_signer_old else first.fingerprint
+            goal = current.fingerprint
+            anchors = join_bundle([*(info.pem for info in kept), current.pem])
+        now = anchor.read_at
+        self._claim.save(
+            RotationRecord(
+                goal=goal,
+                origin=origin,
+                anchors=anchors,
+                phase="prepare",
+                begun=now.isoformat(timespec="seconds"),
+            )
+        )
+        by = anchor.anchor.subject
+        text = f"To the anchor that {by} has: {goal}." if goal else f"To a new anchor of {by}."
+        self._claim.tell("prepare", text)
         return self.record
 
     def _new_pair(self, new: NewAnchor, roots: str, now: datetime) -> KeyPair:
@@ -173,16 +259,101 @@ class Rotation:
         self._ring.next.replace(pair)
         return pair
 
+    def prepare(self, on_progress: OnProgress) -> None:
+        """The present anchor of a Certificate is copied, and the issuer not due for long enough.
+
+        Raises:
+            NotReady: trust-manager or cert-manager did not do their part.
+        """
+        anchor = self._certificate_anchor()
+        origin = self.record.origin
+        self._claim.check()
+        if origin not in anchor.copy.anchors and copy_current(self._cluster, anchor, origin):
+            self._claim.tell("prepare", f"{anchor.copy.subject} has the present anchor.")
+        await_roots(self._cluster, self._config, frozenset({origin}), may_have_more=True)
+        snapshot = self.read()
+        if is_issuer_due(snapshot, spread_takes(snapshot, self._options)):
+            self._claim.check()
+            on_progress(0, 1, f"renewing {anchor.issuer.subject}, so that it is not due soon")
+            self._reissue(lambda _: True)
+            self._claim.tell("prepare", "The issuer was renewed, so that it is not due soon.")
+
+    # renew
+
+    def renew(self, on_progress: OnProgress) -> None:
+        """A new anchor, made by cert-manager.
+
+        Raises:
+            NotReady: it made none, with its own conditions.
+        """
+        snapshot = self.read()
+        if not is_prepared(snapshot, spread_takes(snapshot, self._options)):
+            # An approval may have taken its time.
+            self.prepare(on_progress)
+        anchor = self._certificate_anchor()
+        owner, origin = anchor.anchor, self.record.origin
+        self._claim.check()
+        deadline = time.monotonic() + self._config.timeout_seconds
+        if anchor.current.fingerprint == origin:
+            self._claim.tell("renew", f"{owner.subject} is renewed. {NO_WAY_BACK}")
+            renew(self._cluster, owner.namespace, owner.name)
+        while anchors_in(
+            await_issued(
+                self._cluster,
+                owner.namespace,
+                owner.name,
+                anchor.secret,
+                self._config.timeout_seconds,
+            ).certificate
+        ) == frozenset({origin}):
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    owner.subject,
+                    expected="cert-manager to make another anchor",
+                    found="the same one",
+                    remedy="Look at its conditions and cert-manager's log, then run again.",
+                )
+            time.sleep(0.3)
+        self._follow_cert_manager(self.read())
+
+    def _certificate_anchor(self) -> CertificateAnchor:
+        anchor = self.read().anchor
+        if anchor is None:
+            raise NotReady(
+                f"mesh {self._config.name}",
+                expected="the Certificate that owned the trust anchor when the rotation began",
+                found="none",
+                remedy="Create it again, then run again.",
+            )
+        return anchor
+
     # bundle
 
     def bundle(self, on_progress: OnProgress) -> None:
         """The goal beside what is trusted."""
         record = self.record
         self._claim.check()
+        snapshot = self.read()
+        if snapshot.anchor is not None:
+            self._bundle_of_secrets(snapshot, snapshot.anchor)
+            return
         roots = self.read().bundle.roots
         wanted = with_anchor(roots, anchor_of(record, record.goal).pem)
         self._write(wanted, on_progress)
         self._claim.tell("bundle", f"{len(read_certificates(wanted, 'bundle'))} anchors trusted.")
+
+    def _bundle_of_secrets(self, snapshot: RotationSnapshot, anchor: CertificateAnchor) -> None:
+        """Every anchor of the rotation, by the two Secrets that the Bundle reads."""
+        record = self.record
+        old = snapshot.participants - snapshot.bundle.fixed - {anchor.current.fingerprint}
+        if not old <= anchor.copy.anchors:
+            keep_anchors(
+                self._cluster, anchor, join_bundle([anchor_of(record, each).pem for each in old])
+            )
+            self._claim.tell("bundle", f"{anchor.copy.subject} has what proxies still need.")
+        wanted = snapshot.participants | {anchor.current.fingerprint}
+        await_roots(self._cluster, self._config, wanted, may_have_more=True)
+        self._claim.tell("bundle", f"{len(wanted)} anchors trusted.")
 
     def bundle_alone(self, on_progress: OnProgress) -> None:
         """The goal and nothing else, as a recovery has it."""
@@ -207,6 +378,9 @@ class Rotation:
 
     def spread(self, on_progress: OnProgress) -> None:
         """Every proxy trusts the goal."""
+        if self.read().anchor is not None:
+            # Identity skips an issuer of the new anchor until it restarts: see `phases`.
+            self._restart("spread", on_progress, but_identity=True)
         self._restart("spread", on_progress)
 
     # switch
@@ -237,7 +411,8 @@ class Rotation:
             self._claim.save(replace(self.record, signing_since=""))
         goal = self.record.goal
         if self._config.issuer == "cert-manager":
-            self._ring.promote(goal)
+            if self.read().anchor is None:
+                self._ring.promote(goal)
             self._reissue(lambda secret: chains_to(secret.certificate, self.record, goal))
         else:
             self._sign(goal)
@@ -278,9 +453,12 @@ class Rotation:
         put_issuer(self._cluster, self._config, issuer, kept.authority)
 
     def _reissue(self, is_done: Callable[[TlsSecret], bool]) -> None:
+        anchor = self.read().anchor
+        name = anchor.issuer.name if anchor is not None else ISSUER_SECRET
+        timeout = self._config.timeout_seconds
         for _ in range(REISSUES):
-            reissue(self._cluster, self._config)
-            secret = await_reissued(self._cluster, self._config, self._config.timeout_seconds)
+            reissue(self._cluster, self._config, name)
+            secret = await_reissued(self._cluster, self._config, timeout, name)
             if is_done(secret):
                 return
         raise NotReady(
@@ -337,9 +515,24 @@ class Rotation:
                 remedy="Run again.",
             )
         self._claim.check()
-        self._write(only(self.record.anchors, self.record.goal), on_progress)
+        if snapshot.anchor is not None:
+            self._drop_copy(snapshot.anchor, on_progress)
+        else:
+            self._write(only(self.record.anchors, self.record.goal), on_progress)
         self._claim.tell("drop", "The trust bundle holds one anchor.")
         self._restart("drop", on_progress)
+
+    def _drop_copy(self, anchor: CertificateAnchor, on_progress: OnProgress) -> None:
+        goal = self.record.goal
+        if not copy_current(self._cluster, anchor, goal):
+            raise NotReady(
+                anchor.anchor.subject,
+                expected=f"the anchor {goal}, which everything is of",
+                found="that cert-manager has renewed it again",
+                remedy="Run again: the rotation goes on to that one.",
+            )
+        await_roots(self._cluster, self._config, self.read().bundle.fixed | {goal})
+        declare(self._cluster, self._helm, self._chart, self._config, on_progress)
 
     # recover
 
@@ -388,14 +581,17 @@ class Rotation:
                 found="that it is not",
                 remedy="Mend it, then run again.",
             )
-        self._ring.settle(self.record.goal)
-        self._cluster.delete("v1", "Secret", PREVIOUS_ISSUER, namespace)
+        if snapshot.anchor is None:
+            self._ring.settle(self.record.goal)
+            self._cluster.delete("v1", "Secret", PREVIOUS_ISSUER, namespace)
         self._claim.tell("done", "The mesh has one anchor, and everything is of it.")
         return snapshot
 
     # Parts
 
-    def _restart(self, phase: PhaseName, on_progress: OnProgress) -> None:
+    def _restart(
+        self, phase: PhaseName, on_progress: OnProgress, *, but_identity: bool = False
+    ) -> None:
         snapshot = self.read()
         if phase != "switch" and any(
             snapshot.trusted_by(p) is None for p in snapshot.data_plane.pods
@@ -405,11 +601,13 @@ class Rotation:
         tolerated = unwell(snapshot) if self._options.allow_unhealthy else frozenset[Workload]()
 
         def judge(plane: DataPlane) -> Needs:
-            return needs_restart(self.read(plane), phase)
+            needs = needs_restart(self.read(plane), phase)
+            left_out = {pod.uid for pod in identity_pods(plane)} if but_identity else set[str]()
+            return lambda pod: pod.uid not in left_out and needs(pod)
 
         self._claim.tell(phase, "Restarting what needs it.")
         self._restart_all(phase, judge, on_progress, tolerated)
-        self._prove(phase)
+        self._prove(phase, but_identity=but_identity)
 
     def _restart_all(
         self,
@@ -436,16 +634,23 @@ class Rotation:
             before_batch=before,
         )
 
-    def _prove(self, phase: PhaseName) -> None:
+    def _prove(self, phase: PhaseName, *, but_identity: bool = False) -> None:
         """Waits for the last old pods to go, then says whether the phase's proof holds."""
+
+        def lacking(snapshot: RotationSnapshot) -> list[Pod]:
+            left_out = identity_pods(snapshot.data_plane) if but_identity else []
+            return [pod for pod in unproven(snapshot, phase) if pod not in left_out]
+
         deadline = time.monotonic() + self._config.timeout_seconds
         while True:
             snapshot = self.read()
-            left = list(unproven(snapshot, phase))
+            left = lacking(snapshot)
             if left and phase == "switch":
                 # What nobody restarts may have renewed by itself.
                 snapshot = self._with_issued(snapshot)
-                left = list(unproven(snapshot, phase))
+                left = lacking(snapshot)
+            if not left and but_identity:
+                return
             if not left:
                 text = f"Proven for {len(snapshot.data_plane.pods)} proxies."
                 self._claim.tell(phase, text)
@@ -461,7 +666,7 @@ class Rotation:
         )
         left = [str(item) for item in plan.by_hand]
         left += [pod.subject for pod in unproven(snapshot, phase)]
-        proof = next(each.proof for each in PHASES if each.name == phase)
+        proof = next(each.proof for each in phases_of(snapshot) if each.name == phase)
         return NotReady(
             f"mesh {self._config.name}, phase {phase}",
             expected=proof,

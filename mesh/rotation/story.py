@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from mesh.notice import Notice
 from mesh.pki import CertificateInfo
 from mesh.rotation.issuer import IssuerRotation
-from mesh.rotation.phases import PHASES
 from mesh.rotation.plan import RotationPlan
 from mesh.rotation.record import RotationRecord
 
@@ -18,11 +17,12 @@ def plan_markdown(mesh: str, plan: RotationPlan) -> str:
     lines += [f"- now trusted: {_named(info)}" for info in plan.trusted]
     lines += [f"- issuer: {_named(plan.issuer)}" if plan.issuer else "- issuer: none"]
     lines += [f"- new anchor: {_named(plan.goal)}" if plan.goal else "- new anchor: will be made"]
+    lines += [f"- {warning}" for warning in plan.warnings]
     lines += [f"- next phase: {plan.phase}", f"- about {plan.seconds / 60:.0f} minutes", ""]
     if plan.expired:
         lines += ["**The mesh's identity has ended: only a recovery, with downtime, helps.**", ""]
     lines += ["| phase | before | does | proof | the way back |", "|---|---|---|---|---|"]
-    lines += [f"| {p.name} | {p.before} | {p.does} | {p.proof} | {p.back} |" for p in PHASES]
+    lines += [f"| {p.name} | {p.before} | {p.does} | {p.proof} | {p.back} |" for p in plan.phases]
     for name, restarts in plan.restarts.items():
         lines += ["", f"## {name}: {restarts.restarts} restarts", ""]
         lines += [

@@ -1,22 +1,24 @@
 """The trust bundle of a mesh: where it is kept, since when it is as it is, and changing it.
 
 Proxies and the identity service read ConfigMap `linkerd-identity-trust-roots`. It is written by
-whoever owns it: the control plane's Helm release (value `identityTrustAnchorsPEM`), with
+its owner: the control plane's Helm release (value `identityTrustAnchorsPEM`), with
 `identity.externalCA` somebody else, which may be trust-manager's Bundle. The value is kept the
-same in every case, so that the release stays the truth and `bootstrap` finds nothing to do.
+same, so that the release stays the truth and `bootstrap` finds nothing to do; only where a
+Certificate owns the anchor, a value that was never given stays away.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal, cast
 
+from mesh.certificate_anchor import TRUST_MANAGER
 from mesh.charts import Chart
-from mesh.cluster import Cluster, Object, name_of
+from mesh.cluster import Cluster, Object, last_change, name_of
 from mesh.config import MeshConfig
 from mesh.errors import MeshError, NotReady
 from mesh.helm import DesiredRelease, Helm
@@ -33,9 +35,10 @@ from mesh.values import Values, merge
 
 BUNDLE = "ca-bundle.crt"
 VALUE = "identityTrustAnchorsPEM"
-TRUST_MANAGER = "trust.cert-manager.io/v1alpha1"
 
-Owner = Literal["release", "config-map", "trust-manager"]
+Owner = Literal["release", "config-map", "trust-manager", "certificate"]
+"""Who says what the bundle holds; the last two by trust-manager's Bundle, and `certificate` by the
+Secrets among its sources (see `mesh.certificate_anchor`)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class TrustBundle:
 
     `roots` is the ConfigMap's PEM and `changed` when it was last written, by the API server's
     clock; `release` is the control plane's, and `declared` the PEM among its values. `driver` is
-    who owns that release, or the control plane where it is none.
+    who owns that release, or the control plane where it is none. `fixed` are anchors that no
+    rotation adds or removes.
     """
 
     roots: str
@@ -53,6 +57,7 @@ class TrustBundle:
     release: Release | None = field(repr=False)
     declared: str
     driver: ReleaseOwner | None = None
+    fixed: frozenset[str] = frozenset()
 
     @property
     def anchors(self) -> frozenset[str]:
@@ -80,12 +85,20 @@ class TrustBundle:
         """What the chart calls the declared bundle in its pods' annotations."""
         return hashlib.sha256(self.declared.encode()).hexdigest()
 
+    @property
+    def follows(self) -> bool:
+        """Whether the release has to say what the ConfigMap has."""
+        return self.owner != "certificate" or bool(self.declared.strip())
+
     def is_only(self, fingerprint: str) -> bool:
-        """Whether it is this one anchor, everywhere."""
-        return self.is_settled and self.anchors == frozenset({fingerprint})
+        """Whether it is this one anchor beside the fixed ones, everywhere."""
+        is_settled = self.is_settled or not self.follows
+        return is_settled and self.anchors == self.fixed | {fingerprint}
 
     def holds(self, fingerprint: str) -> bool:
-        return fingerprint in self.anchors and fingerprint in self.declared_anchors
+        # The release follows a Certificate's anchor at the end, as an upgrade restarts identity.
+        is_declared = self.owner == "certificate" or fingerprint in self.declared_anchors
+        return fingerprint in self.anchors and is_declared
 
 
 def _fingerprints(pem: str, subject: str) -> frozenset[str]:
@@ -141,13 +154,6 @@ def _owner(roots: Object | None, values: Mapping[str, Any]) -> Owner:
     return "trust-manager" if is_bundle else "config-map"
 
 
-def last_change(obj: Object) -> datetime | None:
-    """When an object was last written, to the second and rounded up, as its managers record it."""
-    entries: Sequence[dict[str, Any]] = obj["metadata"].get("managedFields") or ()
-    times = [datetime.fromisoformat(entry["time"]) for entry in entries if entry.get("time")]
-    return max(times) + timedelta(seconds=1) if times else None
-
-
 def write_trust_bundle(
     cluster: Cluster,
     helm: Helm,
@@ -177,7 +183,7 @@ def write_trust_bundle(
     if release is None:
         raise _no_release(config, bundle.driver)
     write_release(cluster, helm, chart, config, release, {VALUE: wanted}, on_progress)
-    _await_roots(cluster, config, fingerprints(wanted, "trust bundle"))
+    await_roots(cluster, config, fingerprints(wanted, "trust bundle"))
 
 
 def write_release(
@@ -201,6 +207,25 @@ def write_release(
         DesiredRelease(release.name, release.namespace, chart, values, config.timeout_seconds),
         on_progress,
     )
+
+
+def declare(
+    cluster: Cluster,
+    helm: Helm,
+    chart: Chart,
+    config: MeshConfig,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Lets the release's value follow a bundle that a Certificate's anchor makes.
+
+    Raises:
+        ReleaseError: the release could not be upgraded.
+    """
+    bundle = read_trust_bundle(cluster, config)
+    release = bundle.release
+    if release is None or not bundle.declared.strip() or bundle.anchors == bundle.declared_anchors:
+        return
+    write_release(cluster, helm, chart, config, release, {VALUE: bundle.roots}, on_progress)
 
 
 def _no_release(config: MeshConfig, driver: ReleaseOwner | None) -> MeshError:
@@ -266,19 +291,36 @@ def _write_bundle(cluster: Cluster, wanted: str) -> None:
         cluster.replace(bundle)
 
 
-def _await_roots(cluster: Cluster, config: MeshConfig, wanted: frozenset[str]) -> None:
+def await_roots(
+    cluster: Cluster, config: MeshConfig, wanted: frozenset[str], *, may_have_more: bool = False
+) -> None:
+    """Waits until the ConfigMap holds these anchors.
+
+    Args:
+        may_have_more: whether others beside them are as well.
+
+    Raises:
+        NotReady: its owner did not write it; with what trust-manager says of the Bundle.
+    """
     deadline = time.monotonic() + min(config.timeout_seconds, 60)
     while True:
         roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
         pem = str((roots or {}).get("data", {}).get(BUNDLE, ""))
         found = _fingerprints(pem, TRUST_ROOTS)
-        if found == wanted:
+        if found == wanted or (may_have_more and found >= wanted):
             return
         if time.monotonic() > deadline:
             raise NotReady(
                 name_of(roots) if roots else f"ConfigMap/{TRUST_ROOTS}",
                 expected=f"{len(wanted)} trust anchors: {', '.join(sorted(wanted))}",
-                found=", ".join(sorted(found)) or "none",
+                found="; ".join([", ".join(sorted(found)) or "none", *_of_bundle(cluster)]),
                 remedy="See who else writes it: sources of a Bundle, or a GitOps controller.",
             )
         time.sleep(0.5)
+
+
+def _of_bundle(cluster: Cluster) -> list[str]:
+    """What trust-manager says of its Bundle."""
+    bundle: Object = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS) or {}
+    conditions: list[dict[str, Any]] = bundle.get("status", {}).get("conditions") or []
+    return [f"Bundle/{TRUST_ROOTS} {c.get('reason')}: {c.get('message')}" for c in conditions]

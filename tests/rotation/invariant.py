@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -67,9 +68,19 @@ def violations(proxies: list[RunningProxy]) -> list[str]:
 
 
 class Invariant:
-    """Samples a sandbox while it is open, and fails at its end where the invariant did not hold."""
+    """Samples a sandbox while it is open, and fails at its end where the invariant did not hold.
 
-    def __init__(self, sandbox: Sandbox, every: float = 0.3) -> None:
+    Args:
+        tolerated: violations that a test explains.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        every: float = 0.3,
+        tolerated: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self._tolerated = tolerated
         self._sandbox = sandbox
         self._every = every
         self._over = threading.Event()
@@ -107,7 +118,9 @@ class Invariant:
         proxies = self._sandbox.proxies()
         self.samples += 1
         self.largest = max(self.largest, len(proxies))
-        self.failures += [f"{second:.1f} s: {text}" for text in violations(proxies)]
+        self.failures += [
+            f"{second:.1f} s: {text}" for text in violations(proxies) if not self._tolerated(text)
+        ]
         bare = {proxy.uid: proxy.name for proxy in proxies if not proxy.chain}
         self._bare = {uid: self._bare.get(uid, second) for uid in bare}
         self.failures += [

@@ -24,7 +24,7 @@ from mesh.restarts import read_data_plane
 from mesh.rotation.issuer import ReleaseWriter, look_at_issuer, rotate_issuer
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.leaves import read_issued
-from mesh.rotation.options import NewAnchor
+from mesh.rotation.options import Action, NewAnchor
 from mesh.rotation.record import RotationClaim, read_record
 from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
@@ -94,7 +94,9 @@ class Stopped(Exception):
     pass
 
 
-def stop_at(mesh: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_at(
+    mesh: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch, action: Action = "rotate"
+) -> None:
     """Rotates until the story says something, and stops right there."""
     tell = RotationClaim.tell
 
@@ -106,7 +108,7 @@ def stop_at(mesh: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(RotationClaim, "tell", stopping)
         with pytest.raises(Stopped):
-            mesh.rotate()
+            mesh.rotate(action=action)
 
 
 def goes_back(mesh: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:

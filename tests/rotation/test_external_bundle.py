@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,77 +9,45 @@ from typing import Any
 
 import pytest
 
-from mesh.cluster import Cluster
+from mesh.certificate_anchor import TRUST_MANAGER
 from mesh.namespaces import ensure_namespaces
-from mesh.rotation.trust_bundle import BUNDLE, TRUST_MANAGER, read_trust_bundle
+from mesh.rotation.trust_bundle import BUNDLE, read_trust_bundle
 from mesh.trust_anchor import TRUST_ROOTS, ensure_trust_anchor
 from sandbox.cluster import Sandbox
 from tests.flows.cluster_state import resource_versions
 from tests.rotation.invariant import Invariant
 from tests.rotation.meshes import add_workloads, configuration, install, rotate, store_of
-
-CRD: dict[str, Any] = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "bundles.trust.cert-manager.io"},
-    "spec": {
-        "group": "trust.cert-manager.io",
-        "scope": "Cluster",
-        "names": {"kind": "Bundle", "plural": "bundles", "singular": "bundle"},
-        "versions": [
-            {
-                "name": "v1alpha1",
-                "served": True,
-                "storage": True,
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "x-kubernetes-preserve-unknown-fields": True,
-                    }
-                },
-            }
-        ],
-    },
-}
+from tests.rotation.trust_manager import HOME, apply_patiently, helm_install
+from tests.waiting import eventually
 
 
-def as_trust_manager(cluster: Cluster, over: threading.Event) -> None:
-    """Does what trust-manager does with a Bundle of in-line sources: it writes the ConfigMap."""
-    while not over.wait(0.3):
-        bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
-        assert bundle is not None
-        text = "".join(source["inLine"] for source in bundle["spec"]["sources"])
-        cluster.apply(roots(text, bundle))
-
-
-def roots(text: str, bundle: Any = None) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"name": TRUST_ROOTS, "namespace": "linkerd"}
-    if bundle is not None:
-        owner = {key: bundle[key] for key in ("apiVersion", "kind")}
-        metadata["ownerReferences"] = [
-            {**owner, "name": TRUST_ROOTS, "uid": bundle["metadata"]["uid"], "controller": True}
-        ]
+def roots(text: str) -> dict[str, Any]:
+    metadata = {"name": TRUST_ROOTS, "namespace": "linkerd"}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {BUNDLE: text}}
 
 
-def make_bundle(cluster: Cluster, text: str) -> None:
-    cluster.apply(CRD)
-    deadline = time.monotonic() + 30
-    while not cluster.serves(TRUST_MANAGER, "Bundle"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    made = cluster.create(
+def make_bundle(sandbox: Sandbox, helm: str, shared: Path, text: str) -> None:
+    """trust-manager by its own chart, without cert-manager, and a Bundle of an in-line source."""
+    charts = shared / "charts" / "jetstack"
+    own = {"app.webhook.tls.helmCert.enabled": "true"}
+    helm_install(sandbox, helm, "trust-manager", next(charts.glob("trust-*.tgz")), HOME, **own)
+    cluster = sandbox.cluster()
+    apply_patiently(
+        cluster,
         {
             "apiVersion": TRUST_MANAGER,
             "kind": "Bundle",
             "metadata": {"name": TRUST_ROOTS},
             "spec": {
                 "sources": [{"inLine": text}],
-                "target": {"configMap": {"key": BUNDLE}},
+                "target": {
+                    "configMap": {"key": BUNDLE},
+                    "namespaceSelector": {"matchLabels": {"linkerd.io/is-control-plane": "true"}},
+                },
             },
-        }
+        },
     )
-    cluster.apply(roots(text, made))
+    eventually(lambda: cluster.get("v1", "ConfigMap", TRUST_ROOTS, "linkerd"), every=0.1)
 
 
 @pytest.mark.parametrize("owner", ["config-map", "trust-manager"])
@@ -99,11 +65,8 @@ def test_a_bundle_that_the_chart_does_not_own_is_rotated_too(
     ensure_namespaces(cluster, config)
     store = store_of(cluster, config)
     anchor = ensure_trust_anchor(cluster, config, store, datetime.now(UTC))
-    over = threading.Event()
-    manager = threading.Thread(target=as_trust_manager, args=(cluster, over), daemon=True)
     if owner == "trust-manager":
-        make_bundle(cluster, anchor.bundle)
-        manager.start()
+        make_bundle(sandbox, helm_path, shared_dir, anchor.bundle)
     else:
         cluster.apply(roots(anchor.bundle))
     install(cluster, config, helm_path)
@@ -122,4 +85,3 @@ def test_a_bundle_that_the_chart_does_not_own_is_rotated_too(
     seen = resource_versions(cluster)
     install(cluster, config, helm_path)
     assert resource_versions(cluster) == seen
-    over.set()
