@@ -43,7 +43,7 @@ PARTS: dict[str, str] = {
     "denied": "SelfSubjectAccessReviews",
     "endpoints": "EndpointSlices",
     "ingresses": "ingress objects",
-    "installed": "the owners of Helm releases",
+    "installed": "Helm's records of releases, and their owners",
     "kubernetes": "the API server's version",
     "mutating_webhooks": "MutatingWebhookConfigurations",
     "namespaces": "Namespaces",

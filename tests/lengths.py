@@ -24,6 +24,7 @@ LENGTHS: dict[str, int] = {
     "tests/rotation/test_rotation.py": 180,
     "tests/rotation/test_killed.py": 180,
     "tests/rotation/test_faults.py": 180,
+    "certificate anchor": 150,
     "managed": 130,
     "tests/flows/test_upgrade_policy.py": 130,
     "tests/helm/test_release.py": 90,

@@ -78,7 +78,7 @@ def seen(
     return RotationSnapshot(
         goal=goal.fingerprint if goal else "",
         bundle=TrustBundle(
-            "".join(info.pem for info in found), None, "certificate", None, declared, fixed
+            "".join(info.pem for info in found), None, "certificate", None, declared, fixed=fixed
         ),
         data_plane=DataPlane("linkerd", frozenset(), pods, {}, ()),
         issuer=OLD,
