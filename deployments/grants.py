@@ -222,6 +222,19 @@ def certificate_reads(config: MeshConfig) -> list[Grant]:
     ]
 
 
+def adoption_reads(_config: MeshConfig) -> list[Grant]:
+    """What `adopt` reads: where a mesh and its releases are is not known before."""
+    return [
+        # Helm's records and the issuer, in whatever namespace.
+        Grant(("get", "list"), "", ("secrets",)),
+        Grant(("get",), "", ("configmaps",), "", (TRUST_ROOTS,)),
+        Grant(("list",), "", ("namespaces",)),
+        Grant(("list",), "apps", ("deployments",)),
+        Grant(("list",), "apiextensions.k8s.io", ("customresourcedefinitions",)),
+        Grant(("list",), "cert-manager.io", ("certificates",), sometimes=True),
+    ]
+
+
 def _secrets(config: MeshConfig, *, in_linkerd: bool) -> tuple[str, ...]:
     linkerd = config.namespaces.linkerd
     return tuple(name for place, name in secret_names(config) if (place == linkerd) == in_linkerd)

@@ -29,6 +29,7 @@ HOME = "prefect"
 """The namespace of the ServiceAccounts that flows run with."""
 
 READING: dict[str, Callable[[MeshConfig], list[Grant]]] = {
+    "adopt": grants.adoption_reads,
     "check_certificates": grants.certificate_reads,
     "verify_mesh": grants.mesh_reads,
 }

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from mesh.charts import Chart
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, CertificateError, InvalidInput, NotReady, OwnershipConflict
+from mesh.ownership import owner_of
 from mesh.pki import (
     CertificateInfo,
     KeyPair,
@@ -150,12 +152,23 @@ def chart_issuer(secret: Object | None) -> Values:
     return {"identity": {"issuer": {"scheme": LINKERD_TLS, "tls": pair}}}
 
 
-def with_chart_issuer(cluster: Cluster, config: MeshConfig, chart: str, values: Values) -> Values:
-    """The control plane's values with the issuer that its chart makes; others as they are."""
-    if chart not in ("linkerd2", "linkerd-control-plane"):
-        return values
-    secret = cluster.get("v1", "Secret", ISSUER_SECRET, config.namespaces.linkerd)
-    return merge(values, chart_issuer(secret))
+def with_kept(cluster: Cluster, config: MeshConfig, chart: Chart, values: Values) -> Values:
+    """A chart's values with what its release made that has to stay: the issuer, the namespace.
+
+    Until 2.11 a chart may make its own namespace, which Helm would delete, with everything in it,
+    where a later revision does not.
+    """
+    names = config.namespaces
+    kept: Values = {}
+    if "installNamespace" in chart.defaults:
+        place = {"linkerd-viz": names.viz, "linkerd-jaeger": names.jaeger}
+        namespace = cluster.get("v1", "Namespace", place.get(chart.name, names.linkerd))
+        if namespace is not None and owner_of(namespace).release is not None:
+            kept["installNamespace"] = True
+    if chart.name in ("linkerd2", "linkerd-control-plane"):
+        secret = cluster.get("v1", "Secret", ISSUER_SECRET, names.linkerd)
+        kept = merge(kept, chart_issuer(secret))
+    return merge(values, kept)
 
 
 # cert-manager

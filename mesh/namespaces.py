@@ -5,6 +5,7 @@ from __future__ import annotations
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import OwnershipConflict
+from mesh.helm_record import RESOURCE_POLICY
 from mesh.ownership import Owner, Role, decide, owner_of, refuse_theirs
 
 LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
@@ -57,7 +58,7 @@ def _namespace(name: str, labels: dict[str, str], annotations: dict[str, str]) -
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": name, "labels": LABELS | labels, "annotations": annotations},
+        "metadata": {"name": name, "labels": LABELS | labels, "annotations": dict(annotations)},
     }
 
 
@@ -113,6 +114,9 @@ def ensure_namespaces(cluster: Cluster, config: MeshConfig) -> list[str]:
             if lacks(wanted, before):
                 raise refuse_namespace(wanted, before, owner)
             continue
+        if before is not None and owner_of(before).release is not None:
+            # Helm deletes what a later revision does not make, and everything in it.
+            wanted["metadata"]["annotations"][RESOURCE_POLICY] = "keep"
         after = cluster.apply(wanted)
         if before is None or _version(before) != _version(after):
             changed.append(name)

@@ -14,7 +14,7 @@ from mesh.dependencies import own_release, wanted_version
 from mesh.helm import Helm, desired_release
 from mesh.helm_record import Release, ReleaseRef, Revision, deployed, read_releases
 from mesh.installed import mesh_releases
-from mesh.issuer import with_chart_issuer
+from mesh.issuer import with_kept
 from mesh.preflight import preflight, read_preflight
 from mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from mesh.snapshot import Pod
@@ -153,7 +153,7 @@ def _rendered(
     found: dict[str, Sequence[Object]] = {}
     for name, chart in charts.items():
         values = values_for(chart, config, facts, trust_bundle=bundle)
-        values = with_chart_issuer(cluster, config, name, values)
+        values = with_kept(cluster, config, chart, values)
         desired = desired_release(config, chart, values, places.get(name))
         found[name] = helm.render(chart, desired.name, desired.namespace, desired.values, facts)
     return found

@@ -12,7 +12,7 @@ from mesh.dependencies import Dependency, own_release, wanted_version
 from mesh.helm import DesiredRelease, desired_release
 from mesh.helm_record import Release
 from mesh.installed import MeshReleases
-from mesh.issuer import webhook_authorities, with_chart_issuer
+from mesh.issuer import webhook_authorities, with_kept
 from mesh.preflight import gateway_api_owner
 from mesh.values import ClusterFacts, Values, values_for
 
@@ -50,7 +50,7 @@ def wanted_releases(
     found: list[DesiredRelease] = []
     for chart, bundle, at in charts:
         values = values_for(chart, config, facts, trust_bundle=bundle)
-        values = with_chart_issuer(cluster, config, chart.name, values)
+        values = with_kept(cluster, config, chart, values)
         found.append(desired_release(config, chart, values, at))
     return tuple(found)
 

@@ -86,6 +86,11 @@ RESTARTS = Parameter("restarts", RestartPolicy, prefix="restarts-")
 COMMANDS = (
     Command("bootstrap", "bootstrap", "A mesh from nothing, or the rest of an interrupted one."),
     Command(
+        "adopt",
+        "adopt",
+        "Print the configuration of a running mesh that Helm installed; change nothing.",
+    ),
+    Command(
         "upgrade",
         "upgrade",
         "A mesh brought to a newer Linkerd, and back again when a gate fails.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from mesh.adoption import Adoption, adoption_yaml
 from mesh.fleet import FleetPlan
 from mesh.proof import Proof, proof_table
 from mesh.rotation.issuer import IssuerRotation
@@ -26,6 +27,8 @@ def as_words(mesh: str, state: str, message: str, result: Any) -> str:
         result: what the flow returned.
     """
     match result:
+        case Adoption():
+            text = adoption_yaml(result)
         case Proof():
             text = f"{_table(proof_table(result))}\nverified: {', '.join(result.checked)}\n"
         case SmokeReport():

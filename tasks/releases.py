@@ -18,7 +18,7 @@ from mesh.dependencies import (
 from mesh.helm import Helm, Outcome, desired_release
 from mesh.helm_record import ReleaseRef, read_releases
 from mesh.installed import PARTS, locate
-from mesh.issuer import webhook_authorities, with_chart_issuer
+from mesh.issuer import webhook_authorities, with_kept
 from mesh.ownership import owner_of_release
 from mesh.values import ClusterFacts, values_for
 from tasks.injection import mend_injection
@@ -73,7 +73,7 @@ def _reconcile(
     if mesh.issuer == "cert-manager":
         facts = replace(facts, webhook_authorities=webhook_authorities(cluster, mesh))
     values = values_for(chart, mesh, facts, trust_bundle=trust_bundle)
-    values = with_chart_issuer(cluster, mesh, chart.name, values)
+    values = with_kept(cluster, mesh, chart, values)
     desired = desired_release(mesh, chart, values, at)
     log = get_run_logger()
     with RolloutProgress(mesh.name, desired.name) as progress:

@@ -24,7 +24,7 @@ from mesh.errors import MeshError, NotReady
 from mesh.helm import DesiredRelease, Helm
 from mesh.helm_record import Release
 from mesh.installed import read_mesh_releases
-from mesh.issuer import with_chart_issuer
+from mesh.issuer import with_kept
 from mesh.ownership import Owner as ReleaseOwner
 from mesh.ownership import refuse_theirs
 from mesh.pki import fingerprints, join_bundle, read_certificates
@@ -202,7 +202,7 @@ def write_release(
     Raises:
         ReleaseError: the release could not be upgraded.
     """
-    values = with_chart_issuer(cluster, config, chart.name, merge(release.values or {}, changed))
+    values = with_kept(cluster, config, chart, merge(release.values or {}, changed))
     helm.reconcile(
         DesiredRelease(release.name, release.namespace, chart, values, config.timeout_seconds),
         on_progress,

@@ -54,6 +54,10 @@ def test_an_upgrade_keeps_a_chart_made_issuer(
     before, issuer = uids(cluster, KEPT, "linkerd"), issuer_of(plain, "linkerd").certificate
     fields: dict[str, Any] = config.model_dump(mode="json", exclude_defaults=True)
     fields["trust_anchor"]["passphrase"] = "correct horse battery staple"
+    if source == "stable-2.11.5":
+        # Its chart has made the namespace itself, which must not go with a later revision.
+        first = flows("bootstrap", fields)
+        assert first.returncode == 0, first.stderr[-4000:]
     with issuer_never_missing(cluster), Invariant(plain.sandbox):
         done = flows.upgrade(fields, to=target)
         assert (done.get("source"), done.get("target")) == (source, target), done

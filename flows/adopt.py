@@ -1,0 +1,31 @@
+"""A mesh that Helm made already, described so that the other flows can manage it."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mesh.adoption import Adoption
+from tasks.adoption import look_at_mesh
+from tasks.linkerd_mesh import LinkerdMesh
+
+
+@flow(
+    name="adopt",
+    flow_run_name="adopt {mesh.name}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def adopt(mesh: LinkerdMesh) -> Adoption:
+    """Writes the configuration of a running mesh that Helm installed; changes nothing.
+
+    Says who owns each part, what each of the other flows could do with the mesh, and what has to
+    be added to the configuration first, such as the trust anchor's key.
+
+    Args:
+        mesh: Its name, how its cluster is reached and where charts come from. Everything else is
+            read from the cluster.
+
+    Raises:
+        InvalidInput: the cluster has no Linkerd.
+    """
+    return look_at_mesh(mesh)

@@ -1,0 +1,26 @@
+"""The step that describes a running mesh."""
+
+from __future__ import annotations
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from mesh.adoption import Adoption, adoption_markdown, describe, read_adoption
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.step import step
+
+
+@step("look", description="Reads a running mesh and writes its configuration.")
+def look_at_mesh(mesh: LinkerdMesh) -> Adoption:
+    adoption = describe(read_adoption(cluster_of(mesh), mesh))
+    log = get_run_logger()
+    for part, owner in adoption.owners:
+        log.info("%s: %s", part, owner)
+    for text in adoption.missing:
+        log.warning("To be added: %s", text)
+    create_markdown_artifact(
+        adoption_markdown(adoption),
+        key=f"{mesh.name}-adoption",
+        description=f"Mesh {mesh.name}: its configuration, and what each flow could do with it",
+    )
+    return adoption
