@@ -22,9 +22,10 @@ from mesh.charts import Chart, ChartName
 from mesh.cluster import Object, name_of
 from mesh.config import MeshConfig
 from mesh.constraint import admits
-from mesh.dependencies import namespace_of
+from mesh.dependencies import releases_of
 from mesh.errors import InvalidInput, PreflightFailed
 from mesh.helm_record import Release, Revision
+from mesh.ownership import owner_of_release
 from mesh.preflight import Finding
 from mesh.upgrade_path import wants, why_not
 from mesh.upgrade_record import UpgradeRecord
@@ -329,9 +330,13 @@ def _dependencies(snapshot: PlanSnapshot) -> list[Finding]:
     for name in snapshot.config.upgrade.dependencies:
         before, chart = snapshot.installed.get(name), snapshot.charts.get(name)
         if before is None or chart is None:
-            place = namespace_of(name, snapshot.config)
-            text = f"there is no Helm release {place}/{name}, so it is left as it is"
-            remedy = "Leave it out of upgrade.dependencies, or name its namespace."
+            owners = [owner_of_release(r) for r in releases_of(name, snapshot.releases)]
+            theirs = ", ".join(map(str, owners)) or "no Helm release"
+            text = f"it is not these flows' ({theirs}), so it is left as it is"
+            remedy = (
+                "Leave it out of upgrade.dependencies, or let these flows have it: "
+                f"{name.replace('-', '_')}.install and .adopt."
+            )
             found.append(Finding("dependency", "warning", name, text, remedy))
             continue
         if admits(f">={before.chart_version}", chart.version) is False:

@@ -17,6 +17,8 @@ import threading
 from typing import Any
 
 from flows.bootstrap import bootstrap
+from flows.rotate_anchor import rotate_anchor
+from flows.rotate_issuer import rotate_issuer
 from flows.upgrade import upgrade
 from mesh.errors import MeshError
 from mesh.proof import Proof
@@ -24,7 +26,12 @@ from mesh.upgrade_plan import UpgradePlan
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.flows.faults import fall_ill, kill_in
 
-FLOWS = {"bootstrap": bootstrap, "upgrade": upgrade}
+FLOWS: dict[str, Any] = {
+    "bootstrap": bootstrap,
+    "upgrade": upgrade,
+    "rotate_anchor": rotate_anchor,
+    "rotate_issuer": rotate_issuer,
+}
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -43,9 +50,11 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     return answer(returned)
 
 
-def answer(returned: Proof | UpgradePlan) -> dict[str, Any]:
+def answer(returned: Any) -> dict[str, Any]:
     if isinstance(returned, Proof):
         return {"ok": returned.ok, "proxies": returned.proxies}
+    if not isinstance(returned, UpgradePlan):
+        return {"done": True}
     return {
         "source": returned.source,
         "target": returned.target,

@@ -14,10 +14,11 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import PreflightFailed
 from mesh.helm_record import Release, ReleaseRef
-from mesh.installed import mesh_releases
+from mesh.installed import MeshReleases, mesh_releases
 from mesh.ownership import Owner
 from mesh.permissions import Permission
 from mesh.preflight import (
+    ForeignNamespace,
     Owned,
     PreflightSnapshot,
     denied_permissions,
@@ -111,6 +112,38 @@ CASES: list[tuple[str, PreflightSnapshot, str, str, str]] = [
         "pl-version",
         "error",
         "use the upgrade flow",
+    ),
+    (
+        "Flux drives the control plane",
+        with_releases(
+            release("linkerd-crds", "2026.8.3"),
+            replace(release("linkerd-control-plane", "2026.8.3"), writer="helm-controller"),
+        ),
+        "pl-owner",
+        "error",
+        "it belongs to Flux's helm-controller (Helm release linkerd/linkerd-control-plane)",
+    ),
+    (
+        "Argo CD made the control plane",
+        replace(
+            GOOD,
+            mesh=MeshReleases({}, {"linkerd-control-plane": Owner("Argo CD", "Argo CD's mesh")}),
+        ),
+        "pl-owner",
+        "error",
+        "it belongs to Argo CD's mesh",
+    ),
+    (
+        "a namespace is Flux's and lacks a label",
+        replace(
+            GOOD,
+            foreign_namespaces=(
+                ForeignNamespace("Namespace/linkerd", Owner("Flux", "Flux's k"), ("a: b",)),
+            ),
+        ),
+        "pl-owner",
+        "error",
+        "Set there: a: b.",
     ),
     (
         "a namespace is being deleted",
@@ -222,3 +255,14 @@ def test_every_permission_is_documented() -> None:
     wide = MeshConfig(version="stable-2.14.10", jaeger={"enabled": True})
     for permission in permissions(wide):
         assert f"`{permission.resource}`" in page, permission
+
+
+def test_cert_manager_is_not_given_an_issuer_that_the_chart_makes() -> None:
+    charts_own = replace(GOOD, issuer_owner=helm("linkerd-control-plane", "linkerd"))
+    config = MeshConfig.model_validate(
+        {"issuer": "cert-manager", "trust_anchor": {"custody": "in-cluster"}}
+    )
+    [finding] = preflight(charts_own, config, CHARTS)
+    assert (finding.id, finding.severity) == ("pl-owner", "error")
+    assert "Helm release linkerd/linkerd-control-plane, and cert-manager would" in str(finding)
+    assert preflight(charts_own, CONFIG, CHARTS) == []

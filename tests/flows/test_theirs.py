@@ -1,0 +1,174 @@
+"""A cluster with somebody else's everything: every flow run, and not one write to what is theirs.
+
+The twin of the test of exact roles: it holds flows against the API server's audit log as well.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.grants import plural
+from mesh.cluster import Cluster
+from mesh.helm_record import read_release, revisions
+from mesh.rollout import await_rollouts, read_workloads
+from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
+from tests.flows.conftest import ConfigFactory, Flows
+from tests.identities import RBAC, as_account
+from tests.rotation.meshes import add_workloads, quiet
+
+SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
+WRITES = {"create", "update", "patch", "delete", "deletecollection"}
+THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
+    # Chart, and the values that its owner gave it.
+    "cert-manager": (
+        "jetstack/cert-manager-v1.21.2.tgz",
+        {"crds": {"enabled": True}, "replicaCount": 2, "extraArgs": ["--v=3"]},
+    ),
+    "traefik": (
+        "traefik/traefik-41.3.0.tgz",
+        {"deployment": {"replicas": 2}, "additionalArguments": ["--accesslog=true"]},
+    ),
+}
+FLUX = {
+    "helm.toolkit.fluxcd.io/name": "linkerd",
+    "helm.toolkit.fluxcd.io/namespace": "flux-system",
+}
+
+Ref = tuple[str, str, str]
+"""An object by its resource, namespace and name."""
+
+
+@pytest.fixture
+def audited(binaries: Binaries) -> Iterator[Sandbox]:
+    with Sandbox("theirs", audited=True, binaries=binaries) as sandbox:
+        yield sandbox
+
+
+def account(cluster: Cluster, folder: Path) -> Path:
+    """The kubeconfig of an identity that may do everything, whose requests are written down."""
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "prefect"}})
+    who = {"name": "anything", "namespace": "prefect"}
+    cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": who})
+    cluster.create(
+        {
+            "apiVersion": f"{RBAC}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "anything"},
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", **who}],
+        }
+    )
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(as_account(cluster, "prefect", "anything")._as_kubeconfig()))
+    return path
+
+
+def install_theirs(sandbox: Sandbox, helm: str, charts: Path, folder: Path) -> None:
+    for name, (chart, values) in THEIRS.items():
+        file = folder / f"{name}.yaml"
+        file.write_text(json.dumps(values))
+        command = [helm, "install", name, str(charts / chart), "--namespace", name]
+        command += ["--create-namespace", "--values", str(file)]
+        command += ["--kubeconfig", str(sandbox.kubeconfig)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    cluster = sandbox.cluster()
+    workloads = [
+        (obj["kind"], name, obj["metadata"]["name"])
+        for name in THEIRS
+        for obj in read_workloads(cluster, name)
+    ]
+    await_rollouts(cluster, workloads, 120, quiet)
+
+
+def objects_of(cluster: Cluster, name: str) -> set[Ref]:
+    """What a release made, its namespace and its records."""
+    found: set[Ref] = {("namespaces", name, name)}
+    for revision in revisions(cluster, name, name):
+        found.add(("secrets", name, f"sh.helm.release.v1.{name}.v{revision.number}"))
+        for obj in revision.manifest:
+            resource = cluster.resource(obj["apiVersion"], obj["kind"])
+            assert resource is not None
+            metadata = obj["metadata"]
+            place = metadata.get("namespace", name) if resource.namespaced else ""
+            found.add((plural(obj["kind"]), place, metadata["name"]))
+    return found
+
+
+def written(sandbox: Sandbox, since: int) -> set[Ref]:
+    """What flows have written, by the audit log; a dry run writes nothing."""
+    return {
+        (ref["resource"], ref.get("namespace", ""), ref.get("name", ""))
+        for event in sandbox.audit_log()[since:]
+        if event["verb"] in WRITES and "dryRun" not in event["requestURI"]
+        if (ref := event.get("objectRef")) is not None
+        if ref.get("apiGroup") != "authorization.k8s.io"
+    }
+
+
+@pytest.mark.timeout(600)
+def test_not_one_write_is_to_what_is_theirs(
+    audited: Sandbox,
+    mesh_config: ConfigFactory,
+    flows: Flows,
+    helm_path: str,
+    charts_dir: Path,
+    tmp_path: Path,
+) -> None:
+    cluster = audited.cluster()
+    install_theirs(audited, helm_path, charts_dir, tmp_path)
+    # Traefik's CRDs are of a folder of its chart, and so in no manifest.
+    crds = {
+        ("customresourcedefinitions", "", obj["metadata"]["name"])
+        for obj in cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+    }
+    theirs = crds.union(*(objects_of(cluster, name) for name in THEIRS))
+    before = {name: read_release(cluster, name, name) for name in THEIRS}
+    config = mesh_config(
+        audited,
+        name="theirs",
+        version=SOURCE,
+        access={"kubeconfig": str(account(cluster, tmp_path))},
+        viz={"enabled": False},
+        smoke_test=False,
+        issuer="cert-manager",
+        trust_anchor={"custody": "in-cluster"},
+        upgrade={"dependencies": ["cert-manager", "traefik"], "settle_seconds": 3},
+    )
+    options = {"load_seconds": 20, "lease_seconds": 5, "restarts": {"batch_size": 100}}
+
+    def run(flow: str, **parameters: Any) -> str:
+        done = flows(flow, config, **parameters)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout.splitlines()[-1]
+
+    run("bootstrap")
+    add_workloads(cluster, 1)
+    for flow in ("rotate_issuer", "rotate_anchor"):
+        assert json.loads(run(flow, options=options)) == {"done": True}
+    done = flows.upgrade(config, to=TARGET)
+    assert (done.get("source"), done.get("target")) == (SOURCE, TARGET), done
+    assert "dependency" in done["findings"]
+    made = written(audited, 0)
+    assert ("deployments", "linkerd", "linkerd-destination") in made
+    assert not made & theirs
+    assert {name: read_release(cluster, name, name) for name in THEIRS} == before
+
+    # Now Flux drives the control plane: nothing of the mesh is ours to write any more.
+    config["version"] = TARGET
+    patch = {"metadata": {"labels": FLUX}}
+    cluster.merge("apps/v1", "Deployment", "linkerd-destination", "linkerd", patch)
+    since = len(audited.audit_log())
+    owner = "Flux's HelmRelease/flux-system/linkerd"
+    refused = flows("bootstrap", config)
+    assert refused.returncode != 0
+    assert owner in refused.stderr
+    assert owner in json.loads(run("rotate_anchor", options=options))["message"]
+    assert written(audited, since) == set()
