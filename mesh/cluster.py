@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import threading
 import time
@@ -13,14 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
 import urllib3
-import yaml
-from kubernetes import client as kube
-from kubernetes import config as kube_config
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -29,7 +25,9 @@ from tenacity import (
 )
 
 from mesh.config import ClusterAccess
-from mesh.errors import ApiError, InvalidInput
+from mesh.connection import Connection
+from mesh.errors import ApiError
+from mesh.kubeconfig import Kubeconfig, choose, read_kubeconfig
 
 Object = dict[str, Any]
 """A Kubernetes object as the API sends it, always with `apiVersion` and `kind`."""
@@ -81,41 +79,27 @@ class Cluster:
         patience: seconds for which a failing idempotent request is repeated.
         request_timeout: seconds that one HTTP request may take.
 
+    A credential plugin of the kubeconfig is first run by the first request, and raises `ApiError`
+    with status 401 there.
+
     Raises:
         InvalidInput: the kubeconfig or the context does not exist or cannot be used.
     """
 
     def __init__(
         self,
-        kubeconfig: Mapping[str, Any] | None,
+        kubeconfig: Mapping[str, Any] | Kubeconfig | None,
         context: str | None = None,
         *,
         patience: float = 20.0,
         request_timeout: float = 30.0,
     ) -> None:
-        self._kubeconfig = kubeconfig
-        self._context = context
         self._patience = patience
         self._timeout = request_timeout
-        configuration = kube.Configuration()
-        # urllib3's own retries do not know which requests are safe to repeat.
-        configuration.retries = urllib3.Retry(total=0, redirect=0)
-        configuration.connection_pool_maxsize = 16
-        try:
-            if kubeconfig is None:
-                kube_config.load_incluster_config(client_configuration=configuration)
-            else:
-                kube_config.load_kube_config_from_dict(
-                    dict(kubeconfig), context=context, client_configuration=configuration
-                )
-        except kube_config.ConfigException as error:
-            raise InvalidInput(
-                "cluster access",
-                expected="a usable kubeconfig context or a pod's service account",
-                found=str(error),
-                remedy="Give a kubeconfig with the named context, or run inside the cluster.",
-            ) from None
-        self._client = kube.ApiClient(configuration)
+        if kubeconfig is not None and not isinstance(kubeconfig, Kubeconfig):
+            kubeconfig = Kubeconfig.parse(kubeconfig)
+        chosen = None if kubeconfig is None else choose(kubeconfig, context)
+        self._connection = Connection(chosen)
         self._discovered: dict[str, dict[str, ApiResource]] = {}
         self._lock = threading.Lock()
 
@@ -123,28 +107,8 @@ class Cluster:
     def from_file(
         cls, path: Path | None = None, context: str | None = None, **options: float
     ) -> Cluster:
-        """A cluster from a kubeconfig file; `KUBECONFIG` or `~/.kube/config` by default."""
-        found = path or Path(
-            os.environ.get("KUBECONFIG", "").split(os.pathsep)[0] or "~/.kube/config"
-        )
-        found = found.expanduser()
-        try:
-            content = yaml.safe_load(found.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise InvalidInput(
-                f"kubeconfig {found}",
-                expected="a readable kubeconfig file",
-                found=type(error).__name__,
-                remedy="Name an existing file, or set KUBECONFIG.",
-            ) from None
-        if not isinstance(content, dict):
-            raise InvalidInput(
-                f"kubeconfig {found}",
-                expected="a mapping with clusters, contexts and users",
-                found=type(content).__name__,
-                remedy="Name a kubeconfig file such as `kubectl config view --raw` prints.",
-            )
-        return cls(cast("dict[str, Any]", content), context, **options)
+        """A cluster from a kubeconfig file; by default from those that kubectl uses."""
+        return cls(read_kubeconfig(path), context, **options)
 
     @classmethod
     def from_access(cls, access: ClusterAccess) -> Cluster:
@@ -154,7 +118,7 @@ class Cluster:
     @property
     def host(self) -> str:
         """The address of the API server."""
-        return str(self._client.configuration.host)
+        return self._connection.host
 
     @contextmanager
     def kubeconfig_file(self) -> Generator[Path]:
@@ -162,30 +126,12 @@ class Cluster:
         with tempfile.TemporaryDirectory(prefix="prefect-linkerd-") as folder:
             path = Path(folder, "kubeconfig")
             path.touch(mode=0o600)
-            path.write_text(yaml.safe_dump(self._as_kubeconfig()))
+            # As JSON: PyYAML leaves texts like `y` without quotes, which Go reads as a boolean.
+            path.write_text(json.dumps(self._as_kubeconfig(), default=str))
             yield path
 
     def _as_kubeconfig(self) -> dict[str, Any]:
-        if self._kubeconfig is not None:
-            content = dict(self._kubeconfig)
-            if self._context:
-                content["current-context"] = self._context
-            return content
-        # The token is named by file, so that a long run sees it renewed.
-        account = "/var/run/secrets/kubernetes.io/serviceaccount"
-        return {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "in-cluster",
-            "contexts": [{"name": "in-cluster", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [
-                {
-                    "name": "c",
-                    "cluster": {"server": self.host, "certificate-authority": f"{account}/ca.crt"},
-                }
-            ],
-            "users": [{"name": "u", "user": {"tokenFile": f"{account}/token"}}],
-        }
+        return self._connection.as_kubeconfig()
 
     # Requests
 
@@ -218,21 +164,21 @@ class Cluster:
             headers["Content-Type"] = content_type
 
         def once() -> tuple[bytes, Mapping[str, str]]:
-            # The generated client knows how to authenticate; its typed models would only slow us.
-            self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
             try:
-                response = self._client.rest_client.pool_manager.request(
+                response = self._connection.send(
                     method,
-                    self.host + url,
-                    body=None if body is None else json.dumps(body).encode(),
-                    headers=headers,
-                    timeout=self._timeout if timeout is None else timeout,
+                    url,
+                    None if body is None else json.dumps(body).encode(),
+                    headers,
+                    self._timeout if timeout is None else timeout,
                 )
             except (urllib3.exceptions.HTTPError, OSError) as error:
+                # What urllib3 wraps says more than that it gave up.
+                cause = getattr(error, "reason", None) or error
                 raise ApiError(
                     subject or path,
                     expected=f"an answer to {method} from {self.host}",
-                    found=type(error).__name__,
+                    found=type(cause).__name__,
                     remedy="Check that the API server runs and can be reached from here.",
                 ) from None
             if response.status >= 400:

@@ -119,8 +119,8 @@ class ClusterAccess(Section):
     kubeconfig: Path | None = Field(
         default=None,
         title="Kubeconfig file",
-        description="A kubeconfig on the machine where the flow runs. "
-        "Empty: KUBECONFIG, else ~/.kube/config.",
+        description="A kubeconfig on the machine where the flow runs. Empty: as kubectl, the files "
+        "of KUBECONFIG merged, else ~/.kube/config.",
     )
     context: str | None = Field(
         default=None,

@@ -6,6 +6,8 @@ class Configuration:
     host: str
     retries: Any
     connection_pool_maxsize: int
+    cert_file: str | None
+    no_proxy: str | None
     def __init__(self) -> None: ...
 
 class RESTClientObject:
