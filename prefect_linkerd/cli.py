@@ -64,8 +64,16 @@ SET = Annotated[
         "given several times.",
     ),
 ]
-KUBECONFIG = Annotated[Path | None, typer.Option(help="Wins over the configuration's.")]
-CONTEXT = Annotated[str | None, typer.Option(help="The kubeconfig's context.")]
+KUBECONFIG = Annotated[
+    Path | None,
+    typer.Option(
+        help="The kubeconfig, instead of the mesh's. Without either: as kubectl, KUBECONFIG, else "
+        "~/.kube/config."
+    ),
+]
+CONTEXT = Annotated[
+    str | None, typer.Option(help="The kubeconfig's context, instead of the mesh's.")
+]
 OUTPUT = Annotated[Result, typer.Option("--output", "-o", help="What stdout is for.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone.")]
 YES = Annotated[bool, typer.Option("--yes", "-y", help="Give every approval without asking.")]

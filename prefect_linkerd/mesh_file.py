@@ -23,7 +23,7 @@ def load_mesh(
 
     Args:
         path: a YAML or JSON file with the fields of docs/options.md; None: their defaults.
-        kubeconfig: wins over the file's, as does `context`.
+        kubeconfig: wins over the file's, as does `context`; what is not given stays the file's.
         settings: fields that win over the file's, each as `a.b=value`; the value is YAML.
 
     Raises:
@@ -42,8 +42,11 @@ def load_mesh(
             remedy="Name an existing file.",
         ) from None
     fields = cast("dict[str, Any]", content)
-    if kubeconfig or context:
-        fields["access"] = {"kubeconfig": kubeconfig, "context": context}
+    given = {"kubeconfig": kubeconfig, "context": context}
+    if flags := {name: value for name, value in given.items() if value}:
+        own: Any = fields.get("access") or {}
+        # Whoever names a kubeconfig is not in the cluster.
+        fields["access"] = {**own, **flags, "in_cluster": False} if isinstance(own, dict) else own
     for setting in settings:
         _set(fields, setting)
     try:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,56 @@ def test_fields_are_set_over_those_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"at least|shorter") as caught:
         load_mesh(path, settings=["trust_anchor.key_file=/x", secret])
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("access", "flags", "found"),
+    [
+        (None, {"context": "b"}, (None, "b", False)),
+        (None, {"kubeconfig": "/k", "context": "b"}, ("/k", "b", False)),
+        ("{kubeconfig: /file, context: a}", {"context": "b"}, ("/file", "b", False)),
+        ("{kubeconfig: /file, context: a}", {"kubeconfig": "/k"}, ("/k", "a", False)),
+        ("{kubeconfig: /file, context: a}", {}, ("/file", "a", False)),
+        ("{context: a}", {"kubeconfig": "/k"}, ("/k", "a", False)),
+        ("{in_cluster: true}", {}, (None, None, True)),
+        ("{in_cluster: true}", {"context": "b"}, (None, "b", False)),
+        ("null", {"context": "b"}, (None, "b", False)),
+    ],
+)
+def test_each_flag_of_the_access_wins_over_its_own_field(
+    access: str | None, flags: dict[str, str], found: tuple[Any, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "mesh.yaml"
+    path.write_text(f"name: north\naccess: {access}\n" if access else "name: north\n")
+    kubeconfig = Path(flags["kubeconfig"]) if "kubeconfig" in flags else None
+    given = load_mesh(path, kubeconfig, flags.get("context")).access
+    wanted = Path(found[0]) if found[0] else None
+    assert (given.kubeconfig, given.context, given.in_cluster) == (wanted, *found[1:])
+    if access is None:
+        assert load_mesh(None, kubeconfig, flags.get("context")).access == given
+
+
+def test_a_plugins_words_come_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = tmp_path / "exec-fails.sh"
+    plugin.write_text('#!/bin/sh\necho "Unable to locate credentials." >&2\nexit 255\n')
+    plugin.chmod(0o755)
+    api, command = "client.authentication.k8s.io/v1beta1", "./exec-fails.sh"
+    entries = {
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"exec": {"apiVersion": api, "command": command}}}],
+        "contexts": [{"name": "other", "context": {"cluster": "c", "user": "u"}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(entries))
+    monkeypatch.setenv("KUBECONFIG", f":{tmp_path}/config")
+    for command in ("certificates", "verify"):
+        assert main([command, "--context", "other"]) == 1
+        said = capsys.readouterr().err
+        assert f"{plugin} failed with exit code 255: Unable to locate credentials." in said
+        assert "anonymous" not in said
+    assert main(["verify", "--context", "none"]) == 2
+    assert "expected the context none, found contexts: other" in capsys.readouterr().err
 
 
 def test_wrong_input_ends_with_2_and_names_itself(
