@@ -38,6 +38,7 @@ def changed(content: dict[str, Any], section: str, **fields: Any) -> dict[str, A
     return content | {section: [{"name": entry["name"], key: {**entry[key], **fields}}]}
 
 
+HUSH = "hush"
 X = config("x", current="x")
 V1 = {"apiVersion": "client.authentication.k8s.io/v1", "command": "log-in"}
 
@@ -192,7 +193,7 @@ def test_a_named_file_has_to_exist_and_others_have_not(
         (X | {"clusters": []}, "no cluster x"),
         (changed(X, "contexts", user=""), "no user named"),
         (changed(X, "clusters", server=""), "no server for cluster x"),
-        (changed(X, "users", username="me", password="hush"), "only one is allowed"),
+        (changed(X, "users", username="me", password=HUSH), "only one is allowed"),
         (changed(X, "users", **{"client-certificate": "/crt"}), "without its key"),
         (changed(X, "users", **{"as-groups": ["system:masters"]}), "without a user"),
         (changed(X, "users", exec=V1), "exec without interactiveMode"),
@@ -203,7 +204,7 @@ def test_what_kubectl_refuses_is_refused(content: dict[str, Any], says: str) -> 
     with pytest.raises(InvalidInput) as refused:
         choose(Kubeconfig.parse(content))
     assert says in str(refused.value)
-    assert "hush" not in str(refused.value)
+    assert HUSH not in str(refused.value)
     assert "token-x" not in str(refused.value)
 
 
@@ -226,7 +227,7 @@ def test_a_broken_file_is_named_without_what_it_holds(text: str, says: str, tmp_
     assert f"kubeconfig {path}" in str(refused.value)
     assert says in str(refused.value)
     assert "123456" not in str(refused.value)
-    assert "hush" not in str(refused.value)
+    assert HUSH not in str(refused.value)
 
 
 def test_a_server_without_a_scheme_is_http_as_for_kubectl() -> None:
