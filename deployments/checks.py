@@ -73,6 +73,7 @@ _VIEWS = {
     "labelled": "pods",
     "meshed": "pods",
     "pods_in": "pods",
+    "release_values": "releases",
     "workload": "workloads",
 }
 OF_NO_OBJECT = {"config", "now", "local_now"}

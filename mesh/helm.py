@@ -115,7 +115,8 @@ def desired_release(
         "cert-manager": namespaces.cert_manager,
         "traefik": namespaces.traefik,
     }.get(chart.name, namespaces.linkerd)
-    # The one hook of the extensions labels their namespace, which bootstrap has done already.
+    # The one hook of the extensions writes labels and annotations of their namespace, which
+    # bootstrap has done already.
     # In 2.12 no value leads its image to a private registry; jaeger's has no pull secret there.
     is_extension = chart.name in ("linkerd-viz", "linkerd-jaeger")
     hooks = not (is_extension and config.registry is not None)

@@ -7,8 +7,10 @@ from mesh.config import MeshConfig
 from mesh.errors import OwnershipConflict
 from mesh.helm_record import RESOURCE_POLICY
 from mesh.ownership import Owner, Role, decide, owner_of, refuse_theirs
+from mesh.values import load_extra_values, merge
 
 LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
+EXTERNAL_PROMETHEUS = "viz.linkerd.io/external-prometheus"
 
 
 def namespaces(config: MeshConfig) -> list[Object]:
@@ -40,7 +42,8 @@ def namespaces(config: MeshConfig) -> list[Object]:
         else {}
     )
     if config.viz.enabled:
-        found.append(_namespace(names.viz, {"linkerd.io/extension": "viz", **privileged}, injected))
+        labels = {"linkerd.io/extension": "viz", **privileged}
+        found.append(_namespace(names.viz, labels, injected | _external_prometheus(config)))
     if config.jaeger.enabled:
         labels = {"linkerd.io/extension": "jaeger", **privileged}
         found.append(_namespace(names.jaeger, labels, injected))
@@ -52,6 +55,15 @@ def namespaces(config: MeshConfig) -> list[Object]:
     if config.smoke_test:
         found.append(_namespace(names.emojivoto, {}, {"linkerd.io/inject": "enabled"}))
     return found
+
+
+def _external_prometheus(config: MeshConfig) -> dict[str, str]:
+    """How `linkerd viz check` knows that viz has no Prometheus of its own.
+
+    The chart's job writes it at the first installation alone, and not at all where hooks are off.
+    """
+    url = merge(*load_extra_values(config.viz.values)).get("prometheusUrl")
+    return {EXTERNAL_PROMETHEUS: str(url)} if url else {}
 
 
 def _namespace(name: str, labels: dict[str, str], annotations: dict[str, str]) -> Object:

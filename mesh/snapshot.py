@@ -28,6 +28,7 @@ from mesh.helm import DesiredRelease
 from mesh.helm_record import Release
 from mesh.injection import PROXY
 from mesh.installed import MeshReleases, read_mesh_releases
+from mesh.namespaces import EXTERNAL_PROMETHEUS
 from mesh.nodes import is_ready, runs_containers
 from mesh.permissions import Permission
 from mesh.pki import is_key_of
@@ -55,7 +56,6 @@ CONTROL_PLANE_NS = "linkerd.io/control-plane-ns"
 CNI_NAMESPACE = "linkerd-cni"
 """Where the CNI plugin's chart goes, and where `linkerd check` looks for it by default."""
 EXTENSION = "linkerd.io/extension"
-EXTERNAL_PROMETHEUS = "viz.linkerd.io/external-prometheus"
 
 WEBHOOK_SECRETS = (
     "linkerd-proxy-injector-k8s-tls",
@@ -368,6 +368,14 @@ class Snapshot:
             if _mapping(obj["metadata"], "labels").get(EXTENSION) == extension:
                 return name
         return None
+
+    def release_values(self, chart: str, namespace: str) -> Mapping[str, Any]:
+        """The values that a chart's release in a namespace was given; empty where there is none."""
+        releases = () if "releases" in self.unread else self.releases
+        for release in releases:
+            if (release.chart, release.namespace) == (chart, namespace):
+                return release.values or {}
+        return {}
 
     def pods_in(self, namespace: str) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.pods if pod.namespace == namespace)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from mesh.checks.check import Category, Problem, Problems
 from mesh.cluster import Object, name_of
 from mesh.selector import matches
-from mesh.snapshot import Pod, Snapshot
+from mesh.snapshot import EXTENSION, Pod, Snapshot
 
 POLICY = "policy.linkerd.io"
 GATEWAY = "gateway.networking.k8s.io"
@@ -23,6 +23,8 @@ def _(snapshot: Snapshot) -> Problems:
         spec: dict[str, Any] = server["spec"]
         if "podSelector" not in spec:
             # It is for external workloads.
+            continue
+        if _is_of_part_turned_off(server, snapshot):
             continue
         namespace = server["metadata"]["namespace"]
         pods = [
@@ -86,6 +88,10 @@ def _(snapshot: Snapshot) -> Problems:
     for policy in _of(snapshot, "AuthorizationPolicy"):
         namespace = policy["metadata"]["namespace"]
         for reference in _list(policy["spec"], "requiredAuthenticationRefs"):
+            place = reference.get("namespace") or namespace
+            if _extension(policy) and _is_turned_off(reference["name"], place, snapshot):
+                # As jaeger's chart lets viz's Prometheus in, whether there is one or not.
+                continue
             if not _exists(snapshot, reference, namespace):
                 yield Problem(
                     name_of(policy),
@@ -127,6 +133,31 @@ def _(snapshot: Snapshot) -> Problems:
                     continue
                 remedy = "Mend its backendRefs: requests for it are answered by errors."
                 yield Problem(name_of(route), text, remedy)
+
+
+def _is_of_part_turned_off(server: Object, snapshot: Snapshot) -> bool:
+    """Whether an extension's chart made a Server for one of its parts that its values turn off.
+
+    As viz has Server prometheus-admin with or without a Prometheus.
+    """
+    selected: dict[str, str] = server["spec"]["podSelector"].get("matchLabels") or {}
+    part, namespace = selected.get("component", ""), server["metadata"]["namespace"]
+    return _extension(server) != "" and _is_turned_off(part, namespace, snapshot)
+
+
+def _is_turned_off(part: str, namespace: str, snapshot: Snapshot) -> bool:
+    """Whether the extension in a namespace is installed without a part, such as `prometheus`.
+
+    A part's switch is the value `enabled` below its name.
+    """
+    extension = _extension(snapshot.namespaces.get(namespace) or {"metadata": {}})
+    switch: object = snapshot.release_values(f"linkerd-{extension}", namespace).get(part)
+    return isinstance(switch, dict) and cast("dict[str, Any]", switch).get("enabled") is False
+
+
+def _extension(obj: Object) -> str:
+    labels: dict[str, str] = obj["metadata"].get("labels") or {}
+    return labels.get(EXTENSION, "")
 
 
 def _of(snapshot: Snapshot, kind: str, group: str = POLICY) -> tuple[Object, ...]:

@@ -8,14 +8,16 @@ Source: linkerd2 `viz/pkg/healthcheck/healthcheck.go`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 from mesh.checks import pods
 from mesh.checks.check import Category, Problem, Problems, Skip, Versions
 from mesh.checks.extensions import missing_namespace, namespace_of
 from mesh.checks.versions import proxies_differ, proxies_outdated
 from mesh.checks.webhooks import decoded, ending, not_served
+from mesh.namespaces import EXTERNAL_PROMETHEUS
 from mesh.proxy_metrics import Prometheus
-from mesh.snapshot import EXTERNAL_PROMETHEUS, Snapshot
+from mesh.snapshot import Snapshot
 
 TAP_API = "v1alpha1.tap.linkerd.io"
 COMPONENTS = ("web", "tap", "metrics-api", "tap-injector")
@@ -156,9 +158,7 @@ def _(snapshot: Snapshot) -> Problems:
 @viz.check("l5d-viz-prometheus", "prometheus is installed and configured correctly", "warning")
 def _(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "viz")
-    metadata = snapshot.namespaces[namespace]["metadata"]
-    annotations: dict[str, str] = metadata.get("annotations") or {}
-    if annotations.get(EXTERNAL_PROMETHEUS):
+    if _external(snapshot, namespace):
         raise Skip("prometheus is disabled")
     name = f"linkerd-{namespace}-prometheus"
     found = [
@@ -232,12 +232,29 @@ def _read_secrets(snapshot: Snapshot, namespace: str) -> None:
         raise Skip(f"viz is in {namespace}, where the configuration does not look for its Secrets")
 
 
+def _external(snapshot: Snapshot, namespace: str) -> str:
+    """Where Prometheus is, if viz has none of its own; empty where it has.
+
+    linkerd goes by the namespace's annotation alone. The chart writes that by a hook of its first
+    installation, so that it is not there where hooks are off or Prometheus was turned off later.
+    """
+    values = snapshot.release_values("linkerd-viz", namespace)
+    own: object = values.get("prometheus")
+    if isinstance(own, dict) and cast("dict[str, Any]", own).get("enabled") is False:
+        return str(values.get("prometheusUrl") or "elsewhere")
+    metadata = snapshot.namespaces[namespace]["metadata"]
+    annotations: dict[str, str] = metadata.get("annotations") or {}
+    return annotations.get(EXTERNAL_PROMETHEUS, "")
+
+
 def _prometheus(snapshot: Snapshot) -> Prometheus:
     found = snapshot.prometheus
     if found is None:
         raise Skip("viz is not installed")
     if found.state == "external":
         raise Skip(f"Prometheus is elsewhere: {found.detail}")
+    if external := _external(snapshot, namespace_of(snapshot, "viz")):
+        raise Skip(f"Prometheus is elsewhere: {external}")
     if found.state == "refuses":
         raise Skip("Linkerd's own policy lets only viz's metrics API ask Prometheus")
     if found.state == "silent" and not snapshot.pods_run:

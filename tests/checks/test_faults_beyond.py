@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,12 +16,13 @@ import pytest
 
 from mesh.charts import ChartCatalog
 from mesh.cluster import MERGE_PATCH, Cluster, Object
-from mesh.helm import Helm
+from mesh.config import MeshConfig
+from mesh.helm import Helm, desired_release
 from mesh.helm_record import decode_record
-from mesh.injection import restart
+from mesh.injection import ensure_meshed, restart
 from mesh.pki import KeyPair, create_trust_anchor, join_bundle, sign_issuer
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
-from mesh.values import ClusterFacts
+from mesh.values import ClusterFacts, values_for
 from sandbox.binaries import ensure_binaries
 from tests.checks.faults import Cause, Fault, changed, created, each_of, fault, removed
 from tests.checks.healthy import allowed
@@ -307,6 +309,14 @@ def injected_pods_refused(kind: str, *, had_pods: bool) -> Cause:
                 meshed = {"annotations": {"linkerd.io/inject": "enabled"}}
                 mesh.cluster.merge("v1", "Namespace", "strict", None, {"metadata": meshed})
                 restart(mesh.cluster, (kind, "strict", "web"), datetime.now(UTC))
+            _until(
+                lambda: any(
+                    'container "linkerd-init"' in event["message"]
+                    for event in mesh.cluster.list(
+                        "v1", "Event", "strict", fields="reason=FailedCreate"
+                    )
+                )
+            )
             yield
 
     return cause
@@ -719,4 +729,29 @@ def test_in_2_11_a_missing_role_of_viz_is_a_warning_that_stops_what_follows(
     expected = (allowed(mesh) - later) | {("l5d-viz-cr-exists", "warning")}
     with without(RBAC, "ClusterRole", "linkerd-linkerd-viz-metrics-api")(mesh):
         assert mesh.settles_to(expected) == expected
+    assert mesh.settles_to(allowed(mesh)) == allowed(mesh)
+
+
+@pytest.mark.parametrize(
+    "mesh", [on("stable-2.14.10"), on("edge-26.8.3")], indirect=True, scope="package"
+)
+def test_viz_with_a_prometheus_elsewhere_lacks_nothing(mesh: InstalledMesh, helm_path: str) -> None:
+    """Turned off by an upgrade, which runs no hook that would annotate viz's namespace."""
+    values = {"prometheus": {"enabled": False}, "prometheusUrl": "http://prometheus.own:9090"}
+    config = mesh.config.model_copy(deep=True)
+    config.viz.values.inline.update(values)
+    chart = ChartCatalog(config).find("linkerd-viz")
+    facts = ClusterFacts(mesh.cluster.version(), mesh.cluster.api_versions())
+    helm = Helm(mesh.cluster, helm_path)
+
+    def bring(to: MeshConfig) -> InstalledMesh:
+        helm.reconcile(desired_release(to, chart, values_for(chart, to, facts)))
+        ensure_meshed(mesh.cluster, "linkerd-viz", 60, lambda *_: None)
+        return replace(mesh, config=to)
+
+    try:
+        own = bring(config)
+        assert own.settles_to(allowed(mesh)) == allowed(mesh)
+    finally:
+        bring(mesh.config)
     assert mesh.settles_to(allowed(mesh)) == allowed(mesh)

@@ -16,6 +16,7 @@ from mesh.checks.check import CheckResult
 from mesh.cluster import Object
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, ChartError
+from mesh.helm_record import Release
 from mesh.proxy_metrics import Prometheus, ProxyMetrics, ProxySample, Responses
 from mesh.selector import matches
 from mesh.skew import FIRST_EDGES, major_of, skew_problem
@@ -450,6 +451,54 @@ def test_a_server_selects_a_port_of_a_meshed_pod(
     found = judge(snapshot, "pl-server-selects")
     assert (text is None) == (found.outcome == "success")
     assert text is None or text in texts(found)
+
+
+@pytest.mark.parametrize(
+    ("values", "outcome"),
+    [
+        ({"prometheus": {"enabled": False}, "prometheusUrl": "http://own:9090"}, "success"),
+        ({"prometheus": {"enabled": True}}, "warning"),
+        ({}, "warning"),
+    ],
+)
+def test_a_chart_s_server_for_a_part_that_is_turned_off_selects_nothing_rightly(
+    values: dict[str, Any], outcome: str
+) -> None:
+    found = server("admin")
+    found["metadata"] = {
+        "name": "prometheus-admin",
+        "namespace": "linkerd-viz",
+        "labels": {"linkerd.io/extension": "viz"},
+    }
+    found["spec"]["podSelector"]["matchLabels"] = {"component": "prometheus"}
+    release = Release(
+        "other-name", "linkerd-viz", "linkerd-viz", "1", "", 1, "deployed", NOW, values
+    )
+    viz = {"metadata": {"labels": {"linkerd.io/extension": "viz"}}}
+    snapshot = with_policies("policy.linkerd.io", "Server", found).changed(
+        releases=(release,), namespaces={"linkerd-viz": viz}
+    )
+    assert judge(snapshot, "pl-server-selects").outcome == outcome
+    # The same label on somebody's own Server says nothing.
+    found["metadata"]["namespace"] = "app"
+    assert judge(snapshot, "pl-server-selects").outcome == "warning"
+
+
+@pytest.mark.parametrize("is_annotated", [True, False])
+def test_a_prometheus_elsewhere_is_known_by_the_values_or_the_namespace(
+    is_annotated: bool,
+) -> None:
+    url = {"viz.linkerd.io/external-prometheus": "http://own:9090"} if is_annotated else {}
+    metadata = {"labels": {"linkerd.io/extension": "viz"}, "annotations": url}
+    values = {"prometheus": {"enabled": False}, "prometheusUrl": "http://own:9090"}
+    release = Release("viz", "linkerd-viz", "linkerd-viz", "1", "", 1, "deployed", NOW, values)
+    snapshot = empty_snapshot(
+        namespaces={"linkerd-viz": {"metadata": metadata}},
+        releases=() if is_annotated else (release,),
+        prometheus=Prometheus("silent", "404"),
+    )
+    for id in ("l5d-viz-prometheus", "l5d-viz-metrics-api", "l5d-data-plane-prom"):  # noqa: A001
+        assert judge(snapshot, id).outcome == "skipped"
 
 
 def test_routes_of_gateways_are_none_of_the_mesh_s() -> None:
