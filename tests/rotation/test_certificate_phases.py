@@ -27,6 +27,7 @@ from mesh.rotation.preconditions import require_certificate_layout
 from mesh.rotation.snapshot import RotationSnapshot, anchors_to_keep, resolve_goal
 from mesh.rotation.trust_bundle import TrustBundle
 from mesh.snapshot import Pod, pod_of
+from tests.rotation.trust_manager import CURRENT
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 PERIOD = timedelta(hours=23)
@@ -86,7 +87,7 @@ def seen(
         load=IssuerLoad(since),
         signing_since=None,
         anchor=CertificateAnchor(
-            secret="anchor",
+            secret=CURRENT,
             current=current,
             previous=copy,
             fixed=fixed,
