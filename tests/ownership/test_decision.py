@@ -173,7 +173,9 @@ def test_a_release_is_whose_that_drives_it(
 
 # Dependencies
 
-MINE = MeshConfig(issuer="cert-manager", trust_anchor={"custody": "in-cluster"})
+MINE = MeshConfig.model_validate(
+    {"issuer": "cert-manager", "trust_anchor": {"custody": "in-cluster"}}
+)
 
 
 @pytest.mark.parametrize("name", ["cert-manager", "traefik"])
@@ -218,7 +220,7 @@ def test_a_dependency_of_somebody_else_that_does_not_work_is_named() -> None:
 
 def test_releases_are_known_by_their_charts() -> None:
     found = mesh_releases(
-        MeshConfig(namespaces={"linkerd": "mesh"}),
+        MeshConfig.model_validate({"namespaces": {"linkerd": "mesh"}}),
         [
             release("linkerd-crds", "crds", "infra"),
             release("linkerd-control-plane", "l5d", "mesh"),
