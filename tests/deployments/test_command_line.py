@@ -147,7 +147,7 @@ def test_wrong_input_ends_with_2_and_names_itself(
 def test_help_has_the_words_of_the_forms(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rotate-anchor", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "Phases before which the run pauses until somebody resumes it." in text
+    assert "Phases before which the run pauses until somebody resumes it;" in text
     assert "--restarts-batch-size NUMBER" in text
 
 
