@@ -67,6 +67,10 @@ audit: setup
 test-go: setup
 	@if command -v go >/dev/null; then cd sandbox/go/companion && go vet . && go test ./...; fi
 
+# As the programs are built, so that their dependencies are not compiled a second time.
+test-go: export CGO_ENABLED = 0
+test-go: export GOFLAGS = -trimpath -mod=readonly
+
 # What needs only Python, before every commit.
 test-fast: setup
 	$(RUN) pytest -n $(WORKERS) -m fast $(PYTEST_ARGS)

@@ -61,7 +61,7 @@ func served(t *testing.T) (client kubernetes.Interface, socket string, roots *x5
 	if err != nil {
 		t.Fatal(err)
 	}
-	egress, err := newEgress(state, backends(state, &certManagerAuthority{state: state}), newAdminServer(identities))
+	egress, err := newEgress(state, backends(state, &certManagerAuthority{state: state}, &trustManager{state: state}), newAdminServer(identities))
 	if err != nil {
 		t.Fatal(err)
 	}
