@@ -49,6 +49,7 @@ TAKEN = {f"prefect.flow-run.{s}" for s in ("Pending", "Submitting", "Infrastruct
 ROTATIONS = {
     "issuer": ("rotate_issuer", {"options": {"approvals": ["switch"]}}),
     "trust anchor": ("rotate_anchor", {"options": {"approvals": ["bundle"]}}),
+    "webhook": ("rotate_webhooks", {"options": {"approval": True}}),
 }
 """By a certificate's role: the deployment that replaces it, and its parameters.
 

@@ -19,6 +19,7 @@ from mesh.issuer import webhook_servers
 from mesh.namespaces import namespaces
 from mesh.rotation.key_ring import SECRETS_BESIDE
 from mesh.rotation.record import RECORD as ROTATION
+from mesh.rotation.webhooks import WEBHOOKS
 from mesh.smoke.routing import SPLIT_KINDS
 from mesh.snapshot import INGRESS_KINDS, POLICY_KINDS, secret_names
 from mesh.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
@@ -357,6 +358,8 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     apply = ("create", "patch")
     found += [
         Grant(("get",), "", ("configmaps",), names.linkerd, (TRUST_ROOTS,)),
+        # An issuer that is made anew under running pods.
+        Grant(("patch",), "", ("pods",), names.linkerd, sometimes=True),
         # The issuer; a key that is kept in the cluster; pull secrets.
         Grant(("create", "get"), "", ("secrets",), names.linkerd),
         Grant(("patch",), "", ("secrets",), names.linkerd, sometimes=True),
@@ -478,16 +481,49 @@ def rotate_issuer(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  
     return found
 
 
+def rotate_webhooks(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
+    """The releases whose charts make webhooks' certificates, upgraded to what they are."""
+    linkerd = config.namespaces.linkerd
+    charts: Objects = {name: objects[name] for name in WEBHOOKS if name in objects}
+    found: list[Held | Grant] = [
+        *certificate_reads(config),
+        *_lease(config),
+        Grant(("list",), "cert-manager.io", ("certificates",), sometimes=True),
+        Grant(("get",), "trust.cert-manager.io", ("bundles",), "", (TRUST_ROOTS,), sometimes=True),
+    ]
+    for content in charts.values():
+        found += releases(config, content, ("get",))
+    for place in _release_places(config, charts):
+        found += [
+            *records(place, history=False),
+            *waits(place),
+            Grant(("get",), "", ("secrets",), place),
+        ]
+        if place != linkerd:
+            # Whether its pods came up with a proxy.
+            found.append(Grant(("list",), "", ("pods",), place))
+    return found
+
+
+def _lease(config: MeshConfig) -> list[Grant]:
+    """The record of rotations, which is also their lease, and made by the first of a mesh."""
+    linkerd = config.namespaces.linkerd
+    return [
+        Grant(("create",), "", ("configmaps",), linkerd, sometimes=True),
+        Grant(("get", "update"), "", ("configmaps",), linkerd, (ROTATION,)),
+    ]
+
+
 def _rotation(config: MeshConfig) -> list[Held | Grant]:
     linkerd = config.namespaces.linkerd
     found: list[Held | Grant] = [
         *data_plane_reads(),
         Grant(("list",), "", ("events",), linkerd),
+        # So that the kubelet shows identity its new issuer at once.
+        Grant(("patch",), "", ("pods",), linkerd),
         Grant(("get",), "", ("secrets",), linkerd),
         Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
-        # The record is also the lease, and made by the first rotation of a mesh.
-        Grant(("create",), "", ("configmaps",), linkerd, sometimes=True),
-        Grant(("get", "update"), "", ("configmaps",), linkerd, (ROTATION,)),
+        *_lease(config),
         Grant(("get",), "trust.cert-manager.io", ("bundles",), "", (TRUST_ROOTS,), sometimes=True),
     ]
     if config.issuer == "cert-manager":

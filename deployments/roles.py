@@ -40,6 +40,7 @@ CHANGING: dict[str, Callable[[MeshConfig, Objects], list[Held | Grant]]] = {
     "upgrade": grants.upgrade,
     "rotate_anchor": grants.rotate_anchor,
     "rotate_issuer": grants.rotate_issuer,
+    "rotate_webhooks": grants.rotate_webhooks,
     "smoke_test": grants.smoke_test,
 }
 """The flows that change a mesh. `watch_charts` asks no cluster anything."""

@@ -52,7 +52,7 @@ class Expiring:
         return {
             "trust anchor": "Run rotate_anchor.",
             "issuer": "Run rotate_issuer.",
-            "webhook": "Run bootstrap or upgrade: each Helm upgrade makes these anew.",
+            "webhook": "Run rotate_webhooks.",
         }[self.expiry.role]
 
 
@@ -94,14 +94,12 @@ def _expiries(
     *,
     is_lenient: bool = False,
 ) -> Iterator[Expiry]:
-    is_cert_manager = config.issuer == "cert-manager"
     for info in _read(bundle, f"ConfigMap/{config.namespaces.linkerd}/{TRUST_ROOTS}", is_lenient):
         subject = f"ConfigMap/{config.namespaces.linkerd}/{TRUST_ROOTS}"
         yield Expiry("trust anchor", "trust anchor", subject, info, info.days_left(now))
     for key, secret in sorted(secrets.items()):
         name = key.partition("/")[2]
         is_issuer = name == ISSUER_SECRET
-        is_renewed = is_cert_manager and (is_issuer or config.cert_manager.webhook_certificates)
         # After the certificate itself come those that signed it.
         for info in _read(secret.certificate, f"Secret/{key}", is_lenient)[:1]:
             yield Expiry(
@@ -110,8 +108,14 @@ def _expiries(
                 f"Secret/{key}",
                 info,
                 info.days_left(now),
-                "cert-manager" if is_renewed else "",
+                "cert-manager" if secret.is_cert_managers or _is_kept(config, name) else "",
             )
+
+
+def _is_kept(config: MeshConfig, name: str) -> bool:
+    """Whether a configuration has cert-manager keep a Secret's certificate."""
+    is_all = name == ISSUER_SECRET or config.cert_manager.webhook_certificates
+    return config.issuer == "cert-manager" and is_all
 
 
 def _read(pem: str, subject: str, is_lenient: bool) -> list[CertificateInfo]:

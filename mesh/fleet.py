@@ -18,6 +18,7 @@ FleetFlow = Literal[
     "upgrade",
     "rotate_anchor",
     "rotate_issuer",
+    "rotate_webhooks",
     "smoke_test",
     "bootstrap",
 ]

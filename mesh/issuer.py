@@ -12,6 +12,7 @@ from mesh.charts import Chart
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, CertificateError, InvalidInput, NotReady, OwnershipConflict
+from mesh.kubelet import refresh_mounts
 from mesh.ownership import owner_of
 from mesh.pki import (
     CertificateInfo,
@@ -39,6 +40,7 @@ from mesh.trust_anchor import (
 from mesh.values import Values, merge
 
 CERT_MANAGER = "cert-manager.io/v1"
+IDENTITY_PODS = "linkerd.io/control-plane-component=identity"
 WEBHOOK_ISSUER = "webhook-issuer"
 
 
@@ -85,6 +87,8 @@ def ensure_self_signed_issuer(
             raise
         # Another run was faster; what it made must do as well.
         return ensure_self_signed_issuer(cluster, config, anchor, store, now)
+    # A control plane that lost its issuer waits for this one.
+    refresh_mounts(cluster, namespace, IDENTITY_PODS)
     return Issuer(info, "made")
 
 
@@ -370,6 +374,8 @@ def ensure_cert_manager_issuer(
     # cert-manager signed after `now`, and does not set the start of a certificate back.
     after = now + timedelta(seconds=time.monotonic() - started)
     info = _check(secret, subject, config, anchor.bundle, after)
+    if not was_there:
+        refresh_mounts(cluster, namespace, IDENTITY_PODS)
     return Issuer(info, "adopted" if was_there else "made")
 
 

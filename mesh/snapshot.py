@@ -30,6 +30,7 @@ from mesh.injection import PROXY
 from mesh.installed import MeshReleases, read_mesh_releases
 from mesh.namespaces import EXTERNAL_PROMETHEUS
 from mesh.nodes import is_ready, runs_containers
+from mesh.ownership import owner_of
 from mesh.permissions import Permission
 from mesh.pki import is_key_of
 from mesh.preflight import denied_permissions
@@ -241,6 +242,8 @@ class Certificates:
     certificate: str
     authority: str
     has_matching_key: bool | None
+    is_cert_managers: bool = False
+    """Whether cert-manager wrote it."""
 
 
 @dataclass(frozen=True)
@@ -943,6 +946,7 @@ def certificates_of(secret: Object, subject: str) -> Certificates:
         certificate=certificate,
         authority=text.get("ca.crt", ""),
         has_matching_key=is_key_of(certificate, key, subject),
+        is_cert_managers=owner_of(secret).by == "cert-manager",
     )
 
 

@@ -27,6 +27,7 @@ from mesh.output_file import write_whole
 from mesh.report import as_linkerd_json, as_text, verify
 from mesh.restarts import RestartPolicy
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
+from mesh.rotation.webhooks import WebhookOptions
 from mesh.smoke.options import SmokeOptions
 from mesh.snapshot import read_snapshot
 from mesh.verification import ExpiryThresholds, VerifyOptions
@@ -141,6 +142,12 @@ COMMANDS = (
         "rotate_issuer",
         "A new issuer, signed by the trust anchor that the mesh has.",
         (Parameter("options", RotationOptions),),
+    ),
+    Command(
+        "rotate-webhooks",
+        "rotate_webhooks",
+        "New certificates for Linkerd's webhooks, by the charts that made them.",
+        (Parameter("options", WebhookOptions),),
     ),
     Command(
         "smoke-test",

@@ -12,6 +12,7 @@ from mesh.rotation.issuer import IssuerRotation
 from mesh.rotation.plan import RotationPlan
 from mesh.rotation.record import RotationRecord
 from mesh.rotation.story import issuer_markdown, plan_markdown
+from mesh.rotation.webhooks import WebhookRenewal, renewal_markdown
 from mesh.smoke.report import SmokeReport, smoke_table
 from mesh.upgrade_plan import UpgradePlan
 from mesh.upgrade_plan import plan_markdown as upgrade_markdown
@@ -42,6 +43,8 @@ def as_words(mesh: str, state: str, message: str, result: Any) -> str:
             text = f"{_table(chapters)}\ntrust anchor sha256 {result.goal}: {result.phase}\n"
         case IssuerRotation():
             text = issuer_markdown(mesh, result)
+        case WebhookRenewal():
+            text = renewal_markdown(mesh, result)
         case FleetPlan():
             waves = enumerate(result.waves, start=1)
             text = _table([{"wave": str(n), "mesh": mesh} for n, wave in waves for mesh in wave])

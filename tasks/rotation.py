@@ -25,6 +25,7 @@ from mesh.rotation.plan import RotationPlan, look
 from mesh.rotation.record import RotationClaim, RotationRecord
 from mesh.rotation.run import Rotation
 from mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
+from mesh.rotation.webhooks import WebhookOptions
 from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
@@ -87,7 +88,9 @@ def control_plane_chart(mesh: LinkerdMesh) -> Chart:
 
 
 @contextmanager
-def claimed_mesh(mesh: LinkerdMesh, options: RotationOptions) -> Generator[RotationClaim]:
+def claimed_mesh(
+    mesh: LinkerdMesh, options: RotationOptions | WebhookOptions
+) -> Generator[RotationClaim]:
     """The right to rotate a mesh: by a lease in the cluster, whoever else runs.
 
     Runs queue up before that at the server's global concurrency limit `linkerd-rotation-<mesh>`.
@@ -159,7 +162,7 @@ def approve(phase: PhaseName, options: RotationOptions) -> None:
     await_approval(f"phase {phase}: {words.does}", options)
 
 
-def await_approval(of: str, options: RotationOptions) -> None:
+def await_approval(of: str, options: RotationOptions | WebhookOptions) -> None:
     """Pauses the run until somebody resumes it; fails after the approval's time."""
     get_run_logger().info("Waiting for approval of %s", of)
     pause_flow_run(timeout=int(options.approval_hours * 3600))  # pyright: ignore[reportUnusedCoroutine]

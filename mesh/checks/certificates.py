@@ -46,7 +46,7 @@ def _(snapshot: Snapshot) -> Problems:
     "pl-issuer-days-left", "the issuer has 30 days or a third of its life left", "warning"
 )
 def _(snapshot: Snapshot) -> Problems:
-    remedy = "Renew the issuer: rotate_anchor does, or delete its Secret and run bootstrap."
+    remedy = "Run rotate_issuer."
     yield from _ending(snapshot, "issuer", _kept(snapshot), remedy)
 
 
@@ -57,7 +57,7 @@ def _(snapshot: Snapshot) -> Problems:
 )
 def _(snapshot: Snapshot) -> Problems:
     remedy = (
-        "Upgrade its Helm release, which makes a new one, or let cert-manager keep it: "
+        "Run rotate_webhooks, or let cert-manager keep it: "
         "https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/"
     )
     yield from _ending(snapshot, "webhook", _kept(snapshot), remedy)

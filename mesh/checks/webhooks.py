@@ -18,7 +18,7 @@ from mesh.snapshot import Snapshot
 webhooks = Category("linkerd-webhooks-and-apisvc-tls", "control-plane")
 
 RENEW = (
-    "Run bootstrap again, which has the chart make a new one; where cert-manager keeps it, look at "
+    "Run rotate_webhooks, which has the chart make a new one; where cert-manager keeps it, look at "
     "its Certificate."
 )
 

@@ -1,8 +1,9 @@
 """A new issuer for a running mesh: signed here or by cert-manager, and loaded by identity.
 
-The identity service reads its issuer anew when the mounted Secret changes, which a kubelet shows it
-within a minute or two, and says so by an event. Proxies need no restart for it: they trust the
-anchor, and get a certificate of the new issuer when they renew.
+The identity service reads its issuer again when the mounted Secret changes, and says so by an
+event. A kubelet takes up to a minute or two to show it the change, or about a second where its
+pods are annotated. Proxies need no restart: they trust the anchor, and get a certificate of the new
+issuer when they renew.
 Source: linkerd2 `pkg/identity` (Run) and `controller/cmd/identity`.
 """
 
@@ -17,7 +18,8 @@ from mesh.cluster import MERGE_PATCH, Cluster, Object, last_change
 from mesh.config import MeshConfig
 from mesh.errors import NotReady
 from mesh.injection import restart
-from mesh.issuer import CERT_MANAGER
+from mesh.issuer import CERT_MANAGER, IDENTITY_PODS
+from mesh.kubelet import refresh_mounts
 from mesh.ownership import decide, owner_of, refuse_theirs
 from mesh.pki import KeyPair, check_issuer, sign_issuer
 from mesh.rollout import OnProgress, await_rollouts
@@ -29,7 +31,9 @@ PREVIOUS_ISSUER = f"{ISSUER_SECRET}-previous"
 """The Secret that keeps the issuer there was, until there is no way back."""
 
 IDENTITY = "linkerd-identity"
-IDENTITY_PODS = "linkerd.io/control-plane-component=identity"
+
+REFRESH = 10.0
+"""Seconds after which a kubelet is asked again: it may have looked before it saw the change."""
 
 
 def write_issuer(cluster: Cluster, config: MeshConfig, anchor: KeyPair, bundle: str) -> None:
@@ -208,14 +212,14 @@ def ensure_loaded(
     Raises:
         NotReady: they do not load it; with what they said.
     """
-    load = _await_load(cluster, config, patience)
+    load = _await_load(cluster, config, patience, on_progress)
     if load.since is None:
         if load.readable is not None:
             cluster.wait_until(load.readable)
         identity = ("Deployment", config.namespaces.linkerd, IDENTITY)
         restart(cluster, identity, cluster.clock())
         await_rollouts(cluster, [identity], config.timeout_seconds, on_progress)
-        load = _await_load(cluster, config, config.timeout_seconds)
+        load = _await_load(cluster, config, config.timeout_seconds, on_progress)
     if load.since is None:
         raise NotReady(
             f"Deployment/{config.namespaces.linkerd}/{IDENTITY}",
@@ -226,10 +230,17 @@ def ensure_loaded(
     return load.since
 
 
-def _await_load(cluster: Cluster, config: MeshConfig, patience: float) -> IssuerLoad:
-    deadline = time.monotonic() + patience
+def _await_load(
+    cluster: Cluster, config: MeshConfig, patience: float, on_progress: OnProgress
+) -> IssuerLoad:
+    begin = refreshed = time.monotonic()
     while True:
         load = read_load(cluster, config)
-        if load.since is not None or load.skipped or time.monotonic() > deadline:
+        now = time.monotonic()
+        if load.since is not None or load.skipped or now > begin + patience:
             return load
+        on_progress(0, 1, "waiting for identity to load the issuer that its Secret has")
+        if refreshed == begin or now > refreshed + REFRESH:
+            refresh_mounts(cluster, config.namespaces.linkerd, IDENTITY_PODS)
+            refreshed = time.monotonic()
         time.sleep(1.0)

@@ -732,9 +732,7 @@ def test_in_2_11_a_missing_role_of_viz_is_a_warning_that_stops_what_follows(
     assert mesh.settles_to(allowed(mesh)) == allowed(mesh)
 
 
-@pytest.mark.parametrize(
-    "mesh", [on("stable-2.14.10"), on("edge-26.8.3")], indirect=True, scope="package"
-)
+@pytest.mark.parametrize("mesh", [on("stable-2.14.10")], indirect=True, scope="package")
 def test_viz_with_a_prometheus_elsewhere_lacks_nothing(mesh: InstalledMesh, helm_path: str) -> None:
     """Turned off by an upgrade, which runs no hook that would annotate viz's namespace."""
     values = {"prometheus": {"enabled": False}, "prometheusUrl": "http://prometheus.own:9090"}

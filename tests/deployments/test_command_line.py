@@ -155,7 +155,7 @@ def test_help_has_the_words_of_the_forms(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("prefect-linkerd rot", ["rotate-anchor", "rotate-issuer"]),
+        ("prefect-linkerd rot", ["rotate-anchor", "rotate-issuer", "rotate-webhooks"]),
         ("prefect-linkerd rotate-anchor --approvals s", ["spread", "switch"]),
         ("prefect-linkerd verify --json", ["--json-file"]),
     ],

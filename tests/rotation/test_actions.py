@@ -16,6 +16,8 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, NotReady, OwnershipConflict, PreflightFailed
 from mesh.helm import Helm
+from mesh.issuer import IDENTITY_PODS
+from mesh.kubelet import ANNOTATION
 from mesh.pki import (
     fingerprints,
     read_certificates,
@@ -366,6 +368,10 @@ def new_issuer_without_a_restart(mesh: Rotated) -> None:
     assert done.before.fingerprint != done.after.fingerprint
     assert {pod.uid for pod in read_data_plane(mesh.cluster, "linkerd").pods} == pods
     assert mesh.anchors() == anchors
+    # Its kubelet need not be waited for.
+    identity = list(mesh.cluster.list("v1", "Pod", "linkerd", labels=IDENTITY_PODS))
+    assert identity
+    assert all(ANNOTATION in pod["metadata"]["annotations"] for pod in identity)
     # A pod that starts now has a leaf of it.
     running = read_data_plane(mesh.cluster, "linkerd").pods
     name = next(pod.name for pod in running if pod.namespace == "apps")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from xml.etree import ElementTree
@@ -13,12 +15,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mesh.config import MeshConfig
-from mesh.expiry import Expiry, Role, expiring
+from mesh.expiry import Expiry, Role, expiries, expiring
 from mesh.notice import certificate_notices
 from mesh.pki import create_trust_anchor, read_certificates
+from mesh.snapshot import certificates_of
 from mesh.timeline import expiry_timeline
 from mesh.verification import ExpiryThresholds
 from tests.pki.certificates import DOMAIN, NOW
+from tests.verify.snapshots import empty_snapshot
 
 PAIR = create_trust_anchor(DOMAIN, timedelta(days=365), NOW)
 INFO = read_certificates(PAIR.certificate, "anchor")[0]
@@ -47,9 +51,33 @@ def test_what_cert_manager_renews_is_announced_only_once_it_should_have_been() -
     assert due.remedy.startswith("cert-manager should have renewed it")
 
 
+def test_what_cert_manager_wrote_is_renewed_by_it_whoever_configured_that() -> None:
+    """As a mesh of plain Helm may have it: an automation must not answer instead."""
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "tap-k8s-tls",
+            "namespace": "linkerd-viz",
+            "annotations": {"cert-manager.io/certificate-name": "tap"},
+        },
+        "data": {"tls.crt": base64.b64encode(PAIR.certificate.encode()).decode()},
+    }
+    found = certificates_of(secret, "Secret/linkerd-viz/tap-k8s-tls")
+    kept, made = found, replace(found, is_cert_managers=False)
+    for certificates, renewed_by in ((kept, "cert-manager"), (made, "")):
+        snapshot = empty_snapshot(secrets={"linkerd-viz/tap-k8s-tls": certificates})
+        (only,) = expiries(snapshot)
+        assert (only.role, only.name, only.renewed_by) == ("webhook", "tap", renewed_by)
+
+
 @pytest.mark.parametrize(
     ("role", "flow"),
-    [("trust anchor", "rotate_anchor"), ("issuer", "rotate_issuer"), ("webhook", "upgrade")],
+    [
+        ("trust anchor", "rotate_anchor"),
+        ("issuer", "rotate_issuer"),
+        ("webhook", "rotate_webhooks"),
+    ],
 )
 def test_the_remedy_names_the_flow(role: Role, flow: str) -> None:
     (due,) = expiring([expiry(3, role)], SELF_SIGNED, [60, 7])

@@ -1,0 +1,37 @@
+"""New certificates for the webhooks of a running mesh, by the charts that made them."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mesh.rotation.webhooks import WebhookOptions, WebhookRenewal
+from tasks.linkerd_mesh import LinkerdMesh
+from tasks.rotation import claimed_mesh
+from tasks.webhooks import approve_webhooks, look_at_webhooks, renew_webhooks
+
+DEFAULTS = WebhookOptions()
+
+
+@flow(
+    name="rotate_webhooks",
+    flow_run_name="rotate webhooks of {mesh.name}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def rotate_webhooks(mesh: LinkerdMesh, options: WebhookOptions = DEFAULTS) -> WebhookRenewal:
+    """Renews the webhooks' certificates: each Helm release is upgraded to what it is already.
+
+    No version and no value changes. Certificates that cert-manager or the chart's values provide
+    are left alone and named. The control plane's webhooks restart, and the extensions' own pods.
+
+    Args:
+        mesh: Which mesh.
+        options: Whether to ask before the first change.
+
+    Raises:
+        MeshError: the object, what was expected, what was found and how to fix it.
+    """
+    before = look_at_webhooks(mesh)
+    approve_webhooks(options)
+    with claimed_mesh(mesh, options) as claim:
+        return renew_webhooks(mesh, claim, before)

@@ -1,0 +1,46 @@
+"""The steps that give Linkerd's webhooks new certificates."""
+
+from __future__ import annotations
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from mesh.helm import Helm
+from mesh.rotation import webhooks
+from mesh.rotation.record import RotationClaim
+from mesh.rotation.webhooks import WebhookOptions, WebhookRenewal, renewal_markdown, renewal_notice
+from mesh.snapshot import Certificates
+from tasks.events import send
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.progress import RolloutProgress
+from tasks.rotation import await_approval
+from tasks.step import step
+
+
+@step("look", description="Checks that the charts can make new certificates; changes nothing.")
+def look_at_webhooks(mesh: LinkerdMesh) -> dict[str, Certificates]:
+    return webhooks.look_at_webhooks(cluster_of(mesh), mesh)
+
+
+def approve_webhooks(options: WebhookOptions) -> None:
+    """Pauses the run until somebody resumes it, where it has to be asked for."""
+    if options.approval:
+        await_approval("new webhook certificates, by an upgrade of each release", options)
+
+
+@step("webhooks", description="Upgrades each release to what it is, which renews them.")
+def renew_webhooks(
+    mesh: LinkerdMesh, claim: RotationClaim, before: dict[str, Certificates]
+) -> WebhookRenewal:
+    cluster = cluster_of(mesh)
+    with RolloutProgress(mesh.name, "webhooks") as progress:
+        done = webhooks.renew_webhooks(cluster, mesh, Helm(cluster), claim, before, progress)
+    for text in done.left:
+        get_run_logger().warning("Not renewed: %s", text)
+    create_markdown_artifact(
+        renewal_markdown(mesh.name, done),
+        key=f"{mesh.name}-webhook-certificates",
+        description=f"Webhook certificates of mesh {mesh.name}",
+    )
+    send([renewal_notice(mesh.name, done)])
+    return done
