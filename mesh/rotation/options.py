@@ -131,7 +131,7 @@ class RotationOptions(Section):
         le=3600,
         title="Loading (seconds)",
         description="How long the identity service has to load a new issuer before it is "
-        "restarted; a kubelet takes up to a minute or two to show it a changed Secret.",
+        "restarted; a kubelet that cannot be asked to hurry shows it a changed Secret within two minutes.",
     )
     lease_seconds: float = Field(
         default=60,

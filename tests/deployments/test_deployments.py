@@ -241,6 +241,12 @@ def test_an_ending_certificate_starts_its_rotation_once(
             ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
         )
     )
+    # Its own authority, as a chart makes it, would do as well.
+    cluster.create(
+        tls_secret(
+            "linkerd-proxy-injector-k8s-tls", namespace, issuer.certificate, issuer.private_key, ""
+        )
+    )
     with on_server(server.api):
         mesh = LinkerdMesh.model_validate_json(mesh_file.read_text())
         mesh.name, mesh.namespaces.linkerd = "ending", namespace

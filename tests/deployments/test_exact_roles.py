@@ -277,6 +277,11 @@ def test_the_flows_on_a_mesh_that_runs(
 
     gets_a_new_issuer(terminal, server)
 
+    terminal.role("rotate_webhooks")
+    done = terminal.run("rotate_webhooks", *ROTATION[-2:], **server)
+    assert (len(done["renewed"]), done["left"]) == (5, [])
+    terminal.was_exact("rotate_webhooks")
+
     terminal.role("rotate_anchor")
     before = read_trust_bundle(terminal.cluster, terminal.config).anchors
     # Somebody says no, and the same rotation goes on when it is run again.

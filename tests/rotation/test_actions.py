@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, NotReady, OwnershipConflict, PreflightFailed
+from mesh.expiry import read_expiries
 from mesh.helm import Helm
 from mesh.issuer import IDENTITY_PODS
 from mesh.kubelet import ANNOTATION
@@ -29,6 +30,8 @@ from mesh.rotation.leaves import read_issued
 from mesh.rotation.options import Action, NewAnchor
 from mesh.rotation.record import RotationClaim, read_record
 from mesh.rotation.trust_bundle import read_trust_bundle
+from mesh.rotation.webhooks import look_at_webhooks
+from mesh.trust_anchor import TRUST_ROOTS
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.flows.cluster_state import resource_versions
@@ -265,6 +268,24 @@ class TestSelfSigned:
     def test_proxies_say_when_their_certificates_were_issued(self, signed: Rotated) -> None:
         times_are_those_of_the_certificates(signed)
 
+    def test_webhooks_are_not_renewed_where_that_would_take_an_anchor_back(
+        self, signed: Rotated
+    ) -> None:
+        """As after a rotation that was killed between the ConfigMap and its release."""
+        roots = signed.cluster.get("v1", "ConfigMap", TRUST_ROOTS, "linkerd")
+        assert roots is not None
+        both = roots["data"]["ca-bundle.crt"] + make().pem
+        for bundle, is_refused in ((both, True), (roots["data"]["ca-bundle.crt"], False)):
+            data = {"data": {"ca-bundle.crt": bundle}}
+            signed.cluster.merge("v1", "ConfigMap", TRUST_ROOTS, "linkerd", data)
+            if is_refused:
+                with pytest.raises(InvalidInput, match="Finish the rotation by rotate_anchor"):
+                    look_at_webhooks(signed.cluster, signed.config)
+            else:
+                assert "linkerd/linkerd-proxy-injector-k8s-tls" in look_at_webhooks(
+                    signed.cluster, signed.config
+                )
+
     def test_a_new_issuer_needs_no_restart(self, signed: Rotated) -> None:
         new_issuer_without_a_restart(signed)
 
@@ -311,6 +332,15 @@ class TestSelfSigned:
 
 @pytest.mark.xdist_group("managed")
 class TestCertManager:
+    def test_certificates_of_webhooks_are_cert_managers_to_renew(self, managed: Rotated) -> None:
+        before = resource_versions(managed.cluster)
+        with pytest.raises(InvalidInput) as refused:
+            look_at_webhooks(managed.cluster, managed.config)
+        assert refused.value.found.count("cert-manager renews it by Certificate linkerd-") == 3
+        assert resource_versions(managed.cluster) == before
+        kept = [e for e in read_expiries(managed.cluster, managed.config) if e.role == "webhook"]
+        assert {expiry.renewed_by for expiry in kept} == {"cert-manager"}
+
     def test_proxies_say_when_their_certificates_were_issued(self, managed: Rotated) -> None:
         times_are_those_of_the_certificates(managed)
 
