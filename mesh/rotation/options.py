@@ -131,7 +131,8 @@ class RotationOptions(Section):
         le=3600,
         title="Loading (seconds)",
         description="How long the identity service has to load a new issuer before it is "
-        "restarted. Kubelets are asked to show it at once; one that is not takes up to two minutes.",
+        "restarted. Kubelets are asked to show it at once; without that it takes up to two "
+        "minutes.",
     )
     lease_seconds: float = Field(
         default=60,

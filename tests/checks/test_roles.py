@@ -13,8 +13,10 @@ import pytest
 from deployments.roles import HOME, READING, manifests
 from flows.check_certificates import check_certificates
 from flows.verify_mesh import verify_mesh
+from mesh.adoption import read_adoption
 from mesh.checks import CATEGORIES
 from mesh.cluster import Cluster
+from mesh.config import MeshConfig
 from mesh.errors import ApiError, MeshUnhealthy
 from mesh.expiry import read_expiries
 from mesh.report import verify
@@ -125,10 +127,12 @@ def test_no_role_grants_what_its_flow_does_not_ask_for(
         return request(self, method, path, **options)
 
     monkeypatch.setattr(Cluster, "request", recorded)
-    if flow == "verify_mesh":
-        read_snapshot(mesh.cluster, mesh.config)
-    else:
-        read_expiries(mesh.cluster, mesh.config)
+    reads: dict[str, Callable[[Cluster, MeshConfig], object]] = {
+        "adopt": read_adoption,
+        "check_certificates": read_expiries,
+        "verify_mesh": read_snapshot,
+    }
+    reads[flow](mesh.cluster, mesh.config)
     for grant in READING[flow](mesh.config):
         for verb in grant.verbs:
             for resource in grant.resources:
