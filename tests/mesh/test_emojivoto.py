@@ -83,3 +83,14 @@ def test_it_rolls_out_and_a_second_time_changes_nothing(
     assert ensure_namespaces(cluster, config) == []
     ensure_emojivoto(cluster, config)
     assert generations() == before
+
+
+def test_a_prometheus_of_one_s_own_is_written_to_viz_s_namespace() -> None:
+    """The chart's hook, which would, is off with a private registry."""
+    url = "http://prometheus.monitoring:9090"
+    values = {"prometheus": {"enabled": False}, "prometheusUrl": url}
+    config = MeshConfig.model_validate({"viz": {"values": {"inline": values}}})
+    found = {obj["metadata"]["name"]: obj["metadata"] for obj in namespaces(config)}
+    annotation = "viz.linkerd.io/external-prometheus"
+    assert found["linkerd-viz"]["annotations"][annotation] == url
+    assert all(annotation not in m["annotations"] for m in found.values() if m["name"] == "linkerd")
