@@ -1,20 +1,23 @@
-"""A Linkerd mesh from nothing."""
+"""Install a Linkerd mesh, or resume an interrupted installation."""
 
 from __future__ import annotations
 
 from prefect import flow
 
+from mesh.bootstrap_plan import BootstrapPlan, require_bootstrap_plan
 from mesh.proof import Proof, require_proof
 from tasks.emojivoto import emojivoto
 from tasks.ingress import ingress
 from tasks.issuer import issuer
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.namespaces import namespaces
-from tasks.preflight import check_cluster, find_charts
+from tasks.preflight import find_charts, plan
 from tasks.proof import proof
 from tasks.releases import dependency, release
 from tasks.step import submit
 from tasks.trust_anchor import trust_anchor
+
+NOTHING: list[str] = []
 
 
 @flow(
@@ -23,20 +26,28 @@ from tasks.trust_anchor import trust_anchor
     persist_result=False,
     validate_parameters=True,
 )
-def bootstrap(mesh: LinkerdMesh) -> Proof:
-    """Brings a cluster to a working Linkerd mesh, or finishes what an earlier run began.
+def bootstrap(
+    mesh: LinkerdMesh, dry_run: bool = False, accept: list[str] = NOTHING
+) -> Proof | BootstrapPlan:
+    """Installs a Linkerd mesh, or finishes what an earlier run began.
 
     Every step looks first at what is there and does only what is missing, so it is safe to run
     again at any time; on a finished mesh it changes nothing.
 
     Args:
         mesh: Which cluster, which Linkerd, and everything that belongs to it.
+        dry_run: Stops after the plan, and changes nothing.
+        accept: Ids of the plan's findings that a person has looked at and accepts.
 
     Raises:
-        MeshError: the object, what was expected, what was found and how to mend it.
+        MeshError: the object, what was expected, what was found and how to fix it.
     """
     charts = find_charts(mesh)
-    facts = check_cluster(mesh, charts)
+    planned = plan(mesh, charts, frozenset(accept))
+    if dry_run:
+        return planned.plan
+    require_bootstrap_plan(planned.plan)
+    facts = planned.facts
 
     namespaces(mesh)
     anchor = trust_anchor(mesh)

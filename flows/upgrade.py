@@ -141,7 +141,7 @@ def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Rep
     move_data_plane(mesh, restarts)
     verified = verify(mesh, patience=mesh.upgrade.settle_seconds)
     if planned.plan.splits:
-        finish_split(mesh, planned)
+        finish_split(mesh, planned, record)
     return verified
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -12,13 +12,15 @@ from typing import Any, Literal, cast
 import yaml
 
 from mesh.cluster import Cluster, Object, name_of
+from mesh.constraint import admits
 from mesh.errors import ApiError
+from mesh.helm_record import RESOURCE_POLICY, ReleaseRef
+from mesh.ownership import Owner, owner_of
+from mesh.values import Key, leaves
 
 CRD = "CustomResourceDefinition"
+CRDS_CHART = "linkerd-crds"
 HIDDEN = "(hidden)"
-
-Key = tuple[str, ...]
-
 
 # Values
 
@@ -68,15 +70,6 @@ def values_change(
     )
 
 
-def leaves(values: Mapping[str, Any], path: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every value that is no mapping (or an empty one), with its keys."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(cast("Mapping[str, Any]", value), (*path, str(key)))
-        else:
-            yield (*path, str(key)), value
-
-
 def _is_below(key: Key, after: Mapping[Key, Any], values: Mapping[str, Any]) -> bool:
     """Whether the new chart takes anything at a key: a null, a free mapping, or a mapping."""
     if any(not after[key[:end]] for end in range(1, len(key)) if key[:end] in after):
@@ -109,6 +102,23 @@ def _is_known(key: Key, found: Mapping[Key, Any], values: Mapping[str, Any]) -> 
 
 
 # CRDs
+
+
+def has_newer_crds(installed: tuple[str, str], wanted: tuple[str, str]) -> bool:
+    """Whether the cluster's CRDs are of a newer chart than the wanted one, and so stay.
+
+    Both are a chart's name and version; a first revision cut from 2.11's chart is of that chart.
+
+    Newer CRDs serve whatever an older control plane asks for, as after an upgrade that was undone;
+    older ones would drop versions and fields that custom resources are stored with.
+
+    >>> has_newer_crds(("linkerd-crds", "1.8.0"), ("linkerd-crds", "1.6.1"))
+    True
+    >>> has_newer_crds(("linkerd2", "2.11.5"), ("linkerd-crds", "1.4.0"))
+    False
+    """
+    (before, old), (after, new) = installed, wanted
+    return before == after == CRDS_CHART and admits(f">{new}", old) is True
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,9 @@ def _storage(crd: Object) -> str:
 class ObjectChange:
     """What an upgrade does to an object: the fields it changes, and the difference as text.
 
-    `refused` is the API server's own message where it does not accept the object.
+    `refused` is the API server's own message where it does not accept the object. `taken_from` is
+    who has an object that this release would write and `is_new` whether the release lacked it until
+    now: Helm refuses to write such an object of another owner, and takes over any other.
     """
 
     subject: str
@@ -176,10 +188,37 @@ class ObjectChange:
     fields: tuple[str, ...] = ()
     diff: str = field(default="", repr=False)
     refused: str = ""
+    taken_from: Owner | None = None
+    is_new: bool = False
+
+
+def deletions(
+    installed: Iterable[Object], wanted: Iterable[Object], namespace: str
+) -> list[Object]:
+    """The objects of a release's present manifest that its next one lacks.
+
+    Helm deletes each of them, whoever wrote it last, unless the live object has the annotation
+    `helm.sh/resource-policy: keep`. Source: helm `pkg/kube/client.go`, `Client.Update`.
+    """
+    kept = {_identity(obj, namespace) for obj in wanted if not _annotation(obj, "helm.sh/hook")}
+    return [obj for obj in installed if _identity(obj, namespace) not in kept]
+
+
+def deleted_secrets(
+    installed: Iterable[Object], wanted: Iterable[Object], namespace: str
+) -> list[Object]:
+    """The Secrets among the objects that Helm would delete."""
+    return [obj for obj in deletions(installed, wanted, namespace) if obj["kind"] == "Secret"]
 
 
 def object_changes(
-    cluster: Cluster, namespace: str, installed: Sequence[Object], wanted: Sequence[Object]
+    cluster: Cluster,
+    namespace: str,
+    installed: Sequence[Object],
+    wanted: Sequence[Object],
+    own: Collection[ReleaseRef] | None = None,
+    *,
+    keeps_crds: bool = False,
 ) -> list[ObjectChange]:
     """What a release's upgrade would do, asked of the API server by a dry run; changes nothing.
 
@@ -187,6 +226,8 @@ def object_changes(
         namespace: of the release; charts leave it out.
         installed: the objects of the release's present manifest.
         wanted: what the new chart renders.
+        own: the releases that may own the objects; None: that is not looked at.
+        keeps_crds: whether CRDs are marked to be kept before Helm could delete one.
     """
 
     present = {_identity(obj, namespace): obj for obj in installed}
@@ -194,17 +235,32 @@ def object_changes(
     wanted = [obj for obj in wanted if not _annotation(obj, "helm.sh/hook")]
 
     def change(obj: Object) -> ObjectChange | None:
-        return _object_change(cluster, namespace, obj, present.get(_identity(obj, namespace)))
+        before = present.get(_identity(obj, namespace))
+        return _object_change(cluster, namespace, obj, before, own)
 
+    def gone(obj: Object) -> ObjectChange | None:
+        return _deletion(cluster, _placed(cluster, namespace, obj))
+
+    left_out = [
+        obj
+        for obj in deletions(installed, wanted, namespace)
+        if not (keeps_crds and obj["kind"] == CRD)
+    ]
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = [change for change in pool.map(change, wanted) if change is not None]
-    kept = {_identity(obj, namespace) for obj in wanted}
-    found += [
-        ObjectChange(name_of(_placed(cluster, namespace, obj)), "delete")
-        for obj in installed
-        if obj["kind"] not in (CRD, "Namespace") and _identity(obj, namespace) not in kept
-    ]
+        found += [change for change in pool.map(gone, left_out) if change is not None]
     return sorted(found, key=lambda change: (change.change, change.subject))
+
+
+def _deletion(cluster: Cluster, obj: Object) -> ObjectChange | None:
+    """The deletion of an object; None where it is not there, or Helm keeps it."""
+    api_version, kind, metadata = obj["apiVersion"], obj["kind"], obj["metadata"]
+    live = None
+    if cluster.serves(api_version, kind):
+        live = cluster.get(api_version, kind, metadata["name"], metadata.get("namespace"))
+    if live is None or _annotation(live, RESOURCE_POLICY) == "keep":
+        return None
+    return ObjectChange(name_of(live), "delete")
 
 
 def _identity(obj: Object, namespace: str) -> tuple[str, str, str, str]:
@@ -226,8 +282,21 @@ def _placed(cluster: Cluster, namespace: str, obj: Object) -> Object:
     return {**obj, "metadata": {**obj["metadata"], "namespace": namespace}}
 
 
+def _taken_from(live: Object, own: Collection[ReleaseRef], *, is_new: bool) -> Owner | None:
+    """The owner that an object would lose to one of our own releases."""
+    owner = owner_of(live)
+    if owner.release in own and not owner.reconciles:
+        return None
+    # What the release has already and nobody else claims is its own, whatever its annotations.
+    return owner if is_new or owner.release is not None or owner.reconciles else None
+
+
 def _object_change(
-    cluster: Cluster, namespace: str, obj: Object, present: Object | None
+    cluster: Cluster,
+    namespace: str,
+    obj: Object,
+    present: Object | None,
+    own: Collection[ReleaseRef] | None,
 ) -> ObjectChange | None:
     placed = _placed(cluster, namespace, obj)
     metadata, subject = placed["metadata"], name_of(placed)
@@ -249,11 +318,13 @@ def _object_change(
         return ObjectChange(subject, "update" if live else "create", refused=error.found)
     before, after = comparable(live), comparable(after)
     fields = tuple(changed_fields(before, after))
-    if not fields:
+    is_new = present is None
+    taken_from = _taken_from(live, own, is_new=is_new) if own is not None else None
+    if not fields and taken_from is None:
         return None
     # The schemas of CRDs are thousands of lines that nobody reads.
     diff = "" if kind == CRD else unified(before, after)
-    return ObjectChange(subject, "update", fields, diff)
+    return ObjectChange(subject, "update", fields, diff, taken_from=taken_from, is_new=is_new)
 
 
 def comparable(obj: Object) -> Object:
@@ -339,5 +410,6 @@ def meaningful(changes: Iterable[ObjectChange]) -> list[ObjectChange]:
         for change in changes
         if change.change != "update"
         or change.refused
+        or change.taken_from
         or any(not path.startswith(noise) for path in change.fields)
     ]

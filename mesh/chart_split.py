@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mesh.cluster import Cluster, Object, name_of
-from mesh.errors import ApiError
+from mesh.errors import ApiError, ReleaseError
 from mesh.helm_record import (
     RELEASE_NAME,
     RELEASE_NAMESPACE,
@@ -100,13 +100,53 @@ def finish(cluster: Cluster, old: Revision, split: Split) -> None:
     forget(cluster, old.name, old.namespace)
 
 
-def give_back(cluster: Cluster, old: Revision, namespace: str) -> list[str]:
-    """Makes the old release the owner again, of CRDs that the new charts brought as well.
+def restore(
+    cluster: Cluster,
+    owner: tuple[str, str],
+    left: Iterable[str],
+    namespace: str,
+    now: datetime,
+) -> None:
+    """Undoes `finish`: makes the old release's record again, of the new ones' first revisions.
+
+    The way back is open until the upgrade's own record is gone. Nothing happens where the old
+    release's record is there.
+
+    Args:
+        owner: the old release's name and namespace.
+        left: the names of the CRDs that only the old release had.
+        namespace: of the new releases.
+
+    Raises:
+        ReleaseError: a first revision is not kept any more.
+    """
+    if deployed(cluster, *owner) is not None:
+        return
+    first = [_first(cluster, name, namespace) for name in (CRDS, CONTROL_PLANE)]
+    for crd in left:
+        _annotate(cluster, _crd(crd), owner)
+    texts = [text for revision in first for text, _ in revision.documents]
+    create(cluster, record(first[-1], *owner, texts, now))
+
+
+def _first(cluster: Cluster, name: str, namespace: str) -> Revision:
+    found = next((r for r in revisions(cluster, name, namespace) if r.number == 1), None)
+    if found is None or found.chart != OLD:
+        raise ReleaseError(
+            f"Helm release {namespace}/{name}",
+            expected=f"revision 1 with the objects of {OLD}, to go back to",
+            found="none any more" if found is None else f"one of {found.chart}",
+            remedy="Run upgrade again without go_back, which finishes it.",
+        )
+    return found
+
+
+def give_back(cluster: Cluster, owner: tuple[str, str], namespace: str) -> list[str]:
+    """Makes the old release (name, namespace) the owner again, of the new charts' CRDs as well.
 
     The objects must be those of the old chart again: roll the new control plane's release back to
     its first revision before.
     """
-    owner = (old.name, old.namespace)
     moved: list[str] = []
     for name in (CONTROL_PLANE, CRDS):
         current = deployed(cluster, name, namespace)

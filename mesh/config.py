@@ -177,7 +177,7 @@ class Namespaces(Section):
 
 
 class ExtraValues(Section):
-    """Helm values of the user's own, which win over the computed ones."""
+    """Helm values of the user's own; they win over computed ones but what keeps the mesh together."""
 
     files: list[Path] = Field(
         default_factory=list[Path],

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar, cast
 import semver
 from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
+from mesh.chart_changes import has_newer_crds
 from mesh.charts import Chart, folder_crds
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
@@ -46,6 +47,7 @@ from mesh.rollout import (
     rollout_status,
     workload_summary,
 )
+from mesh.safety_values import UnsafeValue
 from mesh.stall import Trouble, pod_trouble
 from mesh.values import ClusterFacts, Values
 
@@ -80,7 +82,8 @@ _PASSING = (
 class DesiredRelease:
     """A Helm release as it should be.
 
-    `timeout` is in seconds; `hooks` says whether the chart's hooks are run.
+    `timeout` is in seconds; `hooks` says whether the chart's hooks are run; `unsafe` are the user's
+    values that contradict the mesh, and are not among `values`.
     """
 
     name: str
@@ -89,6 +92,7 @@ class DesiredRelease:
     values: Values = field(repr=False)
     timeout: int = 600
     hooks: bool = True
+    unsafe: tuple[UnsafeValue, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def decide_release(
     """The next step for a release.
 
     A pending release may still be worked on by a helm whose flow died, so it is waited for until
-    nothing changed for `grace` seconds; only then it is recovered.
+    nothing changed for `grace` seconds; only then it is recovered. CRDs are never downgraded.
     """
     if current is None or current.status == "uninstalled":
         return "install"
@@ -142,7 +146,10 @@ def decide_release(
         desired.chart.version,
         desired.values,
     )
-    if current.status == "deployed" and is_same:
+    is_newer = has_newer_crds(
+        (current.chart, current.chart_version), (desired.chart.name, desired.chart.version)
+    )
+    if current.status == "deployed" and (is_same or is_newer):
         return "unchanged"
     return "upgrade"
 

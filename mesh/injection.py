@@ -14,6 +14,11 @@ from mesh.cluster import Cluster, Object
 from mesh.rollout import KINDS, OnProgress, Workload, await_rollouts
 
 PROXY = "linkerd-proxy"
+PROXY_VERSION = "config.linkerd.io/proxy-version"
+"""The annotation of a pod or a namespace that keeps proxies at a version, whatever the mesh's.
+
+Source: https://linkerd.io/2/reference/proxy-configuration/
+"""
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 ATTEMPTS = 3
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from mesh.chart_changes import has_newer_crds
 from mesh.charts import Chart, allows_kubernetes
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.dependencies import own_release
-from mesh.errors import ApiError, PreflightFailed
+from mesh.errors import ApiError
 from mesh.helm_record import Release, ReleaseRef
 from mesh.installed import MeshReleases, read_mesh_releases
 from mesh.namespaces import foreign_owner, lacks, namespaces
@@ -74,13 +75,17 @@ class PreflightSnapshot:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that preflight found. `id` is linkerd's own where it has one."""
+    """Something that preflight or a plan found. `id` is linkerd's own where it has one.
+
+    `acceptable` says whether a person may accept it, by the flow's parameter `accept`.
+    """
 
     id: str
     severity: Literal["error", "warning"]
     subject: str
     message: str
     remedy: str
+    acceptable: bool = False
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.message}. {self.remedy}"
@@ -502,6 +507,9 @@ def _releases(
         elif (
             release.ref in own
             and release.chart_version != chart.version
+            and not has_newer_crds(
+                (release.chart, release.chart_version), (chart.name, chart.version)
+            )
             and release.status == "deployed"
         ):
             found.append(
@@ -517,15 +525,3 @@ def _releases(
                 )
             )
     return found
-
-
-def require(findings: Sequence[Finding]) -> None:
-    """Raises `PreflightFailed`, naming every error; warnings pass."""
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        raise PreflightFailed(
-            "preflight",
-            expected="a cluster that can take this mesh",
-            found=" | ".join(str(finding) for finding in errors),
-            remedy="Nothing was changed. Mend these, then run again.",
-        )

@@ -16,6 +16,7 @@ from mesh.issuer import check_issuer_secret
 from mesh.pki import CertificateInfo, fingerprints, read_certificates
 from mesh.rollout import is_pod_ready, pod_reason, read_workloads, rollout_status
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, TlsSecret
+from mesh.values import proxy_version
 
 CONTROL_PLANE = ("linkerd-destination", "linkerd-identity", "linkerd-proxy-injector")
 
@@ -36,6 +37,7 @@ class ProofSnapshot:
     services: frozenset[str]
     releases: tuple[Release, ...]
     rehearsal: bool
+    proxy_version: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def read_proof(
         ),
         releases=tuple(releases),
         rehearsal=rehearsal,
+        proxy_version=proxy_version(config),
     )
 
 
@@ -199,7 +202,7 @@ def _proxies(snapshot: ProofSnapshot) -> list[str]:
             if should_be_meshed(pod):
                 failures.append(f"{subject}: it has no container {PROXY}")
             continue
-        version = str(snapshot.config.linkerd)
+        version = snapshot.proxy_version
         if not proxy["image"].endswith(f":{version}"):
             failures.append(f"{subject}: its proxy is {proxy['image']}, not of {version}")
         environment = {item["name"]: item.get("value") for item in proxy.get("env", [])}

@@ -28,7 +28,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from pydantic import Field
 from mesh.cluster import Cluster, Object
 from mesh.config import Section
 from mesh.errors import ApiError, NotReady
-from mesh.injection import restart
+from mesh.injection import PROXY_VERSION, restart
 from mesh.permissions import Permission
 from mesh.rollout import (
     KINDS,
@@ -97,7 +97,7 @@ class RestartTarget:
 
     `disruption` is how many of its pods its update strategy may take away at once, `waves` in how
     many steps it replaces them all, and `obstacle` why the annotation does not restart it, or
-    nothing.
+    nothing. `pin` is the version at which its pod template keeps its proxies, if it does.
     """
 
     workload: Workload
@@ -106,6 +106,7 @@ class RestartTarget:
     waves: int
     is_complete: bool
     obstacle: str = ""
+    pin: str = ""
 
     @property
     def subject(self) -> str:
@@ -140,13 +141,32 @@ class Budget:
 
 @dataclass(frozen=True)
 class DataPlane:
-    """Every pod with a running proxy of one control plane, what makes them, and the budgets."""
+    """Every pod with a running proxy of one control plane, what makes them, and the budgets.
+
+    `pins` are the versions at which namespaces keep the proxies of their pods.
+    """
 
     control_plane: str
     extensions: frozenset[str]
     pods: tuple[Pod, ...]
     targets: Mapping[Workload, RestartTarget]
     budgets: tuple[Budget, ...]
+    pins: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def pin_of(self, pod: Pod) -> tuple[str, str] | None:
+        """Who keeps a pod's proxy at which version; None where it follows the mesh's.
+
+        A workload's own annotation wins over its namespace's, as for the injector. Pods that were
+        injected carry their namespace's as well, so only a bare pod's own counts.
+        """
+        target = self.targets.get(pod.owner) if pod.owner is not None else None
+        if target is not None and target.pin:
+            return target.subject, target.pin
+        if target is None and (version := pod.annotations.get(PROXY_VERSION)):
+            return pod.subject, version
+        if version := self.pins.get(pod.namespace):
+            return f"Namespace/{pod.namespace}", version
+        return None
 
     def stage(self, namespace: str) -> Stage:
         if namespace == self.control_plane:
@@ -338,23 +358,35 @@ def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
     """
     with ThreadPoolExecutor(4) as pool:
         pods = pool.submit(read_proxies, cluster, control_plane)
-        extensions = pool.submit(
-            lambda: frozenset(
-                str(obj["metadata"]["name"])
-                for obj in cluster.list("v1", "Namespace", labels="linkerd.io/extension")
-            )
+        namespaces = pool.submit(
+            lambda: {
+                str(obj["metadata"]["name"]): obj["metadata"]
+                for obj in cluster.list("v1", "Namespace", metadata_only=True)
+            }
         )
         targets = [pool.submit(_targets, cluster, kind) for kind in LONG_RUNNING]
         budgets = pool.submit(read_budgets, cluster)
         found = {target.workload: target for part in targets for target in part.result()}
         owners = {pod.owner for pod in pods.result()}
+        places = namespaces.result()
+        pins = {name: _pin(metadata) for name, metadata in places.items()}
         return DataPlane(
             control_plane=control_plane,
-            extensions=extensions.result(),
+            extensions=frozenset(
+                name
+                for name, metadata in places.items()
+                if "linkerd.io/extension" in (metadata.get("labels") or {})
+            ),
             pods=pods.result(),
             targets={key: target for key, target in found.items() if key in owners},
             budgets=budgets.result(),
+            pins={name: pin for name, pin in pins.items() if pin},
         )
+
+
+def _pin(metadata: Mapping[str, Any]) -> str:
+    annotations: Mapping[str, str] = metadata.get("annotations") or {}
+    return annotations.get(PROXY_VERSION, "")
 
 
 def restart_permissions(workloads: Iterable[Workload]) -> list[Permission]:
@@ -407,6 +439,7 @@ def target_of(obj: Object) -> RestartTarget:
         waves=math.ceil(status.wanted / step) if status.wanted else 0,
         is_complete=status.is_complete,
         obstacle=_obstacle(kind, spec),
+        pin=_pin(template),
     )
 
 

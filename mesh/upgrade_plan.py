@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import yaml
 
@@ -13,6 +13,7 @@ from mesh.chart_changes import (
     ObjectChange,
     ValuesChange,
     crd_changes,
+    has_newer_crds,
     lost_values,
     meaningful,
     values_change,
@@ -23,9 +24,22 @@ from mesh.cluster import Object, name_of
 from mesh.config import MeshConfig
 from mesh.constraint import admits
 from mesh.dependencies import releases_of
-from mesh.errors import InvalidInput, PreflightFailed
+from mesh.errors import InvalidInput
 from mesh.helm_record import Release, Revision
+from mesh.losses import Pin, ReleaseChange, losses, pins
 from mesh.ownership import owner_of_release
+from mesh.plan import (
+    Action,
+    ChartStep,
+    Plan,
+    accept,
+    changes_section,
+    differences_section,
+    findings_section,
+    gateway_api,
+    releases_section,
+    require_acceptable,
+)
 from mesh.preflight import Finding
 from mesh.upgrade_path import wants, why_not
 from mesh.upgrade_record import UpgradeRecord
@@ -34,12 +48,8 @@ from mesh.version import LinkerdVersion
 
 LINKERD = ("linkerd2", "linkerd-control-plane")
 EXTENSIONS: tuple[ChartName, ...] = ("linkerd-viz", "linkerd-jaeger")
-ACCEPTABLE = ("smi", "jaeger", "values", "version-policy", "objects")
-"""Ids of findings that a person may accept, by the flow's parameter `accept`."""
 
 C = TypeVar("C", bound=MeshConfig)
-Action = Literal["upgrade", "install", "split", "uninstall", "unchanged"]
-
 
 _RENAMED = {
     # Source: https://linkerd.io/2.12/tasks/upgrade/#upgrade-notice-stable-2120
@@ -53,7 +63,8 @@ class PlanSnapshot:
 
     `installed` are the mesh's deployed releases by chart, `rendered` the objects of the target's
     charts, `user_values` what the user set for each chart, `findings` preflight's, `behind` how
-    many pods run another proxy than the target's.
+    many pods run another proxy than the target's. `changes` compare each release with its next
+    revision, `trusted` is the mesh's trust bundle (PEM), `pins` who keeps proxies at a version.
     """
 
     config: MeshConfig
@@ -72,32 +83,17 @@ class PlanSnapshot:
     behind: int
     record: UpgradeRecord | None = None
     accepted: frozenset[str] = frozenset()
+    changes: Sequence[ReleaseChange] = ()
+    trusted: str = ""
+    pins: Sequence[Pin] = ()
 
 
 @dataclass(frozen=True)
-class ChartStep:
-    """What happens to one release: its chart's version before and after, empty for none."""
+class UpgradePlan(Plan):
+    """Everything that an upgrade would do, and what it found."""
 
-    name: str
-    action: Action
-    before: str
-    after: str
-
-
-@dataclass(frozen=True)
-class UpgradePlan:
-    """Everything that an upgrade would do, and what speaks against it."""
-
-    mesh: str
     source: str
     target: str
-    kubernetes: str
-    steps: tuple[ChartStep, ...]
-    crds: tuple[CrdChange, ...]
-    values: tuple[ValuesChange, ...]
-    objects: tuple[ObjectChange, ...] = field(repr=False)
-    findings: tuple[Finding, ...]
-    gateway_api: str
     behind: int
     resumes: bool
 
@@ -108,12 +104,7 @@ class UpgradePlan:
     @property
     def is_done(self) -> bool:
         """Whether the mesh is at the target already, proxies included."""
-        at_target = all(step.action == "unchanged" for step in self.steps)
-        return at_target and not self.resumes and not self.behind
-
-    @property
-    def errors(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.severity == "error"]
+        return not (self.changes_releases or self.resumes or self.behind)
 
 
 def source_version(installed: Mapping[str, Revision], record: UpgradeRecord | None) -> str:
@@ -172,6 +163,8 @@ def plan_upgrade(snapshot: PlanSnapshot) -> UpgradePlan:
         *_traffic_splits(snapshot),
         *_crds(crds),
         *_refused(snapshot),
+        *losses(snapshot.changes, snapshot.trusted),
+        *pins(snapshot.changes, snapshot.pins, str(snapshot.source), str(snapshot.target)),
     ]
     return UpgradePlan(
         mesh=snapshot.config.name,
@@ -182,8 +175,8 @@ def plan_upgrade(snapshot: PlanSnapshot) -> UpgradePlan:
         crds=tuple(crds),
         values=tuple(_values(snapshot)),
         objects=tuple(meaningful(snapshot.objects)),
-        findings=tuple(_accept(findings, snapshot.accepted)),
-        gateway_api=_gateway_api(snapshot),
+        findings=accept(findings, snapshot.accepted),
+        gateway_api=gateway_api(rendered, snapshot.facts),
         behind=snapshot.behind,
         resumes=snapshot.record is not None,
     )
@@ -195,25 +188,8 @@ def require_plan(plan: UpgradePlan) -> UpgradePlan:
     Raises:
         PreflightFailed: naming every reason against it; nothing was changed.
     """
-    if plan.errors:
-        acceptable = sorted({f.id for f in plan.errors} & {*ACCEPTABLE})
-        hint = f" A person may accept {', '.join(acceptable)} (accept)." if acceptable else ""
-        raise PreflightFailed(
-            f"upgrade of mesh {plan.mesh} to {plan.target}",
-            expected="nothing that speaks against it",
-            found=" | ".join(str(finding) for finding in plan.errors),
-            remedy=f"Nothing was changed. Mend these, then run again.{hint}",
-        )
+    require_acceptable(plan.findings, f"upgrade of mesh {plan.mesh} to {plan.target}")
     return plan
-
-
-def _accept(findings: Sequence[Finding], accepted: frozenset[str]) -> list[Finding]:
-    return [
-        Finding(finding.id, "warning", finding.subject, finding.message, "Accepted.")
-        if finding.id in accepted and finding.id in ACCEPTABLE
-        else finding
-        for finding in findings
-    ]
 
 
 def _steps(snapshot: PlanSnapshot) -> list[ChartStep]:
@@ -227,9 +203,13 @@ def _steps(snapshot: PlanSnapshot) -> list[ChartStep]:
         elif before is None:
             found.append(ChartStep(name, "install", "", chart.version))
         else:
+            is_newer = has_newer_crds(
+                (before.chart, before.chart_version), (chart.name, chart.version)
+            )
             is_same = (before.chart, before.chart_version) == (chart.name, chart.version)
-            action: Action = "unchanged" if is_same else "upgrade"
-            found.append(ChartStep(name, action, before.chart_version, chart.version))
+            action: Action = "kept" if is_newer else "unchanged" if is_same else "upgrade"
+            after = before.chart_version if is_newer else chart.version
+            found.append(ChartStep(name, action, before.chart_version, after))
     if splits:
         found.append(ChartStep(OLD, "split", installed[OLD].chart_version, ""))
     found += [
@@ -283,6 +263,7 @@ def _policy(snapshot: PlanSnapshot) -> list[Finding]:
             f"Linkerd version {snapshot.target}",
             f"the mesh's upgrade policy wants {wanted}",
             "Choose another version, or change upgrade.channel or upgrade.constraint.",
+            acceptable=True,
         )
     ]
 
@@ -304,25 +285,39 @@ def _lost(snapshot: PlanSnapshot) -> list[Finding]:
                     f"value {key} of {name}",
                     f"you set it, and chart {chart.version} does not know it: {text}",
                     "Change the mesh's extra values.",
+                    acceptable=True,
                 )
             )
     return found
 
 
 def _extensions(snapshot: PlanSnapshot) -> list[Finding]:
-    if "linkerd-jaeger" not in snapshot.installed or "linkerd-jaeger" in snapshot.charts:
-        return []
-    release = snapshot.installed["linkerd-jaeger"]
-    return [
-        Finding(
-            "jaeger",
-            "error",
-            f"Helm release {release.namespace}/{release.name}",
-            f"{snapshot.target} has no linkerd-jaeger, so it would be uninstalled",
-            "Let proxies export traces by the control plane's proxy.tracing values instead: "
-            "https://linkerd.io/2/tasks/distributed-tracing/",
+    found: list[Finding] = []
+    for name in EXTENSIONS:
+        release = snapshot.installed.get(name)
+        if release is None or name in snapshot.charts:
+            continue
+        extension = name.removeprefix("linkerd-")
+        is_gone = name == "linkerd-jaeger" and not snapshot.target.has_jaeger
+        found.append(
+            Finding(
+                extension,
+                "error",
+                f"Helm release {release.namespace}/{release.name}",
+                (
+                    f"{snapshot.target} has no {name}"
+                    if is_gone
+                    else f"{extension}.enabled is off in the configuration"
+                )
+                + ", so it would be uninstalled",
+                "Let proxies export traces by the control plane's proxy.tracing values instead: "
+                "https://linkerd.io/2/tasks/distributed-tracing/"
+                if is_gone
+                else f"Set {extension}.enabled to keep it.",
+                acceptable=True,
+            )
         )
-    ]
+    return found
 
 
 def _dependencies(snapshot: PlanSnapshot) -> list[Finding]:
@@ -375,6 +370,7 @@ def _traffic_splits(snapshot: PlanSnapshot) -> list[Finding]:
             f"{snapshot.target} does not look at TrafficSplits: all traffic would go to the "
             "Service that is split",
             remedy,
+            acceptable=True,
         )
     ]
 
@@ -437,27 +433,12 @@ def _refused(snapshot: PlanSnapshot) -> list[Finding]:
             "error",
             change.subject,
             f"the API server would refuse it: {change.refused}",
-            "Mend what the message names.",
+            "Fix what the message names.",
+            acceptable=True,
         )
         for change in snapshot.objects
         if change.refused
     ]
-
-
-def _gateway_api(snapshot: PlanSnapshot) -> str:
-    names = [
-        obj["metadata"]["name"]
-        for objects in snapshot.rendered.values()
-        for obj in objects
-        if obj["kind"] == "CustomResourceDefinition"
-        and obj["spec"]["group"] == "gateway.networking.k8s.io"
-    ]
-    owner = snapshot.facts.gateway_api_owner
-    if names and owner:
-        return f"owned by {owner}, and upgraded with it"
-    if names:
-        return "installed with linkerd-crds"
-    return f"owned by {owner}, and left alone" if owner else "not installed"
 
 
 def plan_markdown(plan: UpgradePlan, traffic_splits: Sequence[Object] = ()) -> str:
@@ -466,12 +447,7 @@ def plan_markdown(plan: UpgradePlan, traffic_splits: Sequence[Object] = ()) -> s
     lines = [f"# Mesh {plan.mesh}: upgrade from {plan.source} to {plan.target} ({head})", ""]
     if plan.is_done:
         lines += ["It is there already: there is nothing to do.", ""]
-    if plan.findings:
-        lines += ["## Findings", ""]
-        lines += [f"- **{item.severity}** `{item.id}` {item}" for item in plan.findings]
-        lines.append("")
-    lines += ["## Releases", "", "| release | what | before | after |", "|---|---|---|---|"]
-    lines += [f"| {s.name} | {s.action} | {s.before} | {s.after} |" for s in plan.steps]
+    lines += [*findings_section(plan), *releases_section(plan)]
     lines += [
         "",
         f"Kubernetes {plan.kubernetes}. Gateway API: {plan.gateway_api}. "
@@ -483,32 +459,9 @@ def plan_markdown(plan: UpgradePlan, traffic_splits: Sequence[Object] = ()) -> s
             "The one chart of 2.11 becomes two. No CRD or custom resource is deleted; the trust "
             "anchor and the issuer stay; the record of release linkerd2 is removed last.",
         ]
-    if plan.crds:
-        lines += ["", "## CRDs", "", "| CRD | what | newly served | no longer served | storage |"]
-        lines += ["|---|---|---|---|---|"]
-        lines += [
-            f"| {c.name} | {c.change} | {', '.join(c.served_added)} "
-            f"| {', '.join(c.served_removed)} | {c.storage} |"
-            for c in plan.crds
-        ]
-    for change in plan.values:
-        lines += ["", f"## Values of {change.chart}", ""]
-        lines += [f"- renamed: `{old}` is now `{new}`" for old, new in change.renamed]
-        lines += [f"- removed: `{key}`" for key in change.removed]
-        if change.added:
-            lines.append(f"- added: {', '.join(f'`{key}`' for key in change.added)}")
-    if plan.objects:
-        lines += ["", "## Objects", "", "| object | what | fields |", "|---|---|---|"]
-        lines += [f"| {o.subject} | {o.change} | {_some(o.fields)} |" for o in plan.objects]
+    lines += changes_section(plan)
     for split in traffic_splits:
         lines += ["", f"## Instead of {name_of(split)}", "", "```yaml"]
         lines += [yaml.safe_dump(http_route(split), sort_keys=False).rstrip(), "```"]
-    for change in plan.objects:
-        if change.diff:
-            lines += ["", f"### {change.subject}", "", "```diff", change.diff, "```"]
+    lines += differences_section(plan)
     return "\n".join(lines) + "\n"
-
-
-def _some(fields: Sequence[str], limit: int = 6) -> str:
-    more = f" and {len(fields) - limit} more" if len(fields) > limit else ""
-    return ", ".join(f"`{path}`" for path in fields[:limit]) + more

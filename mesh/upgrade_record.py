@@ -19,7 +19,7 @@ LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 class RecordedRelease(BaseModel):
     """A release as it was before the upgrade; its values are in Helm's record of the revision.
 
-    `part` is what of the mesh it is, empty in records of older versions: then its name says it.
+    `part` is what of the mesh it is, empty in records of older versions: then its chart says it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -33,7 +33,7 @@ class RecordedRelease(BaseModel):
 
     @property
     def stands_for(self) -> str:
-        return self.part or self.name
+        return self.part or self.chart
 
 
 class UpgradeRecord(BaseModel):
@@ -49,6 +49,8 @@ class UpgradeRecord(BaseModel):
     reason: str = ""
     control_plane_since: datetime | None = None
     """When the control plane was at the target and ready: the soak's beginning."""
+    left_crds: tuple[str, ...] = ()
+    """CRDs of 2.11's chart that no new release has, once their old one's record is gone."""
 
     def release(self, part: str) -> RecordedRelease | None:
         return next((release for release in self.releases if release.stands_for == part), None)

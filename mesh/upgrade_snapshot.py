@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from mesh.chart_changes import CRD, ObjectChange, object_changes
+from mesh.chart_changes import CRD
 from mesh.chart_releases import read_repository, released
 from mesh.chart_split import OLD
 from mesh.charts import Chart, ChartCatalog, ChartName, charts_of, folder_crds
 from mesh.cluster import Cluster, Object
-from mesh.config import ExtraValues, MeshConfig
+from mesh.config import MeshConfig
 from mesh.dependencies import own_release, wanted_version
-from mesh.helm import Helm, desired_release
-from mesh.helm_record import Release, ReleaseRef, Revision, deployed, read_releases
+from mesh.helm import Helm
+from mesh.helm_record import Release, Revision, deployed, read_releases
 from mesh.installed import mesh_releases
-from mesh.issuer import with_kept
+from mesh.losses import Pin
+from mesh.ownership import owner_of_release
 from mesh.preflight import preflight, read_preflight
+from mesh.release_changes import Comparison, read_changes
 from mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from mesh.snapshot import Pod
 from mesh.trust_anchor import TRUST_ROOTS
 from mesh.upgrade_plan import PlanSnapshot, at_version, check_path, source_version
 from mesh.upgrade_record import UpgradeRecord, read_record
-from mesh.values import ClusterFacts, Values, load_extra_values, merge, values_for
+from mesh.values import ClusterFacts, proxy_version
 from mesh.version import Channel, LinkerdVersion
+from mesh.wanted import wanted_release
 
 TRAFFIC_SPLIT = ("split.smi-spec.io/v1alpha2", "TrafficSplit")
 
@@ -98,8 +102,14 @@ def read_plan(
     restarted = restart_permissions(data_plane.targets)
     found = read_preflight(cluster, _released(wanted), releases, restarted)
     bundle = trust_bundle(cluster, config)
-    places = {name: revision.ref for name, revision in installed.items()}
-    rendered = _rendered(cluster, helm, wanted, charts, found.facts, bundle, places)
+    compared = [
+        _compared(cluster, wanted, chart, found.facts, bundle, installed, releases)
+        for chart in charts.values()
+    ]
+    changes = read_changes(
+        cluster, helm, at_version(config, source), wanted, compared, found.facts, keeps_crds=True
+    )
+    rendered = {change.chart: change.rendered for change in changes}
     return PlanSnapshot(
         config=config,
         source=source,
@@ -108,27 +118,40 @@ def read_plan(
         installed=installed,
         charts=charts,
         rendered=rendered,
-        user_values={name: _extra(config, name) for name in charts},
-        objects=_objects(cluster, wanted, charts, rendered, installed),
+        user_values={change.chart: change.extra for change in changes},
+        objects=[change for each in changes for change in each.objects],
         crds=_crds(cluster, installed, charts),
         findings=preflight(found, wanted, tuple(charts.values())),
         traffic_splits=list(cluster.list(*TRAFFIC_SPLIT)),
         releases=releases,
-        behind=sum(map(is_behind(data_plane, target), data_plane.pods)),
+        behind=sum(map(is_behind(data_plane, proxy_version(wanted)), data_plane.pods)),
         record=record,
         accepted=accepted,
+        changes=changes,
+        trusted=bundle,
+        pins=pins_of(data_plane),
     )
 
 
-def is_behind(data_plane: DataPlane, version: LinkerdVersion) -> Needs:
-    """Says of a pod whether its proxy is of another version; the control plane's is Helm's."""
+def is_behind(data_plane: DataPlane, version: str) -> Needs:
+    """Says of a pod whether its proxy is of another version than it should have.
+
+    Not of the control plane's, which is Helm's, nor of one that somebody keeps at a version.
+    """
 
     def needs(pod: Pod) -> bool:
         if pod.proxy is None or pod.namespace == data_plane.control_plane:
             return False
-        return pod.proxy.version != str(version)
+        pin = data_plane.pin_of(pod)
+        return pod.proxy.version != version and (pin is None or pin[1] == version)
 
     return needs
+
+
+def pins_of(data_plane: DataPlane) -> tuple[Pin, ...]:
+    """Who keeps proxies of the mesh at a version, each once."""
+    found = {data_plane.pin_of(pod) for pod in data_plane.pods if not pod.is_over}
+    return tuple(Pin(*pin) for pin in sorted(pin for pin in found if pin is not None))
 
 
 def _released(config: MeshConfig) -> MeshConfig:
@@ -141,40 +164,27 @@ def _released(config: MeshConfig) -> MeshConfig:
     )
 
 
-def _rendered(
+def _compared(
     cluster: Cluster,
-    helm: Helm,
     config: MeshConfig,
-    charts: Mapping[ChartName, Chart],
+    chart: Chart,
     facts: ClusterFacts,
     bundle: str,
-    places: Mapping[str, ReleaseRef],
-) -> dict[str, Sequence[Object]]:
-    found: dict[str, Sequence[Object]] = {}
-    for name, chart in charts.items():
-        values = values_for(chart, config, facts, trust_bundle=bundle)
-        values = with_kept(cluster, config, chart, values)
-        desired = desired_release(config, chart, values, places.get(name))
-        found[name] = helm.render(chart, desired.name, desired.namespace, desired.values, facts)
-    return found
-
-
-def _objects(
-    cluster: Cluster,
-    config: MeshConfig,
-    charts: Mapping[ChartName, Chart],
-    rendered: Mapping[str, Sequence[Object]],
     installed: Mapping[str, Revision],
-) -> list[ObjectChange]:
-    found: list[ObjectChange] = []
-    for name, chart in charts.items():
-        is_split = name == "linkerd-control-plane" and OLD in installed
-        before = installed.get(OLD if is_split else name)
-        at = before.ref if before is not None and not is_split else None
-        namespace = desired_release(config, chart, {}, at).namespace
-        present = before.manifest if before else ()
-        found += object_changes(cluster, namespace, present, rendered[name])
-    return found
+    releases: Sequence[Release],
+) -> Comparison:
+    """A release with what it follows: of the control plane also the one chart of 2.11."""
+    there = installed.get(chart.name)
+    at = there.ref if there is not None else None
+    is_split = chart.name == "linkerd-control-plane" and OLD in installed
+    before = installed[OLD] if is_split else there
+    ours = {r.ref for r in releases if owner_of_release(r).by == "prefect-linkerd"}
+    found = Comparison(
+        wanted_release(cluster, config, chart, facts, bundle, at),
+        before,
+        is_ours=before is not None and before.ref in ours,
+    )
+    return replace(found, is_settled=found.keeps_newer_crds)
 
 
 def _crds(
@@ -188,15 +198,3 @@ def _crds(
             there = (cluster.get("apiextensions.k8s.io/v1", CRD, name) for name in names)
             found += [obj for obj in there if obj is not None]
     return found
-
-
-def _extra(config: MeshConfig, name: ChartName) -> Values:
-    extra: ExtraValues = {
-        "linkerd2": config.values,
-        "linkerd-control-plane": config.values,
-        "linkerd-viz": config.viz.values,
-        "linkerd-jaeger": config.jaeger.values,
-        "cert-manager": config.cert_manager.values,
-        "traefik": config.traefik.values,
-    }.get(name, ExtraValues())
-    return merge(*load_extra_values(extra))

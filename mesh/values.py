@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import yaml
+from pydantic import SecretStr
 
-from mesh.charts import Chart
-from mesh.config import ExtraValues, MeshConfig
+from mesh.charts import Chart, ChartName
+from mesh.config import ExtraValues, MeshConfig, PrivateRegistry
 from mesh.errors import InvalidInput
 from mesh.images import image_values
 
 Values = dict[str, Any]
+Key = tuple[str, ...]
+"""The keys that lead to a value, from the outermost inwards."""
+
+_IDENTITY: tuple[Key, ...] = (
+    ("clusterDomain",),
+    ("identityTrustDomain",),
+    ("identityTrustAnchorsPEM",),
+    ("identity", "issuer", "scheme"),
+    ("identity", "issuer", "tls", "crtPEM"),
+    ("identity", "issuer", "tls", "keyPEM"),
+)
+_NAMESPACE: tuple[Key, ...] = (("namespace",), ("installNamespace",))
+_EXTENSION: tuple[Key, ...] = (
+    ("clusterDomain",),
+    ("identityTrustDomain",),
+    ("linkerdNamespace",),
+    *_NAMESPACE,
+)
+SAFETY: Mapping[str, tuple[Key, ...]] = {
+    "linkerd2": (*_IDENTITY, *_NAMESPACE),
+    "linkerd-control-plane": _IDENTITY,
+    "linkerd-viz": _EXTENSION,
+    "linkerd-jaeger": _EXTENSION,
+}
+"""By chart, the values without which proxies and control plane do not trust or find each other.
+
+They follow from the mesh's configuration and its trust anchor, never from extra values.
+`identity.externalCA` is not among them, as only extra values say that the bundle has another owner:
+a plan refuses it where Helm would then delete or overwrite the bundle.
+
+Source: linkerd2 `charts/linkerd2/values.yaml` (2.11), `charts/linkerd-control-plane/values.yaml`,
+`viz/charts/linkerd-viz/values.yaml` and `jaeger/charts/linkerd-jaeger/values.yaml`.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +72,9 @@ def values_for(
 ) -> Values:
     """The values of one chart's release: computed, then the user's files, then inline values.
 
-    No private key is ever among them: issuer and anchor are Secrets made outside Helm.
+    What the mesh needs to hold together (`SAFETY`) is computed whatever the user's values say;
+    `mesh.safety_values` names where those differ. No private key is ever among the values: issuer
+    and anchor are Secrets made outside Helm.
 
     Args:
         trust_bundle: the PEM of every anchor that the mesh trusts, for the control plane's chart.
@@ -46,6 +82,15 @@ def values_for(
     Raises:
         InvalidInput: a values file cannot be read.
     """
+    safety = SAFETY.get(chart.name, ())
+    extra = [_without(layer, safety) for layer in load_extra_values(extra_of(chart.name, config))]
+    return merge(computed_values(chart, config, facts, trust_bundle=trust_bundle), *extra)
+
+
+def computed_values(
+    chart: Chart, config: MeshConfig, facts: ClusterFacts, *, trust_bundle: str = ""
+) -> Values:
+    """The values of one chart's release without the user's own."""
     computed = {
         "linkerd2": _control_plane,
         "linkerd-crds": _crds,
@@ -61,15 +106,73 @@ def values_for(
         images = image_values(chart.name, chart.defaults, config.registry.host)
         if config.registry.username is not None:
             images = merge(images, _pull_secrets(chart, config.registry.pull_secret))
-    extra = {
-        "linkerd2": config.values,
-        "linkerd-control-plane": config.values,
-        "linkerd-viz": config.viz.values,
-        "linkerd-jaeger": config.jaeger.values,
-        "cert-manager": config.cert_manager.values,
-        "traefik": config.traefik.values,
-    }.get(chart.name, ExtraValues())
-    return merge(high_availability, computed, images, *load_extra_values(extra))
+    return merge(high_availability, computed, images)
+
+
+def own_keys(chart: Chart, config: MeshConfig, facts: ClusterFacts) -> frozenset[Key]:
+    """The keys that these flows compute for a chart, under this configuration or a fuller one.
+
+    High availability is left out: its keys (replicas, resources) are also what people set.
+    """
+    full = config.model_copy(
+        update={
+            "ha": False,
+            "issuer": "cert-manager",
+            "cert_manager": config.cert_manager.model_copy(update={"webhook_certificates": True}),
+            "viz": config.viz.model_copy(
+                update={"dashboard": config.viz.dashboard.model_copy(update={"host": "any"})}
+            ),
+            "registry": PrivateRegistry(host="any", username="any", password=SecretStr("any")),
+        }
+    )
+    return frozenset(key for key, _ in leaves(computed_values(chart, full, facts)))
+
+
+FIELDS: Mapping[str, str] = {
+    "linkerd2": "values",
+    "linkerd-control-plane": "values",
+    "linkerd-viz": "viz.values",
+    "linkerd-jaeger": "jaeger.values",
+    "cert-manager": "cert_manager.values",
+    "traefik": "traefik.values",
+}
+"""The field of the configuration that holds a chart's extra values, by chart."""
+
+
+def extra_of(chart: ChartName, config: MeshConfig) -> ExtraValues:
+    """The user's values for a chart."""
+    found: Any = config
+    for name in FIELDS.get(chart, "").split("."):
+        found = getattr(found, name, None)
+    return cast("ExtraValues", found) if found is not None else ExtraValues()
+
+
+def _without(values: Mapping[str, Any], keys: Iterable[Key]) -> Values:
+    """Values without some keys, and without whatever stands in the place of their parents."""
+    kept = deepcopy(dict(values))
+    for key in keys:
+        place: Values = kept
+        for part in key[:-1]:
+            below = place.get(part)
+            if not isinstance(below, dict):
+                place.pop(part, None)
+                break
+            place = cast("Values", below)
+        else:
+            place.pop(key[-1], None)
+    return kept
+
+
+def proxy_version(config: MeshConfig) -> str:
+    """The version of the mesh's proxies: Linkerd's own, unless extra values keep another.
+
+    Raises:
+        InvalidInput: a values file cannot be read.
+    """
+    proxy: object = merge(*load_extra_values(config.values)).get("proxy")
+    image: object = cast("Values", proxy).get("image") if isinstance(proxy, dict) else None
+    version: object = cast("Values", image).get("version") if isinstance(image, dict) else None
+    return str(version or config.linkerd)
 
 
 def merge(*layers: Mapping[str, Any]) -> Values:
@@ -85,6 +188,15 @@ def merge(*layers: Mapping[str, Any]) -> Values:
             else:
                 merged[key] = deepcopy(cast("Any", value))
     return merged
+
+
+def leaves(values: Mapping[str, Any], path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Every value that is no mapping (or an empty one), with its keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(cast("Mapping[str, Any]", value), (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
 
 
 def load_extra_values(extra: ExtraValues) -> list[Values]:

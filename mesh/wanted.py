@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
-from mesh.charts import ChartCatalog, charts_of
+from mesh.charts import Chart, ChartCatalog, charts_of
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.dependencies import Dependency, own_release, wanted_version
 from mesh.helm import DesiredRelease, desired_release
-from mesh.helm_record import Release
+from mesh.helm_record import Release, ReleaseRef
 from mesh.installed import MeshReleases
 from mesh.issuer import webhook_authorities, with_kept
 from mesh.preflight import gateway_api_owner
+from mesh.safety_values import unsafe_values
 from mesh.values import ClusterFacts, Values, values_for
 
 
@@ -38,24 +40,66 @@ def wanted_releases(
     Raises:
         ChartError: a chart source cannot be read or lacks a chart.
     """
-    authorities = webhook_authorities(cluster, config) if config.issuer == "cert-manager" else {}
     owner = gateway_api_owner(crds.values(), config, mesh)
-    facts = ClusterFacts(kubernetes, api_versions, owner, authorities)
+    facts = ClusterFacts(kubernetes, api_versions, owner)
+    return wanted_on(cluster, config, catalog, facts, releases, mesh, trust_bundle)
+
+
+def wanted_on(
+    cluster: Cluster,
+    config: MeshConfig,
+    catalog: ChartCatalog,
+    facts: ClusterFacts,
+    releases: Sequence[Release],
+    mesh: MeshReleases,
+    trust_bundle: str,
+    new: Iterable[Dependency] = (),
+) -> tuple[DesiredRelease, ...]:
+    """As `wanted_releases`, of facts that were read already.
+
+    Args:
+        new: the dependencies that would be installed.
+    """
+    if config.issuer == "cert-manager":
+        facts = replace(facts, webhook_authorities=webhook_authorities(cluster, config))
     charts = [(catalog.find(name), trust_bundle, mesh.ref(name)) for name in charts_of(config)]
-    for name in _dependencies(config):
+    for name in dependencies_of(config):
         own = own_release(name, config, releases)
         if own is not None:
             chart = catalog.find(name, version=wanted_version(name, config, own))
             charts.append((chart, "", own.ref))
-    found: list[DesiredRelease] = []
-    for chart, bundle, at in charts:
-        values = values_for(chart, config, facts, trust_bundle=bundle)
-        values = with_kept(cluster, config, chart, values)
-        found.append(desired_release(config, chart, values, at))
-    return tuple(found)
+        elif name in new:
+            chart = catalog.find(name, version=wanted_version(name, config, None))
+            charts.append((chart, "", None))
+    return tuple(
+        wanted_release(cluster, config, chart, facts, bundle, at) for chart, bundle, at in charts
+    )
 
 
-def _dependencies(config: MeshConfig) -> list[Dependency]:
+def wanted_release(
+    cluster: Cluster,
+    config: MeshConfig,
+    chart: Chart,
+    facts: ClusterFacts,
+    trust_bundle: str,
+    at: ReleaseRef | None,
+) -> DesiredRelease:
+    """The release of one chart, with what the cluster's has to keep and what is unsafe about it.
+
+    Args:
+        at: where the chart is a release already.
+
+    Raises:
+        InvalidInput: a values file cannot be read.
+    """
+    values = values_for(chart, config, facts, trust_bundle=trust_bundle)
+    values = with_kept(cluster, config, chart, values)
+    unsafe = unsafe_values(chart.name, config, values)
+    return replace(desired_release(config, chart, values, at), unsafe=tuple(unsafe))
+
+
+def dependencies_of(config: MeshConfig) -> list[Dependency]:
+    """What the mesh needs beside Linkerd, whoever installs it."""
     found: list[Dependency] = ["cert-manager"] if config.issuer == "cert-manager" else []
     return [*found, "traefik"] if config.traefik.enabled else found
 

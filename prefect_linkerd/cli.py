@@ -91,9 +91,18 @@ class Command:
     takes_mesh: bool = True
 
 
+DRY_RUN = Parameter("dry_run", bool, False, help="Stop after the plan; change nothing.")
 RESTARTS = Parameter("restarts", RestartPolicy, prefix="restarts-")
 COMMANDS = (
-    Command("bootstrap", "bootstrap", "A mesh from nothing, or the rest of an interrupted one."),
+    Command(
+        "bootstrap",
+        "bootstrap",
+        "Install a mesh, or resume an interrupted install.",
+        (
+            DRY_RUN,
+            Parameter("accept", list[str], help="Id of a finding of the plan that is accepted."),
+        ),
+    ),
     Command(
         "adopt",
         "adopt",
@@ -110,7 +119,7 @@ COMMANDS = (
                 help="The Linkerd version, such as edge-26.8.3. Without one: the newest that the "
                 "mesh's policy wants.",
             ),
-            Parameter("dry_run", bool, False, help="Stop after the plan; change nothing."),
+            DRY_RUN,
             Parameter(
                 "accept",
                 list[str],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from mesh.adoption import Adoption, adoption_yaml
+from mesh.bootstrap_plan import BootstrapPlan, bootstrap_markdown
 from mesh.fleet import FleetPlan
 from mesh.proof import Proof, proof_table
 from mesh.rotation.issuer import IssuerRotation
@@ -34,6 +35,8 @@ def as_words(mesh: str, state: str, message: str, result: Any) -> str:
             text = f"{_table(proof_table(result))}\nverified: {', '.join(result.checked)}\n"
         case SmokeReport():
             text = _table(smoke_table(result.results))
+        case BootstrapPlan():
+            text = bootstrap_markdown(result)
         case UpgradePlan():
             text = upgrade_markdown(result)
         case RotationPlan():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import yaml
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from flows.bootstrap import bootstrap
 from mesh.errors import MeshError
-from mesh.proof import proof_table
+from mesh.proof import Proof, proof_table
 from tasks.linkerd_mesh import LinkerdMesh
 
 
@@ -21,7 +22,7 @@ def main() -> int:
     mesh.save(mesh.name, overwrite=True)
     console = Console()
     try:
-        proof = bootstrap(mesh)
+        proof = cast("Proof", bootstrap(mesh))
     except MeshError as error:
         console.print(f"[red]bootstrap failed[/red] {error}", highlight=False)
         return 1

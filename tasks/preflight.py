@@ -1,50 +1,64 @@
-"""The step that proves, before anything is touched, that a cluster can take the mesh."""
+"""The steps of bootstrap before anything is touched: its charts and its plan."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
+from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
+from mesh.bootstrap_plan import BootstrapPlan, bootstrap_markdown, plan_bootstrap
+from mesh.bootstrap_snapshot import read_bootstrap
 from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
-from mesh.helm import require_helm
-from mesh.helm_record import read_releases
-from mesh.preflight import preflight, read_preflight, require
-from mesh.trust_anchor import decide_trust_anchor, read_snapshot
+from mesh.helm import Helm, require_helm
 from mesh.values import ClusterFacts
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.step import step
 from tasks.trust_anchor import key_store
 
-Plan = dict[ChartName, Chart]
+Charts = dict[ChartName, Chart]
 """The charts that a mesh is installed from, by name, in order."""
 
 
 @step("find charts", description="Finds every chart of the mesh in its repository.")
-def find_charts(mesh: LinkerdMesh) -> Plan:
+def find_charts(mesh: LinkerdMesh) -> Charts:
     catalog = ChartCatalog(mesh)
-    plan: Plan = {name: catalog.find(name) for name in charts_of(mesh)}
+    found: Charts = {name: catalog.find(name) for name in charts_of(mesh)}
     log = get_run_logger()
-    for chart in plan.values():
+    for chart in found.values():
         log.info("Chart %s %s from %s", chart.name, chart.version, chart.source)
         if chart.is_rehearsal:
             log.warning("%s is a rehearsal chart: it is not the real software", chart.name)
-    return plan
+    return found
 
 
-@step("preflight", description="All that `linkerd check --pre` looks at, and our own needs.")
-def check_cluster(mesh: LinkerdMesh, charts: Plan) -> ClusterFacts:
-    """Raises `PreflightFailed`, which names every reason, when the cluster cannot take the mesh."""
+@dataclass(frozen=True)
+class PlannedBootstrap:
+    """A plan, and the facts that its steps work with."""
+
+    plan: BootstrapPlan
+    facts: ClusterFacts
+
+
+@step("preflight", description="Whether the cluster can take the mesh, and what would change.")
+def plan(mesh: LinkerdMesh, charts: Charts, accept: frozenset[str]) -> PlannedBootstrap:
+    """Also as a markdown artifact; changes nothing.
+
+    Raises:
+        InvalidInput: a trust anchor that is provided or kept is unfit, or a dependency is missing.
+    """
     cluster = cluster_of(mesh)
     require_helm()
-    planned = tuple(charts.values())
-    snapshot = read_preflight(cluster, mesh, read_releases(cluster))
-    findings = preflight(snapshot, mesh, planned)
+    snapshot = read_bootstrap(
+        cluster, Helm(cluster), mesh, tuple(charts.values()), key_store(mesh, cluster), accept
+    )
+    made = plan_bootstrap(snapshot)
+    create_markdown_artifact(
+        bootstrap_markdown(made),
+        key=f"{mesh.name}-bootstrap-plan",
+        description=f"Mesh {mesh.name}: bootstrap of {made.version}",
+    )
     log = get_run_logger()
-    for finding in findings:
-        log.warning("%s", finding)
-    require(findings)
-    # A brought or kept trust anchor that is unfit is refused here, before anything is touched.
-    store = key_store(mesh, cluster)
-    decide_trust_anchor(read_snapshot(cluster, mesh, store), mesh, datetime.now(UTC), store.where)
-    return snapshot.facts
+    for finding in made.findings:
+        log.warning("%s: %s", finding.severity, finding)
+    return PlannedBootstrap(made, snapshot.facts)

@@ -9,12 +9,12 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from mesh.helm_record import read_releases
 from mesh.proof import Proof, proof_markdown, proof_table, prove, read_proof
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.preflight import Plan
+from tasks.preflight import Charts
 from tasks.step import step
 
 
 @step("proof", description="Reads the mesh back: control plane, chain, proxies, ingress.")
-def proof(mesh: LinkerdMesh, charts: Plan) -> Proof:
+def proof(mesh: LinkerdMesh, charts: Charts) -> Proof:
     """What is installed and whether it works; also as a markdown and a table artifact."""
     cluster = cluster_of(mesh)
     is_rehearsal = any(chart.is_rehearsal for chart in charts.values())

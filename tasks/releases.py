@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from prefect.logging import get_run_logger
 
+from mesh.chart_changes import has_newer_crds
 from mesh.charts import Chart, ChartCatalog
 from mesh.dependencies import (
     Dependency,
@@ -86,7 +87,16 @@ def _reconcile(
         desired.name,
         outcome.action,
         chart.name,
-        chart.version,
+        outcome.release.chart_version,
         outcome.release.revision,
     )
+    there = outcome.release
+    if has_newer_crds((there.chart, there.chart_version), (chart.name, chart.version)):
+        log.info(
+            "The CRDs stay: %s %s is newer than %s of %s",
+            chart.name,
+            there.chart_version,
+            chart.version,
+            mesh.version,
+        )
     return outcome

@@ -15,7 +15,8 @@ from mesh.chart_split import CONTROL_PLANE, CRDS, OLD
 from mesh.charts import Chart, ChartName
 from mesh.cluster import Cluster, Object
 from mesh.helm import Helm
-from mesh.helm_record import forget, read_release, read_releases
+from mesh.helm_record import forget, read_releases
+from mesh.installed import mesh_releases
 from mesh.namespaces import ensure_namespaces
 from mesh.notice import Notice
 from mesh.report import Report
@@ -39,14 +40,16 @@ from mesh.upgrade_record import (
     read_record,
     write_record,
 )
+from mesh.upgrade_return import BackStep, way_back
 from mesh.upgrade_snapshot import (
     installed_releases,
     is_behind,
+    pins_of,
     read_plan,
     trust_bundle,
     versions_for,
 )
-from mesh.values import ClusterFacts
+from mesh.values import ClusterFacts, proxy_version
 from mesh.version import LinkerdVersion
 from tasks.events import send
 from tasks.injection import mend_injection
@@ -161,11 +164,14 @@ def split_chart(mesh: LinkerdMesh, planned: Planned) -> list[str]:
 
 
 @step("end of the split", description="Takes the record of release linkerd2 away.")
-def finish_split(mesh: LinkerdMesh, planned: Planned) -> None:
+def finish_split(mesh: LinkerdMesh, planned: Planned, record: UpgradeRecord) -> None:
     cluster = cluster_of(mesh)
     old = installed_releases(cluster, mesh, read_releases(cluster)).get(OLD)
     if old is not None:
         split = chart_split.decide_split(old, _crds(cluster, planned), cluster.api_versions())
+        left = tuple(obj["metadata"]["name"] for obj in split.left)
+        # First, as the way back needs it once the old release's record is gone.
+        write_record(cluster, mesh, record.model_copy(update={"left_crds": left}))
         chart_split.finish(cluster, old, split)
 
 
@@ -182,6 +188,8 @@ def _rendered_crds(cluster: Cluster, planned: Planned) -> list[Object]:
 def keep_crds(mesh: LinkerdMesh, planned: Planned) -> list[str]:
     """The CRDs that the new charts no longer have, and that stay."""
     cluster = cluster_of(mesh)
+    if any(step.name == CRDS and step.action == "kept" for step in planned.plan.steps):
+        return []
     installed = installed_releases(cluster, mesh, read_releases(cluster))
     objects = [obj for name in (OLD, CRDS) if name in installed for obj in installed[name].manifest]
     return chart_split.keep_crds(cluster, objects, _rendered_crds(cluster, planned))
@@ -231,8 +239,11 @@ def soak(mesh: LinkerdMesh, record: UpgradeRecord) -> UpgradeRecord:
 
 @step("data plane", description="Restarts every workload with another proxy, batch by batch.")
 def move_data_plane(mesh: LinkerdMesh, policy: RestartPolicy) -> Restarted:
-    """Until every proxy is of the mesh's version, save those that a person has to see to."""
-    cluster, version = cluster_of(mesh), mesh.linkerd
+    """Until every proxy is of the mesh's version, save those that a person has to see to.
+
+    What keeps its proxies at another version is left alone, and named.
+    """
+    cluster, version = cluster_of(mesh), proxy_version(mesh)
     with RolloutProgress(mesh.name, "data plane") as progress:
         done = restart_data_plane(
             cluster,
@@ -245,6 +256,9 @@ def move_data_plane(mesh: LinkerdMesh, policy: RestartPolicy) -> Restarted:
     log = get_run_logger()
     for left in done.by_hand:
         log.warning("To be done by a person: %s", left)
+    for pin in pins_of(read_data_plane(cluster, mesh.namespaces.linkerd)):
+        if pin.version != version:
+            log.warning("%s keeps its proxies at %s, and was left alone", pin.subject, pin.version)
     return done
 
 
@@ -257,41 +271,45 @@ def turn_back(mesh: LinkerdMesh, record: UpgradeRecord, reason: str) -> UpgradeR
 
 @step("way back", description="Rolls every release back to the revision that it had.")
 def roll_back(mesh: LinkerdMesh, record: UpgradeRecord) -> list[str]:
-    """The releases that were rolled back.
-
-    CRDs stay as they are: newer ones serve all that older control planes ask for, and taking one
-    away would take its custom resources with it.
-    """
+    """The releases that were rolled back."""
     cluster = cluster_of(mesh)
-    helm = Helm(cluster)
+    found = mesh_releases(mesh, read_releases(cluster), {}).releases
+    present = {part for part, release in found.items() if release.status != "uninstalled"}
     done: list[str] = []
-    old = record.release(OLD)
     with RolloutProgress(mesh.name, "way back") as progress:
-        if old is not None and read_release(cluster, CONTROL_PLANE, mesh.namespaces.linkerd):
-            # Its first revision holds the objects of the old chart.
-            namespace = mesh.namespaces.linkerd
-            helm.roll_back(CONTROL_PLANE, namespace, 1, mesh.timeout_seconds, progress)
-            done.append(CONTROL_PLANE)
-        if old is not None:
-            release = installed_releases(cluster, mesh, read_releases(cluster))[OLD]
-            chart_split.give_back(cluster, release, mesh.namespaces.linkerd)
-        for kept in sorted(record.releases, key=_order):
-            if kept.stands_for in (OLD, CRDS):
-                continue
-            if helm.roll_back(
-                kept.name, kept.namespace, kept.revision, mesh.timeout_seconds, progress
-            ):
-                done.append(kept.name)
-            if kept.stands_for in EXTENSIONS:
-                mend_injection(cluster, mesh, kept.namespace, progress)
+        for back in way_back(record, present):
+            if _go_back(cluster, mesh, record, back, progress):
+                done.append(back.part)
     get_run_logger().info("Rolled back: %s", ", ".join(done) or "nothing")
     return done
 
 
-def _order(release: RecordedRelease) -> int:
-    order = (CONTROL_PLANE, *EXTENSIONS)
-    part = release.stands_for
-    return order.index(part) if part in order else len(order)
+def _go_back(
+    cluster: Cluster,
+    mesh: LinkerdMesh,
+    record: UpgradeRecord,
+    back: BackStep,
+    progress: RolloutProgress,
+) -> bool:
+    """Whether a release was rolled back."""
+    helm, namespace, kept = Helm(cluster), mesh.namespaces.linkerd, back.release
+    owner = (kept.name, kept.namespace)
+    match back.action:
+        case "restore":
+            now = datetime.now(UTC)
+            chart_split.restore(cluster, owner, record.left_crds, namespace, now)
+            return False
+        case "unsplit":
+            helm.roll_back(CONTROL_PLANE, namespace, 1, mesh.timeout_seconds, progress)
+            return True
+        case "give back":
+            chart_split.give_back(cluster, owner, namespace)
+            return False
+        case "roll back":
+            is_done = helm.roll_back(*owner, kept.revision, mesh.timeout_seconds, progress)
+            if back.part in EXTENSIONS:
+                mend_injection(cluster, mesh, kept.namespace, progress)
+            return is_done
 
 
 @step("end", description="Takes the record away, and the history of uninstalled extensions.")
@@ -299,15 +317,16 @@ def end_record(mesh: LinkerdMesh, plan: UpgradePlan | None = None) -> None:
     cluster = cluster_of(mesh)
     for gone in plan.steps if plan else ():
         if gone.action == "uninstall":
-            namespace = mesh.namespaces.jaeger
-            forget(cluster, gone.name, namespace)
+            names = mesh.namespaces
+            place = names.viz if gone.name == "linkerd-viz" else names.jaeger
+            forget(cluster, gone.name, place)
     end(cluster, mesh)
 
 
 @step("arrived", description="Says that the mesh is upgraded, and keeps its version in its block.")
 def arrived(planned: Planned, record: UpgradeRecord, verified: Report) -> None:
     mesh = planned.after
-    _tell(mesh, "linkerd.mesh.upgraded", record, verified)
+    _tell(mesh, planned.plan, "linkerd.mesh.upgraded", record, verified)
     keep_version(mesh)
 
 
@@ -327,10 +346,12 @@ def keep_version(mesh: LinkerdMesh) -> None:
 
 @step("went back", description="Says that the mesh is at its former version again, and why.")
 def went_back(planned: Planned, record: UpgradeRecord, verified: Report) -> None:
-    _tell(planned.before, "linkerd.mesh.upgrade-undone", record, verified)
+    _tell(planned.before, planned.plan, "linkerd.mesh.upgrade-undone", record, verified)
 
 
-def _tell(mesh: LinkerdMesh, event: str, record: UpgradeRecord, verified: Report) -> None:
+def _tell(
+    mesh: LinkerdMesh, plan: UpgradePlan, event: str, record: UpgradeRecord, verified: Report
+) -> None:
     is_back = record.direction == "back"
     lines = [
         f"# Mesh {mesh.name}: {'back at' if is_back else 'upgraded to'} {mesh.version}",
@@ -345,6 +366,8 @@ def _tell(mesh: LinkerdMesh, event: str, record: UpgradeRecord, verified: Report
         *("", "## Verified", "", verified.summary, ""),
         *(f"- **{r.outcome}** `{r.check.id}` {r.problems[0]}" for r in verified.failing),
     ]
+    if pinned := [f for f in plan.findings if f.id.startswith("pinned-")]:
+        lines += ["", "## Left alone", "", *(f"- {f.subject}: {f.message}" for f in pinned)]
     create_markdown_artifact(
         "\n".join(lines) + "\n",
         key=f"{mesh.name}-upgrade",

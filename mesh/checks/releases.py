@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from mesh.chart_changes import has_newer_crds
 from mesh.checks.check import Category, Problem, Problems, Skip
 from mesh.errors import MeshError
 from mesh.helm import PENDING, DesiredRelease
@@ -74,7 +75,7 @@ def _(snapshot: Snapshot) -> Problems:
             (release.chart, release.chart_version),
             (wanted.chart.name, wanted.chart.version),
         )
-        if have != want:
+        if have != want and not has_newer_crds(have, want):
             yield Problem(
                 _subject(release),
                 f"it is of chart {' '.join(have)} instead of {' '.join(want)}",
@@ -85,6 +86,9 @@ def _(snapshot: Snapshot) -> Problems:
 
 @releases.check("pl-release-values", "releases have the values of the configuration", "warning")
 def _(snapshot: Snapshot) -> Problems:
+    for wanted in _wanted(snapshot):
+        for unsafe in wanted.unsafe:
+            yield Problem(unsafe.place, str(unsafe), unsafe.remedy)
     for release, wanted in _pairs(snapshot):
         # Another chart has other values: the check before this one says so.
         if release.values is None or release.chart_version != wanted.chart.version:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from mesh.checks.check import Category, Problem, Problems, Skip
 from mesh.checks.existence import installed_values
+from mesh.injection import PROXY_VERSION
 from mesh.snapshot import Pod, Snapshot
 
 linkerd_version = Category("linkerd-version", "control-plane", also=("pre", "crds"))
@@ -111,7 +112,14 @@ def proxies_differ(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
             continue
         if pod.proxy.version != wanted:
             text = f"its proxy is {pod.proxy.version}, and the configuration says {wanted}"
-            yield Problem(pod.subject, text, "Restart its workload.")
+            pinned = PROXY_VERSION in pod.annotations
+            remedy = (
+                f"It is kept there by annotation {PROXY_VERSION}: remove that from the workload or "
+                "its namespace, and restart it."
+                if pinned
+                else "Restart its workload."
+            )
+            yield Problem(pod.subject, text, remedy)
 
 
 def _known(pod: Pod) -> bool:

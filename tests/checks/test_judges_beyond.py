@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.charts import Chart
 from mesh.checks import CATEGORIES
 from mesh.checks.check import CheckResult
 from mesh.cluster import Object
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, ChartError
+from mesh.helm import DesiredRelease
 from mesh.helm_record import Release
 from mesh.proxy_metrics import Prometheus, ProxyMetrics, ProxySample, Responses
+from mesh.safety_values import UnsafeValue
 from mesh.selector import matches
 from mesh.skew import FIRST_EDGES, major_of, skew_problem
 from mesh.snapshot import Certificates, Snapshot, WorkloadState, pod_of
@@ -417,6 +421,27 @@ def test_without_charts_there_is_nothing_to_compare_with() -> None:
         result = judge(snapshot, id)
         assert result.outcome == "skipped"
         assert "nothing to compare with" in result.reason
+
+
+PLANE = Chart("linkerd-control-plane", "1.12.7", "stable-2.13.7", "", "here", Path("x"))
+CRDS = Chart("linkerd-crds", "1.6.1", "", "", "here", Path("x"))
+
+
+def test_an_extra_value_that_contradicts_the_mesh_is_named_where_it_stands() -> None:
+    unsafe = UnsafeValue("identityTrustAnchorsPEM", "values file a.yaml, line 3", "x", "y", "Go.")
+    wanted = DesiredRelease(PLANE.name, "linkerd", PLANE, {}, unsafe=(unsafe,))
+    found = judge(empty_snapshot(wanted=(wanted,)), "pl-release-values")
+    assert texts(found).startswith("values file a.yaml, line 3: identityTrustAnchorsPEM is x")
+    assert found.problems[0].remedy == "Go."
+
+
+@pytest.mark.parametrize(("installed", "outcome"), [("1.8.0", "success"), ("1.4.0", "warning")])
+def test_newer_crds_under_an_older_control_plane_are_well(installed: str, outcome: str) -> None:
+    release = Release(CRDS.name, "linkerd", CRDS.name, installed, "", 2, "deployed", NOW, {})
+    snapshot = empty_snapshot(
+        wanted=(DesiredRelease(CRDS.name, "linkerd", CRDS, {}),), releases=(release,)
+    )
+    assert judge(snapshot, "pl-release-chart").outcome == outcome
 
 
 # Policies and ingresses

@@ -53,9 +53,10 @@ class Flows:
         *,
         kill: tuple[str, int] | None = None,
         ill: tuple[str, int, str] | None = None,
+        lag: tuple[str, str] | None = None,
         **parameters: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """One run to its end; `kill` and `ill` are arguments of `tests.flows.faults`."""
+        """One run to its end; `kill`, `ill` and `lag` are arguments of `tests.flows.faults`."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -67,6 +68,7 @@ class Flows:
             "parameters": parameters,
             "kill": kill,
             "ill": ill,
+            "lag": lag,
             "stdout": str(files[0]),
             "stderr": str(files[1]),
         }

@@ -1,4 +1,7 @@
-"""Faults in the middle of a flow's step: its own process is killed, or a pod falls ill."""
+"""Faults in the middle of a flow's step.
+
+Its own process is killed, a pod falls ill, or the injector lags behind.
+"""
 
 from __future__ import annotations
 
@@ -103,3 +106,26 @@ def fall_ill(step: str, run: int, namespace: str) -> None:
         return request(self, method, path, **options)
 
     Cluster.request = ill_request  # type: ignore[method-assign]
+
+
+def lag_behind(step: str, version: str) -> None:
+    """Makes the injector give pods the proxy of a version once a step begins."""
+    request, lock, begun = Cluster.request, threading.Lock(), threading.Event()
+
+    def lagging_request(self: Cluster, method: str, path: str, **options: Any) -> Any:
+        here = current_step()
+        with lock:
+            if here is not None and here[0] == step and not begun.is_set():
+                begun.set()
+                # It makes proxies after that of the control plane.
+                plane = self.get("apps/v1", "Deployment", "linkerd-destination", "linkerd")
+                assert plane is not None
+                spec = plane["spec"]["template"]["spec"]
+                for container in spec["containers"] + spec.get("initContainers", []):
+                    if container["name"] == "linkerd-proxy":
+                        name = container["image"].rpartition(":")[0]
+                        container["image"] = f"{name}:{version}"
+                self.replace(plane)
+        return request(self, method, path, **options)
+
+    Cluster.request = lagging_request  # type: ignore[method-assign]

@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 from flows.bootstrap import bootstrap
+from mesh.proof import Proof
 from tasks.linkerd_mesh import LinkerdMesh
 
 
 def main() -> None:
     proof = bootstrap(LinkerdMesh.model_validate(json.loads(Path(sys.argv[1]).read_text())))
+    assert isinstance(proof, Proof)
     print(json.dumps({"ok": proof.ok, "proxies": proof.proxies}))
 
 

@@ -3,9 +3,9 @@
     python -m tests.flows.run_flows < LINES
 
 A line of standard input is a request as JSON: `flow` by name, `mesh`, `parameters`, perhaps a
-fault (`kill` or `ill`, with the arguments of `tests.flows.faults`), and the files that take the
-run's output. The line of the answer is the exit status of the run's process, negative for a signal.
-What a run returns, or the error that it raises, is the last line of its output, as JSON.
+fault (`kill`, `ill` or `lag`, with the arguments of `tests.flows.faults`), and the files that take
+the run's output. The line of the answer is the exit status of the run's process, negative for a
+signal. What a run returns, or the error that it raises, is the last line of its output, as JSON.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from flows.bootstrap import bootstrap
 from flows.rotate_anchor import rotate_anchor
 from flows.rotate_issuer import rotate_issuer
 from flows.upgrade import upgrade
+from mesh.bootstrap_plan import BootstrapPlan
 from mesh.errors import MeshError
 from mesh.proof import Proof
 from mesh.upgrade_plan import UpgradePlan
 from tasks.linkerd_mesh import LinkerdMesh
-from tests.flows.faults import fall_ill, kill_in
+from tests.flows.faults import fall_ill, kill_in, lag_behind
 
 FLOWS: dict[str, Any] = {
     "bootstrap": bootstrap,
@@ -40,6 +41,8 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         kill_in(*kill)
     if ill := request.get("ill"):
         fall_ill(*ill)
+    if lag := request.get("lag"):
+        lag_behind(*lag)
     mesh = LinkerdMesh.model_validate(request["mesh"])
     try:
         returned: Any = FLOWS[request["flow"]](mesh, **request["parameters"])
@@ -53,6 +56,12 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 def answer(returned: Any) -> dict[str, Any]:
     if isinstance(returned, Proof):
         return {"ok": returned.ok, "proxies": returned.proxies}
+    if isinstance(returned, BootstrapPlan):
+        return {
+            "done": returned.is_done,
+            "findings": [finding.id for finding in returned.findings],
+            "steps": {step.name: step.action for step in returned.steps},
+        }
     if not isinstance(returned, UpgradePlan):
         return {"done": True}
     return {

@@ -18,7 +18,6 @@ from tests.flows.upgrades import (
     are_at,
     give_application,
     installed_alone,
-    pin_proxies,
     proxies,
     releases,
     that_must_survive,
@@ -29,12 +28,10 @@ Fail = Callable[[Flows, dict[str, Any], Cluster, str], dict[str, Any]]
 
 
 def restart_fails(
-    flows: Flows, config: dict[str, Any], cluster: Cluster, target: str
+    flows: Flows, config: dict[str, Any], _cluster: Cluster, target: str
 ) -> dict[str, Any]:
     """New pods of the application keep the old proxy."""
-    pin_proxies(cluster, config["version"])
-    undone = flows.upgrade(config, to=target, accept=["smi"])
-    pin_proxies(cluster, None)
+    undone = flows.upgrade(config, to=target, accept=["smi"], lag=("data plane", config["version"]))
     assert f"Deployment/{APP}/emoji" in undone["message"]
     return undone
 

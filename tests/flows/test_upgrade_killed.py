@@ -19,6 +19,7 @@ from tests.flows.upgrades import (
     give_application,
     installed_alone,
     proxies,
+    releases,
     that_must_survive,
 )
 
@@ -41,7 +42,7 @@ AND_THERE = [
     ("data plane", 1),
     ("verify", 0),
     ("end of the split", 1),
-    ("end", 1),
+    ("end of the split", 3),  # the record of linkerd2 is gone, and the upgrade's is not
 ]
 
 
@@ -73,18 +74,25 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
         done = run(kill=(step, write), **parameters)
         assert done.returncode == -signal.SIGKILL, f"{step} {write}: {done.stderr[-3000:]}"
 
+    def is_undone(done: subprocess.CompletedProcess[str]) -> None:
+        answer = json.loads(done.stdout)
+        assert (answer["error"], "a person said so" in answer["message"]) == ("UpgradeUndone", True)
+        assert proxies(cluster) == {SOURCE}
+        assert [release.name for release in read_releases(cluster)] == ["linkerd2"]
+        assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
+
     for step, write in THERE:
         killed(step, write)
     for step, write in BACK:
         killed(step, write, go_back=True)
-    answer = json.loads(run().stdout)
-    assert (answer["error"], "a person said so" in answer["message"]) == ("UpgradeUndone", True)
-    assert proxies(cluster) == {SOURCE}
-    assert [release.name for release in read_releases(cluster)] == ["linkerd2"]
-    assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
+    is_undone(run())
 
     for step, write in AND_THERE:
         killed(step, write)
+    assert "linkerd2" not in releases(cluster)
+    is_undone(run(go_back=True))
+
+    killed("end", 1)
     last = run()
     assert json.loads(last.stdout)["done"], last.stderr[-3000:]
     assert proxies(cluster) == {TARGET}

@@ -9,6 +9,7 @@ from mesh.config import MeshConfig
 from mesh.emojivoto import ensure_emojivoto
 from mesh.helm_record import read_releases
 from mesh.linkerd.releases import chart_version
+from mesh.namespaces import ensure_namespaces
 from mesh.pki import fingerprints
 from mesh.rollout import await_rollouts
 from mesh.version import LinkerdVersion
@@ -84,7 +85,9 @@ def installed_alone(
 
 def give_application(cluster: Cluster, config: dict[str, Any]) -> dict[str, str]:
     """Emojivoto and the custom resources of the mesh's version; what has to survive."""
-    workloads = ensure_emojivoto(cluster, MeshConfig.model_validate(config))
+    mesh = MeshConfig.model_validate(config)
+    ensure_namespaces(cluster, mesh)
+    workloads = ensure_emojivoto(cluster, mesh)
     await_rollouts(cluster, workloads, 240, quiet, every=0.3)
     make_custom_resources(cluster, config["version"])
     return that_must_survive(cluster)
@@ -146,9 +149,3 @@ def are_at(cluster: Cluster, version: str) -> bool:
         name: (name, chart_version(name, release), "deployed")
         for name in ("linkerd-crds", "linkerd-control-plane")
     }
-
-
-def pin_proxies(cluster: Cluster, version: str | None) -> None:
-    """Makes the data plane's restart fail: its pods are to keep the proxy that they have."""
-    annotations = {"config.linkerd.io/proxy-version": version}
-    cluster.merge("v1", "Namespace", APP, None, {"metadata": {"annotations": annotations}})

@@ -81,6 +81,7 @@ GOOD = ProofSnapshot(
     services=frozenset(),
     releases=(Release("linkerd-crds", "linkerd", "linkerd-crds", "1", "", 1, "deployed", NOW),),
     rehearsal=False,
+    proxy_version=str(CONFIG.linkerd),
 )
 
 

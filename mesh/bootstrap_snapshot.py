@@ -1,0 +1,117 @@
+"""Reads what the plan of bootstrap is made of; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from mesh.bootstrap_plan import BootstrapSnapshot, next_action
+from mesh.charts import Chart, ChartCatalog
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.dependencies import Dependency, decide_dependency, is_served
+from mesh.helm import DesiredRelease, Helm
+from mesh.helm_record import Release, deployed, read_release, read_releases
+from mesh.namespaces import namespaces
+from mesh.ownership import owner_of_release
+from mesh.pki import join_bundle
+from mesh.preflight import PreflightSnapshot, preflight, read_preflight
+from mesh.release_changes import Comparison, read_changes
+from mesh.trust_anchor import KeyStore, decide_trust_anchor, read_snapshot
+from mesh.wanted import dependencies_of, wanted_on
+
+NEW_ANCHOR = "a trust anchor that is yet to be made"
+"""Stands for its PEM in a plan: charts refuse to be rendered without one."""
+
+
+def read_bootstrap(
+    cluster: Cluster,
+    helm: Helm,
+    config: MeshConfig,
+    charts: Sequence[Chart],
+    store: KeyStore,
+    accepted: frozenset[str] = frozenset(),
+) -> BootstrapSnapshot:
+    """Everything that the plan of bootstrap depends on.
+
+    Where preflight finds an error nothing else is read: it may be a permission to read that lacks.
+
+    Args:
+        charts: Linkerd's, as the configuration wants them.
+        store: where the trust anchor's key is kept.
+
+    Raises:
+        InvalidInput: a trust anchor that is provided or kept is unfit, or a dependency is neither
+            there nor may be installed.
+        ChartError: a chart cannot be found.
+    """
+    releases = read_releases(cluster)
+    found = read_preflight(cluster, config, releases)
+    findings = preflight(found, config, charts)
+    now = datetime.now(UTC)
+    if any(finding.severity == "error" for finding in findings):
+        return BootstrapSnapshot(config, found.facts, now, (), {}, {}, (), findings, "", "made")
+    anchors = read_snapshot(cluster, config, store)
+    origin, certificate = decide_trust_anchor(anchors, config, now, store.where)
+    bundle = NEW_ANCHOR
+    if certificate is not None:
+        bundle = join_bundle([*([anchors.trusted] if anchors.trusted else []), certificate])
+    wanted = _wanted(cluster, config, found, bundle)
+    current = _current(cluster, wanted)
+    installed = {
+        each.chart.name: revision
+        for each in wanted
+        if (revision := deployed(cluster, each.name, each.namespace)) is not None
+    }
+    ours = {r.ref for r in releases if owner_of_release(r).by == "prefect-linkerd"}
+    comparisons = [
+        Comparison(
+            each,
+            installed.get(each.chart.name),
+            is_ours=(r := current.get(f"{each.namespace}/{each.name}")) is not None
+            and r.ref in ours,
+            is_settled=next_action(each, r, now) in ("unchanged", "kept"),
+        )
+        for each in wanted
+    ]
+    return BootstrapSnapshot(
+        config=config,
+        facts=found.facts,
+        now=now,
+        wanted=wanted,
+        current=current,
+        installed=installed,
+        changes=read_changes(cluster, helm, config, config, comparisons, found.facts),
+        findings=findings,
+        trusted=anchors.trusted,
+        anchor=origin,
+        new_namespaces=[
+            name
+            for each in namespaces(config)
+            if cluster.get("v1", "Namespace", name := each["metadata"]["name"]) is None
+        ],
+        accepted=accepted,
+    )
+
+
+def _wanted(
+    cluster: Cluster, config: MeshConfig, found: PreflightSnapshot, bundle: str
+) -> tuple[DesiredRelease, ...]:
+    new: list[Dependency] = [
+        name
+        for name in dependencies_of(config)
+        if decide_dependency(name, config, found.releases, served=is_served(name, cluster.serves))
+        == "release"
+    ]
+    return wanted_on(
+        cluster, config, ChartCatalog(config), found.facts, found.releases, found.mesh, bundle, new
+    )
+
+
+def _current(cluster: Cluster, wanted: Sequence[DesiredRelease]) -> dict[str, Release]:
+    """The releases that are there, with their values."""
+    return {
+        f"{each.namespace}/{each.name}": release
+        for each in wanted
+        if (release := read_release(cluster, each.name, each.namespace)) is not None
+    }

@@ -1,0 +1,182 @@
+"""Reads how each Helm release of a mesh would change: what `mesh.losses` judges."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from mesh.chart_changes import CRD, has_newer_crds, object_changes
+from mesh.chart_split import CONTROL_PLANE, OLD
+from mesh.charts import Chart, ChartName
+from mesh.cluster import Cluster, Object
+from mesh.config import MeshConfig
+from mesh.documents import read_yaml
+from mesh.helm import DesiredRelease, Helm
+from mesh.helm_record import ReleaseRef, Revision
+from mesh.losses import ReleaseChange
+from mesh.values import (
+    FIELDS,
+    ClusterFacts,
+    Values,
+    computed_values,
+    extra_of,
+    load_extra_values,
+    merge,
+    own_keys,
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A release as it is wanted, and the revision that it follows.
+
+    `before` is None where nothing is installed; of the control plane it may be the one chart of
+    2.11. `is_settled` says that nothing of the release will be written.
+    """
+
+    desired: DesiredRelease
+    before: Revision | None = field(repr=False)
+    is_ours: bool
+    is_settled: bool = False
+
+    @property
+    def keeps_newer_crds(self) -> bool:
+        chart, before = self.desired.chart, self.before
+        return before is not None and has_newer_crds(
+            (before.chart, before.chart_version), (chart.name, chart.version)
+        )
+
+    @property
+    def has_comparable_values(self) -> bool:
+        """Whether the revision before has values of this chart; one cut from 2.11's has not."""
+        chart, before = self.desired.chart.name, self.before
+        if before is None or self.keeps_newer_crds:
+            return False
+        return before.chart == chart or (before.chart, chart) == (OLD, CONTROL_PLANE)
+
+    @property
+    def present(self) -> tuple[Object, ...]:
+        """The objects that the next manifest is merged with, and that it may lack."""
+        if self.before is None:
+            return ()
+        if self.before.chart == OLD and self.desired.chart.name == CONTROL_PLANE:
+            # The split hands over neither CRDs nor the namespace (`mesh.chart_split`).
+            kinds = (CRD, "Namespace")
+            return tuple(obj for obj in self.before.manifest if obj["kind"] not in kinds)
+        return self.before.manifest
+
+
+def read_changes(
+    cluster: Cluster,
+    helm: Helm,
+    source: MeshConfig,
+    config: MeshConfig,
+    comparisons: Sequence[Comparison],
+    facts: ClusterFacts,
+    *,
+    keeps_crds: bool = False,
+) -> list[ReleaseChange]:
+    """What would become of releases; changes nothing.
+
+    A release that nothing would be written of is neither rendered nor asked about. Nor is a new
+    one asked about in a namespace that is not there yet: its objects cannot be either.
+
+    Args:
+        source: the configuration at the version that is installed.
+        config: the configuration at the version that is wanted.
+        keeps_crds: whether CRDs are marked to be kept before Helm could delete one.
+
+    Raises:
+        InvalidInput: a values file cannot be read.
+        ReleaseError: a chart cannot be rendered.
+    """
+    own = {ReleaseRef(c.desired.name, c.desired.namespace) for c in comparisons}
+    own |= {c.before.ref for c in comparisons if c.before is not None}
+
+    def read(comparison: Comparison) -> ReleaseChange:
+        return _change(cluster, helm, source, config, comparison, facts, own, keeps_crds)
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(read, comparisons))
+
+
+def _change(
+    cluster: Cluster,
+    helm: Helm,
+    source: MeshConfig,
+    config: MeshConfig,
+    comparison: Comparison,
+    facts: ClusterFacts,
+    own: Collection[ReleaseRef],
+    keeps_crds: bool,
+) -> ReleaseChange:
+    desired, before = comparison.desired, comparison.before
+    chart = desired.chart
+    present = chart_of(before) if before is not None else None
+    rendered: Sequence[Object] = before.manifest if before is not None else ()
+    objects: tuple[Any, ...] = ()
+    if not comparison.is_settled:
+        rendered = helm.render(chart, desired.name, desired.namespace, desired.values, facts)
+        if before is not None or cluster.get("v1", "Namespace", desired.namespace):
+            objects = tuple(
+                object_changes(
+                    cluster,
+                    desired.namespace,
+                    comparison.present,
+                    rendered,
+                    own,
+                    keeps_crds=keeps_crds,
+                )
+            )
+    return ReleaseChange(
+        chart=chart.name,
+        version=chart.version,
+        before=before if comparison.has_comparable_values else None,
+        is_ours=comparison.is_ours,
+        defaults=chart.defaults,
+        values=desired.values,
+        extra=merge(*load_extra_values(extra_of(chart.name, config))),
+        computed=computed_values(present, source, facts) if present is not None else {},
+        own_keys=own_keys(present, source, facts) if present is not None else frozenset(),
+        objects=objects,
+        rendered=tuple(rendered),
+        unsafe=desired.unsafe,
+    )
+
+
+def chart_of(revision: Revision) -> Chart | None:
+    """The chart of a revision, as far as values are computed of it; None where it is not known.
+
+    From Helm's own record, as a repository need not have old charts any more.
+    """
+    name = cast("ChartName", revision.chart)
+    if name not in (*FIELDS, "linkerd-crds"):
+        return None
+    return Chart(
+        name=name,
+        version=revision.chart_version,
+        app_version=revision.app_version,
+        kube_version="",
+        source="",
+        path=Path(),
+        defaults=revision.defaults,
+        ha=_ha(revision.content.get("chart", {}).get("files") or ()),
+    )
+
+
+def _ha(files: Iterable[dict[str, Any]]) -> Values:
+    """The content of `values-ha.yaml` among the files of a chart in Helm's record."""
+    for file in files:
+        if file.get("name") == "values-ha.yaml":
+            try:
+                content = read_yaml(base64.b64decode(str(file.get("data") or "")))
+            except (ValueError, yaml.YAMLError):
+                return {}
+            return cast("Values", content) if isinstance(content, dict) else {}
+    return {}
