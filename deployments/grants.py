@@ -17,6 +17,7 @@ from mesh.config import MeshConfig
 from mesh.helm import Helm, desired_release
 from mesh.issuer import webhook_servers
 from mesh.namespaces import namespaces
+from mesh.proof import meshed_namespaces
 from mesh.rotation.key_ring import SECRETS_BESIDE
 from mesh.rotation.record import RECORD as ROTATION
 from mesh.rotation.webhooks import WEBHOOKS
@@ -356,6 +357,8 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     for place in _release_places(config, objects):
         found += [*records(place, history=False), *waits(place)]
     apply = ("create", "patch")
+    # The proof asks proxies whether they have a certificate.
+    found += [Grant(("get",), "", ("pods/proxy",), place) for place in meshed_namespaces(config)]
     found += [
         Grant(("get",), "", ("configmaps",), names.linkerd, (TRUST_ROOTS,)),
         # An issuer that is made anew under running pods.

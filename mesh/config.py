@@ -177,7 +177,7 @@ class Namespaces(Section):
 
 
 class ExtraValues(Section):
-    """Helm values of the user's own; they win over computed ones but what keeps the mesh together."""
+    """Helm values of the user's own, which win over all but what holds the mesh together."""
 
     files: list[Path] = Field(
         default_factory=list[Path],
@@ -425,6 +425,12 @@ class TrustAnchorConfig(Section):
         title="Passphrase",
         description="Encrypts the key file; at least 12 characters.",
     )
+    share_anchor: bool = Field(
+        default=False,
+        title="Share the anchor",
+        description="offline: adopt the anchor that another cluster's bootstrap keeps in this key "
+        "file or Secret block, as multi-cluster needs. Off: a cluster never takes another one's.",
+    )
     certificate: str | None = Field(
         default=None,
         title="Own certificate (PEM)",
@@ -466,6 +472,11 @@ class TrustAnchorConfig(Section):
         if self.key_file and self.secret_block:
             raise ValueError(
                 "the key can be kept in one place: give key_file or secret_block, not both"
+            )
+        if self.share_anchor and self.custody == "in-cluster":
+            raise ValueError(
+                "share_anchor is for a key that clusters can reach in one place: with in-cluster "
+                "custody give each of them the certificate and private_key instead"
             )
         if self.key_file and self.passphrase is None:
             raise ValueError("a key file is written encrypted: give a passphrase")

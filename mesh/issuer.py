@@ -18,8 +18,8 @@ from mesh.pki import (
     CertificateInfo,
     KeyPair,
     check_issuer,
+    is_key_of,
     issuer_name,
-    key_matches,
     sign_issuer,
 )
 from mesh.trust_anchor import (
@@ -76,7 +76,14 @@ def ensure_self_signed_issuer(
         remedy="Bring the key (trust_anchor.private_key), or name the place that holds it.",
     )
     issuer = sign_issuer(pair, config.trust_domain, config.lifetimes.issuer, now)
-    info = check_issuer(issuer.certificate, anchor.bundle, config.trust_domain, now, subject)
+    info = check_issuer(
+        issuer.certificate,
+        anchor.bundle,
+        config.trust_domain,
+        now,
+        subject,
+        version=config.linkerd,
+    )
     secret = tls_secret(
         ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
     )
@@ -128,12 +135,15 @@ def _check(
             remedy="Add the issuer's certificate and key to it as tls.crt and tls.key, and leave "
             "its other keys: identity needs them until the mesh has scheme kubernetes.io/tls.",
         )
-    info = check_issuer(secret.certificate, bundle, config.trust_domain, now, subject)
-    if not key_matches(secret.certificate, secret.private_key, subject):
+    info = check_issuer(
+        secret.certificate, bundle, config.trust_domain, now, subject, version=config.linkerd
+    )
+    if not is_key_of(secret.certificate, secret.private_key, subject):
         raise CertificateError(
             subject,
-            expected="tls.key to be the key of tls.crt (key.pem that of crt.pem)",
-            found="another key",
+            expected="tls.key to be the key of tls.crt (key.pem that of crt.pem), in PEM as Go "
+            "reads it",
+            found="another key, or one that Go cannot read",
             remedy="Run rotate_issuer, which writes both.",
         )
     return info

@@ -1,8 +1,9 @@
 """Certificates of a Linkerd identity chain: making them, reading them, checking them.
 
-Linkerd wants ECDSA P-256 with SHA-256 throughout: a self-signed trust anchor, an intermediate
-issuer named `identity.linkerd.<trust domain>`, and leaf certificates that the identity service
-signs. Source: https://linkerd.io/2/tasks/generate-certificates/
+A chain is a trust anchor, an intermediate issuer named `identity.linkerd.<trust domain>`, and leaf
+certificates that the identity service signs. Those made here are ECDSA P-256 with SHA-256; what
+Linkerd supports beside that is in `unsupported_crypto`.
+Source: https://linkerd.io/2/tasks/generate-certificates/
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -22,6 +23,14 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 from pydantic import SecretStr
 
 from mesh.errors import CertificateError, InvalidInput
+from mesh.pem import (
+    has_explicit_curve,
+    has_explicit_key_curve,
+    is_encrypted_key,
+    is_key_for_go,
+    labels,
+)
+from mesh.version import LinkerdVersion
 
 # Linkerd's identities are common names that may be longer than X.520's 64 characters.
 warnings.filterwarnings("ignore", r"Attribute's length must be", UserWarning, r"mesh\.pki")
@@ -35,10 +44,12 @@ class KeyPair:
     """A certificate with its private key, in memory only.
 
     `certificate` is PEM; `private_key` is unencrypted PKCS#8 PEM, never shown and never pickled.
+    `cluster` is the UID of the cluster whose trust anchor it is; empty where that is not known.
     """
 
     certificate: str
     private_key: SecretStr
+    cluster: str = field(default="", compare=False)
 
     def __reduce__(self) -> NoReturn:
         # Prefect pickles what a task returns, and would write the key to its result storage.
@@ -132,7 +143,7 @@ def sign_issuer(anchor: KeyPair, trust_domain: str, lifetime: timedelta, now: da
 
 
 def _authority_key_identifier(
-    parent: x509.Certificate, key: ec.EllipticCurvePublicKey
+    parent: x509.Certificate, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 ) -> x509.AuthorityKeyIdentifier:
     # Others make the anchor's identifier by other hashes, and OpenSSL wants the two to be equal.
     try:
@@ -193,36 +204,54 @@ def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Key
 # Keys
 
 
+AnchorKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+NAME_THE_CURVE = "openssl ec -in anchor.key -param_enc named_curve -out named.key"
+
+
 def load_private_key(
     key: SecretStr, subject: str, passphrase: SecretStr | None = None
-) -> ec.EllipticCurvePrivateKey:
+) -> AnchorKey:
     """Reads a PEM private key, encrypted or not.
 
     Raises:
-        InvalidInput: it is no key, its passphrase is missing or wrong, or it is not ECDSA P-256.
+        InvalidInput: it is no key, its passphrase is missing or wrong, its curve is not named, or
+            it is of a kind that no Linkerd version supports.
     """
+
+    def refuse(expected: str, found: str, remedy: str) -> InvalidInput:
+        return InvalidInput(subject, expected=expected, found=found, remedy=remedy)
+
+    if passphrase is None and is_encrypted_key(key):
+        raise refuse(
+            "a PEM private key, or the passphrase of an encrypted one",
+            "an encrypted one, which cannot be read without its passphrase",
+            "Set trust_anchor.passphrase.",
+        )
+    if has_explicit_key_curve(key):
+        raise refuse(
+            "an EC key that names its curve",
+            "explicit curve parameters, which Go and so Linkerd refuses",
+            f"Convert it: {NAME_THE_CURVE}. Its certificate has to be converted as well.",
+        )
     try:
-        try:
-            loaded = _load_key(key, passphrase)
-        except TypeError:
-            # A passphrase was given for a key that is not encrypted, or none for one that is.
-            if passphrase is None:
-                raise
-            loaded = _load_key(key, None)
+        # A key that is not encrypted needs none of the passphrase that is given.
+        loaded = _load_key(key, passphrase if is_encrypted_key(key) else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The library's own message may quote the input.
-        raise InvalidInput(
-            subject,
-            expected="a PEM private key" + (" for this passphrase" if passphrase else ""),
-            found="one that cannot be read",
-            remedy="Give the key in PEM (PKCS#8 or SEC 1), and the right passphrase if encrypted.",
+        raise refuse(
+            "a PEM private key" + (" for this passphrase" if passphrase else ""),
+            "a certificate; a key cannot be read from it"
+            if "CERTIFICATE" in "".join(labels(key.get_secret_value()))
+            else "one that cannot be read",
+            "Give the key in PEM (PKCS#8 or SEC 1), and the right passphrase if encrypted.",
         ) from None
-    if not isinstance(loaded, ec.EllipticCurvePrivateKey) or not _is_p256(loaded.public_key()):
-        raise InvalidInput(
-            subject,
-            expected="an ECDSA P-256 key, the only one Linkerd's proxies verify",
-            found=_private_key_name(loaded),
-            remedy="Make the certificate and its key anew with ECDSA P-256.",
+    name = _private_key_name(loaded)
+    if not isinstance(loaded, AnchorKey) or name not in (_P256, *_RSA):
+        raise refuse(
+            f"a key that Linkerd supports: {_P256}, or of a trust anchor {_or(_RSA)}",
+            name,
+            f"Create the certificate and its key again with {_P256}.",
         )
     return loaded
 
@@ -260,14 +289,10 @@ def decrypt_private_key(pem: SecretStr, passphrase: SecretStr | None, subject: s
     return SecretStr(private.decode())
 
 
-def key_matches(certificate_pem: str, key: SecretStr, subject: str) -> bool:
-    """Whether a private key belongs to a certificate."""
-    public = _one(certificate_pem, subject).public_key()
-    return load_private_key(key, subject).public_key() == public
-
-
 def is_key_of(certificate_pem: str, key: SecretStr, subject: str) -> bool | None:
-    """Whether a private key of any kind belongs to a certificate; None where one is unreadable."""
+    """Whether a private key of any kind belongs to a certificate; None where Go reads no key."""
+    if not is_key_for_go(key) or has_explicit_key_curve(key):
+        return None
     try:
         loaded: Any = _load_key(key, None)
         return _one(certificate_pem, subject).public_key() == loaded.public_key()
@@ -277,7 +302,8 @@ def is_key_of(certificate_pem: str, key: SecretStr, subject: str) -> bool | None
 
 def check_key_matches(certificate_pem: str, key: SecretStr, subject: str) -> None:
     """Raises `InvalidInput` unless the private key belongs to the certificate."""
-    if not key_matches(certificate_pem, key, subject):
+    public = _one(certificate_pem, subject).public_key()
+    if load_private_key(key, subject).public_key() != public:
         raise InvalidInput(
             subject,
             expected="the private key of its certificate",
@@ -303,17 +329,45 @@ def fingerprints(pem: str, subject: str) -> frozenset[str]:
     return frozenset(info.fingerprint for info in read_certificates(pem, subject))
 
 
+_OPENSSL_LABELS = ("TRUSTED CERTIFICATE", "X509 CERTIFICATE")
+
+
 def _load(pem: str, subject: str) -> list[x509.Certificate]:
+    def refuse(expected: str, found: str, remedy: str) -> CertificateError:
+        return CertificateError(subject, expected=expected, found=found, remedy=remedy)
+
+    for label in labels(pem):
+        if label in _OPENSSL_LABELS:
+            raise refuse(
+                "-----BEGIN CERTIFICATE-----, the only form that Go reads",
+                f"-----BEGIN {label}-----",
+                "Convert it: openssl x509 -in anchor.pem -out anchor.crt",
+            )
     try:
-        return x509.load_pem_x509_certificates(pem.encode())
+        loaded = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
-        raise CertificateError(
-            subject,
-            expected="PEM certificates",
-            found="none that can be read",
-            remedy="Give the text between -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
+        raise refuse(
+            "PEM certificates",
+            "none that can be read",
+            "Give the text between -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
             " with both lines.",
         ) from None
+    for certificate in loaded:
+        if has_explicit_curve(certificate.public_bytes(serialization.Encoding.DER)):
+            raise refuse(
+                "a certificate whose key names its curve",
+                "explicit curve parameters, which Go refuses (invalid ECDSA parameters) and "
+                "proxies do not verify",
+                _convert(certificate),
+            )
+    return loaded
+
+
+def _convert(certificate: x509.Certificate) -> str:
+    if certificate.subject == certificate.issuer:
+        again = "openssl x509 -in anchor.crt -signkey named.key -days 3650 -out named.crt"
+        return f"Convert its key, then the certificate: {NAME_THE_CURVE} && {again}"
+    return f"Convert its key ({NAME_THE_CURVE}), then have a certificate issued for it again."
 
 
 def _one(pem: str, subject: str) -> x509.Certificate:
@@ -345,7 +399,7 @@ def _info(certificate: x509.Certificate, subject: str) -> CertificateInfo:
             subject,
             expected="an X.509 certificate with a known kind of key",
             found=str(error) or type(error).__name__,
-            remedy="Make the certificate anew with ECDSA P-256.",
+            remedy="Issue the certificate again for an ECDSA P-256 key.",
         ) from None
 
 
@@ -375,13 +429,9 @@ def _is_authority(certificate: x509.Certificate) -> bool:
         return True
 
 
-def _is_p256(key: object) -> bool:
-    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
-
-
 def _key_name(key: object) -> str:
     if isinstance(key, ec.EllipticCurvePublicKey):
-        return "ECDSA P-256" if _is_p256(key) else f"ECDSA {key.curve.name}"
+        return _P256 if isinstance(key.curve, ec.SECP256R1) else f"ECDSA {key.curve.name}"
     if isinstance(key, rsa.RSAPublicKey):
         return f"RSA {key.key_size}"
     return type(key).__name__.removesuffix("PublicKey")
@@ -413,17 +463,75 @@ def _signature_name(certificate: x509.Certificate) -> str:
 
 # Checking
 
+_P256 = "ECDSA P-256"
+_RSA = ("RSA 2048", "RSA 4096")
+_BY_ECDSA, _BY_RSA = "ECDSA SHA-256", "RSA SHA-256"
 
-def check_trust_anchor(pem: str, trust_domain: str, now: datetime, subject: str) -> CertificateInfo:
+
+@dataclass(frozen=True)
+class Unsupported:
+    """What Linkerd does not support in a certificate: what it is, and what it has to be."""
+
+    part: Literal["key", "signature"]
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"its {self.part} is {self.found}, and has to be {self.wanted}"
+
+
+def unsupported_crypto(
+    info: CertificateInfo, version: LinkerdVersion, *, is_anchor: bool
+) -> Unsupported | None:
+    """What a Linkerd version does not support in a certificate; None where all is well.
+
+    The one rule for every anchor and issuer here, whether given, found or made. In 2.11 both have
+    to be ECDSA P-256 with an ECDSA SHA-256 signature. Since 2.12 a trust anchor may be RSA of 2048
+    or 4096 bits, and sign with SHA-256; an issuer's own key is still ECDSA P-256. The proxies'
+    TLS library verifies more than that, but `linkerd check` fails on it and identity does not load
+    such an issuer in every version.
+
+    Sources: linkerd2 `pkg/issuercerts/issuercerts.go`: CheckCertAlgoRequirements at stable-2.11.5,
+    CheckTrustAnchorAlgoRequirements and CheckIssuerCertAlgoRequirements at stable-2.12.6,
+    stable-2.14.10 and edge-26.8.3; linkerd2-proxy `linkerd/rustls/src/crypto.rs` at v2.366.0.
+    """
+    allows_rsa = version.at_least((2, 12))
+    keys = (_P256, *_RSA) if is_anchor and allows_rsa else (_P256,)
+    if info.key not in keys:
+        return Unsupported("key", info.key, _or(keys))
+    signatures = (_BY_ECDSA, _BY_RSA) if allows_rsa else (_BY_ECDSA,)
+    if info.key in _RSA:
+        signatures = (_BY_RSA,)
+    if info.signature not in signatures:
+        return Unsupported("signature", info.signature, _or(signatures))
+    return None
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def check_trust_anchor(
+    pem: str,
+    trust_domain: str,
+    now: datetime,
+    subject: str,
+    *,
+    version: LinkerdVersion,
+    in_use: bool = False,
+) -> CertificateInfo:
     """The one certificate of a trust anchor that Linkerd can use.
 
     Its name is free, as Linkerd does not look at it; only the name that Linkerd's documentation
     gives an anchor of another trust domain, or an issuer, is refused.
 
+    Args:
+        in_use: whether a mesh trusts it already, so that only a rotation can replace it.
+
     Raises:
-        InvalidInput: it is no single CA certificate, it has a private key beside it, it is RSA or
-            of another curve, of another trust domain, expired or not yet valid; each with what to
-            do.
+        InvalidInput: it is no single CA certificate, it has a private key beside it, its key or
+            signature is not supported (see `unsupported_crypto`), it is of another trust domain,
+            expired or not yet valid; each with what to do.
     """
     if "PRIVATE KEY-----" in pem:
         raise InvalidInput(
@@ -444,9 +552,9 @@ def check_trust_anchor(pem: str, trust_domain: str, now: datetime, subject: str)
             subject,
             expected="one certificate",
             found=f"{len(loaded)}",
-            remedy="Give the trust anchor alone; rotate_anchor is for trusting two at a time.",
+            remedy=_which_one(loaded),
         )
-    _refuse_unfit(loaded[0], info, now, subject)
+    _refuse_unfit(loaded[0], info, now, subject, version, in_use=in_use)
     expected = trust_anchor_name(trust_domain)
     name = info.common_name
     if name.startswith("root.linkerd.") and name != expected:
@@ -466,11 +574,28 @@ def check_trust_anchor(pem: str, trust_domain: str, now: datetime, subject: str)
     return info
 
 
+def _which_one(chain: Sequence[x509.Certificate]) -> str:
+    roots = [n for n, one in enumerate(chain, 1) if one.subject == one.issuer]
+    if len(roots) != 1:
+        return "Give the trust anchor alone; rotate_anchor is for trusting two at a time."
+    name = chain[roots[0] - 1].subject.rfc4514_string()
+    return f"Give the root alone, {name}: it is number {roots[0]} of the {len(chain)}."
+
+
 def _refuse_unfit(
-    certificate: x509.Certificate, info: CertificateInfo, now: datetime, subject: str
+    certificate: x509.Certificate,
+    info: CertificateInfo,
+    now: datetime,
+    subject: str,
+    version: LinkerdVersion,
+    *,
+    in_use: bool,
 ) -> None:
     def refuse(expected: str, found: str, remedy: str) -> InvalidInput:
-        return InvalidInput(subject, expected=expected, found=found, remedy=remedy)
+        again = "Run rotate_anchor, which gives the mesh a new one."
+        return InvalidInput(
+            subject, expected=expected, found=found, remedy=again if in_use else remedy
+        )
 
     if not _is_authority(certificate):
         raise refuse(
@@ -484,17 +609,11 @@ def _refuse_unfit(
             "pathlen 0",
             "Make it without a path length limit, or with 1.",
         )
-    if info.key != "ECDSA P-256":
+    if wrong := unsupported_crypto(info, version, is_anchor=True):
         raise refuse(
-            "an ECDSA P-256 key, the only one Linkerd's proxies verify",
-            info.key,
-            "Make a new trust anchor with an ECDSA P-256 key.",
-        )
-    if info.signature != "ECDSA SHA-256":
-        raise refuse(
-            "an ECDSA SHA-256 signature",
-            info.signature,
-            "Make the anchor anew, signed with SHA-256.",
+            f"a {wrong.part} that {version} supports: {wrong.wanted}",
+            wrong.found,
+            "Create the trust anchor again with an ECDSA P-256 key, signed with SHA-256.",
         )
     if now >= info.not_after:
         raise refuse(
@@ -503,10 +622,11 @@ def _refuse_unfit(
             "Give one that is valid, or let bootstrap make one.",
         )
     if now < info.not_before:
-        raise refuse(
-            "a certificate that is valid now",
-            f"that it is not valid before {info.not_before:%Y-%m-%d %H:%M} UTC",
-            "Wait until then, check the clock, or give another one.",
+        raise InvalidInput(
+            subject,
+            expected="a certificate that is valid now",
+            found=f"that it is not valid before {info.not_before:%Y-%m-%d %H:%M} UTC",
+            remedy="Wait until then, check the clock, or give another one.",
         )
 
 
@@ -541,7 +661,13 @@ def _signer(
 
 
 def check_issuer(
-    issuer_pem: str, bundle_pem: str, trust_domain: str, now: datetime, subject: str
+    issuer_pem: str,
+    bundle_pem: str,
+    trust_domain: str,
+    now: datetime,
+    subject: str,
+    *,
+    version: LinkerdVersion,
 ) -> CertificateInfo:
     """An issuer that Linkerd's identity service will load: a valid CA that the bundle signed.
 
@@ -566,10 +692,8 @@ def check_issuer(
     again = "Delete the Secret and run bootstrap again, which issues a new one."
     if not _is_authority(certificate):
         raise refuse("a CA certificate", "one that may not sign leaves", again)
-    if info.key != "ECDSA P-256":
-        raise refuse("an ECDSA P-256 key", info.key, again)
-    if info.signature != "ECDSA SHA-256":
-        raise refuse("an ECDSA SHA-256 signature", info.signature, again)
+    if wrong := unsupported_crypto(info, version, is_anchor=False):
+        raise refuse(f"a {wrong.part} that is {wrong.wanted}", wrong.found, again)
     if not info.is_time_valid(now):
         raise refuse(
             "an issuer that is valid now",

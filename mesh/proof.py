@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
-from mesh.errors import MeshError, NotReady
+from mesh.errors import ApiError, MeshError, NotReady
 from mesh.helm_record import Release
 from mesh.ingress import API_VERSIONS, ingress_objects
 from mesh.injection import PROXY, proxy_of, should_be_meshed
 from mesh.issuer import check_issuer_secret
 from mesh.pki import CertificateInfo, fingerprints, read_certificates
+from mesh.proxy_metrics import (
+    ProxySample,
+    choose_sample,
+    read_proxy_metrics,
+    without_identity,
+)
 from mesh.rollout import is_pod_ready, pod_reason, read_workloads, rollout_status
+from mesh.snapshot import read_pods
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, TlsSecret
 from mesh.values import proxy_version
+
+CERTIFIED = 15.0
+"""Seconds that proxies have to get their first certificate once their pods are ready."""
 
 CONTROL_PLANE = ("linkerd-destination", "linkerd-identity", "linkerd-proxy-injector")
 
 
 @dataclass(frozen=True)
 class ProofSnapshot:
-    """What the proof looks at, read once. `ingress` are the objects found, by name."""
+    """What the proof looks at, read once.
+
+    `ingress` are the objects found, by name; `sample` is what proxies say of their certificates.
+    """
 
     config: MeshConfig
     server_version: str
@@ -38,6 +52,7 @@ class ProofSnapshot:
     releases: tuple[Release, ...]
     rehearsal: bool
     proxy_version: str
+    sample: ProxySample
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ class CertificateRow:
 
 @dataclass(frozen=True)
 class Proof:
-    """What is installed, and what is wrong with it."""
+    """What is installed, what is wrong with it, and what could not be checked and why."""
 
     mesh: str
     linkerd: str
@@ -61,6 +76,7 @@ class Proof:
     proxies: int
     checked: tuple[str, ...]
     failures: tuple[str, ...]
+    unchecked: tuple[str, ...]
     rehearsal: bool
 
     @property
@@ -116,11 +132,31 @@ def read_proof(
         releases=tuple(releases),
         rehearsal=rehearsal,
         proxy_version=proxy_version(config),
+        sample=ProxySample() if rehearsal else _ask_proxies(cluster, meshed),
     )
 
 
+def _ask_proxies(cluster: Cluster, namespaces: Sequence[str]) -> ProxySample:
+    """What a proxy of each workload says, once all of them have a certificate or after a while."""
+    pods = [pod for name in namespaces for pod in read_pods(cluster, name) if pod.proxy is not None]
+    deadline = time.monotonic() + CERTIFIED
+    while True:
+        try:
+            sample = read_proxy_metrics(cluster, choose_sample(pods))
+        except ApiError as error:
+            return ProxySample(silent={"": f"{error.found}. {error.remedy}"})
+        waiting = any(said.identity_ends is None for said in sample.answers.values())
+        if not waiting or time.monotonic() > deadline:
+            return sample
+        time.sleep(0.5)
+
+
 def prove(snapshot: ProofSnapshot, now: datetime) -> Proof:
-    """Judges what was read: control plane, identity, proxies, webhooks, ingress, releases."""
+    """Judges what was read: control plane, identity, proxies, webhooks, ingress, releases.
+
+    Whether proxies have certificates is asked of their admin ports through the API server; where
+    none answers, the proof says so.
+    """
     config = snapshot.config
     checks = {
         "workloads are rolled out": _workloads(snapshot),
@@ -130,6 +166,12 @@ def prove(snapshot: ProofSnapshot, now: datetime) -> Proof:
         "ingress routes lead to Services": _ingress(snapshot),
         "Helm releases are deployed": _releases(snapshot),
     }
+    unchecked: tuple[str, ...] = ()
+    if snapshot.sample.answers:
+        checks["proxies have certificates"] = _certified(snapshot, now)
+    else:
+        why = next(iter(snapshot.sample.silent.values()), "there is none to ask")
+        unchecked = (f"proxies have certificates: no proxy's admin port answers ({why})",)
     return Proof(
         mesh=config.name,
         linkerd=str(config.linkerd),
@@ -139,6 +181,7 @@ def prove(snapshot: ProofSnapshot, now: datetime) -> Proof:
         proxies=sum(proxy_of(pod) is not None for pod in snapshot.pods),
         checked=tuple(checks),
         failures=tuple(failure for failures in checks.values() for failure in failures),
+        unchecked=unchecked,
         rehearsal=snapshot.rehearsal,
     )
 
@@ -213,6 +256,14 @@ def _proxies(snapshot: ProofSnapshot) -> list[str]:
     return failures
 
 
+def _certified(snapshot: ProofSnapshot, now: datetime) -> list[str]:
+    identity = f"Deployment/{snapshot.config.namespaces.linkerd}/linkerd-identity"
+    return [
+        f"Pod/{pod}: {text}; see the log of {identity}"
+        for pod, text in without_identity(snapshot.sample, now)
+    ]
+
+
 def _ingress(snapshot: ProofSnapshot) -> list[str]:
     config = snapshot.config
     if not config.traefik.enabled:
@@ -265,7 +316,7 @@ def require_proof(proof: Proof) -> Proof:
             f"mesh {proof.mesh}",
             expected="everything installed to work",
             found=" | ".join(proof.failures[:20]),
-            remedy="Mend what is named, then run bootstrap again.",
+            remedy="Fix what is named, then run bootstrap again.",
         )
     return proof
 
@@ -297,6 +348,10 @@ def proof_table(proof: Proof) -> list[dict[str, str]]:
     rows.append(
         {"part": "proxies", "name": "", "version": "", "state": f"{proof.proxies} pods are meshed"}
     )
+    rows += [
+        {"part": "not checked", "name": "", "version": "", "state": text}
+        for text in proof.unchecked
+    ]
     return rows
 
 
@@ -321,6 +376,8 @@ def proof_markdown(proof: Proof) -> str:
         for row in proof.certificates
     ]
     lines += ["", "## Checked", "", *(f"- {name}" for name in proof.checked)]
+    if proof.unchecked:
+        lines += ["", "## Not checked", "", *(f"- {text}" for text in proof.unchecked)]
     if proof.failures:
         lines += ["", "## Failures", "", *(f"- {failure}" for failure in proof.failures)]
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ Sources: https://linkerd.io/2/reference/proxy-metrics/ and linkerd2-proxy
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -113,6 +113,15 @@ def parse_proxy_metrics(text: str) -> ProxyMetrics:
     # Before its first certificate a proxy says 0.
     moment = datetime.fromtimestamp(ends, UTC) if ends else None
     return ProxyMetrics(Responses(succeeded, failed), moment)
+
+
+def without_identity(sample: ProxySample, now: datetime) -> Iterator[tuple[str, str]]:
+    """The asked proxies that have no certificate that is valid: `namespace/pod`, and why."""
+    for pod, said in sorted(sample.answers.items()):
+        if said.identity_ends is None:
+            yield pod, "its proxy has no certificate"
+        elif said.identity_ends <= now:
+            yield pod, f"its proxy's certificate expired on {said.identity_ends:%Y-%m-%d %H:%M} UTC"
 
 
 def choose_sample(pods: Iterable[Pod], limit: int = SAMPLE) -> tuple[Pod, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
@@ -41,6 +42,9 @@ LINKERD_TLS = "linkerd.io/tls"
 Source: linkerd2 `charts/linkerd-control-plane/templates/identity.yaml`.
 """
 LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
+
+THIS_CLUSTER = "this cluster"
+"""The cluster of a key that is kept in the mesh's own cluster."""
 
 Origin = Literal["adopted", "brought", "made"]
 
@@ -91,8 +95,15 @@ def refuse_other(where: str) -> OwnershipConflict:
     )
 
 
+_CLUSTER = re.compile(r"^Cluster: (\S+)\n\Z", re.M)
+
+
 class FileKeyStore:
-    """A file with the certificate and the key encrypted by a passphrase (PKCS#8)."""
+    """A file with the certificate and the key encrypted by a passphrase (PKCS#8).
+
+    A line between the two names the cluster whose anchor it is. Readers of PEM skip it (RFC 7468,
+    section 2).
+    """
 
     def __init__(self, path: Path, passphrase: SecretStr) -> None:
         self._path = path.expanduser()
@@ -114,12 +125,12 @@ class FileKeyStore:
                 found="something else",
                 remedy="Name another key_file.",
             )
-        return KeyPair(
-            certificate, decrypt_private_key(SecretStr(mark + key), self._passphrase, self.where)
-        )
+        private = decrypt_private_key(SecretStr(mark + key), self._passphrase, self.where)
+        cluster = _CLUSTER.search(certificate)
+        return KeyPair(_CLUSTER.sub("", certificate), private, cluster[1] if cluster else "")
 
     def store_once(self, pair: KeyPair) -> None:
-        content = pair.certificate + encrypt_private_key(pair.private_key, self._passphrase)
+        content = self._content(pair)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write_once(content)
@@ -130,8 +141,12 @@ class FileKeyStore:
         except OSError as error:
             raise self._unusable(error) from None
 
+    def _content(self, pair: KeyPair) -> str:
+        cluster = f"Cluster: {pair.cluster}\n" if pair.cluster else ""
+        return pair.certificate + cluster + encrypt_private_key(pair.private_key, self._passphrase)
+
     def replace(self, pair: KeyPair) -> None:
-        content = pair.certificate + encrypt_private_key(pair.private_key, self._passphrase)
+        content = self._content(pair)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write(content, lambda name: Path(name).replace(self._path))
@@ -200,7 +215,7 @@ class ClusterKeyStore:
                 found=secret.found,
                 remedy="Move this Secret away, or put the trust anchor and its key in it.",
             )
-        return KeyPair(secret.certificate, secret.private_key)
+        return KeyPair(secret.certificate, secret.private_key, THIS_CLUSTER)
 
     def store_once(self, pair: KeyPair) -> None:
         try:
@@ -326,10 +341,11 @@ class TrustAnchor:
 
 @dataclass(frozen=True)
 class AnchorSnapshot:
-    """What there is: kept in the store, trusted by the mesh, brought by the user (all PEM).
+    """What there is: kept in the store, trusted by the mesh, provided by the user (all PEM).
 
-    `has_key` says whether the key of the brought anchor was brought with it, and `issuer` is the
-    certificate that the mesh's identity service signs with.
+    `has_key` says whether the key of the provided anchor came with it, and `issuer` is the
+    certificate that the mesh's identity service signs with. `cluster` is the UID of this cluster,
+    and `kept_by` of the one that the kept anchor was stored for; empty where that is not known.
     """
 
     kept: str | None
@@ -337,6 +353,8 @@ class AnchorSnapshot:
     brought: str | None
     has_key: bool
     issuer: str | None
+    cluster: str
+    kept_by: str = ""
 
 
 def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore) -> AnchorSnapshot:
@@ -358,7 +376,18 @@ def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore) -> Anch
         brought=brought_certificate(config.trust_anchor),
         has_key=bool(config.trust_anchor.private_key or config.trust_anchor.private_key_file),
         issuer=issuer.certificate if issuer else None,
+        cluster=cluster_uid(cluster),
+        kept_by=kept.cluster if kept else "",
     )
+
+
+def cluster_uid(cluster: Cluster) -> str:
+    """What tells a cluster from every other: the UID of its namespace kube-system.
+
+    By a list, which every flow that keeps a key may ask for already.
+    """
+    found = cluster.list("v1", "Namespace", fields="metadata.name=kube-system")
+    return next((str(obj["metadata"]["uid"]) for obj in found), "")
 
 
 def decide_trust_anchor(
@@ -366,47 +395,58 @@ def decide_trust_anchor(
 ) -> tuple[Origin, str | None]:
     """What becomes the anchor: its origin, and its certificate (None: it has to be made).
 
-    An anchor that the mesh trusts is never replaced, nor is one that is kept.
+    An anchor that the mesh trusts is never replaced, nor is one that is kept. One that is kept for
+    another cluster is only taken where the user asks for that.
 
     Raises:
         InvalidInput: what is brought or kept is unfit, or is not what the mesh trusts.
     """
     domain = config.trust_domain
     if snapshot.brought is not None:
-        info = check_trust_anchor(snapshot.brought, domain, now, "trust_anchor.certificate")
+        info = check_trust_anchor(
+            snapshot.brought, domain, now, "trust_anchor.certificate", version=config.linkerd
+        )
         _refuse_unless_trusted(info, snapshot.trusted, "trust_anchor.certificate")
         if snapshot.kept is not None:
             if not is_same(snapshot.kept, info.pem):
                 raise InvalidInput(
                     where,
-                    expected="no trust anchor, or the brought one",
+                    expected="no trust anchor, or the one in trust_anchor.certificate",
                     found="another trust anchor with its key",
-                    remedy="Choose another place for the key, or bring no certificate, so that "
-                    "the one that is kept there is used.",
+                    remedy="Choose another place for the key (trust_anchor.secret_block or "
+                    "key_file), or leave trust_anchor.certificate empty to use the one kept there.",
                 )
             return "adopted", info.pem
         if not snapshot.has_key and snapshot.issuer is None:
             raise InvalidInput(
                 "trust_anchor.private_key",
-                expected="the key of the brought anchor, as there is no issuer yet to be signed",
+                expected="the key of the provided anchor, as there is no issuer yet to be signed",
                 found="none",
                 remedy="Give private_key or private_key_file too.",
             )
         return "brought", info.pem
     if snapshot.kept is not None:
-        info = check_trust_anchor(snapshot.kept, domain, now, where)
+        info = check_trust_anchor(snapshot.kept, domain, now, where, version=config.linkerd)
         _refuse_unless_trusted(info, snapshot.trusted, where)
+        _refuse_another_clusters(snapshot, config, where)
         return "adopted", info.pem
     if snapshot.trusted:
         current = _signing_anchor(snapshot)
-        check_trust_anchor(current, domain, now, f"ConfigMap {TRUST_ROOTS}")
+        check_trust_anchor(
+            current,
+            domain,
+            now,
+            f"ConfigMap {TRUST_ROOTS}",
+            version=config.linkerd,
+            in_use=True,
+        )
         return "adopted", current
     if snapshot.issuer is not None:
         raise InvalidInput(
             f"Secret {ISSUER_SECRET}",
             expected="the trust anchor that signed this issuer",
-            found=f"no ca.crt in it, no ConfigMap {TRUST_ROOTS}, and none brought",
-            remedy="Bring the anchor (trust_anchor.certificate), or move this Secret away.",
+            found=f"no ca.crt in it, no ConfigMap {TRUST_ROOTS}, and none provided",
+            remedy="Provide the anchor (trust_anchor.certificate), or move this Secret away.",
         )
     return "made", None
 
@@ -420,6 +460,27 @@ def _signing_anchor(snapshot: AnchorSnapshot) -> str:
         except CertificateError:
             pass  # the step that looks at the issuer says what is wrong with it
     return read_certificates(snapshot.trusted, TRUST_ROOTS)[-1].pem
+
+
+def _refuse_another_clusters(snapshot: AnchorSnapshot, config: MeshConfig, where: str) -> None:
+    """Raises unless the kept anchor is this cluster's, or is meant to be shared.
+
+    It is where the mesh trusts it already, or the run that stored it was for this cluster and was
+    interrupted. What was stored before clusters were noted is known by the first alone.
+    """
+    is_own = snapshot.kept_by in (THIS_CLUSTER, snapshot.cluster) and snapshot.kept_by
+    if is_own or snapshot.trusted or config.trust_anchor.share_anchor:
+        return
+    raise InvalidInput(
+        where,
+        expected="no trust anchor, or the one of this cluster",
+        found=f"the one of cluster {snapshot.kept_by}"
+        if snapshot.kept_by
+        else "one of an unknown cluster, which this cluster does not trust yet",
+        remedy="To have an anchor of its own, give this cluster another place for the key "
+        "(trust_anchor.secret_block or key_file). To use one anchor for several clusters, as "
+        "multi-cluster needs, set trust_anchor.share_anchor.",
+    )
 
 
 def _refuse_unless_trusted(info: CertificateInfo, trusted: str, subject: str) -> None:
@@ -447,25 +508,33 @@ def ensure_trust_anchor(
     snapshot = read_snapshot(cluster, config, store)
     origin, certificate = decide_trust_anchor(snapshot, config, now, store.where)
     if certificate is None:
-        pair = create_trust_anchor(config.trust_domain, config.lifetimes.anchor, now)
+        made = create_trust_anchor(config.trust_domain, config.lifetimes.anchor, now)
+        pair = replace(made, cluster=snapshot.cluster)
         store.store_once(pair)
         certificate = pair.certificate
     elif origin == "brought" and snapshot.has_key:
-        store.store_once(KeyPair(certificate, brought_key(config.trust_anchor, certificate)))
+        key = brought_key(config.trust_anchor, certificate)
+        store.store_once(KeyPair(certificate, key, snapshot.cluster))
     bundle = join_bundle([*([snapshot.trusted] if snapshot.trusted else []), certificate])
-    info = check_trust_anchor(certificate, config.trust_domain, now, store.where)
+    info = check_trust_anchor(
+        certificate, config.trust_domain, now, store.where, version=config.linkerd
+    )
     return TrustAnchor(certificate, bundle, info, origin)
 
 
 def brought_certificate(config: TrustAnchorConfig) -> str | None:
-    """The PEM that the user brings, from the form or from a file."""
+    """The PEM that the user provides, in the form or in a file."""
     if config.certificate_file is None:
         return config.certificate
     return _read(config.certificate_file, "trust_anchor.certificate_file")
 
 
 def brought_key(config: TrustAnchorConfig, certificate: str) -> SecretStr:
-    """The brought anchor's key, decrypted, once it is known to belong to the certificate."""
+    """The provided anchor's key, decrypted, once it is known to belong to the certificate.
+
+    Raises:
+        InvalidInput: there is none, it cannot be read, or it is another certificate's.
+    """
     subject = "trust_anchor.private_key"
     key = config.private_key
     if key is None and config.private_key_file is not None:
@@ -480,6 +549,18 @@ def brought_key(config: TrustAnchorConfig, certificate: str) -> SecretStr:
     return plain
 
 
+def brought_pair(config: TrustAnchorConfig) -> KeyPair | None:
+    """The provided anchor with its key; None where one of the two is not provided.
+
+    Raises:
+        InvalidInput: they cannot be read, or do not belong together.
+    """
+    certificate = brought_certificate(config)
+    if certificate is None or not (config.private_key or config.private_key_file):
+        return None
+    return KeyPair(certificate, brought_key(config, certificate))
+
+
 def _read(path: Path, subject: str) -> str:
     try:
         return path.expanduser().read_text()
@@ -488,7 +569,8 @@ def _read(path: Path, subject: str) -> str:
             subject,
             expected=f"PEM text in {path}",
             found="something that is no text, perhaps DER",
-            remedy="Convert it: openssl x509 -inform der (for a key: openssl pkey -inform der).",
+            remedy="Convert it: openssl x509 -inform der -in anchor.der -out anchor.crt (a key: "
+            "openssl pkey -inform der -in key.der -out anchor.key).",
         ) from None
     except OSError as error:
         raise InvalidInput(

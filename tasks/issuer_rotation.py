@@ -8,7 +8,6 @@ from mesh.helm import Helm
 from mesh.pki import CertificateInfo
 from mesh.rotation import issuer as issuer_rotation
 from mesh.rotation.issuer import IssuerRotation, ReleaseWriter
-from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import RotationOptions
 from mesh.rotation.record import RotationClaim
 from mesh.rotation.story import issuer_markdown, issuer_notice
@@ -17,13 +16,13 @@ from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
 from tasks.rotation import await_approval, control_plane_chart
 from tasks.step import step
-from tasks.trust_anchor import key_store
+from tasks.trust_anchor import key_ring
 
 
 @step("look", description="Checks that the issuer can be rotated; changes nothing.")
 def look_at_issuer(mesh: LinkerdMesh, options: RotationOptions) -> CertificateInfo | None:
     cluster = cluster_of(mesh)
-    ring = KeyRing(key_store(mesh, cluster))
+    ring = key_ring(mesh, cluster)
     return issuer_rotation.look_at_issuer(cluster, mesh, ring, options, _writer(mesh)).issuer
 
 
@@ -45,7 +44,7 @@ def rotate_the_issuer(
     before: CertificateInfo | None,
 ) -> IssuerRotation:
     cluster = cluster_of(mesh)
-    ring = KeyRing(key_store(mesh, cluster))
+    ring = key_ring(mesh, cluster)
     with RolloutProgress(mesh.name, "issuer") as progress:
         done = issuer_rotation.rotate_issuer(
             cluster, mesh, ring, claim, options, before, _writer(mesh), progress

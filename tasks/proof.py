@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.logging import get_run_logger
 
 from mesh.helm_record import read_releases
 from mesh.proof import Proof, proof_markdown, proof_table, prove, read_proof
@@ -20,6 +21,8 @@ def proof(mesh: LinkerdMesh, charts: Charts) -> Proof:
     is_rehearsal = any(chart.is_rehearsal for chart in charts.values())
     snapshot = read_proof(cluster, mesh, read_releases(cluster), rehearsal=is_rehearsal)
     proven = prove(snapshot, datetime.now(UTC))
+    for text in proven.unchecked:
+        get_run_logger().warning("Not checked: %s", text)
     create_markdown_artifact(
         proof_markdown(proven), key=f"{mesh.name}-bootstrap", description=f"Mesh {mesh.name}"
     )

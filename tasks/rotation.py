@@ -18,7 +18,6 @@ from pydantic import SecretStr
 from mesh.charts import Chart, ChartCatalog
 from mesh.errors import InvalidInput
 from mesh.helm import Helm
-from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.rotation.phases import CERTIFICATE_PHASES, PHASES, PhaseName
 from mesh.rotation.plan import RotationPlan, look
@@ -30,7 +29,7 @@ from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
 from tasks.step import step
-from tasks.trust_anchor import key_store, load_secret
+from tasks.trust_anchor import key_ring, load_secret
 
 
 @step("plan", description="Checks what was given against what is there, and plans the rotation.")
@@ -43,7 +42,7 @@ def plan_rotation(
         cluster,
         mesh,
         control_plane_chart(mesh),
-        KeyRing(key_store(mesh, cluster)),
+        key_ring(mesh, cluster),
         with_key(new_anchor),
         options,
         action,
@@ -123,7 +122,7 @@ def claimed_rotation(mesh: LinkerdMesh, options: RotationOptions) -> Generator[R
     """A rotation of a mesh's anchor, with the right to it."""
     cluster = cluster_of(mesh)
     with claimed_mesh(mesh, options) as claim:
-        ring = KeyRing(key_store(mesh, cluster))
+        ring = key_ring(mesh, cluster)
         chart = control_plane_chart(mesh)
         yield Rotation(cluster, mesh, Helm(cluster), chart, ring, claim, options)
 

@@ -12,11 +12,13 @@ from pydantic import SecretStr
 
 from mesh.cluster import Cluster
 from mesh.pki import KeyPair
+from mesh.rotation.key_ring import KeyRing
 from mesh.trust_anchor import (
     ClusterKeyStore,
     FileKeyStore,
     KeyStore,
     TrustAnchor,
+    brought_pair,
     ensure_trust_anchor,
     is_same,
     refuse_other,
@@ -51,7 +53,8 @@ class SecretBlockKeyStore:
         if isinstance(content, str):
             content = json.loads(content)
         pair = cast("dict[str, str]", content)
-        return KeyPair(pair["certificate"], SecretStr(pair["private_key"]))
+        key = SecretStr(pair["private_key"])
+        return KeyPair(pair["certificate"], key, pair.get("cluster", ""))
 
     def store_once(self, pair: KeyPair) -> None:
         if (existing := self.load()) is not None:
@@ -79,6 +82,7 @@ class SecretBlockKeyStore:
         content = {
             "certificate": pair.certificate,
             "private_key": pair.private_key.get_secret_value(),
+            "cluster": pair.cluster,
         }
         block: Secret[Any] = Secret(value=SecretStr(json.dumps(content)))  # pyright: ignore[reportArgumentType]
         block.save(self._name, overwrite=overwrite)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
@@ -92,6 +96,16 @@ def key_store(mesh: LinkerdMesh, cluster: Cluster) -> KeyStore:
     if anchor.key_file is not None and anchor.passphrase is not None:
         return FileKeyStore(anchor.key_file, anchor.passphrase)
     return SecretBlockKeyStore(anchor.secret_block or f"{mesh.name}-trust-anchor")
+
+
+def key_ring(mesh: LinkerdMesh, cluster: Cluster) -> KeyRing:
+    """The places of this mesh's anchor keys, and the key that its configuration provides."""
+    anchor = mesh.trust_anchor
+    return KeyRing(
+        key_store(mesh, cluster),
+        provided=lambda: brought_pair(anchor),
+        is_shared=anchor.share_anchor,
+    )
 
 
 @step("trust anchor", description="Adopts, takes or makes the root of trust; never replaces one.")

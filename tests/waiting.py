@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], timeout: float = 120, *, every: float = 0.5) -> T:
+def eventually(look: Callable[[], T], timeout: float = 240, *, every: float = 0.5) -> T:
     """What `look` returns once that is something."""
     deadline = time.monotonic() + timeout
     while not (found := look()):

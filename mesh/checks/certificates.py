@@ -18,7 +18,7 @@ from mesh.expiry import Expiry, Role, expiries
 from mesh.issuer import ready_condition
 from mesh.pki import CertificateInfo, read_certificates, signed_by
 from mesh.rotation.record import RECORD, record_of
-from mesh.snapshot import Snapshot, timestamp
+from mesh.snapshot import Certificates, Snapshot, timestamp
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 
 SOON = timedelta(days=30)
@@ -30,6 +30,58 @@ LATE = timedelta(minutes=15)
 TAKE_OVER = "Run rotate_anchor, which takes over from there."
 
 certificates = Category("pl-certificates", "beyond")
+
+
+@certificates.check("pl-trust-bundle", "the trust bundle holds the anchor that signed the issuer")
+def _(snapshot: Snapshot) -> Problems:
+    namespace = snapshot.config.namespaces.linkerd
+    where = f"ConfigMap/{namespace}/{TRUST_ROOTS}"
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    issuer = snapshot.secrets.get(f"{namespace}/{ISSUER_SECRET}")
+    if issuer is None or not issuer.certificate:
+        raise Skip("there is no issuer")
+    try:
+        chain = read_certificates(issuer.certificate, subject)
+    except MeshError as error:
+        raise Skip(f"the issuer cannot be read: {error.found}") from None
+    try:
+        trusted = read_certificates(snapshot.trust_bundle, where) if snapshot.trust_bundle else []
+    except MeshError as error:
+        text = f"it cannot be read: expected {error.expected}, found {error.found}"
+        yield Problem(where, f"{text}, so identity does not start", error.remedy)
+        return
+    # Identity verifies its issuer by this bundle, and does not start, or keeps the old issuer,
+    # where that fails. Source: linkerd2 `pkg/identity/service.go` (loadCredentials).
+    if trusted and signed_by(issuer.certificate, snapshot.trust_bundle, subject) is not None:
+        return
+    held = ", ".join(map(_anchor_name, trusted)) or "no anchor"
+    text = (
+        f"it holds {held}, and none of them signed the issuer ({_anchor_name(chain[0])}, signed by "
+        f"{chain[-1].issuer}): the identity service refuses it, and no proxy gets a certificate"
+    )
+    is_certificates = snapshot.anchor_owner is not None
+    yield Problem(where, text, TAKE_OVER if is_certificates else _mend_bundle(issuer, subject))
+
+
+def _mend_bundle(issuer: Certificates, subject: str) -> str:
+    try:
+        signer = signed_by(issuer.certificate, issuer.authority, subject)
+    except MeshError:
+        signer = None
+    if signer is None:
+        return (
+            "Add the anchor that signed it to the bundle, or run rotate_anchor with recover, which "
+            "gives the mesh a new anchor and issuer, with a downtime."
+        )
+    return (
+        f"Add {_anchor_name(signer)}, which is ca.crt of {subject}, to the bundle where that is "
+        "declared: the value identityTrustAnchorsPEM of the control plane's release, or the "
+        "trust-manager Bundle. Then restart Deployment/linkerd-identity."
+    )
+
+
+def _anchor_name(info: CertificateInfo) -> str:
+    return f"{info.common_name or info.subject or 'one without a name'} ({info.fingerprint[:12]})"
 
 
 @certificates.check(

@@ -13,10 +13,9 @@ from typing import Any
 from mesh.checks.check import Category, Problem, Problems, Skip
 from mesh.checks.existence import installed_values
 from mesh.errors import MeshError
-from mesh.pki import CertificateInfo, read_certificates, signed_by
+from mesh.pki import CertificateInfo, read_certificates, signed_by, unsupported_crypto
 from mesh.snapshot import Certificates, Snapshot
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
-from mesh.version import LinkerdVersion
 
 identity = Category("linkerd-identity", "control-plane")
 identity_data_plane = Category("linkerd-identity-data-plane", "proxy")
@@ -113,34 +112,12 @@ def _unreadable(pem: str, subject: str, remedy: str) -> Problems:
 )
 def _(snapshot: Snapshot) -> Problems:
     for anchor in anchors(snapshot):
-        if text := unsupported_crypto(anchor, snapshot.version, is_anchor=True):
-            yield Problem(_named(anchor, snapshot), text, ROTATE)
+        if wrong := unsupported_crypto(anchor, snapshot.version, is_anchor=True):
+            yield Problem(_named(anchor, snapshot), str(wrong), ROTATE)
 
 
 def _named(anchor: CertificateInfo, snapshot: Snapshot) -> str:
     return f"trust anchor {anchor.common_name} ({anchor.serial}) of {_subject(snapshot)}"
-
-
-def unsupported_crypto(info: CertificateInfo, version: LinkerdVersion, *, is_anchor: bool) -> str:
-    """What Linkerd cannot work with in a certificate's key or signature; empty where it can.
-
-    Since 2.12 an anchor may be of RSA, and so may be what it signs.
-    """
-    allows_rsa = version.at_least((2, 12))
-    if info.key.startswith("ECDSA"):
-        if info.key != "ECDSA P-256":
-            return f"its key is {info.key}, and has to be ECDSA P-256"
-        signatures = {"ECDSA SHA-256"} | ({"RSA SHA-256"} if allows_rsa else set[str]())
-        expected = "ECDSA SHA-256"
-    elif info.key.startswith("RSA") and is_anchor and allows_rsa:
-        if info.key not in ("RSA 2048", "RSA 4096"):
-            return f"its key is {info.key}, and RSA has to have 2048 or 4096 bits"
-        signatures, expected = {"RSA SHA-256"}, "RSA SHA-256"
-    else:
-        return f"its key is {info.key}, and has to be ECDSA P-256"
-    if info.signature not in signatures:
-        return f"its signature is {info.signature}, and has to be {expected}"
-    return ""
 
 
 @identity.check(
@@ -187,8 +164,8 @@ def ends_soon(info: CertificateInfo, now: datetime) -> str:
     fatal=True,
 )
 def _(snapshot: Snapshot) -> Problems:
-    if text := unsupported_crypto(issuer_chain(snapshot)[0], snapshot.version, is_anchor=False):
-        yield Problem(_subject(snapshot), text, REISSUE)
+    if wrong := unsupported_crypto(issuer_chain(snapshot)[0], snapshot.version, is_anchor=False):
+        yield Problem(_subject(snapshot), str(wrong), REISSUE)
 
 
 @identity.check(

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from mesh.checks.certificates import issuance_lifetime
 from mesh.checks.check import Category, Problem, Problems, Skip
-from mesh.proxy_metrics import ProxySample, Responses
+from mesh.proxy_metrics import ProxySample, Responses, without_identity
 from mesh.snapshot import Snapshot
 
 SUCCESS_RATE = 0.95
@@ -22,14 +22,7 @@ proxy_metrics = Category("pl-proxy-metrics", "beyond")
 
 @proxy_metrics.check("pl-proxy-identity-valid", "proxies have certificates that are valid")
 def _(snapshot: Snapshot) -> Problems:
-    sample = _sample(snapshot)
-    for pod, said in sorted(sample.answers.items()):
-        if said.identity_ends is None:
-            text = "its proxy has no certificate"
-        elif said.identity_ends <= snapshot.now:
-            text = f"its proxy's certificate ended on {said.identity_ends:%Y-%m-%d %H:%M} UTC"
-        else:
-            continue
+    for pod, text in without_identity(_sample(snapshot), snapshot.now):
         yield Problem(f"Pod/{pod}", text, "Look at the identity controller's log, then restart it.")
 
 

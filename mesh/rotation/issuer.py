@@ -79,12 +79,13 @@ def look_at_issuer(
             remedy="Let rotate_anchor finish, which makes a new issuer as well.",
         )
     snapshot = read_rotation(cluster, config, "")
-    if snapshot.issuer_anchor is None:
+    if snapshot.issuer_anchor is None or not snapshot.is_chained:
         raise InvalidInput(
             f"Secret/{namespace}/{ISSUER_SECRET}",
             expected="an issuer that an anchor of the trust bundle signed",
             found="none",
-            remedy="Run bootstrap, or rotate_anchor where the anchor is another one.",
+            remedy="Put the anchor that signed it back into the trust bundle, or run rotate_anchor "
+            "with recover, which needs a downtime.",
         )
     expired = is_expired(snapshot, now := cluster.clock())
     if expired:

@@ -47,7 +47,9 @@ def write_issuer(cluster: Cluster, config: MeshConfig, anchor: KeyPair, bundle: 
     now = cluster.clock()
     issuer = sign_issuer(anchor, config.trust_domain, config.lifetimes.issuer, now)
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
-    check_issuer(issuer.certificate, bundle, config.trust_domain, now, subject)
+    check_issuer(
+        issuer.certificate, bundle, config.trust_domain, now, subject, version=config.linkerd
+    )
     put_issuer(cluster, config, issuer, anchor.certificate)
 
 

@@ -40,7 +40,7 @@ from mesh.rotation.preconditions import (
 from mesh.rotation.record import RotationRecord, anchor_of, read_record
 from mesh.rotation.snapshot import RotationSnapshot, read_rotation
 from mesh.rotation.trust_bundle import require_installed
-from mesh.trust_anchor import ISSUER_SECRET, brought_certificate, brought_key
+from mesh.trust_anchor import ISSUER_SECRET, brought_certificate, brought_key, cluster_uid
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,9 @@ def look(
     snapshot = read_rotation(cluster, config, goal or "")
     if snapshot.anchor is not None:
         require_certificate_layout(snapshot, new, action, spread_takes(snapshot, options))
+    else:
+        known = snapshot.bundle.roots + "\n" + (record.anchors if record is not None else "")
+        ring.refuse_another_clusters(fingerprints(known, "trust bundle"), cluster_uid(cluster))
     if snapshot.bundle.follows:
         require_installed(snapshot.bundle, chart, config)
     if config.issuer == "self-signed":
@@ -110,7 +113,8 @@ def look(
         info = _certificate_goal(snapshot, is_open=is_open)
     expired = is_expired(snapshot, now)
     found = tuple(troubles(snapshot, config, now))
-    refuse(config, options, action, found, expired=expired, is_open=is_open)
+    unsigned = not snapshot.is_chained
+    refuse(config, options, action, found, expired=expired, unsigned=unsigned, is_open=is_open)
     phase: PhaseName = "prepare"
     if is_open:
         phase = (

@@ -25,7 +25,9 @@ def check_new_anchor(
     Raises:
         InvalidInput: it is unfit (see `check_trust_anchor`), ends soon, or is trusted already.
     """
-    info = check_trust_anchor(certificate, config.trust_domain, now, "new trust anchor")
+    info = check_trust_anchor(
+        certificate, config.trust_domain, now, "new trust anchor", version=config.linkerd
+    )
     if trusted.strip() and info.fingerprint in fingerprints(trusted, "trust bundle"):
         raise InvalidInput(
             "new trust anchor",
@@ -72,7 +74,14 @@ def _chain_trouble(snapshot: RotationSnapshot, config: MeshConfig, now: datetime
     # A Certificate's anchor may be out of the bundle, which a rotation puts right.
     anchors = snapshot.pool or snapshot.bundle.roots
     try:
-        check_issuer(snapshot.issuer.pem, anchors, config.trust_domain, now, subject)
+        check_issuer(
+            snapshot.issuer.pem,
+            anchors,
+            config.trust_domain,
+            now,
+            subject,
+            version=config.linkerd,
+        )
     except MeshError as error:
         # An intermediate between issuer and anchor is not part of what was kept of it.
         return [] if snapshot.issuer_anchor is not None else [str(error)]
@@ -179,15 +188,20 @@ def refuse(
     found: Sequence[str],
     *,
     expired: bool,
+    unsigned: bool,
     is_open: bool,
 ) -> None:
-    """Raises unless the mesh can take this action now."""
+    """Raises unless the mesh can take this action now.
+
+    Args:
+        unsigned: whether no anchor that the mesh trusts signed its issuer.
+    """
     subject = f"mesh {config.name}"
     if action == "recover":
-        if not expired and not is_open:
+        if not expired and not unsigned and not is_open:
             raise InvalidInput(
                 subject,
-                expected="certificates that have ended, to recover from",
+                expected="certificates that have expired or do not chain, to recover from",
                 found="that they are valid",
                 remedy="Use rotate_anchor or rotate_issuer without recover: they need no downtime.",
             )

@@ -80,6 +80,7 @@ from mesh.trust_anchor import (
     TlsSecret,
     brought_certificate,
     brought_key,
+    cluster_uid,
     read_tls_secret,
     tls_secret,
 )
@@ -180,12 +181,13 @@ class Rotation:
         roots = snapshot.bundle.roots
         pair = self._new_pair(new, roots, now)
         info = check_new_anchor(pair.certificate, self._config, roots, now)
-        if snapshot.issuer_anchor is None and action != "recover":
+        if not snapshot.is_chained and action != "recover":
             raise InvalidInput(
                 f"Secret {ISSUER_SECRET}",
                 expected="an issuer that an anchor of the trust bundle signed",
                 found="none",
-                remedy="Mend the issuer first: see verify_mesh.",
+                remedy="See verify_mesh for the cause; rotate_anchor with recover gives the mesh "
+                "a new anchor and issuer, with a downtime.",
             )
         self._claim.save(
             RotationRecord(
@@ -239,11 +241,11 @@ class Rotation:
 
     def _new_pair(self, new: NewAnchor, roots: str, now: datetime) -> KeyPair:
         """The new anchor, kept beside the old one's key before anything uses it."""
-        config = self._config
+        config, own = self._config, cluster_uid(self._cluster)
         if new.is_brought:
             brought = new.as_config(config.trust_anchor)
             certificate = brought_certificate(brought) or ""
-            pair = KeyPair(certificate, brought_key(brought, certificate))
+            pair = KeyPair(certificate, brought_key(brought, certificate), own)
             self._ring.next.replace(pair)
             return pair
         # One that a run made which died before it wrote down that it had begun.
@@ -255,7 +257,9 @@ class Rotation:
                 pass
             else:
                 return kept
-        pair = create_trust_anchor(config.trust_domain, config.lifetimes.anchor, now)
+        pair = replace(
+            create_trust_anchor(config.trust_domain, config.lifetimes.anchor, now), cluster=own
+        )
         self._ring.next.replace(pair)
         return pair
 
@@ -448,6 +452,7 @@ class Rotation:
             self._config.trust_domain,
             now,
             f"Secret/{namespace}/{PREVIOUS_ISSUER}",
+            version=self._config.linkerd,
         )
         issuer = KeyPair(kept.certificate, kept.private_key)
         put_issuer(self._cluster, self._config, issuer, kept.authority)

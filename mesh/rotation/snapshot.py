@@ -57,6 +57,17 @@ class RotationSnapshot:
     pool: str = ""
 
     @property
+    def is_chained(self) -> bool:
+        """Whether an anchor that the mesh trusts signed its issuer.
+
+        The anchors of an earlier rotation are known by its record, and need not be trusted still.
+        """
+        if self.anchor is not None:
+            # A Certificate's anchor may be out of the bundle, which a rotation puts right.
+            return self.issuer_anchor is not None
+        return self.issuer_anchor in self.bundle.anchors
+
+    @property
     def loaded_since(self) -> datetime | None:
         """From when on every identity pod signs by the goal; None while one may not."""
         if self.issuer_anchor != self.goal:

@@ -395,16 +395,17 @@ FAULTS = [
     fault(
         "the trust anchor is of P-384",
         issuer(lambda _: whole_chain(certificate(key=ec.generate_private_key(ec.SECP384R1())))),
-        errors="l5d-identity-trustAnchors-use-supported-crypto",
+        errors="l5d-identity-trustAnchors-use-supported-crypto pl-trust-bundle",
     ),
     fault(
         "the trust anchor has ended",
         issuer(lambda _: whole_chain(certificate(starts=-9, ends=-1))),
-        errors="l5d-identity-trustAnchors-are-time-valid",
+        errors="l5d-identity-trustAnchors-are-time-valid pl-trust-bundle",
     ),
     fault(
         "the trust anchor ends soon",
         issuer(lambda _: whole_chain(certificate(ends=59))),
+        errors="pl-trust-bundle",
         warnings="l5d-identity-trustAnchors-not-expiring-soon",
     ),
     fault(
@@ -426,7 +427,7 @@ FAULTS = [
     fault(
         "another anchor signed the issuer",
         issuer(issuer_of_another_anchor),
-        errors="l5d-identity-issuer-cert-issued-by-trust-anchor",
+        errors="l5d-identity-issuer-cert-issued-by-trust-anchor pl-trust-bundle",
     ),
     # linkerd-webhooks-and-apisvc-tls
     fault(
@@ -560,7 +561,7 @@ FAULTS = [
     fault(
         "another anchor signed the issuer of the edge",
         issuer(issuer_of_another_anchor),
-        errors="l5d-identity-issuer-cert-issued-by-trust-anchor",
+        errors="l5d-identity-issuer-cert-issued-by-trust-anchor pl-trust-bundle",
         version="edge-26.8.3",
     ),
     # 2.11

@@ -89,6 +89,11 @@ def anchor_about_to_end(mesh: InstalledMesh) -> AbstractContextManager[object]:
     )
 
 
+def another_bundle(mesh: InstalledMesh) -> AbstractContextManager[object]:
+    """The trust bundle is another anchor's alone, as somebody pasted it."""
+    return _bundle(mesh, create_trust_anchor("cluster.local", 3650 * DAY, datetime.now(UTC)))
+
+
 @contextmanager
 def another_root(mesh: InstalledMesh) -> Generator[None]:
     """Anchor and issuer are replaced at once, and no proxy is restarted."""
@@ -395,21 +400,25 @@ def _other_chart(content: dict[str, Any]) -> None:
 
 
 def no_record(mesh: InstalledMesh) -> AbstractContextManager[object]:
-    name = _record(mesh.cluster, "linkerd-viz", "linkerd-viz")["metadata"]["name"]
-    secret = mesh.cluster.get("v1", "Secret", name, "linkerd-viz")
-    assert secret is not None
+    """No revision of viz is recorded, neither the newest nor those before it."""
+    found = mesh.cluster.list("v1", "Secret", "linkerd-viz", labels="owner=helm,name=linkerd-viz")
+    records = list(found)
+    assert records
 
     @contextmanager
     def cause() -> Generator[None]:
-        mesh.cluster.delete("v1", "Secret", name, "linkerd-viz")
+        for secret in records:
+            mesh.cluster.delete("v1", "Secret", secret["metadata"]["name"], "linkerd-viz")
         try:
             yield
         finally:
-            metadata = {key: secret["metadata"][key] for key in ("name", "namespace", "labels")}
-            mesh.cluster.create(
-                {key: secret[key] for key in ("apiVersion", "kind", "type", "data")}
-                | {"metadata": metadata}
-            )
+            for secret in records:
+                metadata = {key: secret["metadata"][key] for key in ("name", "namespace", "labels")}
+                mesh.cluster.create(
+                    {"apiVersion": "v1", "kind": "Secret"}
+                    | {key: secret[key] for key in ("type", "data")}
+                    | {"metadata": metadata}
+                )
 
     return cause()
 
@@ -509,6 +518,14 @@ FAULTS = [
         "the root of trust was replaced without restarts",
         another_root,
         errors="pl-proxy-trusts-issuer",
+        warnings="pl-proxy-trust-bundle pl-release-values "
+        "l5d-identity-data-plane-proxies-certs-match-ca "
+        "l5d-viz-proxy-healthy l5d-jaeger-proxy-healthy",
+    ),
+    fault(
+        "the trust bundle has lost the issuer's anchor",
+        another_bundle,
+        errors="pl-trust-bundle",
         warnings="pl-proxy-trust-bundle pl-release-values "
         "l5d-identity-data-plane-proxies-certs-match-ca "
         "l5d-viz-proxy-healthy l5d-jaeger-proxy-healthy",

@@ -105,6 +105,42 @@ def issuer(made: Made) -> dict[str, Certificates]:
 # Certificates
 
 
+def test_the_trust_bundle_is_held_against_the_issuer() -> None:
+    other = make("root.linkerd.other")
+    made = make("identity", signer=ROOT)
+    snapshot = empty_snapshot(trust_bundle=other.pem + ROOT.pem, secrets=issuer(made))
+    assert judge(snapshot, "pl-trust-bundle").outcome == "success"
+
+    result = judge(snapshot.changed(trust_bundle=other.pem), "pl-trust-bundle")
+    assert result.outcome == "error"
+    (problem,) = result.problems
+    assert problem.subject == "ConfigMap/linkerd/linkerd-identity-trust-roots"
+    assert "it holds root.linkerd.other (" in problem.message
+    assert "signed by CN=root.linkerd.cluster.local" in problem.message
+    assert "which is ca.crt of Secret/linkerd/linkerd-identity-issuer" in problem.remedy
+
+    empty = judge(snapshot.changed(trust_bundle=""), "pl-trust-bundle")
+    assert "it holds no anchor" in texts(empty)
+    unknown = issuer(make("identity", signer=make("nobody's")))
+    lost = judge(snapshot.changed(secrets=unknown), "pl-trust-bundle")
+    assert "rotate_anchor with recover" in texts(lost)
+    trusted = ROOT.pem.replace("CERTIFICATE", "TRUSTED CERTIFICATE")
+    unread = judge(snapshot.changed(trust_bundle=trusted), "pl-trust-bundle")
+    assert "BEGIN TRUSTED CERTIFICATE" in texts(unread)
+    assert "openssl x509" in texts(unread)
+
+
+def test_the_trust_bundle_of_an_issuer_with_an_intermediate_is_the_upper_ones() -> None:
+    middle = make("middle", signer=ROOT)
+    made = make("identity", signer=middle)
+    chain = Certificates(
+        "kubernetes.io/tls", frozenset({"tls.crt"}), made.pem + middle.pem, ROOT.pem, True
+    )
+    secrets = {"linkerd/linkerd-identity-issuer": chain}
+    snapshot = empty_snapshot(trust_bundle=ROOT.pem, secrets=secrets)
+    assert judge(snapshot, "pl-trust-bundle").outcome == "success"
+
+
 @given(lived=st.integers(1, 4000), left=st.integers(-100, 4000))
 def test_an_anchor_is_reported_within_30_days_or_the_last_third(lived: int, left: int) -> None:
     # Certificates count in seconds, so the very border is left out.

@@ -115,17 +115,19 @@ def lag_behind(step: str, version: str) -> None:
     def lagging_request(self: Cluster, method: str, path: str, **options: Any) -> Any:
         here = current_step()
         with lock:
-            if here is not None and here[0] == step and not begun.is_set():
+            is_first = here is not None and here[0] == step and not begun.is_set()
+            if is_first:
                 begun.set()
-                # It makes proxies after that of the control plane.
-                plane = self.get("apps/v1", "Deployment", "linkerd-destination", "linkerd")
-                assert plane is not None
-                spec = plane["spec"]["template"]["spec"]
-                for container in spec["containers"] + spec.get("initContainers", []):
-                    if container["name"] == "linkerd-proxy":
-                        name = container["image"].rpartition(":")[0]
-                        container["image"] = f"{name}:{version}"
-                self.replace(plane)
+        if is_first:
+            # It makes proxies after that of the control plane.
+            plane = self.get("apps/v1", "Deployment", "linkerd-destination", "linkerd")
+            assert plane is not None
+            spec = plane["spec"]["template"]["spec"]
+            for container in spec["containers"] + spec.get("initContainers", []):
+                if container["name"] == "linkerd-proxy":
+                    name = container["image"].rpartition(":")[0]
+                    container["image"] = f"{name}:{version}"
+            self.replace(plane)
         return request(self, method, path, **options)
 
     Cluster.request = lagging_request  # type: ignore[method-assign]

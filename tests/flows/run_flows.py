@@ -55,7 +55,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 def answer(returned: Any) -> dict[str, Any]:
     if isinstance(returned, Proof):
-        return {"ok": returned.ok, "proxies": returned.proxies}
+        return {"ok": returned.ok, "proxies": returned.proxies, "checked": returned.checked}
     if isinstance(returned, BootstrapPlan):
         return {
             "done": returned.is_done,

@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from mesh.cluster import Cluster
-from mesh.pki import create_trust_anchor, read_certificates
+from mesh.pki import read_certificates
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.flows.cluster_state import resource_versions
 from tests.flows.conftest import ConfigFactory, FlowRunner
+from tests.pki.certificates import NOW, YEAR, make
 
 REGISTRY = "registry.example.com:5000/mirror"
 
 
 def brought_anchor(folder: Path) -> dict[str, Any]:
-    pair = create_trust_anchor("cluster.local", timedelta(days=900), datetime.now(UTC))
+    """A root of RSA, as companies have them."""
+    key, since = rsa.generate_private_key(65537, 4096), datetime.now(UTC) - NOW
+    pair = make("Example Corp Root", key=key, starts=since - YEAR, ends=since + YEAR).pair
     (folder / "anchor.crt").write_text(pair.certificate)
     (folder / "anchor.key").write_text(pair.private_key.get_secret_value())
     return {
@@ -79,7 +83,9 @@ def test_bootstrap_makes_a_mesh_and_a_second_run_changes_nothing(
     first = run_bootstrap(config)
 
     assert first.returncode == 0, first.stderr[-4000:]
-    assert json.loads(first.stdout.splitlines()[-1])["ok"]
+    answer = json.loads(first.stdout.splitlines()[-1])
+    assert answer["ok"]
+    assert "proxies have certificates" in answer["checked"]
     LOOK_AT[version](cluster, LinkerdMesh.model_validate(config))
 
     before = resource_versions(cluster)

@@ -41,6 +41,60 @@ print(cluster_of(loaded).version())
 """
 
 
+TWO_CLUSTERS = """
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput
+from mesh.pki import create_trust_anchor
+from mesh.trust_anchor import decide_trust_anchor, read_snapshot
+from tasks.linkerd_mesh import LinkerdMesh
+from tasks.trust_anchor import key_store
+
+cluster, mesh, now = Cluster.from_file(Path(sys.argv[1])), LinkerdMesh(), datetime.now(UTC)
+store = key_store(mesh, cluster)
+
+def decide(config):
+    try:
+        return decide_trust_anchor(read_snapshot(cluster, config, store), config, now, store.where)
+    except InvalidInput as error:
+        return str(error)
+
+pair = create_trust_anchor("cluster.local", timedelta(days=9), now)
+store.store_once(replace(pair, cluster="elsewhere"))
+assert store.load().cluster == "elsewhere"
+assert "the one of cluster elsewhere" in decide(mesh), decide(mesh)
+assert "share_anchor" in decide(mesh)
+shared = MeshConfig(trust_anchor={"share_anchor": True})
+assert decide(shared) == ("adopted", pair.certificate)
+# As it was stored before clusters were noted.
+store.replace(pair)
+assert "one of an unknown cluster" in decide(mesh), decide(mesh)
+store.replace(replace(pair, cluster=read_snapshot(cluster, mesh, store).cluster))
+assert decide(mesh) == ("adopted", pair.certificate)
+print(store.where)
+store.remove()
+"""
+
+
+def test_a_second_cluster_does_not_take_the_anchor_of_the_default_block(
+    sandbox: Sandbox, prefect_server: PrefectServer
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_CLUSTERS, str(sandbox.kubeconfig)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | prefect_server.environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "Prefect Secret block mesh-trust-anchor"
+
+
 def test_every_option_explains_itself_in_the_form() -> None:
     # The one exception is a model of prefect-kubernetes.
     assert undescribed_fields(LinkerdMesh.model_json_schema()) == [
@@ -50,7 +104,7 @@ def test_every_option_explains_itself_in_the_form() -> None:
 
 def test_the_flow_is_started_by_choosing_a_mesh() -> None:
     schema = bootstrap.parameters.model_dump()
-    assert list(schema["properties"]) == ["mesh"]
+    assert list(schema["properties"]) == ["mesh", "dry_run", "accept"]
     assert schema["required"] == ["mesh"]
     assert "Which cluster" in schema["properties"]["mesh"]["description"]
     definition = schema["definitions"]["LinkerdMesh"]

@@ -21,6 +21,7 @@ from mesh.proof import (
     prove,
     require_proof,
 )
+from mesh.proxy_metrics import ProxyMetrics, ProxySample, Responses
 from mesh.trust_anchor import tls_secret
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -82,6 +83,7 @@ GOOD = ProofSnapshot(
     releases=(Release("linkerd-crds", "linkerd", "linkerd-crds", "1", "", 1, "deployed", NOW),),
     rehearsal=False,
     proxy_version=str(CONFIG.linkerd),
+    sample=ProxySample({"linkerd/app": ProxyMetrics(Responses(), NOW + timedelta(days=1))}),
 )
 
 
@@ -137,6 +139,14 @@ FAULTS: dict[str, tuple[Callable[[ProofSnapshot], ProofSnapshot], str]] = {
         lambda s: replace(s, releases=(replace(s.releases[0], status="pending-upgrade"),)),
         "its status is pending-upgrade",
     ),
+    "a proxy without a certificate": (
+        lambda s: replace(s, sample=ProxySample({"linkerd/app": ProxyMetrics(Responses(), None)})),
+        "Pod/linkerd/app: its proxy has no certificate; see the log of Deployment/linkerd/",
+    ),
+    "a proxy whose certificate has expired": (
+        lambda s: replace(s, sample=ProxySample({"linkerd/app": ProxyMetrics(Responses(), NOW)})),
+        "certificate expired on 2026-11-24",
+    ),
     "no route": (lambda s: replace(s, config=MeshConfig(viz={"enabled": False})), "IngressRoute/"),
 }
 
@@ -154,6 +164,15 @@ def test_each_fault_is_found(break_it: Callable[[ProofSnapshot], ProofSnapshot],
     assert any(text in failure for failure in proof.failures), proof.failures
     with pytest.raises(NotReady):
         require_proof(proof)
+
+
+def test_a_proof_says_that_no_proxy_could_be_asked_for_its_certificate() -> None:
+    proof = require_proof(prove(replace(GOOD, sample=ProxySample(silent={"a/b": "503"})), NOW))
+    assert "proxies have certificates" not in proof.checked
+    text = "proxies have certificates: no proxy's admin port answers (503)"
+    assert proof.unchecked == (text,)
+    assert text in proof_markdown(proof)
+    assert "proxies have certificates" in prove(GOOD, NOW).checked
 
 
 def test_the_page_shows_versions_certificates_and_releases() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput
 from mesh.pki import fingerprints, join_bundle
-from mesh.trust_anchor import AnchorSnapshot, decide_trust_anchor
+from mesh.trust_anchor import THIS_CLUSTER, AnchorSnapshot, decide_trust_anchor
 from tests.pki.certificates import NOW, make
 
 WHERE = "file /keys/anchor"
@@ -39,6 +39,7 @@ maybe = st.none() | names
     brought=maybe,
     has_key=st.booleans(),
     issuer=maybe,
+    kept_by=st.sampled_from(["here", "elsewhere", ""]),
 )
 def test_an_anchor_that_is_there_is_never_overwritten(
     kept: str | None,
@@ -46,6 +47,7 @@ def test_an_anchor_that_is_there_is_never_overwritten(
     brought: str | None,
     has_key: bool,
     issuer: str | None,
+    kept_by: str,
 ) -> None:
     snapshot = AnchorSnapshot(
         kept=ANCHORS[kept].pem if kept else None,
@@ -53,6 +55,8 @@ def test_an_anchor_that_is_there_is_never_overwritten(
         brought=ANCHORS[brought].pem if brought else None,
         has_key=has_key,
         issuer=ISSUERS[issuer] if issuer else None,
+        cluster="here",
+        kept_by=kept_by,
     )
     try:
         origin, certificate = decide_trust_anchor(snapshot, CONFIG, NOW, WHERE)
@@ -68,6 +72,8 @@ def test_an_anchor_that_is_there_is_never_overwritten(
         assert certificate == ANCHORS[kept].pem
     if brought:
         assert certificate == ANCHORS[brought].pem
+    if kept and not trusted and not brought:
+        assert kept_by == "here"
     if trusted:
         assert chosen in fingerprints(snapshot.trusted, "trusted")
     assert certificate not in (ANCHORS["expired"].pem, ANCHORS["elsewhere"].pem)
@@ -81,6 +87,8 @@ def snapshot(**parts: Any) -> AnchorSnapshot:
         "brought": None,
         "has_key": False,
         "issuer": None,
+        "cluster": "here",
+        "kept_by": "here",
     }
     return AnchorSnapshot(**(whole | parts))
 
@@ -91,6 +99,22 @@ CHOICES: dict[str, tuple[AnchorSnapshot, tuple[str, str | None]]] = {
     "nothing": (snapshot(), ("made", None)),
     "a dead run kept one": (snapshot(kept=ONE), ("adopted", ONE)),
     "brought with its key": (snapshot(brought=ONE, has_key=True), ("brought", ONE)),
+    "one that is kept in the cluster itself": (
+        snapshot(kept=ONE, kept_by=THIS_CLUSTER),
+        ("adopted", ONE),
+    ),
+    "one kept before clusters were noted, which the mesh has": (
+        snapshot(kept=ONE, kept_by="", trusted=ONE + TWO),
+        ("adopted", ONE),
+    ),
+    "another cluster's, which this mesh has too": (
+        snapshot(kept=ONE, kept_by="elsewhere", trusted=ONE),
+        ("adopted", ONE),
+    ),
+    "another cluster's, and its certificate is provided": (
+        snapshot(kept=ONE, kept_by="elsewhere", brought=ONE, has_key=True),
+        ("adopted", ONE),
+    ),
     "brought and kept before": (snapshot(brought=ONE, kept=ONE), ("adopted", ONE)),
     "brought without a key for a mesh with an issuer": (
         snapshot(brought=ONE, issuer=ISSUERS["one"]),
@@ -125,6 +149,13 @@ def test_what_is_chosen(case: str) -> None:
     assert decide_trust_anchor(given_, CONFIG, NOW, WHERE) == chosen
 
 
+def test_another_clusters_anchor_is_taken_where_it_is_meant_to_be_shared() -> None:
+    shared = MeshConfig.model_validate({"trust_anchor": {"share_anchor": True}})
+    for kept_by in ("elsewhere", ""):
+        given_ = snapshot(kept=ONE, kept_by=kept_by)
+        assert decide_trust_anchor(given_, shared, NOW, WHERE) == ("adopted", ONE)
+
+
 REFUSALS: dict[str, tuple[AnchorSnapshot, str, str]] = {
     "brought, but the mesh has another": (
         snapshot(brought=TWO, has_key=True, trusted=ONE),
@@ -142,10 +173,25 @@ REFUSALS: dict[str, tuple[AnchorSnapshot, str, str]] = {
         "trust_anchor.private_key",
         "Give private_key",
     ),
+    "another cluster's": (
+        snapshot(kept=ONE, kept_by="elsewhere"),
+        WHERE,
+        "set trust_anchor.share_anchor",
+    ),
+    "kept for nobody knows which cluster": (
+        snapshot(kept=ONE, kept_by=""),
+        WHERE,
+        "another place for the key (trust_anchor.secret_block or key_file)",
+    ),
+    "kept for a cluster, by one that does not know its own": (
+        snapshot(kept=ONE, kept_by="", cluster=""),
+        WHERE,
+        "set trust_anchor.share_anchor",
+    ),
     "an issuer of an unknown anchor": (
         snapshot(issuer=ISSUERS["one"]),
         "Secret linkerd-identity-issuer",
-        "Bring the anchor",
+        "Provide the anchor",
     ),
     "a Secret of another form and no anchor": (
         snapshot(issuer=""),

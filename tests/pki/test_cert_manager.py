@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, NotReady
 from mesh.issuer import cert_manager_objects, ensure_cert_manager_issuer, webhook_authorities
 from mesh.pki import KeyPair, check_key_matches, create_trust_anchor, read_certificates, signed_by
-from mesh.trust_anchor import ClusterKeyStore, TlsSecret, ensure_trust_anchor
+from mesh.trust_anchor import ClusterKeyStore, TlsSecret, cluster_uid, ensure_trust_anchor
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.pki.certificates import DOMAIN, YEAR
@@ -234,10 +235,14 @@ class Kept:
         assert pair == self._pair
 
 
+def own_anchor(cluster: Cluster) -> KeyPair:
+    return replace(create_trust_anchor(DOMAIN, YEAR, now()), cluster=cluster_uid(cluster))
+
+
 def test_a_failure_says_what_cert_manager_says(certified: Cluster) -> None:
     mesh = config(namespaces={"linkerd": "mesh-failing", "viz": "mesh-failing-viz"})
     make_namespaces(certified, mesh)
-    store = Kept(create_trust_anchor(DOMAIN, YEAR, now()))
+    store = Kept(own_anchor(certified))
     anchor = ensure_trust_anchor(certified, mesh, store, now())
     with pytest.raises(NotReady) as caught:
         ensure_cert_manager_issuer(certified, mesh, anchor, store, now(), timeout=4)
@@ -254,7 +259,7 @@ def test_without_the_anchors_key_in_the_cluster_nothing_is_asked_of_cert_manager
 ) -> None:
     mesh = config(namespaces={"linkerd": "mesh-keyless", "viz": "mesh-keyless-viz"})
     make_namespaces(certified, mesh)
-    store = Kept(create_trust_anchor(DOMAIN, YEAR, now()))
+    store = Kept(own_anchor(certified))
     anchor = ensure_trust_anchor(certified, mesh, store, now())
     for other in (Kept(None), Kept(create_trust_anchor(DOMAIN, YEAR, now()))):
         with pytest.raises(InvalidInput, match="issuer mode self-signed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from cryptography import x509
@@ -13,18 +14,22 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh import pki
 from mesh.errors import CertificateError, InvalidInput
 from mesh.pki import (
     CLOCK_SKEW,
-    check_issuer,
-    check_trust_anchor,
     create_trust_anchor,
     join_bundle,
     read_certificates,
     sign_issuer,
     signed_by,
 )
+from mesh.version import LinkerdVersion
 from tests.pki.certificates import DOMAIN, NOW, YEAR, Made, make, parsed, private_pem
+
+EDGE, OLD = LinkerdVersion.parse("edge-26.8.3"), LinkerdVersion.parse("stable-2.11.5")
+check_trust_anchor = partial(pki.check_trust_anchor, version=EDGE)
+check_issuer = partial(pki.check_issuer, version=EDGE)
 
 moments = st.datetimes(
     datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC), allow_imaginary=False
@@ -98,10 +103,14 @@ def test_days_left_and_validity_agree(lifetime: timedelta, passed: timedelta) ->
             check_trust_anchor(pem, DOMAIN, later, "anchor")
 
 
-def rsa_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
+def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, bits)
 
 
+RSA = rsa_key()
+
+
+ANCHOR = make()
 P384 = ec.SECP384R1()
 BAD_ANCHORS: dict[str, tuple[Callable[[], str], str, str]] = {
     "no PEM": (lambda: "hello", "none that can be read", "-----BEGIN CERTIFICATE-----"),
@@ -123,7 +132,12 @@ BAD_ANCHORS: dict[str, tuple[Callable[[], str], str, str]] = {
     "no basic constraints": (lambda: make(is_ca=None).pem, "may not sign others", "root-ca"),
     "no right to sign": (lambda: make(may_sign=False).pem, "may not sign others", "root-ca"),
     "a path length of 0": (lambda: make(path_length=0).pem, "pathlen 0", "without a path length"),
-    "RSA": (lambda: make(key=rsa_key()).pem, "RSA 2048", "ECDSA P-256 key"),
+    "RSA of 1024 bits": (lambda: make(key=rsa_key(1024)).pem, "RSA 1024", "ECDSA P-256 key"),
+    "RSA with SHA-512": (
+        lambda: make(key=RSA, hash_algorithm=hashes.SHA512()).pem,
+        "RSA SHA-512",
+        "SHA-256",
+    ),
     "P-384": (
         lambda: make(key=ec.generate_private_key(P384)).pem,
         "ECDSA secp384r1",
@@ -135,10 +149,10 @@ BAD_ANCHORS: dict[str, tuple[Callable[[], str], str, str]] = {
         "ECDSA P-256 key",
     ),
     "SHA-512": (lambda: make(hash_algorithm=hashes.SHA512()).pem, "ECDSA SHA-512", "SHA-256"),
-    "signed by RSA": (
-        lambda: make(signer=make(key=rsa_key())).pem,
-        "RSA SHA-256",
-        "signed with SHA-256",
+    "a chain": (
+        lambda: make("leaf", signer=ANCHOR).pem + ANCHOR.pem,
+        "found 2",
+        "Give the root alone, CN=root.linkerd.cluster.local: it is number 2 of the 2",
     ),
     "another trust domain": (
         lambda: make("root.linkerd.other.example").pem,
@@ -210,12 +224,11 @@ def test_a_certificate_whose_parts_cannot_be_read_is_an_error_that_names_it() ->
 
 # Issuers
 
-ANCHOR = make()
 BAD_ISSUERS: dict[str, tuple[Callable[[], str], str]] = {
     "no PEM": (lambda: "hello", "none that can be read"),
     "no CA": (lambda: make("i", signer=ANCHOR, is_ca=False).pem, "may not sign leaves"),
     "no right to sign": (lambda: make("i", signer=ANCHOR, may_sign=False).pem, "may not sign"),
-    "RSA": (lambda: make("i", signer=ANCHOR, key=rsa_key()).pem, "RSA 2048"),
+    "RSA": (lambda: make("i", signer=ANCHOR, key=RSA).pem, "RSA 2048"),
     "SHA-384": (
         lambda: make("i", signer=ANCHOR, hash_algorithm=hashes.SHA384()).pem,
         "ECDSA SHA-384",
@@ -258,6 +271,26 @@ def test_a_wrong_issuer_is_refused(wrong: str) -> None:
         check_issuer(pem(), ANCHOR.pem, DOMAIN, NOW, "Secret/linkerd/linkerd-identity-issuer")
     assert caught.value.subject == "Secret/linkerd/linkerd-identity-issuer"
     assert found in str(caught.value)
+
+
+def test_an_rsa_anchor_signs_an_issuer_that_linkerd_supports_since_2_12() -> None:
+    anchor = make(key=rsa_key(4096))
+    assert check_trust_anchor(anchor.pem, DOMAIN, NOW, "anchor").key == "RSA 4096"
+    issuer = sign_issuer(anchor.pair, DOMAIN, YEAR, NOW)
+    info = check_issuer(issuer.certificate, anchor.pem, DOMAIN, NOW, "issuer")
+    assert (info.key, info.signature) == ("ECDSA P-256", "RSA SHA-256")
+    with pytest.raises(InvalidInput, match=r"a key that stable-2\.11\.5 supports: ECDSA P-256"):
+        pki.check_trust_anchor(anchor.pem, DOMAIN, NOW, "anchor", version=OLD)
+    with pytest.raises(CertificateError, match="a signature that is ECDSA SHA-256"):
+        pki.check_issuer(issuer.certificate, anchor.pem, DOMAIN, NOW, "issuer", version=OLD)
+
+
+def test_an_anchor_that_a_mesh_has_is_replaced_by_a_rotation() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_trust_anchor(
+            make(key=ec.generate_private_key(P384)).pem, DOMAIN, NOW, "anchor", in_use=True
+        )
+    assert caught.value.remedy == "Run rotate_anchor, which gives the mesh a new one."
 
 
 @pytest.mark.parametrize(

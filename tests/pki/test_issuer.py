@@ -21,6 +21,7 @@ from mesh.pki import check_key_matches, create_trust_anchor, sign_issuer
 from mesh.trust_anchor import (
     FileKeyStore,
     TrustAnchor,
+    cluster_uid,
     ensure_trust_anchor,
     secret_text,
     tls_secret,
@@ -94,7 +95,7 @@ def test_an_issuer_ends_no_later_than_its_anchor(
     cluster: Cluster, config: MeshConfig, store: FileKeyStore
 ) -> None:
     pair = create_trust_anchor(DOMAIN, timedelta(days=3), now())
-    store.store_once(pair)
+    store.store_once(replace(pair, cluster=cluster_uid(cluster)))
     anchor = ensure_trust_anchor(cluster, config, store, now())
     issuer = ensure_self_signed_issuer(cluster, config, anchor, store, now())
     assert issuer.info.not_after == anchor.info.not_after

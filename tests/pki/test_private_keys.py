@@ -34,6 +34,7 @@ from mesh.pki import (
 from mesh.trust_anchor import ClusterKeyStore, FileKeyStore, TrustAnchor, tls_secret
 from tests.pki.certificates import DOMAIN, NOW, YEAR, make, private_pem
 
+VERSION = MeshConfig().linkerd
 PASSPHRASE = SecretStr("correct horse battery staple")
 
 
@@ -71,7 +72,7 @@ BAD_KEYS: dict[str, tuple[Callable[[], str], SecretStr | None, str]] = {
         PASSPHRASE,
         "for this passphrase",
     ),
-    "RSA": (lambda: private_pem(rsa.generate_private_key(65537, 2048)), None, "RSA 2048"),
+    "RSA": (lambda: private_pem(rsa.generate_private_key(65537, 3072)), None, "RSA 3072"),
     "P-521": (lambda: private_pem(ec.generate_private_key(ec.SECP521R1())), None, "secp521r1"),
     "Ed25519": (lambda: private_pem(ed25519.Ed25519PrivateKey.generate()), None, "Ed25519"),
 }
@@ -177,6 +178,7 @@ def faults(watched: Watched, folder: Path) -> dict[str, Callable[[], object]]:
             DOMAIN,
             NOW,
             "k",
+            version=VERSION,
         ),
     }
 
@@ -230,7 +232,7 @@ def test_a_refused_write_to_the_cluster_does_not_show_the_key(
     anchor = TrustAnchor(
         pair.certificate,
         pair.certificate,
-        check_trust_anchor(pair.certificate, DOMAIN, NOW, "anchor"),
+        check_trust_anchor(pair.certificate, DOMAIN, NOW, "anchor", version=VERSION),
         "made",
     )
     issued: list[MeshError] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mesh.trust_anchor import (
     KeyStore,
     brought_certificate,
     brought_key,
+    cluster_uid,
     ensure_trust_anchor,
     tls_secret,
 )
@@ -127,6 +129,49 @@ def test_a_kept_key_that_is_not_its_certificates_is_refused(
     with pytest.raises(InvalidInput, match="the private key of its certificate") as caught:
         ensure_trust_anchor(cluster, config(namespace), store, now())
     assert caught.value.subject == store.where
+
+
+def test_of_two_fresh_clusters_with_one_key_store_the_second_is_refused_unless_it_is_shared(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    store = FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE)
+    first = replace(new_pair(), cluster="6c2f0a52-0000-4b1e-8000-000000000001")
+    store.store_once(first)
+
+    with pytest.raises(InvalidInput) as caught:
+        ensure_trust_anchor(cluster, config(namespace), store, now())
+    error = caught.value
+    assert error.subject == store.where
+    assert error.found == f"the one of cluster {first.cluster}"
+    assert "trust_anchor.secret_block or key_file" in error.remedy
+    assert "trust_anchor.share_anchor" in error.remedy
+    kept = store.load()
+    assert kept is not None
+    assert (kept, kept.cluster) == (first, first.cluster)
+
+    # Each of the choices that the message names.
+    other = FileKeyStore(tmp_path / "second.pem", PASSPHRASE)
+    own = ensure_trust_anchor(cluster, config(namespace), other, now())
+    assert own.origin == "made"
+    kept = other.load()
+    assert kept is not None
+    assert kept.cluster == cluster_uid(cluster)
+    shared = ensure_trust_anchor(cluster, config(namespace, share_anchor=True), store, now())
+    assert (shared.origin, shared.certificate) == ("adopted", first.certificate)
+    explicit = config(namespace, certificate=first.certificate)
+    assert ensure_trust_anchor(cluster, explicit, store, now()).certificate == first.certificate
+
+
+def test_an_anchor_that_the_mesh_trusts_is_its_own_whichever_cluster_stored_it(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    for number, noted in enumerate(("", "6c2f0a52-0000-4b1e-8000-000000000001")):
+        store = FileKeyStore(tmp_path / f"{number}.pem", PASSPHRASE)
+        pair = replace(new_pair(), cluster=noted)
+        store.store_once(pair)
+        cluster.delete("v1", "ConfigMap", "linkerd-identity-trust-roots", namespace)
+        trust(cluster, namespace, pair.certificate)
+        assert ensure_trust_anchor(cluster, config(namespace), store, now()).origin == "adopted"
 
 
 class DiesAfterKeeping:

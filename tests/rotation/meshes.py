@@ -22,7 +22,13 @@ from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.rotation.plan import RotationPlan, look
 from mesh.rotation.record import RECORD, RotationClaim
 from mesh.rotation.run import Rotation
-from mesh.trust_anchor import ClusterKeyStore, FileKeyStore, KeyStore, ensure_trust_anchor
+from mesh.trust_anchor import (
+    ClusterKeyStore,
+    FileKeyStore,
+    KeyStore,
+    brought_pair,
+    ensure_trust_anchor,
+)
 from mesh.values import ClusterFacts, values_for
 
 PASSPHRASE = SecretStr("correct horse battery staple")
@@ -63,6 +69,13 @@ def store_of(cluster: Cluster, config: MeshConfig) -> KeyStore:
     if key_file is None:
         return ClusterKeyStore(cluster, config.namespaces.linkerd)
     return FileKeyStore(key_file, PASSPHRASE)
+
+
+def ring_of(cluster: Cluster, config: MeshConfig) -> KeyRing:
+    """The places of a mesh's keys, and the key that it provides, as the steps put them together."""
+    anchor = config.trust_anchor
+    store = store_of(cluster, config)
+    return KeyRing(store, lambda: brought_pair(anchor), is_shared=anchor.share_anchor)
 
 
 def install(
@@ -160,7 +173,7 @@ def plan(
     options: RotationOptions = FAST,
     action: Action = "rotate",
 ) -> RotationPlan:
-    ring = KeyRing(store_of(cluster, config))
+    ring = ring_of(cluster, config)
     return look(
         cluster,
         config,
@@ -187,7 +200,7 @@ def rotate(
     plan(cluster, config, new, options, action)
     phases: list[str] = []
     with RotationClaim(cluster, config.namespaces.linkerd, owner, options.lease_seconds) as claim:
-        ring = KeyRing(store_of(cluster, config))
+        ring = ring_of(cluster, config)
         # A helm whose flow died is not waited for as long as one that may live.
         helm = Helm(cluster, helm_path, grace=5)
         rotation = Rotation(cluster, config, helm, chart_of(config), ring, claim, options)

@@ -19,10 +19,7 @@ from mesh.expiry import read_expiries
 from mesh.helm import Helm
 from mesh.issuer import IDENTITY_PODS
 from mesh.kubelet import ANNOTATION
-from mesh.pki import (
-    fingerprints,
-    read_certificates,
-)
+from mesh.pki import create_trust_anchor, fingerprints, read_certificates
 from mesh.restarts import read_data_plane
 from mesh.rotation.issuer import ReleaseWriter, look_at_issuer, rotate_issuer
 from mesh.rotation.key_ring import KeyRing
@@ -47,6 +44,7 @@ from tests.rotation.meshes import (
     install,
     plan,
     quiet,
+    ring_of,
     rotate,
     store_of,
 )
@@ -148,7 +146,7 @@ class TestSelfSigned:
 
         shift = datetime.now(UTC) - NOW
         valid = {"starts": shift - timedelta(days=1), "ends": shift + timedelta(days=300)}
-        rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
         current = KeyRing(store_of(signed.cluster, signed.config)).current.load()
         assert current is not None
         same_key = tmp_path / "same.key"
@@ -304,6 +302,65 @@ class TestSelfSigned:
         found = goes_back(signed, sign, monkeypatch)
         assert [phase for phase in phases if phase in found] == phases
 
+    def test_a_key_that_is_only_provided_signs_a_new_issuer(
+        self, signed: Rotated, tmp_path: Path
+    ) -> None:
+        store = store_of(signed.cluster, signed.config)
+        pair = store.load()
+        assert pair is not None
+        (tmp_path / "ca.crt").write_text(pair.certificate)
+        (tmp_path / "ca.key").write_text(pair.private_key.get_secret_value())
+        store.remove()
+        with pytest.raises(InvalidInput, match=r"trust_anchor\.certificate_file") as caught:
+            new_issuer(signed)
+        provided = {
+            "certificate_file": tmp_path / "ca.crt",
+            "private_key_file": tmp_path / "ca.key",
+        }
+        assert all(name in caught.value.remedy for name in provided)
+        anchor = signed.config.trust_anchor.model_copy(update=provided)
+        own = replace(signed, config=signed.config.model_copy(update={"trust_anchor": anchor}))
+        done = new_issuer(own)
+        assert done.before.fingerprint != done.after.fingerprint
+        assert store.load() is None
+        # A rotation finds it as well, should it have to go back.
+        ring = ring_of(own.cluster, own.config)
+        assert ring.find(*own.anchors()) == pair
+        plan(own.cluster, own.config)
+        store.store_once(pair)
+
+    def test_a_place_with_another_clusters_key_is_refused_and_left_alone(
+        self, signed: Rotated
+    ) -> None:
+        store = store_of(signed.cluster, signed.config)
+        ours = store.load()
+        assert ours is not None
+        theirs = create_trust_anchor("cluster.local", timedelta(days=9), signed.cluster.clock())
+        store.replace(replace(theirs, cluster="6c2f0a52-0000-4b1e-8000-000000000001"))
+        try:
+            for action in ("rotate", "dry_run"):
+                with pytest.raises(InvalidInput, match="6c2f0a52") as caught:
+                    signed.rotate(action=action)
+                assert caught.value.subject == store.where
+            assert store.load() == theirs
+            assert store.beside("next").load() is None
+        finally:
+            store.replace(ours)
+
+    def test_a_bundle_without_the_issuers_anchor_is_recovered_as_verify_advises(
+        self, signed: Rotated
+    ) -> None:
+        other = create_trust_anchor("cluster.local", timedelta(days=9), signed.cluster.clock())
+        data = {"data": {"ca-bundle.crt": other.certificate}}
+        signed.cluster.merge("v1", "ConfigMap", TRUST_ROOTS, "linkerd", data)
+        with pytest.raises(InvalidInput, match="rotate_anchor with recover"):
+            new_issuer(signed)
+        with pytest.raises(InvalidInput, match="rotate_anchor with recover"):
+            signed.rotate(options=FAST.model_copy(update={"allow_unhealthy": True}))
+        accepted = FAST.model_copy(update={"accept_downtime": True})
+        assert signed.rotate(action="recover", options=accepted)[-1] == "done"
+        everything_verifies(signed.sandbox)
+
     def test_an_issuer_that_has_ended_is_replaced_with_a_downtime(self, signed: Rotated) -> None:
         anchor = KeyRing(store_of(signed.cluster, signed.config)).current.load()
         assert anchor is not None
@@ -380,7 +437,7 @@ def is_well(cluster: Cluster) -> bool:
 
 
 def new_issuer(mesh: Rotated, **options: Any) -> Any:
-    ring = KeyRing(store_of(mesh.cluster, mesh.config))
+    ring = ring_of(mesh.cluster, mesh.config)
     wanted = FAST.model_copy(update=options)
     writer = ReleaseWriter(Helm(mesh.cluster, mesh.helm), lambda: chart_of(mesh.config))
     before = look_at_issuer(mesh.cluster, mesh.config, ring, wanted, writer).issuer

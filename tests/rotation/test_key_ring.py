@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,77 @@ def test_a_key_that_is_nowhere_is_named_by_its_place(store: KeyStore) -> None:
     with pytest.raises(InvalidInput, match="none of the three places") as caught:
         KeyRing(store).promote(fp(anchor()))
     assert caught.value.subject == store.where
+
+
+def test_a_provided_key_is_found_where_none_is_kept_and_kept_once_another_signs(
+    store: KeyStore,
+) -> None:
+    old, new = anchor(), anchor()
+    ring = KeyRing(store, lambda: old)
+    assert ring.require(fp(old)) == old
+    assert kept(store) == set()
+    ring.next.replace(new)
+    ring.promote(fp(new))
+    assert kept(store) == {fp(old), fp(new)}
+    ring.promote(fp(old))
+    current = store.load()
+    assert current is not None
+    assert fp(current) == fp(old)
+
+
+def test_a_provided_key_is_not_asked_for_where_the_key_is_kept(store: KeyStore) -> None:
+    def gone() -> KeyPair:
+        raise InvalidInput("trust_anchor.private_key_file", expected="", found="", remedy="")
+
+    old, new = anchor(), anchor()
+    store.store_once(old)
+    ring = KeyRing(store, gone)
+    assert ring.require(fp(old)) == old
+    with pytest.raises(InvalidInput, match="private_key_file"):
+        ring.find(fp(new))
+    store.remove()
+    ring.next.replace(new)
+    ring.promote(fp(new))
+    assert kept(store) == {fp(new)}
+
+
+def test_another_clusters_key_is_neither_overwritten_nor_deleted(tmp_path: Path) -> None:
+    ours, theirs = anchor(), replace(anchor(), cluster="theirs")
+    store = FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE)
+
+    def refused(known: set[str], cluster: str = "ours") -> str:
+        with pytest.raises(InvalidInput, match="share_anchor") as caught:
+            KeyRing(store).refuse_another_clusters(known, cluster)
+        assert caught.value.subject.startswith(store.where)
+        return caught.value.found
+
+    KeyRing(store).refuse_another_clusters({fp(ours)}, "ours")
+    store.replace(theirs)
+    assert refused({fp(ours)}) == "that of cluster theirs"
+    # This mesh trusts it too, and still must not delete the other one's only key.
+    assert refused({fp(ours), fp(theirs)}) == "that of cluster theirs"
+    KeyRing(store).refuse_another_clusters(set(), "theirs")
+    KeyRing(store, is_shared=True).refuse_another_clusters({fp(ours)}, "ours")
+    # Stored before clusters were noted.
+    store.replace(replace(theirs, cluster=""))
+    assert refused({fp(ours)}) == "that of another mesh"
+    KeyRing(store).refuse_another_clusters({fp(theirs)}, "ours")
+    # A rotation of the other cluster has begun.
+    store.remove()
+    store.beside("next").replace(theirs)
+    assert refused({fp(ours)}) == "that of cluster theirs"
+
+
+def test_a_shared_anchors_old_key_stays_for_the_other_clusters(tmp_path: Path) -> None:
+    old, new = anchor(), anchor()
+    store = FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE)
+    store.store_once(old)
+    ring = KeyRing(store, is_shared=True)
+    ring.next.replace(new)
+    ring.promote(fp(new))
+    ring.settle(fp(new))
+    assert kept(store) == {fp(old), fp(new)}
+    assert ring.require(fp(old)) == old
 
 
 def test_the_file_beside_is_as_private_as_the_file(tmp_path: Path) -> None:
