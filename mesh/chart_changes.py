@@ -315,6 +315,10 @@ def _object_change(
     except ApiError as error:
         if error.transient and error.status != 500:
             raise
+        if live is None and error.status == 404 and kind in ("RoleBinding", "ClusterRoleBinding"):
+            # Who may not bind every role has its rules looked up, and the role comes with the same
+            # upgrade. Source: kubernetes `pkg/registry/rbac/rolebinding/policybased`.
+            return ObjectChange(subject, "create")
         return ObjectChange(subject, "update" if live else "create", refused=error.found)
     before, after = comparable(live), comparable(after)
     fields = tuple(changed_fields(before, after))
