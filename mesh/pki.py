@@ -716,7 +716,9 @@ def check_issuer(
         raise refuse(
             "an issuer signed by the trust anchor",
             f"one signed by {info.issuer}, and no anchor of the trust bundle has that signature",
-            "Bring the anchor that signed it, or issue a new one.",
+            "Provide the anchor that signed it (trust_anchor.certificate). In a running mesh put "
+            "it back into the trust bundle, or run rotate_anchor with recover, which needs a "
+            "downtime.",
         )
     if not anchor.is_time_valid(now):
         raise refuse(
