@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mesh.chart_changes import crd_changes, has_newer_crds, meaningful, values_change
+from mesh.cluster import Object
 from mesh.config import MeshConfig
 from mesh.helm import DesiredRelease, decide_release
 from mesh.helm_record import Release, Revision
@@ -34,7 +35,8 @@ class BootstrapSnapshot:
 
     `wanted` are the releases that bootstrap would have, `current` those that are there by
     `namespace/name`, `installed` their deployed revisions by chart. `changes` compare the two,
-    `trusted` is the mesh's trust bundle (PEM), `new_namespaces` those that would be made.
+    `crds` are the CRDs of the releases, `trusted` is the mesh's trust bundle (PEM), and
+    `new_namespaces` are those that would be made.
     """
 
     config: MeshConfig
@@ -47,6 +49,7 @@ class BootstrapSnapshot:
     findings: Sequence[Finding]
     trusted: str
     anchor: Origin
+    crds: Sequence[Object] = ()
     new_namespaces: Sequence[str] = ()
     accepted: frozenset[str] = frozenset()
 
@@ -72,7 +75,6 @@ class BootstrapPlan(Plan):
 def plan_bootstrap(snapshot: BootstrapSnapshot) -> BootstrapPlan:
     """What bootstrap will do: a pure function of what was read."""
     rendered = [obj for change in snapshot.changes for obj in change.rendered]
-    before = [obj for revision in snapshot.installed.values() for obj in revision.manifest]
     objects = [each for change in snapshot.changes for each in change.objects]
     findings = [
         *snapshot.findings,
@@ -103,7 +105,7 @@ def plan_bootstrap(snapshot: BootstrapSnapshot) -> BootstrapPlan:
         mesh=snapshot.config.name,
         kubernetes=snapshot.facts.version,
         steps=tuple(_step(wanted, snapshot) for wanted in snapshot.wanted),
-        crds=tuple(crd_changes(before, rendered)),
+        crds=tuple(crd_changes(snapshot.crds, rendered)),
         values=tuple(values),
         objects=tuple(meaningful(objects)),
         findings=accept(findings, snapshot.accepted),

@@ -16,7 +16,7 @@ from mesh.namespaces import namespaces
 from mesh.ownership import owner_of_release
 from mesh.pki import join_bundle
 from mesh.preflight import PreflightSnapshot, preflight, read_preflight
-from mesh.release_changes import Comparison, read_changes
+from mesh.release_changes import Comparison, installed_crds, read_changes
 from mesh.trust_anchor import KeyStore, decide_trust_anchor, read_snapshot
 from mesh.wanted import dependencies_of, wanted_on
 
@@ -91,6 +91,9 @@ def read_bootstrap(
             if cluster.get("v1", "Namespace", name := each["metadata"]["name"]) is None
         ],
         accepted=accepted,
+        crds=installed_crds(
+            cluster, installed, [c.desired.chart for c in comparisons if not c.is_settled]
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import yaml
 
 from mesh.chart_changes import CRD, has_newer_crds, object_changes
 from mesh.chart_split import CONTROL_PLANE, OLD
-from mesh.charts import Chart, ChartName
+from mesh.charts import Chart, ChartName, folder_crds
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.documents import read_yaml
@@ -128,7 +128,8 @@ def _change(
                 object_changes(
                     cluster,
                     desired.namespace,
-                    comparison.present,
+                    # Helm keeps no owner of a folder's CRDs, so none of them is new to it.
+                    (*comparison.present, *folder_crds(chart)),
                     rendered,
                     own,
                     keeps_crds=keeps_crds,
@@ -148,6 +149,24 @@ def _change(
         rendered=tuple(rendered),
         unsafe=desired.unsafe,
     )
+
+
+def installed_crds(
+    cluster: Cluster, installed: Mapping[str, Revision], charts: Sequence[Chart]
+) -> list[Object]:
+    """The CRDs of the mesh's releases; those of a chart's folder are in no manifest of Helm's.
+
+    Args:
+        installed: the releases' deployed revisions, by chart.
+        charts: those that are wanted.
+    """
+    found = [obj for r in installed.values() for obj in r.manifest if obj["kind"] == CRD]
+    for chart in charts:
+        if chart.name in installed:
+            names = [crd["metadata"]["name"] for crd in folder_crds(chart)]
+            there = (cluster.get("apiextensions.k8s.io/v1", CRD, name) for name in names)
+            found += [obj for obj in there if obj is not None]
+    return found
 
 
 def chart_of(revision: Revision) -> Chart | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mesh.chart_changes import CRD
 from mesh.chart_releases import read_repository, released
 from mesh.chart_split import OLD
-from mesh.charts import Chart, ChartCatalog, ChartName, charts_of, folder_crds
-from mesh.cluster import Cluster, Object
+from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
+from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.dependencies import own_release, wanted_version
 from mesh.helm import Helm
@@ -18,7 +17,7 @@ from mesh.installed import mesh_releases
 from mesh.losses import Pin
 from mesh.ownership import owner_of_release
 from mesh.preflight import preflight, read_preflight
-from mesh.release_changes import Comparison, read_changes
+from mesh.release_changes import Comparison, installed_crds, read_changes
 from mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from mesh.snapshot import Pod
 from mesh.trust_anchor import TRUST_ROOTS
@@ -120,7 +119,7 @@ def read_plan(
         rendered=rendered,
         user_values={change.chart: change.extra for change in changes},
         objects=[change for each in changes for change in each.objects],
-        crds=_crds(cluster, installed, charts),
+        crds=installed_crds(cluster, installed, tuple(charts.values())),
         findings=preflight(found, wanted, tuple(charts.values())),
         traffic_splits=list(cluster.list(*TRAFFIC_SPLIT)),
         releases=releases,
@@ -185,16 +184,3 @@ def _compared(
         is_ours=before is not None and before.ref in ours,
     )
     return replace(found, is_settled=found.keeps_newer_crds)
-
-
-def _crds(
-    cluster: Cluster, installed: Mapping[str, Revision], charts: Mapping[ChartName, Chart]
-) -> list[Object]:
-    """The CRDs of the mesh's releases; those of a chart's folder are in no manifest of Helm's."""
-    found = [obj for r in installed.values() for obj in r.manifest if obj["kind"] == CRD]
-    for name, chart in charts.items():
-        if name in installed:
-            names = [crd["metadata"]["name"] for crd in folder_crds(chart)]
-            there = (cluster.get("apiextensions.k8s.io/v1", CRD, name) for name in names)
-            found += [obj for obj in there if obj is not None]
-    return found

@@ -20,7 +20,14 @@ from mesh.chart_changes import (
 )
 from mesh.chart_split import decide_split
 from mesh.cluster import Cluster, Object
-from mesh.helm_record import Revision, read, record
+from mesh.helm_record import (
+    RELEASE_NAME,
+    RELEASE_NAMESPACE,
+    ReleaseRef,
+    Revision,
+    read,
+    record,
+)
 
 LEAVES = st.one_of(st.integers(), st.text(max_size=3), st.lists(st.integers(), max_size=2))
 VALUES = st.dictionaries(
@@ -114,6 +121,35 @@ def config_map(name: str, **data: str) -> Object:
         "metadata": {"name": name},
         "data": data,
     }
+
+
+def test_owners_and_what_helm_keeps_are_known(cluster: Cluster, namespace: str) -> None:
+    own, other = ReleaseRef("mesh", namespace), ReleaseRef("other", namespace)
+    policy = {"helm.sh/resource-policy": "keep"}
+
+    def made(name: str, owner: ReleaseRef | None = None, **annotations: str) -> Object:
+        marks = dict(annotations)
+        if owner is not None:
+            marks |= {RELEASE_NAME: owner.name, RELEASE_NAMESPACE: owner.namespace}
+        obj = config_map(name, a="1")
+        obj["metadata"] |= {"namespace": namespace, "annotations": marks}
+        cluster.create(obj)
+        return config_map(name, a="1")
+
+    installed = [
+        made("ours", own),
+        made("handed-over", other),
+        made("unmarked"),
+        made("kept", own, **policy),
+        made("gone", own),
+        config_map("not-there"),
+    ]
+    new = [made("theirs", other), made("somebodys"), made("back", own)]
+    wanted = [*installed[:3], *new]
+    found = object_changes(cluster, namespace, installed, wanted, {own})
+    assert [c.subject.rpartition("/")[2] for c in found if c.change == "delete"] == ["gone"]
+    taken = {c.subject.rpartition("/")[2]: c.is_new for c in found if c.taken_from}
+    assert taken == {"handed-over": False, "theirs": True, "somebodys": True}
 
 
 def test_the_api_server_says_what_would_change(cluster: Cluster, namespace: str) -> None:
