@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
 
 from mesh.cluster import Cluster
+from tests.waiting import eventually
 
 # What the cluster's own machinery writes all the time, whoever runs bootstrap.
 OF_THE_MACHINERY = {"Event", "Lease", "Node", "ComponentStatus"}
+
+
+def settled_versions(cluster: Cluster) -> dict[str, str]:
+    """`resource_versions`, once the cluster's own controllers write nothing more."""
+
+    def look() -> dict[str, str] | None:
+        before = resource_versions(cluster)
+        time.sleep(1)
+        return before if before == resource_versions(cluster) else None
+
+    return eventually(look)
 
 
 def resource_versions(cluster: Cluster) -> dict[str, str]:

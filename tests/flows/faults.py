@@ -73,15 +73,7 @@ def kill_in(step: str, writes: int) -> None:
         die()
         return outcome
 
-    submit = ThreadPoolExecutor.submit
-
-    def submit_in_context(
-        self: ThreadPoolExecutor, work: Any, /, *args: Any, **options: Any
-    ) -> Any:
-        return submit(self, copy_context().run, work, *args, **options)
-
-    # A step's writes may be made side by side: there, too, it is known whose they are.
-    ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign]
+    _name_steps_in_threads()
     Cluster.request = dying_request  # type: ignore[method-assign]
     Helm.reconcile = dying_reconcile  # type: ignore[method-assign]
 
@@ -105,6 +97,7 @@ def fall_ill(step: str, run: int, namespace: str) -> None:
                     time.sleep(0.1)
         return request(self, method, path, **options)
 
+    _name_steps_in_threads()
     Cluster.request = ill_request  # type: ignore[method-assign]
 
 
@@ -130,4 +123,17 @@ def lag_behind(step: str, version: str) -> None:
             self.replace(plane)
         return request(self, method, path, **options)
 
+    _name_steps_in_threads()
     Cluster.request = lagging_request  # type: ignore[method-assign]
+
+
+def _name_steps_in_threads() -> None:
+    """Lets `current_step` know the step of what it does in threads of its own."""
+    submit = ThreadPoolExecutor.submit
+
+    def submit_in_context(
+        self: ThreadPoolExecutor, work: Any, /, *args: Any, **options: Any
+    ) -> Any:
+        return submit(self, copy_context().run, work, *args, **options)
+
+    ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ from mesh.snapshot import read_snapshot
 from mesh.verification import DEFAULT_SCOPES
 from sandbox.prefect_server import PrefectServer
 from tests.conftest import ReadyMesh, artifact
-from tests.flows.cluster_state import resource_versions
+from tests.flows.cluster_state import resource_versions, settled_versions
 from tests.flows.conftest import ConfigFactory, Flows
 from tests.flows.upgrades import installed_alone
 from tests.rotation.meshes import add_workloads
@@ -82,7 +82,7 @@ def test_no_plan_is_silent_about_a_loss(
     done = flows("bootstrap", whole)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "The CRDs stay: linkerd-crds 1.8.0 is newer than 1.6.1" in done.stderr
-    before = resource_versions(cluster)
+    before = settled_versions(cluster)
     dry = json.loads(flows("bootstrap", whole, dry_run=True).stdout.splitlines()[-1])
     assert dry == {
         "done": True,

@@ -14,7 +14,7 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput
 from sandbox.cluster import Sandbox
-from tests.flows.cluster_state import resource_versions
+from tests.flows.cluster_state import resource_versions, settled_versions
 from tests.ownership.plain import Names, Plain, failing
 
 VALUES: dict[str, Any] = {
@@ -50,7 +50,7 @@ def test_a_plain_mesh_is_described_as_it_is(
 ) -> None:
     plain = Plain(fresh_sandbox(), helm_path, charts_dir, tmp_path)
     plain.install(version, names, VALUES)
-    before = resource_versions(plain.cluster)
+    before = settled_versions(plain.cluster)
     found = adopted(plain.cluster, charts={"mirror": str(charts_dir)})
     assert resource_versions(plain.cluster) == before
 

@@ -14,7 +14,7 @@ from mesh.namespaces import ensure_namespaces
 from mesh.rotation.trust_bundle import BUNDLE, read_trust_bundle
 from mesh.trust_anchor import TRUST_ROOTS, ensure_trust_anchor
 from sandbox.cluster import Sandbox
-from tests.flows.cluster_state import resource_versions
+from tests.flows.cluster_state import resource_versions, settled_versions
 from tests.rotation.invariant import Invariant
 from tests.rotation.meshes import add_workloads, configuration, install, rotate, store_of
 from tests.rotation.trust_manager import HOME, apply_patiently, helm_install
@@ -82,6 +82,6 @@ def test_a_bundle_that_the_chart_does_not_own_is_rotated_too(
     assert len(after.anchors) == 1
     assert after.anchors == after.declared_anchors
     assert not after.anchors & before.anchors
-    seen = resource_versions(cluster)
+    seen = settled_versions(cluster)
     install(cluster, config, helm_path)
     assert resource_versions(cluster) == seen

