@@ -256,11 +256,30 @@ def load_private_key(
     return loaded
 
 
-def _load_key(key: SecretStr, passphrase: SecretStr | None) -> object:
+def _load_key(key: SecretStr, passphrase: SecretStr | None, *, tests_primes: bool = True) -> object:
     # Nothing in the clear is given a name here: a traceback may show the variables of its frames.
     return serialization.load_pem_private_key(
         key.get_secret_value().encode(),
         passphrase.get_secret_value().encode() if passphrase else None,
+        unsafe_skip_rsa_key_validation=not tests_primes,
+    )
+
+
+def _is_sound(key: object) -> bool:
+    """Whether the numbers of an RSA key belong together; True for other keys.
+
+    As Go's crypto/rsa has it, which does not test whether they are prime: that takes a tenth of a
+    second a key, and a mesh has one for each webhook.
+    """
+    if not isinstance(key, rsa.RSAPrivateKey):
+        return True
+    numbers = key.private_numbers()
+    exponent = numbers.public_numbers.e * numbers.d
+    return (
+        min(numbers.p, numbers.q) > 1
+        and numbers.p * numbers.q == numbers.public_numbers.n
+        and exponent % (numbers.p - 1) == 1
+        and exponent % (numbers.q - 1) == 1
     )
 
 
@@ -294,7 +313,9 @@ def is_key_of(certificate_pem: str, key: SecretStr, subject: str) -> bool | None
     if not is_key_for_go(key) or has_explicit_key_curve(key):
         return None
     try:
-        loaded: Any = _load_key(key, None)
+        loaded: Any = _load_key(key, None, tests_primes=False)
+        if not _is_sound(loaded):
+            return None
         return _one(certificate_pem, subject).public_key() == loaded.public_key()
     except (CertificateError, ValueError, TypeError, UnsupportedAlgorithm):
         return None

@@ -6,11 +6,13 @@ import re
 import shlex
 import shutil
 import subprocess
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -145,6 +147,24 @@ def test_what_openssl_ecparam_writes_before_a_key_hides_it_from_go() -> None:
     assert is_key_of(made.pem, made.pair.private_key, "issuer") is True
     # Given to us it is stored again in the form that Go reads.
     assert decrypt_private_key(key, None, "key") == made.pair.private_key
+
+
+@pytest.mark.parametrize("wrong", ["d", "p"])
+def test_an_rsa_key_whose_numbers_do_not_belong_together_is_refused(wrong: str) -> None:
+    key, other = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+    made = make(key=key)
+    assert is_key_of(made.pem, made.pair.private_key, "webhook") is True
+    assert is_key_of(made.pem, SecretStr(private_pem(other)), "webhook") is False
+    ours, theirs = (
+        getattr(each.private_numbers(), wrong).to_bytes(256 if wrong == "d" else 128, "big")
+        for each in (key, other)
+    )
+    der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    assert ours in der
+    broken = b64encode(der.replace(ours, theirs)).decode()
+    kind = "PRIVATE KEY"
+    pem = SecretStr(f"-----BEGIN {kind}-----\n{broken}\n-----END {kind}-----\n")
+    assert is_key_of(made.pem, pem, "webhook") is None
 
 
 def test_an_encrypted_key_without_its_passphrase_is_refused(tmp_path: Path) -> None:
