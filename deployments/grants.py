@@ -412,6 +412,7 @@ def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         Grant(("list",), "split.smi-spec.io", ("trafficsplits",), sometimes=True),
         Grant(("create",), "", ("configmaps",), linkerd),
         Grant(("get", "patch", "delete"), "", ("configmaps",), linkerd, (UPGRADE,)),
+        *_lease(config),
         Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
         Grant(("get",), "", ("secrets",), linkerd),
     ]
@@ -509,7 +510,7 @@ def rotate_webhooks(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
 
 
 def _lease(config: MeshConfig) -> list[Grant]:
-    """The record of rotations, which is also their lease, and made by the first of a mesh."""
+    """The record of rotations, which is also their lease and upgrades', created by the first."""
     linkerd = config.namespaces.linkerd
     return [
         Grant(("create",), "", ("configmaps",), linkerd, sometimes=True),

@@ -5,12 +5,14 @@ from prefect import flow
 from mesh.errors import MeshUnhealthy, NotReady, ReleaseError, UpgradeUndone
 from mesh.report import Report
 from mesh.restarts import RestartPolicy
+from mesh.rotation.record import RotationClaim
 from mesh.upgrade_plan import UpgradePlan, require_plan
 from mesh.upgrade_record import UpgradeRecord
 from tasks.admission import await_approval, postponed
 from tasks.gate import verify
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.releases import release
+from tasks.rotation import claimed_mesh
 from tasks.step import submit
 from tasks.upgrade import (
     Planned,
@@ -76,20 +78,33 @@ def upgrade(
         keep_version(planned.after)
         return planned.plan
 
-    record = planned.record
-    if record is None:
+    if planned.record is None:
         require_plan(planned.plan)
         if "window" not in accept and postponed(mesh, planned.plan):
             return planned.plan
         await_approval(mesh, planned.plan)
+    with claimed_mesh(mesh, mesh.upgrade) as claim:
+        return _upgrade(mesh, planned, claim, restarts, go_back=go_back)
+
+
+def _upgrade(
+    mesh: LinkerdMesh,
+    planned: Planned,
+    claim: RotationClaim,
+    restarts: RestartPolicy,
+    *,
+    go_back: bool,
+) -> UpgradePlan:
+    """There, or back, with the right to change the mesh."""
+    if planned.record is None:
         verify(planned.before)
-        record = begin_record(mesh, planned)
+    record = begin_record(mesh, planned)
     if go_back:
         record = turn_back(mesh, record, "a person said so")
 
     if record.direction == "forward":
         try:
-            verified = _go(planned, record, restarts)
+            verified = _go(planned, record, claim, restarts)
         except (MeshUnhealthy, NotReady, ReleaseError) as failure:
             if isinstance(failure, ReleaseError) and failure.transient:
                 raise
@@ -99,7 +114,7 @@ def upgrade(
             end_record(mesh, planned.plan)
             return planned.plan
 
-    verified = _return(planned, record, restarts)
+    verified = _return(planned, record, claim, restarts)
     went_back(planned, record, verified)
     end_record(mesh)
     raise UpgradeUndone(
@@ -110,7 +125,9 @@ def upgrade(
     )
 
 
-def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Report:
+def _go(
+    planned: Planned, record: UpgradeRecord, claim: RotationClaim, restarts: RestartPolicy
+) -> Report:
     """Forward: CRDs, control plane, extensions, data plane, and the proof."""
     mesh, charts, facts = planned.after, planned.charts, planned.facts
     mend_namespaces(mesh)
@@ -124,6 +141,7 @@ def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Rep
         keep_crds(mesh, planned)
         release(mesh, charts["linkerd-crds"], facts)
     control_plane = charts.get("linkerd2") or charts["linkerd-control-plane"]
+    claim.check()
     release(mesh, control_plane, facts, planned.bundle)
 
     for gone in planned.plan.steps:
@@ -138,6 +156,7 @@ def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Rep
         extension.result()
 
     soak(mesh, record)
+    claim.check()
     move_data_plane(mesh, restarts)
     verified = verify(mesh, patience=mesh.upgrade.settle_seconds)
     if planned.plan.splits:
@@ -145,11 +164,15 @@ def _go(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Rep
     return verified
 
 
-def _return(planned: Planned, record: UpgradeRecord, restarts: RestartPolicy) -> Report:
+def _return(
+    planned: Planned, record: UpgradeRecord, claim: RotationClaim, restarts: RestartPolicy
+) -> Report:
     """Back: every release at its recorded revision, the proxies with them, and the proof."""
     mesh = planned.before
     # Until 2.11 the extensions' pods are injected by what their namespace says.
     mend_namespaces(mesh)
+    claim.check()
     roll_back(mesh, record)
+    claim.check()
     move_data_plane(mesh, restarts)
     return verify(mesh, patience=mesh.upgrade.settle_seconds)

@@ -650,6 +650,14 @@ class UpgradePolicy(Section):
         description="How long something may be unwell, in the soak and after the last restart, "
         "before the upgrade goes back: what was just restarted may take a moment.",
     )
+    lease_seconds: float = Field(
+        default=60,
+        ge=3,
+        le=3600,
+        title="Lease (seconds)",
+        description="A run that died is taken over after this time. Two runs never change a mesh "
+        "at once, whatever servers they are on.",
+    )
     dependencies: list[Literal["cert-manager", "traefik"]] = Field(
         default_factory=list[Literal["cert-manager", "traefik"]],
         title="Dependencies",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -88,6 +89,22 @@ def another_target(config: MeshConfig, found: UpgradeRecord | None) -> Ownership
         expected="no upgrade in progress, or one to the same version",
         found=f"one to {found.target}" if found else "one that ended just now",
         remedy="Finish it by running upgrade with its version, or with go_back.",
+    )
+
+
+def changed_meanwhile(
+    config: MeshConfig, planned: Mapping[str, int], found: Mapping[str, int]
+) -> OwnershipConflict:
+    """Says that the releases are no longer those that an upgrade was planned for."""
+
+    def revisions(of: Mapping[str, int]) -> str:
+        return ", ".join(f"{part} at revision {number}" for part, number in sorted(of.items()))
+
+    return OwnershipConflict(
+        f"mesh {config.name}",
+        expected=f"the releases that the upgrade was planned for: {revisions(planned)}",
+        found=f"{revisions(found) or 'none'}: another run has changed them since",
+        remedy="Run upgrade again: it makes a new plan.",
     )
 
 

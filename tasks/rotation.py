@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 from pydantic import SecretStr
 
 from mesh.charts import Chart, ChartCatalog
+from mesh.config import UpgradePolicy
 from mesh.errors import InvalidInput
 from mesh.helm import Helm
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
@@ -88,14 +89,20 @@ def control_plane_chart(mesh: LinkerdMesh) -> Chart:
 
 @contextmanager
 def claimed_mesh(
-    mesh: LinkerdMesh, options: RotationOptions | WebhookOptions
+    mesh: LinkerdMesh, options: RotationOptions | WebhookOptions | UpgradePolicy
 ) -> Generator[RotationClaim]:
-    """The right to rotate a mesh: by a lease in the cluster, whoever else runs.
+    """The right to rotate or upgrade a mesh: by a lease in the cluster, on whatever servers.
 
     Runs queue up before that at the server's global concurrency limit `linkerd-rotation-<mesh>`.
     """
     cluster = cluster_of(mesh)
-    claim = RotationClaim(cluster, mesh.namespaces.linkerd, _owner(), options.lease_seconds)
+    claim = RotationClaim(
+        cluster,
+        mesh.namespaces.linkerd,
+        _owner(),
+        options.lease_seconds,
+        on_wait=get_run_logger().warning,
+    )
     limit = f"linkerd-rotation-{mesh.name}"
     _ensure_limit(limit)
     # The slot of a run that died is free again when its lease is over, 60 s at least. A server that

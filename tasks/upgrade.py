@@ -36,6 +36,7 @@ from mesh.upgrade_record import (
     UpgradeRecord,
     another_target,
     begin,
+    changed_meanwhile,
     end,
     read_record,
     write_record,
@@ -63,7 +64,10 @@ SOAK_LOOKS = 10.0
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what its steps work with: the mesh before and after, the charts, the facts."""
+    """A plan, and what its steps work with: the mesh before and after, the charts, the facts.
+
+    `revisions` are those of the releases that it was made for.
+    """
 
     plan: UpgradePlan
     before: LinkerdMesh
@@ -71,6 +75,7 @@ class Planned:
     charts: dict[ChartName, Chart]
     facts: ClusterFacts
     bundle: str
+    revisions: dict[str, int]
     record: UpgradeRecord | None
 
 
@@ -121,14 +126,27 @@ def plan(mesh: LinkerdMesh, target: LinkerdVersion, accept: frozenset[str]) -> P
         charts=dict(snapshot.charts),
         facts=snapshot.facts,
         bundle=trust_bundle(cluster, mesh),
+        revisions={part: revision.number for part, revision in snapshot.installed.items()},
         record=record,
     )
 
 
 @step("record", description="Keeps the way back: every release's revision, in one ConfigMap.")
 def begin_record(mesh: LinkerdMesh, planned: Planned) -> UpgradeRecord:
+    """Called with the right to change the mesh; that of an upgrade that is resumed is there.
+
+    Raises:
+        OwnershipConflict: another run has changed the mesh since the plan was made.
+    """
     cluster = cluster_of(mesh)
     installed = installed_releases(cluster, mesh, read_releases(cluster))
+    now = {part: revision.number for part, revision in installed.items()}
+    found = read_record(cluster, mesh)
+    is_resumed = planned.record is not None
+    if is_resumed != (found is not None) or (not is_resumed and now != planned.revisions):
+        raise changed_meanwhile(mesh, planned.revisions, now)
+    if found is not None:
+        return found
     kept = [
         RecordedRelease(
             name=revision.name,

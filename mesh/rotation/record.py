@@ -1,9 +1,9 @@
-"""What a rotation leaves in the cluster, so that any machine can take it up: one ConfigMap.
+"""What a rotation leaves in the cluster, so that any machine can resume it: one ConfigMap.
 
 It holds the phase, the anchors by fingerprint, what was restarted and the story so far, and never a
 private key. Only its holder writes it: by a name of its own and a lease that a thread renews, so
-that two rotations cannot run at once and one whose machine died is taken over when the lease is
-over. Every write names the resourceVersion that it saw.
+that two runs cannot rotate or upgrade a mesh at once, and one whose machine died is taken over when
+its lease has expired. Every write names the resourceVersion that it saw.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from mesh.pki import CertificateInfo, read_certificates, signed_by
 from mesh.trust_anchor import ISSUER_SECRET, LABELS
 
 RECORD = "prefect-linkerd-rotation"
+WATCH = 0.3
+"""Seconds between two looks at a lease that somebody else holds."""
 ATTEMPTS = 6
 """How often a write is tried that met another one, or whose answer was lost."""
 
@@ -101,21 +103,32 @@ def record_of(obj: Object) -> RotationRecord | None:
 
 
 class RotationClaim:
-    """The right to rotate a mesh, held while in its context.
+    """The right to rotate or upgrade a mesh, held while in its context.
+
+    Entering waits for a holder that may have died: until its lease expires, or until it renews it.
 
     Args:
         owner: names this run, and no other.
         lease: seconds after which a holder that is silent has lost it.
+        on_wait: is told whom entering waits for, once.
 
     Raises:
-        OwnershipConflict: on entering, another one holds it.
+        OwnershipConflict: on entering, another run holds it and is alive.
     """
 
-    def __init__(self, cluster: Cluster, namespace: str, owner: str, lease: float) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        owner: str,
+        lease: float,
+        on_wait: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._owner = owner
         self._lease = timedelta(seconds=lease)
+        self._on_wait = on_wait
         self._object: Object = {}
         self._lost: MeshError | None = None
         self._lock = threading.Lock()
@@ -123,10 +136,7 @@ class RotationClaim:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> Self:
-        now = self._cluster.clock()
-        found = self._cluster.get("v1", "ConfigMap", RECORD, self._namespace)
-        if found is not None:
-            self._refuse_held(found, now)
+        found = self._await_holder()
         self._object = found or {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -220,17 +230,30 @@ class RotationClaim:
         )
         return self._lost
 
-    def _refuse_held(self, found: Object, now: datetime) -> None:
-        data: dict[str, str] = found.get("data") or {}
-        holder, until = data.get("owner", ""), data.get("until", "")
-        if holder in ("", self._owner) or not until or datetime.fromisoformat(until) <= now:
-            return
-        raise OwnershipConflict(
-            f"ConfigMap/{self._namespace}/{RECORD}",
-            expected="no other rotation of this mesh",
-            found=f"that {holder} is at it, until {until} at least",
-            remedy="Wait until it has ended. A run whose machine died is taken over after that.",
-        )
+    def _await_holder(self) -> Object | None:
+        """The ConfigMap, once nobody holds it; None where there is none."""
+        first: tuple[str, str] | None = None
+        while True:
+            found = self._cluster.get("v1", "ConfigMap", RECORD, self._namespace)
+            data: dict[str, str] = (found or {}).get("data") or {}
+            holder, until = data.get("owner", ""), data.get("until", "")
+            is_free = holder in ("", self._owner) or not until
+            if is_free or datetime.fromisoformat(until) <= self._cluster.clock():
+                return found
+            if first is None:
+                first = holder, until
+                self._on_wait(
+                    f"{holder} is changing this mesh, or was and died: waiting until it renews its "
+                    f"lease, or until that expires at {until}"
+                )
+            elif first != (holder, until):
+                raise OwnershipConflict(
+                    f"ConfigMap/{self._namespace}/{RECORD}",
+                    expected="no other run that rotates or upgrades this mesh",
+                    found=f"that {holder} is running (its lease expires at {until})",
+                    remedy="Let it finish, or cancel it, then run this again.",
+                )
+            time.sleep(WATCH)
 
     def _renew(self) -> None:
         while not self._over.wait(self._lease.total_seconds() / 3):

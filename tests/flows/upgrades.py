@@ -69,6 +69,8 @@ def installed_alone(
 ) -> tuple[Sandbox, dict[str, Any]]:
     """Linkerd without extensions, self-signed, its trust anchor in a folder; its configuration."""
     sandbox, installed = ready_mesh(version)
+    # So long the next run waits for one that was killed.
+    config["upgrade"] = {"lease_seconds": 3} | config.get("upgrade", {})
     content = configure(
         sandbox,
         version=version,

@@ -251,7 +251,7 @@ class TestSelfSigned:
 
         one, other = claim("one"), claim("other")
         with one:
-            with pytest.raises(OwnershipConflict, match="one is at it"):
+            with pytest.raises(OwnershipConflict, match="one is running"):
                 other.__enter__()
             # It dies: its lease is not renewed, and not given back either.
             one._over.set()
