@@ -12,7 +12,7 @@ from tasks.admission import await_approval, postponed
 from tasks.gate import verify
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.releases import release
-from tasks.rotation import claimed_mesh
+from tasks.rotation import claim_of
 from tasks.step import submit
 from tasks.upgrade import (
     Planned,
@@ -83,7 +83,7 @@ def upgrade(
         if "window" not in accept and postponed(mesh, planned.plan):
             return planned.plan
         await_approval(mesh, planned.plan)
-    with claimed_mesh(mesh, mesh.upgrade) as claim:
+    with claim_of(mesh, mesh.upgrade) as claim:
         return _upgrade(mesh, planned, claim, restarts, go_back=go_back)
 
 

@@ -87,22 +87,28 @@ def control_plane_chart(mesh: LinkerdMesh) -> Chart:
     return ChartCatalog(mesh).find("linkerd2" if one else "linkerd-control-plane")
 
 
-@contextmanager
-def claimed_mesh(
+def claim_of(
     mesh: LinkerdMesh, options: RotationOptions | WebhookOptions | UpgradePolicy
-) -> Generator[RotationClaim]:
-    """The right to rotate or upgrade a mesh: by a lease in the cluster, on whatever servers.
-
-    Runs queue up before that at the server's global concurrency limit `linkerd-rotation-<mesh>`.
-    """
-    cluster = cluster_of(mesh)
-    claim = RotationClaim(
-        cluster,
+) -> RotationClaim:
+    """The right to rotate or upgrade a mesh: by a lease in the cluster, on whatever servers."""
+    return RotationClaim(
+        cluster_of(mesh),
         mesh.namespaces.linkerd,
         _owner(),
         options.lease_seconds,
         on_wait=get_run_logger().warning,
     )
+
+
+@contextmanager
+def claimed_mesh(
+    mesh: LinkerdMesh, options: RotationOptions | WebhookOptions
+) -> Generator[RotationClaim]:
+    """`claim_of` a mesh, held.
+
+    Runs queue up before that at the server's global concurrency limit `linkerd-rotation-<mesh>`.
+    """
+    claim = claim_of(mesh, options)
     limit = f"linkerd-rotation-{mesh.name}"
     _ensure_limit(limit)
     # The slot of a run that died is free again when its lease is over, 60 s at least. A server that
