@@ -234,6 +234,9 @@ def adoption_reads(_config: MeshConfig) -> list[Grant]:
         Grant(("list",), "apps", ("deployments",)),
         Grant(("list",), "apiextensions.k8s.io", ("customresourcedefinitions",)),
         Grant(("list",), "cert-manager.io", ("certificates",), sometimes=True),
+        # What signs the issuer, and where the trust bundle comes from.
+        Grant(("get",), "cert-manager.io", ("clusterissuers", "issuers"), sometimes=True),
+        Grant(("get",), "trust.cert-manager.io", ("bundles",), "", (TRUST_ROOTS,), sometimes=True),
     ]
 
 
@@ -394,6 +397,8 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
                 Grant(("list",), "cert-manager.io", ("certificaterequests",), place, sometimes=True)
             )
             found.append(Grant(("get",), "", ("secrets",), place, sometimes=True))
+        # Whether somebody else's Certificate keeps the issuer.
+        found.append(Grant(("list",), "cert-manager.io", ("certificates",), names.linkerd))
         if config.cert_manager.issuer_kind == "ClusterIssuer":
             found.append(Grant((*apply, "get"), "cert-manager.io", ("clusterissuers",)))
             found.append(Grant(("create", "get"), "", ("secrets",), names.cert_manager))

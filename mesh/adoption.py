@@ -13,10 +13,16 @@ from typing import Any, Literal, cast
 
 import yaml
 
+from mesh.certificate_anchor import (
+    CertificateAnchor,
+    certificate_for,
+    read_certificate_anchor,
+    signing_secret,
+)
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.dependencies import KINDS, Dependency, is_served, releases_of
-from mesh.errors import InvalidInput, MeshError
+from mesh.errors import CertificateError, InvalidInput, MeshError, NotReady
 from mesh.helm_record import Release, Revision, deployed, read_releases
 from mesh.installed import MARKS, MeshReleases, Part, read_mesh_releases
 from mesh.ownership import Owner, owner_of, owner_of_release
@@ -27,6 +33,7 @@ from mesh.trust_anchor import (
     LINKERD_TLS,
     TRUST_ROOTS,
     TlsSecret,
+    read_tls_secret,
 )
 from mesh.values import Values
 from mesh.version import LinkerdVersion
@@ -41,8 +48,9 @@ FlowName = Literal[
     "rotate_anchor",
 ]
 
+ANCHORS = ("identityTrustAnchorsPEM",)
 COMPUTED = (
-    ("identityTrustAnchorsPEM",),
+    ANCHORS,
     ("identity", "issuer", "scheme"),
     ("identity", "issuer", "tls"),
     ("identity", "issuer", "crtExpiry"),
@@ -63,9 +71,13 @@ class AdoptionSnapshot:
     """What a description is made of, read once.
 
     `running` is the version by the control plane's own word, `revisions` are the deployed ones of
-    the mesh's releases, `dependencies` the releases of cert-manager and Traefik, and `served` the
-    dependencies that the cluster has. `roots_owner` is who owns the trust bundle, and `anchor_in`
-    who owns the trust anchor's Secret, by the namespaces that have one.
+    the mesh's releases, `dependencies` the releases of cert-manager, trust-manager and Traefik, and
+    `served` the dependencies that the cluster has. `roots_owner` is who owns the trust bundle, and
+    `anchor_in` the trust anchor's Secret, by the namespaces that have one.
+
+    Where cert-manager signs the issuer, `signing` is the Secret (namespace, name) that it signs
+    with, None where its issuer is of another kind than CA; and `anchor` is the trust anchor that a
+    Certificate owns, or why that cannot be read.
     """
 
     base: MeshConfig
@@ -77,8 +89,11 @@ class AdoptionSnapshot:
     roots: str
     roots_owner: Owner | None
     issuer: TlsSecret | None = field(repr=False)
-    anchor_in: Mapping[str, Owner]
+    anchor_in: Mapping[str, TlsSecret] = field(repr=False)
     issuer_certificate: Object | None
+    signing: tuple[str, str] | None
+    anchor: CertificateAnchor | MeshError | None = field(repr=False)
+    cert_manager_in: str
     webhook_certificates: bool
     dependencies: tuple[Release, ...]
     served: frozenset[Dependency]
@@ -123,10 +138,15 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
     }
     names = {"linkerd": linkerd}
     names |= {name: extensions[name] for name in ("viz", "jaeger") if name in extensions}
-    config = MeshConfig.model_validate(
-        {"namespaces": names, "jaeger": {"enabled": True}, "version": "stable-2.14.10"}
-    )
     releases = read_releases(cluster, values=True)
+    manager = _cert_manager_in(cluster, releases)
+    config = MeshConfig.model_validate(
+        {
+            "namespaces": {**names, "cert_manager": manager},
+            "jaeger": {"enabled": True},
+            "version": "stable-2.14.10",
+        }
+    )
     mesh = read_mesh_releases(cluster, config, releases)
     revisions: dict[Part, Revision] = {
         part: revision
@@ -137,8 +157,11 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
     secret = cluster.get("v1", "Secret", ISSUER_SECRET, linkerd)
     issuer = TlsSecret.of(secret) if secret is not None else None
     certificates = list(cluster.list("cert-manager.io/v1", "Certificate", linkerd))
-    dependencies = tuple(r for name in KINDS for r in releases_of(name, releases))
-    places = {linkerd, *(r.place for r in dependencies if r.chart == "cert-manager")}
+    dependencies = tuple(
+        r for name in (*KINDS, "trust-manager") for r in releases_of(name, releases)
+    )
+    certificate = certificate_for(certificates, ISSUER_SECRET)
+    signing = signing_secret(cluster, config, certificate) if certificate is not None else None
     return AdoptionSnapshot(
         base=base,
         linkerd=linkerd,
@@ -150,19 +173,41 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
         roots_owner=owner_of(roots) if roots is not None else None,
         issuer=issuer,
         anchor_in={
-            place: owner_of(found)
-            for place in sorted(places)
-            if (found := cluster.get("v1", "Secret", ANCHOR_SECRET, place)) is not None
+            place: found
+            for place in sorted({linkerd, manager})
+            if (found := read_tls_secret(cluster, ANCHOR_SECRET, place)) is not None
         },
-        issuer_certificate=next(
-            (c for c in certificates if c["spec"].get("secretName") == ISSUER_SECRET), None
-        ),
+        issuer_certificate=certificate,
+        signing=signing,
+        anchor=_certificate_anchor(cluster, config) if certificate is not None else None,
+        cert_manager_in=manager,
         webhook_certificates=any(
             str(c["spec"].get("secretName", "")).endswith("-k8s-tls") for c in certificates
         ),
         dependencies=dependencies,
         served=frozenset(name for name in KINDS if is_served(name, cluster.serves)),
     )
+
+
+def _cert_manager_in(cluster: Cluster, releases: Sequence[Release]) -> str:
+    """The namespace of cert-manager, whoever installed it; its default one where there is none.
+
+    Its chart and its static manifest label its Deployments alike.
+    """
+    for release in releases_of("cert-manager", releases):
+        return release.place
+    labels = "app.kubernetes.io/name=cert-manager,app.kubernetes.io/component=controller"
+    found = cluster.list("apps/v1", "Deployment", labels=labels, metadata_only=True)
+    return next((obj["metadata"]["namespace"] for obj in found), "cert-manager")
+
+
+def _certificate_anchor(
+    cluster: Cluster, config: MeshConfig
+) -> CertificateAnchor | MeshError | None:
+    try:
+        return read_certificate_anchor(cluster, config)
+    except (CertificateError, InvalidInput, NotReady) as error:
+        return error
 
 
 def find_control_plane(cluster: Cluster) -> tuple[str, str]:
@@ -251,7 +296,9 @@ def _config(snapshot: AdoptionSnapshot) -> tuple[dict[str, Any], list[str]]:
     if lifetime is not None:
         found["lifetimes"] = {"leaf_hours": int(lifetime[1])}
     if _is_cert_managers(snapshot):
-        found |= _cert_manager(snapshot)
+        found |= _cert_manager(snapshot, names)
+    elif _is_key_in_cluster(snapshot):
+        found["trust_anchor"] = {"custody": "in-cluster"}
     if lifetime is not None:
         user = _without(user, ("identity", "issuer", "issuanceLifetime"))
     extra = _own_values(user, defaults, left_out, "linkerd-control-plane")
@@ -262,27 +309,18 @@ def _config(snapshot: AdoptionSnapshot) -> tuple[dict[str, Any], list[str]]:
     return _differing(found, default), left_out
 
 
-def _cert_manager(snapshot: AdoptionSnapshot) -> dict[str, Any]:
-    certificate = snapshot.issuer_certificate or {}
-    kind = certificate["spec"]["issuerRef"].get("kind", "Issuer")
-    settings = {
-        "install": False,
-        "issuer_kind": kind,
-        "webhook_certificates": snapshot.webhook_certificates,
-    }
-    found: dict[str, Any] = {
+def _cert_manager(snapshot: AdoptionSnapshot, names: Mapping[str, str]) -> dict[str, Any]:
+    is_cluster = _anchor_place(snapshot) != snapshot.linkerd
+    return {
         "issuer": "cert-manager",
-        "cert_manager": settings,
+        "cert_manager": {
+            "install": False,
+            "issuer_kind": "ClusterIssuer" if is_cluster else "Issuer",
+            "webhook_certificates": snapshot.webhook_certificates,
+        },
         "trust_anchor": {"custody": "in-cluster"},
+        "namespaces": {**names, "cert_manager": snapshot.cert_manager_in},
     }
-    place = next((r.place for r in snapshot.dependencies if r.chart == "cert-manager"), "")
-    if place:
-        found["namespaces"] = {
-            "linkerd": snapshot.linkerd,
-            **{n: snapshot.extensions[n] for n in ("viz", "jaeger") if n in snapshot.extensions},
-            "cert_manager": place,
-        }
-    return found
 
 
 def _extension(
@@ -369,6 +407,8 @@ def _owners(snapshot: AdoptionSnapshot) -> Iterator[tuple[str, str]]:
         yield "issuer", f"{snapshot.issuer.owner}, scheme {snapshot.issuer.scheme}"
     if snapshot.roots_owner is not None:
         yield "trust bundle", str(snapshot.roots_owner)
+    if isinstance(snapshot.anchor, CertificateAnchor):
+        yield "trust anchor", f"cert-manager's {snapshot.anchor.anchor.subject}"
 
 
 def anchor_of(snapshot: AdoptionSnapshot) -> CertificateInfo | None:
@@ -384,15 +424,32 @@ def anchor_of(snapshot: AdoptionSnapshot) -> CertificateInfo | None:
         return None
 
 
+def _has_key(snapshot: AdoptionSnapshot) -> bool:
+    """Whether the key that signs issuers needs nobody to bring it."""
+    return _is_cert_managers(snapshot) or _is_key_in_cluster(snapshot)
+
+
+def _is_key_in_cluster(snapshot: AdoptionSnapshot) -> bool:
+    """Whether Linkerd's namespace has the key of the anchor that signed the issuer."""
+    kept = snapshot.anchor_in.get(snapshot.linkerd)
+    if kept is None or kept.private_key is None or snapshot.issuer is None:
+        return False
+    try:
+        return signed_by(snapshot.issuer.certificate, kept.certificate, ANCHOR_SECRET) is not None
+    except MeshError:
+        return False
+
+
 def _missing(snapshot: AdoptionSnapshot) -> Iterator[str]:
-    if snapshot.anchor_in or _is_cert_managers(snapshot):
+    if _has_key(snapshot):
         return
     anchor = anchor_of(snapshot)
     name = f"{anchor.subject}, sha256 {anchor.fingerprint}" if anchor else "which signs issuers"
     yield (
         f"the private key of the trust anchor ({name}): give trust_anchor.certificate_file and "
-        "private_key_file, and where bootstrap keeps it (key_file with a passphrase, or a Prefect "
-        "Secret block), then run bootstrap"
+        "private_key_file, and where these flows keep the mesh's key (key_file with a passphrase, "
+        "or a Prefect Secret block). If the key is lost, rotate_anchor makes a new anchor without "
+        "it"
     )
 
 
@@ -403,14 +460,62 @@ def _outlook(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[
     refused = [*_refused(snapshot, config)]
     for flow in ("bootstrap", "upgrade"):
         yield Outlook(flow, not refused, tuple(refused))
-    issuer, anchor = [*_issuer_refused(snapshot, refused)], list(refused)
-    if not _is_cert_managers(snapshot):
-        key = [] if snapshot.anchor_in else ["the trust anchor's private key is needed"]
-        issuer, anchor = [*issuer, *key], [*anchor, *key]
-        if snapshot.issuer is not None and snapshot.issuer.owner.reconciles and not anchor:
-            anchor = issuer
+    issuer = [*_issuer_refused(snapshot, refused)]
+    # A release that declares no anchors is not written where cert-manager makes them.
+    user, _ = _values(snapshot, _control_plane(snapshot))
+    is_apart = isinstance(snapshot.anchor, CertificateAnchor) and not _text_at(user, *ANCHORS)
+    anchor = [*(_unknown_version(config) if is_apart else refused), *_anchor_refused(snapshot)]
+    if not _has_key(snapshot):
+        issuer.append("the private key of the trust anchor is needed")
     yield Outlook("rotate_issuer", not issuer, tuple(issuer))
     yield Outlook("rotate_anchor", not anchor, tuple(anchor))
+
+
+def _anchor_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
+    """Why the trust anchor cannot be replaced, whoever owns the releases."""
+    if not _is_cert_managers(snapshot):
+        yield from _issuer_refused(snapshot, ())
+        if _is_key_in_cluster(snapshot):
+            yield from _anchor_owner(snapshot.anchor_in[snapshot.linkerd])
+        return
+    match snapshot.anchor:
+        case MeshError() as error:
+            yield str(error)
+        case CertificateAnchor(obstacle=MeshError() as obstacle):
+            yield str(obstacle)
+        case CertificateAnchor():
+            pass
+        case _:
+            yield from _signer_refused(snapshot)
+            if (kept := snapshot.anchor_in.get(_anchor_place(snapshot))) is not None:
+                yield from _anchor_owner(kept)
+
+
+def _signer_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
+    """Why these flows cannot give cert-manager another anchor to sign with."""
+    reference = (snapshot.issuer_certificate or {})["spec"]["issuerRef"]
+    kind, name = reference.get("kind", "Issuer"), reference["name"]
+    place = _anchor_place(snapshot)
+    if snapshot.signing is None:
+        yield f"{kind} {name} signs with no Secret of this cluster: rotate its anchor there"
+    elif snapshot.signing != (place, ANCHOR_SECRET):
+        yield (
+            f"{kind} {name} signs with Secret/{'/'.join(snapshot.signing)}, and these flows keep "
+            f"an anchor in Secret/{place}/{ANCHOR_SECRET}: rename it, or let a cert-manager "
+            "Certificate own it"
+        )
+
+
+def _anchor_place(snapshot: AdoptionSnapshot) -> str:
+    """Where cert-manager reads an anchor that these flows keep (`MeshConfig.anchor_namespace`)."""
+    reference = (snapshot.issuer_certificate or {})["spec"]["issuerRef"]
+    is_cluster = reference.get("kind") == "ClusterIssuer"
+    return snapshot.cert_manager_in if is_cluster else snapshot.linkerd
+
+
+def _anchor_owner(secret: TlsSecret) -> Iterator[str]:
+    if secret.owner.reconciles:
+        yield f"the trust anchor belongs to {secret.owner}: replace it there"
 
 
 def _refused(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[str]:
@@ -423,6 +528,10 @@ def _refused(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[
             owner = snapshot.mesh.driver
             yield f"it belongs to {owner}, and these flows write meshes of Helm alone"
         return
+    yield from _unknown_version(config)
+
+
+def _unknown_version(config: Mapping[str, Any]) -> Iterator[str]:
     try:
         LinkerdVersion.parse(str(config.get("version", "")))
     except MeshError as error:
@@ -432,10 +541,15 @@ def _refused(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[
 def _issuer_refused(snapshot: AdoptionSnapshot, refused: Sequence[str]) -> Iterator[str]:
     if snapshot.issuer is None:
         yield f"there is no Secret {ISSUER_SECRET}"
+    elif _is_cert_managers(snapshot):
+        if isinstance(snapshot.anchor, MeshError):
+            yield str(snapshot.anchor)
+        elif snapshot.anchor is None:
+            yield from _signer_refused(snapshot)
     elif snapshot.issuer.scheme == LINKERD_TLS:
         # The issuer is renewed through the release.
         yield from refused
-    elif snapshot.issuer.owner.reconciles and not _is_cert_managers(snapshot):
+    elif snapshot.issuer.owner.reconciles:
         yield f"the issuer belongs to {snapshot.issuer.owner}: renew it there"
 
 

@@ -31,8 +31,8 @@ def settings_of(name: Dependency, config: MeshConfig) -> CertManager | Traefik:
     return config.cert_manager if name == "cert-manager" else config.traefik
 
 
-def releases_of(name: Dependency, releases: Sequence[Release]) -> list[Release]:
-    """The dependency's releases, by its chart: of any name, in any namespace and state."""
+def releases_of(name: str, releases: Sequence[Release]) -> list[Release]:
+    """A dependency's releases, by its chart: of any name, in any namespace and state."""
     return [r for r in releases if r.chart == name and r.status != "uninstalled"]
 
 

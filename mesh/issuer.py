@@ -191,6 +191,8 @@ def with_kept(cluster: Cluster, config: MeshConfig, chart: Chart, values: Values
 def cert_manager_objects(config: MeshConfig) -> list[Object]:
     """The issuers and certificates that cert-manager keeps for the mesh, in order.
 
+    The first two are the issuer of the mesh's issuer, and its Certificate.
+
     Sources: https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/ and
     https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/
     """
@@ -350,6 +352,8 @@ def ensure_cert_manager_issuer(
 ) -> Issuer:
     """Lets cert-manager sign the issuer and Linkerd's webhook certificates, and waits for it.
 
+    An issuer that somebody else's Certificate keeps is used as it is.
+
     Args:
         timeout: seconds until everything has to be ready.
 
@@ -359,19 +363,24 @@ def ensure_cert_manager_issuer(
         CertificateError: what cert-manager signed does not chain to the anchor.
     """
     started = time.monotonic()
-    _signing_pair(
-        store,
-        anchor,
-        remedy="Bring the key (trust_anchor.private_key), or use issuer mode self-signed.",
-    )
     namespace = config.namespaces.linkerd
     was_there = read_tls_secret(cluster, ISSUER_SECRET, namespace) is not None
     objects = cert_manager_objects(config)
+    theirs = _foreign_certificate(cluster, namespace)
+    if theirs is not None:
+        # Neither the Certificate nor the issuer that it names is ours to write.
+        objects = objects[2:]
+    else:
+        _signing_pair(
+            store,
+            anchor,
+            remedy="Bring the key (trust_anchor.private_key), or use issuer mode self-signed.",
+        )
     for obj in objects:
         refuse_foreign(cluster, obj)
     for obj in objects:
         cluster.apply(obj)
-    await_ready(cluster, objects, timeout)
+    await_ready(cluster, [*([theirs] if theirs is not None else []), *objects], timeout)
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
     secret = read_tls_secret(cluster, ISSUER_SECRET, namespace)
     if secret is None:
@@ -387,6 +396,19 @@ def ensure_cert_manager_issuer(
     if not was_there:
         refresh_mounts(cluster, namespace, IDENTITY_PODS)
     return Issuer(info, "adopted" if was_there else "made")
+
+
+def _foreign_certificate(cluster: Cluster, namespace: str) -> Object | None:
+    """The Certificate of the mesh's issuer, where somebody else made it; of any name."""
+    return next(
+        (
+            obj
+            for obj in cluster.list(CERT_MANAGER, "Certificate", namespace)
+            if obj["spec"].get("secretName") == ISSUER_SECRET
+            and not LABELS.items() <= obj["metadata"].get("labels", {}).items()
+        ),
+        None,
+    )
 
 
 def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> None:

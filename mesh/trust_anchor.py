@@ -406,7 +406,9 @@ def decide_trust_anchor(
         info = check_trust_anchor(
             snapshot.brought, domain, now, "trust_anchor.certificate", version=config.linkerd
         )
-        _refuse_unless_trusted(info, snapshot.trusted, "trust_anchor.certificate")
+        _refuse_unless_trusted(
+            info, snapshot.trusted, "trust_anchor.certificate", kept=snapshot.kept, where=where
+        )
         if snapshot.kept is not None:
             if not is_same(snapshot.kept, info.pem):
                 raise InvalidInput(
@@ -483,14 +485,30 @@ def _refuse_another_clusters(snapshot: AnchorSnapshot, config: MeshConfig, where
     )
 
 
-def _refuse_unless_trusted(info: CertificateInfo, trusted: str, subject: str) -> None:
-    if trusted and info.fingerprint not in fingerprints(trusted, TRUST_ROOTS):
-        raise InvalidInput(
-            subject,
-            expected="the trust anchor that the mesh has",
-            found="another one",
-            remedy="To replace the anchor of a running mesh use rotate_anchor.",
-        )
+def _refuse_unless_trusted(
+    info: CertificateInfo, trusted: str, subject: str, *, kept: str | None = None, where: str = ""
+) -> None:
+    """Raises where the mesh does not trust an anchor.
+
+    Args:
+        kept: the anchor in the key store, which the mesh has been rotated to if it trusts it.
+        where: the key store's name.
+    """
+    if not trusted:
+        return
+    anchors = fingerprints(trusted, TRUST_ROOTS)
+    if info.fingerprint in anchors:
+        return
+    is_rotated = kept is not None and bool(fingerprints(kept, where) & anchors)
+    raise InvalidInput(
+        subject,
+        expected="the trust anchor that the mesh has",
+        found="another one",
+        remedy=f"The mesh has been rotated to the anchor in {where}: remove "
+        "trust_anchor.certificate or certificate_file, and the private key beside it."
+        if is_rotated
+        else "To replace the anchor of a running mesh use rotate_anchor.",
+    )
 
 
 def ensure_trust_anchor(

@@ -10,13 +10,19 @@ from mesh.charts import Chart, ChartCatalog, charts_of
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.dependencies import Dependency, own_release, wanted_version
+from mesh.errors import ApiError
 from mesh.helm import DesiredRelease, desired_release
-from mesh.helm_record import Release, ReleaseRef
+from mesh.helm_record import Release, ReleaseRef, read_release
 from mesh.installed import MeshReleases
 from mesh.issuer import webhook_authorities, with_kept
+from mesh.ownership import owner_of
 from mesh.preflight import gateway_api_owner
 from mesh.safety_values import unsafe_values
+from mesh.trust_anchor import TRUST_ROOTS
 from mesh.values import ClusterFacts, Values, values_for
+
+BUNDLE_VALUE = "identityTrustAnchorsPEM"
+"""The control plane's value that declares the trust bundle."""
 
 
 def wanted_releases(
@@ -94,8 +100,36 @@ def wanted_release(
     """
     values = values_for(chart, config, facts, trust_bundle=trust_bundle)
     values = with_kept(cluster, config, chart, values)
+    if at is not None and _is_undeclared(cluster, config, chart, values, at):
+        values = {key: value for key, value in values.items() if key != BUNDLE_VALUE}
     unsafe = unsafe_values(chart.name, config, values)
     return replace(desired_release(config, chart, values, at), unsafe=tuple(unsafe))
+
+
+def _is_undeclared(
+    cluster: Cluster, config: MeshConfig, chart: Chart, values: Values, at: ReleaseRef
+) -> bool:
+    """Whether trust-manager keeps the trust bundle, and the release has never declared it.
+
+    Linkerd's documentation installs such a release without the value. Once declared, it would be
+    out of date whenever cert-manager renews the anchor.
+    """
+    identity: object = values.get("identity")
+    if chart.name not in ("linkerd2", "linkerd-control-plane") or not (
+        isinstance(identity, dict) and cast("Values", identity).get("externalCA")
+    ):
+        return False
+    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
+    if roots is None or owner_of(roots).by != "trust-manager":
+        return False
+    try:
+        release = read_release(cluster, at.name, at.namespace)
+    except ApiError as error:
+        # Records in a namespace that this identity may not read: somebody else's release.
+        if error.status != 403:
+            raise
+        return False
+    return release is not None and not str((release.values or {}).get(BUNDLE_VALUE) or "").strip()
 
 
 def dependencies_of(config: MeshConfig) -> list[Dependency]:

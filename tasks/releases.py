@@ -16,12 +16,13 @@ from mesh.dependencies import (
     releases_of,
     wanted_version,
 )
-from mesh.helm import Helm, Outcome, desired_release
+from mesh.helm import Helm, Outcome
 from mesh.helm_record import ReleaseRef, read_releases
 from mesh.installed import PARTS, locate
-from mesh.issuer import webhook_authorities, with_kept
+from mesh.issuer import webhook_authorities
 from mesh.ownership import owner_of_release
-from mesh.values import ClusterFacts, values_for
+from mesh.values import ClusterFacts
+from mesh.wanted import wanted_release
 from tasks.injection import mend_injection
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.progress import RolloutProgress
@@ -73,9 +74,7 @@ def _reconcile(
     cluster = cluster_of(mesh)
     if mesh.issuer == "cert-manager":
         facts = replace(facts, webhook_authorities=webhook_authorities(cluster, mesh))
-    values = values_for(chart, mesh, facts, trust_bundle=trust_bundle)
-    values = with_kept(cluster, mesh, chart, values)
-    desired = desired_release(mesh, chart, values, at)
+    desired = wanted_release(cluster, mesh, chart, facts, trust_bundle, at)
     log = get_run_logger()
     with RolloutProgress(mesh.name, desired.name) as progress:
         outcome = Helm(cluster).reconcile(desired, progress)

@@ -20,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 KEPT = 24 * 3600.0
 """Seconds that copies for another state of the code are kept after their last use."""
 
+MADE_BY = ("tests/rotation", "tests/checks", "tests/flows", "tests/ownership")
+"""Folders of tests that have installs of their own."""
+
 Install = Callable[[Sandbox, Path], object]
 """Installs a mesh on a sandbox, and writes what belongs to it outside of it into the folder."""
 
@@ -75,7 +78,7 @@ class ReadyMeshes:
             digest.update(f"{program} {program.stat().st_size}".encode())
         sources = [
             path
-            for folder in ("mesh", "sandbox", "tests/rotation", "tests/checks", "tests/flows")
+            for folder in ("mesh", "sandbox", *MADE_BY)
             for path in (ROOT / folder).rglob("*")
             if path.suffix in (".py", ".yaml", ".go") and path.is_file()
         ]

@@ -19,6 +19,7 @@ from mesh.rollout import OnProgress
 from mesh.rotation.issuer_renewal import (
     await_reissued,
     ensure_loaded,
+    issuer_certificate,
     reissue,
     require_writable,
     write_issuer,
@@ -159,8 +160,7 @@ def rotate_issuer(
     if _fingerprint(snapshot.issuer) != _fingerprint(before):
         pass
     elif config.issuer == "cert-manager":
-        name = snapshot.anchor.issuer.name if snapshot.anchor is not None else ISSUER_SECRET
-        _reissue(cluster, config, name, snapshot.issuer)
+        _reissue(cluster, config, issuer_certificate(cluster, config), snapshot.issuer)
     else:
         pair = ring.require(snapshot.issuer_anchor or "")
         write_issuer(cluster, config, pair, snapshot.bundle.roots)

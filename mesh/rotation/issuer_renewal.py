@@ -14,6 +14,7 @@ import time
 from datetime import datetime
 from typing import Any
 
+from mesh.certificate_anchor import certificate_for
 from mesh.cluster import MERGE_PATCH, Cluster, Object, last_change
 from mesh.config import MeshConfig
 from mesh.errors import NotReady
@@ -137,6 +138,13 @@ def renew(cluster: Cluster, namespace: str, name: str) -> None:
         content_type=MERGE_PATCH,
         subject=f"Certificate/{namespace}/{name}",
     )
+
+
+def issuer_certificate(cluster: Cluster, config: MeshConfig) -> str:
+    """The name of the issuer's Certificate: whoever made it may have named it as they like."""
+    found = cluster.list(CERT_MANAGER, "Certificate", config.namespaces.linkerd)
+    certificate = certificate_for(found, ISSUER_SECRET)
+    return str(certificate["metadata"]["name"]) if certificate is not None else ISSUER_SECRET
 
 
 def await_reissued(

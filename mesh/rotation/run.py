@@ -31,6 +31,7 @@ from mesh.rotation.issuer_renewal import (
     await_issued,
     await_reissued,
     ensure_loaded,
+    issuer_certificate,
     put_issuer,
     reissue,
     renew,
@@ -458,8 +459,7 @@ class Rotation:
         put_issuer(self._cluster, self._config, issuer, kept.authority)
 
     def _reissue(self, is_done: Callable[[TlsSecret], bool]) -> None:
-        anchor = self.read().anchor
-        name = anchor.issuer.name if anchor is not None else ISSUER_SECRET
+        name = issuer_certificate(self._cluster, self._config)
         timeout = self._config.timeout_seconds
         for _ in range(REISSUES):
             reissue(self._cluster, self._config, name)

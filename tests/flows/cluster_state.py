@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 
-from mesh.cluster import Cluster
+from mesh.cluster import Cluster, Object
 from tests.waiting import eventually
 
 # What the cluster's own machinery writes all the time, whoever runs bootstrap.
@@ -29,6 +30,18 @@ def resource_versions(cluster: Cluster) -> dict[str, str]:
     Of a CRD it is what people change.
     """
     found: dict[str, str] = {}
+    for key, obj in every_object(cluster):
+        metadata = obj["metadata"]
+        found[key] = metadata.get("resourceVersion", "")
+        if obj["kind"] == "CustomResourceDefinition":
+            # Its status is the API server's, which is at it for a while after each change.
+            theirs = ("generation", "labels", "annotations")
+            found[key] = json.dumps([metadata.get(name) for name in theirs])
+    return found
+
+
+def every_object(cluster: Cluster) -> Iterator[tuple[str, Object]]:
+    """Each object of a cluster by `group/version/Kind/namespace/name`, metadata alone."""
     preferred = {
         group["preferredVersion"]["groupVersion"] for group in cluster.read("/apis")["groups"]
     }
@@ -40,12 +53,7 @@ def resource_versions(cluster: Cluster) -> dict[str, str]:
                 continue
             if kind in OF_THE_MACHINERY:
                 continue
-            for obj in cluster.list(api_version, kind):
+            for obj in cluster.list(api_version, kind, metadata_only=True):
                 metadata = obj["metadata"]
-                key = f"{api_version}/{kind}/{metadata.get('namespace', '')}/{metadata['name']}"
-                found[key] = metadata.get("resourceVersion", "")
-                if kind == "CustomResourceDefinition":
-                    # Its status is the API server's, which is at it for a while after each change.
-                    theirs = ("generation", "labels", "annotations")
-                    found[key] = json.dumps([metadata.get(name) for name in theirs])
-    return found
+                name = f"{metadata.get('namespace', '')}/{metadata['name']}"
+                yield f"{api_version}/{kind}/{name}", obj

@@ -69,6 +69,7 @@ def answer(returned: Any) -> dict[str, Any]:
         "target": returned.target,
         "done": returned.is_done,
         "findings": [finding.id for finding in returned.findings],
+        "deleted": [each.subject for each in returned.objects if each.change == "delete"],
     }
 
 

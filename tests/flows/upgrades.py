@@ -127,11 +127,11 @@ def that_must_survive(cluster: Cluster) -> dict[str, str]:
     return found
 
 
-def proxies(cluster: Cluster) -> set[str]:
+def proxies(cluster: Cluster, control_plane: str = "linkerd") -> set[str]:
     """The versions of every proxy of the mesh."""
     return {
         container["image"].rsplit(":", 1)[-1]
-        for pod in cluster.list("v1", "Pod", labels="linkerd.io/control-plane-ns=linkerd")
+        for pod in cluster.list("v1", "Pod", labels=f"linkerd.io/control-plane-ns={control_plane}")
         for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", [])
         if container["name"] == "linkerd-proxy" and not pod["metadata"].get("deletionTimestamp")
     }

@@ -5,6 +5,7 @@ Source: https://linkerd.io/2/tasks/install-helm/
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,26 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import SecretStr
 
 from mesh.charts import ChartCatalog, ChartName
 from mesh.checks import CATEGORIES
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
+from mesh.errors import ApiError
 from mesh.helm import Helm
 from mesh.installed import read_mesh_releases
 from mesh.issuer import chart_issuer
 from mesh.pki import KeyPair, create_trust_anchor, sign_issuer
 from mesh.report import verify
 from mesh.rotation.issuer import IssuerRotation, ReleaseWriter, look_at_issuer, rotate_issuer
-from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.record import RotationClaim
 from mesh.snapshot import read_snapshot
 from mesh.trust_anchor import ISSUER_SECRET, TlsSecret
 from sandbox.cluster import Sandbox
 from tests.checks.installed import SCOPES
-from tests.rotation.meshes import FAST, PASSPHRASE, chart_of, quiet, store_of
+from tests.rotation.meshes import FAST, PASSPHRASE, chart_of, quiet, ring_of
 
 DOMAIN = "cluster.local"
+PAIR = (("cert", "crt"), ("key", "key"))
+"""kubectl's names for a certificate and its key, and what their files end with."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ class Plain:
 
     def __post_init__(self) -> None:
         self.cluster = self.sandbox.cluster()
+        kept, key = self.folder / "ca.crt", self.folder / "ca.key"
+        if kept.exists():
+            # A copy of a mesh that was installed once.
+            self.anchor = KeyPair(kept.read_text(), SecretStr(key.read_text()))
+            return
         now = datetime.now(UTC)
         self.anchor = create_trust_anchor(DOMAIN, timedelta(days=365), now)
         issuer = sign_issuer(self.anchor, DOMAIN, timedelta(days=300), now)
@@ -78,6 +87,11 @@ class Plain:
             file.write_text(yaml.safe_dump(values))
             command += ["--values", str(file)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+
+    def run_kubectl(self, *arguments: str) -> None:
+        command = [str(self.sandbox.binaries.kubectl), *arguments]
+        command += ["--kubeconfig", str(self.sandbox.kubeconfig)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
 
     def config(self, version: str, **more: Any) -> MeshConfig:
         """The mesh as this person would describe it, with the key of the anchor."""
@@ -119,6 +133,10 @@ class Plain:
                 settings += ["--set-file", f"identity.issuer.tls.{key}={self.folder / file}"]
         else:
             settings += ["--set", f"identity.issuer.scheme={scheme}"]
+            self.run_kubectl("create", "namespace", names.namespace)
+            pair = (f"--{kind}={self.folder / 'issuer'}.{end}" for kind, end in PAIR)
+            place = ("--namespace", names.namespace)
+            self.run_kubectl("create", "secret", "tls", ISSUER_SECRET, *place, *pair)
         settings += ["--wait", "--timeout", "4m"]
         if self.config(version).linkerd.layout == "one-chart":
             # Its CronJob is of an API that this Kubernetes lacks.
@@ -136,16 +154,29 @@ class Plain:
 
 @contextmanager
 def issuer_never_missing(cluster: Cluster, namespace: str = "linkerd") -> Iterator[None]:
-    """Looks at the issuer's Secret throughout: it is always there, and always the same object."""
-    over, seen = threading.Event(), list[str]()
+    """Watches the issuer's Secret: it is never deleted, and has a certificate at every change."""
+    path = cluster.path("v1", "Secret", namespace)
+    query = {"fieldSelector": f"metadata.name={ISSUER_SECRET}"}
+    listed = cluster.read(path, query)
+    (first,) = listed["items"]
+    over, found = threading.Event(), list[str]()
 
     def watch() -> None:
+        version = listed["metadata"]["resourceVersion"]
         while not over.is_set():
-            found = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
-            uid = str(found["metadata"]["uid"]) if found is not None else "missing"
-            if not seen or seen[-1] != uid:
-                seen.append(uid)
-            over.wait(0.05)
+            # The API server ends each watch; the next one begins at the event after its last.
+            asked = {**query, "watch": "1", "resourceVersion": version, "timeoutSeconds": "1"}
+            try:
+                answer, _ = cluster.request("GET", path, query=asked)
+            except ApiError as error:
+                found.append(f"no watch: {error}")
+                return
+            for line in answer.splitlines():
+                event = json.loads(line)
+                secret = event["object"]
+                if event["type"] != "MODIFIED" or not TlsSecret.of(secret).certificate:
+                    found.append(f"{event['type']} {secret['metadata']}")
+                version = secret["metadata"]["resourceVersion"]
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -153,9 +184,12 @@ def issuer_never_missing(cluster: Cluster, namespace: str = "linkerd") -> Iterat
         yield
     finally:
         over.set()
-        thread.join(timeout=10)
-    assert len(seen) == 1, seen
-    assert seen[0] != "missing"
+        thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert not found, found
+    now = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    assert now is not None
+    assert now["metadata"]["uid"] == first["metadata"]["uid"]
 
 
 def uids(cluster: Cluster, kinds: Sequence[tuple[str, str]], namespace: str) -> dict[str, str]:
@@ -206,7 +240,7 @@ def is_in_step(plain: Plain, config: MeshConfig) -> None:
 
 
 def new_issuer(plain: Plain, config: MeshConfig) -> IssuerRotation:
-    ring = KeyRing(store_of(plain.cluster, config))
+    ring = ring_of(plain.cluster, config)
     writer = ReleaseWriter(Helm(plain.cluster, plain.helm), lambda: chart_of(config))
     before = look_at_issuer(plain.cluster, config, ring, FAST, writer).issuer
     with RotationClaim(plain.cluster, config.namespaces.linkerd, "issuer", 30) as claim:

@@ -162,6 +162,11 @@ REFUSALS: dict[str, tuple[AnchorSnapshot, str, str]] = {
         "trust_anchor.certificate",
         "use rotate_anchor",
     ),
+    "brought, but the mesh was rotated to the one that is kept": (
+        snapshot(brought=TWO, has_key=True, kept=ONE, trusted=ONE),
+        "trust_anchor.certificate",
+        f"rotated to the anchor in {WHERE}: remove trust_anchor.certificate",
+    ),
     "kept, but the mesh has another": (snapshot(kept=TWO, trusted=ONE), WHERE, "use rotate_anchor"),
     "brought, but another is kept": (
         snapshot(brought=TWO, has_key=True, kept=ONE),

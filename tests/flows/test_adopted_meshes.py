@@ -1,0 +1,234 @@
+"""Meshes that people made by `helm install`, looked after by what `adopt` says of them.
+
+`adopt`'s YAML is the configuration, with nothing added but what it says is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mesh.adoption import Adoption, adoption_yaml, describe, read_adoption
+from mesh.certificate_anchor import TRUST_MANAGER
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput, OwnershipConflict
+from mesh.trust_anchor import TRUST_ROOTS
+from sandbox.cluster import Sandbox
+from tests.flows.cluster_state import every_object
+from tests.flows.conftest import Flows
+from tests.flows.upgrades import proxies
+from tests.ownership.plain import Names, Plain, failing, issuer_never_missing, new_issuer
+from tests.ready_meshes import ReadyMeshes
+from tests.rotation.invariant import Invariant
+from tests.rotation.meshes import PASSPHRASE, add_workloads, plan, rotate
+from tests.rotation.trust_manager import CURRENT, documented, install_documented
+
+pytestmark = pytest.mark.timeout(600)
+
+EVERY_FLOW = {
+    "verify_mesh",
+    "check_certificates",
+    "smoke_test",
+    "bootstrap",
+    "upgrade",
+    "rotate_issuer",
+    "rotate_anchor",
+}
+NEEDS_KEY = "private key of the trust anchor"
+WORKLOADS = 2
+MADE_AGAIN = {"Pod", "ReplicaSet", "EndpointSlice", "Endpoints", "CertificateRequest"}
+"""Kinds that controllers replace whenever a workload restarts or a certificate is renewed."""
+
+
+DOCUMENTED = Names()
+
+
+LAYOUT = {
+    "issuer": "cert-manager",
+    "cert_manager": {
+        "install": False,
+        "issuer_kind": "ClusterIssuer",
+        "webhook_certificates": False,
+    },
+    "trust_anchor": {"custody": "in-cluster"},
+    "values": {"inline": {"identity": {"externalCA": True}}},
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """How somebody installed a mesh, and the version that they upgrade it to.
+
+    `linkerd` is the control plane's namespace, which the one chart of 2.11 makes by itself.
+    """
+
+    version: str
+    target: str
+    names: Names = DOCUMENTED
+    linkerd: str = "linkerd"
+    scheme: str = "linkerd.io/tls"
+
+
+PLAIN = [
+    Made("stable-2.11.5", "stable-2.12.6", Names(control_plane="linkerd2", namespace="default")),
+    Made("stable-2.13.0", "stable-2.13.7", scheme="kubernetes.io/tls"),
+    Made("stable-2.14.5", "stable-2.14.10"),
+    Made("stable-2.12.2", "stable-2.12.6", Names("crds", "default", "l5d", "mesh"), "mesh"),
+]
+
+
+def adopted(sandbox: Sandbox, charts: Path) -> Adoption:
+    access = {"kubeconfig": str(sandbox.kubeconfig)}
+    base = {"name": "adopted", "access": access, "charts": {"mirror": str(charts)}}
+    return describe(read_adoption(sandbox.cluster(), MeshConfig.model_validate(base)))
+
+
+def working(found: Adoption) -> set[str]:
+    return {outlook.flow for outlook in found.outlook if outlook.works}
+
+
+def objects(cluster: Cluster) -> dict[str, str]:
+    """Every object that somebody made, with its UID; Helm's records come and go."""
+    return {
+        f"{obj['kind']}/" + "/".join(part for part in key.split("/")[-2:] if part): obj["metadata"][
+            "uid"
+        ]
+        for key, obj in every_object(cluster)
+        if obj["kind"] not in MADE_AGAIN
+        and not obj["metadata"]["name"].startswith("sh.helm.release")
+    }
+
+
+@contextmanager
+def none_lost(cluster: Cluster, namespace: str) -> Iterator[set[str]]:
+    """No object is lost but those in the set, and the issuer is never missing."""
+    before, gone = objects(cluster), set[str]()
+    with issuer_never_missing(cluster, namespace):
+        yield gone
+    after = objects(cluster)
+    lost = {key for key, uid in before.items() if after.get(key) != uid}
+    assert lost <= gone, lost - gone
+
+
+@pytest.mark.parametrize("made", PLAIN, ids=lambda made: f"{made.version} {made.linkerd}")
+def test_a_plain_mesh_is_looked_after(
+    made: Made,
+    ready_meshes: ReadyMeshes,
+    helm_path: str,
+    charts_dir: Path,
+    tmp_path: Path,
+    flows: Flows,
+) -> None:
+    def install(sandbox: Sandbox, folder: Path) -> None:
+        new = Plain(sandbox, helm_path, charts_dir, folder)
+        new.install(made.version, made.names, scheme=made.scheme)
+        add_workloads(new.cluster, WORKLOADS, control_plane=made.linkerd)
+
+    with ready_meshes.copy(f"plain {made}", tmp_path, install) as sandbox:
+        mesh = Plain(sandbox, helm_path, charts_dir, tmp_path)
+        cluster, namespace = mesh.cluster, made.linkerd
+        found = adopted(sandbox, charts_dir)
+        fields: dict[str, Any] = yaml.safe_load(adoption_yaml(found))
+        keyless = MeshConfig.model_validate(
+            {
+                **fields,
+                "trust_anchor": {"key_file": str(tmp_path / "new.key"), "passphrase": PASSPHRASE},
+            }
+        )
+        assert working(found) == EVERY_FLOW - {"rotate_issuer"}
+        (missing,) = found.missing
+        assert NEEDS_KEY in missing
+        with pytest.raises(InvalidInput, match=NEEDS_KEY):
+            new_issuer(mesh, keyless)
+        assert plan(cluster, keyless).troubles == ()
+
+        fields["trust_anchor"] = {
+            "certificate_file": str(tmp_path / "ca.crt"),
+            "private_key_file": str(tmp_path / "ca.key"),
+            "key_file": str(tmp_path / "kept.key"),
+            "passphrase": PASSPHRASE.get_secret_value(),
+        }
+        config = MeshConfig.model_validate(fields)
+        assert failing(mesh, config) == {}
+        with none_lost(cluster, namespace) as gone, Invariant(sandbox):
+            renewed = new_issuer(mesh, config)
+            assert renewed.before != renewed.after
+            assert rotate(cluster, config, helm_path)[-1] == "done"
+            done = flows.upgrade(fields, to=made.target)
+            assert (done.get("source"), done.get("target")) == (made.version, made.target), done
+            gone |= set(done["deleted"])
+        assert failing(mesh, config.model_copy(update={"version": made.target})) == {}
+        assert proxies(cluster, namespace) == {made.target}
+
+
+@contextmanager
+def without_copy(cluster: Cluster) -> Iterator[None]:
+    """The Bundle has no place for the previous anchor meanwhile."""
+    bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
+    assert bundle is not None
+    sources = bundle["spec"]["sources"]
+    alone = [source for source in sources if source["secret"]["name"] == CURRENT]
+    for changed in (alone, sources):
+        cluster.merge(TRUST_MANAGER, "Bundle", TRUST_ROOTS, None, {"spec": {"sources": changed}})
+        if changed is alone:
+            yield
+
+
+def reasons(found: Adoption) -> dict[str, str]:
+    return {outlook.flow: "; ".join(outlook.reasons) for outlook in found.outlook}
+
+
+def test_the_documented_cert_manager_layout_is_looked_after(
+    ready_meshes: ReadyMeshes,
+    shared_dir: Path,
+    helm_path: str,
+    charts_dir: Path,
+    tmp_path: Path,
+    flows: Flows,
+) -> None:
+    source, target = "edge-25.4.4", "edge-26.8.3"
+
+    def install(sandbox: Sandbox, folder: Path) -> None:
+        install_documented(sandbox, helm_path, shared_dir, documented(shared_dir, folder, source))
+        add_workloads(sandbox.cluster(), WORKLOADS)
+
+    with ready_meshes.copy(f"documented {source}", tmp_path, install) as sandbox:
+        mesh = Plain(sandbox, helm_path, charts_dir, tmp_path)
+        cluster = mesh.cluster
+        found = adopted(sandbox, charts_dir)
+        assert (working(found), found.missing) == (EVERY_FLOW, ())
+        fields: dict[str, Any] = yaml.safe_load(adoption_yaml(found))
+        assert {key: fields[key] for key in LAYOUT} == LAYOUT
+        owners = dict(found.owners)
+        assert owners["trust anchor"] == "cert-manager's Certificate/cert-manager/" + CURRENT
+        assert owners["trust bundle"] == f"trust-manager's Bundle/{TRUST_ROOTS}"
+        assert owners["trust-manager"] == "Helm release cert-manager/trust-manager"
+        with without_copy(cluster):
+            reason = reasons(adopted(sandbox, charts_dir))["rotate_anchor"]
+            with pytest.raises(OwnershipConflict) as refused:
+                plan(cluster, MeshConfig.model_validate(fields))
+            assert reason == str(refused.value)
+
+        with none_lost(cluster, "linkerd") as gone, Invariant(sandbox):
+            done = flows.upgrade(fields, to=target)
+            assert (done.get("source"), done.get("target")) == (source, target), done
+            gone |= set(done["deleted"])
+            newer = yaml.safe_load(adoption_yaml(adopted(sandbox, charts_dir)))
+            assert newer == {**fields, "version": target}
+            config = MeshConfig.model_validate(newer)
+            assert failing(mesh, config) == {}
+            renewed = new_issuer(mesh, config)
+            assert renewed.before != renewed.after
+            assert rotate(cluster, config, helm_path)[-1] == "done"
+            kept = flows("bootstrap", newer)
+            assert kept.returncode == 0, kept.stderr[-4000:]
+            assert flows.upgrade(newer, to=target)["done"]
+        assert failing(mesh, config) == {}
+        assert proxies(cluster) == {target}
