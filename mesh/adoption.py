@@ -15,6 +15,7 @@ import yaml
 
 from mesh.certificate_anchor import (
     CertificateAnchor,
+    anchors_in,
     certificate_for,
     read_certificate_anchor,
     signing_secret,
@@ -546,6 +547,11 @@ def _issuer_refused(snapshot: AdoptionSnapshot, refused: Sequence[str]) -> Itera
             yield str(snapshot.anchor)
         elif snapshot.anchor is None:
             yield from _signer_refused(snapshot)
+        elif snapshot.anchor.current.fingerprint not in anchors_in(snapshot.roots):
+            yield (
+                f"cert-manager has renewed {snapshot.anchor.anchor.subject}, and the trust bundle "
+                "lacks the new anchor: run rotate_anchor, which takes over"
+            )
     elif snapshot.issuer.scheme == LINKERD_TLS:
         # The issuer is renewed through the release.
         yield from refused

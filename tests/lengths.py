@@ -34,6 +34,7 @@ LENGTHS: dict[str, int] = {
     "tests/flows/test_bootstrap_versions.py": 65,
     "tests/offline/test_offline.py": 60,
     "tests/flows/test_bootstrap_killed.py": 60,
+    "tests/flows/test_adopted_meshes.py": 60,
     "tests/flows/test_rotate_anchor.py": 55,
     "tests/rotation/test_external_bundle.py": 50,
     "tests/flows/test_watch_charts.py": 50,

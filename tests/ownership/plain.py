@@ -37,8 +37,8 @@ from tests.checks.installed import SCOPES
 from tests.rotation.meshes import FAST, PASSPHRASE, chart_of, quiet, ring_of
 
 DOMAIN = "cluster.local"
-PAIR = (("cert", "crt"), ("key", "key"))
-"""kubectl's names for a certificate and its key, and what their files end with."""
+FILES = {"ca.crt": "ca.crt", "tls.crt": "issuer.crt", "tls.key": "issuer.key"}
+"""The keys of an issuer's Secret of type kubernetes.io/tls, and the files of their content."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,9 @@ class Plain:
         else:
             settings += ["--set", f"identity.issuer.scheme={scheme}"]
             self.run_kubectl("create", "namespace", names.namespace)
-            pair = (f"--{kind}={self.folder / 'issuer'}.{end}" for kind, end in PAIR)
-            place = ("--namespace", names.namespace)
-            self.run_kubectl("create", "secret", "tls", ISSUER_SECRET, *place, *pair)
+            content = [f"--from-file={key}={self.folder / file}" for key, file in FILES.items()]
+            place = ("--namespace", names.namespace, f"--type={scheme}")
+            self.run_kubectl("create", "secret", "generic", ISSUER_SECRET, *place, *content)
         settings += ["--wait", "--timeout", "4m"]
         if self.config(version).linkerd.layout == "one-chart":
             # Its CronJob is of an API that this Kubernetes lacks.

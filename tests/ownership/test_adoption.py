@@ -75,7 +75,7 @@ def test_a_plain_mesh_is_described_as_it_is(
         "bootstrap": True,
         "upgrade": True,
         "rotate_issuer": False,
-        "rotate_anchor": False,
+        "rotate_anchor": True,
     }
     assert [text.partition(" (")[0] for text in found.missing] == [
         "the private key of the trust anchor"

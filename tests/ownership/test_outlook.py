@@ -167,6 +167,13 @@ def test_what_cert_manager_makes_is_renewed_whoever_owns_the_release() -> None:
     assert why_not(found) == {"rotate_anchor": str(lack)}
 
 
+def test_an_anchor_that_cert_manager_renewed_by_itself_is_rotated_first() -> None:
+    found = signed(anchor=certificate_anchor(), roots=OTHER.certificate)
+    (refused,) = why_not(found).items()
+    assert refused[0] == "rotate_issuer"
+    assert refused[1].endswith("run rotate_anchor, which takes over")
+
+
 def test_an_issuer_of_another_kind_than_cert_managers_own_can_be_configured() -> None:
     found = signed("AWSPCAClusterIssuer")
     assert "signs with no Secret" in why_not(found)["rotate_anchor"]

@@ -17,7 +17,9 @@ from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import ApiError
 from mesh.issuer import await_ready
-from mesh.trust_anchor import TRUST_ROOTS
+from mesh.pki import signed_by
+from mesh.rotation.issuer_renewal import await_issued, renew
+from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, read_tls_secret
 from sandbox.cluster import Sandbox
 from tests.rotation.meshes import configuration
 from tests.waiting import eventually
@@ -85,6 +87,26 @@ def copy_anchor(cluster: Cluster) -> None:
     )
 
 
+def settle_issuer(cluster: Cluster) -> None:
+    """Has the issuer renewed where cert-manager has issued the new anchor twice meanwhile.
+
+    Its trigger may look at a cache that lacks the Secret which it has just written.
+    """
+
+    def is_signed() -> bool:
+        anchor = read_tls_secret(cluster, CURRENT, HOME)
+        issuer = read_tls_secret(cluster, ISSUER_SECRET, "linkerd")
+        if anchor is None or issuer is None:
+            return False
+        if signed_by(issuer.certificate, anchor.certificate, ISSUER_SECRET) is not None:
+            return True
+        renew(cluster, "linkerd", ISSUER_SECRET)
+        await_issued(cluster, "linkerd", ISSUER_SECRET, ISSUER_SECRET, 30)
+        return False
+
+    eventually(is_signed, every=0.3)
+
+
 def apply_patiently(cluster: Cluster, obj: dict[str, Any]) -> None:
     """`kubectl apply`, again while a webhook is not ready."""
     deadline = time.monotonic() + 30
@@ -121,6 +143,7 @@ def install_documented(sandbox: Sandbox, helm: str, shared: Path, config: MeshCo
     install_managers(sandbox, helm, shared)
     made = apply_file(cluster, files / "pki.yaml")
     await_ready(cluster, [obj for obj in made if obj["kind"] == "Certificate"], 60)
+    settle_issuer(cluster)
     copy_anchor(cluster)
     apply_file(cluster, files / "bundle.yaml")
     eventually(lambda: cluster.get("v1", "ConfigMap", TRUST_ROOTS, "linkerd"), every=0.1)
