@@ -19,6 +19,7 @@ from mesh.certificate_anchor import TRUST_MANAGER
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, OwnershipConflict
+from mesh.rotation.trust_bundle import read_trust_bundle
 from mesh.trust_anchor import TRUST_ROOTS
 from sandbox.cluster import Sandbox
 from tests.flows.cluster_state import every_object
@@ -204,6 +205,17 @@ def without_copy(cluster: Cluster) -> Iterator[None]:
             yield
 
 
+def managers(cluster: Cluster) -> dict[str, Any]:
+    """What cert-manager and trust-manager are told, which is nobody's to change here."""
+    kinds = ("Certificate", "Issuer", "ClusterIssuer")
+    told = [obj for kind in kinds for obj in cluster.list("cert-manager.io/v1", kind)]
+    told += cluster.list(TRUST_MANAGER, "Bundle")
+    return {
+        f"{obj['kind']}/{obj['metadata']['name']}": (obj["spec"], obj["metadata"].get("labels"))
+        for obj in told
+    }
+
+
 def reasons(found: Adoption) -> dict[str, str]:
     return {outlook.flow: "; ".join(outlook.reasons) for outlook in found.outlook}
 
@@ -239,6 +251,7 @@ def test_the_documented_cert_manager_layout_is_looked_after(
                 plan(cluster, MeshConfig.model_validate(fields))
             assert reason == str(refused.value)
 
+        before = managers(cluster)
         with none_lost(cluster, "linkerd") as gone, Invariant(sandbox):
             done = flows.upgrade(fields, to=target)
             assert (done.get("source"), done.get("target")) == (source, target), done
@@ -252,6 +265,8 @@ def test_the_documented_cert_manager_layout_is_looked_after(
             assert rotate(cluster, config, helm_path)[-1] == "done"
             kept = flows("bootstrap", newer)
             assert kept.returncode == 0, kept.stderr[-4000:]
+            assert not read_trust_bundle(cluster, config).declared
             assert flows.upgrade(newer, to=target)["done"]
+        assert managers(cluster) == before
         assert failing(mesh, config).keys() == SHORT_LIVED
         assert proxies(cluster) == {target}
