@@ -18,6 +18,7 @@ from mesh.helm import Helm, desired_release
 from mesh.issuer import webhook_servers
 from mesh.namespaces import namespaces
 from mesh.proof import meshed_namespaces
+from mesh.registry import pull_secrets
 from mesh.rotation.key_ring import SECRETS_BESIDE
 from mesh.rotation.record import RECORD as ROTATION
 from mesh.rotation.webhooks import WEBHOOKS
@@ -359,7 +360,8 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         found += releases(config, content, ("create", "get"))
     for place in _release_places(config, objects):
         found += [*records(place, history=False), *waits(place)]
-    apply = ("create", "patch")
+    # Each is looked at first, for whose it is.
+    apply = ("create", "get", "patch")
     # The proof asks proxies whether they have a certificate.
     found += [Grant(("get",), "", ("pods/proxy",), place) for place in meshed_namespaces(config)]
     found += [
@@ -377,11 +379,12 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     if config.smoke_test:
         found += [
             Grant(apply, "", ("serviceaccounts", "services"), names.emojivoto),
-            Grant(apply, "apps", ("deployments",), names.emojivoto),
+            Grant((*apply, "list"), "apps", ("deployments",), names.emojivoto),
             *waits(names.emojivoto, sometimes=True),
-            Grant(("get", "list"), "apps", ("deployments",), names.emojivoto),
             Grant(("list",), "", ("pods",), names.emojivoto),
         ]
+    for secret in pull_secrets(config):
+        found.append(Grant(apply, "", ("secrets",), secret["metadata"]["namespace"]))
     if config.traefik.enabled:
         routed = [names.emojivoto] if config.smoke_test else []
         routed += [names.viz] if config.viz.enabled and config.viz.dashboard.host else []
@@ -392,7 +395,7 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     if config.issuer == "cert-manager":
         kinds = ("certificates", "issuers")
         for place in (names.linkerd, *webhook_servers(config)):
-            found.append(Grant((*apply, "get"), "cert-manager.io", kinds, place))
+            found.append(Grant(apply, "cert-manager.io", kinds, place))
             found.append(
                 Grant(("list",), "cert-manager.io", ("certificaterequests",), place, sometimes=True)
             )
@@ -400,7 +403,7 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         # Whether somebody else's Certificate keeps the issuer.
         found.append(Grant(("list",), "cert-manager.io", ("certificates",), names.linkerd))
         if config.cert_manager.issuer_kind == "ClusterIssuer":
-            found.append(Grant((*apply, "get"), "cert-manager.io", ("clusterissuers",)))
+            found.append(Grant(apply, "cert-manager.io", ("clusterissuers",)))
             found.append(Grant(("create", "get"), "", ("secrets",), names.cert_manager))
     return found
 

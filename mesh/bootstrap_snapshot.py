@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from mesh.bootstrap_plan import BootstrapSnapshot, next_action
@@ -10,14 +10,21 @@ from mesh.charts import Chart, ChartCatalog
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.dependencies import Dependency, decide_dependency, is_served
+from mesh.emojivoto import own_emojivoto
 from mesh.helm import DesiredRelease, Helm
 from mesh.helm_record import Release, deployed, read_release, read_releases
+from mesh.ingress import own_routes
+from mesh.issuer import read_needed
+from mesh.losses import some
 from mesh.namespaces import namespaces
+from mesh.own_objects import Foreign, OwnObject, read_foreign
 from mesh.ownership import owner_of_release
 from mesh.pki import join_bundle
-from mesh.preflight import PreflightSnapshot, preflight, read_preflight
+from mesh.preflight import Finding, PreflightSnapshot, preflight, read_preflight
+from mesh.registry import own_pull_secrets
 from mesh.release_changes import Comparison, installed_crds, read_changes
 from mesh.trust_anchor import KeyStore, decide_trust_anchor, read_snapshot
+from mesh.values import ClusterFacts
 from mesh.wanted import dependencies_of, wanted_on
 
 NEW_ANCHOR = "a trust anchor that is yet to be made"
@@ -43,7 +50,7 @@ def read_bootstrap(
     Raises:
         InvalidInput: a trust anchor that is provided or kept is unfit, or a dependency is neither
             there nor may be installed.
-        ChartError: a chart cannot be found.
+        ChartError: a chart, or emojivoto's manifest, cannot be found.
     """
     releases = read_releases(cluster)
     found = read_preflight(cluster, config, releases)
@@ -51,6 +58,7 @@ def read_bootstrap(
     now = datetime.now(UTC)
     if any(finding.severity == "error" for finding in findings):
         return BootstrapSnapshot(config, found.facts, now, (), {}, {}, (), findings, "", "made")
+    findings += foreign_findings(read_foreign(cluster, own_objects(cluster, config, found.facts)))
     anchors = read_snapshot(cluster, config, store)
     origin, certificate = decide_trust_anchor(anchors, config, now, store.where)
     bundle = NEW_ANCHOR
@@ -95,6 +103,30 @@ def read_bootstrap(
             cluster, installed, [c.desired.chart for c in comparisons if not c.is_settled]
         ),
     )
+
+
+def own_objects(cluster: Cluster, config: MeshConfig, facts: ClusterFacts) -> list[OwnObject]:
+    """Everything that bootstrap makes beside Helm's releases, but for namespaces.
+
+    Left out is what it creates and never overwrites: the issuer's Secret, the trust anchor's.
+
+    Raises:
+        ChartError: emojivoto's manifest cannot be read.
+    """
+    found = [*own_pull_secrets(config), *own_routes(config, facts.api_versions)]
+    if config.issuer == "cert-manager" and is_served("cert-manager", cluster.serves):
+        found += read_needed(cluster, config)
+    return [*found, *own_emojivoto(config)] if config.smoke_test else found
+
+
+def foreign_findings(theirs: Iterable[Foreign]) -> Iterator[Finding]:
+    """What of somebody else's is in the way, by its owner and what to do about it."""
+    by_advice: dict[tuple[str, str], list[str]] = {}
+    for each in theirs:
+        by_advice.setdefault((str(each.owner), each.remedy), []).append(each.subject)
+    for (owner, remedy), subjects in by_advice.items():
+        text = f"bootstrap would write it, and it belongs to {owner}"
+        yield Finding("pl-owner", "error", some(subjects), text, remedy)
 
 
 def _wanted(

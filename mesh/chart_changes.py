@@ -11,11 +11,12 @@ from typing import Any, Literal, cast
 
 import yaml
 
+from mesh.charts import Chart, folder_crds
 from mesh.cluster import Cluster, Object, name_of
 from mesh.constraint import admits
 from mesh.errors import ApiError
 from mesh.helm_record import RESOURCE_POLICY, ReleaseRef
-from mesh.ownership import Owner, owner_of
+from mesh.ownership import Owner, may_upgrade_crd, owner_of
 from mesh.values import Key, leaves
 
 CRD = "CustomResourceDefinition"
@@ -250,6 +251,17 @@ def object_changes(
         found = [change for change in pool.map(change, wanted) if change is not None]
         found += [change for change in pool.map(gone, left_out) if change is not None]
     return sorted(found, key=lambda change: (change.change, change.subject))
+
+
+def own_folder_crds(cluster: Cluster, chart: Chart) -> list[Object]:
+    """The CRDs of a chart's folder, but for those that somebody else has put there."""
+    found = folder_crds(chart)
+    live = (cluster.get("apiextensions.k8s.io/v1", CRD, crd["metadata"]["name"]) for crd in found)
+    return [
+        crd
+        for crd, there in zip(found, live, strict=True)
+        if there is None or may_upgrade_crd(there)
+    ]
 
 
 def _deletion(cluster: Cluster, obj: Object) -> ObjectChange | None:

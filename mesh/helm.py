@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar, cast
 import semver
 from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
-from mesh.chart_changes import has_newer_crds
-from mesh.charts import Chart, folder_crds
+from mesh.chart_changes import has_newer_crds, own_folder_crds
+from mesh.charts import Chart
 from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.documents import read_objects
@@ -276,7 +276,7 @@ class Helm:
         key = (self._cluster.host, desired.namespace, desired.name)
         is_first = current is None or current.status == "uninstalled"
         if current is not None and current.chart_version != desired.chart.version:
-            for crd in folder_crds(desired.chart):
+            for crd in own_folder_crds(self._cluster, desired.chart):
                 self._cluster.apply(crd)
         with _Watch(self._cluster, desired.namespace, on_progress, desired.name) as watch:
             try:

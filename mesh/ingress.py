@@ -16,6 +16,15 @@ from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, InvalidInput
 from mesh.namespaces import LABELS
+from mesh.own_objects import (
+    OwnObject,
+    conflict,
+    ensure_own,
+    find,
+    foreign,
+    read_foreign,
+    unless_it_says,
+)
 
 API_VERSIONS = ("traefik.io/v1alpha1", "traefik.containo.us/v1alpha1")
 """Traefik's API groups, the one to be preferred first (the second is Traefik 2's)."""
@@ -31,7 +40,7 @@ def choose_api_version(served: frozenset[str]) -> str:
     """The Traefik API that a cluster serves.
 
     Raises:
-        InvalidInput: none.
+        InvalidInput: it serves none.
     """
     for candidate in API_VERSIONS:
         if candidate in served:
@@ -59,7 +68,8 @@ def ingress_objects(config: MeshConfig, api_version: str) -> list[Object]:
                 api_version, APP_ROUTE, app, "PathPrefix(`/`)", [HEADER_MIDDLEWARE], "web-svc", 80
             ),
         ]
-    if config.viz.enabled and (host := config.viz.dashboard.host):
+    if _has_dashboard(config):
+        host = config.viz.dashboard.host
         viz = namespaces.viz
         auth = {"basicAuth": {"secret": AUTH_SECRET, "removeHeader": True}}
         middlewares = [AUTH_MIDDLEWARE, HEADER_MIDDLEWARE]
@@ -103,18 +113,77 @@ def _object(api_version: str, kind: str, name: str, namespace: str, spec: dict[s
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
 
 
+def own_ingress(config: MeshConfig, api_version: str) -> list[OwnObject]:
+    """Routes and middlewares; somebody else's is used where it says the same."""
+    return [
+        OwnObject(obj, unless_it_says({"spec": obj["spec"]}, _remedy(config, obj)))
+        for obj in ingress_objects(config, api_version)
+    ]
+
+
+def _remedy(config: MeshConfig, obj: Object) -> str:
+    """How to leave a route, with what it needs, to its owner."""
+    if obj["metadata"]["namespace"] == config.namespaces.viz:
+        return _NO_DASHBOARD
+    return (
+        "To leave the route to its owner, set traefik.enabled to false, which makes no routes; or "
+        "name another namespace for the application (namespaces.emojivoto)."
+    )
+
+
+_NO_DASHBOARD = "To leave the dashboard's route to its owner, leave viz.dashboard.host empty."
+
+
+def own_password(config: MeshConfig) -> OwnObject:
+    """The Secret of the dashboard's password, without its content.
+
+    Somebody else's is used where it has `users`, as Traefik's basicAuth reads it, and the
+    configuration asks for no password of its own.
+    """
+    metadata = {"name": AUTH_SECRET, "namespace": config.namespaces.viz, "labels": LABELS}
+    is_set = config.viz.dashboard.password is not None
+
+    def advice(found: Object) -> str:
+        is_usable = "users" in (found.get("data") or {})
+        if is_usable and not is_set:
+            return ""
+        keep = "set no viz.dashboard.password, and give that Secret a key users"
+        return f"{_NO_DASHBOARD} To use the owner's password, {keep}."
+
+    return OwnObject({"apiVersion": "v1", "kind": "Secret", "metadata": metadata}, advice)
+
+
+def own_routes(config: MeshConfig, served: frozenset[str]) -> list[OwnObject]:
+    """Everything of the ingress, its password among it, as far as the cluster can have it.
+
+    Args:
+        served: the API versions that the cluster serves.
+    """
+    if not config.traefik.enabled:
+        return []
+    api_version = next((each for each in API_VERSIONS if each in served), None)
+    routes = own_ingress(config, api_version) if api_version is not None else []
+    return [*routes, own_password(config)] if _has_dashboard(config) else routes
+
+
+def _has_dashboard(config: MeshConfig) -> bool:
+    return config.viz.enabled and bool(config.viz.dashboard.host)
+
+
 def ensure_ingress(cluster: Cluster, config: MeshConfig) -> list[Object]:
     """Applies the routes, and makes the dashboard's password once.
 
     Raises:
         InvalidInput: the cluster serves none of Traefik's APIs.
+        OwnershipConflict: somebody else's is in the way of one; nothing was written.
     """
-    objects = ingress_objects(config, choose_api_version(cluster.api_versions()))
-    if any(obj["metadata"]["name"] == AUTH_MIDDLEWARE for obj in objects):
+    objects = own_ingress(config, choose_api_version(cluster.api_versions()))
+    if _has_dashboard(config):
+        for theirs in read_foreign(cluster, objects):
+            raise conflict(theirs)
         _ensure_password(cluster, config)
-    for obj in objects:
-        cluster.apply(obj)
-    return objects
+    ensure_own(cluster, objects)
+    return [own.wanted for own in objects]
 
 
 def _ensure_password(cluster: Cluster, config: MeshConfig) -> None:
@@ -122,8 +191,12 @@ def _ensure_password(cluster: Cluster, config: MeshConfig) -> None:
 
     An existing one stays, unless the configuration names another user or password.
     """
-    dashboard, namespace = config.viz.dashboard, config.namespaces.viz
-    existing = cluster.get("v1", "Secret", AUTH_SECRET, namespace)
+    dashboard, own = config.viz.dashboard, own_password(config)
+    existing = find(cluster, own.wanted)
+    if (theirs := foreign(own, existing)) is not None:
+        if theirs.remedy:
+            raise conflict(theirs)
+        return
     wanted = dashboard.password.get_secret_value() if dashboard.password else None
     if existing is not None:
         data: dict[str, str] = existing.get("data") or {}
@@ -139,9 +212,7 @@ def _ensure_password(cluster: Cluster, config: MeshConfig) -> None:
         "password": password,
     }
     secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": AUTH_SECRET, "namespace": namespace, "labels": LABELS},
+        **own.wanted,
         "data": {key: base64.b64encode(text.encode()).decode() for key, text in content.items()},
     }
     if existing is not None:

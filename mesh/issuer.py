@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from mesh.cluster import Cluster, Object, name_of
 from mesh.config import MeshConfig
 from mesh.errors import ApiError, CertificateError, InvalidInput, NotReady, OwnershipConflict
 from mesh.kubelet import refresh_mounts
+from mesh.own_objects import Advice, OwnObject, differences, ensure_own, find, foreign
 from mesh.ownership import owner_of
 from mesh.pki import (
     CertificateInfo,
@@ -311,24 +312,90 @@ def _object(kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -
     return {"apiVersion": CERT_MANAGER, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def refuse_foreign(cluster: Cluster, wanted: Object) -> None:
-    """Raises `OwnershipConflict` where somebody else's object would have to be changed.
+def own_cert_manager_objects(config: MeshConfig) -> list[OwnObject]:
+    """The same, and what the mesh needs of one that somebody else keeps in its place.
 
-    One that already says what we would say is taken as it is.
+    Of a Certificate that is the Secret it makes and for whom: how long it lasts, and by which
+    issuer it is signed, is its owner's. What it signs is checked once it is ready.
     """
-    metadata = wanted["metadata"]
-    found = cluster.get(
-        wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace")
-    )
-    if found is None or LABELS.items() <= found["metadata"].get("labels", {}).items():
-        return
-    if cluster.apply(wanted, dry_run=True)["spec"] != found["spec"]:
-        raise OwnershipConflict(
-            name_of(wanted),
-            expected="none, or one with the same content",
-            found="another one that was not made by these flows",
-            remedy="Delete or rename it, or turn the setting off that needs this object.",
-        )
+    return [OwnObject(obj, _needs(obj)) for obj in cert_manager_objects(config)]
+
+
+def _needs(wanted: Object) -> Advice:
+    spec: dict[str, Any] = wanted["spec"]
+    names: list[str] = []
+    if wanted["kind"] == "Certificate":
+        if not spec["isCA"]:
+            names = spec["dnsNames"]
+        # That it is no CA is also what an absent field says.
+        spec = {"secretName": spec["secretName"], **({"isCA": True} if spec["isCA"] else {})}
+
+    def advice(found: Object) -> str:
+        have: dict[str, Any] = found.get("spec") or {}
+        lacking = [*differences({"spec": spec}, {"spec": have})]
+        lacking += [
+            f"spec.dnsNames: {name}" for name in names if name not in (have.get("dnsNames") or ())
+        ]
+        return f"Set there what Linkerd needs: {', '.join(lacking)}." if lacking else ""
+
+    return advice
+
+
+def read_needed(cluster: Cluster, config: MeshConfig) -> list[OwnObject]:
+    """The objects that cert-manager needs on this cluster, in order.
+
+    Where somebody else keeps the Certificates that a mesh needs, it needs no issuer of ours; nor
+    a certificate of a webhooks' CA whose Secret somebody else made, which cert-manager would
+    overwrite.
+    """
+    own = {name_of(each.wanted): each for each in own_cert_manager_objects(config)}
+    theirs = {
+        name for name, each in own.items() if foreign(each, find(cluster, each.wanted)) is not None
+    }
+    authorities = {
+        f"Certificate/{namespace}/{WEBHOOK_ISSUER}"
+        for namespace in webhook_servers(config)
+        if _is_given(cluster.get("v1", "Secret", f"{WEBHOOK_ISSUER}-tls", namespace))
+    }
+    return needed(list(own.values()), theirs, authorities)
+
+
+def _is_given(authority: Object | None) -> bool:
+    """Whether somebody made the Secret of a webhooks' CA, and no Certificate."""
+    return authority is not None and owner_of(authority).by != "cert-manager"
+
+
+def needed(
+    own: Sequence[OwnObject], theirs: Collection[str], given: Collection[str] = ()
+) -> list[OwnObject]:
+    """Those objects that nothing of somebody else's makes superfluous.
+
+    Args:
+        theirs: the objects that somebody else keeps, as `Kind/namespace/name`.
+        given: the Certificates whose Secret is there without them.
+    """
+    used: set[str] = set()
+    found: list[OwnObject] = []
+    # An issuer stands before what refers to it.
+    for each in reversed(own):
+        name, spec = name_of(each.wanted), each.wanted["spec"]
+        namespace = each.wanted["metadata"].get("namespace")
+        if each.wanted["kind"] != "Certificate":
+            if name not in used:
+                continue
+            if name not in theirs and (secret := spec.get("ca", {}).get("secretName")):
+                used.add(f"{namespace}/{secret}")
+        else:
+            is_authority = each.wanted["metadata"]["name"] == WEBHOOK_ISSUER
+            is_used = not is_authority or f"{namespace}/{spec['secretName']}" in used
+            if name in given or not is_used:
+                continue
+            if name not in theirs:
+                reference = each.wanted["spec"]["issuerRef"]
+                place = f"{namespace}/" if reference["kind"] == "Issuer" else ""
+                used.add(f"{reference['kind']}/{place}{reference['name']}")
+        found.append(each)
+    return found[::-1]
 
 
 def ready_condition(obj: Object) -> tuple[bool, str]:
@@ -360,27 +427,30 @@ def ensure_cert_manager_issuer(
     Raises:
         InvalidInput: the trust anchor's key is not in the cluster, where cert-manager needs it.
         NotReady: with cert-manager's own message and the object's last events.
+        OwnershipConflict: somebody else's object is in the place of one, and does not do.
         CertificateError: what cert-manager signed does not chain to the anchor.
     """
     started = time.monotonic()
     namespace = config.namespaces.linkerd
     was_there = read_tls_secret(cluster, ISSUER_SECRET, namespace) is not None
-    objects = cert_manager_objects(config)
+    needed_objects = read_needed(cluster, config)
     theirs = _foreign_certificate(cluster, namespace)
-    if theirs is not None:
-        # Neither the Certificate nor the issuer that it names is ours to write.
-        objects = objects[2:]
-    else:
+    if theirs is None:
         _signing_pair(
             store,
             anchor,
             remedy="Bring the key (trust_anchor.private_key), or use issuer mode self-signed.",
         )
-    for obj in objects:
-        refuse_foreign(cluster, obj)
-    for obj in objects:
-        cluster.apply(obj)
-    await_ready(cluster, [*([theirs] if theirs is not None else []), *objects], timeout)
+    else:
+        # Neither the Certificate nor the issuer that it names is ours to write.
+        issuer, certificate = map(name_of, cert_manager_objects(config)[:2])
+        left = {issuer, certificate} - {name_of(theirs)}
+        needed_objects = [own for own in needed_objects if name_of(own.wanted) not in left]
+    ensure_own(cluster, needed_objects)
+    awaited = {name_of(obj): obj for obj in (own.wanted for own in needed_objects)}
+    if theirs is not None:
+        awaited[name_of(theirs)] = theirs
+    await_ready(cluster, list(awaited.values()), timeout)
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
     secret = read_tls_secret(cluster, ISSUER_SECRET, namespace)
     if secret is None:

@@ -45,6 +45,7 @@ RECONCILERS: tuple[By, ...] = (
 )
 """Owners that bring an object back to what they have written down, whoever changes it."""
 
+_HELM = "helm"
 _HELM_CONTROLLER = "helm-controller"
 _TERRAFORM = ("terraform", "hashicorp")
 _ARGO_CD = ("argocd", "argo-cd")
@@ -132,6 +133,19 @@ def release_of(annotations: Mapping[str, str]) -> ReleaseRef | None:
     if name := annotations.get(RELEASE_NAME):
         return ReleaseRef(name, annotations.get(RELEASE_NAMESPACE, ""))
     return None
+
+
+def may_upgrade_crd(live: Mapping[str, Any]) -> bool:
+    """Whether a CRD of a chart's `crds/` folder is one that Helm, or these flows, put there.
+
+    Helm leaves no annotation on those, only itself as their writer, and skips a CRD that is there
+    already. So one that others made, or that another release has among its objects, is not ours to
+    upgrade with the chart.
+    Source: https://helm.sh/docs/chart_best_practices/custom_resource_definitions/
+    """
+    owner = owner_of(live)
+    writers = {manager for manager, _ in _managers(live["metadata"])}
+    return owner.release is None and not owner.reconciles and bool(writers & {_HELM, FIELD_MANAGER})
 
 
 def owner_of_release(release: Release, objects: Iterable[Mapping[str, Any]] = ()) -> Owner:

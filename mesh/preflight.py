@@ -23,6 +23,7 @@ from mesh.namespaces import foreign_owner, lacks, namespaces
 from mesh.nodes import is_ready
 from mesh.ownership import Owner, owner_of
 from mesh.permissions import GRANT, Permission, denied, in_words
+from mesh.registry import pull_secrets
 from mesh.trust_anchor import ISSUER_SECRET
 from mesh.values import ClusterFacts, check_combination
 
@@ -186,11 +187,14 @@ def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
         found[names.traefik] = list(released)
     if config.smoke_test:
         found[names.emojivoto] = [
-            ("serviceaccounts", "", ("create", "patch")),
-            ("services", "", ("create", "patch", "list")),
+            ("serviceaccounts", "", ("create", "get", "patch")),
+            ("services", "", ("create", "get", "patch", "list")),
             ("deployments", "apps", ("create", "get", "patch", "list")),
             ("pods", "", ("list",)),
         ]
+    for secret in pull_secrets(config):
+        place = found.setdefault(secret["metadata"]["namespace"], [])
+        place.append(("secrets", "", ("create", "get", "patch")))
     return found
 
 

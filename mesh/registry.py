@@ -8,6 +8,7 @@ import json
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.namespaces import LABELS, namespaces
+from mesh.own_objects import OwnObject, ensure_own, unless_it_says
 
 
 def pull_secrets(config: MeshConfig) -> list[Object]:
@@ -37,7 +38,19 @@ def pull_secrets(config: MeshConfig) -> list[Object]:
     ]
 
 
+def own_pull_secrets(config: MeshConfig) -> list[OwnObject]:
+    """The pull secrets; somebody else's is used where it has the same log-in."""
+    remedy = "Name another registry.pull_secret, or give that one the log-in of the configuration."
+    return [
+        OwnObject(secret, unless_it_says({"type": secret["type"], "data": secret["data"]}, remedy))
+        for secret in pull_secrets(config)
+    ]
+
+
 def ensure_pull_secrets(cluster: Cluster, config: MeshConfig) -> None:
-    """Makes the pull secrets, or brings them to the configured log-in."""
-    for secret in pull_secrets(config):
-        cluster.apply(secret)
+    """Makes the pull secrets, or brings them to the configured log-in.
+
+    Raises:
+        OwnershipConflict: one is somebody else's, with another log-in.
+    """
+    ensure_own(cluster, own_pull_secrets(config))

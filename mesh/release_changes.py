@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import yaml
 
-from mesh.chart_changes import CRD, has_newer_crds, object_changes
+from mesh.chart_changes import CRD, has_newer_crds, object_changes, own_folder_crds
 from mesh.chart_split import CONTROL_PLANE, OLD
 from mesh.charts import Chart, ChartName, folder_crds
 from mesh.cluster import Cluster, Object
@@ -122,14 +122,20 @@ def _change(
     rendered: Sequence[Object] = before.manifest if before is not None else ()
     objects: tuple[Any, ...] = ()
     if not comparison.is_settled:
-        rendered = helm.render(chart, desired.name, desired.namespace, desired.values, facts)
+        crds = own_folder_crds(cluster, chart)
+        theirs = {crd["metadata"]["name"] for crd in folder_crds(chart) if crd not in crds}
+        rendered = [
+            obj
+            for obj in helm.render(chart, desired.name, desired.namespace, desired.values, facts)
+            if obj["kind"] != CRD or obj["metadata"]["name"] not in theirs
+        ]
         if before is not None or cluster.get("v1", "Namespace", desired.namespace):
             objects = tuple(
                 object_changes(
                     cluster,
                     desired.namespace,
                     # Helm keeps no owner of a folder's CRDs, so none of them is new to it.
-                    (*comparison.present, *folder_crds(chart)),
+                    (*comparison.present, *crds),
                     rendered,
                     own,
                     keeps_crds=keeps_crds,
@@ -163,7 +169,7 @@ def installed_crds(
     found = [obj for r in installed.values() for obj in r.manifest if obj["kind"] == CRD]
     for chart in charts:
         if chart.name in installed:
-            names = [crd["metadata"]["name"] for crd in folder_crds(chart)]
+            names = [crd["metadata"]["name"] for crd in own_folder_crds(cluster, chart)]
             there = (cluster.get("apiextensions.k8s.io/v1", CRD, name) for name in names)
             found += [obj for obj in there if obj is not None]
     return found

@@ -1,0 +1,48 @@
+"""What people have in a cluster that no flow made, as their tools leave it there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mesh.cluster import APPLY_PATCH, Cluster, Object
+
+
+def live(cluster: Cluster, obj: Object) -> Object:
+    """An object as the cluster has it."""
+    metadata = obj["metadata"]
+    found = cluster.get(obj["apiVersion"], obj["kind"], metadata["name"], metadata.get("namespace"))
+    assert found is not None, obj
+    return found
+
+
+def by_kubectl(cluster: Cluster, obj: Object) -> Object:
+    """`kubectl create` of an object; the object as it is then."""
+    path = cluster.path(obj["apiVersion"], obj["kind"], obj["metadata"].get("namespace"))
+    cluster.request("POST", path, query={"fieldManager": "kubectl-create"}, body=obj)
+    return live(cluster, obj)
+
+
+def applied(cluster: Cluster, obj: Object, manager: str) -> Object:
+    """Server-side apply by a controller, or by a pipeline; the object as it is then."""
+    metadata = obj["metadata"]
+    path = cluster.path(obj["apiVersion"], obj["kind"], metadata.get("namespace"), metadata["name"])
+    query = {"fieldManager": manager, "force": "true"}
+    cluster.request("PATCH", path, query=query, body=obj, content_type=APPLY_PATCH)
+    return live(cluster, obj)
+
+
+def content(cluster: Cluster, objects: Iterable[Object]) -> list[Any]:
+    """Who wrote objects and what they say: all that a write of ours would change."""
+    found: list[Any] = []
+    for obj in objects:
+        there = live(cluster, obj)
+        metadata = there["metadata"]
+        managers = {
+            entry["manager"]
+            for entry in metadata.get("managedFields") or ()
+            if entry["manager"] != "kube-controller-manager"
+        }
+        said = {key: value for key, value in there.items() if key not in ("metadata", "status")}
+        found.append((metadata["uid"], metadata.get("labels"), said, managers))
+    return found
