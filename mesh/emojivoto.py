@@ -73,7 +73,7 @@ def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object
         if original["kind"] == "Namespace":
             continue
         metadata: dict[str, Any] = original["metadata"]
-        labels = {**(metadata.get("labels") or {}), **LABELS}
+        labels: dict[str, str] = {**(metadata.get("labels") or {}), **LABELS}
         obj = {**original, "metadata": {**metadata, "namespace": namespace, "labels": labels}}
         if obj["kind"] in LONG_RUNNING:
             obj = _meshed(obj, original["metadata"].get("namespace", ""), config)
@@ -112,8 +112,8 @@ def _moved(value: Any, old: str, new: str) -> Any:
 def own_emojivoto(config: MeshConfig) -> list[OwnObject]:
     """The application's objects. They work only together, so that each has to be ours.
 
-    But for ServiceAccounts, which have nothing but a name: the API server notes no writer of such,
-    so that nobody can tell whose they are, and nothing of them has to be written.
+    But for ServiceAccounts: somebody else's has no more than the name that ours needs, and often no
+    writer that the API server could name.
 
     Raises:
         ChartError: the manifest cannot be read.

@@ -13,15 +13,15 @@ from mesh.config import MeshConfig
 from mesh.dependencies import own_release, wanted_version
 from mesh.helm import Helm
 from mesh.helm_record import Release, Revision, deployed, read_releases
-from mesh.installed import mesh_releases
+from mesh.installed import mesh_releases, read_mesh_releases
 from mesh.losses import Pin
-from mesh.ownership import owner_of_release
+from mesh.ownership import owner_of_release, refuse_theirs
 from mesh.preflight import preflight, read_preflight
 from mesh.release_changes import Comparison, installed_crds, read_changes
 from mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from mesh.snapshot import Pod
 from mesh.trust_anchor import TRUST_ROOTS
-from mesh.upgrade_plan import PlanSnapshot, at_version, check_path, source_version
+from mesh.upgrade_plan import LINKERD, PlanSnapshot, at_version, check_path, source_version
 from mesh.upgrade_record import UpgradeRecord, read_record
 from mesh.values import ClusterFacts, proxy_version
 from mesh.version import Channel, LinkerdVersion
@@ -48,6 +48,30 @@ def installed_releases(
             if revision is not None:
                 found[name] = revision
     return found
+
+
+def read_source(
+    cluster: Cluster,
+    config: MeshConfig,
+    releases: Sequence[Release],
+    installed: Mapping[str, Revision],
+    record: UpgradeRecord | None,
+) -> LinkerdVersion:
+    """The version that an upgrade begins at.
+
+    Raises:
+        InvalidInput: there is no Linkerd.
+        OwnershipConflict: there is one that is no Helm release, such as Argo CD's.
+    """
+    if record is None and not installed.keys() & set(LINKERD):
+        driver = read_mesh_releases(cluster, config, releases).driver
+        if driver is not None:
+            raise refuse_theirs(
+                f"control plane in namespace {config.namespaces.linkerd}",
+                driver,
+                "Upgrade it there: these flows upgrade Helm releases alone.",
+            )
+    return LinkerdVersion.parse(source_version(installed, record))
 
 
 def versions_for(config: MeshConfig, current: LinkerdVersion) -> set[LinkerdVersion]:
@@ -84,12 +108,13 @@ def read_plan(
 
     Raises:
         InvalidInput: there is no mesh, or the version is a downgrade or skips others.
+        OwnershipConflict: the mesh has no Helm release, but an owner.
         ChartError: a chart of the version is not to be had.
     """
     releases = read_releases(cluster)
     installed = installed_releases(cluster, config, releases)
     record = record or read_record(cluster, config)
-    source = LinkerdVersion.parse(source_version(installed, record))
+    source = read_source(cluster, config, releases, installed, record)
     check_path(source, target)
     wanted = at_version(config, target)
     catalog = ChartCatalog(wanted)

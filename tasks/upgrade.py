@@ -29,7 +29,6 @@ from mesh.upgrade_plan import (
     at_version,
     plan_markdown,
     plan_upgrade,
-    source_version,
 )
 from mesh.upgrade_record import (
     RecordedRelease,
@@ -47,6 +46,7 @@ from mesh.upgrade_snapshot import (
     is_behind,
     pins_of,
     read_plan,
+    read_source,
     trust_bundle,
     versions_for,
 )
@@ -85,6 +85,7 @@ def choose_target(mesh: LinkerdMesh, to: str | None) -> LinkerdVersion:
 
     Raises:
         InvalidInput: it is no version, or what the policy wants cannot be reached in one step.
+        OwnershipConflict: the mesh has no Helm release, but an owner.
     """
     if to is not None:
         return LinkerdVersion.parse(to)
@@ -92,8 +93,9 @@ def choose_target(mesh: LinkerdMesh, to: str | None) -> LinkerdVersion:
     record = read_record(cluster, mesh)
     if record is not None:
         return LinkerdVersion.parse(record.target)
-    installed = installed_releases(cluster, mesh, read_releases(cluster))
-    current = LinkerdVersion.parse(source_version(installed, None))
+    releases = read_releases(cluster)
+    installed = installed_releases(cluster, mesh, releases)
+    current = read_source(cluster, mesh, releases, installed, None)
     return newest_hop(mesh.upgrade, current, versions_for(mesh, current))
 
 

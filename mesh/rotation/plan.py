@@ -10,7 +10,6 @@ from mesh.charts import Chart
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput
-from mesh.ownership import owner_of, refuse_theirs
 from mesh.pki import CertificateInfo, fingerprints, read_certificates
 from mesh.restarts import ByHand, Needs, RestartPlan, plan_restarts
 from mesh.rollout import Workload
@@ -40,14 +39,12 @@ from mesh.rotation.preconditions import (
 )
 from mesh.rotation.record import RotationRecord, anchor_of, read_record
 from mesh.rotation.snapshot import RotationSnapshot, read_rotation
-from mesh.rotation.trust_bundle import require_installed
-from mesh.trust_anchor import (
-    ANCHOR_SECRET,
-    ISSUER_SECRET,
-    brought_certificate,
-    brought_key,
-    cluster_uid,
+from mesh.rotation.trust_bundle import (
+    require_installed,
+    require_writable_bundle,
+    require_writable_key,
 )
+from mesh.trust_anchor import ISSUER_SECRET, brought_certificate, brought_key, cluster_uid
 
 
 @dataclass(frozen=True)
@@ -91,6 +88,7 @@ def look(
     Raises:
         InvalidInput: the new anchor is unfit, or the mesh cannot take this action now.
         NotReady: the mesh is not healthy enough to begin.
+        OwnershipConflict: what a rotation would write belongs to somebody else.
         PreflightFailed: this identity may not do what a rotation does; a dry run only says so.
     """
     record = read_record(cluster, config.namespaces.linkerd)
@@ -103,7 +101,8 @@ def look(
     else:
         known = snapshot.bundle.roots + "\n" + (record.anchors if record is not None else "")
         ring.refuse_another_clusters(fingerprints(known, "trust bundle"), cluster_uid(cluster))
-        _refuse_foreign_anchor(cluster, config)
+        require_writable_bundle(cluster, config, snapshot.bundle)
+        require_writable_key(cluster, config)
     if snapshot.bundle.follows:
         require_installed(snapshot.bundle, chart, config)
     if config.issuer == "self-signed":
@@ -157,16 +156,6 @@ def look(
         phases=phases_of(snapshot),
         warnings=tuple(_warnings(snapshot, action, is_open=is_open)),
     )
-
-
-def _refuse_foreign_anchor(cluster: Cluster, config: MeshConfig) -> None:
-    """Raises where something else would undo a new anchor in the Secret that keeps the old one."""
-    if config.trust_anchor.custody != "in-cluster":
-        return
-    place = config.anchor_namespace
-    secret = cluster.get("v1", "Secret", ANCHOR_SECRET, place)
-    if secret is not None and (owner := owner_of(secret)).reconciles:
-        raise refuse_theirs(f"Secret/{place}/{ANCHOR_SECRET}", owner, "Replace the anchor there.")
 
 
 def _certificate_goal(snapshot: RotationSnapshot, *, is_open: bool) -> CertificateInfo | None:

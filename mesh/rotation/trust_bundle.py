@@ -26,11 +26,11 @@ from mesh.helm_record import Release
 from mesh.installed import read_mesh_releases
 from mesh.issuer import with_kept
 from mesh.ownership import Owner as ReleaseOwner
-from mesh.ownership import refuse_theirs
+from mesh.ownership import owner_of, refuse_theirs
 from mesh.pki import fingerprints, join_bundle, read_certificates
 from mesh.rollout import OnProgress
 from mesh.rotation.leaves import MARGIN
-from mesh.trust_anchor import TRUST_ROOTS
+from mesh.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
 from mesh.values import Values, merge
 
 BUNDLE = "ca-bundle.crt"
@@ -268,6 +268,44 @@ def require_installed(bundle: TrustBundle, chart: Chart, config: MeshConfig) -> 
             found=f"{release.chart} {release.chart_version}",
             remedy="Set the mesh's version to what is installed, or run upgrade first.",
         )
+
+
+def require_writable_bundle(cluster: Cluster, config: MeshConfig, bundle: TrustBundle) -> None:
+    """Checks that nobody brings back what these flows write of the trust bundle.
+
+    Raises:
+        OwnershipConflict: the ConfigMap, or trust-manager's Bundle, is somebody else's.
+    """
+    found = None
+    if bundle.owner == "config-map":
+        found = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
+    elif bundle.owner == "trust-manager":
+        found = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
+    _require_undriven(
+        found, "Let that leave its content alone: a rotation writes the anchors there."
+    )
+
+
+def require_writable_key(cluster: Cluster, config: MeshConfig) -> None:
+    """The same of the Secret of the trust anchor, where its key is kept in the cluster.
+
+    Raises:
+        OwnershipConflict: something else brings it back to what it was.
+    """
+    if config.trust_anchor.custody == "in-cluster":
+        found = cluster.get("v1", "Secret", ANCHOR_SECRET, config.anchor_namespace)
+        text = (
+            "Let that leave its content alone: a rotation writes the new anchor and its key there."
+        )
+        _require_undriven(found, text)
+
+
+def _require_undriven(found: Object | None, remedy: str) -> None:
+    owner = owner_of(found) if found is not None else None
+    # What is copied from a Certificate's Secret by kubectl still names the Certificate.
+    is_copy = owner is not None and owner.by in ("cert-manager", "trust-manager")
+    if found is not None and owner is not None and owner.reconciles and not is_copy:
+        raise refuse_theirs(name_of(found), owner, remedy)
 
 
 def _write_bundle(cluster: Cluster, wanted: str) -> None:

@@ -16,10 +16,16 @@ import sys
 import threading
 from typing import Any
 
+from flows.adopt import adopt
 from flows.bootstrap import bootstrap
+from flows.check_certificates import check_certificates
 from flows.rotate_anchor import rotate_anchor
 from flows.rotate_issuer import rotate_issuer
+from flows.rotate_webhooks import rotate_webhooks
+from flows.smoke_test import smoke_test
 from flows.upgrade import upgrade
+from flows.verify_mesh import verify_mesh
+from flows.watch_charts import watch_charts
 from mesh.bootstrap_plan import BootstrapPlan
 from mesh.errors import MeshError
 from mesh.proof import Proof
@@ -32,6 +38,11 @@ FLOWS: dict[str, Any] = {
     "upgrade": upgrade,
     "rotate_anchor": rotate_anchor,
     "rotate_issuer": rotate_issuer,
+    "rotate_webhooks": rotate_webhooks,
+    "smoke_test": smoke_test,
+    "verify_mesh": verify_mesh,
+    "check_certificates": check_certificates,
+    "adopt": adopt,
 }
 
 
@@ -45,6 +56,8 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         lag_behind(*lag)
     mesh = LinkerdMesh.model_validate(request["mesh"])
     try:
+        if request["flow"] == "watch_charts":
+            return {"new": watch_charts(**request["parameters"])}
         returned: Any = FLOWS[request["flow"]](mesh, **request["parameters"])
     except MeshError as error:
         if request["flow"] == "bootstrap":

@@ -16,12 +16,16 @@ import yaml
 
 from deployments.grants import plural
 from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.emojivoto import load_manifest
 from mesh.helm_record import read_release, revisions
+from mesh.ingress import APP_ROUTE, ingress_objects
 from mesh.rollout import await_rollouts, read_workloads
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.flows.conftest import ConfigFactory, Flows
 from tests.identities import RBAC, as_account
+from tests.ownership.people import by_kubectl
 from tests.rotation.meshes import add_workloads, quiet
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
@@ -88,6 +92,29 @@ def install_theirs(sandbox: Sandbox, helm: str, charts: Path, folder: Path) -> N
     await_rollouts(cluster, workloads, 120, quiet)
 
 
+def install_application(cluster: Cluster, config: MeshConfig) -> set[Ref]:
+    """Somebody's emojivoto and its route, by kubectl, as Linkerd's documentation has them."""
+    objects = load_manifest(config.emojivoto_manifest)
+    for obj in ingress_objects(config, "traefik.io/v1alpha1"):
+        metadata = {key: obj["metadata"][key] for key in ("name", "namespace")}
+        # Their route is for a host of theirs, where ours would be for every host.
+        text = json.dumps({**obj, "metadata": metadata}).replace(
+            "PathPrefix(`/`)", "Host(`vote.example.com`)"
+        )
+        objects.append(json.loads(text))
+    for obj in objects:
+        by_kubectl(cluster, obj)
+    assert ("IngressRoute", APP_ROUTE) in {(o["kind"], o["metadata"]["name"]) for o in objects}
+    return {
+        (
+            plural(o["kind"]),
+            o["metadata"].get("namespace", o["metadata"]["name"]),
+            o["metadata"]["name"],
+        )
+        for o in objects
+    } | {("namespaces", "", "emojivoto")}
+
+
 def objects_of(cluster: Cluster, name: str) -> set[Ref]:
     """What a release made, its namespace and its records."""
     found: set[Ref] = {("namespaces", name, name)}
@@ -137,7 +164,6 @@ def test_not_one_write_is_to_what_is_theirs(
         version=SOURCE,
         access={"kubeconfig": str(account(cluster, tmp_path))},
         viz={"enabled": False},
-        smoke_test=False,
         issuer="cert-manager",
         trust_anchor={"custody": "in-cluster"},
         upgrade={"dependencies": ["cert-manager", "traefik"], "settle_seconds": 3},
@@ -149,8 +175,25 @@ def test_not_one_write_is_to_what_is_theirs(
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout.splitlines()[-1]
 
+    theirs |= install_application(cluster, MeshConfig.model_validate(config))
+    refused = flows("bootstrap", config)
+    assert refused.returncode != 0
+    for subject in ("Service/emojivoto/web-svc", f"IngressRoute/emojivoto/{APP_ROUTE}"):
+        assert subject in refused.stderr
+    assert "it belongs to somebody's kubectl" in refused.stderr
+    assert "set smoke_test to false" in refused.stderr
+    assert written(audited, 0) == set()
+
+    # As advised.
+    config["smoke_test"] = False
     run("bootstrap")
     add_workloads(cluster, 1)
+    run("adopt")
+    assert "error" not in run("verify_mesh")
+    run("check_certificates")
+    run("watch_charts", repositories=[str(charts_dir / "edge")])
+    # In the namespace of somebody's emojivoto, beside it.
+    run("smoke_test", options={"promises": ["load-balancing", "ingress"], "settle_seconds": 1})
     for flow in ("rotate_issuer", "rotate_anchor"):
         assert json.loads(run(flow, options=options)) == {"done": True}
     done = flows.upgrade(config, to=TARGET)
@@ -171,4 +214,7 @@ def test_not_one_write_is_to_what_is_theirs(
     assert refused.returncode != 0
     assert owner in refused.stderr
     assert owner in json.loads(run("rotate_anchor", options=options))["message"]
+    assert owner in json.loads(run("upgrade", to=TARGET))["message"]
+    assert owner in json.loads(run("rotate_webhooks"))["message"]
+    assert "error" not in run("verify_mesh")
     assert written(audited, since) == set()
