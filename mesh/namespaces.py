@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from mesh.cluster import Cluster, Object
 from mesh.config import MeshConfig
 from mesh.errors import OwnershipConflict
@@ -89,13 +91,14 @@ def foreign_owner(wanted: Object, found: Object | None, config: MeshConfig) -> O
 
 
 def lacks(wanted: Object, found: Object) -> list[str]:
-    """The wanted labels and annotations that a namespace does not have, as `key: value`."""
+    """The wanted labels and annotations that a namespace lacks, as `label key: value` in YAML."""
     lacking: list[str] = []
     for part in ("labels", "annotations"):
         asked: dict[str, str] = wanted["metadata"].get(part) or {}
         there: dict[str, str] = found["metadata"].get(part) or {}
         lacking += [
-            f"{key}: {value}"
+            # In YAML a bare `true` is no text, and the API server refuses it.
+            f"{part[:-1]} {key}: {json.dumps(value) if value in ('true', 'false') else value}"
             for key, value in asked.items()
             if LABELS.get(key) != value and there.get(key) != value
         ]

@@ -404,22 +404,34 @@ def _owners(
     installing = {chart.name for chart in charts}
     own = {ReleaseRef(name, config.namespaces.linkerd) for name in installing}
     own |= {ref for name in installing if (ref := snapshot.mesh.ref(name)) is not None}
-    foreign: dict[str, list[str]] = {}
+    foreign: dict[tuple[str, str], list[str]] = {}
     for item in snapshot.owned:
         # A release that something else drives is named by `_driven`.
         if item.charts & installing and item.owner.release not in own:
-            foreign.setdefault(_in_words(item.owner), []).append(item.subject)
+            key = _in_words(item.owner), _existing(item.owner)
+            foreign.setdefault(key, []).append(item.subject)
     return [
         Finding(
             "pre-l5d-existence",
             "error",
             subjects[0] + (f" and {len(subjects) - 1} more" if len(subjects) > 1 else ""),
             f"Linkerd is there already, owned by {owner}",
-            "Name the namespaces of that one in the configuration, or uninstall it; "
-            "a 2.11 release becomes 2.12 by the upgrade flow.",
+            remedy,
         )
-        for owner, subjects in sorted(foreign.items())
+        for (owner, remedy), subjects in sorted(foreign.items())
     ]
+
+
+def _existing(owner: Owner) -> str:
+    """What to do about a Linkerd that this mesh's releases do not own."""
+    if owner.release is not None:
+        return (
+            "Name the namespaces of that one in the configuration, or uninstall it; "
+            "a 2.11 release becomes 2.12 by the upgrade flow."
+        )
+    if owner.reconciles:
+        return "Install and upgrade Linkerd there, or remove it there first."
+    return "Uninstall it first: these flows write Helm releases alone, and this is none."
 
 
 def _in_words(owner: Owner) -> str:

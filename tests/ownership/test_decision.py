@@ -258,7 +258,7 @@ def test_a_foreign_namespace_is_left_alone() -> None:
     assert foreign_owner(wanted["linkerd"], person, config) is None
     owner = foreign_owner(wanted["linkerd"], flux, config)
     assert isinstance(owner, Owner)
-    assert "linkerd.io/inject: disabled" in lacks(wanted["linkerd"], flux)
+    assert "annotation linkerd.io/inject: disabled" in lacks(wanted["linkerd"], flux)
     off = config.model_copy(
         update={"traefik": config.traefik.model_copy(update={"install": False})}
     )

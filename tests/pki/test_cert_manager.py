@@ -17,12 +17,13 @@ import yaml
 
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
-from mesh.errors import InvalidInput, NotReady
+from mesh.errors import InvalidInput, NotReady, OwnershipConflict
 from mesh.issuer import cert_manager_objects, ensure_cert_manager_issuer, webhook_authorities
 from mesh.pki import KeyPair, check_key_matches, create_trust_anchor, read_certificates, signed_by
 from mesh.trust_anchor import ClusterKeyStore, TlsSecret, cluster_uid, ensure_trust_anchor
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from tests.ownership.people import by_kubectl, content
 from tests.pki.certificates import DOMAIN, YEAR
 
 # One cluster for all tests that let cert-manager sign.
@@ -265,3 +266,39 @@ def test_without_the_anchors_key_in_the_cluster_nothing_is_asked_of_cert_manager
         with pytest.raises(InvalidInput, match="issuer mode self-signed"):
             ensure_cert_manager_issuer(certified, mesh, anchor, other, now(), timeout=4)
     assert list(certified.list("cert-manager.io/v1", "Certificate", "mesh-keyless")) == []
+
+
+def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Cluster) -> None:
+    cluster, name = certified, "mesh-theirs"
+    mesh = config(
+        namespaces={"linkerd": name, "viz": f"{name}-viz"},
+        cert_manager={"webhook_certificates": False},
+    )
+    make_namespaces(cluster, mesh)
+    store = ClusterKeyStore(cluster, name)
+    anchor = ensure_trust_anchor(cluster, mesh, store, now())
+    issuer, certificate = cert_manager_objects(mesh)
+    spec = {**certificate["spec"], "duration": "72h0m0s", "secretName": "another"}
+    spec["issuerRef"] = {"name": "mine", "kind": "Issuer"}
+    place = {"name": "linkerd-identity-issuer", "namespace": name}
+    theirs = [
+        by_kubectl(cluster, {**issuer, "metadata": {"name": "mine", "namespace": name}}),
+        by_kubectl(cluster, {**certificate, "metadata": place, "spec": spec}),
+    ]
+    with pytest.raises(OwnershipConflict, match=f"spec.secretName: {place['name']}"):
+        ensure_cert_manager_issuer(cluster, mesh, anchor, store, now(), timeout=60)
+
+    # As advised: its owner lets it make the Secret that Linkerd reads.
+    cluster.delete("cert-manager.io/v1", "Certificate", place["name"], name)
+    spec["secretName"] = place["name"]
+    theirs[1] = by_kubectl(cluster, {**certificate, "metadata": place, "spec": spec})
+    before = content(cluster, theirs)
+    made = ensure_cert_manager_issuer(cluster, mesh, anchor, store, now(), timeout=60)
+    assert made.info.not_after - made.info.not_before == timedelta(hours=72)
+    assert [labels for _, labels, _, _ in before] == [None, None]
+    after = content(cluster, theirs)
+    assert [said for _, _, said, _ in after] == [said for _, _, said, _ in before]
+    assert not any("prefect-linkerd" in managers for _, _, _, managers in after)
+    # Nothing of ours is needed beside it.
+    found = cluster.list("cert-manager.io/v1", "Issuer", name)
+    assert [obj["metadata"]["name"] for obj in found] == ["mine"]
