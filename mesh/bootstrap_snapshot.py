@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from mesh.bootstrap_plan import BootstrapSnapshot, next_action
 from mesh.charts import Chart, ChartCatalog
-from mesh.cluster import Cluster
+from mesh.cluster import Cluster, name_of
 from mesh.config import MeshConfig
 from mesh.dependencies import Dependency, decide_dependency, is_served
 from mesh.emojivoto import own_emojivoto
@@ -16,8 +16,8 @@ from mesh.helm_record import Release, deployed, read_release, read_releases
 from mesh.ingress import own_routes
 from mesh.issuer import read_needed
 from mesh.losses import some
-from mesh.namespaces import namespaces
-from mesh.own_objects import Foreign, OwnObject, read_foreign
+from mesh.namespaces import lacks, namespaces
+from mesh.own_objects import Foreign, OwnObject, always, foreign, read_foreign
 from mesh.ownership import owner_of_release
 from mesh.pki import join_bundle
 from mesh.preflight import Finding, PreflightSnapshot, preflight, read_preflight
@@ -58,7 +58,8 @@ def read_bootstrap(
     now = datetime.now(UTC)
     if any(finding.severity == "error" for finding in findings):
         return BootstrapSnapshot(config, found.facts, now, (), {}, {}, (), findings, "", "made")
-    findings += foreign_findings(read_foreign(cluster, own_objects(cluster, config, found.facts)))
+    objects = own_objects(cluster, config, found.facts)
+    findings += foreign_findings([*read_foreign(cluster, objects), *read_crowd(cluster, config)])
     anchors = read_snapshot(cluster, config, store)
     origin, certificate = decide_trust_anchor(anchors, config, now, store.where)
     bundle = NEW_ANCHOR
@@ -119,13 +120,36 @@ def own_objects(cluster: Cluster, config: MeshConfig, facts: ClusterFacts) -> li
     return [*found, *own_emojivoto(config)] if config.smoke_test else found
 
 
+def read_crowd(cluster: Cluster, config: MeshConfig) -> Iterator[Foreign]:
+    """Somebody else's workloads that would be meshed by what emojivoto's namespace is to say.
+
+    None where the namespace says it already, or does not exist yet.
+    """
+    name = config.namespaces.emojivoto
+    wanted = next((o for o in namespaces(config) if o["metadata"]["name"] == name), None)
+    found = cluster.get("v1", "Namespace", name) if wanted is not None else None
+    if wanted is None or found is None or not lacks(wanted, found):
+        return
+    advice = always(
+        "To leave that namespace as it is, set smoke_test to false; or name another one for the "
+        "application (namespaces.emojivoto)."
+    )
+    # Those of the application itself are looked at by name.
+    own = {name_of(each.wanted) for each in own_emojivoto(config)}
+    for kind in ("Deployment", "StatefulSet", "DaemonSet"):
+        for obj in cluster.list("apps/v1", kind, name, metadata_only=True):
+            theirs = foreign(OwnObject(obj, advice), obj)
+            if theirs is not None and theirs.subject not in own:
+                yield theirs
+
+
 def foreign_findings(theirs: Iterable[Foreign]) -> Iterator[Finding]:
     """What of somebody else's is in the way, by its owner and what to do about it."""
     by_advice: dict[tuple[str, str], list[str]] = {}
     for each in theirs:
         by_advice.setdefault((str(each.owner), each.remedy), []).append(each.subject)
     for (owner, remedy), subjects in by_advice.items():
-        text = f"bootstrap would write it, and it belongs to {owner}"
+        text = f"bootstrap would change it, and it belongs to {owner}"
         yield Finding("pl-owner", "error", some(subjects), text, remedy)
 
 

@@ -190,6 +190,8 @@ def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
             ("serviceaccounts", "", ("create", "get", "patch")),
             ("services", "", ("create", "get", "patch", "list")),
             ("deployments", "apps", ("create", "get", "patch", "list")),
+            ("daemonsets", "apps", ("list",)),
+            ("statefulsets", "apps", ("list",)),
             ("pods", "", ("list",)),
         ]
     for secret in pull_secrets(config):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mesh.bootstrap_snapshot import foreign_findings, own_objects
+from mesh.bootstrap_snapshot import foreign_findings, own_objects, read_crowd
 from mesh.charts import read_chart
 from mesh.cluster import FIELD_MANAGER, Cluster, Object, name_of
 from mesh.config import MeshConfig
@@ -162,6 +162,26 @@ def test_an_earlier_versions_emojivoto_is_ours(cluster: Cluster, application: Me
         there = live(cluster, own.wanted)["metadata"]
         assert there["labels"].items() >= LABELS.items()
         assert there.get("generation", 1) == 1
+
+
+def test_a_persons_workloads_are_not_meshed_by_the_namespace(
+    cluster: Cluster, application: MeshConfig
+) -> None:
+    own = own_emojivoto(application)[-1].wanted
+    assert own["kind"] == "Deployment"
+    assert [*read_crowd(cluster, application)] == []
+    metadata = {"name": "shop", "namespace": application.namespaces.emojivoto}
+    by_kubectl(cluster, {**own, "metadata": metadata})
+    [theirs] = read_crowd(cluster, application)
+    assert theirs.subject.endswith("/shop")
+    assert str(theirs.owner) == "somebody's kubectl"
+    # As advised; or where the namespace says so already, as its owner wants it.
+    assert "set smoke_test to false" in theirs.remedy
+    off = application.model_copy(update={"smoke_test": False})
+    assert [*read_crowd(cluster, off)] == []
+    patch = {"metadata": {"annotations": {"linkerd.io/inject": "enabled"}}}
+    cluster.merge("v1", "Namespace", application.namespaces.emojivoto, None, patch)
+    assert [*read_crowd(cluster, application)] == []
 
 
 def _unlabelled(obj: Object) -> Object:
