@@ -136,7 +136,7 @@ ADVICE: dict[str, tuple[Situation, str, Situation]] = {
 
 
 @pytest.mark.parametrize("case", ADVICE)
-def test_preflights_advice_mends_what_it_is_about(case: str) -> None:
+def test_preflights_advice_fixes_what_it_is_about(case: str) -> None:
     (before, config), advice, (after, changed) = ADVICE[case]
     remedies = [f.remedy for f in errors(before, config)]
     assert any(advice in remedy for remedy in remedies), remedies
