@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from mesh.certificate_anchor import TRUST_MANAGER
+from mesh.certificate_anchor import CERT_MANAGER, TRUST_MANAGER, certificate_for
 from mesh.charts import Chart
 from mesh.cluster import Cluster, Object, last_change, name_of
 from mesh.config import MeshConfig
-from mesh.errors import MeshError, NotReady
+from mesh.errors import ApiError, MeshError, NotReady
 from mesh.helm import DesiredRelease, Helm
 from mesh.helm_record import Release
 from mesh.installed import read_mesh_releases
@@ -281,9 +281,11 @@ def require_writable_bundle(cluster: Cluster, config: MeshConfig, bundle: TrustB
         found = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
     elif bundle.owner == "trust-manager":
         found = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
-    _require_undriven(
-        found, "Let that leave its content alone: a rotation writes the anchors there."
-    )
+    if found is not None:
+        # What is copied from a Certificate's Secret by kubectl still names the Certificate.
+        is_copy = owner_of(found).by in ("cert-manager", "trust-manager")
+        text = "Let that leave its content alone: a rotation writes the anchors there."
+        _require_undriven(found, text, is_copy=is_copy)
 
 
 def require_writable_key(cluster: Cluster, config: MeshConfig) -> None:
@@ -297,14 +299,25 @@ def require_writable_key(cluster: Cluster, config: MeshConfig) -> None:
         text = (
             "Let that leave its content alone: a rotation writes the new anchor and its key there."
         )
-        _require_undriven(found, text)
+        if found is not None:
+            _require_undriven(found, text, is_copy=_is_copied_secret(cluster, found))
 
 
-def _require_undriven(found: Object | None, remedy: str) -> None:
-    owner = owner_of(found) if found is not None else None
-    # What is copied from a Certificate's Secret by kubectl still names the Certificate.
-    is_copy = owner is not None and owner.by in ("cert-manager", "trust-manager")
-    if found is not None and owner is not None and owner.reconciles and not is_copy:
+def _is_copied_secret(cluster: Cluster, secret: Object) -> bool:
+    """Whether a Secret names a Certificate since it was copied from one that a Certificate owns."""
+    if (owner := owner_of(secret)).by != "cert-manager":
+        return owner.by == "trust-manager"
+    try:
+        certificates = cluster.list(CERT_MANAGER, "Certificate", secret["metadata"]["namespace"])
+        return certificate_for(certificates, secret["metadata"]["name"]) is None
+    except ApiError as error:
+        # Where nobody may look it counts as the Certificate's.
+        return error.status == 404
+
+
+def _require_undriven(found: Object, remedy: str, *, is_copy: bool) -> None:
+    owner = owner_of(found)
+    if owner.reconciles and not is_copy:
         raise refuse_theirs(name_of(found), owner, remedy)
 
 
