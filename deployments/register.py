@@ -170,10 +170,11 @@ async def ensure_automations(
     wanted = lost_runs()
     for mesh in meshes:
         block = cast("UUID", mesh._block_document_id)
-        upgrades = subscription(mesh, block, ids["upgrade"])
-        wanted.append(
-            AutomationCore.model_validate(upgrades.model_dump(exclude={"id", "owner_resource"}))
-        )
+        if mesh.upgrade.automatic != "off":
+            upgrades = subscription(mesh, block, ids["upgrade"])
+            wanted.append(
+                AutomationCore.model_validate(upgrades.model_dump(exclude={"id", "owner_resource"}))
+            )
         wanted += rotations(mesh.name, block, ids)
     left: list[str] = []
     if (notification := await notification_block(client)) is not None:

@@ -1,9 +1,7 @@
-"""Meshes that upgrade when their channel has a new release: the automation of each."""
+"""The automation of a mesh that is upgraded when its channel has a new release."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
 from uuid import UUID
 
 from prefect.automations import Automation
@@ -18,7 +16,7 @@ from tasks.linkerd_mesh import LinkerdMesh
 def subscription(mesh: LinkerdMesh, block: UUID, deployment: UUID) -> Automation:
     """Runs an upgrade of a mesh for each release of its channel, to that release's version.
 
-    The mesh's version constraint and maintenance window are looked at by the run.
+    The run itself follows the mesh's policy: version constraint, maintenance window, approval.
 
     Args:
         block: the id of the mesh's saved block.
@@ -46,18 +44,3 @@ def subscription(mesh: LinkerdMesh, block: UUID, deployment: UUID) -> Automation
             )
         ],
     )
-
-
-async def subscribe(names: Sequence[str], deployment: UUID) -> None:
-    """Makes or mends the automation of each mesh, by the name of its block."""
-    for name in names:
-        mesh = cast("LinkerdMesh", await LinkerdMesh.aload(name))
-        block = mesh._block_document_id  # pyright: ignore[reportPrivateUsage]
-        wanted = subscription(mesh, cast("UUID", block), deployment)
-        try:
-            found = await Automation.aread(name=wanted.name)
-        except ValueError:
-            await wanted.acreate()
-        else:
-            wanted.id = found.id
-            await wanted.aupdate()

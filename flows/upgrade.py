@@ -1,6 +1,10 @@
 """A mesh brought to a newer Linkerd, or back to the one it had."""
 
+from typing import Any
+
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from mesh.errors import MeshUnhealthy, NotReady, ReleaseError, UpgradeUndone
 from mesh.report import Report
@@ -8,7 +12,7 @@ from mesh.restarts import RestartPolicy
 from mesh.rotation.record import RotationClaim
 from mesh.upgrade_plan import UpgradePlan, require_plan
 from mesh.upgrade_record import UpgradeRecord
-from tasks.admission import await_approval, postponed
+from tasks.admission import await_approval, declined, postponed
 from tasks.gate import verify
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.releases import release
@@ -51,7 +55,7 @@ def upgrade(
     accept: list[str] = NOTHING,
     go_back: bool = False,
     restarts: RestartPolicy = DEFAULTS,
-) -> UpgradePlan:
+) -> UpgradePlan | State[Any]:
     """Brings a mesh one step further, and back again when a gate fails.
 
     Run again after an interruption, it goes on where the cluster says that it was, in the direction
@@ -70,6 +74,8 @@ def upgrade(
         MeshError: the object, what was expected, what was found and how to mend it.
         UpgradeUndone: a gate failed, and the mesh is at its former version again.
     """
+    if reason := declined(mesh):
+        return Completed(name="Skipped", message=reason)
     target = choose_target(mesh, to or None)
     planned = plan(mesh, target, frozenset(accept))
     if dry_run:

@@ -623,10 +623,18 @@ class UpgradePolicy(Section):
         title="Maintenance window",
         description="Upgrades begin in it only. Empty: at any time.",
     )
+    automatic: Literal["off", "approved", "unattended"] = Field(
+        default="off",
+        title="Automatic upgrades",
+        description="Whether a new release of the channel starts an upgrade. approved: it does, "
+        "and waits for approval after its plan. unattended: it does, and asks nobody. In a file, "
+        "`on` is approved. Run `prefect deploy --all` after changing this.",
+    )
     approval: bool = Field(
         default=False,
         title="Approval",
-        description="The run pauses after its plan until a person resumes it.",
+        description="Every upgrade, one that you start too, pauses after its plan until it is "
+        "approved.",
     )
     approval_hours: float = Field(
         default=72,
@@ -664,6 +672,17 @@ class UpgradePolicy(Section):
         description="Which of the releases beside Linkerd are brought to their wanted version, "
         "or the newest, by the same run.",
     )
+
+    @field_validator("automatic", mode="before")
+    @classmethod
+    def _automatic(cls, value: object) -> object:
+        # YAML reads `on` and `off` as booleans.
+        return {True: "approved", False: "off"}[value] if isinstance(value, bool) else value
+
+    @property
+    def needs_approval(self) -> bool:
+        """Whether an upgrade waits for approval after its plan."""
+        return self.approval or self.automatic == "approved"
 
     @field_validator("constraint")
     @classmethod

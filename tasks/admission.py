@@ -1,4 +1,4 @@
-"""Whether an upgrade may begin: its maintenance window and a person's approval."""
+"""Whether an upgrade may begin: who started it, its maintenance window, and approval."""
 
 from __future__ import annotations
 
@@ -28,6 +28,21 @@ class Approval(RunInput):
         default=False,
         title="Approved",
         description="Whether the upgrade may begin. The plan is an artifact of this run.",
+    )
+
+
+def declined(mesh: LinkerdMesh) -> str:
+    """Why nothing is done where an automation started this run and the policy has that off.
+
+    The automation outlives a change of the block until `prefect deploy --all` removes it.
+    """
+    context = FlowRunContext.get()
+    creator = context.flow_run.created_by if context and context.flow_run else None
+    if mesh.upgrade.automatic != "off" or creator is None or creator.type != "AUTOMATION":
+        return ""
+    return (
+        f"automation {creator.display_value!r} started this run, but upgrade.automatic of mesh "
+        f"{mesh.name} is off; nothing was changed"
     )
 
 
@@ -74,7 +89,7 @@ def await_approval(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
     Raises:
         InvalidInput: the person says no, or nobody says anything in time.
     """
-    if not mesh.upgrade.approval:
+    if not mesh.upgrade.needs_approval:
         return
     text = (
         f"Mesh **{mesh.name}**: upgrade from {plan.source} to {plan.target}? "

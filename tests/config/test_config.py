@@ -138,3 +138,22 @@ def test_secrets_are_masked_in_text_and_json() -> None:
     assert config.registry is not None
     assert config.registry.password == SecretStr("hunter2")
     assert "hunter2" not in repr(config) + str(config) + config.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("policy", "automatic", "asks"),
+    [
+        ({}, "off", False),
+        # YAML reads `on` and `off` as booleans.
+        ({"automatic": True}, "approved", True),
+        ({"automatic": False}, "off", False),
+        ({"automatic": "approved", "approval": False}, "approved", True),
+        ({"automatic": "unattended"}, "unattended", False),
+        ({"automatic": "unattended", "approval": True}, "unattended", True),
+    ],
+)
+def test_automatic_upgrades_are_off_and_ask_once_switched_on(
+    policy: dict[str, Any], automatic: str, asks: bool
+) -> None:
+    found = MeshConfig.model_validate({"upgrade": policy}).upgrade
+    assert (found.automatic, found.needs_approval) == (automatic, asks)

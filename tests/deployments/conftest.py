@@ -133,7 +133,13 @@ def mesh_file(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> Pat
     """The configuration of a mesh on a cluster without Linkerd."""
     path = tmp_path_factory.mktemp("meshes") / "north.yaml"
     path.write_text(
-        json.dumps({"name": "north", "access": {"kubeconfig": str(sandbox.kubeconfig)}})
+        json.dumps(
+            {
+                "name": "north",
+                "access": {"kubeconfig": str(sandbox.kubeconfig)},
+                "upgrade": {"automatic": "approved"},
+            }
+        )
     )
     return path
 

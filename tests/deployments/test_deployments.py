@@ -214,7 +214,15 @@ def test_a_run_that_waits_and_a_run_that_fails_are_told(server: Server, inbox: I
         eventually(lambda subject=subject: inbox.about(subject))
 
 
-def test_a_release_starts_the_upgrade_of_each_subscribed_mesh(server: Server) -> None:
+def test_a_release_starts_the_upgrade_of_each_mesh_with_automatic_upgrades(
+    server: Server,
+) -> None:
+    with on_server(server.api):
+        LinkerdMesh(name="manual").save("manual")
+        _look_after()
+        LinkerdMesh.delete("manual")
+    subscribed = [name for name in server.automations() if name.startswith("upgrade ")]
+    assert subscribed == ["upgrade north on edge releases"]
     event = Event(
         event=RELEASED,
         resource=Resource({"prefect.resource.id": resource_of("edge")}),
@@ -225,6 +233,17 @@ def test_a_release_starts_the_upgrade_of_each_subscribed_mesh(server: Server) ->
     assert run["parameters"]["to"] == "edge-99.1.1"
     document = run["parameters"]["mesh"]["$ref"]["block_document_id"]
     assert server.get(f"block_documents/{document}")["name"] == "north"
+    assert run["created_by"]["type"] == "AUTOMATION"
+
+    with on_server(server.api):
+        north = LinkerdMesh.load("north")
+        before = north.upgrade.automatic
+        for automatic, found in (("off", []), (before, subscribed)):
+            north.upgrade.automatic = automatic
+            north.save("north", overwrite=True)
+            _look_after()
+            names = server.automations()
+            assert [name for name in names if name.startswith("upgrade ")] == found
 
 
 def test_an_ending_certificate_starts_its_rotation_once(

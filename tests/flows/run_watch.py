@@ -17,7 +17,7 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.runner import Runner
 
-from deployments.upgrades import subscribe
+from deployments.upgrades import subscription
 from flows.upgrade import upgrade
 from flows.watch_charts import watch_charts
 from mesh.errors import ChartError
@@ -26,14 +26,19 @@ from tasks.linkerd_mesh import LinkerdMesh
 state: dict[str, Any] = {}
 
 
-async def setup(config: dict[str, Any]) -> dict[str, Any]:
-    """Saves the mesh, deploys the upgrade, and subscribes the mesh (twice, to mend it)."""
+async def save(config: dict[str, Any]) -> UUID:
+    """The id of the mesh's block."""
     mesh = LinkerdMesh.model_validate(config)
-    await mesh.asave(mesh.name, overwrite=True)
+    return await mesh.asave(mesh.name, overwrite=True)
+
+
+async def setup(config: dict[str, Any]) -> dict[str, Any]:
+    """Saves the mesh, deploys the upgrade, and subscribes the mesh."""
+    mesh = LinkerdMesh.model_validate(config)
+    block = await save(config)
     state["runner"] = Runner(name="watch")
     state["deployment"] = await state["runner"].aadd_flow(upgrade, name="upgrade")
-    await subscribe([mesh.name], state["deployment"])
-    await subscribe([mesh.name], state["deployment"])
+    await subscription(mesh, block, state["deployment"]).acreate()
     async with get_client() as client:
         return {"automations": [a.name for a in await client.read_automations()]}
 
@@ -73,6 +78,8 @@ def main() -> None:
         match request.pop("do"):
             case "setup":
                 answer: Any = asyncio.run(setup(**request))
+            case "save":
+                answer = str(asyncio.run(save(**request)))
             case "look":
                 answer = look(**request)
             case "execute":

@@ -123,7 +123,12 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
     repository: Repository,
     watcher: Callable[..., Any],
 ) -> None:
-    config = mesh_config(sandbox, name="subscribed", version="edge-25.4.4")
+    config = mesh_config(
+        sandbox,
+        name="subscribed",
+        version="edge-25.4.4",
+        upgrade={"automatic": "unattended"},
+    )
     automations = watcher("setup", config=config)["automations"]
     assert automations.count("upgrade subscribed on edge releases") == 1
 
@@ -170,5 +175,11 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
     # Mended, with one more release: only that one is new.
     repository.publish("26.9.1", "26.8.3", "25.4.4")
     assert watcher("look", repositories=[repository.url]) == {"new": ["edge-26.9.1"]}
-    assert len(eventually(lambda: r if len(r := watcher("runs")) > 1 else None)) == 2
+    found = eventually(lambda: r if len(r := watcher("runs")) > 1 else None)
+    [second] = [run for run in found if run["id"] != started[0]["id"]]
+    # The block says off meanwhile, and nobody deployed since: the automation is still there.
+    watcher("save", config={**config, "upgrade": {"automatic": "off"}})
+    skipped = watcher("execute", run=second["id"])
+    assert skipped["state"] == "Skipped"
+    assert "upgrade.automatic of mesh subscribed is off" in skipped["message"]
     assert eventually(lambda: len(events(prefect_server, RELEASED, repository.url)) == 2)
