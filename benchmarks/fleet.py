@@ -30,6 +30,7 @@ from rich.table import Table
 from benchmarks.verify import BOOTSTRAP, SHARED
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
+from tasks.names import deployment_name
 
 PREFECT = (sys.executable, "-m", "prefect")
 SAVE = """
@@ -90,7 +91,7 @@ def _found(server: PrefectServer, flow: str, meshes: int) -> dict[str, float]:
     [done] = ask(
         server,
         "flow_runs/filter",
-        flows={"name": {"any_": [flow]}},
+        flows={"name": {"any_": [deployment_name(flow)]}},
         sort="START_TIME_DESC",
         limit=1,
     )
@@ -148,7 +149,9 @@ def main() -> None:
             server, *PREFECT, "--no-prompt", "deploy", "--name", "verify_mesh", "--name", "fleet"
         )
         [verify] = ask(
-            server, "deployments/filter", deployments={"name": {"any_": ["verify_mesh"]}}
+            server,
+            "deployments/filter",
+            deployments={"name": {"any_": [deployment_name("verify_mesh")]}},
         )
         for schedule in verify["schedules"]:
             path = f"deployments/{verify['id']}/schedules/{schedule['id']}"

@@ -15,6 +15,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from mesh.notice import EXPIRING, FAILURES, RENEWED_BY, ROLE, VERDICTS
+from tasks.names import CHANGES, READS, deployment_name
 
 OURS = "prefect-linkerd: "
 """How the description of each of our automations begins; others are never touched."""
@@ -67,7 +68,7 @@ def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[A
     """
     return [
         AutomationCore(
-            name=f"{deployment} of mesh {name}",
+            name=f"linkerd: {deployment} of mesh {name}",
             description=f"{OURS}the {role} of mesh {name} ends soon.",
             trigger=EventTrigger(
                 match=ResourceSpecification(
@@ -85,7 +86,7 @@ def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[A
             actions=[
                 RunDeployment(
                     source="selected",
-                    deployment_id=deployments[deployment],
+                    deployment_id=deployments[deployment_name(deployment)],
                     job_variables=None,
                     parameters={"mesh": {"$ref": {"block_document_id": str(block)}}, **parameters},
                 )
@@ -115,11 +116,11 @@ def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
 
     return [
         crash(
-            "a run whose worker is lost has crashed",
-            "a run gives no sign of life any more.",
+            "linkerd: mark lost runs as crashed",
+            "a run stopped sending heartbeats.",
             EventTrigger(
                 match=_RUNS,
-                match_related=_tagged("linkerd"),
+                match_related=_tagged(CHANGES, READS),
                 for_each={"prefect.resource.id"},
                 after={HEARTBEAT},
                 expect={HEARTBEAT, *ENDINGS},
@@ -131,11 +132,11 @@ def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
             "It is safe to run it again.",
         ),
         crash(
-            "a run that does not begin has crashed",
+            "linkerd: mark stuck runs as crashed",
             "a worker took a run and never began it.",
             EventTrigger(
                 match=_RUNS,
-                match_related=_tagged("linkerd"),
+                match_related=_tagged(CHANGES, READS),
                 for_each={"prefect.resource.id"},
                 after=TAKEN,
                 expect=STARTED,
@@ -147,14 +148,14 @@ def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
             "worker's taking it.",
         ),
         AutomationCore(
-            name="a change that crashed is run again",
+            name="linkerd: resume crashed changes",
             description=f"{OURS}another worker goes on with a change, once a day at most.",
             # Off: a worker that is only cut off may be at work still, and for some minutes two
             # would be at one mesh. Whoever knows that theirs die whole turns it on.
             enabled=False,
             trigger=EventTrigger(
                 match=_RUNS,
-                match_related=_tagged("changes"),
+                match_related=_tagged(CHANGES),
                 for_each={"prefect.resource.id"},
                 expect={"prefect.flow-run.Crashed"},
                 posture=Posture.Reactive,
@@ -188,7 +189,7 @@ def alerts(block: UUID) -> list[AutomationCore]:
 
     return [
         tell(
-            "a mesh failed again and again",
+            "linkerd: a mesh keeps failing",
             f"a mesh failed {FAILURES_IN_A_ROW} times in a row.",
             EventTrigger(
                 match=ResourceSpecification(
@@ -203,7 +204,7 @@ def alerts(block: UUID) -> list[AutomationCore]:
             "{{ event.payload.errors | join(', ') }}",
         ),
         tell(
-            "a mesh is not verified any more",
+            "linkerd: a mesh is no longer verified",
             f"no verdict of a mesh for {_hours(SILENCE)} after its last one.",
             EventTrigger(
                 match=ResourceSpecification({"prefect.resource.id": "linkerd.mesh.*"}),
@@ -219,11 +220,11 @@ def alerts(block: UUID) -> list[AutomationCore]:
             "worker may run. Look at the runs of verify_mesh.",
         ),
         tell(
-            "a run waits for approval",
-            "a flow waits for a person.",
+            "linkerd: a run waits for approval",
+            "a flow waits for approval.",
             EventTrigger(
                 match=_RUNS,
-                match_related=_tagged("changes"),
+                match_related=_tagged(CHANGES),
                 expect={"prefect.flow-run.Paused", "prefect.flow-run.Suspended"},
                 posture=Posture.Reactive,
                 threshold=1,
@@ -232,11 +233,11 @@ def alerts(block: UUID) -> list[AutomationCore]:
             "Look at its plan, then resume or cancel it: {{ flow_run|ui_url }}",
         ),
         tell(
-            "a change of a mesh failed",
+            "linkerd: a change of a mesh failed",
             "a flow that changes meshes failed or crashed.",
             EventTrigger(
                 match=_RUNS,
-                match_related=_tagged("changes"),
+                match_related=_tagged(CHANGES),
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
                 posture=Posture.Reactive,
                 threshold=1,
@@ -250,9 +251,12 @@ def alerts(block: UUID) -> list[AutomationCore]:
 _RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 
 
-def _tagged(tag: str) -> ResourceSpecification:
+def _tagged(*tags: str) -> ResourceSpecification:
     return ResourceSpecification(
-        {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+        {
+            "prefect.resource.id": [f"prefect.tag.{tag}" for tag in tags],
+            "prefect.resource.role": "tag",
+        }
     )
 
 

@@ -35,6 +35,7 @@ from mesh.errors import InvalidInput, MeshError
 from prefect_linkerd.mesh_file import load_mesh
 from tasks.chart_releases import KnownCharts
 from tasks.linkerd_mesh import LinkerdMesh
+from tasks.names import deployment_name
 
 POOL = "linkerd"
 ALERTS = "linkerd-alerts"
@@ -171,7 +172,7 @@ async def ensure_automations(
     for mesh in meshes:
         block = cast("UUID", mesh._block_document_id)
         if mesh.upgrade.automatic != "off":
-            upgrades = subscription(mesh, block, ids["upgrade"])
+            upgrades = subscription(mesh, block, ids[deployment_name("upgrade")])
             wanted.append(
                 AutomationCore.model_validate(upgrades.model_dump(exclude={"id", "owner_resource"}))
             )

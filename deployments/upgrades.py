@@ -24,7 +24,7 @@ def subscription(mesh: LinkerdMesh, block: UUID, deployment: UUID) -> Automation
     """
     channel = mesh.upgrade.channel or mesh.linkerd.channel
     return Automation(
-        name=f"upgrade {mesh.name} on {channel} releases",
+        name=f"linkerd: upgrade {mesh.name} on {channel} releases",
         description=f"prefect-linkerd: mesh {mesh.name} is subscribed to Linkerd's {channel}.",
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": resource_of(channel)}),

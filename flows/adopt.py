@@ -10,7 +10,7 @@ from tasks.linkerd_mesh import LinkerdMesh
 
 
 @flow(
-    name="adopt",
+    name="linkerd-adopt",
     flow_run_name="adopt {mesh.name}",
     persist_result=False,
     validate_parameters=True,

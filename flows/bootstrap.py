@@ -21,7 +21,7 @@ NOTHING: list[str] = []
 
 
 @flow(
-    name="bootstrap",
+    name="linkerd-bootstrap",
     flow_run_name="bootstrap {mesh.name}",
     persist_result=False,
     validate_parameters=True,

@@ -18,7 +18,7 @@ DEFAULTS = ExpiryThresholds()
 
 
 @flow(
-    name="check_certificates",
+    name="linkerd-check-certificates",
     flow_run_name="certificates of {mesh.name}",
     persist_result=False,
     validate_parameters=True,

@@ -23,7 +23,7 @@ PAUSE = 2.0
 
 
 @flow(
-    name="fleet",
+    name="linkerd-fleet",
     flow_run_name="{deployment} of the fleet",
     persist_result=False,
     validate_parameters=True,

@@ -27,7 +27,7 @@ STEPS = 12
 
 
 @flow(
-    name="rotate_anchor",
+    name="linkerd-rotate-anchor",
     flow_run_name="{action} anchor of {mesh.name}",
     persist_result=False,
     validate_parameters=True,

@@ -14,7 +14,7 @@ DEFAULTS = RotationOptions()
 
 
 @flow(
-    name="rotate_issuer",
+    name="linkerd-rotate-issuer",
     flow_run_name="rotate issuer of {mesh.name}",
     persist_result=False,
     validate_parameters=True,

@@ -13,7 +13,7 @@ DEFAULTS = WebhookOptions()
 
 
 @flow(
-    name="rotate_webhooks",
+    name="linkerd-rotate-webhooks",
     flow_run_name="rotate webhooks of {mesh.name}",
     persist_result=False,
     validate_parameters=True,

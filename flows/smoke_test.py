@@ -19,7 +19,7 @@ DEFAULTS = SmokeOptions()
 
 
 @flow(
-    name="smoke_test",
+    name="linkerd-smoke-test",
     flow_run_name="smoke_test {mesh.name}",
     persist_result=False,
     validate_parameters=True,

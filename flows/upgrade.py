@@ -43,7 +43,7 @@ NOTHING: list[str] = []
 
 
 @flow(
-    name="upgrade",
+    name="linkerd-upgrade",
     flow_run_name="upgrade {mesh.name} {to}",
     persist_result=False,
     validate_parameters=True,

@@ -17,7 +17,7 @@ DEFAULTS = VerifyOptions()
 
 
 @flow(
-    name="verify_mesh",
+    name="linkerd-verify-mesh",
     flow_run_name="verify {mesh.name}",
     persist_result=False,
     validate_parameters=True,

@@ -13,7 +13,7 @@ from mesh.verification import VerifyOptions
 from tasks.linkerd_mesh import LinkerdMesh
 
 
-@flow(name="verify_meshes", persist_result=False, validate_parameters=True)
+@flow(name="linkerd-verify-meshes", persist_result=False, validate_parameters=True)
 def verify_meshes(meshes: list[str], options: VerifyOptions = DEFAULTS) -> dict[str, str]:
     """Verifies several meshes; one that is broken, or cannot be reached, does not stop the others.
 

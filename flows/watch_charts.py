@@ -11,7 +11,7 @@ LINKERDS = [UPSTREAM["stable"], UPSTREAM["edge"]]
 
 
 @flow(
-    name="watch_charts",
+    name="linkerd-watch-charts",
     flow_run_name="watch charts",
     persist_result=False,
     validate_parameters=True,

@@ -418,7 +418,7 @@ class TrustAnchorConfig(Section):
         default=None,
         title="Secret block",
         description="offline: the Prefect Secret block that holds the key. "
-        "Empty: `<mesh name>-trust-anchor`.",
+        "Empty: `linkerd-<mesh name>-trust-anchor`.",
     )
     passphrase: SecretStr | None = Field(
         default=None,

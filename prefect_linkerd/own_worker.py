@@ -27,6 +27,7 @@ from mesh.config import MeshConfig
 from mesh.errors import InvalidInput
 from prefect_linkerd.own_server import home
 from tasks.linkerd_mesh import LinkerdMesh
+from tasks.names import TAG, deployment_name
 
 POOL = "terminal"
 STAY: dict[str, Any] = {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
@@ -77,10 +78,10 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
     deployment = cast(
         "Any",
         flow.to_deployment(
-            flow_name,
+            deployment_name(flow_name),
             work_pool_name=POOL,
             entrypoint_type=EntrypointType.MODULE_PATH,
-            tags=["linkerd"],
+            tags=[TAG],
         ),
     )
     applied: UUID = deployment.apply()

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State
 from mesh.config import MeshConfig
 from prefect_linkerd.approvals import Answer, approvals
 from tasks.linkerd_mesh import LinkerdMesh
+from tasks.names import TAG
 
 _NOISE = ("Beginning flow run", "Created task run", "View at ")
 _DONE = "Finished in state "
@@ -34,7 +35,8 @@ class _Steps(logging.Handler):
         if text.startswith(_NOISE) or any(sign in text for sign in _SAID_ANYWAY):
             return
         is_step = bool(getattr(record, "task_run_name", ""))
-        step = str(getattr(record, "task_run_name", "") or getattr(record, "flow_name", ""))
+        flow = str(getattr(record, "flow_name", "")).removeprefix(f"{TAG}-")
+        step = str(getattr(record, "task_run_name", "") or flow)
         if text.startswith(_DONE):
             ended = text.removeprefix(_DONE)
             mark = "done" if ended.startswith("Completed") else ended.partition("(")[0].lower()
@@ -85,7 +87,7 @@ def run(
         "Callable[..., State[Any]]", getattr(import_module(f"flows.{flow_name}"), flow_name)
     )
     mesh = {} if config is None else {"mesh": LinkerdMesh.model_validate(config.model_dump())}
-    with _shown(quiet), approvals(f"terminal-{uuid4()}", answer):
+    with _shown(quiet), approvals(f"{TAG}:terminal-{uuid4()}", answer):
         state = flow(**mesh, **arguments, return_state=True)
         state.result()  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
     return state

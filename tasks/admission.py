@@ -16,6 +16,7 @@ from pydantic import Field
 from mesh.errors import InvalidInput
 from mesh.upgrade_plan import UpgradePlan
 from tasks.linkerd_mesh import LinkerdMesh
+from tasks.names import mesh_key
 from tasks.step import step
 
 CLOCKS_DIFFER = timedelta(seconds=30)
@@ -93,7 +94,7 @@ def await_approval(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
         return
     text = (
         f"Mesh **{mesh.name}**: upgrade from {plan.source} to {plan.target}? "
-        f"See the artifact `{mesh.name}-upgrade-plan`."
+        f"See the artifact `{mesh_key(mesh.name, 'upgrade-plan')}`."
     )
     try:
         answer = pause_flow_run(

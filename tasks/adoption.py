@@ -7,6 +7,7 @@ from prefect.logging import get_run_logger
 
 from mesh.adoption import Adoption, adoption_markdown, describe, read_adoption
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.step import step
 
 
@@ -20,7 +21,7 @@ def look_at_mesh(mesh: LinkerdMesh) -> Adoption:
         log.warning("To be added: %s", text)
     create_markdown_artifact(
         adoption_markdown(adoption),
-        key=f"{mesh.name}-adoption",
+        key=mesh_key(mesh.name, "adoption"),
         description=f"Mesh {mesh.name}: its configuration, and what each flow could do with it",
     )
     return adoption

@@ -23,6 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from mesh.errors import InvalidInput
 from mesh.fleet import FleetOptions, FleetPlan, Outcome, plan_fleet
 from tasks.linkerd_mesh import reference
+from tasks.names import deployment_name, full_name
 from tasks.step import step
 
 PAGE = 200
@@ -71,10 +72,10 @@ def plan_waves(deployment: str, meshes: list[str], options: FleetOptions) -> Fle
     """
     with get_client(sync_client=True) as client:
         try:
-            client.read_deployment_by_name(f"{deployment}/{deployment}")
+            client.read_deployment_by_name(full_name(deployment))
         except ObjectNotFound:
             raise InvalidInput(
-                f"deployment {deployment}/{deployment}",
+                f"deployment {full_name(deployment)}",
                 expected="to exist on this Prefect server",
                 found="that it does not",
                 remedy="Run prefect deploy --all.",
@@ -112,7 +113,7 @@ def take_up(plan: FleetPlan, round_: Round) -> dict[str, Turn]:
 def start(mesh: str, round_: Round, attempt: int) -> Turn:
     """The run of a mesh; where it has been started already, that one."""
     run = run_deployment(
-        f"{round_.deployment}/{round_.deployment}",
+        full_name(round_.deployment),
         parameters={**round_.parameters, "mesh": reference(mesh)},
         timeout=0,
         # A terminal answers for the approvals of what it has started.
@@ -150,7 +151,7 @@ def publish(
             for number, wave in enumerate(plan.waves, start=1)
             for mesh in wave
         ],
-        key=f"fleet-{deployment.replace('_', '-')}",
+        key=f"{deployment_name('fleet')}-{deployment.replace('_', '-')}",
         description=f"{deployment} of {len(plan.meshes)} meshes",
     )
 

@@ -13,6 +13,7 @@ from mesh.rotation.record import RotationClaim
 from mesh.rotation.story import issuer_markdown, issuer_notice
 from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.progress import RolloutProgress
 from tasks.rotation import await_approval, control_plane_chart
 from tasks.step import step
@@ -51,7 +52,7 @@ def rotate_the_issuer(
         )
     create_markdown_artifact(
         issuer_markdown(mesh.name, done),
-        key=f"{mesh.name}-issuer-rotation",
+        key=mesh_key(mesh.name, "issuer-rotation"),
         description=f"Issuer of mesh {mesh.name}",
     )
     send([issuer_notice(mesh.name, done)])

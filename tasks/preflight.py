@@ -13,6 +13,7 @@ from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
 from mesh.helm import Helm, require_helm
 from mesh.values import ClusterFacts
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.step import step
 from tasks.trust_anchor import key_store
 
@@ -55,7 +56,7 @@ def plan(mesh: LinkerdMesh, charts: Charts, accept: frozenset[str]) -> PlannedBo
     made = plan_bootstrap(snapshot)
     create_markdown_artifact(
         bootstrap_markdown(made),
-        key=f"{mesh.name}-bootstrap-plan",
+        key=mesh_key(mesh.name, "bootstrap-plan"),
         description=f"Mesh {mesh.name}: bootstrap of {made.version}",
     )
     log = get_run_logger()

@@ -68,7 +68,7 @@ class RolloutProgress:
     """
 
     def __init__(self, mesh: str, title: str) -> None:
-        self._key = re.sub(r"[^a-z0-9]+", "-", f"{mesh}-{title}".lower()).strip("-")
+        self._key = re.sub(r"[^a-z0-9]+", "-", f"linkerd-{mesh}-{title}".lower()).strip("-")
         self._title = title
         self._artifact: UUID | None = None
         self._last: tuple[int, int, str] | None = None

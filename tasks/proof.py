@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 from mesh.helm_record import read_releases
 from mesh.proof import Proof, proof_markdown, proof_table, prove, read_proof
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.preflight import Charts
 from tasks.step import step
 
@@ -24,9 +25,11 @@ def proof(mesh: LinkerdMesh, charts: Charts) -> Proof:
     for text in proven.unchecked:
         get_run_logger().warning("Not checked: %s", text)
     create_markdown_artifact(
-        proof_markdown(proven), key=f"{mesh.name}-bootstrap", description=f"Mesh {mesh.name}"
+        proof_markdown(proven),
+        key=mesh_key(mesh.name, "bootstrap"),
+        description=f"Mesh {mesh.name}",
     )
     create_table_artifact(
-        proof_table(proven), key=f"{mesh.name}-installed", description=f"Mesh {mesh.name}"
+        proof_table(proven), key=mesh_key(mesh.name, "installed"), description=f"Mesh {mesh.name}"
     )
     return proven

@@ -28,6 +28,7 @@ from mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
 from mesh.rotation.webhooks import WebhookOptions
 from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.progress import RolloutProgress
 from tasks.step import step
 from tasks.trust_anchor import key_ring, load_secret
@@ -57,7 +58,9 @@ def plan_rotation(
     for item in plan.by_hand:
         log.warning("To be done by a person: %s", item)
     create_markdown_artifact(
-        plan_markdown(mesh.name, plan), key=f"{mesh.name}-rotation-plan", description="The plan"
+        plan_markdown(mesh.name, plan),
+        key=mesh_key(mesh.name, "rotation-plan"),
+        description="The plan",
     )
     return plan
 
@@ -213,7 +216,7 @@ def finish(mesh: LinkerdMesh, rotation: Rotation, plan: RotationPlan) -> Rotatio
     record = rotation.record
     create_markdown_artifact(
         story_markdown(mesh.name, record, plan),
-        key=f"{mesh.name}-rotation",
+        key=mesh_key(mesh.name, "rotation"),
         description=f"Trust anchor of mesh {mesh.name}",
     )
     send([rotation_notice(mesh.name, record)])

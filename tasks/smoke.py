@@ -16,6 +16,7 @@ from mesh.smoke.options import Promise, SmokeOptions
 from mesh.smoke.promises import keep_promise
 from mesh.smoke.report import SmokeReport, SmokeResult, Step, smoke_markdown, smoke_table
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.progress import RolloutProgress
 from tasks.step import step
 
@@ -44,7 +45,7 @@ def promise(mesh: LinkerdMesh, options: SmokeOptions, promise: Promise) -> State
         )
     create_table_artifact(
         smoke_table([result]),
-        key=f"{mesh.name}-smoke-{promise}",
+        key=mesh_key(mesh.name, f"smoke-{promise}"),
         description=f"Mesh {mesh.name}: {promise} {result.outcome}",
     )
     if result.outcome == "failed":
@@ -68,6 +69,6 @@ def show_report(report: SmokeReport) -> None:
     """The whole report as a markdown artifact."""
     create_markdown_artifact(
         smoke_markdown(report),
-        key=f"{report.mesh}-smoke",
+        key=mesh_key(report.mesh, "smoke"),
         description=f"Smoke tests of mesh {report.mesh}",
     )

@@ -24,6 +24,7 @@ from mesh.trust_anchor import (
     refuse_other,
 )
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.step import step
 
 
@@ -95,7 +96,7 @@ def key_store(mesh: LinkerdMesh, cluster: Cluster) -> KeyStore:
         return ClusterKeyStore(cluster, mesh.anchor_namespace)
     if anchor.key_file is not None and anchor.passphrase is not None:
         return FileKeyStore(anchor.key_file, anchor.passphrase)
-    return SecretBlockKeyStore(anchor.secret_block or f"{mesh.name}-trust-anchor")
+    return SecretBlockKeyStore(anchor.secret_block or mesh_key(mesh.name, "trust-anchor"))
 
 
 def key_ring(mesh: LinkerdMesh, cluster: Cluster) -> KeyRing:

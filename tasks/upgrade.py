@@ -55,6 +55,7 @@ from mesh.version import LinkerdVersion
 from tasks.events import send
 from tasks.injection import mend_injection
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.progress import RolloutProgress
 from tasks.step import step
 
@@ -115,7 +116,7 @@ def plan(mesh: LinkerdMesh, target: LinkerdVersion, accept: frozenset[str]) -> P
     made = plan_upgrade(snapshot)
     create_markdown_artifact(
         plan_markdown(made, snapshot.traffic_splits),
-        key=f"{mesh.name}-upgrade-plan",
+        key=mesh_key(mesh.name, "upgrade-plan"),
         description=f"Mesh {mesh.name}: {made.source} to {made.target}",
     )
     log = get_run_logger()
@@ -390,7 +391,7 @@ def _tell(
         lines += ["", "## Left alone", "", *(f"- {f.subject}: {f.message}" for f in pinned)]
     create_markdown_artifact(
         "\n".join(lines) + "\n",
-        key=f"{mesh.name}-upgrade",
+        key=mesh_key(mesh.name, "upgrade"),
         description=f"Mesh {mesh.name}: {record.source} to {record.target}",
     )
     payload = {"from": record.source, "to": record.target, "reason": record.reason}

@@ -26,6 +26,7 @@ from mesh.timeline import expiry_timeline
 from mesh.verification import ExpiryThresholds, VerifyOptions
 from tasks.events import failures_in_a_row, send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.step import step
 
 
@@ -45,7 +46,7 @@ def checks(mesh: LinkerdMesh, options: VerifyOptions) -> Report:
 
 @step("publish", description="The report as artifacts, files, metrics and events.")
 def publish(mesh: LinkerdMesh, report: Report, options: VerifyOptions) -> None:
-    key = f"{mesh.name}-verify"
+    key = mesh_key(mesh.name, "verify")
     before = _failing_before(f"{key}-checks")
     create_markdown_artifact(
         report_markdown(report, before), key=key, description=f"Mesh {mesh.name}: {report.verdict}"
@@ -81,7 +82,7 @@ def _timeline(mesh: LinkerdMesh, found: Sequence[Expiry]) -> None:
     encoded = base64.b64encode(picture.encode()).decode()
     create_image_artifact(
         f"data:image/svg+xml;base64,{encoded}",
-        key=f"{mesh.name}-certificates",
+        key=mesh_key(mesh.name, "certificates"),
         description=f"When the certificates of mesh {mesh.name} end",
     )
 

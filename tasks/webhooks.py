@@ -12,6 +12,7 @@ from mesh.rotation.webhooks import WebhookOptions, WebhookRenewal, renewal_markd
 from mesh.snapshot import Certificates
 from tasks.events import send
 from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from tasks.names import mesh_key
 from tasks.progress import RolloutProgress
 from tasks.rotation import await_approval
 from tasks.step import step
@@ -39,7 +40,7 @@ def renew_webhooks(
         get_run_logger().warning("Not renewed: %s", text)
     create_markdown_artifact(
         renewal_markdown(mesh.name, done),
-        key=f"{mesh.name}-webhook-certificates",
+        key=mesh_key(mesh.name, "webhook-certificates"),
         description=f"Webhook certificates of mesh {mesh.name}",
     )
     send([renewal_notice(mesh.name, done)])

@@ -85,8 +85,8 @@ def test_a_healthy_mesh_then_a_failing_one(
         'linkerd_mesh_verdict{mesh="told",verdict="failed"} 0.0'
         in (tmp_path / "linkerd.prom").read_text()
     )
-    assert artifact(server, "told-verify").startswith(f"# Mesh told: {report.verdict}")
-    picture = artifact(server, "told-certificates")
+    assert artifact(server, "linkerd-told-verify").startswith(f"# Mesh told: {report.verdict}")
+    picture = artifact(server, "linkerd-told-certificates")
     svg = base64.b64decode(picture.removeprefix("data:image/svg+xml;base64,")).decode()
     assert "issuer: identity.linkerd.cluster.local" in svg
 
@@ -103,9 +103,9 @@ def test_a_healthy_mesh_then_a_failing_one(
         assert main(["verify", *kubeconfig, "--output", "json", "--scopes", "control-plane"]) == 1
 
     assert failed.is_failed()
-    rows = json.loads(artifact(server, "told-verify-checks"))
+    rows = json.loads(artifact(server, "linkerd-told-verify-checks"))
     assert {"result": "error", "check": "l5d-existence-cr"}.items() <= rows[0].items()
-    assert "- new: `l5d-existence-cr`" in artifact(server, "told-verify")
+    assert "- new: `l5d-existence-cr`" in artifact(server, "linkerd-told-verify")
     assert json.loads((tmp_path / "check.json").read_text())["success"] is False
     found = events(server, "told", "linkerd.mesh.failed")
     assert found[0]["payload"]["errors"] == ["l5d-existence-cr"]
@@ -131,7 +131,7 @@ def test_one_broken_mesh_does_not_stop_the_others(
         verify_meshes(["lost", "sound"])
 
     # The one after it was verified all the same.
-    assert artifact(server, "sound-verify").startswith("# Mesh sound: ")
+    assert artifact(server, "linkerd-sound-verify").startswith("# Mesh sound: ")
     assert verify_meshes(["sound"])["sound"] in ("Completed", "Degraded")
 
 

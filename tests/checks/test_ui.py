@@ -122,15 +122,15 @@ def fields_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[d
 @on_a_mesh
 def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) -> None:
     deployments = server.deployments()
-    browser.open("deployments", "verify_mesh")
+    browser.open("deployments", "linkerd-verify-mesh")
     browser.picture("deployments")
     for name, deployment in deployments.items():
         _looks_at_the_form(browser, name, deployment)
     run = _starts_verify_mesh(browser, deployments["verify_mesh"]["id"])
     _sees_the_run(browser, run)
     _looks_at_the_block(browser)
-    browser.open("automations", f"upgrade {NAME} on stable releases")
-    browser.says(f"rotate_issuer of mesh {NAME}")
+    browser.open("automations", f"linkerd: rotate_issuer of mesh {NAME}")
+    browser.says(f"linkerd: rotate_anchor of mesh {NAME}")
     browser.picture("automations")
     browser.open("events", "Event Feed")
     verdict = {"event": {"prefix": ["linkerd.mesh."]}}
@@ -204,18 +204,20 @@ def _sees_the_run(browser: Browser, run: str) -> None:
     browser.says("publish")
     browser.picture("run")
     page.get_by_text("Artifacts", exact=True).first.click()
-    browser.says(f"{NAME}-verify-checks")
+    browser.says(f"linkerd-{NAME}-verify-checks")
     found = server.ask("artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
     by_key = {artifact["key"]: artifact["id"] for artifact in found}
-    assert by_key.keys() == {f"{NAME}-{it}" for it in ("verify", "verify-checks", "certificates")}
+    assert by_key.keys() == {
+        f"linkerd-{NAME}-{it}" for it in ("verify", "verify-checks", "certificates")
+    }
 
-    browser.open(f"artifacts/artifact/{by_key[f'{NAME}-verify']}", "Certificates")
+    browser.open(f"artifacts/artifact/{by_key[f'linkerd-{NAME}-verify']}", "Certificates")
     assert "checks passed" in browser.text
     browser.picture("report")
-    browser.open(f"artifacts/artifact/{by_key[f'{NAME}-verify-checks']}", "result")
+    browser.open(f"artifacts/artifact/{by_key[f'linkerd-{NAME}-verify-checks']}", "result")
     browser.says("l5d-existence")
     browser.picture("checks")
-    page.goto(f"{server.running.url}/artifacts/artifact/{by_key[f'{NAME}-certificates']}")
+    page.goto(f"{server.running.url}/artifacts/artifact/{by_key[f'linkerd-{NAME}-certificates']}")
     picture = page.locator("img[src^='data:image/svg+xml']").first
     picture.wait_for()
     # It is drawn, and not the sign of a broken picture.

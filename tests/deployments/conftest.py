@@ -102,7 +102,9 @@ class Server:
         return self.request("POST", path, body)
 
     def deployments(self) -> dict[str, dict[str, Any]]:
-        return {d["name"]: d for d in self.ask("deployments/filter")}
+        """By the names of the flows' functions, which commands and options have as well."""
+        found = self.ask("deployments/filter")
+        return {d["name"].removeprefix("linkerd-").replace("-", "_"): d for d in found}
 
     def automations(self) -> dict[str, dict[str, Any]]:
         return {a["name"]: a for a in self.ask("automations/filter")}
@@ -111,7 +113,7 @@ class Server:
         """The names of all that is set up: deployments, their schedules, automations, and so on."""
         deployments = self.deployments()
         return {
-            "deployments": set(deployments),
+            "deployments": {d["name"] for d in deployments.values()},
             "schedules": {s["slug"] for d in deployments.values() for s in d["schedules"]},
             "automations": set(self.automations()),
             "pools": {pool["name"] for pool in self.ask("work_pools/filter")},

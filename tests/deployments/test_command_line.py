@@ -190,7 +190,7 @@ def test_a_failure_is_told_once_in_full_and_by_its_step_in_short(
         ("", f"Encountered exception during execution: {reason!r}"),
         ("", f'Finished in state Failed("Flow run encountered an exception: {reason}")'),
     ):
-        more = {"task_run_name": name} if name else {"flow_name": "bootstrap"}
+        more = {"task_run_name": name} if name else {"flow_name": "linkerd-bootstrap"}
         steps.emit(logging.makeLogRecord({"msg": text, "levelno": logging.ERROR, **more}))
     task, flow = capsys.readouterr().err.splitlines()
     assert task.split("  ")[-1].startswith('failed: "Task run encountered an exception Helm')

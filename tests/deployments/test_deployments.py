@@ -26,6 +26,7 @@ from mesh.pki import create_trust_anchor, sign_issuer
 from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
 from tasks.chart_releases import RELEASED, resource_of
 from tasks.linkerd_mesh import LinkerdMesh
+from tasks.names import CHANGES, READS, TAG, deployment_name
 from tests.conftest import on_server
 from tests.deployments.conftest import ROOT, Inbox, Server
 from tests.schema import undescribed_fields
@@ -37,11 +38,11 @@ ONLY_PREFECTS_OWN = ["KubernetesCredentials.cluster_config"]
 
 
 def flows() -> dict[str, Flow[..., Any]]:
-    """Every flow of the project, by its name."""
+    """Every flow of the project, by the name of its function."""
     names = [path.stem for path in (ROOT / "flows").glob("[a-z]*.py")]
     modules = [import_module(f"flows.{name}") for name in names]
     return {
-        value.name: value
+        value.fn.__name__: value
         for module in modules
         for value in vars(module).values()
         if isinstance(value, Flow) and inspect.getmodule(value.fn) is module
@@ -49,7 +50,7 @@ def flows() -> dict[str, Flow[..., Any]]:
 
 
 def test_deploying_alone_sets_up_a_fresh_server(server: Server) -> None:
-    assert server.deployed["deployments"] == flows().keys()
+    assert server.deployed["deployments"] == {flow.name for flow in flows().values()}
     assert server.deployed["schedules"] == {"mesh-quick", "mesh-deep", "mesh-daily", "hourly"}
     # What needs no mesh, and no place to notify.
     assert server.deployed["automations"] == {a.name for a in lost_runs()}
@@ -57,8 +58,20 @@ def test_deploying_alone_sets_up_a_fresh_server(server: Server) -> None:
     assert {"linkerd-mesh", "kubernetes-credentials"} <= server.deployed["block types"]
     # What a person has to turn on is off, and deploying again does not turn it on.
     assert [n for n, a in server.automations().items() if not a["enabled"]] == [
-        "a change that crashed is run again"
+        "linkerd: resume crashed changes"
     ]
+
+
+def test_automations_match_nobody_elses_runs(server: Server) -> None:
+    for name, automation in server.automations().items():
+        assert name.startswith("linkerd: ")
+        trigger = automation["trigger"]
+        resource = trigger["match"]["prefect.resource.id"]
+        if not str(resource).startswith("linkerd."):
+            [related] = [trigger["match_related"]]
+            matched = related["prefect.resource.id"]
+            tags = [matched] if isinstance(matched, str) else matched
+            assert set(tags) <= {f"prefect.tag.{CHANGES}", f"prefect.tag.{READS}"}, name
 
 
 def test_other_commands_of_prefect_prepare_nothing() -> None:
@@ -85,9 +98,10 @@ def test_every_flow_is_a_deployment_with_a_form_that_explains_itself(server: Ser
     assert found.keys() == flows().keys()
     for name, deployment in found.items():
         assert deployment["description"], name
-        assert {"linkerd"} < set(deployment["tags"]), name
+        assert set(deployment["tags"]) in ({TAG, CHANGES}, {TAG, READS}), name
+        assert deployment["name"] == deployment_name(name) == flows()[name].name
         assert deployment["work_pool_name"] == "linkerd", name
-        limit = 1 if "changes" in deployment["tags"] or name == "watch_charts" else 10
+        limit = 1 if CHANGES in deployment["tags"] or name == "watch_charts" else 10
         assert deployment["global_concurrency_limit"]["limit"] == limit, name
         assert deployment["enforce_parameter_schema"], name
         # Nothing is preset: a form that shows no mesh must not have one.
@@ -137,7 +151,7 @@ def test_what_is_there_stays_as_people_have_set_it(server: Server) -> None:
         checks = before["check_certificates"]
         for slug in ("mesh-daily", "north-daily"):
             _switch_schedule(server, checks, slug, on=False)
-        off = automations["a run waits for approval"]["id"]
+        off = automations["linkerd: a run waits for approval"]["id"]
         _patch(server, f"automations/{off}", enabled=False)
 
         server.command("prefect", "--no-prompt", "deploy", "--all")
@@ -149,7 +163,7 @@ def test_what_is_there_stays_as_people_have_set_it(server: Server) -> None:
         assert [s["active"] for s in schedules.values()] == [False, False]
         assert {s["id"] for s in schedules.values()} == {s["id"] for s in checks["schedules"]}
         assert server.automations().keys() == automations.keys()
-        assert not server.automations()["a run waits for approval"]["enabled"]
+        assert not server.automations()["linkerd: a run waits for approval"]["enabled"]
         _patch(server, f"automations/{off}", enabled=True)
 
 
@@ -191,7 +205,7 @@ def test_a_mesh_without_a_verdict_is_told(server: Server, inbox: Inbox) -> None:
     _send(server, event)
     # The server tells the time by the newest event that it saw.
     _send(server, event.model_copy(update=now))
-    silence = server.automations()["a mesh is not verified any more"]["id"]
+    silence = server.automations()["linkerd: a mesh is no longer verified"]["id"]
 
     def told() -> list[dict[str, str]]:
         # It looks for silence no more often than silence lasts, but at each change of a trigger.
@@ -221,8 +235,8 @@ def test_a_release_starts_the_upgrade_of_each_mesh_with_automatic_upgrades(
         LinkerdMesh(name="manual").save("manual")
         _look_after()
         LinkerdMesh.delete("manual")
-    subscribed = [name for name in server.automations() if name.startswith("upgrade ")]
-    assert subscribed == ["upgrade north on edge releases"]
+    subscribed = [name for name in server.automations() if name.startswith("linkerd: upgrade ")]
+    assert subscribed == ["linkerd: upgrade north on edge releases"]
     event = Event(
         event=RELEASED,
         resource=Resource({"prefect.resource.id": resource_of("edge")}),
@@ -243,7 +257,7 @@ def test_a_release_starts_the_upgrade_of_each_mesh_with_automatic_upgrades(
             north.save("north", overwrite=True)
             _look_after()
             names = server.automations()
-            assert [name for name in names if name.startswith("upgrade ")] == found
+            assert [name for name in names if name.startswith("linkerd: upgrade ")] == found
 
 
 def test_an_ending_certificate_starts_its_rotation_once(

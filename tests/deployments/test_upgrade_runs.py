@@ -94,7 +94,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
         refused = begin(server)
         with executed(server, refused, path):
             eventually(lambda: state(server, refused)["type"] == "PAUSED")
-            plan = server.get("artifacts/approved-upgrade-plan/latest")["data"]
+            plan = server.get("artifacts/linkerd-approved-upgrade-plan/latest")["data"]
             assert f"upgrade from {SOURCE} to {TARGET}" in plan
             assert read_releases(cluster) == installed
             eventually(lambda: inbox.about(f"upgrade approved {TARGET} waits for approval"))
@@ -110,7 +110,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
             server.ask(f"flow_runs/{approved}/resume", run_input={"approved": True})
         assert state(server, approved)["type"] == "COMPLETED", state(server, approved)
         assert proxies(cluster) == {TARGET}
-        page = server.get("artifacts/approved-upgrade/latest")["data"]
+        page = server.get("artifacts/linkerd-approved-upgrade/latest")["data"]
         assert f"Mesh approved: upgraded to {TARGET}" in page
         upgraded = {
             "event": {"name": ["linkerd.mesh.upgraded"]},

@@ -92,7 +92,7 @@ def test_a_second_cluster_does_not_take_the_anchor_of_the_default_block(
         env=os.environ | prefect_server.environment,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == "Prefect Secret block mesh-trust-anchor"
+    assert done.stdout.strip() == "Prefect Secret block linkerd-mesh-trust-anchor"
 
 
 def test_every_option_explains_itself_in_the_form() -> None:

@@ -99,7 +99,7 @@ def test_no_plan_is_silent_about_a_loss(
     dry = json.loads(flows("bootstrap", bare, dry_run=True).stdout.splitlines()[-1])
     assert dry["findings"] == ["values-lost"]
     assert dry["steps"]["linkerd-control-plane"] == "upgrade"
-    page = artifact(prefect_server, "plans-bootstrap-plan")
+    page = artifact(prefect_server, "linkerd-plans-bootstrap-plan")
     assert "| linkerd-control-plane | upgrade | 1.12.7 | 1.12.7 |" in page
     assert "| Deployment/linkerd/linkerd-destination | update |" in page
     refused = flows("bootstrap", bare)
@@ -130,7 +130,7 @@ def test_no_plan_is_silent_about_a_loss(
     assert arrived.get("target") == TARGET, arrived
     assert proxies_of(cluster, "app-0001") == kept
     assert {version for _, version in proxies_of(cluster, "app-0000")} == {TARGET}
-    assert "Deployment/apps/app-0001" in artifact(prefect_server, "plans-upgrade")
+    assert "Deployment/apps/app-0001" in artifact(prefect_server, "linkerd-plans-upgrade")
     release = read_release(cluster, "linkerd-control-plane", "linkerd")
     assert release is not None
     assert release.values is not None

@@ -97,7 +97,7 @@ def test_dependencies_go_along_and_jaeger_goes_away(
     unaccepted = flows.upgrade(config, to=TARGET)
     assert unaccepted["error"] == "PreflightFailed"
     assert "has no linkerd-jaeger, so it would be uninstalled" in unaccepted["message"]
-    plan = artifact(prefect_server, "along-upgrade-plan")
+    plan = artifact(prefect_server, "linkerd-along-upgrade-plan")
     for line in (
         "| linkerd-jaeger | uninstall |",
         "| cert-manager | upgrade | v1.21.1 | v1.21.2 |",

@@ -56,7 +56,7 @@ def test_from_2_11_to_the_newest_edge(
 
     dry = flows.upgrade(config, to="stable-2.12.6", dry_run=True, accept=["smi"])
     assert (dry["source"], dry["target"]) == HOPS[0]
-    plan = artifact(prefect_server, "walk-upgrade-plan")
+    plan = artifact(prefect_server, "linkerd-walk-upgrade-plan")
     for part in (
         "| linkerd-control-plane | split | 2.11.5 | 1.9.8 |",
         "| linkerd-viz | upgrade | 2.11.5 | 30.3.8 |",
@@ -80,7 +80,7 @@ def test_from_2_11_to_the_newest_edge(
         assert {status for _, _, status in releases(cluster).values()} == {"deployed"}
         assert "linkerd2" not in releases(cluster)
         assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
-        page = artifact(prefect_server, "walk-upgrade")
+        page = artifact(prefect_server, "linkerd-walk-upgrade")
         assert f"upgraded to {target}" in page
         assert "## Verified" in page
 

@@ -130,7 +130,7 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
         upgrade={"automatic": "unattended"},
     )
     automations = watcher("setup", config=config)["automations"]
-    assert automations.count("upgrade subscribed on edge releases") == 1
+    assert automations.count("linkerd: upgrade subscribed on edge releases") == 1
 
     # The first look only takes note.
     repository.publish("25.4.4")

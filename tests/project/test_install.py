@@ -34,4 +34,4 @@ def test_a_plain_install_can_import_every_flow(tmp_path: Path) -> None:
         cwd=tmp_path,
         env={"HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path / "prefect")},
     )
-    assert answer.stdout.strip() == "bootstrap"
+    assert answer.stdout.strip() == "linkerd-bootstrap"

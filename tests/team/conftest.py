@@ -12,11 +12,12 @@ import pytest
 
 from sandbox.binaries import Binaries
 from sandbox.team import Team
+from tasks.names import deployment_name, full_name
 from tests.deployments.conftest import ROOT, request
 from tests.waiting import eventually
 
 BY_HAND = "by-hand"
-DEPLOYED = ("bootstrap", "check_certificates", "fleet")
+DEPLOYED = tuple(deployment_name(flow) for flow in ("bootstrap", "check_certificates", "fleet"))
 
 
 class TeamServer:
@@ -35,13 +36,15 @@ class TeamServer:
         return self.get(f"flow_runs/{run}")["state"]
 
     def create_run(self, deployment: str, /, *, queue: str = "default", **parameters: Any) -> str:
-        found = self.get(f"deployments/name/{deployment}/{deployment}")
+        found = self.get(f"deployments/name/{full_name(deployment)}")
         path = f"deployments/{found['id']}/create_flow_run"
         return self.ask(path, parameters=parameters, work_queue_name=queue)["id"]
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """The runs of a deployment that no schedule made."""
-        found = self.ask("flow_runs/filter", deployments={"name": {"any_": [deployment]}})
+        found = self.ask(
+            "flow_runs/filter", deployments={"name": {"any_": [deployment_name(deployment)]}}
+        )
         return [run for run in found if not run["auto_scheduled"]]
 
     def workers(self, replica: int) -> set[str]:

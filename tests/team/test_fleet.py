@@ -102,7 +102,7 @@ def runs_of(server: TeamServer, mesh: str) -> list[dict[str, Any]]:
 
 
 def table(server: TeamServer) -> list[dict[str, Any]]:
-    found = server.get("artifacts/fleet-check-certificates/latest")
+    found = server.get("artifacts/linkerd-fleet-check-certificates/latest")
     return json.loads(found["data"])
 
 
