@@ -118,15 +118,22 @@ async def deployment_ids(client: PrefectClient) -> dict[str, UUID]:
 
 
 async def saved_meshes(client: PrefectClient) -> list[LinkerdMesh]:
-    """Every Linkerd Mesh block. With its secrets, as it would not be valid without them."""
+    """Every Linkerd Mesh block, with a version in each.
+
+    With its secrets, as it would not be valid without them.
+    """
     found: list[LinkerdMesh] = []
     while True:
         page = await client.read_block_documents_by_type(
             "linkerd-mesh", offset=len(found), limit=200, include_secrets=True
         )
-        found += [
-            cast("LinkerdMesh", LinkerdMesh._from_block_document(document)) for document in page
-        ]
+        for document in page:
+            mesh = cast("LinkerdMesh", LinkerdMesh._from_block_document(document))
+            if "version" not in document.data:
+                # Saved by neither a form nor Python: else the next release of this package would
+                # change what is wanted.
+                await mesh.asave(document.name, overwrite=True, client=client)
+            found.append(mesh)
         if len(page) < 200:
             return found
 
@@ -191,8 +198,15 @@ async def ensure_automations(
             "again, or run python -m deployments.register --mesh FILE. Until then its scheduled "
             "runs fail."
         )
+    left += [
+        f"{len(blocks)} Linkerd Mesh blocks have the mesh name {name}: {', '.join(blocks)}. They "
+        "share artifacts, events and locks: give each a name of its own."
+        for name, blocks in _blocks_by_name(meshes).items()
+        if len(blocks) > 1
+    ]
     there = {a.name: a for a in await _ours(client)}
-    for automation in wanted:
+    # By name, as two blocks may have named their mesh alike.
+    for automation in {each.name: each for each in wanted}.values():
         if (found := there.pop(automation.name, None)) is None:
             await client.create_automation(automation)
         else:
@@ -201,6 +215,13 @@ async def ensure_automations(
     for gone in there.values():
         await client.delete_automation(gone.id)
     return left
+
+
+def _blocks_by_name(meshes: Sequence[LinkerdMesh]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for mesh in meshes:
+        found.setdefault(mesh.name, []).append(mesh._block_document_name or "")
+    return found
 
 
 async def _ours(client: PrefectClient) -> list[Any]:

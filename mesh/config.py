@@ -701,7 +701,8 @@ class MeshConfig(Section):
     name: Namespace = Field(
         default="mesh",
         title="Name",
-        description="Names the mesh in events, artifacts and blocks.",
+        description="Names the mesh in events, artifacts and blocks. Left at `mesh`: the name of "
+        "the Linkerd Mesh block.",
     )
     access: ClusterAccess = Field(
         default_factory=ClusterAccess, title="Cluster access", description="Which cluster it is."
@@ -709,7 +710,8 @@ class MeshConfig(Section):
     version: str = Field(
         default="edge-26.8.3",
         title="Linkerd version",
-        description="Channel and version, such as stable-2.14.10 or edge-26.8.3.",
+        description="Channel and version, such as stable-2.14.10 or edge-26.8.3. A block keeps the "
+        "one that it is saved with.",
     )
     namespaces: Namespaces = Field(
         default_factory=Namespaces, title="Namespaces", description="Where each part lives."

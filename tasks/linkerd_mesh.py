@@ -44,7 +44,8 @@ class LinkerdMesh(MeshConfig, Block):
         schema = super().__get_pydantic_json_schema__(core_schema, handler)
         content = handler.resolve_ref_schema(schema)
         # By its title a server knows that the parameter is a block.
-        content["title"], content["required"] = cls.__name__, ["name"]
+        # Forms have to send the version, so that a block keeps the one that it was saved with.
+        content["title"], content["required"] = cls.__name__, ["name", "version"]
         return schema
 
     @classmethod
@@ -67,6 +68,25 @@ class LinkerdMesh(MeshConfig, Block):
         description="A Kubernetes Credentials block of prefect-kubernetes. "
         "Empty: the cluster access below.",
     )
+
+    def _define_metadata_on_nested_blocks(self, *arguments: Any) -> None:
+        # The one method of a block that Prefect calls however it loads one: a run's references are
+        # loaded by the base class.
+        super()._define_metadata_on_nested_blocks(*arguments)
+        self._take_name(self._block_document_name)
+
+    def _to_block_document(self, name: str | None = None, *arguments: Any, **more: Any) -> Any:
+        self._take_name(name or self._block_document_name)
+        return super()._to_block_document(name, *arguments, **more)
+
+    def _take_name(self, block: str | None) -> None:
+        """Calls the mesh as its block, unless somebody has named it.
+
+        Forms come with the default filled in, and two meshes of one name would share artifacts,
+        events, locks and the place of the trust anchor's key.
+        """
+        if block and self.name == type(self).model_fields["name"].default:
+            self.name = block
 
     @field_serializer("credentials", mode="wrap")
     def _credentials_by_name(

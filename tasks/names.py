@@ -22,5 +22,5 @@ def full_name(flow: str) -> str:
 
 
 def mesh_key(mesh: str, content: str) -> str:
-    """The key of an artifact, or the name of a block, of a mesh: linkerd-production-upgrade-plan."""
+    """The key of an artifact or the name of a block, such as linkerd-production-upgrade-plan."""
     return f"{TAG}-{mesh}-{content}"

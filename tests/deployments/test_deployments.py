@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 from prefect import Flow, get_client
+from prefect.blocks.core import Block
 from prefect.events import Event, Resource
 from prefect.events.clients import get_events_client
 
@@ -302,6 +303,40 @@ def test_an_ending_certificate_starts_its_rotation_once(
     schedules = [s["slug"] for d in server.deployments().values() for s in d["schedules"]]
     assert "north-daily" in schedules
     assert not [slug for slug in schedules if "ending" in slug]
+
+
+def test_a_block_names_its_mesh_and_keeps_its_version(server: Server) -> None:
+    """As a form or the API saves it: with the default name filled in, or with nothing at all."""
+    with on_server(server.api):
+        LinkerdMesh.load("north")
+    ids = {
+        "block_type_id": str(LinkerdMesh._block_type_id),
+        "block_schema_id": str(LinkerdMesh._block_schema_id),
+    }
+    saved: dict[str, dict[str, Any]] = {
+        "east": {"name": "mesh", "version": "stable-2.14.10"},
+        "west": {},
+        "twin": {"name": "east", "version": "edge-26.8.3"},
+    }
+    for name, data in saved.items():
+        made = server.ask("block_documents/", name=name, data=data, **ids)
+        saved[name] = {**data, "id": made["id"]}
+    with on_server(server.api):
+        east = LinkerdMesh.load("east")
+        assert (east.name, east.version) == ("east", "stable-2.14.10")
+        # As a run loads its parameter.
+        run = Block.load_from_ref({"block_document_slug": "linkerd-mesh/west"})
+        assert run.name == "west"
+        [left] = _look_after()
+        assert left.startswith("2 Linkerd Mesh blocks have the mesh name east: east, twin. ")
+        kept = server.get(f"block_documents/{saved['west']['id']}")["data"]
+        assert (kept["name"], kept["version"]) == ("west", LinkerdMesh().version)
+        made = LinkerdMesh()
+        made.save("south-east")
+        assert made.name == LinkerdMesh.load("south-east").name == "south-east"
+        for name in (*saved, "south-east"):
+            LinkerdMesh.delete(name)
+        assert _look_after() == []
 
 
 @pytest.fixture
