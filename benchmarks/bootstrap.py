@@ -43,7 +43,8 @@ def by_flow(sandbox: Sandbox, server: PrefectServer) -> float:
     config = {
         "access": {"kubeconfig": str(sandbox.kubeconfig)},
         "charts": {"mirror": str(CHARTS)},
-        "emojivoto_manifest": str(MANIFEST),
+        "profile": "demo",
+        "emojivoto": {"manifest": str(MANIFEST)},
         # Each round is on a new cluster, and so has a new trust anchor.
         "trust_anchor": {"secret_block": sandbox.name},
     }

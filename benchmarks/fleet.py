@@ -137,7 +137,7 @@ def main() -> None:
                 "charts": {"mirror": str(SHARED / "charts")},
                 "viz": {"enabled": False},
                 "traefik": {"enabled": False},
-                "smoke_test": False,
+                "emojivoto": {"enabled": False},
             }
             for number in range(options.meshes)
         ]

@@ -148,7 +148,8 @@ def main() -> None:
             "name": "bench",
             "access": {"kubeconfig": str(sandbox.kubeconfig)},
             "charts": {"mirror": str(SHARED / "charts")},
-            "emojivoto_manifest": str(SHARED / "manifests/emojivoto.yml"),
+            "profile": "demo",
+            "emojivoto": {"manifest": str(SHARED / "manifests/emojivoto.yml")},
         }
         subprocess.run(
             [sys.executable, "-c", BOOTSTRAP, json.dumps(config)],

@@ -376,7 +376,7 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         # A pod that came up before the injector did; the dashboard's password.
         found.append(Grant(("patch",), "apps", ("deployments",), place, sometimes=True))
         found.append(Grant(("create", "get"), "", ("secrets",), place, sometimes=True))
-    if config.smoke_test:
+    if config.emojivoto.enabled:
         found += [
             Grant(apply, "", ("serviceaccounts", "services"), names.emojivoto),
             Grant((*apply, "list"), "apps", ("deployments",), names.emojivoto),
@@ -386,7 +386,7 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     for secret in pull_secrets(config):
         found.append(Grant(apply, "", ("secrets",), secret["metadata"]["namespace"]))
     if config.traefik.enabled:
-        routed = [names.emojivoto] if config.smoke_test else []
+        routed = [names.emojivoto] if config.emojivoto.enabled else []
         routed += [names.viz] if config.viz.enabled and config.viz.dashboard.host else []
         found += [
             Grant((*apply, "list"), "traefik.io", ("ingressroutes", "middlewares"), place)

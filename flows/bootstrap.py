@@ -71,7 +71,7 @@ def bootstrap(
         for name in ("linkerd-viz", "linkerd-jaeger")
         if name in charts
     ]
-    app = submit(emojivoto, mesh) if mesh.smoke_test else None
+    app = submit(emojivoto, mesh) if mesh.emojivoto.enabled else None
     if mesh.traefik.enabled:
         dependency(mesh, "traefik", facts)
         ingress(mesh)

@@ -288,7 +288,7 @@ def _config(snapshot: AdoptionSnapshot) -> tuple[dict[str, Any], list[str]]:
         "jaeger": _extension(snapshot, "linkerd-jaeger", left_out),
         # Nothing is added to a mesh by describing it.
         "traefik": {"enabled": False},
-        "smoke_test": False,
+        "emojivoto": {"enabled": False},
     }
     for key in ("access", "charts"):
         if given := getattr(base, key).model_dump(mode="json", exclude_defaults=True):

@@ -117,7 +117,7 @@ def own_objects(cluster: Cluster, config: MeshConfig, facts: ClusterFacts) -> li
     found = [*own_pull_secrets(config), *own_routes(config, facts.api_versions)]
     if config.issuer == "cert-manager" and is_served("cert-manager", cluster.serves):
         found += read_needed(cluster, config)
-    return [*found, *own_emojivoto(config)] if config.smoke_test else found
+    return [*found, *own_emojivoto(config)] if config.emojivoto.enabled else found
 
 
 def read_crowd(cluster: Cluster, config: MeshConfig) -> Iterator[Foreign]:
@@ -131,7 +131,7 @@ def read_crowd(cluster: Cluster, config: MeshConfig) -> Iterator[Foreign]:
     if wanted is None or found is None or not lacks(wanted, found):
         return
     advice = always(
-        "To leave that namespace as it is, set smoke_test to false; or name another one for the "
+        "To leave that namespace as it is, set emojivoto.enabled to false; or name another one for the "
         "application (namespaces.emojivoto)."
     )
     # Those of the application itself are looked at by name.

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, cast
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
@@ -33,6 +33,12 @@ LINKERD_CHARTS = (
     "linkerd-viz",
     "linkerd-jaeger",
 )
+
+EMOJIVOTO = (
+    "https://raw.githubusercontent.com/linkerd/website/e867ceadf1163b10aaa19d9800a90ffb4e8d1964"
+    "/run.linkerd.io/public/emojivoto.yml"
+)
+"""What https://run.linkerd.io/emojivoto.yml serves, at a commit, so that it never changes."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 
@@ -101,7 +107,10 @@ class Section(BaseModel):
         for field in properties.values():
             match field:
                 case {
-                    "anyOf": [{"type": "string" | "integer" | "number"} as plain, {"type": "null"}]
+                    "anyOf": [
+                        {"type": "string" | "integer" | "number" | "boolean"} as plain,
+                        {"type": "null"},
+                    ]
                 }:
                     # A null is none of an enumeration's values.
                     if "enum" not in plain:
@@ -315,7 +324,11 @@ class Dashboard(Section):
 class Viz(Section):
     """The viz extension: metrics, tap and the dashboard."""
 
-    enabled: bool = Field(default=True, title="Install", description="Install linkerd-viz.")
+    enabled: bool | None = Field(
+        default=None,
+        title="Install",
+        description="Install linkerd-viz. Empty: in profile demo only.",
+    )
     values: ExtraValues = Field(
         default_factory=ExtraValues, title="Values", description="Extra values for linkerd-viz."
     )
@@ -373,8 +386,10 @@ class CertManager(Section):
 class Traefik(Section):
     """The ingress controller."""
 
-    enabled: bool = Field(
-        default=True, title="Ingress", description="Set up ingress through Traefik."
+    enabled: bool | None = Field(
+        default=None,
+        title="Ingress",
+        description="Set up ingress through Traefik. Empty: in profile demo only.",
     )
     install: bool = Field(
         default=True,
@@ -483,6 +498,21 @@ class TrustAnchorConfig(Section):
         if self.passphrase and len(self.passphrase.get_secret_value()) < 12:
             raise ValueError("the passphrase is shorter than 12 characters: give a longer one")
         return self
+
+
+class Emojivoto(Section):
+    """Linkerd's demo application, meshed and behind the ingress."""
+
+    enabled: bool | None = Field(
+        default=None,
+        title="Install",
+        description="Deploy emojivoto. Empty: in profile demo only.",
+    )
+    manifest: str = Field(
+        default=EMOJIVOTO,
+        title="Manifest",
+        description="URL or file of its manifest. The default is a fixed commit of Linkerd's.",
+    )
 
 
 class Lifetimes(Section):
@@ -704,6 +734,12 @@ class MeshConfig(Section):
         description="Names the mesh in events, artifacts and blocks. Left at `mesh`: the name of "
         "the Linkerd Mesh block.",
     )
+    profile: Literal["production", "demo"] = Field(
+        default="production",
+        title="Profile",
+        description="Whether demo applications are installed: viz, Traefik and emojivoto. "
+        "production: none. demo: all of them. A part's own `enabled` wins in both.",
+    )
     access: ClusterAccess = Field(
         default_factory=ClusterAccess, title="Cluster access", description="Which cluster it is."
     )
@@ -768,15 +804,8 @@ class MeshConfig(Section):
         title="Upgrades",
         description="Which releases the mesh takes, and when and how.",
     )
-    smoke_test: bool = Field(
-        default=True,
-        title="Smoke test",
-        description="Deploy the emojivoto application, meshed and behind the ingress.",
-    )
-    emojivoto_manifest: str = Field(
-        default="https://run.linkerd.io/emojivoto.yml",
-        title="emojivoto manifest",
-        description="URL or file of the emojivoto manifest.",
+    emojivoto: Emojivoto = Field(
+        default_factory=Emojivoto, title="emojivoto", description="The demo application."
     )
     timeout_seconds: int = Field(
         default=600,
@@ -790,6 +819,28 @@ class MeshConfig(Section):
     @classmethod
     def _version(cls, value: str) -> str:
         return str(LinkerdVersion.parse(value))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            given = cast("dict[str, Any]", data)
+            for old, new in (
+                ("smoke_test", "emojivoto.enabled"),
+                ("emojivoto_manifest", "emojivoto.manifest"),
+            ):
+                if old in given:
+                    raise ValueError(f"{old} is {new} now: write that instead")
+        return data
+
+    @model_validator(mode="after")
+    def _profile(self) -> Self:
+        is_demo = self.profile == "demo"
+        for part in ("viz", "traefik", "emojivoto"):
+            section: Viz | Traefik | Emojivoto = getattr(self, part)
+            if section.enabled is None:
+                setattr(self, part, section.model_copy(update={"enabled": is_demo}))
+        return self
 
     @model_validator(mode="after")
     def _combination(self) -> MeshConfig:
@@ -805,10 +856,13 @@ class MeshConfig(Section):
                 "in-cluster, or issuer to self-signed"
             )
         if self.viz.dashboard.host and not self.viz.enabled:
-            raise ValueError("viz.dashboard.host needs viz: enable viz or leave the host empty")
+            raise ValueError(
+                "viz.dashboard.host needs viz: enable viz (viz.enabled) or leave the host empty"
+            )
         if self.viz.dashboard.host and not self.traefik.enabled:
             raise ValueError(
-                "viz.dashboard.host needs the ingress: enable traefik or leave the host empty"
+                "viz.dashboard.host needs the ingress: enable traefik (traefik.enabled) or leave "
+                "the host empty"
             )
         return self
 

@@ -35,7 +35,7 @@ def load_manifest(location: str) -> list[Object]:
             f"manifest {location}",
             expected="readable Kubernetes objects",
             found=type(error).__name__,
-            remedy="Check emojivoto_manifest, or turn smoke_test off.",
+            remedy="Check emojivoto.manifest, or turn emojivoto.enabled off.",
         )
         failure.transient = isinstance(error, httpx.TransportError)
         raise failure from None
@@ -44,7 +44,7 @@ def load_manifest(location: str) -> list[Object]:
             f"manifest {location}",
             expected="Kubernetes objects",
             found="something else",
-            remedy="Check emojivoto_manifest, or turn smoke_test off.",
+            remedy="Check emojivoto.manifest, or turn emojivoto.enabled off.",
         )
     return cast("list[Object]", found)
 
@@ -119,10 +119,10 @@ def own_emojivoto(config: MeshConfig) -> list[OwnObject]:
         ChartError: the manifest cannot be read.
     """
     remedy = (
-        "To leave it to its owner, set smoke_test to false; or name another namespace for the "
+        "To leave it to its owner, set emojivoto.enabled to false; or name another namespace for the "
         "application (namespaces.emojivoto)."
     )
-    manifest = load_manifest(config.emojivoto_manifest)
+    manifest = load_manifest(config.emojivoto.manifest)
     return [
         OwnObject(obj, always(remedy if obj.keys() - {"apiVersion", "kind", "metadata"} else ""))
         for obj in emojivoto_objects(manifest, config)

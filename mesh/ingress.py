@@ -60,7 +60,7 @@ def ingress_objects(config: MeshConfig, api_version: str) -> list[Object]:
     """
     objects: list[Object] = []
     domain, namespaces = config.cluster_domain, config.namespaces
-    if config.smoke_test:
+    if config.emojivoto.enabled:
         app = namespaces.emojivoto
         objects += [
             override(api_version, HEADER_MIDDLEWARE, app, f"web-svc.{app}.svc.{domain}:80"),

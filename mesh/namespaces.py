@@ -54,7 +54,7 @@ def namespaces(config: MeshConfig) -> list[Object]:
         found.append(_namespace(names.cert_manager, {}, {}))
     if config.traefik.enabled and config.traefik.install:
         found.append(_namespace(names.traefik, {}, {}))
-    if config.smoke_test:
+    if config.emojivoto.enabled:
         found.append(_namespace(names.emojivoto, {}, {"linkerd.io/inject": "enabled"}))
     return found
 

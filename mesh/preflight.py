@@ -185,7 +185,7 @@ def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
         found[names.cert_manager] = [*released, *roles, *jobs]
     if config.traefik.enabled and config.traefik.install:
         found[names.traefik] = list(released)
-    if config.smoke_test:
+    if config.emojivoto.enabled:
         found[names.emojivoto] = [
             ("serviceaccounts", "", ("create", "get", "patch")),
             ("services", "", ("create", "get", "patch", "list")),

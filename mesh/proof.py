@@ -90,7 +90,7 @@ def meshed_namespaces(config: MeshConfig) -> list[str]:
     found = [names.linkerd]
     found += [names.viz] if config.viz.enabled else []
     found += [names.jaeger] if config.jaeger.enabled else []
-    found += [names.emojivoto] if config.smoke_test else []
+    found += [names.emojivoto] if config.emojivoto.enabled else []
     return found
 
 

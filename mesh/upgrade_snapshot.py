@@ -183,8 +183,9 @@ def _released(config: MeshConfig) -> MeshConfig:
     asked = set(config.upgrade.dependencies)
     manager = config.cert_manager.model_copy(update={"install": "cert-manager" in asked})
     traefik = config.traefik.model_copy(update={"install": "traefik" in asked})
+    emojivoto = config.emojivoto.model_copy(update={"enabled": False})
     return config.model_copy(
-        update={"smoke_test": False, "cert_manager": manager, "traefik": traefik}
+        update={"emojivoto": emojivoto, "cert_manager": manager, "traefik": traefik}
     )
 
 

@@ -53,7 +53,7 @@ MESH = Annotated[
     typer.Argument(
         metavar="MESH",
         help="The mesh's configuration, a YAML or JSON file with the fields of docs/options.md. "
-        "Without one: the defaults, and the kubeconfig's cluster.",
+        "Without one: the defaults, and the kubeconfig's cluster; bootstrap then asks first.",
     ),
 ]
 SET = Annotated[
@@ -82,13 +82,17 @@ YES = Annotated[bool, typer.Option("--yes", "-y", help="Give every approval with
 
 @dataclass(frozen=True)
 class Command:
-    """A flow as a command: the flow's name, one line of help, its parameters but for the mesh."""
+    """A flow as a command: the flow's name, one line of help, its parameters but for the mesh.
+
+    `asks_for_target` says whether it asks before it changes a cluster that no mesh file names.
+    """
 
     name: str
     flow: str
     help: str
     parameters: tuple[Parameter, ...] = ()
     takes_mesh: bool = True
+    asks_for_target: bool = False
 
 
 DRY_RUN = Parameter("dry_run", bool, False, help="Stop after the plan; change nothing.")
@@ -102,6 +106,7 @@ COMMANDS = (
             DRY_RUN,
             Parameter("accept", list[str], help="Id of a finding of the plan that is accepted."),
         ),
+        asks_for_target=True,
     ),
     Command(
         "adopt",
@@ -258,9 +263,12 @@ def _flow(command: Command) -> None:
     ) -> None:
         def work() -> None:
             config = load_mesh(mesh, kubeconfig, context, settings or ())
-            _run(
-                command, config, arguments_of(command.parameters, flags, given), output, yes, quiet
-            )
+            arguments = arguments_of(command.parameters, flags, given)
+            if command.asks_for_target and mesh is None and not arguments.get("dry_run"):
+                from prefect_linkerd.target import confirm_target
+
+                confirm_target(config, yes=yes)
+            _run(command, config, arguments, output, yes, quiet)
 
         _guarded(work, output)
 

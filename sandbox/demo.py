@@ -75,13 +75,14 @@ def demo(mirror: Path | None = None) -> int:
     console.print(f"demo: installing from {material.words}")
     config = {
         "name": NAME,
+        "profile": "demo",
         "version": VERSION,
         "access": {"kubeconfig": str(sandbox.kubeconfig)},
         "charts": material.charts,
         "issuer": "cert-manager",
         "trust_anchor": {"custody": "in-cluster"},
         "viz": {"dashboard": {"host": HOST}},
-        **({"emojivoto_manifest": material.emojivoto} if material.emojivoto else {}),
+        **({"emojivoto": {"manifest": material.emojivoto}} if material.emojivoto else {}),
     }
     path = state_folder().parent / "demo-mesh.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -97,8 +97,8 @@ class SmokeRun:
                 f"Namespace/{self.namespace}",
                 expected="it to exist: the tests' own pods run beside what is there",
                 found="nothing",
-                remedy="Let bootstrap deploy emojivoto (smoke_test), or name another namespace "
-                "in the options.",
+                remedy="Let bootstrap deploy emojivoto (emojivoto.enabled), or name another "
+                "namespace in the options.",
             )
         self._runs_pods = runs_pods(list(self.cluster.list("v1", "Node")))
         self._fuse.__enter__()

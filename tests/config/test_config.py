@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -39,9 +40,21 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "a host without the ingress",
-        {"traefik": {"enabled": False}, "viz": {"dashboard": {"host": "viz.a.example"}}},
+        {
+            "profile": "demo",
+            "traefik": {"enabled": False},
+            "viz": {"dashboard": {"host": "viz.a.example"}},
+        },
         "enable traefik",
     ),
+    (
+        "a host without demo applications",
+        {"viz": {"dashboard": {"host": "viz.a.example"}}},
+        "viz.enabled",
+    ),
+    ("a test that installs", {"smoke_test": True}, "smoke_test is emojivoto.enabled now"),
+    ("an old manifest", {"emojivoto_manifest": "x.yml"}, "emojivoto.manifest now"),
+    ("an unknown profile", {"profile": "test"}, "'production' or 'demo'"),
     ("a user name with a colon", {"viz": {"dashboard": {"username": "a:b"}}}, "no colon"),
     ("a namespace in capitals", {"namespaces": {"linkerd": "Linkerd"}}, "lower-case"),
     ("a namespace used twice", {"namespaces": {"viz": "linkerd"}}, "give each part its own"),
@@ -157,3 +170,32 @@ def test_automatic_upgrades_are_off_and_ask_once_switched_on(
 ) -> None:
     found = MeshConfig.model_validate({"upgrade": policy}).upgrade
     assert (found.automatic, found.needs_approval) == (automatic, asks)
+
+
+@pytest.mark.parametrize(
+    ("given", "installed"),
+    [
+        ({}, set()),
+        ({"profile": "production"}, set()),
+        ({"profile": "demo"}, {"viz", "traefik", "emojivoto"}),
+        ({"viz": {"enabled": True}}, {"viz"}),
+        ({"profile": "demo", "traefik": {"enabled": False}}, {"viz", "emojivoto"}),
+        # A form sends null for what was left empty, and other fields of a section decide nothing.
+        ({"profile": "demo", "viz": {"enabled": None}}, {"viz", "traefik", "emojivoto"}),
+        ({"traefik": {"version": "40.0.0"}, "emojivoto": {"manifest": "x.yml"}}, set()),
+    ],
+)
+def test_demo_applications_are_installed_by_the_profile_or_when_asked_for(
+    given: dict[str, Any], installed: set[str]
+) -> None:
+    config = MeshConfig.model_validate(given)
+    parts = ("viz", "traefik", "emojivoto")
+    assert {part for part in parts if getattr(config, part).enabled} == installed
+    # What was decided is what is written down.
+    kept = config.model_dump(mode="json")
+    assert all(isinstance(kept[part]["enabled"], bool) for part in parts)
+    assert MeshConfig.model_validate(kept) == config
+
+
+def test_emojivoto_is_of_one_commit() -> None:
+    assert re.search(r"/[0-9a-f]{40}/", MeshConfig().emojivoto.manifest)

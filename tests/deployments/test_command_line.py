@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import logging
 import os
@@ -14,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from mesh.config import ClusterAccess, MeshConfig
 from mesh.errors import InvalidInput
 from prefect_linkerd.cli import CERTIFICATES, COMMANDS, FLEET, VERIFY, main
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.options import Parameter, arguments_of, flags_of
 from prefect_linkerd.runs import _Steps
+from prefect_linkerd.target import cluster_words, confirm_target, installed_words
 
 FLOWS = {command.flow: command.parameters for command in COMMANDS} | {
     "verify_mesh": (VERIFY,),
@@ -69,7 +72,7 @@ def test_flags_become_the_models_that_flows_take() -> None:
 
 def test_fields_are_set_over_those_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mesh.yaml"
-    path.write_text("name: north\nviz: {dashboard: {host: viz.example.com}}\n")
+    path.write_text("name: north\nprofile: demo\nviz: {dashboard: {host: viz.example.com}}\n")
     mesh = load_mesh(path, settings=["viz.dashboard.username=me", "ha=true", "timeout_seconds=60"])
     assert (mesh.name, mesh.viz.dashboard.host) == ("north", "viz.example.com")
     assert (mesh.viz.dashboard.username, mesh.ha, mesh.timeout_seconds) == ("me", True, 60)
@@ -130,6 +133,59 @@ def test_a_plugins_words_come_to_the_terminal(
         assert "anonymous" not in said
     assert main(["verify", "--context", "none"]) == 2
     assert "expected the context none, found contexts: other" in capsys.readouterr().err
+
+
+@pytest.fixture
+def context_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A kubeconfig whose current context leads to a server that is not there."""
+    server = "https://127.0.0.1:1"
+    entries = {
+        "current-context": "laptop",
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "laptop", "context": {"cluster": "c", "user": "u"}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(entries))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    return server
+
+
+def test_bootstrap_without_a_file_is_refused_where_nobody_can_be_asked(
+    context_only: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ((), ("--set", "name=x"), ("--context", "laptop")):
+        assert main(["bootstrap", *more]) == 2
+        said = capsys.readouterr().err
+        assert f"--yes to install on context laptop ({context_only})" in said
+        assert "add --yes" in said
+
+
+@pytest.mark.parametrize(("typed", "goes_on"), [("y\n", True), ("n\n", False), ("", False)])
+def test_bootstrap_without_a_file_names_what_it_would_install_and_where(
+    typed: str,
+    goes_on: bool,
+    context_only: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = io.StringIO(typed)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    if goes_on:
+        confirm_target(MeshConfig(), yes=False)
+    else:
+        with pytest.raises(InvalidInput, match="Nothing was changed"):
+            confirm_target(MeshConfig(), yes=False)
+    said = capsys.readouterr().err
+    assert f"install on context laptop ({context_only})" in said
+    assert "Linkerd edge-26.8.3 as mesh mesh: linkerd-crds, linkerd-control-plane\n" in said
+
+
+def test_what_would_be_installed_follows_the_profile() -> None:
+    shown = installed_words(MeshConfig(profile="demo"))
+    assert shown.endswith("linkerd-control-plane, linkerd-viz, traefik, emojivoto")
+    confirm_target(MeshConfig(access={"in_cluster": True}), yes=True)
+    assert cluster_words(ClusterAccess(in_cluster=True)) == "the cluster that this pod runs in"
 
 
 def test_wrong_input_ends_with_2_and_names_itself(

@@ -184,7 +184,8 @@ def terminal(
     folder = tmp_path_factory.mktemp("terminal")
     fields = {
         "charts": {"mirror": str(shared_dir / "charts")},
-        "emojivoto_manifest": str(shared_dir / "manifests/emojivoto.yml"),
+        "profile": "demo",
+        "emojivoto": {"manifest": str(shared_dir / "manifests/emojivoto.yml")},
         "viz": {"dashboard": {"host": "viz.example.com"}},
         "trust_anchor": {
             "key_file": str(folder / "anchor.key"),
@@ -328,7 +329,7 @@ def test_the_flows_where_cert_manager_keeps_the_issuer(
         "trust_anchor": {"custody": "in-cluster"},
         "viz": {"enabled": False},
         "traefik": {"enabled": False},
-        "smoke_test": False,
+        "emojivoto": {"enabled": False},
     }
     server = {"PREFECT_API_URL": f"{prefect_server.url}/api"}
     with at_terminal(binaries, tmp_path, fields) as terminal:

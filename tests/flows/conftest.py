@@ -29,7 +29,8 @@ def mesh_config(charts_dir: Path, shared_dir: Path) -> ConfigFactory:
         content = {
             "access": {"kubeconfig": str(sandbox.kubeconfig)},
             "charts": {"mirror": str(charts_dir)},
-            "emojivoto_manifest": str(shared_dir / "manifests/emojivoto.yml"),
+            "profile": "demo",
+            "emojivoto": {"manifest": str(shared_dir / "manifests/emojivoto.yml")},
             "timeout_seconds": 240,
             **config,
         }

@@ -67,7 +67,7 @@ def test_no_plan_is_silent_about_a_loss(
         mesh_config,
         name="plans",
         version=SOURCE,
-        smoke_test=False,
+        emojivoto={"enabled": False},
         values={"files": [str(file)]},
         upgrade={"settle_seconds": 3},
     )

@@ -82,7 +82,8 @@ def stage(
             "version": VERSION,
             "access": {"kubeconfig": str(sandbox.kubeconfig)},
             "charts": {"mirror": str(charts_dir)},
-            "emojivoto_manifest": str(shared_dir / "manifests/emojivoto.yml"),
+            "profile": "demo",
+            "emojivoto": {"manifest": str(shared_dir / "manifests/emojivoto.yml")},
             "viz": {"enabled": False},
             # A CronJob that may start while a test compares what is there.
             "values": {"inline": {"disableHeartBeat": True}},

@@ -94,7 +94,7 @@ def install_theirs(sandbox: Sandbox, helm: str, charts: Path, folder: Path) -> N
 
 def install_application(cluster: Cluster, config: MeshConfig) -> set[Ref]:
     """Somebody's emojivoto and its route, by kubectl, as Linkerd's documentation has them."""
-    objects = load_manifest(config.emojivoto_manifest)
+    objects = load_manifest(config.emojivoto.manifest)
     for obj in ingress_objects(config, "traefik.io/v1alpha1"):
         metadata = {key: obj["metadata"][key] for key in ("name", "namespace")}
         # Their route is for a host of theirs, where ours would be for every host.
@@ -181,11 +181,11 @@ def test_not_one_write_is_to_what_is_theirs(
     for subject in ("Service/emojivoto/web-svc", f"IngressRoute/emojivoto/{APP_ROUTE}"):
         assert subject in refused.stderr
     assert "it belongs to somebody's kubectl" in refused.stderr
-    assert "set smoke_test to false" in refused.stderr
+    assert "set emojivoto.enabled to false" in refused.stderr
     assert written(audited, 0) == set()
 
     # As advised.
-    config["smoke_test"] = False
+    config["emojivoto"]["enabled"] = False
     run("bootstrap")
     add_workloads(cluster, 1)
     run("adopt")

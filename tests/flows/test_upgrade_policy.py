@@ -35,7 +35,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
         mesh_config,
         name="policy",
         version=SOURCE,
-        smoke_test=False,
+        emojivoto={"enabled": False},
     )
     cluster = sandbox.cluster()
     mesh = MeshConfig.model_validate(config)

@@ -56,6 +56,7 @@ def configure(charts_dir: Path, version: str, feature: str) -> MeshConfig:
         jaeger["enabled"] = False
     return MeshConfig.model_validate(
         {
+            "profile": "demo",
             "version": version,
             "charts": {"mirror": charts_dir},
             "jaeger": jaeger,

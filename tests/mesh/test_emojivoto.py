@@ -32,7 +32,7 @@ def test_every_pod_is_meshed_and_the_namespace_is_left_out(manifest: Path) -> No
 
 
 def test_another_namespace_takes_the_names_in_the_pods_along(manifest: Path) -> None:
-    config = MeshConfig(namespaces={"emojivoto": "shop"})
+    config = MeshConfig(profile="demo", namespaces={"emojivoto": "shop"})
     text = json.dumps(emojivoto_objects(load_manifest(str(manifest)), config))
     assert "web-svc.shop:80" in text
     assert "emoji-svc.shop:8080" in text
@@ -41,7 +41,7 @@ def test_another_namespace_takes_the_names_in_the_pods_along(manifest: Path) -> 
 
 def test_a_private_registry_gets_every_image_and_a_pull_secret(manifest: Path) -> None:
     registry = {"host": "r.example/m", "username": "u", "password": "hunter2"}
-    config = MeshConfig(registry=registry)
+    config = MeshConfig(profile="demo", registry=registry)
     for obj in emojivoto_objects(load_manifest(str(manifest)), config):
         if obj["kind"] == "Deployment":
             pod = obj["spec"]["template"]["spec"]
@@ -55,7 +55,7 @@ def test_a_private_registry_gets_every_image_and_a_pull_secret(manifest: Path) -
 def test_what_is_no_manifest_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "m.yml"
     path.write_text(content)
-    with pytest.raises(ChartError, match="emojivoto_manifest"):
+    with pytest.raises(ChartError, match=r"emojivoto\.manifest"):
         load_manifest(str(path))
 
 
@@ -64,7 +64,7 @@ def test_it_rolls_out_and_a_second_time_changes_nothing(
 ) -> None:
     config = MeshConfig(
         namespaces={"emojivoto": namespace},
-        emojivoto_manifest=str(manifest),
+        emojivoto={"enabled": True, "manifest": str(manifest)},
         traefik={"enabled": False},
     )
     ensure_namespaces(cluster, config)
@@ -89,7 +89,7 @@ def test_a_prometheus_of_one_s_own_is_written_to_viz_s_namespace() -> None:
     """The chart's hook, which would, is off with a private registry."""
     url = "http://prometheus.monitoring:9090"
     values = {"prometheus": {"enabled": False}, "prometheusUrl": url}
-    config = MeshConfig.model_validate({"viz": {"values": {"inline": values}}})
+    config = MeshConfig.model_validate({"viz": {"enabled": True, "values": {"inline": values}}})
     found = {obj["metadata"]["name"]: obj["metadata"] for obj in namespaces(config)}
     annotation = "viz.linkerd.io/external-prometheus"
     assert found["linkerd-viz"]["annotations"][annotation] == url

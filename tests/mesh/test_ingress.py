@@ -23,6 +23,7 @@ from mesh.ingress import (
 def config(app: str = "emojivoto", viz: str = "linkerd-viz", **dashboard: Any) -> MeshConfig:
     return MeshConfig.model_validate(
         {
+            "profile": "demo",
             "cluster_domain": "k8s.example.org",
             "namespaces": {"emojivoto": app, "viz": viz},
             "viz": {"dashboard": {"host": "viz.example.com", **dashboard}},

@@ -45,7 +45,7 @@ GOOD = PreflightSnapshot(
 CRDS = Chart("linkerd-crds", "2026.8.3", "edge-26.8.3", ">=1.31.0-0", "here", Path("x"))
 PLANE = Chart("linkerd-control-plane", "2026.8.3", "edge-26.8.3", ">=1.31.0-0", "here", Path("x"))
 CHARTS = (CRDS, PLANE)
-CONFIG = MeshConfig()
+CONFIG = MeshConfig(profile="demo")
 
 
 def release(chart: str, version: str, name: str = "", namespace: str = "linkerd") -> Release:
@@ -259,7 +259,7 @@ def test_an_identity_that_may_only_look_is_told_what_it_lacks(
 
 def test_every_permission_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs/permissions.md").read_text()
-    wide = MeshConfig(version="stable-2.14.10", jaeger={"enabled": True})
+    wide = MeshConfig(profile="demo", version="stable-2.14.10", jaeger={"enabled": True})
     for permission in permissions(wide):
         assert f"`{permission.resource}`" in page, permission
 

@@ -25,7 +25,7 @@ from mesh.proxy_metrics import ProxyMetrics, ProxySample, Responses
 from mesh.trust_anchor import tls_secret
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
-CONFIG = MeshConfig(smoke_test=False, viz={"enabled": False})
+CONFIG = MeshConfig(traefik={"enabled": True})
 ANCHOR = create_trust_anchor("cluster.local", timedelta(days=100), NOW)
 OTHER = create_trust_anchor("cluster.local", timedelta(days=100), NOW)
 ISSUER = sign_issuer(ANCHOR, "cluster.local", timedelta(days=10), NOW)
@@ -147,7 +147,10 @@ FAULTS: dict[str, tuple[Callable[[ProofSnapshot], ProofSnapshot], str]] = {
         lambda s: replace(s, sample=ProxySample({"linkerd/app": ProxyMetrics(Responses(), NOW)})),
         "certificate expired on 2026-11-24",
     ),
-    "no route": (lambda s: replace(s, config=MeshConfig(viz={"enabled": False})), "IngressRoute/"),
+    "no route": (
+        lambda s: replace(s, config=MeshConfig(profile="demo", viz={"enabled": False})),
+        "IngressRoute/",
+    ),
 }
 
 

@@ -64,7 +64,7 @@ def main() -> None:
             "charts": {"mirror": str(charts)},
             "viz": {"enabled": False},
             "traefik": {"enabled": False},
-            "smoke_test": False,
+            "emojivoto": {"enabled": False},
         }
         path = os.pathsep.join([str(sandbox.binaries.helm.parent), os.environ["PATH"]])
         done = subprocess.run(

@@ -103,7 +103,7 @@ class Plain:
                 "charts": {"mirror": str(self.charts)},
                 "viz": {"enabled": False},
                 "traefik": {"enabled": False},
-                "smoke_test": False,
+                "emojivoto": {"enabled": False},
                 "trust_anchor": {
                     "certificate_file": str(self.folder / "ca.crt"),
                     "private_key_file": str(self.folder / "ca.key"),

@@ -174,7 +174,11 @@ def test_a_release_is_whose_that_drives_it(
 # Dependencies
 
 MINE = MeshConfig.model_validate(
-    {"issuer": "cert-manager", "trust_anchor": {"custody": "in-cluster"}}
+    {
+        "profile": "demo",
+        "issuer": "cert-manager",
+        "trust_anchor": {"custody": "in-cluster"},
+    }
 )
 
 

@@ -96,10 +96,16 @@ def application(shared_dir: Path, namespace: str) -> MeshConfig:
     return MeshConfig.model_validate(
         {
             "namespaces": {"emojivoto": namespace},
-            "emojivoto_manifest": str(shared_dir / "manifests/emojivoto.yml"),
+            "profile": "demo",
+            "emojivoto": {"manifest": str(shared_dir / "manifests/emojivoto.yml")},
             "traefik": {"enabled": False},
         }
     )
+
+
+def without_emojivoto(config: MeshConfig) -> MeshConfig:
+    off = config.emojivoto.model_copy(update={"enabled": False})
+    return config.model_copy(update={"emojivoto": off})
 
 
 def findings(cluster: Cluster, config: MeshConfig) -> list[Finding]:
@@ -123,8 +129,8 @@ def test_a_persons_emojivoto_is_never_written(cluster: Cluster, application: Mes
     assert content(cluster, theirs) == before
 
     # What it advises: leave it to its owner, or take another namespace.
-    assert "set smoke_test to false" in finding.remedy
-    assert findings(cluster, application.model_copy(update={"smoke_test": False})) == []
+    assert "set emojivoto.enabled to false" in finding.remedy
+    assert findings(cluster, without_emojivoto(application)) == []
     assert "namespaces.emojivoto" in finding.remedy
     place = f"{application.namespaces.emojivoto}-b"
     elsewhere = application.model_copy(
@@ -176,8 +182,8 @@ def test_a_persons_workloads_are_not_meshed_by_the_namespace(
     assert theirs.subject.endswith("/shop")
     assert str(theirs.owner) == "somebody's kubectl"
     # As advised; or where the namespace says so already, as its owner wants it.
-    assert "set smoke_test to false" in theirs.remedy
-    off = application.model_copy(update={"smoke_test": False})
+    assert "set emojivoto.enabled to false" in theirs.remedy
+    off = without_emojivoto(application)
     assert [*read_crowd(cluster, off)] == []
     patch = {"metadata": {"annotations": {"linkerd.io/inject": "enabled"}}}
     cluster.merge("v1", "Namespace", application.namespaces.emojivoto, None, patch)
@@ -203,6 +209,7 @@ def routed(cluster: Cluster, namespace: str) -> Iterator[MeshConfig]:
     yield MeshConfig.model_validate(
         {
             "namespaces": {"emojivoto": namespace, "viz": viz},
+            "profile": "demo",
             "viz": {"dashboard": {"host": "viz.example.com"}},
         }
     )
@@ -219,7 +226,7 @@ def users(namespace: str, key: str = "users") -> Object:
 
 
 def routes(cluster: Cluster, config: MeshConfig) -> list[Finding]:
-    return findings(cluster, config.model_copy(update={"smoke_test": False}))
+    return findings(cluster, without_emojivoto(config))
 
 
 def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig) -> None:
@@ -296,7 +303,6 @@ def test_a_persons_pull_secret_is_never_written(cluster: Cluster, namespace: str
             "namespaces": {"linkerd": namespace},
             "viz": {"enabled": False},
             "traefik": {"enabled": False},
-            "smoke_test": False,
             "registry": {"host": "r.example", "username": "u", "password": "one"},
         }
     )

@@ -36,7 +36,12 @@ def now() -> datetime:
 
 def config(**changes: Any) -> MeshConfig:
     return MeshConfig.model_validate(
-        {"issuer": "cert-manager", "trust_anchor": {"custody": "in-cluster"}, **changes}
+        {
+            "profile": "demo",
+            "issuer": "cert-manager",
+            "trust_anchor": {"custody": "in-cluster"},
+            **changes,
+        }
     )
 
 

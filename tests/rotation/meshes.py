@@ -55,7 +55,7 @@ def configuration(
             "charts": {"mirror": str(shared / "charts")},
             "viz": {"enabled": False},
             "traefik": {"enabled": False},
-            "smoke_test": False,
+            "emojivoto": {"enabled": False},
             "issuer": issuer,
             "trust_anchor": anchor,
             "timeout_seconds": 240,

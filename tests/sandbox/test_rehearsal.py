@@ -46,7 +46,9 @@ def objects(helm, config: MeshConfig, chart: Chart) -> list[Object]:
     ids=["plain", "ha", "cert-manager"],
 )
 def test_every_object_says_that_it_is_a_rehearsal(helm, mirror, name, settings) -> None:
-    config = MeshConfig.model_validate({"charts": {"mirror": mirror}, **settings})
+    config = MeshConfig.model_validate(
+        {"profile": "demo", "charts": {"mirror": mirror}, **settings}
+    )
     chart = ChartCatalog(config).find(name)
     assert chart.is_rehearsal
     found = objects(helm, config, chart)
@@ -58,7 +60,7 @@ def test_every_object_says_that_it_is_a_rehearsal(helm, mirror, name, settings) 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "linkerd-crds"])
 def test_names_are_those_of_the_real_charts(helm, mirror, charts_dir, name) -> None:
     def names(source: Path) -> set[tuple[str, str]]:
-        config = MeshConfig.model_validate({"charts": {"mirror": source}})
+        config = MeshConfig.model_validate({"profile": "demo", "charts": {"mirror": source}})
         rendered = objects(helm, config, ChartCatalog(config).find(name))
         return {
             (obj["kind"], obj["metadata"]["name"]) for obj in rendered if obj["kind"] in SAME_KINDS

@@ -35,7 +35,7 @@ def test_a_change_on_a_machine_that_is_lost_is_finished_by_the_others(
             "charts": {"mirror": str(charts_dir)},
             "viz": {"enabled": False},
             "traefik": {"enabled": False},
-            "smoke_test": False,
+            "emojivoto": {"enabled": False},
         }
     )
     with on_server(f"{team.urls[0]}/api"):

@@ -60,7 +60,7 @@ def change(
 
     def at(version: str) -> MeshConfig:
         return MeshConfig.model_validate(
-            {"version": version, "charts": {"mirror": str(mirror)}, **config}
+            {"profile": "demo", "version": version, "charts": {"mirror": str(mirror)}, **config}
         )
 
     old, new = (ChartCatalog(at(version)).find(chart) for version in (source, target))
@@ -161,7 +161,8 @@ def test_an_upgrade_of_our_own_mesh_loses_nothing(
     charts_dir: Path, chart: Any, then: dict[str, Any]
 ) -> None:
     config = MeshConfig.model_validate(
-        {"version": "stable-2.13.7", "charts": {"mirror": str(charts_dir)}, **then}
+        {"profile": "demo", "version": "stable-2.13.7", "charts": {"mirror": str(charts_dir)}}
+        | then
     )
     old = ChartCatalog(config).find(chart)
     facts = replace(FACTS, webhook_authorities={"linkerd": "PEM", "linkerd-viz": "PEM"})

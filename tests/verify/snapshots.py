@@ -14,7 +14,7 @@ from mesh.snapshot import Snapshot
 from tests.pki.certificates import NOW
 
 _EMPTY: dict[str, Any] = {
-    "config": MeshConfig(),
+    "config": MeshConfig(profile="demo"),
     "now": NOW,
     "local_now": NOW,
     "kubernetes": "v1.34.4",
