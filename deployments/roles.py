@@ -158,11 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("mesh", nargs="?", type=Path, help="the mesh's configuration")
     parser.add_argument("--to", help="upgrade: the version to be upgraded to")
     given = parser.parse_args(arguments)
-    config = load_mesh(given.mesh)
+    config = load_mesh(given.mesh, key="unused")
     if given.flow:
         objects = {} if given.flow in READING else grants.render(config)
         if given.to:
-            target = load_mesh(given.mesh, settings=[f"version={given.to}"])
+            target = load_mesh(given.mesh, settings=[f"version={given.to}"], key="unused")
             objects = both(objects, grants.render(target))
         print(as_yaml(manifests(given.flow, config, objects)), end="")
         return

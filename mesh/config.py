@@ -438,7 +438,8 @@ class TrustAnchorConfig(Section):
     passphrase: SecretStr | None = Field(
         default=None,
         title="Passphrase",
-        description="Encrypts the key file; at least 12 characters.",
+        description="Encrypts the key file; at least 12 characters. Commands that need it ask for "
+        "it where a mesh file has none.",
     )
     share_anchor: bool = Field(
         default=False,
@@ -494,7 +495,10 @@ class TrustAnchorConfig(Section):
                 "custody give each of them the certificate and private_key instead"
             )
         if self.key_file and self.passphrase is None:
-            raise ValueError("a key file is written encrypted: give a passphrase")
+            raise ValueError(
+                "a key file is written encrypted: give a passphrase (the command line also takes "
+                "it from PREFECT_LINKERD_PASSPHRASE)"
+            )
         if self.passphrase and len(self.passphrase.get_secret_value()) < 12:
             raise ValueError("the passphrase is shorter than 12 characters: give a longer one")
         return self
@@ -822,16 +826,14 @@ class MeshConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _renamed(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            given = cast("dict[str, Any]", data)
-            for old, new in (
-                ("smoke_test", "emojivoto.enabled"),
-                ("emojivoto_manifest", "emojivoto.manifest"),
-            ):
-                if old in given:
-                    raise ValueError(f"{old} is {new} now: write that instead")
-        return data
+    def _renamed(cls, data: object) -> object:
+        for old, new in (
+            ("smoke_test", "emojivoto.enabled"),
+            ("emojivoto_manifest", "emojivoto.manifest"),
+        ):
+            if isinstance(data, dict) and old in data:
+                raise ValueError(f"{old} is {new} now: write that instead")
+        return cast("object", data)
 
     @model_validator(mode="after")
     def _profile(self) -> Self:

@@ -357,15 +357,18 @@ class AnchorSnapshot:
     kept_by: str = ""
 
 
-def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore) -> AnchorSnapshot:
+def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore | None) -> AnchorSnapshot:
     """Reads what there is; changes nothing.
+
+    Args:
+        store: None where no place for the key is chosen yet.
 
     Raises:
         InvalidInput: the brought anchor or the key store cannot be read.
     """
     namespace = config.namespaces.linkerd
-    kept = store.load()
-    if kept is not None:
+    kept = store.load() if store is not None else None
+    if store is not None and kept is not None:
         check_key_matches(kept.certificate, kept.private_key, store.where)
     roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
     issuer = read_tls_secret(cluster, ISSUER_SECRET, namespace)
@@ -379,6 +382,13 @@ def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore) -> Anch
         cluster=cluster_uid(cluster),
         kept_by=kept.cluster if kept else "",
     )
+
+
+def keeps_key(snapshot: AnchorSnapshot) -> bool:
+    """Whether bootstrap would keep a key: of an anchor made here, or provided with its key."""
+    if snapshot.brought is not None:
+        return snapshot.has_key
+    return snapshot.kept is None and not snapshot.trusted and snapshot.issuer is None
 
 
 def cluster_uid(cluster: Cluster) -> str:

@@ -84,7 +84,8 @@ YES = Annotated[bool, typer.Option("--yes", "-y", help="Give every approval with
 class Command:
     """A flow as a command: the flow's name, one line of help, its parameters but for the mesh.
 
-    `asks_for_target` says whether it asks before it changes a cluster that no mesh file names.
+    `asks_for_target` says whether it asks before it changes a cluster that no mesh file names,
+    `key` what it does with the trust anchor's private key.
     """
 
     name: str
@@ -93,6 +94,12 @@ class Command:
     parameters: tuple[Parameter, ...] = ()
     takes_mesh: bool = True
     asks_for_target: bool = False
+    key: Literal["unused", "read", "kept"] = "unused"
+
+    @property
+    def keeps_key(self) -> bool:
+        """Whether it may make a key that has to be kept."""
+        return self.key == "kept"
 
 
 DRY_RUN = Parameter("dry_run", bool, False, help="Stop after the plan; change nothing.")
@@ -107,6 +114,7 @@ COMMANDS = (
             Parameter("accept", list[str], help="Id of a finding of the plan that is accepted."),
         ),
         asks_for_target=True,
+        key="kept",
     ),
     Command(
         "adopt",
@@ -150,12 +158,14 @@ COMMANDS = (
             Parameter("new_anchor", NewAnchor, prefix="new-anchor-"),
             Parameter("options", RotationOptions),
         ),
+        key="kept",
     ),
     Command(
         "rotate-issuer",
         "rotate_issuer",
         "A new issuer, signed by the trust anchor that the mesh has.",
         (Parameter("options", RotationOptions),),
+        key="read",
     ),
     Command(
         "rotate-webhooks",
@@ -183,6 +193,23 @@ COMMANDS = (
         takes_mesh=False,
     ),
 )
+KEY_FLAGS = (
+    Flag(
+        ("key_file",),
+        "key-file",
+        Path,
+        None,
+        "Keep the trust anchor's private key in this file (trust_anchor.key_file), encrypted with "
+        "a passphrase: asked for at a terminal, or in PREFECT_LINKERD_PASSPHRASE.",
+    ),
+    Flag(
+        ("key_in_cluster",),
+        "key-in-cluster",
+        bool,
+        False,
+        "Keep it in a Secret of the cluster (trust_anchor.custody: in-cluster).",
+    ),
+)
 VERIFY = Parameter("options", VerifyOptions, without=("thresholds",))
 """Thresholds are for events, which need a server."""
 CERTIFICATES = Parameter("thresholds", ExpiryThresholds)
@@ -203,6 +230,11 @@ FLEET = (
     ),
     Parameter("dry_run", bool, False, help="Only show the waves."),
 )
+
+
+def is_dry(arguments: dict[str, Any]) -> bool:
+    """Whether a run only shows its plan, or goes back to what there was: it keeps no new key."""
+    return bool(arguments.get("dry_run")) or arguments.get("action") in ("dry_run", "abort")
 
 
 class Failed(Exception):
@@ -262,7 +294,9 @@ def _flow(command: Command) -> None:
         **given: Any,
     ) -> None:
         def work() -> None:
-            config = load_mesh(mesh, kubeconfig, context, settings or ())
+            key = "unused" if command.key == "unused" else "asked"
+            chosen = [*(settings or ()), *_key_settings(given)]
+            config = load_mesh(mesh, kubeconfig, context, chosen, key)
             arguments = arguments_of(command.parameters, flags, given)
             if command.asks_for_target and mesh is None and not arguments.get("dry_run"):
                 from prefect_linkerd.target import confirm_target
@@ -282,7 +316,18 @@ def _flow(command: Command) -> None:
             output,
         )
 
-    _register(command.name, command.help, with_mesh if command.takes_mesh else without_mesh, flags)
+    own = with_mesh if command.takes_mesh else without_mesh
+    _register(command.name, command.help, own, [*flags, *(KEY_FLAGS if command.keeps_key else ())])
+
+
+def _key_settings(given: dict[str, Any]) -> list[str]:
+    """The fields of the mesh that the flags for the key's place stand for."""
+    found: list[str] = []
+    if (path := given.get("key_file")) is not None:
+        found.append(f"trust_anchor.key_file={json.dumps(str(path))}")
+    if given.get("key_in_cluster"):
+        found.append("trust_anchor.custody=in-cluster")
+    return found
 
 
 def _run(
@@ -296,9 +341,15 @@ def _run(
 ) -> None:
     """Runs a flow; one that has something `around` it has it on a server of its own."""
     # Prefect takes seconds to import, which `verify` and `--help` need not wait for.
-    from prefect_linkerd.own_server import prefect_server
+    from prefect_linkerd.own_server import has_server, home, prefect_server
 
     console = Console(stderr=True, highlight=False)
+    keeps_key = command.keeps_key and not is_dry(arguments)
+    is_own = around is not None or not has_server()
+    if config is not None and keeps_key and is_own:
+        from prefect_linkerd.key_place import with_place
+
+        config = with_place(config, command.flow)
     with prefect_server(console.print, own=around is not None), (around or nullcontext)():
         from prefect_linkerd.approvals import Refused
         from prefect_linkerd.runs import run
@@ -315,6 +366,11 @@ def _run(
             ) from None
         result: Any = state.result()
         mesh = config.name if config else ""
+        if config is not None and keeps_key:
+            from prefect_linkerd.runs import key_words
+
+            server = f"the command's own server ({home()})" if is_own else ""
+            console.print(key_words(config, server), soft_wrap=True, markup=False)
     if output == "json":
         print(json.dumps(to_jsonable_python(result, fallback=str), indent=2))
     else:
@@ -335,7 +391,7 @@ def _verify(
     def work() -> None:
         options = arguments_of((VERIFY,), flags_of((VERIFY,)), given).get("options")
         options = options or VerifyOptions()
-        config = load_mesh(mesh, kubeconfig, context, settings or ())
+        config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
         cluster = Cluster.from_access(config.access)
         snapshot = read_snapshot(cluster, config, permissions="pre" in options.scopes)
         report = verify(snapshot, CATEGORIES, options.scopes, options.ignore)
@@ -365,7 +421,7 @@ def _certificates(
     def work() -> None:
         flags = flags_of((CERTIFICATES,))
         thresholds = arguments_of((CERTIFICATES,), flags, given).get("thresholds")
-        config = load_mesh(mesh, kubeconfig, context, settings or ())
+        config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
         found = read_expiries(Cluster.from_access(config.access), config)
         due = expiring(found, config, (thresholds or ExpiryThresholds()).days)
         rows = [
@@ -420,8 +476,16 @@ def _fleet(
                 found=", ".join(name for name in named if Path(name) not in files),
                 remedy="Name existing files.",
             )
-        fleet = load_fleet(files)
         flow = str(arguments.get("deployment", "verify_mesh"))
+        of_key = next((c.key for c in COMMANDS if c.flow == flow), "unused")
+        fleet = load_fleet(files, "unused" if of_key == "unused" else "asked")
+        if of_key == "kept" and not is_dry({**arguments["parameters"], **arguments}):
+            from prefect_linkerd.key_place import is_chosen, no_place
+
+            # Its server is the command's own in any case.
+            for config in fleet.values():
+                if not is_chosen(config):
+                    raise no_place(config)
         at_once = arguments.get("options", FleetOptions()).at_once
 
         def around() -> AbstractContextManager[None]:

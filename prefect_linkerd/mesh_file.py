@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import ValidationError
@@ -12,12 +12,19 @@ from pydantic import ValidationError
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput
 
+Key = Literal["given", "asked", "unused"]
+"""A key file's passphrase: it has to be in the mesh's file, may be asked for, or is not needed.
+
+It is asked for at a terminal, or taken from the environment.
+"""
+
 
 def load_mesh(
     path: Path | None,
     kubeconfig: Path | None = None,
     context: str | None = None,
     settings: Sequence[str] = (),
+    key: Key = "given",
 ) -> MeshConfig:
     """The configuration of a mesh, from a file or from nothing but a cluster.
 
@@ -25,6 +32,7 @@ def load_mesh(
         path: a YAML or JSON file with the fields of docs/options.md; None: their defaults.
         kubeconfig: wins over the file's, as does `context`; what is not given stays the file's.
         settings: fields that win over the file's, each as `a.b=value`; the value is YAML.
+        key: see `Key`.
 
     Raises:
         InvalidInput: the file cannot be read, or a field of it is wrong; names the field.
@@ -49,13 +57,29 @@ def load_mesh(
         fields["access"] = {**own, **flags, "in_cluster": False} if isinstance(own, dict) else own
     for setting in settings:
         _set(fields, setting)
+    _find_passphrase(fields, key)
     try:
         return MeshConfig.model_validate(fields)
     except ValidationError as error:
         raise wrong_fields(subject, error, "fields of docs/options.md") from None
 
 
-def load_fleet(paths: Sequence[Path]) -> dict[str, MeshConfig]:
+def _find_passphrase(fields: dict[str, Any], key: Key) -> None:
+    anchor: Any = fields.get("trust_anchor")
+    if key == "given" or not isinstance(anchor, dict):
+        return
+    given = cast("dict[str, Any]", anchor)
+    if not (path := given.get("key_file")) or given.get("passphrase"):
+        return
+    from prefect_linkerd.key_place import find_passphrase
+
+    if key == "unused":
+        fields["trust_anchor"] = {k: v for k, v in given.items() if k != "key_file"}
+    elif (found := find_passphrase(Path(str(path)))) is not None:
+        fields["trust_anchor"] = {**given, "passphrase": found}
+
+
+def load_fleet(paths: Sequence[Path], key: Key = "given") -> dict[str, MeshConfig]:
     """The meshes of files, by name.
 
     Raises:
@@ -63,7 +87,7 @@ def load_fleet(paths: Sequence[Path]) -> dict[str, MeshConfig]:
     """
     found: dict[str, MeshConfig] = {}
     for path in paths:
-        config = load_mesh(path)
+        config = load_mesh(path, key=key)
         if config.name in found:
             raise InvalidInput(
                 f"mesh {path}",

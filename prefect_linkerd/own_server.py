@@ -17,23 +17,29 @@ def home() -> Path:
     return Path(root) / "prefect-linkerd" / "prefect"
 
 
+def has_server() -> bool:
+    """Whether the user has a server: that of the Prefect profile."""
+    # Prefect's settings come from the environment, profiles and files: only Prefect knows.
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
+
+
 @contextmanager
 def prefect_server(say: Callable[[str], None], *, own: bool = False) -> Generator[None]:
     """Sees to it that flows of this process have a server.
 
     That of the Prefect profile (`PREFECT_API_URL`) is taken where there is one. Otherwise one is
     started on loopback and ended with the last run that uses it; what it keeps (runs, artifacts,
-    Secret blocks with keys) stays in `home`, which only its owner may read.
+    the meshes of a fleet) stays in `home`, which only its owner may read.
 
     Args:
         say: takes what a person may want to know meanwhile.
         own: whether one of our own is taken in any case.
     """
-    # Prefect's settings come from the environment, profiles and files: only Prefect knows.
     from prefect.context import refresh_global_settings_context
-    from prefect.settings import PREFECT_API_URL
 
-    if PREFECT_API_URL.value() and not own:
+    if has_server() and not own:
         yield
         return
     folder = home()

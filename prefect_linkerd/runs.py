@@ -12,11 +12,14 @@ from typing import Any, cast
 from uuid import uuid4
 
 from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL
 
 from mesh.config import MeshConfig
 from prefect_linkerd.approvals import Answer, approvals
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.key_place import place_words
+from tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from tasks.names import TAG
+from tasks.trust_anchor import key_store
 
 _NOISE = ("Beginning flow run", "Created task run", "View at ")
 _DONE = "Finished in state "
@@ -91,3 +94,19 @@ def run(
         state = flow(**mesh, **arguments, return_state=True)
         state.result()  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
     return state
+
+
+def key_words(config: MeshConfig, server: str) -> str:
+    """Where the trust anchor's private key is after a run, and how to back it up.
+
+    Args:
+        server: what this process's Prefect server is called; empty: its address.
+    """
+    mesh = LinkerdMesh.model_validate(config.model_dump())
+    store = key_store(mesh, cluster_of(mesh))
+    if store.load() is None:
+        return (
+            f"The trust anchor's private key is not in {store.where}: the anchor was there, or "
+            "provided, without it. Rotations need it where it is."
+        )
+    return place_words(config, store.where, server or PREFECT_API_URL.value() or "")

@@ -69,10 +69,10 @@ class LinkerdMesh(MeshConfig, Block):
         "Empty: the cluster access below.",
     )
 
-    def _define_metadata_on_nested_blocks(self, *arguments: Any) -> None:
+    def _define_metadata_on_nested_blocks(self, *arguments: Any, **more: Any) -> None:
         # The one method of a block that Prefect calls however it loads one: a run's references are
         # loaded by the base class.
-        super()._define_metadata_on_nested_blocks(*arguments)
+        super()._define_metadata_on_nested_blocks(*arguments, **more)
         self._take_name(self._block_document_name)
 
     def _to_block_document(self, name: str | None = None, *arguments: Any, **more: Any) -> Any:

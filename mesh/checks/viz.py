@@ -36,7 +36,7 @@ viz_data_plane = Category("linkerd-viz-data-plane", "viz")
 @viz.check("l5d-viz-ns-exists", "linkerd-viz Namespace exists", fatal=True)
 def _(snapshot: Snapshot) -> Problems:
     config = snapshot.config
-    namespace, is_wanted = config.namespaces.viz, config.viz.enabled
+    namespace, is_wanted = config.namespaces.viz, bool(config.viz.enabled)
     return missing_namespace(snapshot, "viz", namespace, is_wanted=is_wanted)
 
 

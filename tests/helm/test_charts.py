@@ -110,7 +110,7 @@ def test_chart_versions_that_cannot_be(versions: dict[str, dict[str, str]], mess
 
 
 def test_2_11_is_one_chart() -> None:
-    config = MeshConfig(version="stable-2.11.5", jaeger={"enabled": True})
+    config = MeshConfig(profile="demo", version="stable-2.11.5", jaeger={"enabled": True})
     assert charts_of(config) == ("linkerd2", "linkerd-viz", "linkerd-jaeger")
 
 

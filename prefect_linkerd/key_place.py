@@ -1,0 +1,141 @@
+"""Where a run from a terminal keeps the trust anchor's private key: chosen before, named after.
+
+A server of the command's own is no such place: nobody knows of it, nor would back it up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import SecretStr, ValidationError
+
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.errors import InvalidInput
+from mesh.trust_anchor import ANCHOR_SECRET, keeps_key, read_snapshot
+from prefect_linkerd.mesh_file import wrong_fields
+
+PASSPHRASE = "PREFECT_LINKERD_PASSPHRASE"  # noqa: S105 the name of a variable
+"""The environment variable with a key file's passphrase."""
+
+SHORTEST = 12
+"""Characters of a passphrase, as `trust_anchor.passphrase` wants them."""
+
+
+def find_passphrase(key_file: Path) -> SecretStr | None:
+    """The passphrase of a key file, from the environment or the person at the terminal."""
+    if given := os.environ.get(PASSPHRASE):
+        return SecretStr(given)
+    if not sys.stdin.isatty():
+        return None
+    is_new = not key_file.expanduser().exists()
+    text = f"Passphrase of {key_file}" + (f" (at least {SHORTEST} characters)" if is_new else "")
+    while True:
+        typed: str = typer.prompt(text, hide_input=True, confirmation_prompt=is_new, err=True)
+        if len(typed) >= SHORTEST:
+            return SecretStr(typed)
+        typer.echo(f"That is shorter than {SHORTEST} characters.", err=True)
+
+
+def is_chosen(config: MeshConfig) -> bool:
+    """Whether the mesh says where the key is kept, other than on a Prefect server."""
+    anchor = config.trust_anchor
+    return anchor.custody == "in-cluster" or anchor.key_file is not None
+
+
+def with_place(config: MeshConfig, flow: str) -> MeshConfig:
+    """The mesh with a place for the key, asked for where it has none, needs one, and can be asked.
+
+    For runs on a server of the command's own.
+
+    Raises:
+        InvalidInput: there is no place, and nobody to ask; nothing was changed.
+    """
+    if is_chosen(config) or (flow == "bootstrap" and not _will_keep_a_key(config)):
+        return config
+    if not sys.stdin.isatty():
+        raise no_place(config)
+    return _ask(config)
+
+
+def no_place(config: MeshConfig) -> InvalidInput:
+    """What is said where nobody can be asked."""
+    block = config.trust_anchor.secret_block
+    return InvalidInput(
+        f"mesh {config.name}",
+        expected="a place for the trust anchor's private key",
+        found=f"Secret block {block}, but no Prefect server of yours (PREFECT_API_URL)"
+        if block
+        else "none, and no Prefect server of yours (PREFECT_API_URL)",
+        remedy=f"Give --key-file FILE and its passphrase in {PASSPHRASE}, or --key-in-cluster; or "
+        "write trust_anchor.key_file, or trust_anchor.custody: in-cluster, in the mesh's file.",
+    )
+
+
+def _will_keep_a_key(config: MeshConfig) -> bool:
+    return keeps_key(read_snapshot(Cluster.from_access(config.access), config, None))
+
+
+def _ask(config: MeshConfig) -> MeshConfig:
+    namespace = config.anchor_namespace
+    typer.echo(
+        "Where is the trust anchor's private key to be kept? It signs every identity of the mesh, "
+        "and rotations need it.\n"
+        "  1  in a file on this machine, encrypted with a passphrase\n"
+        f"  2  in Secret {namespace}/{ANCHOR_SECRET} of the cluster: anyone who may read Secrets "
+        "there can sign identities",
+        err=True,
+    )
+    try:
+        if typer.prompt("Place", type=int, default=1, err=True) == 2:
+            return _at(config, custody="in-cluster", secret_block=None)
+        default = Path.cwd() / f"{config.name}-trust-anchor.pem"
+        path = Path(typer.prompt("File", default=str(default), err=True)).expanduser().absolute()
+        passphrase = find_passphrase(path)
+    except (typer.Abort, EOFError):
+        raise no_place(config) from None
+    return _at(config, key_file=path, passphrase=passphrase, secret_block=None)
+
+
+def _at(config: MeshConfig, **anchor: Any) -> MeshConfig:
+    fields = config.model_dump()
+    fields["trust_anchor"] |= anchor
+    try:
+        return MeshConfig.model_validate(fields)
+    except ValidationError as error:
+        raise wrong_fields("trust_anchor", error, "a place for the key") from None
+
+
+def place_words(config: MeshConfig, where: str, server: str) -> str:
+    """Where the key is kept, how to back it up, and what a mesh file says so that it is found.
+
+    Args:
+        where: the place, as its key store names it.
+        server: the address of the Prefect server, for a Secret block.
+    """
+    anchor = config.trust_anchor
+    if anchor.custody == "in-cluster":
+        namespace = config.anchor_namespace
+        how = (
+            f"Back it up: kubectl get secret {ANCHOR_SECRET} -n {namespace} -o yaml, and encrypt "
+            "what that prints."
+        )
+        file = "trust_anchor: {custody: in-cluster}"
+    elif anchor.key_file is not None:
+        how = (
+            "Back it up: copy the file off this machine, and keep its passphrase elsewhere; one is "
+            "useless without the other."
+        )
+        file = f"trust_anchor: {{key_file: {anchor.key_file}}}"
+    else:
+        how = (
+            f"It is in the database of {server}. Back up that database and the server's "
+            "PREFECT_SERVER_ENCRYPTION_KEY."
+        )
+        file = ""
+    text = f"The trust anchor's private key is in {where}. {how}"
+    return f"{text}\nIn the mesh's file: {file}" if file else text
