@@ -324,7 +324,7 @@ def _key_settings(given: dict[str, Any]) -> list[str]:
     """The fields of the mesh that the flags for the key's place stand for."""
     found: list[str] = []
     if (path := given.get("key_file")) is not None:
-        found.append(f"trust_anchor.key_file={json.dumps(str(path))}")
+        found.append(f"trust_anchor.key_file={json.dumps(str(path.expanduser().absolute()))}")
     if given.get("key_in_cluster"):
         found.append("trust_anchor.custody=in-cluster")
     return found
