@@ -52,6 +52,7 @@ class Terminal:
     folder: Path
     environment: dict[str, str]
     objects: dict[Any, Any] = field(default_factory=dict)
+    said: str = ""
 
     @property
     def config(self) -> MeshConfig:
@@ -106,6 +107,7 @@ class Terminal:
             env=self.environment | environment,
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        self.said = done.stderr
         return json.loads(done.stdout)
 
     def asked(self, flow: str) -> list[dict[str, Any]]:
@@ -260,6 +262,8 @@ def _grants_roles_only_by_their_rules(terminal: Terminal, account: Cluster) -> N
 
 def test_bootstrap(bootstrapped: Terminal) -> None:
     bootstrapped.was_exact("bootstrap")
+    kept = bootstrapped.folder / "anchor.key"
+    assert f"The trust anchor's private key is in file {kept}. Back it up" in bootstrapped.said
     # A Prefect server was there for as long as the command ran.
     state = Path(bootstrapped.environment["XDG_STATE_HOME"]) / "prefect-linkerd/prefect"
     assert (state / "prefect.db").exists()
