@@ -131,8 +131,8 @@ def read_crowd(cluster: Cluster, config: MeshConfig) -> Iterator[Foreign]:
     if wanted is None or found is None or not lacks(wanted, found):
         return
     advice = always(
-        "To leave that namespace as it is, set emojivoto.enabled to false; or name another one for the "
-        "application (namespaces.emojivoto)."
+        "To leave that namespace as it is, set emojivoto.enabled to false; or name another one for "
+        "the application (namespaces.emojivoto)."
     )
     # Those of the application itself are looked at by name.
     own = {name_of(each.wanted) for each in own_emojivoto(config)}

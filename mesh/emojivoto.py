@@ -119,8 +119,8 @@ def own_emojivoto(config: MeshConfig) -> list[OwnObject]:
         ChartError: the manifest cannot be read.
     """
     remedy = (
-        "To leave it to its owner, set emojivoto.enabled to false; or name another namespace for the "
-        "application (namespaces.emojivoto)."
+        "To leave it to its owner, set emojivoto.enabled to false; or name another namespace for "
+        "the application (namespaces.emojivoto)."
     )
     manifest = load_manifest(config.emojivoto.manifest)
     return [

@@ -167,7 +167,7 @@ def own_routes(config: MeshConfig, served: frozenset[str]) -> list[OwnObject]:
 
 
 def _has_dashboard(config: MeshConfig) -> bool:
-    return config.viz.enabled and bool(config.viz.dashboard.host)
+    return bool(config.viz.enabled and config.viz.dashboard.host)
 
 
 def ensure_ingress(cluster: Cluster, config: MeshConfig) -> list[Object]:
