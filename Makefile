@@ -80,13 +80,13 @@ test: packages binaries lint test-go
 
 # Every version and issuer mode rotated with 300 meshed workloads; `make test` has two so large.
 rotations: binaries
-	$(RUN) pytest -n $(WORKERS) --dist loadgroup tests/rotation/test_rotation.py \
-		tests/rotation/test_certificate_anchor.py --workloads 300 $(PYTEST_ARGS)
+	$(RUN) pytest -n $(WORKERS) --dist loadgroup tests/mesh/rotation/test_rotation.py \
+		tests/mesh/rotation/test_certificate_anchor.py --workloads 300 $(PYTEST_ARGS)
 
 # The pictures of docs/images, by the test of the UI.
 screenshots: packages binaries
 	@mkdir -p docs/images
-	SCREENSHOTS=docs/images $(RUN) pytest tests/checks/test_ui.py
+	SCREENSHOTS=docs/images $(RUN) pytest tests/mesh/checks/test_ui.py
 
 demo: binaries
 	$(RUN) sandbox demo $(DEMO_ARGS)

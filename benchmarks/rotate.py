@@ -28,8 +28,8 @@ from mesh.cluster import Cluster
 from mesh.restarts import RestartPolicy
 from mesh.rollout import read_workloads, rollout_status
 from sandbox.cluster import Sandbox
-from tests.identities import bound_account
-from tests.rotation.meshes import FAST, add_workloads, configuration, install, rotate
+from tests.support.identities import bound_account
+from tests.support.meshes import FAST, add_workloads, configuration, install, rotate
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 ROUNDS = 3

@@ -6,32 +6,26 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from prefect.events.worker import EventsWorker
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import Sandbox
-from sandbox.ports import NO_TLS
 from sandbox.prefect_server import PrefectServer
 from tests.lengths import length
-from tests.ready_meshes import ReadyMeshes
-from tests.rotation import meshes
-from tests.rotation.meshes import configuration
+from tests.support import meshes
+from tests.support.meshes import configuration
+from tests.support.ready_meshes import ReadyMesh, ReadyMeshes
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what it puts into the background with SIGINT ignored, and so would be all
     # that tests start: a Prefect worker then never ends by SIGTERM.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ReadyMesh = Callable[..., tuple[Sandbox, MeshConfig]]
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 
@@ -130,7 +124,7 @@ def ready_meshes(binaries: Binaries, charts_dir: Path) -> ReadyMeshes:
 def ready_mesh(
     ready_meshes: ReadyMeshes, shared_dir: Path, helm_path: str, tmp_path: Path
 ) -> Iterator[ReadyMesh]:
-    """A control plane of a version on a cluster of its own, as `tests.rotation.meshes` has it.
+    """A control plane of a version on a cluster of its own, as `tests.support.meshes` has it.
 
     Takes a version, an issuer mode, a number of workloads and further fields of the configuration
     that change nothing in the cluster; gives the sandbox and the mesh's configuration. The anchor's
@@ -159,29 +153,6 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     """One Prefect server of each test process."""
     with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
         yield server
-
-
-def request(method: str, url: str, body: Any = None) -> httpx.Response:
-    """The answer of a server on loopback; an error where it is one."""
-    answer = httpx.request(method, url, json=body, timeout=60, trust_env=False, verify=NO_TLS)
-    return answer.raise_for_status()
-
-
-def artifact(server: PrefectServer, key: str) -> Any:
-    """What the newest artifact of a key holds."""
-    return request("GET", f"{server.url}/api/artifacts/{key}/latest").json()["data"]
-
-
-@contextmanager
-def on_server(api: str) -> Iterator[None]:
-    """Prefect in this process talks to the server with this API, its events too.
-
-    Prefect keeps one sender of events a process, whatever server it was made for.
-    """
-    EventsWorker.drain_all()
-    with temporary_settings({PREFECT_API_URL: api}):
-        yield
-        EventsWorker.drain_all()
 
 
 @pytest.fixture

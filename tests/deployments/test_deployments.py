@@ -28,10 +28,9 @@ from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
 from tasks.chart_releases import RELEASED, resource_of
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.names import CHANGES, READS, TAG, deployment_name
-from tests.conftest import on_server
-from tests.deployments.conftest import ROOT, Inbox, Server
-from tests.schema import undescribed_fields
-from tests.waiting import eventually
+from tests.support.prefect_servers import ROOT, Inbox, Server, on_server
+from tests.support.schema import undescribed_fields
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("deployments")
 

@@ -29,8 +29,8 @@ from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
-from tests.identities import as_account
-from tests.processes import terminal_environment
+from tests.support.identities import as_account
+from tests.support.processes import terminal_environment
 
 pytestmark = [pytest.mark.xdist_group("exact roles"), pytest.mark.timeout(1200)]
 

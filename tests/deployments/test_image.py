@@ -17,8 +17,7 @@ from prefect_kubernetes.worker import (
 
 from deployments.register import JOB_TEMPLATE
 from mesh.cluster import Cluster
-from tests.conftest import on_server
-from tests.deployments.conftest import ROOT, Server
+from tests.support.prefect_servers import ROOT, Server, on_server
 
 pytestmark = pytest.mark.xdist_group("deployments")
 

@@ -25,13 +25,11 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
 from tasks.trust_anchor import key_store
-from tests.conftest import on_server
-from tests.deployments.conftest import ROOT, Server
-from tests.flows.test_secrets import everything_kept
-from tests.rotation.ended import end_anchor, everything_verifies
-from tests.rotation.invariant import Invariant
-from tests.rotation.meshes import add_workloads, configuration, install
-from tests.waiting import eventually
+from tests.support.ended import end_anchor, everything_verifies
+from tests.support.invariant import Invariant
+from tests.support.meshes import add_workloads, configuration, install
+from tests.support.prefect_servers import ROOT, Server, everything_kept, on_server
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("deployments")
 

@@ -13,8 +13,7 @@ import pytest
 
 from mesh.config import ChartSources, ClusterAccess
 from tasks.linkerd_mesh import LinkerdMesh
-from tests.conftest import on_server
-from tests.deployments.conftest import ROOT, Server
+from tests.support.prefect_servers import ROOT, Server, on_server
 
 pytestmark = pytest.mark.xdist_group("deployments")
 

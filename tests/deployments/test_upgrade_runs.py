@@ -17,11 +17,10 @@ from mesh.helm_record import read_releases
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
-from tests.conftest import on_server
-from tests.deployments.conftest import ROOT, Inbox, Server
-from tests.flows.upgrades import proxies
-from tests.rotation.meshes import configuration, install
-from tests.waiting import eventually
+from tests.support.meshes import configuration, install
+from tests.support.prefect_servers import ROOT, Inbox, Server, on_server
+from tests.support.upgrades import proxies
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("deployments")
 

@@ -22,14 +22,14 @@ from mesh.errors import InvalidInput, OwnershipConflict
 from mesh.rotation.trust_bundle import read_trust_bundle
 from mesh.trust_anchor import TRUST_ROOTS
 from sandbox.cluster import Sandbox
-from tests.flows.cluster_state import every_object
-from tests.flows.conftest import Flows
-from tests.flows.upgrades import proxies
-from tests.ownership.plain import Names, Plain, failing, issuer_never_missing, new_issuer
-from tests.ready_meshes import ReadyMeshes
-from tests.rotation.invariant import Invariant
-from tests.rotation.meshes import PASSPHRASE, add_workloads, plan, rotate
-from tests.rotation.trust_manager import CURRENT, documented, install_documented
+from tests.support.cluster_state import every_object
+from tests.support.flows import Flows
+from tests.support.invariant import Invariant
+from tests.support.meshes import PASSPHRASE, add_workloads, plan, rotate
+from tests.support.plain import Names, Plain, failing, issuer_never_missing, new_issuer
+from tests.support.ready_meshes import ReadyMeshes
+from tests.support.trust_manager import CURRENT, documented, install_documented
+from tests.support.upgrades import proxies
 
 pytestmark = pytest.mark.timeout(600)
 

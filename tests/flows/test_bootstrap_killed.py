@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 
 from sandbox.cluster import Sandbox
-from tests.flows.conftest import ConfigFactory, FlowRunner
+from tests.support.flows import ConfigFactory, FlowRunner
 
 STEPS = [
     "preflight",

@@ -16,9 +16,9 @@ from mesh.cluster import Cluster
 from mesh.pki import read_certificates
 from sandbox.cluster import Sandbox
 from tasks.linkerd_mesh import LinkerdMesh
-from tests.flows.cluster_state import resource_versions
-from tests.flows.conftest import ConfigFactory, FlowRunner
-from tests.pki.certificates import NOW, YEAR, make
+from tests.support.certificates import NOW, YEAR, make
+from tests.support.cluster_state import resource_versions
+from tests.support.flows import ConfigFactory, FlowRunner
 
 REGISTRY = "registry.example.com:5000/mirror"
 

@@ -14,7 +14,7 @@ from mesh.helm_record import read_release
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
-from tests.flows.conftest import ConfigFactory
+from tests.support.flows import ConfigFactory
 
 
 def test_a_run_outlives_the_api_server(

@@ -21,11 +21,12 @@ from mesh.restarts import PROXY_VERSION
 from mesh.snapshot import read_snapshot
 from mesh.verification import DEFAULT_SCOPES
 from sandbox.prefect_server import PrefectServer
-from tests.conftest import ReadyMesh, artifact
-from tests.flows.cluster_state import resource_versions, settled_versions
-from tests.flows.conftest import ConfigFactory, Flows
-from tests.flows.upgrades import installed_alone
-from tests.rotation.meshes import add_workloads
+from tests.support.cluster_state import resource_versions, settled_versions
+from tests.support.flows import ConfigFactory, Flows
+from tests.support.meshes import add_workloads
+from tests.support.prefect_servers import artifact
+from tests.support.ready_meshes import ReadyMesh
+from tests.support.upgrades import installed_alone
 
 SOURCE, TARGET = "stable-2.13.7", "stable-2.14.10"
 VALUES: dict[str, Any] = {

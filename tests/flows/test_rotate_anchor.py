@@ -11,10 +11,10 @@ from mesh.rotation.record import read_record
 from mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
 from sandbox.prefect_server import PrefectServer
-from tests.conftest import ReadyMesh
-from tests.flows.test_secrets import everything_kept
-from tests.rotation.invariant import Invariant
-from tests.rotation.meshes import PASSPHRASE, add_workloads, store_of
+from tests.support.invariant import Invariant
+from tests.support.meshes import PASSPHRASE, add_workloads, store_of
+from tests.support.prefect_servers import everything_kept
+from tests.support.ready_meshes import ReadyMesh
 
 FLOWS = """
 import json, sys

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,12 @@ import pytest
 from mesh.cluster import Cluster
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
-from tests.flows.conftest import ConfigFactory, FlowRunner
+from tests.support.flows import ConfigFactory, FlowRunner
+from tests.support.prefect_servers import everything_kept
 
 PASSPHRASE = "correct horse battery staple"
 REGISTRY_PASSWORD = "s3cret-of-the-registry"
 DASHBOARD_PASSWORD = "s3cret-of-the-dashboard"
-
-
-def everything_kept(server: PrefectServer) -> str:
-    """The whole database, and the server's own log, as text."""
-    found = [server.log.read_text(errors="replace")]
-    with sqlite3.connect(server.home / "prefect.db") as database:
-        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        for (table,) in tables:
-            rows = database.execute(f'SELECT * FROM "{table}"').fetchall()  # noqa: S608
-            found += [str(value) for row in rows for value in row if value is not None]
-    return "\n".join(found)
 
 
 def private_keys(cluster: Cluster, key_file: Path) -> list[str]:

@@ -24,9 +24,9 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tasks.linkerd_mesh import LinkerdMesh
-from tests.flows.cluster_state import resource_versions
-from tests.smoke.loopback import DataPlane, LoopbackNode
-from tests.smoke.test_routing import crds
+from tests.support.charts import crds
+from tests.support.cluster_state import resource_versions
+from tests.support.loopback import DataPlane, LoopbackNode
 
 # One cluster with a mesh for all of them.
 pytestmark = pytest.mark.xdist_group("smoke")

@@ -23,10 +23,10 @@ from mesh.ingress import APP_ROUTE, ingress_objects
 from mesh.rollout import await_rollouts, read_workloads
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from tests.flows.conftest import ConfigFactory, Flows
-from tests.identities import RBAC, as_account
-from tests.ownership.people import by_kubectl
-from tests.rotation.meshes import add_workloads, quiet
+from tests.support.flows import ConfigFactory, Flows
+from tests.support.identities import RBAC, as_account
+from tests.support.meshes import add_workloads, quiet
+from tests.support.people import by_kubectl
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}

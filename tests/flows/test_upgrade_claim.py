@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mesh.rotation.record import RotationClaim
-from tests.conftest import ReadyMesh
-from tests.flows.conftest import ConfigFactory, Flows
-from tests.flows.upgrades import HOPS, are_at, installed_alone, releases
+from tests.support.flows import ConfigFactory, Flows
+from tests.support.ready_meshes import ReadyMesh
+from tests.support.upgrades import HOPS, are_at, installed_alone, releases
 
 SOURCE, TARGET = HOPS[2]
 HOLDER = "flow run upgrade-elsewhere"

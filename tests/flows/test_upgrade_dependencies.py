@@ -14,9 +14,9 @@ import yaml
 from mesh.cluster import Cluster
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
-from tests.conftest import artifact
-from tests.flows.conftest import ConfigFactory, FlowRunner, Flows
-from tests.flows.upgrades import proxies, releases, that_must_survive
+from tests.support.flows import ConfigFactory, FlowRunner, Flows
+from tests.support.prefect_servers import artifact
+from tests.support.upgrades import proxies, releases, that_must_survive
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
 MIDDLEWARES = "middlewares.traefik.io"

@@ -9,10 +9,10 @@ import pytest
 
 from mesh.cluster import Cluster
 from mesh.upgrade_record import NAME as RECORD
-from tests.conftest import ReadyMesh
-from tests.flows.conftest import ConfigFactory, Flows
 from tests.flows.faults import READY
-from tests.flows.upgrades import (
+from tests.support.flows import ConfigFactory, Flows
+from tests.support.ready_meshes import ReadyMesh
+from tests.support.upgrades import (
     APP,
     HOPS,
     are_at,

@@ -11,9 +11,9 @@ import pytest
 
 from mesh.helm_record import read_releases
 from mesh.upgrade_record import NAME as RECORD
-from tests.conftest import ReadyMesh
-from tests.flows.conftest import ConfigFactory, Flows
-from tests.flows.upgrades import (
+from tests.support.flows import ConfigFactory, Flows
+from tests.support.ready_meshes import ReadyMesh
+from tests.support.upgrades import (
     HOPS,
     are_at,
     give_application,

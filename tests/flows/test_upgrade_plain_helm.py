@@ -11,9 +11,10 @@ import pytest
 from mesh.helm_record import ReleaseRef
 from mesh.installed import read_mesh_releases
 from sandbox.cluster import Sandbox
-from tests.flows.conftest import Flows
-from tests.flows.upgrades import proxies
-from tests.ownership.plain import (
+from tests.support.flows import Flows
+from tests.support.invariant import Invariant
+from tests.support.meshes import add_workloads
+from tests.support.plain import (
     KEPT,
     Names,
     Plain,
@@ -24,8 +25,7 @@ from tests.ownership.plain import (
     new_issuer,
     uids,
 )
-from tests.rotation.invariant import Invariant
-from tests.rotation.meshes import add_workloads
+from tests.support.upgrades import proxies
 
 pytestmark = pytest.mark.timeout(600)
 

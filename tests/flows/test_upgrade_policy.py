@@ -10,11 +10,11 @@ from typing import Any
 from mesh.config import MeshConfig
 from mesh.helm_record import read_releases
 from mesh.upgrade_record import NAME, read_record, write_record
-from tests.conftest import ReadyMesh
-from tests.flows.conftest import ConfigFactory, Flows
 from tests.flows.faults import READY
-from tests.flows.upgrades import installed_alone, proxies
-from tests.rotation.meshes import add_workloads
+from tests.support.flows import ConfigFactory, Flows
+from tests.support.meshes import add_workloads
+from tests.support.ready_meshes import ReadyMesh
+from tests.support.upgrades import installed_alone, proxies
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
 

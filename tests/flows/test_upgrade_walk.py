@@ -10,9 +10,9 @@ import pytest
 from mesh.upgrade_record import NAME as RECORD
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
-from tests.conftest import artifact
-from tests.flows.conftest import ConfigFactory, FlowRunner, Flows
-from tests.flows.upgrades import (
+from tests.support.flows import ConfigFactory, FlowRunner, Flows
+from tests.support.prefect_servers import artifact
+from tests.support.upgrades import (
     HOPS,
     make_custom_resources,
     proxies,

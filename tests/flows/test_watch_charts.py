@@ -20,9 +20,9 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tasks.chart_releases import BROKEN, RELEASED
-from tests.conftest import request
-from tests.flows.conftest import ConfigFactory
-from tests.waiting import eventually
+from tests.support.flows import ConfigFactory
+from tests.support.prefect_servers import request
+from tests.support.waiting import eventually
 
 CHARTS = ("linkerd-crds", "linkerd-control-plane")
 
@@ -112,7 +112,7 @@ def watcher(
 def events(server: PrefectServer, name: str, source: str) -> list[dict[str, Any]]:
     """The events of a kind about a repository that the server has."""
     wanted = {"filter": {"event": {"name": [name]}}}
-    found = request("POST", f"{server.url}/api/events/filter", wanted).json()["events"]
+    found = request("POST", f"{server.url}/api/events/filter", wanted)["events"]
     return [event for event in found if event["payload"]["source"] == source]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from mesh.cluster import Cluster
 from mesh.injection import RESTARTED_AT, ensure_meshed, should_be_meshed, unmeshed
 from mesh.rollout import await_rollouts
-from tests.workloads import deployment
+from tests.support.workloads import deployment
 
 
 def quiet(_ready: int, _wanted: int, _text: str) -> None:

@@ -28,7 +28,7 @@ from mesh.preflight import (
     read_preflight,
 )
 from mesh.values import ClusterFacts
-from tests.identities import as_account
+from tests.support.identities import as_account
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 GOOD = PreflightSnapshot(

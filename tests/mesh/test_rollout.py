@@ -10,7 +10,7 @@ import pytest
 from mesh.cluster import Cluster
 from mesh.errors import NotReady
 from mesh.rollout import await_rollouts, rollout_status
-from tests.workloads import deployment
+from tests.support.workloads import deployment
 
 
 def obj(kind: str, spec: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from mesh.errors import ApiError
 from mesh.rollout import await_rollouts
 from sandbox.binaries import Binaries, SandboxError
 from sandbox.cluster import Sandbox
-from tests.processes import processes_with
-from tests.ready_meshes import ReadyMeshes
-from tests.rotation import meshes
-from tests.rotation.meshes import configuration
-from tests.waiting import eventually
-from tests.workloads import deployment, job
+from tests.support import meshes
+from tests.support.meshes import configuration
+from tests.support.processes import processes_with
+from tests.support.ready_meshes import ReadyMeshes
+from tests.support.waiting import eventually
+from tests.support.workloads import deployment, job
 
 
 def quiet(_ready: int, _wanted: int, _text: str) -> None:

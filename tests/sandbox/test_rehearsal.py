@@ -10,10 +10,11 @@ import yaml
 from mesh.charts import Chart, ChartCatalog, ChartName
 from mesh.cluster import Object
 from mesh.config import MeshConfig
+from mesh.helm import Helm
 from mesh.values import ClusterFacts, values_for
 from sandbox.binaries import Binaries
 from sandbox.rehearsal import rehearsal_emojivoto, rehearsal_mirror
-from tests.helm.test_rendering import helm as helm
+from tests.support.charts import rendering_helm
 
 FACTS = ClusterFacts("v1.34.4", frozenset({"v1", "apps/v1", "policy/v1", "batch/v1"}))
 NAMES: tuple[ChartName, ...] = (
@@ -27,6 +28,11 @@ NAMES: tuple[ChartName, ...] = (
 pytestmark = pytest.mark.xdist_group("rehearsal")
 
 SAME_KINDS = {"Deployment", "Service", "APIService"}
+
+
+@pytest.fixture(scope="module")
+def helm(helm_path: str) -> Helm:
+    return rendering_helm(helm_path)
 
 
 @pytest.fixture(scope="module")

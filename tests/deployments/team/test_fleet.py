@@ -1,0 +1,110 @@
+"""A fleet on a real server with a real worker: waves, a stop, and what a killed run leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from mesh.cluster import Cluster
+from sandbox.cluster import Sandbox
+from tasks.linkerd_mesh import LinkerdMesh
+from tests.deployments.team.conftest import BY_HAND, TeamServer
+from tests.support.fleets import give_certificates, stand_ins
+from tests.support.prefect_servers import on_server
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.xdist_group("team")
+
+MESHES = ("canary", "weak", "last")
+
+
+@pytest.fixture
+def meshes(server: TeamServer, sandbox: Sandbox) -> Iterator[dict[str, str]]:
+    """Three meshes on one cluster, by their namespaces; the certificates of `weak` have ended."""
+    with stand_ins(sandbox, MESHES, ended=["weak"]) as fields:
+        with on_server(f"{server.team.urls[1]}/api"):
+            for name, content in fields.items():
+                LinkerdMesh.model_validate(content).save(name)
+        yield {name: content["namespaces"]["linkerd"] for name, content in fields.items()}
+
+
+def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
+    server: TeamServer, meshes: dict[str, str], cluster: Cluster
+) -> None:
+    server.await_worker("fleet-worker", replica=1)
+    parameters: dict[str, Any] = {
+        "meshes": list(MESHES),
+        "deployment": "check_certificates",
+        "options": {"canaries": ["canary"], "at_once": 1},
+        "goes_on": "november",
+    }
+
+    planned = server.create_run("fleet", queue=BY_HAND, **parameters, dry_run=True)
+    assert execute(server, planned).wait(300) == 0
+    assert server.runs("check_certificates") == []
+    assert [row["wave"] for row in table(server)] == [1, 2, 2]
+
+    first = server.create_run("fleet", queue=BY_HAND, **parameters)
+    execute(server, first).wait(300)
+    stopped = server.state(first)
+    assert stopped["type"] == "FAILED"
+    assert "1 of 3 meshes succeeded; failed: weak (Failed)" in stopped["message"]
+    assert outcomes(server) == {"canary": "succeeded", "weak": "failed", "last": "waiting"}
+
+    # Mended; the next run is killed as soon as it has begun with it.
+    give_certificates(cluster, meshes["weak"], days=300)
+    killed = server.create_run("fleet", queue=BY_HAND, **parameters)
+    process = execute(server, killed)
+    eventually(lambda: len(runs_of(server, "weak")) == 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # As the automation does that finds runs without a heartbeat; its slot is free again by that.
+    crashed = {"type": "CRASHED"}
+    server.ask(f"flow_runs/{killed}/set_state", state=crashed, force=True)
+
+    last = server.create_run("fleet", queue=BY_HAND, **parameters)
+    assert execute(server, last).wait(300) == 0
+    assert server.state(last)["message"] == "3 of 3 meshes succeeded"
+    assert outcomes(server) == dict.fromkeys(MESHES, "succeeded")
+    assert {mesh: len(runs_of(server, mesh)) for mesh in MESHES} == {
+        "canary": 1,
+        "weak": 2,
+        "last": 1,
+    }
+    # Each in its turn, one at a time.
+    runs = sorted(server.runs("check_certificates"), key=lambda run: run["start_time"])
+    assert [r["name"].rpartition(" ")[2] for r in runs] == ["canary", "weak", "weak", "last"]
+    assert all(one["end_time"] <= other["start_time"] for one, other in pairwise(runs))
+    server.team.kill("fleet-worker")
+
+
+def execute(server: TeamServer, run: str) -> subprocess.Popen[bytes]:
+    """Runs a fleet's run in a process of its own, which is killed alone."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "prefect", "flow-run", "execute", run],
+        env=os.environ | server.team.environment(1),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def runs_of(server: TeamServer, mesh: str) -> list[dict[str, Any]]:
+    slug = {"$ref": {"block_document_slug": f"linkerd-mesh/{mesh}"}}
+    return [r for r in server.runs("check_certificates") if r["parameters"]["mesh"] == slug]
+
+
+def table(server: TeamServer) -> list[dict[str, Any]]:
+    found = server.get("artifacts/linkerd-fleet-check-certificates/latest")
+    return json.loads(found["data"])
+
+
+def outcomes(server: TeamServer) -> dict[str, str]:
+    return {row["mesh"]: row["outcome"] for row in table(server)}

@@ -1,0 +1,42 @@
+"""Charts, rendered without a cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mesh.cluster import Cluster
+from mesh.helm import Helm
+
+# What chart linkerd2 wants to be told, whatever of it is looked at.
+NEEDED = [
+    *("--set", "identityTrustAnchorsPEM=x,identity.issuer.tls.crtPEM=x"),
+    *("--set", "identity.issuer.tls.keyPEM=x,installGatewayAPI=true"),
+]
+
+
+def crds(helm: str, chart: Path) -> list[dict[str, Any]]:
+    rendered = subprocess.run(
+        [helm, "template", "x", str(chart), "--kube-version", "1.34.4", *NEEDED],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found = [doc for doc in yaml.safe_load_all(rendered.stdout) if doc]
+    return [doc for doc in found if doc["kind"] == "CustomResourceDefinition"]
+
+
+def rendering_helm(helm_path: str) -> Helm:
+    """Helm for charts that are only rendered: its cluster is nowhere."""
+    nowhere = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "c", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    }
+    return Helm(Cluster(nowhere), helm_path)

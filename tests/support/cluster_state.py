@@ -1,0 +1,59 @@
+"""Every object of a cluster with its resourceVersion, to see what a run changed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+from mesh.cluster import Cluster, Object
+from tests.support.waiting import eventually
+
+# What the cluster's own machinery writes all the time, whoever runs bootstrap.
+OF_THE_MACHINERY = {"Event", "Lease", "Node", "ComponentStatus"}
+
+
+def settled_versions(cluster: Cluster) -> dict[str, str]:
+    """`resource_versions`, once the cluster's own controllers write nothing more."""
+
+    def look() -> dict[str, str] | None:
+        before = resource_versions(cluster)
+        time.sleep(1)
+        return before if before == resource_versions(cluster) else None
+
+    return eventually(look)
+
+
+def resource_versions(cluster: Cluster) -> dict[str, str]:
+    """`group/version/Kind/namespace/name` of every object to its resourceVersion.
+
+    Of a CRD it is what people change.
+    """
+    found: dict[str, str] = {}
+    for key, obj in every_object(cluster):
+        metadata = obj["metadata"]
+        found[key] = metadata.get("resourceVersion", "")
+        if obj["kind"] == "CustomResourceDefinition":
+            # Its status is the API server's, which is at it for a while after each change.
+            theirs = ("generation", "labels", "annotations")
+            found[key] = json.dumps([metadata.get(name) for name in theirs])
+    return found
+
+
+def every_object(cluster: Cluster) -> Iterator[tuple[str, Object]]:
+    """Each object of a cluster by `group/version/Kind/namespace/name`, metadata alone."""
+    preferred = {
+        group["preferredVersion"]["groupVersion"] for group in cluster.read("/apis")["groups"]
+    }
+    for api_version in sorted({"v1"} | preferred):
+        prefix = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+        for resource in cluster.read(prefix)["resources"]:
+            kind = resource["kind"]
+            if "list" not in resource["verbs"] or "/" in resource["name"]:
+                continue
+            if kind in OF_THE_MACHINERY:
+                continue
+            for obj in cluster.list(api_version, kind, metadata_only=True):
+                metadata = obj["metadata"]
+                name = f"{metadata.get('namespace', '')}/{metadata['name']}"
+                yield f"{api_version}/{kind}/{name}", obj

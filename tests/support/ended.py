@@ -1,0 +1,73 @@
+"""Meshes whose certificates have ended, made so at once."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from mesh.cluster import Cluster
+from mesh.config import MeshConfig
+from mesh.helm import Helm
+from mesh.pki import KeyPair, create_trust_anchor, join_bundle, sign_issuer
+from mesh.restarts import RestartPolicy, read_data_plane, restart_data_plane
+from mesh.rotation.trust_bundle import write_trust_bundle
+from mesh.trust_anchor import KeyStore, read_tls_secret, tls_secret
+from sandbox.cluster import Sandbox
+from tests.support.invariant import Invariant
+from tests.support.meshes import chart_of, quiet
+
+
+def end_issuer(sandbox: Sandbox, anchor: KeyPair) -> None:
+    """The anchor is valid, its issuer has ended, and no proxy has a certificate any more."""
+    past = datetime.now(UTC) - timedelta(minutes=4)
+    ended = sign_issuer(anchor, "cluster.local", timedelta(minutes=1), past)
+    _put_issuer(sandbox.cluster(), ended.certificate, ended.private_key, anchor.certificate)
+    _no_certificate_is_left(sandbox)
+
+
+def end_anchor(sandbox: Sandbox, config: MeshConfig, helm_path: str, store: KeyStore) -> KeyPair:
+    """The anchor and its issuer have ended, and no proxy has a certificate any more."""
+    cluster, past = sandbox.cluster(), datetime.now(UTC) - timedelta(hours=1)
+    ended = create_trust_anchor("cluster.local", timedelta(minutes=30), past)
+    issuer = sign_issuer(ended, "cluster.local", timedelta(minutes=20), past)
+    store.replace(ended)
+    _put_issuer(cluster, issuer.certificate, issuer.private_key, ended.certificate)
+    helm, bundle = Helm(cluster, helm_path), join_bundle([ended.certificate])
+    write_trust_bundle(cluster, helm, chart_of(config), config, bundle)
+    _no_certificate_is_left(sandbox)
+    return ended
+
+
+def everything_verifies(sandbox: Sandbox) -> None:
+    with Invariant(sandbox, every=0.1):
+        time.sleep(2)
+    assert all(proxy.chain for proxy in sandbox.proxies())
+
+
+def _put_issuer(cluster: Cluster, certificate: str, key: Any, anchor: str) -> None:
+    assert read_tls_secret(cluster, "linkerd-identity-issuer", "linkerd") is not None
+    cluster.apply(tls_secret("linkerd-identity-issuer", "linkerd", certificate, key, anchor))
+
+
+def _everything_anew(cluster: Cluster) -> None:
+    """As after a long time: no proxy has a certificate that is still valid."""
+    before = {pod.uid for pod in read_data_plane(cluster, "linkerd").pods}
+    restart_data_plane(
+        cluster,
+        lambda: read_data_plane(cluster, "linkerd"),
+        lambda _: lambda pod: pod.uid in before,
+        RestartPolicy(batch_size=100),
+        timeout=120,
+        on_progress=quiet,
+    )
+    time.sleep(1)
+
+
+def _no_certificate_is_left(sandbox: Sandbox) -> None:
+    # The old identity pod may go on signing until it is gone.
+    for _ in range(3):
+        _everything_anew(sandbox.cluster())
+        if not any(proxy.chain for proxy in sandbox.proxies()):
+            return
+    raise AssertionError("a proxy still gets a certificate")

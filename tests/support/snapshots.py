@@ -1,0 +1,43 @@
+"""Snapshots made by hand, for what needs no cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from mesh.config import MeshConfig
+from mesh.errors import MeshError
+from mesh.installed import MeshReleases
+from mesh.proxy_metrics import ProxySample
+from mesh.snapshot import Snapshot
+from tests.support.certificates import NOW
+
+_EMPTY: dict[str, Any] = {
+    "config": MeshConfig(profile="demo"),
+    "now": NOW,
+    "local_now": NOW,
+    "kubernetes": "v1.34.4",
+    "trust_bundle": "",
+    "control_plane_values": None,
+    "proxy_sample": ProxySample(),
+    "installed": MeshReleases({}, {}),
+}
+
+
+def empty_snapshot(*, unread: Mapping[str, MeshError] | None = None, **parts: Any) -> Snapshot:
+    """A cluster without anything in it, save for the given parts."""
+    errors = unread or {}
+    found = {
+        field.name: _EMPTY.get(field.name, _nothing(str(field.type))) for field in fields(Snapshot)
+    }
+    kept = {name: value for name, value in (found | parts).items() if name not in errors}
+    return Snapshot.of(kept, errors)
+
+
+def _nothing(kind: str) -> Any:
+    if kind.startswith("tuple"):
+        return ()
+    if kind.startswith("frozenset"):
+        return frozenset()
+    return {} if kind.startswith("Mapping") else None
