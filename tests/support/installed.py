@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
-from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
 from mesh.checks import CATEGORIES
 from mesh.checks.check import Scope
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
-from mesh.emojivoto import ensure_emojivoto
-from mesh.helm import Helm, desired_release
-from mesh.ingress import ensure_ingress
-from mesh.injection import ensure_meshed
-from mesh.issuer import ensure_self_signed_issuer
-from mesh.namespaces import ensure_namespaces
 from mesh.pki import KeyPair
 from mesh.report import Report, verify
-from mesh.rollout import await_rollouts
 from mesh.snapshot import Snapshot, read_snapshot
-from mesh.trust_anchor import FileKeyStore, ensure_trust_anchor
-from mesh.values import ClusterFacts, values_for
 from mesh.version import LinkerdVersion
-
-T = TypeVar("T")
+from tests.support import meshes
 
 Failures = frozenset[tuple[str, str]]
 """Check ids with the outcome `error` or `warning`."""
@@ -42,7 +27,6 @@ SCOPES: tuple[Scope, ...] = ("control-plane", "proxy", "cni", "viz", "jaeger", "
 """What an installed mesh is judged by; `pre` is for a cluster without one."""
 
 DEFAULT = "stable-2.14.10"
-PASSPHRASE = SecretStr("correct horse battery staple")
 SETTLED = 60.0
 """Seconds that the cluster's controllers have to bring about what a test waits for."""
 
@@ -99,64 +83,17 @@ def configuration(version: str, shared: Path, folder: Path, kubeconfig: Path) ->
             "emojivoto": {"manifest": str(shared / "manifests/emojivoto.yml")},
             "viz": {"dashboard": {"host": "viz.example.com"}},
             "jaeger": {"enabled": LinkerdVersion.parse(version).has_jaeger},
-            "trust_anchor": {"key_file": str(folder / "anchor.key"), "passphrase": PASSPHRASE},
+            "trust_anchor": {
+                "key_file": str(folder / "anchor.key"),
+                "passphrase": meshes.PASSPHRASE,
+            },
             "timeout_seconds": 240,
         }
     )
 
 
 def install(cluster: Cluster, config: MeshConfig, helm_path: str) -> InstalledMesh:
-    """What bootstrap does, without Prefect and as much side by side as there can be."""
-    assert config.trust_anchor.key_file is not None
-    helm, catalog, now = Helm(cluster, helm_path), ChartCatalog(config), datetime.now(UTC)
-    facts = ClusterFacts(cluster.version(), cluster.api_versions())
-    ensure_namespaces(cluster, config)
-    store = FileKeyStore(config.trust_anchor.key_file, PASSPHRASE)
-    anchor = ensure_trust_anchor(cluster, config, store, now)
-    ensure_self_signed_issuer(cluster, config, anchor, store, now)
-
-    def release(chart: Chart) -> None:
-        values = values_for(chart, config, facts, trust_bundle=anchor.bundle)
-        helm.reconcile(desired_release(config, chart, values))
-
-    def extension(name: ChartName, namespace: str) -> None:
-        release(catalog.find(name))
-        ensure_meshed(cluster, namespace, config.timeout_seconds, _ignore)
-
-    def application() -> None:
-        workloads = ensure_emojivoto(cluster, config)
-        await_rollouts(cluster, workloads, config.timeout_seconds, _ignore, every=0.3)
-
-    def traefik() -> None:
-        release(catalog.find("traefik"))
-        ensure_ingress(cluster, config)
-
-    charts = charts_of(config)
-    if "linkerd-crds" in charts:
-        release(catalog.find("linkerd-crds"))
-    release(catalog.find("linkerd2" if "linkerd2" in charts else "linkerd-control-plane"))
-    _side_by_side(
-        *(
-            partial(extension, name, namespace)
-            for name, namespace in (
-                ("linkerd-viz", config.namespaces.viz),
-                ("linkerd-jaeger", config.namespaces.jaeger),
-            )
-            if name in charts
-        ),
-        application,
-        traefik,
-    )
-    pair = store.load()
+    meshes.install(cluster, config, helm_path)
+    pair = meshes.store_of(cluster, config).load()
     assert pair is not None
     return InstalledMesh(config, cluster, pair)
-
-
-def _side_by_side(*works: Callable[[], T]) -> list[T]:
-    with ThreadPoolExecutor(len(works)) as pool:
-        running = [pool.submit(work) for work in works]
-        return [future.result() for future in running]
-
-
-def _ignore(_ready: int, _wanted: int, _text: str) -> None:
-    """Progress that nobody looks at."""

@@ -1,22 +1,28 @@
-"""Meshes to rotate: the control plane alone, with as many meshed workloads as a test wants."""
+"""Meshes installed and rotated without Prefect; without more they are the control plane alone."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
-from mesh.charts import ChartCatalog, ChartName
+from mesh.charts import ChartCatalog, ChartName, charts_of
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
+from mesh.emojivoto import ensure_emojivoto
 from mesh.helm import Helm, desired_release
+from mesh.ingress import ensure_ingress
+from mesh.injection import ensure_meshed
 from mesh.issuer import ensure_cert_manager_issuer, ensure_self_signed_issuer, webhook_authorities
 from mesh.namespaces import ensure_namespaces
 from mesh.restarts import RestartPolicy, read_data_plane
+from mesh.rollout import await_rollouts
 from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.rotation.plan import RotationPlan, look
@@ -81,8 +87,9 @@ def ring_of(cluster: Cluster, config: MeshConfig) -> KeyRing:
 def install(
     cluster: Cluster, config: MeshConfig, helm_path: str, store: KeyStore | None = None
 ) -> None:
-    """What bootstrap does, without Prefect."""
+    """What bootstrap does, without Prefect and as much side by side as there can be."""
     helm, catalog, now = Helm(cluster, helm_path), ChartCatalog(config), datetime.now(UTC)
+    charts = charts_of(config)
 
     def release(name: ChartName, bundle: str = "") -> None:
         chart = catalog.find(name)
@@ -97,15 +104,39 @@ def install(
     ensure_namespaces(cluster, config)
     store = store or store_of(cluster, config)
     anchor = ensure_trust_anchor(cluster, config, store, now)
-    is_one_chart = config.linkerd.layout == "one-chart"
-    if not is_one_chart:
+    if "linkerd-crds" in charts:
         release("linkerd-crds")
     if config.issuer == "cert-manager":
         release("cert-manager")
         ensure_cert_manager_issuer(cluster, config, anchor, store, now, 120)
     else:
         ensure_self_signed_issuer(cluster, config, anchor, store, now)
-    release("linkerd2" if is_one_chart else "linkerd-control-plane", anchor.bundle)
+    release("linkerd2" if "linkerd2" in charts else "linkerd-control-plane", anchor.bundle)
+
+    def extension(name: ChartName, namespace: str) -> None:
+        release(name, anchor.bundle)
+        ensure_meshed(cluster, namespace, config.timeout_seconds, quiet)
+
+    def application() -> None:
+        workloads = ensure_emojivoto(cluster, config)
+        await_rollouts(cluster, workloads, config.timeout_seconds, quiet, every=0.3)
+
+    def traefik() -> None:
+        release("traefik")
+        ensure_ingress(cluster, config)
+
+    on_top: list[Callable[[], None]] = []
+    if "linkerd-viz" in charts:
+        on_top.append(partial(extension, "linkerd-viz", config.namespaces.viz))
+    if "linkerd-jaeger" in charts:
+        on_top.append(partial(extension, "linkerd-jaeger", config.namespaces.jaeger))
+    if config.emojivoto.enabled:
+        on_top.append(application)
+    if config.traefik.enabled:
+        on_top.append(traefik)
+    with ThreadPoolExecutor(4) as pool:
+        for running in [pool.submit(work) for work in on_top]:
+            running.result()
 
 
 def add_workloads(

@@ -19,7 +19,8 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from sandbox.prefect_server import PrefectServer
-from tests.support.installed import DEFAULT, PASSPHRASE, InstalledMesh, on
+from tests.support.installed import DEFAULT, InstalledMesh, on
+from tests.support.meshes import PASSPHRASE
 from tests.support.prefect_servers import Server
 from tests.support.processes import uncopied_folder
 from tests.support.waiting import eventually
