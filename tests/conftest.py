@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tests.lengths import length
-from tests.support import meshes
+from tests.support import meshes, shared
 from tests.support.meshes import configuration
 from tests.support.ready_meshes import ReadyMesh, ReadyMeshes
 
@@ -26,8 +27,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what it puts into the background with SIGINT ignored, and so would be all
     # that tests start: a Prefect worker then never ends by SIGTERM.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-NEEDS_MORE = {"binaries", "prefect_server"}
+NEEDS_MORE = {"binaries", "prefect_server"} | (set() if shared.IS_REAL else {"shared_dir"})
 """Fixtures whose tests need more than Python: programs of a cluster, or a Prefect server."""
 
 
@@ -51,6 +50,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.fast)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture is made: whether the charts are here that the test wants."""
+    if item.get_closest_marker("real_charts"):
+        shared.require_real()
+    if "shared_dir" in getattr(item, "fixturenames", ()):
+        parameters = getattr(item, "callspec", None)
+        for value in parameters.params.values() if parameters is not None else ():
+            if shared.is_version(value):
+                shared.require_version(value)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Which tests were not run, as something is not here that they need."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        terminalreporter.section("not run")
+        for reason, count in reasons.most_common():
+            terminalreporter.write_line(f"{count} {'test' if count == 1 else 'tests'}: {reason}")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Stops where groups are not kept together: every worker would set up all of them."""
     if getattr(session.config.option, "loadgroup", False):
@@ -60,14 +81,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_dir() -> Path:
-    """The folder with charts and manifests, which is no part of the project."""
-    if not (SHARED / "charts").is_dir():
-        text = "needs a folder with Helm repositories in charts/ and manifests/ (SHARED_DIR)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
-    return SHARED
+def shared_dir(request: pytest.FixtureRequest) -> Path:
+    """A folder with charts/ and manifests/: the real ones, else those of the rehearsal."""
+    return shared.SHARED if shared.IS_REAL else shared.rehearsal(_helm(request))
+
+
+def _helm(request: pytest.FixtureRequest) -> Path:
+    """Helm, asked for late: most tests that have the real charts need no program."""
+    return request.getfixturevalue("binaries").helm
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +156,8 @@ def ready_mesh(
         def copy(
             version: str, issuer: str = "self-signed", *, workloads: int = 0, **more: Any
         ) -> tuple[Sandbox, MeshConfig]:
+            shared.require_version(version)
+
             def install(sandbox: Sandbox, folder: Path) -> None:
                 made = configuration(version, shared_dir, folder, issuer)
                 meshes.install(sandbox.cluster(), made, helm_path)

@@ -49,6 +49,7 @@ def covered() -> dict[tuple[str, str], list[Check]]:
     return found
 
 
+@pytest.mark.real_charts
 def test_every_check_of_linkerd_is_done_or_has_a_reason(reference: list[dict[str, str]]) -> None:
     wanted = {(row["family"], row["check_id"]) for row in reference}
     left_out = {(each.family, each_id) for each in NOT_COVERED for each_id in each.ids}
@@ -61,6 +62,7 @@ def test_every_check_of_linkerd_is_done_or_has_a_reason(reference: list[dict[str
     assert all(each.reason for each in NOT_COVERED)
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_check_is_of_the_versions_that_linkerd_has_it_in(
     version: str, reference: list[dict[str, str]]

@@ -32,7 +32,12 @@ from sandbox.prefect_server import PrefectServer
 from tests.support.identities import as_account
 from tests.support.processes import terminal_environment
 
-pytestmark = [pytest.mark.xdist_group("exact roles"), pytest.mark.timeout(1200)]
+pytestmark = [
+    # The roles that real charts need.
+    pytest.mark.real_charts,
+    pytest.mark.xdist_group("exact roles"),
+    pytest.mark.timeout(1200),
+]
 
 BEFORE, AFTER = "edge-25.4.4", "edge-26.8.3"
 ROTATION = [

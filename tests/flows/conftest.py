@@ -16,6 +16,7 @@ from sandbox.cluster import Sandbox
 from sandbox.prefect_server import PrefectServer
 from tasks.linkerd_mesh import LinkerdMesh
 from tests.support.flows import ConfigFactory, FlowRunner, Flows
+from tests.support.shared import REHEARSED, require_version
 
 
 @pytest.fixture
@@ -23,6 +24,7 @@ def mesh_config(charts_dir: Path, shared_dir: Path) -> ConfigFactory:
     """Configures a mesh on a sandbox, with charts and manifests of the mirror."""
 
     def configure(sandbox: Sandbox, **config: Any) -> dict[str, Any]:
+        require_version(config.get("version", REHEARSED))
         content = {
             "access": {"kubeconfig": str(sandbox.kubeconfig)},
             "charts": {"mirror": str(charts_dir)},

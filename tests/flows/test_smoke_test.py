@@ -29,7 +29,8 @@ from tests.support.cluster_state import resource_versions
 from tests.support.loopback import DataPlane, LoopbackNode
 
 # One cluster with a mesh for all of them.
-pytestmark = pytest.mark.xdist_group("smoke")
+# The rehearsal has none of the kinds that traffic is split by.
+pytestmark = [pytest.mark.real_charts, pytest.mark.xdist_group("smoke")]
 
 VERSION = "edge-26.8.3"
 

@@ -140,6 +140,7 @@ def written(sandbox: Sandbox, since: int) -> set[Ref]:
     }
 
 
+@pytest.mark.real_charts
 @pytest.mark.timeout(600)
 def test_not_one_write_is_to_what_is_theirs(
     audited: Sandbox,

@@ -89,6 +89,7 @@ def render(helm: str, chart: Path, namespace: str) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(output) if document]
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_webhook_certificate_is_the_one_that_a_chart_mounts_and_serves(
     version: str, helm_path: str, charts_dir: Path

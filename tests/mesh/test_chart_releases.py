@@ -71,6 +71,7 @@ def test_a_release_needs_all_its_charts() -> None:
     assert found[0].charts == (("linkerd-crds", "1.8.0"), ("linkerd-control-plane", "1.16.11"))
 
 
+@pytest.mark.real_charts
 def test_a_folder_is_a_repository(charts_dir: Path) -> None:
     entries = read_repository(str(charts_dir / "stable"), None).entries
     assert entries is not None

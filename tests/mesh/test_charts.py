@@ -31,7 +31,7 @@ from mesh.values import merge
 from mesh.version import LinkerdVersion
 
 
-@pytest.mark.parametrize("channel", ["stable", "edge"])
+@pytest.mark.parametrize("channel", [pytest.param("stable", marks=pytest.mark.real_charts), "edge"])
 def test_every_release_of_a_repository_has_its_charts(charts_dir: Path, channel: str) -> None:
     entries = folder_entries(charts_dir / channel, "linkerd-control-plane")
     assert entries
@@ -86,6 +86,7 @@ def test_an_upstream_version_wins_over_a_repackaged_one() -> None:
     assert choose_linkerd(entries[:1], "linkerd-control-plane", release, None) == entries[0]
 
 
+@pytest.mark.real_charts
 def test_a_configuration_names_the_charts_of_a_release(charts_dir: Path) -> None:
     versions = {"stable-2.15.0": {"linkerd-crds": "1.8.0", "linkerd-control-plane": "1.16.11"}}
     sources = {"mirror": charts_dir, "versions": versions}
@@ -121,6 +122,7 @@ def test_the_newest_release_is_no_pre_release() -> None:
     assert choose_newest(entries, "7.0.0") is None
 
 
+@pytest.mark.real_charts
 def test_a_missing_version_names_those_that_there_are(charts_dir: Path) -> None:
     config = MeshConfig(version="stable-2.14.9", charts={"mirror": charts_dir})
     with pytest.raises(ChartError) as missing:

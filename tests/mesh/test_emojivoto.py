@@ -31,6 +31,7 @@ def test_every_pod_is_meshed_and_the_namespace_is_left_out(manifest: Path) -> No
         assert annotations["linkerd.io/inject"] == "enabled"
 
 
+@pytest.mark.real_charts
 def test_another_namespace_takes_the_names_in_the_pods_along(manifest: Path) -> None:
     config = MeshConfig(profile="demo", namespaces={"emojivoto": "shop"})
     text = json.dumps(emojivoto_objects(load_manifest(str(manifest)), config))

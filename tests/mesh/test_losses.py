@@ -82,6 +82,7 @@ def names(found: ReleaseChange) -> set[str]:
     return {".".join(key) for key in lost_values(found)}
 
 
+@pytest.mark.real_charts
 def test_values_of_the_release_that_the_configuration_lacks_are_named(charts_dir: Path) -> None:
     found = change(charts_dir, INSTALLED)
     # nodeSelector is the chart's default as well: nothing is lost with it.
@@ -95,6 +96,7 @@ def test_values_of_the_release_that_the_configuration_lacks_are_named(charts_dir
     assert "\n" not in finding.remedy
 
 
+@pytest.mark.real_charts
 def test_what_the_finding_says_to_add_keeps_every_value(charts_dir: Path) -> None:
     [finding] = losses([change(charts_dir, INSTALLED)], "")
     text = finding.remedy.partition("configuration: ")[2]
@@ -103,6 +105,7 @@ def test_what_the_finding_says_to_add_keeps_every_value(charts_dir: Path) -> Non
     assert kept.values["tolerations"] == INSTALLED["tolerations"]
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(
     ("installed", "config", "lost"),
     [
@@ -145,6 +148,7 @@ def test_only_what_somebody_set_and_would_miss_is_lost(
     assert names(change(charts_dir, installed, **config)) == ({lost} if lost else set())
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize("chart", ["linkerd-control-plane", "linkerd-viz", "linkerd-jaeger"])
 @pytest.mark.parametrize(
     "then",
@@ -174,6 +178,7 @@ def test_an_upgrade_of_our_own_mesh_loses_nothing(
         assert not names(change(charts_dir, installed, chart=chart, ours=True))
 
 
+@pytest.mark.real_charts
 def test_no_secret_is_shown(charts_dir: Path) -> None:
     key = "PRIVATE KEY"
     installed: Values = {
@@ -188,6 +193,7 @@ def test_no_secret_is_shown(charts_dir: Path) -> None:
     assert "`helm get values` shows" in finding.remedy
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(
     ("installed", "config", "says"),
     [
@@ -212,6 +218,7 @@ def gone(subject: str) -> ObjectChange:
     return ObjectChange(subject, "delete")
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(
     ("subject", "acceptable"),
     [
@@ -252,6 +259,7 @@ def test_secrets_that_a_manifest_no_longer_has_are_found() -> None:
     assert [obj["metadata"]["name"] for obj in found] == ["issuer", "hook"]
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(
     ("owner", "is_new", "acceptable"),
     [
@@ -273,6 +281,7 @@ def test_an_owner_that_would_change_is_named_once(
     assert finding.subject.endswith(" and 2 more")
 
 
+@pytest.mark.real_charts
 def test_a_trust_bundle_that_somebody_else_keeps_is_left_to_them(charts_dir: Path) -> None:
     owner = Owner("trust-manager", "trust-manager's Bundle/linkerd-identity-trust-roots")
     subject = "ConfigMap/linkerd/linkerd-identity-trust-roots"
@@ -286,6 +295,7 @@ def roots(pem: str) -> dict[str, Any]:
     return {"kind": "ConfigMap", "metadata": metadata, "data": {"ca-bundle.crt": pem}}
 
 
+@pytest.mark.real_charts
 def test_a_trust_bundle_that_would_change_is_named(charts_dir: Path) -> None:
     def of(before: str, after: str) -> list[Finding]:
         return losses([replace(change(charts_dir, {}), rendered=(roots(after),))], before)
@@ -320,6 +330,7 @@ def test_pinned_proxies_are_named() -> None:
     assert "at stable-2.12.6" in finding.message
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(
     ("values", "says"),
     [

@@ -32,6 +32,7 @@ from mesh.pki import (
 )
 from mesh.trust_anchor import FileKeyStore, brought_pair, tls_secret
 from tests.support.certificates import DOMAIN, NOW, make, private_pem
+from tests.support.shared import lacks
 
 VERSION = MeshConfig().linkerd
 PASSPHRASE = SecretStr("correct horse battery staple")
@@ -42,7 +43,7 @@ OpenSsl = Callable[[str], None]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an anchor as `-param_enc explicit` makes it, in every form that it may have."""
     if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
+        lacks("openssl")
     path = tmp_path_factory.mktemp("openssl")
     run = runner(path)
     run("ecparam -name prime256v1 -genkey -param_enc explicit -out sec1.key")
@@ -122,7 +123,7 @@ def test_an_issuer_with_explicit_curve_parameters_is_refused(folder: Path) -> No
 
 def test_a_trusted_certificate_is_refused_and_converted_by_its_remedy(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
+        lacks("openssl")
     made = make()
     (tmp_path / "plain").write_text(made.pem)
     runner(tmp_path)("x509 -in plain -trustout -out anchor.pem")

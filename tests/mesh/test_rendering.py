@@ -121,6 +121,7 @@ def is_listed(path: str, defaults: Any) -> bool:
     return True
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize("feature", FEATURES)
 def test_no_value_is_unknown_to_its_chart(charts_dir: Path, version: str, feature: str) -> None:
     config = configure(charts_dir, version, feature)
@@ -151,6 +152,7 @@ def images(value: Any, key: str = "") -> Iterator[str]:
             yield match[1]
 
 
+@pytest.mark.real_charts
 def test_every_image_comes_from_the_private_registry(
     charts_dir: Path, version: str, helm: Helm
 ) -> None:
@@ -173,6 +175,7 @@ def test_every_image_comes_from_the_private_registry(
                 assert names == [], f"{chart.name} {chart.version}"
 
 
+@pytest.mark.real_charts
 def test_every_pod_can_pull_from_the_private_registry(
     charts_dir: Path, version: str, helm: Helm
 ) -> None:
@@ -198,6 +201,7 @@ def test_every_pod_can_pull_from_the_private_registry(
             assert "prefect-linkerd-registry" in pulls, f"{chart.name}: {name_of(obj)}"
 
 
+@pytest.mark.real_charts
 def test_domains_are_the_configured_ones_everywhere(
     charts_dir: Path, version: str, helm: Helm
 ) -> None:
@@ -213,6 +217,7 @@ def test_domains_are_the_configured_ones_everywhere(
             assert "svc.k8s.example.org" in text
 
 
+@pytest.mark.real_charts
 def test_no_release_holds_a_private_key_or_makes_the_issuer(
     charts_dir: Path, version: str, helm: Helm
 ) -> None:
@@ -224,6 +229,7 @@ def test_no_release_holds_a_private_key_or_makes_the_issuer(
         assert "Namespace" not in {obj["kind"] for obj in objects}
 
 
+@pytest.mark.real_charts
 def test_objects_live_in_the_configured_namespaces(
     charts_dir: Path, version: str, helm: Helm
 ) -> None:
@@ -235,6 +241,7 @@ def test_objects_live_in_the_configured_namespaces(
         assert found <= allowed, f"{chart.name} {chart.version}"
 
 
+@pytest.mark.real_charts
 def test_webhooks_get_their_ca_from_cert_manager(
     charts_dir: Path, version: str, helm: Helm
 ) -> None:
@@ -252,6 +259,7 @@ def test_webhooks_get_their_ca_from_cert_manager(
                 assert source.startswith("linkerd") or bundle, name_of(obj)
 
 
+@pytest.mark.real_charts
 def test_high_availability_is_the_charts_own(charts_dir: Path, version: str, helm: Helm) -> None:
     config = configure(charts_dir, version, "ha")
     for chart in charts(config):
@@ -268,6 +276,7 @@ def test_high_availability_is_the_charts_own(charts_dir: Path, version: str, hel
         assert {w["failurePolicy"] for obj in webhooks for w in obj["webhooks"]} == {"Fail"}
 
 
+@pytest.mark.real_charts
 def test_the_dashboard_admits_its_host_alone(charts_dir: Path, version: str, helm: Helm) -> None:
     config = configure(charts_dir, version, "dashboard")
     chart = ChartCatalog(config).find("linkerd-viz")

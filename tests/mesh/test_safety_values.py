@@ -42,6 +42,7 @@ def judged(
     return unsafe_values(chart, config, values), values
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize("version", PLANE)
 @pytest.mark.parametrize(
     ("value", "key", "found"),
@@ -81,6 +82,7 @@ def test_a_value_that_differs_is_named_and_has_no_effect(
     assert KEY.splitlines()[1] not in str(said)
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize("version", PLANE)
 def test_a_value_that_is_the_meshs_passes(charts_dir: Path, version: str) -> None:
     same = {
@@ -100,12 +102,14 @@ def test_a_value_that_is_the_meshs_passes(charts_dir: Path, version: str) -> Non
     assert values["identity"]["externalCA"] is True
 
 
+@pytest.mark.real_charts
 def test_an_anchor_that_is_yet_to_be_made_is_no_pasted_one(charts_dir: Path) -> None:
     extra = ExtraValues(inline={"identityTrustAnchorsPEM": MINE})
     [said], _ = judged(charts_dir, "edge-26.8.3", PLANE["edge-26.8.3"], extra, "yet to be made")
     assert said.expected == "not yet there"
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(
     ("chart", "key"),
     [
@@ -123,6 +127,7 @@ def test_extensions_follow_the_mesh(charts_dir: Path, chart: str, key: str) -> N
     assert values[key] != "else"
 
 
+@pytest.mark.real_charts
 def test_the_line_of_the_file_that_wins_is_named(charts_dir: Path, tmp_path: Path) -> None:
     first, second, third = (tmp_path / f"{name}.yaml" for name in ("first", "second", "third"))
     first.write_text("clusterDomain: overridden.example\n")

@@ -74,6 +74,7 @@ def found(plan: UpgradePlan) -> dict[str, tuple[str, str]]:
     return {finding.id: (finding.severity, str(finding)) for finding in plan.findings}
 
 
+@pytest.mark.real_charts
 def test_a_plan_without_findings_can_be_carried_out(charts_dir: Path) -> None:
     plan = plan_upgrade(snapshot(charts_dir, "stable-2.13.7", "stable-2.14.10"))
     assert require_plan(plan) is plan
@@ -84,6 +85,7 @@ def test_a_plan_without_findings_can_be_carried_out(charts_dir: Path) -> None:
     assert not plan.is_done
 
 
+@pytest.mark.real_charts
 def test_a_kubernetes_that_is_too_old_is_refused(charts_dir: Path) -> None:
     read = snapshot(charts_dir, "edge-25.4.4", "edge-26.8.3")
     now = datetime.now(UTC)
@@ -101,6 +103,7 @@ def test_a_kubernetes_that_is_too_old_is_refused(charts_dir: Path) -> None:
         require_plan(on("v1.20.9"))
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(
     ("owner", "says", "installs"),
     [
@@ -137,6 +140,7 @@ SPLIT: Object = {
 ADAPTOR = Release("smi", "linkerd-smi", "linkerd-smi", "0.2", "", 1, "deployed", datetime.now(UTC))
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(
     ("source", "target", "releases", "severity", "remedy"),
     [
@@ -175,6 +179,7 @@ def test_an_http_route_splits_as_the_traffic_split_did() -> None:
     assert weights == {"web-svc": 900, "web-next": 100}
 
 
+@pytest.mark.real_charts
 def test_an_extension_that_goes_away_is_for_a_person_to_accept(charts_dir: Path) -> None:
     read = snapshot(charts_dir, "edge-25.4.4", "edge-26.8.3", jaeger={"enabled": True})
     plan = plan_upgrade(read)
@@ -190,6 +195,7 @@ def lost(mirror: Path, values: Mapping[str, Any], **parts: Any) -> UpgradePlan:
     return plan_upgrade(replace(read, user_values=user, **parts))
 
 
+@pytest.mark.real_charts
 def test_values_that_would_do_nothing_are_named(charts_dir: Path) -> None:
     # 2.12's own notice: the default policy moved.
     moved = {"policyController": {"defaultAllowPolicy": "cluster-authenticated"}}
@@ -201,6 +207,7 @@ def test_values_that_would_do_nothing_are_named(charts_dir: Path) -> None:
     assert found(accepted)["values"][0] == "warning"
 
 
+@pytest.mark.real_charts
 def test_dependencies_are_planned_and_never_taken_back(charts_dir: Path) -> None:
     policy = {"dependencies": ["cert-manager"]}
     read = snapshot(charts_dir, "edge-25.4.4", "edge-26.8.3", upgrade=policy)

@@ -63,6 +63,7 @@ def test_every_object_says_that_it_is_a_rehearsal(helm, mirror, name, settings) 
         assert obj["metadata"]["annotations"]["prefect-linkerd.dev/rehearsal"] == "true"
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "linkerd-crds"])
 def test_names_are_those_of_the_real_charts(helm, mirror, charts_dir, name) -> None:
     def names(source: Path) -> set[tuple[str, str]]:
@@ -77,6 +78,7 @@ def test_names_are_those_of_the_real_charts(helm, mirror, charts_dir, name) -> N
     assert deployments <= names(mirror)
 
 
+@pytest.mark.real_charts
 def test_the_manifest_has_the_workloads_and_services_of_emojivoto(shared_dir: Path) -> None:
     def names(path: Path) -> set[tuple[str, str]]:
         docs = [doc for doc in yaml.safe_load_all(path.read_text()) if doc]

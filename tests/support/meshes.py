@@ -36,6 +36,7 @@ from mesh.trust_anchor import (
     ensure_trust_anchor,
 )
 from mesh.values import ClusterFacts, values_for
+from tests.support.shared import require_version
 
 PASSPHRASE = SecretStr("correct horse battery staple")
 FAST = RotationOptions(restarts=RestartPolicy(batch_size=100), load_seconds=20, lease_seconds=3)
@@ -49,6 +50,7 @@ def configuration(
     version: str, shared: Path, folder: Path, issuer: str = "self-signed", **more: Any
 ) -> MeshConfig:
     """A mesh without extensions; its anchor's key in a file, or where cert-manager reads it."""
+    require_version(version)
     anchor = (
         {"custody": "in-cluster"}
         if issuer == "cert-manager"

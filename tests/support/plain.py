@@ -35,6 +35,7 @@ from mesh.trust_anchor import ISSUER_SECRET, TlsSecret
 from sandbox.cluster import Sandbox
 from tests.support.installed import SCOPES
 from tests.support.meshes import FAST, PASSPHRASE, chart_of, quiet, ring_of
+from tests.support.shared import require_version
 
 DOMAIN = "cluster.local"
 FILES = {"ca.crt": "ca.crt", "tls.crt": "issuer.crt", "tls.key": "issuer.key"}
@@ -95,6 +96,7 @@ class Plain:
 
     def config(self, version: str, **more: Any) -> MeshConfig:
         """The mesh as this person would describe it, with the key of the anchor."""
+        require_version(version)
         return MeshConfig.model_validate(
             {
                 "name": version.replace(".", "-"),

@@ -291,6 +291,7 @@ def test_the_newest_release_is_of_the_channel_and_has_a_name() -> None:
     assert newest_release(entries[3:], "linkerd-control-plane", "edge") is None
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(("version", "newest"), [("stable-2.11.5", STABLE), ("edge-25.4.4", EDGE)])
 def test_the_newest_release_of_a_repository(
     charts_dir: Path, version: str, newest: LinkerdVersion
@@ -319,6 +320,7 @@ def test_proxies_of_another_version_and_those_that_do_not_say() -> None:
 # The CRDs of each version, against the real charts
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize(
     "version",
     ["stable-2.12.6", "stable-2.13.7", "stable-2.14.10", "edge-25.4.4", "edge-26.8.3"],

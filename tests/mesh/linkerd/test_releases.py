@@ -13,6 +13,7 @@ from mesh.linkerd.releases import RELEASES, chart_version, release_of
 from mesh.version import LinkerdVersion
 
 
+@pytest.mark.real_charts
 def test_every_stable_release_is_known(shared_dir: Path) -> None:
     with (shared_dir / "reference/stable-charts.csv").open() as file:
         rows = {row.pop("linkerd"): row for row in csv.DictReader(file)}

@@ -69,9 +69,9 @@ class Rotated:
 def started(
     version: str, issuer: str, shared: Path, folder: Path, binaries: Binaries
 ) -> Iterator[Rotated]:
+    config = configuration(version, shared, folder, issuer)
     with Sandbox("actions", binaries=binaries) as sandbox:
         cluster, helm = sandbox.cluster(), str(binaries.helm)
-        config = configuration(version, shared, folder, issuer)
         install(cluster, config, helm)
         add_workloads(cluster, WORKLOADS)
         yield Rotated(sandbox, cluster, config, helm)

@@ -39,7 +39,7 @@ from tests.support.trust_manager import (
     install_documented,
 )
 
-pytestmark = pytest.mark.xdist_group("certificate anchor")
+pytestmark = [pytest.mark.real_charts, pytest.mark.xdist_group("certificate anchor")]
 
 WORKLOADS = 12
 BUNDLE = "trust.cert-manager.io/v1alpha1"

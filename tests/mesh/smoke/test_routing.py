@@ -50,6 +50,7 @@ def alone(binaries: Binaries) -> Iterator[Cluster]:
         yield sandbox.cluster()
 
 
+@pytest.mark.real_charts
 @pytest.mark.xdist_group("crds")
 @pytest.mark.parametrize("version", CASES)
 def test_every_step_of_a_split_is_accepted_and_removed(

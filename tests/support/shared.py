@@ -1,0 +1,69 @@
+"""What tests install: the real charts and manifests of a folder, else those of the rehearsal."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import yaml
+
+from sandbox.binaries import cache_folder
+from sandbox.rehearsal import SOURCES, rehearsal_emojivoto, rehearsal_mirror
+
+SHARED = Path(os.environ.get("SHARED_DIR") or Path(__file__).parents[3] / "shared")
+IS_REAL = (SHARED / "charts").is_dir()
+REHEARSED: str = yaml.safe_load((SOURCES / "linkerd-control-plane/Chart.yaml").read_text())[
+    "appVersion"
+]
+"""The only Linkerd version that the rehearsal charts are of."""
+
+
+def lacks(what: str) -> NoReturn:
+    """Skips the running test, which needs something that is not here; in CI it fails."""
+    reason = f"needs {what}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def require_real() -> None:
+    if not IS_REAL:
+        lacks("the real charts and reference files (SHARED_DIR)")
+
+
+def require_version(version: str) -> None:
+    """Where there are only the rehearsal charts, tests of any other version cannot run."""
+    if not IS_REAL and version != REHEARSED:
+        lacks(f"the real charts of {version} (SHARED_DIR)")
+
+
+def is_version(value: object) -> bool:
+    return (
+        isinstance(value, str) and re.fullmatch(r"(stable|edge)-\d+\.\d+\.\d+", value) is not None
+    )
+
+
+def rehearsal(helm: Path) -> Path:
+    """The rehearsal charts and manifest, laid out as the real ones are; packaged once."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(SOURCES)}".encode() + path.read_bytes())
+    home = cache_folder() / "rehearsal-charts"
+    home.mkdir(parents=True, exist_ok=True)
+    kept = home / digest.hexdigest()[:16]
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            partial = home / "partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            rehearsal_mirror(helm, partial / "charts")
+            (partial / "manifests").mkdir()
+            shutil.copy(rehearsal_emojivoto(), partial / "manifests")
+            partial.rename(kept)
+    return kept
