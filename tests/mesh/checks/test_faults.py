@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -593,6 +594,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.real_charts
 @each_of(FAULTS)
 def test_a_fault_is_found_by_exactly_its_checks(mesh: InstalledMesh, fault: Fault) -> None:
     healthy = allowed(mesh)

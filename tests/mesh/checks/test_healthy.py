@@ -8,6 +8,7 @@ from tests.mesh.checks.healthy import ALLOWED, allowed
 from tests.support.installed import InstalledMesh, on
 
 
+@pytest.mark.real_charts
 @pytest.mark.parametrize("mesh", [on(version) for version in ALLOWED], indirect=True)
 def test_a_healthy_mesh_passes(mesh: InstalledMesh) -> None:
     assert mesh.settles_to(allowed(mesh)) == allowed(mesh)
