@@ -31,7 +31,7 @@ from tests.support.ready_meshes import ReadyMeshes
 from tests.support.trust_manager import CURRENT, documented, install_documented
 from tests.support.upgrades import proxies
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.real_charts, pytest.mark.timeout(600)]
 
 EVERY_FLOW = {
     "verify_mesh",

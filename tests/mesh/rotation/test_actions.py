@@ -398,6 +398,7 @@ class TestCertManager:
         kept = [e for e in read_expiries(managed.cluster, managed.config) if e.role == "webhook"]
         assert {expiry.renewed_by for expiry in kept} == {"cert-manager"}
 
+    @pytest.mark.real_charts
     def test_proxies_say_when_their_certificates_were_issued(self, managed: Rotated) -> None:
         times_are_those_of_the_certificates(managed)
 
