@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import yaml
 
 from mesh.certificate_anchor import (
+    TRUST_MANAGER,
     CertificateAnchor,
     anchors_in,
     certificate_for,
@@ -78,7 +79,7 @@ class AdoptionSnapshot:
 
     Where cert-manager signs the issuer, `signing` is the Secret (namespace, name) that it signs
     with, None where its issuer is of another kind than CA; and `anchor` is the trust anchor that a
-    Certificate owns, or why that cannot be read.
+    Certificate owns, or why that cannot be read. `bundle_owner` is who owns trust-manager's Bundle.
     """
 
     base: MeshConfig
@@ -89,6 +90,7 @@ class AdoptionSnapshot:
     revisions: Mapping[Part, Revision] = field(repr=False)
     roots: str
     roots_owner: Owner | None
+    bundle_owner: Owner | None
     issuer: TlsSecret | None = field(repr=False)
     anchor_in: Mapping[str, TlsSecret] = field(repr=False)
     issuer_certificate: Object | None
@@ -155,6 +157,7 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
         if (revision := deployed(cluster, release.name, release.namespace)) is not None
     }
     roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, linkerd)
+    bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
     secret = cluster.get("v1", "Secret", ISSUER_SECRET, linkerd)
     issuer = TlsSecret.of(secret) if secret is not None else None
     certificates = list(cluster.list("cert-manager.io/v1", "Certificate", linkerd))
@@ -172,6 +175,7 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
         revisions=revisions,
         roots=str((roots or {}).get("data", {}).get("ca-bundle.crt", "")),
         roots_owner=owner_of(roots) if roots is not None else None,
+        bundle_owner=owner_of(bundle) if bundle is not None else None,
         issuer=issuer,
         anchor_in={
             place: found
@@ -476,6 +480,7 @@ def _anchor_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
     """Why the trust anchor cannot be replaced, whoever owns the releases."""
     if not _is_cert_managers(snapshot):
         yield from _issuer_refused(snapshot, ())
+        yield from _bundle_refused(snapshot)
         if _is_key_in_cluster(snapshot):
             yield from _anchor_owner(snapshot.anchor_in[snapshot.linkerd])
         return
@@ -488,6 +493,7 @@ def _anchor_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
             pass
         case _:
             yield from _signer_refused(snapshot)
+            yield from _bundle_refused(snapshot)
             if (kept := snapshot.anchor_in.get(_anchor_place(snapshot))) is not None:
                 yield from _anchor_owner(kept)
 
@@ -514,9 +520,26 @@ def _anchor_place(snapshot: AdoptionSnapshot) -> str:
     return snapshot.cert_manager_in if is_cluster else snapshot.linkerd
 
 
+def _bundle_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
+    """Why a trust bundle that the release leaves to somebody else may not be written."""
+    user, _ = _values(snapshot, _control_plane(snapshot))
+    owner = snapshot.roots_owner
+    if owner is None or not _text_at(user, "identity", "externalCA"):
+        return
+    if owner.by == "trust-manager":
+        owner = snapshot.bundle_owner
+    if owner is not None and _is_driven(owner):
+        yield f"the trust bundle belongs to {owner}: replace the anchor there"
+
+
 def _anchor_owner(secret: TlsSecret) -> Iterator[str]:
-    if secret.owner.reconciles:
+    if _is_driven(secret.owner):
         yield f"the trust anchor belongs to {secret.owner}: replace it there"
+
+
+def _is_driven(owner: Owner) -> bool:
+    # What kubectl copied from a Certificate's Secret still names the Certificate.
+    return owner.reconciles and owner.by not in ("cert-manager", "trust-manager")
 
 
 def _refused(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from mesh.adoption import Adoption, AdoptionSnapshot, describe
 from mesh.certificate_anchor import CertificateAnchor, Renewals
 from mesh.config import MeshConfig
 from mesh.errors import NotReady, OwnershipConflict
-from mesh.helm_record import Release
+from mesh.helm_record import Release, Revision
 from mesh.installed import MeshReleases
 from mesh.ownership import Owner
 from mesh.pki import KeyPair, create_trust_anchor, read_certificates, sign_issuer
@@ -47,6 +47,7 @@ def described(**more: Any) -> Adoption:
         "revisions": {},
         "roots": ANCHOR.certificate,
         "roots_owner": HELM,
+        "bundle_owner": None,
         "issuer": secret(ISSUER, KUBECTL),
         "anchor_in": {},
         "issuer_certificate": None,
@@ -165,6 +166,35 @@ def test_what_cert_manager_makes_is_renewed_whoever_owns_the_release() -> None:
     lack = OwnershipConflict("Bundle", expected="two sources", found="one", remedy="Add one.")
     found = signed(anchor=certificate_anchor(obstacle=lack))
     assert why_not(found) == {"rotate_anchor": str(lack)}
+
+
+BUNDLE = Owner("trust-manager", "trust-manager's Bundle/linkerd-identity-trust-roots")
+KUSTOMIZATION = Owner("Flux", "Flux's Kustomization/flux-system/pki")
+
+
+@pytest.mark.parametrize(
+    ("roots", "bundle", "driven"),
+    [
+        (KUBECTL, None, None),
+        (KUSTOMIZATION, None, KUSTOMIZATION),
+        (BUNDLE, KUBECTL, None),
+        (BUNDLE, KUSTOMIZATION, KUSTOMIZATION),
+    ],
+)
+def test_a_trust_bundle_that_something_drives_is_not_rotated(
+    roots: Owner, bundle: Owner | None, driven: Owner | None
+) -> None:
+    external = {"identity": {"externalCA": True}}
+    parts = ("linkerd-control-plane", "linkerd", 1, "deployed", "linkerd-control-plane", "1")
+    revision = Revision(*parts, "stable-2.14.10", external, {}, (), {})
+    found = described(
+        revisions={"linkerd-control-plane": revision},
+        roots_owner=roots,
+        bundle_owner=bundle,
+        anchor_in={"linkerd": secret(ANCHOR, KUBECTL)},
+    )
+    text = f"the trust bundle belongs to {driven}: replace the anchor there"
+    assert why_not(found) == ({"rotate_anchor": text} if driven else {})
 
 
 def test_an_anchor_that_cert_manager_renewed_by_itself_is_rotated_first() -> None:
