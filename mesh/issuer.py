@@ -444,7 +444,7 @@ def ensure_cert_manager_issuer(
     else:
         # Neither the Certificate nor the issuer that it names is ours to write.
         issuer, certificate = map(name_of, cert_manager_objects(config)[:2])
-        left = {issuer, certificate} - {name_of(theirs)}
+        left = {issuer, certificate}
         needed_objects = [own for own in needed_objects if name_of(own.wanted) not in left]
     ensure_own(cluster, needed_objects)
     awaited = {name_of(obj): obj for obj in (own.wanted for own in needed_objects)}
