@@ -104,7 +104,7 @@ def test_every_page_is_plain_english() -> None:
         ("A chart source that is away is only reported.", "is away"),
         ("## Certificates that have ended", "Certificates that have ended"),
         ("It lists which certificates end soon.", "certificates end"),
-        ("| prepare | takes the brought anchor |", "brought anchor"),
+        ("| prepare | takes the brought anchor |", "the brought"),
         ("Nobody is told before it expires.", "is told"),
         ("Pods of which nothing is known are restarted.", "of which"),
         ("```sh\nmake demo    # a mesh from nothing\n```", "mesh from nothing"),
