@@ -38,6 +38,11 @@ THAT_ONE = (
     release("linkerd-control-plane", "2026.8.3", namespace="mesh"),
 )
 
+OLDER, NEWER = (
+    tuple(release(chart, version) for chart in ("linkerd-crds", "linkerd-control-plane"))
+    for version in ("2025.4.4", "2026.8.3")
+)
+
 
 def seen(
     *releases: Release, config: MeshConfig = CONFIG, owned: Sequence[Owner] = (), **more: Any
@@ -118,6 +123,11 @@ ADVICE: dict[str, tuple[Situation, str, Situation]] = {
         ),
         "Change it there",
         (GOOD, CONFIG),
+    ),
+    "another version": (
+        (seen(*OLDER), CONFIG),
+        "Set version to the installed release (edge-1), or use the upgrade flow",
+        (seen(*NEWER), CONFIG),
     ),
     "a namespace of Flux": (
         (

@@ -148,8 +148,21 @@ def test_owners_and_what_helm_keeps_are_known(cluster: Cluster, namespace: str) 
     wanted = [*installed[:3], *new]
     found = object_changes(cluster, namespace, installed, wanted, {own})
     assert [c.subject.rpartition("/")[2] for c in found if c.change == "delete"] == ["gone"]
-    taken = {c.subject.rpartition("/")[2]: c.is_new for c in found if c.taken_from}
-    assert taken == {"handed-over": False, "theirs": True, "somebodys": True}
+
+    def taken(objects: list[Object]) -> dict[str, bool]:
+        found = object_changes(cluster, namespace, installed, objects, {own})
+        return {c.subject.rpartition("/")[2]: c.is_new for c in found if c.taken_from}
+
+    assert taken(wanted) == {"handed-over": False, "theirs": True, "somebodys": True}
+    # As the plan advises: turned off in the chart's values, or deleted by its owner.
+    without_theirs = [obj for obj in wanted if obj is not new[0]]
+    assert taken(without_theirs) == {"handed-over": False, "somebodys": True}
+    cluster.delete("v1", "ConfigMap", "theirs", namespace)
+    assert taken(wanted) == {"handed-over": False, "somebodys": True}
+    # And what its owner's release no longer has is taken without asking.
+    for name in ("handed-over", "somebodys"):
+        cluster.delete("v1", "ConfigMap", name, namespace)
+    assert taken(wanted) == {}
 
 
 def test_the_api_server_says_what_would_change(cluster: Cluster, namespace: str) -> None:
