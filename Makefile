@@ -5,8 +5,8 @@ UV_VERSION := 0.13.9
 # uv from PATH, else one of our own beside the checkout.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen
-# Half of what tests do is waiting: twice as many as cores keep them busy. Each takes about 1.5 GiB.
-WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu); echo $$(( 2 * cores )))
+# Half of what tests do is waiting: three for two cores keep both busy. Each takes about 1.5 GiB.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu); echo $$(( cores + cores / 2 )))
 
 # What the tests use of Debian's packages: the team's database and messaging, and a browser.
 PACKAGES := postgresql redis-server chromium

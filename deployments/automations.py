@@ -1,4 +1,4 @@
-"""What happens by itself: which event starts which flow, and of what people are told.
+"""Automations: which event starts which flow, and what sends a notification.
 
 Pure: what a server should have, for `deployments.register` to bring about.
 """
@@ -22,7 +22,7 @@ OURS = "prefect-linkerd: "
 
 FAILURES_IN_A_ROW = 3
 SILENCE = timedelta(hours=1)
-"""Without a verdict. A server looks for that once in as long: it is told within twice that time."""
+"""Without a verdict. A server looks once in that time, so it notifies within twice that."""
 ONCE_IN = timedelta(days=1)
 """An ending certificate is announced by every run of a check; one rotation a day answers."""
 
@@ -42,7 +42,7 @@ ENDINGS = {
 }
 """After each of these there are no more heartbeats, and rightly so.
 
-A run that is being cancelled is among them: it must not be taken for one that is to go on.
+A run that is being cancelled is among them: it must not be taken for one that is to be resumed.
 """
 STARTED = {"prefect.flow-run.Running", *ENDINGS}
 TAKEN = {f"prefect.flow-run.{s}" for s in ("Pending", "Submitting", "InfrastructurePending")}
@@ -149,9 +149,9 @@ def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
         ),
         AutomationCore(
             name="linkerd: resume crashed changes",
-            description=f"{OURS}another worker goes on with a change, once a day at most.",
+            description=f"{OURS}another worker resumes a change, once a day at most.",
             # Off: a worker that is only cut off may be at work still, and for some minutes two
-            # would be at one mesh. Whoever knows that theirs die whole turns it on.
+            # would be at one mesh. Turn it on where workers die whole.
             enabled=False,
             trigger=EventTrigger(
                 match=_RUNS,
@@ -166,7 +166,7 @@ def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
                 ChangeFlowRunState(
                     state=StateType.SCHEDULED,
                     name="AwaitingRetry",
-                    message="It crashed: another worker goes on.",
+                    message="It crashed: another worker resumes it.",
                     force=False,
                 )
             ],

@@ -1,7 +1,7 @@
 """What each flow asks of a mesh's cluster, as grants of roles.
 
 What Helm does is taken from the charts themselves: their objects, and the rules of the roles among
-them. Kubernetes lets nobody make a role with more than they have, so whoever installs a chart needs
+them. Kubernetes lets nobody make a role with more than they have, so installing a chart needs
 its roles' rules, or the verb `escalate`, by which they could give themselves everything: here it is
 the rules.
 """
@@ -31,7 +31,7 @@ from mesh.values import ClusterFacts, values_for
 RBAC = "rbac.authorization.k8s.io"
 ROLES = ("ClusterRole", "Role")
 COPY = "linkerd-previous-anchor"
-"""The previous anchor's Secret, by the name of Linkerd's documentation."""
+"""The previous anchor's Secret, named as in Linkerd's documentation."""
 KUBERNETES = "v1.34.0"
 """What charts are rendered for; no role of theirs depends on it."""
 
@@ -366,7 +366,7 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     found += [Grant(("get",), "", ("pods/proxy",), place) for place in meshed_namespaces(config)]
     found += [
         Grant(("get",), "", ("configmaps",), names.linkerd, (TRUST_ROOTS,)),
-        # An issuer that is made anew under running pods.
+        # An issuer that is recreated under running pods.
         Grant(("patch",), "", ("pods",), names.linkerd, sometimes=True),
         # The issuer; a key that is kept in the cluster; pull secrets.
         Grant(("create", "get"), "", ("secrets",), names.linkerd),

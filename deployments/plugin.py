@@ -21,7 +21,7 @@ def setup_environment(*, ctx: HookContext) -> None:
     import then, so the work is done by a process of its own.
 
     Raises:
-        RuntimeError: the server could not be prepared; Prefect logs why, and goes on.
+        RuntimeError: the server could not be prepared; Prefect logs why, and continues.
     """
     if ctx.api_url is None or not is_deploy(sys.argv):
         return

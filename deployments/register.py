@@ -39,7 +39,7 @@ from tasks.names import deployment_name
 
 POOL = "linkerd"
 ALERTS = "linkerd-alerts"
-"""The name of the notification block, of any type, by which people are told."""
+"""The name of the notification block, of any type, that notifications go through."""
 
 PREFECT_YAML = Path("prefect.yaml")
 JOB_TEMPLATE = Path(__file__).with_name("base-job-template.json")
@@ -189,7 +189,7 @@ async def ensure_automations(
         wanted += alerts(notification)
     else:
         left.append(
-            f"Nobody is told of anything yet: save a notification block (Slack Webhook, Email, "
+            f"No notifications yet: save a notification block (Slack Webhook, Email, "
             f"…) by the name {ALERTS}, and run this again."
         )
     if not meshes:

@@ -48,7 +48,7 @@ def fleet(
         parameters: The deployment's other parameters, the same for each mesh.
         options: Order, pace, and when to stop.
         goes_on: A name for this round of the fleet, such as a date. A run with the name of one
-            that was stopped goes on where that was. Empty: a round of its own.
+            that was stopped is resumed. Empty: a new round.
         dry_run: Only shows the waves.
 
     Raises:

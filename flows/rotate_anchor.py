@@ -41,17 +41,17 @@ def rotate_anchor(
     """Replaces the trust anchor and the issuer of a running mesh, phase by phase.
 
     Each phase is proven before the next one begins. The run may be stopped or killed at any point:
-    run it again, from any machine, and it goes on from what is on the cluster.
+    run it again, from any machine, and it resumes from what is in the cluster.
 
     Args:
         mesh: Which mesh.
-        action: rotate, or go on with a rotation. dry_run: only plan. abort: go back to the old
+        action: rotate, or resume a rotation. dry_run: only plan. abort: go back to the old
             anchor. recover: a mesh whose certificates have ended, with downtime.
-        new_anchor: The new trust anchor; made here where none is brought.
+        new_anchor: The new trust anchor; created here if none is provided.
         options: The pace of restarts, approvals, and what is allowed.
 
     Raises:
-        MeshError: the object, what was expected, what was found and how to mend it.
+        MeshError: the object, what was expected, what was found and how to fix it.
     """
     plan = plan_rotation(mesh, new_anchor, options, action)
     if action == "dry_run":

@@ -31,7 +31,7 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
             load the new issuer.
 
     Raises:
-        MeshError: the object, what was expected, what was found and how to mend it.
+        MeshError: the object, what was expected, what was found and how to fix it.
     """
     before = look_at_issuer(mesh, options)
     approve_issuer(options)

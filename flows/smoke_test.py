@@ -29,7 +29,7 @@ def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeRepo
 
     Whatever a test makes is gone when it ends. A test that is killed leaves its own objects, which
     the next run removes first, or, without one, Kubernetes itself two minutes later. Where pods are
-    simulated, objects are applied and taken away, traffic is skipped, and the run is completed by
+    simulated, objects are applied and deleted, traffic is skipped, and the run is completed by
     the name of Skipped.
 
     Args:

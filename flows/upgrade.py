@@ -1,4 +1,4 @@
-"""A mesh brought to a newer Linkerd, or back to the one it had."""
+"""Upgrade a mesh to a newer Linkerd, or roll back to the one that it had."""
 
 from typing import Any
 
@@ -58,8 +58,8 @@ def upgrade(
 ) -> UpgradePlan | State[Any]:
     """Brings a mesh one step further, and back again when a gate fails.
 
-    Run again after an interruption, it goes on where the cluster says that it was, in the direction
-    that it had.
+    Run again after an interruption, it resumes where the cluster says that it was, in the same
+    direction.
 
     Args:
         mesh: Which mesh, and its upgrade policy.
@@ -71,7 +71,7 @@ def upgrade(
         restarts: How fast, and in which order, the data plane is restarted.
 
     Raises:
-        MeshError: the object, what was expected, what was found and how to mend it.
+        MeshError: the object, what was expected, what was found and how to fix it.
         UpgradeUndone: a gate failed, and the mesh is at its former version again.
     """
     if reason := declined(mesh):
@@ -127,7 +127,7 @@ def _upgrade(
         f"mesh {mesh.name}",
         expected=f"to be upgraded to {record.target}",
         found=record.reason,
-        remedy=f"It is at {record.source} again and works. Mend this, then run upgrade again.",
+        remedy=f"It is at {record.source} again and works. Fix this, then run upgrade again.",
     )
 
 

@@ -25,7 +25,7 @@ DEFAULTS = VerifyOptions()
 def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report | State[Any]:
     """Judges a mesh by all that `linkerd check` knows, and more; changes nothing.
 
-    The run fails when a check fails, and is completed, by the name of Degraded, with warnings
+    The run fails when a check fails, and finishes in state Degraded with warnings
     alone. Its report stays as artifacts, and goes out as an event.
 
     Args:

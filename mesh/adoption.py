@@ -195,7 +195,7 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
 
 
 def _cert_manager_in(cluster: Cluster, releases: Sequence[Release]) -> str:
-    """The namespace of cert-manager, whoever installed it; its default one where there is none.
+    """The namespace of cert-manager, however installed; its default one where there is none.
 
     Its chart and its static manifest label its Deployments alike.
     """
@@ -477,7 +477,7 @@ def _outlook(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[
 
 
 def _anchor_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
-    """Why the trust anchor cannot be replaced, whoever owns the releases."""
+    """Why the trust anchor cannot be replaced, no matter who owns the releases."""
     if not _is_cert_managers(snapshot):
         yield from _issuer_refused(snapshot, ())
         yield from _bundle_refused(snapshot)

@@ -198,7 +198,7 @@ def deletions(
 ) -> list[Object]:
     """The objects of a release's present manifest that its next one lacks.
 
-    Helm deletes each of them, whoever wrote it last, unless the live object has the annotation
+    Helm deletes each of them, no matter who wrote it, unless the live object has the annotation
     `helm.sh/resource-policy: keep`. Source: helm `pkg/kube/client.go`, `Client.Update`.
     """
     kept = {_identity(obj, namespace) for obj in wanted if not _annotation(obj, "helm.sh/hook")}
@@ -232,7 +232,7 @@ def object_changes(
     """
 
     present = {_identity(obj, namespace): obj for obj in installed}
-    # Hooks are made, run and taken away within the upgrade.
+    # Hooks are created, run and deleted within the upgrade.
     wanted = [obj for obj in wanted if not _annotation(obj, "helm.sh/hook")]
 
     def change(obj: Object) -> ObjectChange | None:

@@ -66,7 +66,7 @@ def decide_split(old: Revision, new_crds: Collection[str], served: Collection[st
     return Split(
         new_crds=tuple(sorted(new_crds)),
         crds=tuple(item for item in crds if item[1]["metadata"]["name"] in new_crds),
-        # The namespace is in no release: whoever uninstalls one must not lose it.
+        # The namespace is in no release: uninstalling one must not delete it.
         control_plane=tuple(
             item for item in documents if item[1]["kind"] not in (CRD, "Namespace")
         ),
@@ -194,7 +194,7 @@ def _annotate(cluster: Cluster, obj: Object, owner: tuple[str, str] | None) -> N
 
 
 def keep_crds(cluster: Cluster, installed: Iterable[Object], wanted: Iterable[Object]) -> list[str]:
-    """Marks every CRD that Helm would take away with an upgrade, so that it does not.
+    """Marks every CRD that Helm would delete with an upgrade, so that it does not.
 
     A CRD that is deleted takes every custom resource with it. Those that were marked, by name.
     """

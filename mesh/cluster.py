@@ -208,7 +208,7 @@ class Cluster:
             403: "Grant this identity the permission (see docs/permissions.md).",
             404: "Check the name, and that its CRD is installed.",
             409: "It was changed or made by somebody else meanwhile: run again.",
-            422: "The API does not accept the object as written: mend the field that it names.",
+            422: "The API does not accept the object as written: fix the field that it names.",
         }
         return ApiError(
             subject,
@@ -260,7 +260,7 @@ class Cluster:
         return frozenset({"v1"} | {v["groupVersion"] for g in groups for v in g["versions"]})
 
     def resource(self, api_version: str, kind: str) -> ApiResource | None:
-        """How a kind is served, or None where it is not (asked anew until it is)."""
+        """How a kind is served, or None where it is not (asked again until it is)."""
         with self._lock:
             known = self._discovered.get(api_version, {}).get(kind)
         if known:
@@ -351,7 +351,7 @@ class Cluster:
             try:
                 answer = self.read(path, query, subject=subject, accept=accept)
             except ApiError as error:
-                # A kind whose CRD has been taken away is not served any more.
+                # A kind whose CRD was deleted is no longer served.
                 if error.status != 404:
                     raise
                 with self._lock:

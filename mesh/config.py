@@ -415,7 +415,7 @@ class Traefik(Section):
 
 
 class TrustAnchorConfig(Section):
-    """The root of trust: made here or brought, and where its private key is kept."""
+    """The root of trust: created here or provided, and where its private key is kept."""
 
     custody: Literal["offline", "in-cluster"] = Field(
         default="offline",
@@ -458,7 +458,7 @@ class TrustAnchorConfig(Section):
     private_key: SecretStr | None = Field(
         default=None,
         title="Own private key (PEM)",
-        description="The brought anchor's key, encrypted with the passphrase or not.",
+        description="The provided anchor's key, encrypted with the passphrase or not.",
     )
     private_key_file: Path | None = Field(
         default=None, title="Own private key file", description="The same, as a PEM file."
@@ -703,7 +703,7 @@ class UpgradePolicy(Section):
     dependencies: list[Literal["cert-manager", "traefik"]] = Field(
         default_factory=list[Literal["cert-manager", "traefik"]],
         title="Dependencies",
-        description="Which of the releases beside Linkerd are brought to their wanted version, "
+        description="Which of the releases beside Linkerd are upgraded to their wanted version, "
         "or the newest, by the same run.",
     )
 

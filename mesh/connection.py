@@ -1,6 +1,6 @@
 """Requests to one API server, as one identity.
 
-TLS, proxies and connections are the Python client's. Its authentication is not: it goes on as
+TLS, proxies and connections are the Python client's. Its authentication is not: it continues as
 `system:anonymous` where a user has no credentials or they cannot be had, reads a token file once
 and with its line end, and ignores impersonation.
 """
@@ -140,7 +140,7 @@ class Connection:
             headers.add(name, value)
 
     def _client_for(self, credential: Credential | None) -> kube.ApiClient:
-        """The client, made anew where the plugin gave another certificate."""
+        """The client, recreated where the plugin gave another certificate."""
         certificate = credential.certificate if credential else ""
         with self._lock:
             if certificate != self._certificate:
@@ -226,7 +226,7 @@ def authorization(user: KubeUser, credential: Credential | None) -> dict[str, st
     """
     token = credential.token if credential is not None else user.token
     if user.token_file:
-        # Read for every request: whoever renews the token writes it there.
+        # Read for every request: a renewed token is written there.
         try:
             token = Path(user.token_file).read_text().strip() or token
         except OSError as error:

@@ -19,7 +19,7 @@ KINDS: dict[Dependency, tuple[tuple[str, str], ...]] = {
         ("traefik.containo.us/v1alpha1", "IngressRoute"),
     ),
 }
-"""The kinds by which an installed dependency is known, whoever installed it."""
+"""The kinds by which an installed dependency is known, no matter who installed it."""
 
 
 def namespace_of(name: Dependency, config: MeshConfig) -> str:

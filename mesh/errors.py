@@ -106,7 +106,7 @@ class CertificateExpired(MeshError):
 
 
 class SmokeTestFailed(MeshError):
-    """The mesh does not keep a promise; what the tests made is gone again."""
+    """The mesh fails a test; what the tests created is removed."""
 
 
 class UpgradeUndone(MeshError):

@@ -3,7 +3,7 @@
 Source: client-go v0.34 `plugin/pkg/client/auth/exec/exec.go`;
 https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
 
-The Python client logs that a program failed and goes on as `system:anonymous`, does not know
+The Python client logs that a program failed and continues as `system:anonymous`, does not know
 `interactiveMode`, and shows no hint of how to install a program that is missing.
 """
 
@@ -208,7 +208,7 @@ def parse(printed: bytes, config: ExecConfig, user_name: str) -> Credential:
 
 
 def cluster_info(cluster: KubeCluster) -> dict[str, Any]:
-    """What a plugin is told of the cluster: its authority as data, and its own configuration.
+    """What a plugin gets to know of the cluster: its authority as data, and its own configuration.
 
     Source: client-go `rest/exec.go`, ConfigToExecCluster.
     """

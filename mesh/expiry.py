@@ -46,7 +46,7 @@ class Expiring:
 
     @property
     def remedy(self) -> str:
-        """Which flow mends it."""
+        """Which flow fixes it."""
         if self.expiry.renewed_by:
             return "cert-manager should have renewed it: look at its Certificate and its log."
         return {

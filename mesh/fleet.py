@@ -53,8 +53,8 @@ class FleetOptions(Section):
         default=24 * 60,
         ge=1,
         title="Minutes for a mesh",
-        description="With no result after so many minutes, waiting for a worker or an approval "
-        "among them, a mesh counts as failed. Its run goes on by itself.",
+        description="With no result after this number of minutes, waits for a worker or approval "
+        "included, a mesh counts as failed. Its run continues by itself.",
     )
 
     @model_validator(mode="after")

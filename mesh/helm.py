@@ -440,7 +440,7 @@ class Helm:
             self._forget(left)
 
     def _forget(self, release: Release) -> None:
-        """Takes away the record of a pending revision, and nothing else.
+        """Deletes the record of a pending revision, and nothing else.
 
         The objects that it made stay: helm adopts what carries the release's own annotations.
         The revision before it, if any, is the newest again. Uninstalling instead, as is often
@@ -623,7 +623,7 @@ def _failure(subject: str, error: helm_errors.Error, trouble: list[str]) -> Rele
             "Another installer owns the named object: uninstall that, or give it away by its "
             "meta.helm.sh annotations."
             if "invalid ownership metadata" in text
-            else "Mend what helm names, then run again."
+            else "Fix what helm names, then run again."
         ),
     )
     failure.transient = any(sign in text for sign in _PASSING)

@@ -30,7 +30,7 @@ RESOURCE_POLICY = "helm.sh/resource-policy"
 MADE_HERE = {"app.kubernetes.io/managed-by": FIELD_MANAGER}
 """The label of every release that these flows install, in Helm's records of it.
 
-Helm carries it to each later revision, whoever makes that, as `helm upgrade --labels` documents.
+Helm carries it to each later revision, by any client, as `helm upgrade --labels` documents.
 """
 _HELMS_OWN = ("name", "owner", "status", "version", "createdAt", "modifiedAt")
 """Labels of a record that are not the release's. Source: helm `pkg/storage/driver`."""
@@ -285,7 +285,7 @@ def record(
 ) -> Object:
     """The Secret of a first revision that takes some of another release's objects over.
 
-    Helm then upgrades them by a real three-way merge, takes away what a newer chart no longer
+    Helm then upgrades them by a real three-way merge, deletes what a newer chart no longer
     has, and can go back to them.
     """
     content = dict(source.content)

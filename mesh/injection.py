@@ -1,7 +1,7 @@
 """Whether pods carry Linkerd's proxy, and restarting those that were made without it.
 
 Outside high availability the injector's webhook fails open: a pod that is created while no
-injector answers runs without a proxy until it is made anew.
+injector answers runs without a proxy until it is recreated.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def unmeshed(cluster: Cluster, namespace: str) -> list[Workload]:
 
 
 def restart(cluster: Cluster, workload: Workload, now: datetime) -> None:
-    """Makes a workload's pods anew, as `kubectl rollout restart` does."""
+    """Recreates a workload's pods, as `kubectl rollout restart` does."""
     kind, namespace, name = workload
     annotations = {RESTARTED_AT: now.isoformat(timespec="seconds")}
     patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}

@@ -151,7 +151,7 @@ def _check(
 
 
 def chart_issuer(secret: Object | None) -> Values:
-    """The values by which the control plane's chart goes on making the issuer's Secret as it is.
+    """The values by which the control plane's chart keeps making the issuer's Secret as it is.
 
     Empty where the Secret is not the chart's. The live Secret is the truth: whatever upgrades the
     release carries its content along, so no upgrade ever changes or removes the issuer. These are
@@ -508,7 +508,7 @@ def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> 
                 name_of(obj),
                 expected=f"Ready within {timeout:.0f} s",
                 found="; ".join([message, *_requests(cluster, obj), *cluster.events(obj)]),
-                remedy="Mend what the message names, then run again.",
+                remedy="Fix what the message names, then run again.",
             )
         time.sleep(0.3)
 

@@ -355,7 +355,7 @@ def choose(config: Kubeconfig, name: str | None = None) -> KubeContext:
         faults.append(_missing("cluster", context.cluster))
     elif not cluster.server:
         faults.append(f"no server for cluster {context.cluster}")
-    # Without its user kubectl does not go on as system:anonymous either.
+    # Without its user kubectl does not continue as system:anonymous either.
     if user is None:
         faults.append(_missing("user", context.user))
     else:

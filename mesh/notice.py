@@ -1,4 +1,4 @@
-"""What others are told of a mesh: events as data, for whoever can send them."""
+"""Notifications about a mesh: events as data, sent elsewhere."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ RECONCILERS: tuple[By, ...] = (
     "trust-manager",
     "controller",
 )
-"""Owners that bring an object back to what they have written down, whoever changes it."""
+"""Owners that bring an object back to what they have written down, no matter who changes it."""
 
 _HELM = "helm"
 _HELM_CONTROLLER = "helm-controller"
@@ -55,7 +55,7 @@ _ARGO_CD = ("argocd", "argo-cd")
 class Owner:
     """Who owns something. `name` is how messages name them, such as `Helm release infra/linkerd`.
 
-    `release` is the Helm release among whose objects it is, whoever drives that release.
+    `release` is the Helm release among whose objects it is, no matter who drives that release.
     """
 
     by: By

@@ -84,7 +84,7 @@ class CertificateInfo:
         return (self.not_after - now) / timedelta(days=1)
 
     def is_time_valid(self, now: datetime) -> bool:
-        """Whether it is valid now, be it only by the clock of the cluster that made it."""
+        """Whether it is valid now, even if only by the clock of the cluster that created it."""
         return self.not_before - CLOCK_SKEW <= now < self.not_after
 
 

@@ -311,7 +311,7 @@ def gateway_api_owner(crds: Iterable[Object], config: MeshConfig, mesh: MeshRele
 def preflight(
     snapshot: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
 ) -> list[Finding]:
-    """Everything that speaks against installing this mesh on this cluster."""
+    """Everything that blocks installing this mesh on this cluster."""
     return [
         *_kubernetes(snapshot, charts),
         *_permissions(snapshot),
@@ -369,7 +369,7 @@ def _kubernetes(snapshot: PreflightSnapshot, charts: Sequence[Chart]) -> list[Fi
                 "error",
                 "nodes",
                 "none is Ready" if snapshot.nodes else "there is none",
-                "Mend the nodes first: no pod could run.",
+                "Fix the nodes first: no pod could run.",
             )
         )
     elif snapshot.unready_nodes:

@@ -239,7 +239,7 @@ def report_markdown(report: Report, before: frozenset[str] | None = None) -> str
         now = failing_ids(report_rows(report))
         lines += ["## Since the last run", ""]
         changes = [f"- new: `{check}`" for check in sorted(now - before)]
-        changes += [f"- mended: `{check}`" for check in sorted(before - now)]
+        changes += [f"- fixed: `{check}`" for check in sorted(before - now)]
         lines += [*(changes or ["Nothing changed."]), ""]
     if report.expiries:
         lines += ["## Certificates", "", "| days left | certificate | where | ends |"]

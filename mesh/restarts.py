@@ -7,7 +7,7 @@ need a restart, and gives a `RestartPlan`:
 - the control plane first, one workload at a time with identity before the others, then the
   extensions, then every other meshed workload, the namespaces that the policy names before those
   that it does not;
-- batches that keep to the policy's size and to the pods that update strategies may take away at
+- batches that keep to the policy's size and to the pods that update strategies may remove at
   once, and that ask no PodDisruptionBudget for more than it allows;
 - what a restart cannot do and a person has to (`by_hand`): bare pods, Jobs, OnDelete strategies,
   paused Deployments, partitions, budgets that allow nothing.
@@ -74,8 +74,8 @@ class RestartPolicy(Section):
         default=None,
         ge=1,
         title="Unavailable pods",
-        description="Pods that the update strategies of one batch may take away at once, together; "
-        "a workload that takes more by itself has a batch of its own. Empty: no bound.",
+        description="Pods that the update strategies of one batch may remove at once, together; "
+        "a workload that removes more by itself gets its own batch. Empty: no bound.",
     )
     namespaces: tuple[str, ...] = Field(
         default=(),
@@ -95,7 +95,7 @@ class RestartPolicy(Section):
 class RestartTarget:
     """A workload as a restart sees it.
 
-    `disruption` is how many of its pods its update strategy may take away at once, `waves` in how
+    `disruption` is how many of its pods its update strategy may remove at once, `waves` in how
     many steps it replaces them all, and `obstacle` why the annotation does not restart it, or
     nothing. `pin` is the version at which its pod template keeps its proxies, if it does.
     """
@@ -188,7 +188,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ByHand:
-    """What has to be made anew by a person, and why."""
+    """What has to be restarted manually, and why."""
 
     subject: str
     reason: str
@@ -230,7 +230,7 @@ def plan_restarts(
     *,
     tolerated: frozenset[Workload] = frozenset(),
 ) -> RestartPlan:
-    """The batches that make every pod anew that needs it; changes nothing.
+    """The batches that restart every pod that needs it; changes nothing.
 
     Args:
         tolerated: workloads known not to be well, which are restarted though not rolled out.
@@ -266,24 +266,24 @@ def _why_by_hand(pod: Pod) -> str:
     if pod.owner is None:
         return (
             "no Deployment, StatefulSet or DaemonSet makes it: delete it, or let what made it "
-            "make it anew"
+            "recreate it"
         )
     owner = "/".join(pod.owner)
     if pod.owner[0] == "Job":
-        return f"{owner} makes it: let it end, or delete and make the Job anew"
+        return f"{owner} makes it: let it finish, or delete and recreate the Job"
     if pod.owner[0] in LONG_RUNNING:
         return f"{owner}, which made it, is not there any more: delete the pod"
     return f"{owner} makes it, which these flows do not restart: do that by its own means"
 
 
 def _blocked(target: RestartTarget, budgets: Iterable[Budget]) -> str:
-    """The budget that will never allow what a workload's own update strategy takes away."""
+    """The budget that will never allow what a workload's own update strategy removes."""
     for budget in budgets:
         too_few = target.disruption > budget.allowed and budget.is_settled
         if too_few and budget.covers(target):
             return (
                 f"its update takes {target.disruption} pods away and {budget.subject} allows "
-                f"{budget.allowed}: loosen one of the two, or restart it by hand"
+                f"{budget.allowed}: loosen one of the two, or restart it manually"
             )
     return ""
 
@@ -456,7 +456,7 @@ def _obstacle(kind: str, spec: Mapping[str, Any]) -> str:
 
 
 def _strategy(kind: str, spec: Mapping[str, Any], replicas: int) -> tuple[int, int]:
-    """How many pods an update may take away at once, and how many it replaces at once.
+    """How many pods an update may remove at once, and how many it replaces at once.
 
     Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#strategy
     """
@@ -620,7 +620,7 @@ def _await_budgets(
     timeout: float,
     tolerated: frozenset[Workload],
 ) -> None:
-    """Waits until every budget allows what the batch takes away."""
+    """Waits until every budget allows what the batch removes."""
     costs = [t for t in batch.targets if t.disruption and t.workload not in tolerated]
     deadline = time.monotonic() + timeout
     while True:
@@ -641,6 +641,6 @@ def _await_budgets(
                 f"{', '.join('/'.join(workload) for workload in batch.workloads)}",
                 found=f"that it allows {budget.allowed}, with {budget.healthy} of "
                 f"{budget.expected} pods healthy",
-                remedy="Mend the pods that are not well, or loosen the budget, then run again.",
+                remedy="Fix the unhealthy pods, or loosen the budget, then run again.",
             )
         time.sleep(1.0)

@@ -217,7 +217,7 @@ class TroubleWatch:
     looked at. It never fails: who waits meets the same fault of the API server and reports it.
 
     Args:
-        is_new: whether a workload is as whoever waits has made it. What is hopeless of an older one
+        is_new: whether a workload is as its waiter made it. What is hopeless of an older one
             may be just what is about to be fixed: it is looked at for as long as other troubles.
     """
 

@@ -2,7 +2,7 @@
 
 Each part is one paged list (or a few objects by name), the parts are read side by side, and of
 large objects only what checks look at is kept. A part that cannot be read, for want of a permission
-or of an answer, does not stop the others: whoever looks at it gets its error.
+or of an answer, does not stop the others: reading it raises its error.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def refusals(events: Iterable[Object]) -> dict[tuple[str, str, str], Refusal]:
 
 
 def refusal_remedy(message: str) -> str:
-    """What to do where pods are refused, by the words of whoever refuses them."""
+    """What to do where pods are refused, in the words of what refuses them."""
     if POD_SECURITY in message:
         own = "linkerd-init" in message
         label = "lower the namespace's label pod-security.kubernetes.io/enforce"

@@ -1,4 +1,4 @@
-"""The root of trust of a mesh: adopted, brought or made, and where its private key is kept."""
+"""The root of trust of a mesh: adopted, provided or created, and where its private key is kept."""
 
 from __future__ import annotations
 
@@ -364,7 +364,7 @@ def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore | None) 
         store: None where no place for the key is chosen yet.
 
     Raises:
-        InvalidInput: the brought anchor or the key store cannot be read.
+        InvalidInput: the provided anchor or the key store cannot be read.
     """
     namespace = config.namespaces.linkerd
     kept = store.load() if store is not None else None
@@ -409,7 +409,7 @@ def decide_trust_anchor(
     another cluster is only taken where the user asks for that.
 
     Raises:
-        InvalidInput: what is brought or kept is unfit, or is not what the mesh trusts.
+        InvalidInput: what is provided or kept is unfit, or is not what the mesh trusts.
     """
     domain = config.trust_domain
     if snapshot.brought is not None:
@@ -530,7 +530,7 @@ def ensure_trust_anchor(
     leaves an anchor that the next run adopts.
 
     Raises:
-        InvalidInput: the brought, kept or trusted anchor is unfit; nothing was changed.
+        InvalidInput: the provided, kept or trusted anchor is unfit; nothing was changed.
         OwnershipConflict: the place for the key holds another anchor.
     """
     snapshot = read_snapshot(cluster, config, store)

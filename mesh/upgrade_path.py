@@ -26,7 +26,7 @@ def why_not(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] 
             )
         return (
             f"it is older than {current}, and a downgrade is not supported",
-            "An upgrade that fails goes back by itself; to return later, install anew.",
+            "An upgrade that fails rolls back by itself; to return later, reinstall.",
         )
     if current.channel == "edge":
         return None

@@ -443,7 +443,7 @@ def _refused(snapshot: PlanSnapshot) -> list[Finding]:
 
 def plan_markdown(plan: UpgradePlan, traffic_splits: Sequence[Object] = ()) -> str:
     """The whole plan as a page."""
-    head = "goes on" if plan.resumes else "plan"
+    head = "resumed" if plan.resumes else "plan"
     lines = [f"# Mesh {plan.mesh}: upgrade from {plan.source} to {plan.target} ({head})", ""]
     if plan.is_done:
         lines += ["It is there already: there is nothing to do.", ""]

@@ -1,4 +1,4 @@
-"""What an upgrade that was interrupted needs to go on or back: one ConfigMap in the cluster."""
+"""What an interrupted upgrade needs to resume or roll back: one ConfigMap in the cluster."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def write_record(cluster: Cluster, config: MeshConfig, record: UpgradeRecord) ->
 
 
 def end(cluster: Cluster, config: MeshConfig) -> None:
-    """Takes the record away: the upgrade has arrived, there or back."""
+    """Deletes the record: the upgrade is done, there or back."""
     cluster.delete("v1", "ConfigMap", NAME, config.namespaces.linkerd)
 
 

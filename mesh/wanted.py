@@ -133,7 +133,7 @@ def _is_undeclared(
 
 
 def dependencies_of(config: MeshConfig) -> list[Dependency]:
-    """What the mesh needs beside Linkerd, whoever installs it."""
+    """What the mesh needs beside Linkerd, no matter who installs it."""
     found: list[Dependency] = ["cert-manager"] if config.issuer == "cert-manager" else []
     return [*found, "traefik"] if config.traefik.enabled else found
 

@@ -22,7 +22,7 @@ EVERY = 1.0
 
 
 class Refused(Exception):
-    """Somebody did not approve; what was done before stays, and a later run goes on from it."""
+    """Somebody did not approve; what was done before stays, and a later run resumes from it."""
 
 
 class _Watch(threading.Thread):
@@ -56,7 +56,7 @@ class _Watch(threading.Thread):
             return self._answer == "yes"
         # The log's last line says what for.
         try:
-            return typer.confirm(f"{run.name} waits for approval. Go on?", err=True)
+            return typer.confirm(f"{run.name} waits for approval. Continue?", err=True)
         except (typer.Abort, EOFError):
             return False
 

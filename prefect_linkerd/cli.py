@@ -124,7 +124,7 @@ COMMANDS = (
     Command(
         "upgrade",
         "upgrade",
-        "A mesh brought to a newer Linkerd, and back again when a gate fails.",
+        "Upgrade a mesh to a newer Linkerd, and roll back when a gate fails.",
         (
             Parameter(
                 "to",
@@ -152,7 +152,7 @@ COMMANDS = (
                 "action",
                 Action,
                 "rotate",
-                help="rotate, or go on with a rotation. dry_run: only plan. abort: back to the old "
+                help="rotate, or resume a rotation. dry_run: only plan. abort: back to the old "
                 "anchor. recover: a mesh whose certificates have ended, with downtime.",
             ),
             Parameter("new_anchor", NewAnchor, prefix="new-anchor-"),
@@ -362,7 +362,7 @@ def _run(
                 command.name,
                 expected="to be approved",
                 found="that it was not" if answer == "ask" else "nobody at a terminal to ask",
-                remedy="Run it again to go on from where it is; --yes approves without asking.",
+                remedy="Run it again to resume; --yes approves without asking.",
             ) from None
         result: Any = state.result()
         mesh = config.name if config else ""

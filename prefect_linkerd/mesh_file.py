@@ -53,7 +53,7 @@ def load_mesh(
     given = {"kubeconfig": kubeconfig, "context": context}
     if flags := {name: value for name, value in given.items() if value}:
         own: Any = fields.get("access") or {}
-        # Whoever names a kubeconfig is not in the cluster.
+        # A named kubeconfig means that we are not in the cluster.
         fields["access"] = {**own, **flags, "in_cluster": False} if isinstance(own, dict) else own
     for setting in settings:
         _set(fields, setting)
@@ -105,7 +105,7 @@ def wrong_fields(subject: str, error: ValidationError, expected: str) -> Invalid
         f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ")
         for item in error.errors()
     )
-    return InvalidInput(subject, expected=expected, found=wrong, remedy="Mend these fields.")
+    return InvalidInput(subject, expected=expected, found=wrong, remedy="Fix these fields.")
 
 
 def fields_of(settings: Sequence[str]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def prepared(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) -> 
     """The fleet's blocks and deployment on the server of this process, and a worker for its runs.
 
     Args:
-        meshes: by name; a block of an earlier fleet is brought up to date.
+        meshes: by name; a block of an earlier fleet is updated.
         flow_name: what is run for each.
         at_once: how many runs the worker has at the same time.
 

@@ -48,7 +48,7 @@ class _Steps(logging.Handler):
             text = mark if is_said else f"{mark}: {why}"
         elif record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()}: {text}"
-        # Anew each time, as a live progress bar stands in for it.
+        # Looked up each time, as a live progress bar stands in for it.
         print(f"{step:>20}  {text}" if step else text, file=sys.stderr, flush=True)
 
 

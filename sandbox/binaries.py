@@ -188,7 +188,7 @@ def _built(program: Program) -> Path:
 
 
 def _fingerprint(program: Program) -> str:
-    """What a build depends on, so that a change of a version or of the source builds anew."""
+    """What a build depends on, so that a change of a version or of the source builds again."""
     digest = hashlib.sha256(f"{program.package} {program.ldflags}".encode())
     folder = SOURCES / program.module
     names = ["go.mod", "go.sum"]

@@ -75,7 +75,7 @@ class Sandbox:
     """One cluster, with its own ports on 127.0.0.1 and its own data folder.
 
     As a context manager it is gone at the end of the block, with its data. `start` and `stop` do
-    the same by hand; with `detached` it outlives this process and is found again by its name.
+    the same manually; with `detached` it outlives this process and is found again by its name.
 
     Args:
         name: tells sandboxes apart in messages and, when detached, on disk.

@@ -10,7 +10,7 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports, free at this moment."""
+    """A number of different ports, free at this moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for listener in sockets:

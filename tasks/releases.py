@@ -37,7 +37,7 @@ from tasks.step import step
 def release(
     mesh: LinkerdMesh, chart: Chart, facts: ClusterFacts, trust_bundle: str = ""
 ) -> Outcome:
-    """Installs, upgrades, mends or leaves alone one release."""
+    """Installs, upgrades, repairs or leaves alone one release."""
     at = locate(cluster_of(mesh), mesh, chart.name) if chart.name in PARTS else None
     return _reconcile(mesh, chart, facts, trust_bundle, at)
 

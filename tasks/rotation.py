@@ -80,7 +80,7 @@ def with_key(new: NewAnchor) -> NewAnchor:
             f"Prefect Secret block {name}",
             expected="the new trust anchor's private key (PEM)",
             found="no block of that name" if content is None else "something that is no text",
-            remedy="Save the key there. A rotation that has begun goes on without: give no anchor.",
+            remedy="Save the key there. A rotation that has begun needs none: give no anchor.",
         )
     return new.with_key(SecretStr(content))
 
@@ -115,7 +115,7 @@ def claimed_mesh(
     limit = f"linkerd-rotation-{mesh.name}"
     _ensure_limit(limit)
     # The slot of a run that died is free again when its lease is over, 60 s at least. A server that
-    # is away for longer stops nothing: the claim holds without it.
+    # is unreachable for longer stops nothing: the claim holds without it.
     slot = concurrency(
         limit,
         strict=True,

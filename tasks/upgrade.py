@@ -100,7 +100,7 @@ def choose_target(mesh: LinkerdMesh, to: str | None) -> LinkerdVersion:
     return newest_hop(mesh.upgrade, current, versions_for(mesh, current))
 
 
-@step("plan", description="What the upgrade would change, and what speaks against it.")
+@step("plan", description="What the upgrade would change, and what blocks it.")
 def plan(mesh: LinkerdMesh, target: LinkerdVersion, accept: frozenset[str]) -> Planned:
     """Also as a markdown artifact; changes nothing.
 
@@ -184,7 +184,7 @@ def split_chart(mesh: LinkerdMesh, planned: Planned) -> list[str]:
     return moved
 
 
-@step("end of the split", description="Takes the record of release linkerd2 away.")
+@step("end of the split", description="Deletes the record of release linkerd2.")
 def finish_split(mesh: LinkerdMesh, planned: Planned, record: UpgradeRecord) -> None:
     cluster = cluster_of(mesh)
     old = installed_releases(cluster, mesh, read_releases(cluster)).get(OLD)
@@ -205,7 +205,7 @@ def _rendered_crds(cluster: Cluster, planned: Planned) -> list[Object]:
     return Helm(cluster).render(chart, CRDS, namespace, {}, planned.facts)
 
 
-@step("keep CRDs", description="Sees to it that Helm takes no CRD away.")
+@step("keep CRDs", description="Makes sure that Helm deletes no CRD.")
 def keep_crds(mesh: LinkerdMesh, planned: Planned) -> list[str]:
     """The CRDs that the new charts no longer have, and that stay."""
     cluster = cluster_of(mesh)
@@ -333,7 +333,7 @@ def _go_back(
             return is_done
 
 
-@step("end", description="Takes the record away, and the history of uninstalled extensions.")
+@step("end", description="Deletes the record, and the history of uninstalled extensions.")
 def end_record(mesh: LinkerdMesh, plan: UpgradePlan | None = None) -> None:
     cluster = cluster_of(mesh)
     for gone in plan.steps if plan else ():
@@ -359,7 +359,7 @@ def keep_version(mesh: LinkerdMesh) -> None:
     name: str | None = mesh._block_document_name  # pyright: ignore[reportPrivateUsage]
     if name is None:
         return
-    # Read anew, as somebody may have changed the block meanwhile.
+    # Read again, as somebody may have changed the block meanwhile.
     stored = cast("LinkerdMesh", LinkerdMesh.load(name))  # pyright: ignore[reportUnknownMemberType]
     if stored.version != mesh.version:
         at_version(stored, mesh.linkerd).save(name, overwrite=True)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]

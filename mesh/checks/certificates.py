@@ -90,7 +90,7 @@ def _anchor_name(info: CertificateInfo) -> str:
 def _(snapshot: Snapshot) -> Problems:
     if not snapshot.trust_bundle:
         raise Skip("there is no trust bundle")
-    remedy = "Start rotate_anchor; an anchor that is not used any more is taken away by its end."
+    remedy = "Start rotate_anchor; its end removes anchors that are no longer used."
     yield from _ending(snapshot, "trust anchor", {}, remedy)
 
 

@@ -111,7 +111,7 @@ class Check:
         except Skip as reason:
             return CheckResult(self, "skipped", reason=str(reason))
         except MeshError as error:
-            return self._broken(Problem(error.subject, f"it could not be judged: {error}", ""))
+            return self._broken(Problem(error.subject, f"it could not be checked: {error}", ""))
         except Exception as error:
             text = f"the check itself failed: {type(error).__name__}: {error}"
             return self._broken(Problem(self.id, text, "Report this with the version in use."))

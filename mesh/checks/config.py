@@ -16,7 +16,7 @@ from mesh.version import LinkerdVersion
 crd = Category("linkerd-crd", "crds")
 config = Category("linkerd-config", "control-plane")
 
-AGAIN = "Run bootstrap again, which installs the release anew."
+AGAIN = "Run bootstrap again, which reinstalls the release."
 COMPONENTS = ("destination", "identity", "proxy-injector")
 SERVICE_ACCOUNTS = tuple(f"linkerd-{component}" for component in COMPONENTS)
 

@@ -60,7 +60,7 @@ def _(snapshot: Snapshot) -> Problems:
                 yield Problem(
                     f"ReplicaSet/{metadata['namespace']}/{metadata['name']}",
                     f"{condition.get('reason', '')}: {condition.get('message', '')}",
-                    "Mend what refuses its pods, such as a quota or a webhook.",
+                    "Fix what rejects its pods, such as a quota or a webhook.",
                 )
 
 
@@ -119,7 +119,7 @@ def _(snapshot: Snapshot) -> Problems:
             yield Problem(
                 f"Node/{node['metadata']['name']}",
                 "it does not expose a podCIDR",
-                "Some networks never do: see by hand that clusterNetworks has every pod.",
+                "Some networks never do: check manually that clusterNetworks covers every pod.",
             )
 
 
@@ -188,7 +188,7 @@ def parse_network(text: str) -> Network:
             "clusterNetworks",
             expected="networks such as 10.0.0.0/8, joined by commas without spaces",
             found=repr(text),
-            remedy="Mend clusterNetworks in the control plane's values.",
+            remedy="Fix clusterNetworks in the control plane's values.",
         ) from None
 
 

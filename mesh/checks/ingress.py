@@ -28,7 +28,7 @@ def _(snapshot: Snapshot) -> Problems:
             text = f"it leads to port {port} of Service/{namespace}/{name}, which has no such port"
         else:
             continue
-        yield Problem(name_of(obj), text, "Mend its backend, or delete it.")
+        yield Problem(name_of(obj), text, "Fix its backend, or delete it.")
 
 
 @ingress.check("pl-ingress-endpoints", "ingress objects lead to pods that are ready", "warning")

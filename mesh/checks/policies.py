@@ -40,7 +40,7 @@ def _(snapshot: Snapshot) -> Problems:
             text = f"none of the {len(pods)} pods that it selects has a proxy to enforce it"
         else:
             continue
-        yield Problem(name_of(server), text, "Mend its podSelector or port, or delete it.")
+        yield Problem(name_of(server), text, "Fix its podSelector or port, or delete it.")
 
 
 @policies.check(
@@ -61,7 +61,7 @@ def _(snapshot: Snapshot) -> Problems:
             )
             text = "its selector takes no Server of its namespace"
         if not there:
-            yield Problem(name_of(authorization), text, "Mend what it names, or delete it.")
+            yield Problem(name_of(authorization), text, "Fix what it names, or delete it.")
 
 
 @policies.check(
@@ -75,7 +75,7 @@ def _(snapshot: Snapshot) -> Problems:
             yield Problem(
                 name_of(policy),
                 f"its target {_reference(target, namespace)} does not exist",
-                "Mend its targetRef, or delete it.",
+                "Fix its targetRef, or delete it.",
             )
 
 
@@ -97,7 +97,7 @@ def _(snapshot: Snapshot) -> Problems:
                     name_of(policy),
                     f"it requires {_reference(reference, namespace)}, which does not exist, "
                     "so nobody is let in by it",
-                    "Create what it requires, or mend the reference.",
+                    "Create what it requires, or fix the reference.",
                 )
 
 
@@ -110,7 +110,7 @@ def _(snapshot: Snapshot) -> Problems:
                 yield Problem(
                     name_of(route),
                     f"its parent {_reference(parent, namespace)} does not exist",
-                    "Mend its parentRefs, or delete it.",
+                    "Fix its parentRefs, or delete it.",
                 )
 
 
@@ -131,7 +131,7 @@ def _(snapshot: Snapshot) -> Problems:
                     text = f"its backend Service/{key} has no port {backend['port']}"
                 else:
                     continue
-                remedy = "Mend its backendRefs: requests for it are answered by errors."
+                remedy = "Fix its backendRefs: requests for it are answered with errors."
                 yield Problem(name_of(route), text, remedy)
 
 

@@ -124,7 +124,7 @@ def _wanted(snapshot: Snapshot) -> tuple[DesiredRelease, ...]:
     try:
         return snapshot.wanted
     except MeshError as error:
-        # A chart source that is away is no fault of the mesh; linkerd's check of versions says so.
+        # An unreachable chart source is no fault of the mesh; linkerd's check of versions says so.
         raise Skip(f"there is nothing to compare with: {error}") from None
 
 

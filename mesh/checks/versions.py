@@ -67,7 +67,7 @@ def _(snapshot: Snapshot) -> Problems:
         yield Problem(
             f"ConfigMap/{snapshot.config.namespaces.linkerd}/linkerd-config",
             "its values do not say linkerdVersion",
-            "Run bootstrap again, which installs the release anew.",
+            "Run bootstrap again, which reinstalls the release.",
         )
 
 

@@ -220,7 +220,7 @@ def _restart_all(
     since: datetime,
     on_progress: OnProgress,
 ) -> int:
-    """Makes every proxy anew that started before identity could sign again."""
+    """Recreates every proxy that started before identity could sign again."""
     namespace = config.namespaces.linkerd
 
     def judge(_: DataPlane) -> Needs:

@@ -141,7 +141,7 @@ def renew(cluster: Cluster, namespace: str, name: str) -> None:
 
 
 def issuer_certificate(cluster: Cluster, config: MeshConfig) -> str:
-    """The name of the issuer's Certificate: whoever made it may have named it as they like."""
+    """The name of the issuer's Certificate, which may have any name."""
     found = cluster.list(CERT_MANAGER, "Certificate", config.namespaces.linkerd)
     certificate = certificate_for(found, ISSUER_SECRET)
     return str(certificate["metadata"]["name"]) if certificate is not None else ISSUER_SECRET

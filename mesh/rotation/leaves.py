@@ -3,7 +3,7 @@
 Nothing in the Kubernetes API shows a proxy's certificate. What is known of it is when it was
 issued: not before its pod started, and, where the proxy's admin port can be reached through the API
 server, by the metrics of `identity_cert`. Once every identity pod signs with the new issuer, a
-certificate issued since then is of it. Where neither is known the pod has to be made anew.
+certificate issued since then is of it. Where neither is known the pod has to be recreated.
 """
 
 from __future__ import annotations

@@ -31,13 +31,13 @@ class NewAnchor(Section):
     private_key_file: Path | None = Field(
         default=None,
         title="Private key file",
-        description="The brought anchor's key, on the machine where the flow runs; encrypted with "
+        description="The provided anchor's key, on the machine where the flow runs; encrypted with "
         "the mesh's passphrase (trust_anchor.passphrase) or not.",
     )
     private_key_block: str | None = Field(
         default=None,
         title="Private key block",
-        description="The Prefect Secret block that holds the brought anchor's key (PEM), encrypted "
+        description="The Prefect Secret block with the provided anchor's key (PEM), encrypted "
         "with the mesh's passphrase or not. It may be deleted once the rotation has begun.",
     )
     _private_key: SecretStr | None = PrivateAttr(default=None)
@@ -78,7 +78,7 @@ class NewAnchor(Section):
         return copy
 
     def as_config(self, custody: TrustAnchorConfig) -> TrustAnchorConfig:
-        """The same as a trust anchor that is brought to bootstrap."""
+        """The same as a trust anchor that is provided to bootstrap."""
         return TrustAnchorConfig(
             certificate=self.certificate,
             certificate_file=self.certificate_file,

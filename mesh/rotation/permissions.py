@@ -29,7 +29,7 @@ def issuer_permissions(
     """What `rotate_issuer` writes.
 
     Args:
-        restarted: the workloads that it makes anew; none where the old issuer is valid.
+        restarted: the workloads that it restarts; none where the old issuer is valid.
         has_record: whether the rotations' record, which is also their lease, is there.
         is_charts: whether the control plane's chart makes the issuer, so its release is upgraded.
     """
@@ -76,7 +76,7 @@ def anchor_permissions(
     """What `rotate_anchor` writes: also the release, the trust bundle and the anchors' keys.
 
     Args:
-        restarted: the workloads that it makes anew.
+        restarted: the workloads that it restarts.
         bundle: the trust bundle, which says by whom it is written.
         has_record: see `issuer_permissions`.
         anchor: where a Certificate owns it; then neither keys nor the ConfigMap are written.

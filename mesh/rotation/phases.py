@@ -1,7 +1,7 @@
 """The rotation of a mesh's root of trust: its phases, and which one comes next.
 
 The phases are data. Which one is next is a pure function of what is on the cluster, never of what
-an earlier run wrote down, so that a run may die anywhere and any other may go on. To go back is
+an earlier run wrote down, so that a run may die anywhere and any other may resume. To go back is
 the same rotation with the old anchor as its goal: from every phase the way back has the same
 phases in the same order, and does only those that are needed.
 
@@ -65,7 +65,7 @@ PHASES: tuple[Phase, ...] = (
         "prepare",
         before="The mesh is healthy, its issuer chains to its trust bundle, and its release is of "
         "the configured version.",
-        does="Makes the new trust anchor, or takes the brought one, and keeps its key beside the "
+        does="Creates the new trust anchor, or uses the provided one, and keeps its key beside the "
         "old one's.",
         proof="The new anchor is fit for this mesh and another one than it has.",
         back="Nothing uses the new anchor: its key is removed.",
@@ -250,7 +250,7 @@ def next_phase(snapshot: RotationSnapshot, takes: timedelta = SPARE) -> PhaseNam
 
 
 def needs_restart(snapshot: RotationSnapshot, phase: PhaseName) -> Needs:
-    """Which pods a phase has to make anew."""
+    """Which pods a phase has to recreate."""
     proofs: dict[PhaseName, Callable[[Pod], bool]] = {
         "spread": snapshot.trusts_goal,
         "switch": snapshot.has_goals_leaf,

@@ -194,14 +194,14 @@ def _decide_goal(record: RotationRecord | None, brought: str | None, action: Act
             "rotation",
             expected="none, or one that goes forward",
             found="one that was aborted and is on its way back",
-            remedy="Run abort until it has ended, then rotate anew.",
+            remedy="Run abort until it is done, then rotate again.",
         )
     if given is not None and given != record.goal:
         raise InvalidInput(
             "new trust anchor",
             expected=f"the one of the rotation that has begun, {record.goal}",
             found=f"another one, {given}",
-            remedy="Bring none to go on with it, or abort it first.",
+            remedy="Provide none to resume it, or abort it first.",
         )
     return record.goal
 

@@ -177,7 +177,7 @@ def require_way_back(cluster: Cluster, config: MeshConfig, ring: KeyRing, goal: 
         expected=f"the old anchor's private key in {ring.current.where} or beside it, or an issuer "
         "that it signed",
         found="neither",
-        remedy="There is no way back: run rotate_anchor again, which goes on to the new anchor.",
+        remedy="There is no way back: run rotate_anchor again, which continues to the new anchor.",
     )
 
 
@@ -227,5 +227,5 @@ def refuse(
             subject,
             expected="it to be healthy before its anchor is rotated",
             found=" | ".join(found[:20]),
-            remedy="Mend what is named, or turn allow_unhealthy on.",
+            remedy="Fix what is named, or turn allow_unhealthy on.",
         )

@@ -110,7 +110,7 @@ class RotationClaim:
     Args:
         owner: names this run, and no other.
         lease: seconds after which a holder that is silent has lost it.
-        on_wait: is told whom entering waits for, once.
+        on_wait: called once, with whom entering waits for.
 
     Raises:
         OwnershipConflict: on entering, another run holds it and is alive.
@@ -260,7 +260,7 @@ class RotationClaim:
             try:
                 self._write(lambda data: data)
             except ApiError:
-                # An API server that is away lets nobody else take over either.
+                # While the API server is unreachable nobody else can take over either.
                 continue
             except MeshError:
                 return

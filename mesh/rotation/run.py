@@ -534,7 +534,7 @@ class Rotation:
                 anchor.anchor.subject,
                 expected=f"the anchor {goal}, which everything is of",
                 found="that cert-manager has renewed it again",
-                remedy="Run again: the rotation goes on to that one.",
+                remedy="Run again: the rotation continues to that one.",
             )
         await_roots(self._cluster, self._config, self.read().bundle.fixed | {goal})
         declare(self._cluster, self._helm, self._chart, self._config, on_progress)
@@ -584,7 +584,7 @@ class Rotation:
                 f"Deployment/{namespace}/{late[0]}",
                 expected="it to be rolled out",
                 found="that it is not",
-                remedy="Mend it, then run again.",
+                remedy="Fix it, then run again.",
             )
         if snapshot.anchor is None:
             self._ring.settle(self.record.goal)
@@ -676,7 +676,7 @@ class Rotation:
             f"mesh {self._config.name}, phase {phase}",
             expected=proof,
             found=" | ".join(left[:20]),
-            remedy="Do by hand what is named, then run again: it goes on from here.",
+            remedy="Do manually what is named, then run again: it resumes from here.",
         )
 
     def _wait_until(self, moment: datetime | None) -> None:

@@ -77,7 +77,7 @@ class TrustBundle:
 
     @property
     def settled(self) -> datetime | None:
-        """From when on whoever reads it as it starts reads it as it is now, whatever its clock."""
+        """Any pod started after this instant has read the current bundle, even with clock skew."""
         return self.changed + MARGIN if self.changed is not None else None
 
     @property
@@ -170,7 +170,7 @@ def write_trust_bundle(
 
     Raises:
         ReleaseError: the release could not be upgraded.
-        NotReady: whoever owns the ConfigMap did not write it.
+        NotReady: the ConfigMap's owner did not write it.
     """
     bundle = read_trust_bundle(cluster, config)
     if bundle.owner == "config-map":

@@ -3,7 +3,7 @@
 A chart generates the certificate of each webhook (`genSelfSignedCert`, for 365 days) whenever it is
 rendered, and writes it to the Secret, to the CA that the API server trusts, and as a checksum to
 the pods that serve it. So a Helm upgrade to the same chart and values renews them all, and nothing
-else changes. Certificates that do not come from a chart are left to whoever makes them.
+else changes. Certificates that do not come from a chart are left to their owners.
 
 Sources: `templates/*-rbac.yaml` of the charts, and
 https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/
@@ -210,7 +210,7 @@ def _made_elsewhere(webhook: Webhook, values: Mapping[str, Any], certificate: st
     if own.get("externalSecret"):
         if certificate:
             return f"cert-manager renews it by Certificate {certificate}"
-        return f"{webhook.value}.externalSecret is set: whoever makes it has to renew it"
+        return f"{webhook.value}.externalSecret is set: its owner has to renew it"
     if own.get("crtPEM"):
         return f"it is the value {webhook.value}.crtPEM: replace that, keyPEM and caBundle"
     return ""

@@ -90,7 +90,7 @@ def last_tended(job: Object) -> datetime:
 class Fuse:
     """A run's fuse, tended from the first to the last; a context manager.
 
-    At the end everything that it owns is taken away.
+    At the end everything that it owns is deleted.
 
     Args:
         run: the run's id.
@@ -214,7 +214,7 @@ def _served(cluster: Cluster, kinds: Sequence[tuple[str, str]]) -> list[tuple[st
 
 
 def remove(cluster: Cluster, namespace: str, run: str) -> None:
-    """Takes away everything of a run, and waits until it is gone.
+    """Deletes everything of a run, and waits until it is gone.
 
     Raises:
         NotReady: naming what does not go.

@@ -128,7 +128,7 @@ def judge_split(traffic: Traffic, weights: Mapping[str, int], false_alarm: float
 def judge_canary(
     traffic: Traffic, canary: str, success_rate: float, latency_p99_ms: float | None
 ) -> list[str]:
-    """The health gate of one step: everything that speaks against going on.
+    """The health gate of one step: everything that blocks the next step.
 
     A canary that answered nothing has proved nothing, which is no reason to give it more.
     """
@@ -176,14 +176,14 @@ def judge_faults(
 
 @dataclass(frozen=True)
 class Shift:
-    """What to do with a canary next: go on to a weight, be done, or take all traffic back."""
+    """What to do with a canary next: continue to a weight, be done, or take all traffic back."""
 
     action: Literal["go", "done", "back"]
     weight: int
 
 
 def next_shift(weights: Sequence[int], weight: int, problems: Sequence[str]) -> Shift:
-    """The way of a canary: through rising weights while nothing speaks against it, else back to 0.
+    """The way of a canary: through rising weights while nothing blocks it, else back to 0.
 
     Args:
         weight: the present one; 0 before the first step.

@@ -44,7 +44,7 @@ def keep_promise(
 ) -> SmokeResult:
     """Tests one promise, and leaves the cluster as it was.
 
-    A promise that is not kept is a result, not an error.
+    A failed test is a result, not an error.
 
     Raises:
         ApiError: the API server failed for a moment; the test may be run again.
@@ -222,7 +222,7 @@ def _ingress(run: SmokeRun) -> None:
 _TRAEFIK = "app.kubernetes.io/name=traefik"
 _LOOK_AT_ROUTES = (
     "Look at the client's proxy and the split's object: `linkerd diagnostics policy` or "
-    "`linkerd diagnostics profile` shows what a proxy is told about the Service."
+    "`linkerd diagnostics profile` shows what a proxy knows about the Service."
 )
 
 

@@ -93,7 +93,7 @@ def choose_split(version: LinkerdVersion, serves: Callable[[str, str], bool]) ->
         expected=f"the API server to serve what {version} splits traffic by: "
         + " or ".join(f"{kind} {api_version}" for api_version, kind in candidates),
         found="none of it",
-        remedy=f"Its CRD comes with chart {chart}: install that release anew.",
+        remedy=f"Its CRD comes with chart {chart}: reinstall that release.",
     )
 
 
@@ -109,7 +109,7 @@ def split(
 
     Args:
         name: of the object, where the kind lets us choose.
-        weights: percent by the name of the Service; together 100.
+        weights: percent by Service name; together 100.
     """
     builders: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
         "HTTPRoute": lambda: (name, _http_route(api, service, weights)),

@@ -296,7 +296,7 @@ def test_the_flows_on_a_mesh_that_runs(
     before = read_trust_bundle(terminal.cluster, terminal.config).anchors
     # Somebody says no, and the same rotation goes on when it is run again.
     said = terminal.answered("n", "rotate_anchor", *ROTATION, "--approvals", "bundle", **server)
-    assert "waits for approval. Go on? [y/N]:" in said
+    assert "waits for approval. Continue? [y/N]:" in said
     assert "expected to be approved, found that it was not" in said
     # Nor is anybody told of it elsewhere.
     assert "usage data" not in said

@@ -66,7 +66,7 @@ ADVICE: dict[str, tuple[Situation, str, Situation]] = {
         "Set the clocks",
         (GOOD, CONFIG),
     ),
-    "nodes": ((replace(GOOD, unready_nodes=3), CONFIG), "Mend the nodes", (GOOD, CONFIG)),
+    "nodes": ((replace(GOOD, unready_nodes=3), CONFIG), "Fix the nodes", (GOOD, CONFIG)),
     "permissions": (
         (replace(GOOD, denied=(Permission("create", "namespaces"),)), CONFIG),
         "permission",

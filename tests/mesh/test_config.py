@@ -1,4 +1,4 @@
-"""What a user may say of a mesh, and every wrong combination with the way to mend it."""
+"""What a user may say of a mesh, and every wrong combination with the way to fix it."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def topic() -> Category:
     @category.check("bad", "what is bad", fatal=True)
     def _bad(_: Snapshot) -> Problems:
         for number in range(25):
-            yield Problem(f"Pod/a/p{number}", "it is bad", "Mend it.")
+            yield Problem(f"Pod/a/p{number}", "it is bad", "Fix it.")
 
     @category.check("after", "what comes after")
     def _after(_: Snapshot) -> Problems:
@@ -147,7 +147,7 @@ def test_the_page_says_what_changed_since_the_last_run(report: Report) -> None:
     before = failing_ids(report_rows(report)) - {"bad"} | {"gone"}
     page = report_markdown(report, before)
     assert page.startswith("# Mesh mesh: failed\n")
-    assert "- new: `bad`\n- mended: `gone`" in page
+    assert "- new: `bad`\n- fixed: `gone`" in page
     assert "Since the last run" not in report_markdown(report)
     same = report_markdown(report, failing_ids(report_rows(report)))
     assert "Nothing changed." in same

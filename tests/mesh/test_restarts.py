@@ -184,7 +184,7 @@ def test_a_budget_that_never_allows_it_is_for_a_person_one_that_will_is_waited_f
         ByHand(
             "Deployment/app/web",
             "its update takes 2 pods away and PodDisruptionBudget/app/b allows 1: "
-            "loosen one of the two, or restart it by hand",
+            "loosen one of the two, or restart it manually",
         ),
     )
     later = plan_restarts(
