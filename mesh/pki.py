@@ -125,7 +125,7 @@ def sign_issuer(anchor: KeyPair, trust_domain: str, lifetime: timedelta, now: da
             expected="one that is valid now, to sign an issuer",
             found=f"that it is valid from {parent.not_valid_before_utc:%Y-%m-%d %H:%M} "
             f"to {parent.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
-            remedy="Check the clock; where it has ended, run rotate_anchor.",
+            remedy="Check the clock; where it has ended, run rotate_anchor with recover.",
         )
     check_key_matches(anchor.certificate, anchor.private_key, "trust anchor's key")
     signer = load_private_key(anchor.private_key, "trust anchor's key")
@@ -720,7 +720,8 @@ def check_issuer(
             "an issuer that is valid now",
             f"one valid from {info.not_before:%Y-%m-%d %H:%M} to {info.not_after:%Y-%m-%d %H:%M}"
             f" UTC, and it is {now:%Y-%m-%d %H:%M}",
-            again,
+            "Check the clock. Where it has ended, run rotate_issuer with accept_downtime; where no "
+            "control plane is installed yet, delete the Secret and run bootstrap again.",
         )
     name = _ISSUER_NAME.match(info.common_name)
     if name and name["trust_domain"] != trust_domain:
@@ -746,7 +747,7 @@ def check_issuer(
             "a trust anchor that is valid now",
             f"that {anchor.subject} is valid from {anchor.not_before:%Y-%m-%d %H:%M} "
             f"to {anchor.not_after:%Y-%m-%d %H:%M} UTC",
-            "Check the clock; where it has ended, run rotate_anchor.",
+            "Check the clock; where it has ended, run rotate_anchor with recover.",
         )
     return info
 

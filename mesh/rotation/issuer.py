@@ -28,6 +28,7 @@ from mesh.rotation.key_ring import KeyRing
 from mesh.rotation.options import RotationOptions
 from mesh.rotation.permissions import issuer_permissions, lacking, require
 from mesh.rotation.phases import is_expired
+from mesh.rotation.preconditions import renewed_there
 from mesh.rotation.record import RECORD, RotationClaim, read_record
 from mesh.rotation.snapshot import RotationSnapshot, read_rotation
 from mesh.rotation.trust_bundle import require_installed, write_release
@@ -86,18 +87,23 @@ def look_at_issuer(
             expected="an issuer that an anchor of the trust bundle signed",
             found="none",
             remedy="Put the anchor that signed it back into the trust bundle, or run rotate_anchor "
-            "with recover, which needs a downtime.",
+            "with recover and accept_downtime."
+            if snapshot.anchor is None
+            else "Put the anchor that signed it back into the trust bundle.",
         )
     expired = is_expired(snapshot, now := cluster.clock())
     if expired:
-        anchors = read_certificates(snapshot.bundle.roots, "trust bundle")
-        signer = next(info for info in anchors if info.fingerprint == snapshot.issuer_anchor)
-        if now >= signer.not_after:
+        # A Certificate's anchor may be out of the bundle.
+        for signer in read_certificates(snapshot.bundle.roots, "trust bundle"):
+            if signer.fingerprint != snapshot.issuer_anchor or now < signer.not_after:
+                continue
             raise InvalidInput(
                 f"trust anchor {signer.subject}",
                 expected="one that is valid, to sign an issuer",
                 found=f"that it ended at {signer.not_after:%Y-%m-%d %H:%M} UTC",
-                remedy="Run rotate_anchor with recover, which needs a downtime.",
+                remedy="Run rotate_anchor with recover and accept_downtime."
+                if snapshot.anchor is None
+                else renewed_there(snapshot.anchor),
             )
         if not options.accept_downtime:
             raise InvalidInput(

@@ -96,8 +96,10 @@ def look(
     brought = brought_certificate(new.as_config(config.trust_anchor)) if new.is_brought else None
     goal = _decide_goal(record if is_open else None, brought, action)
     snapshot = read_rotation(cluster, config, goal or "")
+    expired = is_expired(snapshot, now)
     if snapshot.anchor is not None:
-        require_certificate_layout(snapshot, new, action, spread_takes(snapshot, options))
+        takes = spread_takes(snapshot, options)
+        require_certificate_layout(snapshot, new, action, takes, expired=expired)
     else:
         known = snapshot.bundle.roots + "\n" + (record.anchors if record is not None else "")
         ring.refuse_another_clusters(fingerprints(known, "trust bundle"), cluster_uid(cluster))
@@ -118,7 +120,6 @@ def look(
             require_way_back(cluster, config, ring, goal)
     if snapshot.anchor is not None:
         info = _certificate_goal(snapshot, is_open=is_open)
-    expired = is_expired(snapshot, now)
     found = tuple(troubles(snapshot, config, now))
     unsigned = not snapshot.is_chained
     refuse(config, options, action, found, expired=expired, unsigned=unsigned, is_open=is_open)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from mesh.certificate_anchor import CertificateAnchor
 from mesh.cluster import Cluster
 from mesh.config import MeshConfig
 from mesh.errors import InvalidInput, MeshError, NotReady
@@ -33,14 +34,14 @@ def check_new_anchor(
             "new trust anchor",
             expected="another one than the mesh has",
             found=f"one that it trusts already, {info.fingerprint}",
-            remedy="Bring a new one, or none, so that one is made.",
+            remedy="Provide a new one, or none, so that one is made.",
         )
     if info.not_after - now < timedelta(hours=config.lifetimes.issuer_hours):
         raise InvalidInput(
             "new trust anchor",
             expected="one that outlives an issuer",
             found=f"that it ends at {info.not_after:%Y-%m-%d %H:%M} UTC",
-            remedy="Bring one that lives longer.",
+            remedy="Provide one that lives longer.",
         )
     return info
 
@@ -88,13 +89,27 @@ def _chain_trouble(snapshot: RotationSnapshot, config: MeshConfig, now: datetime
     return []
 
 
+def renewed_there(anchor: CertificateAnchor) -> str:
+    """What to do once an anchor that cert-manager keeps, or the issuer, has expired."""
+    return (
+        f"Fix cert-manager and let it renew {anchor.anchor.subject}, then {anchor.issuer.subject} "
+        "(cmctl renew); then restart every meshed workload."
+    )
+
+
 def require_certificate_layout(
-    snapshot: RotationSnapshot, new: NewAnchor, action: Action, takes: timedelta
+    snapshot: RotationSnapshot,
+    new: NewAnchor,
+    action: Action,
+    takes: timedelta,
+    *,
+    expired: bool,
 ) -> None:
     """Raises unless an anchor that a Certificate owns can be rotated so; nothing where none does.
 
     Args:
         takes: how long it takes until every proxy trusts a new anchor.
+        expired: whether the issuer or the anchor that signed it has expired.
 
     Raises:
         OwnershipConflict, InvalidInput: with what the layout lacks.
@@ -111,13 +126,17 @@ def require_certificate_layout(
             found="one that is provided",
             remedy="Provide none, or replace that Certificate by a Secret of your own first.",
         )
-    if action == "recover":
+    if action == "recover" or (expired and action == "rotate"):
+        # Without recover as well: `refuse` would advise recover, which this layout does not have.
         raise InvalidInput(
             owner.subject,
-            expected="no recovery: cert-manager renews this anchor and the issuer",
-            found="that they have expired",
-            remedy=f"Fix cert-manager and let it renew {owner.subject}, then {issuer.subject} "
-            "(cmctl renew); then restart every meshed workload.",
+            expected="no recovery, as cert-manager renews this anchor and the issuer"
+            if action == "recover"
+            else "an issuer and an anchor that are valid, to rotate without downtime",
+            found="that one has expired" if expired else "that they are valid",
+            remedy=renewed_there(anchor)
+            if expired
+            else "Run rotate_anchor without recover: it needs no downtime.",
         )
     if snapshot.issuer_anchor is None:
         raise NotReady(
@@ -158,7 +177,7 @@ def nothing_to_abort() -> InvalidInput:
         "abort",
         expected="a rotation that has begun and not ended",
         found="none",
-        remedy="There is nothing to go back from.",
+        remedy="Leave the mesh as it is, or run rotate_anchor to begin a rotation.",
     )
 
 
@@ -219,7 +238,7 @@ def refuse(
             subject,
             expected="an identity that is valid, to rotate without downtime",
             found="that the issuer or its trust anchor has ended",
-            remedy="Run the same with recover, which needs a downtime.",
+            remedy="Run the same with recover and accept_downtime.",
         )
     # What has begun is finished, be the mesh as it may: each batch is gated by itself.
     if found and action == "rotate" and not is_open and not options.allow_unhealthy:

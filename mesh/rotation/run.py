@@ -43,6 +43,7 @@ from mesh.rotation.options import Action, NewAnchor, RotationOptions
 from mesh.rotation.phases import (
     NO_WAY_BACK,
     PhaseName,
+    is_expired,
     is_issuer_due,
     is_prepared,
     is_recovered,
@@ -215,7 +216,9 @@ class Rotation:
         action: Action,
     ) -> RotationRecord:
         """Writes down a rotation of a Certificate's anchor, or the one that somebody began."""
-        require_certificate_layout(snapshot, new, action, spread_takes(snapshot, self._options))
+        takes = spread_takes(snapshot, self._options)
+        expired = is_expired(snapshot, anchor.read_at)
+        require_certificate_layout(snapshot, new, action, takes, expired=expired)
         current = anchor.current
         origin, goal, anchors = current.fingerprint, "", current.pem
         if not snapshot.is_settled_on_current:

@@ -212,7 +212,7 @@ def test_the_issuer_must_not_be_due_while_approvals_and_restarts_go_on() -> None
 
 def require(snapshot: RotationSnapshot, **options: Any) -> None:
     takes = spread_takes(snapshot, RotationOptions(**options))
-    require_certificate_layout(snapshot, NewAnchor(), "rotate", takes)
+    require_certificate_layout(snapshot, NewAnchor(), "rotate", takes, expired=False)
 
 
 def test_a_rotation_that_takes_longer_than_the_issuers_period_is_refused() -> None:
