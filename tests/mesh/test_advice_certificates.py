@@ -300,7 +300,8 @@ def test_advice_about_a_key_of_another_certificate() -> None:
 def test_advice_about_a_certificate_whose_key_is_of_no_known_kind() -> None:
     der = ROOT.certificate.public_bytes(Encoding.DER)
     # The OID of a named curve, of which the last byte is changed: 1.2.840.10045.3.1.7.
-    odd = der.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030163"))
+    curves = bytes([0x2A, 0x86, 0x48, 0xCE, 0x3D, 3, 1])
+    odd = der.replace(curves + b"\x07", curves + b"\x63")
     pem = x509.load_der_x509_certificate(odd).public_bytes(Encoding.PEM).decode()
     text = advice(CertificateError, lambda: read_certificates(pem, "a"))
     assert text == "Issue the certificate again for an ECDSA P-256 key."
@@ -396,21 +397,22 @@ def test_advice_about_a_key_file(tmp_path: Path) -> None:
 
 
 def test_advice_about_a_provided_file(tmp_path: Path) -> None:
+    def pair_in(certificate: str, key: str) -> KeyPair | None:
+        files = shared(certificate_file=tmp_path / certificate, private_key_file=tmp_path / key)
+        return brought_pair(files.trust_anchor)
+
     missing = shared(certificate_file=tmp_path / "anchor.crt").trust_anchor
     text = advice(InvalidInput, lambda: brought_certificate(missing))
     assert text == "Name an existing file that the flow's user may read."
     (tmp_path / "anchor.der").write_bytes(ROOT.certificate.public_bytes(Encoding.DER))
     (tmp_path / "key.pem").write_text(private_pem(ROOT.key))
     run("openssl pkey -in key.pem -outform der -out key.der", tmp_path)
-    files = {"certificate_file": "anchor.der", "private_key_file": "key.der"}
-    der = shared(**{key: tmp_path / name for key, name in files.items()}).trust_anchor
-    text = advice(InvalidInput, lambda: brought_pair(der))
+    text = advice(InvalidInput, lambda: pair_in("anchor.der", "key.der"))
     commands = re.findall(r"openssl [^():]+?\.(?:crt|key)", text)
     assert len(commands) == 2, text
     for command in commands:
         run(command, tmp_path)
-    files = {"certificate_file": "anchor.crt", "private_key_file": "anchor.key"}
-    pair = brought_pair(shared(**{k: tmp_path / name for k, name in files.items()}).trust_anchor)
+    pair = pair_in("anchor.crt", "anchor.key")
     assert pair is not None
     assert pair.certificate == ROOT.pem
 
