@@ -35,6 +35,7 @@ from mesh.trust_anchor import (
     AnchorSnapshot,
     FileKeyStore,
     brought_certificate,
+    brought_key,
     brought_pair,
     decide_trust_anchor,
     tls_secret,
@@ -295,6 +296,10 @@ def test_advice_about_a_key_of_another_certificate() -> None:
     text = advice(InvalidInput, lambda: check_key_matches(ROOT.pem, other, "key"))
     assert text == "Give the key that was made with this certificate."
     check_key_matches(ROOT.pem, ROOT.pair.private_key, "key")
+    alone = shared(certificate=ROOT.pem).trust_anchor
+    assert advice(InvalidInput, lambda: brought_key(alone, ROOT.pem)) == "Give private_key."
+    both = alone.model_copy(update={"private_key": ROOT.pair.private_key})
+    assert brought_key(both, ROOT.pem)
 
 
 def test_advice_about_a_certificate_whose_key_is_of_no_known_kind() -> None:
