@@ -88,7 +88,9 @@ def another_target(config: MeshConfig, found: UpgradeRecord | None) -> Ownership
         f"ConfigMap/{config.namespaces.linkerd}/{NAME}",
         expected="no upgrade in progress, or one to the same version",
         found=f"one to {found.target}" if found else "one that ended just now",
-        remedy="Finish it by running upgrade with its version, or with go_back.",
+        remedy="Finish it by running upgrade with its version, or with go_back."
+        if found
+        else "Run upgrade again.",
     )
 
 
