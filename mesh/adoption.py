@@ -538,8 +538,7 @@ def _anchor_owner(secret: TlsSecret) -> Iterator[str]:
 
 
 def _is_driven(owner: Owner) -> bool:
-    # What kubectl copied from a Certificate's Secret still names the Certificate.
-    return owner.reconciles and owner.by not in ("cert-manager", "trust-manager")
+    return owner.reconciles and not owner.may_be_copied
 
 
 def _refused(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[str]:

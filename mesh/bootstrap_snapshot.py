@@ -23,6 +23,7 @@ from mesh.pki import join_bundle
 from mesh.preflight import Finding, PreflightSnapshot, preflight, read_preflight
 from mesh.registry import own_pull_secrets
 from mesh.release_changes import Comparison, installed_crds, read_changes
+from mesh.rollout import KINDS, LONG_RUNNING
 from mesh.trust_anchor import KeyStore, decide_trust_anchor, read_snapshot
 from mesh.values import ClusterFacts
 from mesh.wanted import dependencies_of, wanted_on
@@ -136,8 +137,8 @@ def read_crowd(cluster: Cluster, config: MeshConfig) -> Iterator[Foreign]:
     )
     # Those of the application itself are looked at by name.
     own = {name_of(each.wanted) for each in own_emojivoto(config)}
-    for kind in ("Deployment", "StatefulSet", "DaemonSet"):
-        for obj in cluster.list("apps/v1", kind, name, metadata_only=True):
+    for kind in LONG_RUNNING:
+        for obj in cluster.list(KINDS[kind], kind, name, metadata_only=True):
             theirs = foreign(OwnObject(obj, advice), obj)
             if theirs is not None and theirs.subject not in own:
                 yield theirs

@@ -67,6 +67,11 @@ class Owner:
         """Whether they would undo what somebody else writes."""
         return self.by in RECONCILERS
 
+    @property
+    def may_be_copied(self) -> bool:
+        """Whether an object may name them only since kubectl copied it from one of theirs."""
+        return self.by in ("cert-manager", "trust-manager")
+
     def __str__(self) -> str:
         return self.name
 

@@ -282,10 +282,8 @@ def require_writable_bundle(cluster: Cluster, config: MeshConfig, bundle: TrustB
     elif bundle.owner == "trust-manager":
         found = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
     if found is not None:
-        # What is copied from a Certificate's Secret by kubectl still names the Certificate.
-        is_copy = owner_of(found).by in ("cert-manager", "trust-manager")
         text = "Let that leave its content alone: a rotation writes the anchors there."
-        _require_undriven(found, text, is_copy=is_copy)
+        _require_undriven(found, text, is_copy=owner_of(found).may_be_copied)
 
 
 def require_writable_key(cluster: Cluster, config: MeshConfig) -> None:
