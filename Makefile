@@ -30,12 +30,13 @@ packages:
 		$$sudo apt-get -qq install --no-install-recommends $$missing; }
 
 binaries: setup
-	$(RUN) sandbox binaries
+	$(RUN) python -m sandbox binaries
 
 lint: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) pyright
+	$(RUN) lint-imports --no-logo
 
 # The hooks of .pre-commit-config.yaml, in this clone.
 hooks: setup
@@ -80,19 +81,19 @@ test: packages binaries lint test-go
 
 # Every version and issuer mode rotated with 300 meshed workloads; `make test` has two so large.
 rotations: binaries
-	$(RUN) pytest -n $(WORKERS) --dist loadgroup tests/mesh/rotation/test_rotation.py \
-		tests/mesh/rotation/test_certificate_anchor.py --workloads 300 $(PYTEST_ARGS)
+	$(RUN) pytest -n $(WORKERS) --dist loadgroup tests/prefect_linkerd/mesh/rotation/test_rotation.py \
+		tests/prefect_linkerd/mesh/rotation/test_certificate_anchor.py --workloads 300 $(PYTEST_ARGS)
 
 # The pictures of docs/images, by the test of the UI.
 screenshots: packages binaries
 	@mkdir -p docs/images
-	SCREENSHOTS=docs/images $(RUN) pytest tests/mesh/checks/test_ui.py
+	SCREENSHOTS=docs/images $(RUN) pytest tests/prefect_linkerd/mesh/checks/test_ui.py
 
 demo: binaries
-	$(RUN) sandbox demo $(DEMO_ARGS)
+	$(RUN) python -m sandbox demo $(DEMO_ARGS)
 
 demo-down: setup
-	$(RUN) sandbox demo --down
+	$(RUN) python -m sandbox demo --down
 
 benchmark: binaries
 	$(RUN) python -m benchmarks.bootstrap

@@ -19,8 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 CHARTS = SHARED / "charts"
@@ -29,8 +29,8 @@ MANIFEST = SHARED / "manifests/emojivoto.yml"
 
 FLOW = """
 import sys, time
-from flows.bootstrap import bootstrap
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.bootstrap import bootstrap
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 mesh = LinkerdMesh.model_validate_json(sys.argv[1])
 begin = time.monotonic()
 bootstrap(mesh)

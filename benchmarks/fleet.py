@@ -28,14 +28,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.verify import BOOTSTRAP, SHARED
+from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.tasks.names import deployment_name
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
-from tasks.names import deployment_name
 
 PREFECT = (sys.executable, "-m", "prefect")
 SAVE = """
 import json, sys
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 for config in json.loads(sys.argv[1]):
     LinkerdMesh.model_validate(config).save(config["name"], overwrite=True)
 """

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import yaml
 
-from mesh.cluster import Cluster
-from mesh.restarts import RestartPolicy
-from mesh.rollout import read_workloads, rollout_status
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import read_workloads, rollout_status
+from prefect_linkerd.mesh.restarts import RestartPolicy
 from sandbox.cluster import Sandbox
 from tests.support.identities import bound_account
 from tests.support.meshes import FAST, add_workloads, configuration, install, rotate

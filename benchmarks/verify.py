@@ -23,9 +23,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mesh.cluster import Cluster
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 NAMESPACE = "load"
@@ -33,8 +33,8 @@ REPLICAS = 50
 
 BOOTSTRAP = """
 import sys
-from flows.bootstrap import bootstrap
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.bootstrap import bootstrap
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 bootstrap(LinkerdMesh.model_validate_json(sys.argv[1]))
 """
 
@@ -42,7 +42,7 @@ bootstrap(LinkerdMesh.model_validate_json(sys.argv[1]))
 # for each run whatever it does, are apart.
 MEASURE = """
 import json, resource, sys, time
-from mesh.cluster import Cluster
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 calls = 0
 request = Cluster.request
 def counted(self, *args, **options):
@@ -51,17 +51,17 @@ def counted(self, *args, **options):
     return request(self, *args, **options)
 Cluster.request = counted
 if sys.argv[2] == "flow":
-    from flows.verify_mesh import verify_mesh
-    from tasks.linkerd_mesh import LinkerdMesh
+    from prefect_linkerd.flows.verify_mesh import verify_mesh
+    from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
     mesh = LinkerdMesh.model_validate_json(sys.argv[1])
     run = lambda: verify_mesh(mesh, return_state=True).result(raise_on_failure=False)
 else:
-    from mesh.checks import CATEGORIES
-    from mesh.cluster import Cluster
-    from mesh.config import MeshConfig
-    from mesh.report import verify
-    from mesh.snapshot import read_snapshot
-    from mesh.verification import DEFAULT_SCOPES
+    from prefect_linkerd.mesh.checks import CATEGORIES
+    from prefect_linkerd.mesh.kubernetes.client import Cluster
+    from prefect_linkerd.mesh.config.model import MeshConfig
+    from prefect_linkerd.mesh.report.report import verify
+    from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
+    from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
     mesh = MeshConfig.model_validate_json(sys.argv[1])
     cluster = Cluster.from_file(mesh.access.kubeconfig)
     run = lambda: verify(read_snapshot(cluster, mesh), CATEGORIES, DEFAULT_SCOPES)

@@ -14,8 +14,8 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotifi
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from mesh.notice import EXPIRING, FAILURES, RENEWED_BY, ROLE, VERDICTS
-from tasks.names import CHANGES, READS, deployment_name
+from prefect_linkerd.mesh.report.events import EXPIRING, FAILURES, RENEWED_BY, ROLE, VERDICTS
+from prefect_linkerd.tasks.names import CHANGES, READS, deployment_name
 
 OURS = "prefect-linkerd: "
 """How the description of each of our automations begins; others are never touched."""

@@ -11,22 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mesh.charts import ChartCatalog, ChartName, charts_of
-from mesh.cluster import Cluster, Object
-from mesh.config import MeshConfig
-from mesh.helm import Helm, desired_release
-from mesh.issuer import webhook_servers
-from mesh.namespaces import namespaces
-from mesh.proof import meshed_namespaces
-from mesh.registry import pull_secrets
-from mesh.rotation.key_ring import SECRETS_BESIDE
-from mesh.rotation.record import RECORD as ROTATION
-from mesh.rotation.webhooks import WEBHOOKS
-from mesh.smoke.routing import SPLIT_KINDS
-from mesh.snapshot import INGRESS_KINDS, POLICY_KINDS, secret_names
-from mesh.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
-from mesh.upgrade_record import NAME as UPGRADE
-from mesh.values import ClusterFacts, values_for
+from prefect_linkerd.mesh.bootstrap.proof import meshed_namespaces
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.charts import ChartCatalog, ChartName, charts_of
+from prefect_linkerd.mesh.helm.client import Helm, desired_release
+from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
+from prefect_linkerd.mesh.identity.issuer import webhook_servers
+from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.install.namespaces import namespaces
+from prefect_linkerd.mesh.install.registry import pull_secrets
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.records.rotation import RECORD as ROTATION
+from prefect_linkerd.mesh.records.upgrade import NAME as UPGRADE
+from prefect_linkerd.mesh.rotation.key_ring import SECRETS_BESIDE
+from prefect_linkerd.mesh.rotation.webhooks import WEBHOOKS
+from prefect_linkerd.mesh.smoke.routing import SPLIT_KINDS
+from prefect_linkerd.mesh.snapshot.mesh import INGRESS_KINDS, POLICY_KINDS, secret_names
 
 RBAC = "rbac.authorization.k8s.io"
 ROLES = ("ClusterRole", "Role")

@@ -26,7 +26,7 @@ def setup_environment(*, ctx: HookContext) -> None:
     if ctx.api_url is None or not is_deploy(sys.argv):
         return
     done = subprocess.run(
-        [sys.executable, "-m", "deployments.register", "--prepare"],
+        [sys.executable, "-m", "prefect_linkerd.deployments.register", "--prepare"],
         env=os.environ | {"PREFECT_PLUGINS_ENABLED": "false"},
         capture_output=True,
         text=True,

@@ -1,6 +1,6 @@
 """Sets up a Prefect server for these flows, and again after anything has changed.
 
-    python -m deployments.register [--pool-type kubernetes] [--mesh FILE]...
+    python -m prefect_linkerd.deployments.register [--pool-type kubernetes] [--mesh FILE]...
 
 makes the work pool, the block types, the deployments of prefect.yaml, and for each *Linkerd Mesh*
 block its schedules and automations. What is there already stays, switches that somebody turned off
@@ -26,22 +26,24 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
-from prefect_kubernetes.credentials import KubernetesCredentials
+from prefect_kubernetes.credentials import (  # pyright: ignore[reportMissingTypeStubs]
+    KubernetesCredentials,
+)
 
-from deployments.automations import OURS, alerts, lost_runs, rotations
-from deployments.schedules import PATTERN, read_pattern, schedule_of
-from deployments.upgrades import subscription
-from mesh.errors import InvalidInput, MeshError
+from prefect_linkerd.deployments.automations import OURS, alerts, lost_runs, rotations
+from prefect_linkerd.deployments.schedules import PATTERN, read_pattern, schedule_of
+from prefect_linkerd.deployments.upgrades import subscription
+from prefect_linkerd.mesh.errors import InvalidInput, MeshError
 from prefect_linkerd.mesh_file import load_mesh
-from tasks.chart_releases import KnownCharts
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.names import deployment_name
+from prefect_linkerd.tasks.chart_releases import KnownCharts
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, block_name
+from prefect_linkerd.tasks.names import deployment_name
 
 POOL = "linkerd"
 ALERTS = "linkerd-alerts"
 """The name of the notification block, of any type, that notifications go through."""
 
-PREFECT_YAML = Path("prefect.yaml")
+PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
 JOB_TEMPLATE = Path(__file__).with_name("base-job-template.json")
 BLOCKS = (LinkerdMesh, KubernetesCredentials, KnownCharts)
 
@@ -62,7 +64,7 @@ async def prepare(client: PrefectClient, pool_type: str, meshes: Sequence[Path])
         await mesh.asave(mesh.name, overwrite=True, client=client)
 
 
-async def look_after(client: PrefectClient) -> list[str]:
+async def sync_automations(client: PrefectClient) -> list[str]:
     """What needs deployments: the schedules and automations of every saved mesh.
 
     Returns:
@@ -70,7 +72,7 @@ async def look_after(client: PrefectClient) -> list[str]:
     """
     ids = await deployment_ids(client)
     saved = await saved_meshes(client)
-    await ensure_schedules(client, ids, [mesh._block_document_name or PATTERN for mesh in saved])
+    await ensure_schedules(client, ids, [block_name(mesh) or PATTERN for mesh in saved])
     return await ensure_automations(client, ids, saved)
 
 
@@ -79,7 +81,9 @@ async def ensure_pool(client: PrefectClient, pool_type: str) -> None:
     try:
         await client.read_work_pool(POOL)
     except ObjectNotFound:
-        template = json.loads(JOB_TEMPLATE.read_text()) if pool_type == "kubernetes" else {}
+        template: dict[str, Any] = {}
+        if pool_type == "kubernetes":
+            template = json.loads(JOB_TEMPLATE.read_text())
         pool = WorkPoolCreate(
             name=POOL,
             type=pool_type,
@@ -96,7 +100,10 @@ def deploy() -> None:
         InvalidInput: it failed; with what it said.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        [
+            *(sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"),
+            *("--prefect-file", str(PREFECT_YAML)),
+        ],
         env=os.environ | {"PREFECT_PLUGINS_ENABLED": "false"},
         capture_output=True,
         text=True,
@@ -107,7 +114,7 @@ def deploy() -> None:
             str(PREFECT_YAML),
             expected="that prefect deploy --all succeeds",
             found=(done.stdout + done.stderr).strip()[-1000:],
-            remedy="Run it where this file is, with PREFECT_API_URL set.",
+            remedy="Set PREFECT_API_URL to your server's address, and run it again.",
         )
 
 
@@ -128,7 +135,7 @@ async def saved_meshes(client: PrefectClient) -> list[LinkerdMesh]:
             "linkerd-mesh", offset=len(found), limit=200, include_secrets=True
         )
         for document in page:
-            mesh = cast("LinkerdMesh", LinkerdMesh._from_block_document(document))
+            mesh = LinkerdMesh._from_block_document(document)  # pyright: ignore[reportPrivateUsage]
             if "version" not in document.data:
                 # Saved by neither a form nor Python: else the next release of this package would
                 # change what is wanted.
@@ -177,7 +184,7 @@ async def ensure_automations(
     """The automations of all meshes and the alerts; those of meshes that are gone are removed."""
     wanted = lost_runs()
     for mesh in meshes:
-        block = cast("UUID", mesh._block_document_id)
+        block = cast("UUID", mesh._block_document_id)  # pyright: ignore[reportPrivateUsage]
         if mesh.upgrade.automatic != "off":
             upgrades = subscription(mesh, block, ids[deployment_name("upgrade")])
             wanted.append(
@@ -195,8 +202,8 @@ async def ensure_automations(
     if not meshes:
         left.append(
             f"There is no mesh yet: save a Linkerd Mesh block by the name {PATTERN} and run this "
-            "again, or run python -m deployments.register --mesh FILE. Until then its scheduled "
-            "runs fail."
+            "again, or run python -m prefect_linkerd.deployments.register --mesh FILE. Until then "
+            "its scheduled runs fail."
         )
     left += [
         f"{len(blocks)} Linkerd Mesh blocks have the mesh name {name}: {', '.join(blocks)}. They "
@@ -220,7 +227,7 @@ async def ensure_automations(
 def _blocks_by_name(meshes: Sequence[LinkerdMesh]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for mesh in meshes:
-        found.setdefault(mesh.name, []).append(mesh._block_document_name or "")
+        found.setdefault(mesh.name, []).append(block_name(mesh) or "")
     return found
 
 
@@ -246,7 +253,9 @@ async def notification_block(client: PrefectClient) -> UUID | None:
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="python -m deployments.register", description=__doc__)
+    root = argparse.ArgumentParser(
+        prog="python -m prefect_linkerd.deployments.register", description=__doc__
+    )
     root.add_argument("--pool-type", choices=("process", "kubernetes"), default="process")
     root.add_argument("--prepare", action="store_true", help="only what deployments need")
     root.add_argument(
@@ -269,7 +278,7 @@ async def main(arguments: Sequence[str] | None = None) -> int:
             if options.prepare:
                 return 0
             deploy()
-            left = await look_after(client)
+            left = await sync_automations(client)
     except MeshError as error:
         print(f"register: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
 """Writes deployments/rbac/: for each flow the least that its identity needs in a mesh's cluster.
 
-    python -m deployments.roles                  # the files of deployments/rbac/
-    python -m deployments.roles FLOW MESH_FILE   # for a mesh of its own, to stdout
-    python -m deployments.roles upgrade MESH_FILE --to VERSION
+    python -m prefect_linkerd.deployments.roles                  # the files of deployments/rbac/
+    python -m prefect_linkerd.deployments.roles FLOW MESH_FILE   # for a mesh of its own, to stdout
+    python -m prefect_linkerd.deployments.roles upgrade MESH_FILE --to VERSION
 
 The objects are named `prefect-linkerd-<flow>`; each binding's subject is a ServiceAccount of that
 name in namespace `prefect`.
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import yaml
 
-from deployments import grants
-from deployments.grants import RBAC, Grant, Held, Objects
-from mesh.charts import ChartName
-from mesh.cluster import Object
-from mesh.config import MeshConfig
-from mesh.namespaces import namespaces
+from prefect_linkerd.deployments import grants
+from prefect_linkerd.deployments.grants import RBAC, Grant, Held, Objects
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.charts import ChartName
+from prefect_linkerd.mesh.install.namespaces import namespaces
+from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh_file import load_mesh
 
 FOLDER = Path(__file__).with_name("rbac")
@@ -153,7 +153,9 @@ def both(before: Objects, after: Objects) -> Objects:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m deployments.roles", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m prefect_linkerd.deployments.roles", description=__doc__
+    )
     parser.add_argument("flow", nargs="?", choices=FLOWS)
     parser.add_argument("mesh", nargs="?", type=Path, help="the mesh's configuration")
     parser.add_argument("--to", help="upgrade: the version to be upgraded to")

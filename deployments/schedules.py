@@ -12,7 +12,7 @@ import yaml
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
-from tasks.linkerd_mesh import reference
+from prefect_linkerd.tasks.linkerd_mesh import reference
 
 PATTERN = "mesh"
 """The name of the Linkerd Mesh block whose schedules are those of every other mesh, too."""

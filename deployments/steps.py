@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import get_client
 
-from deployments import register
+from prefect_linkerd.deployments import register
 
 
-async def look_after() -> None:
+async def sync_automations() -> None:
     """The schedules and automations of every mesh; the last step, as it needs the deployments."""
     async with get_client() as client:
-        left = await register.look_after(client)
+        left = await register.sync_automations(client)
     print("\n".join(left))

@@ -9,8 +9,8 @@ from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from tasks.chart_releases import RELEASED, resource_of
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.chart_releases import RELEASED, resource_of
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
 def subscription(mesh: LinkerdMesh, block: UUID, deployment: UUID) -> Automation:

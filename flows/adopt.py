@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mesh.adoption import Adoption
-from tasks.adoption import look_at_mesh
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.mesh.adoption import Adoption
+from prefect_linkerd.tasks.adoption import look_at_mesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
 @flow(

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mesh.bootstrap_plan import BootstrapPlan, require_bootstrap_plan
-from mesh.proof import Proof, require_proof
-from tasks.emojivoto import emojivoto
-from tasks.ingress import ingress
-from tasks.issuer import issuer
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.namespaces import namespaces
-from tasks.preflight import find_charts, plan
-from tasks.proof import proof
-from tasks.releases import dependency, release
-from tasks.step import submit
-from tasks.trust_anchor import trust_anchor
+from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, require_bootstrap_plan
+from prefect_linkerd.mesh.bootstrap.proof import Proof, require_proof
+from prefect_linkerd.tasks.emojivoto import emojivoto
+from prefect_linkerd.tasks.ingress import ingress
+from prefect_linkerd.tasks.issuer import issuer
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.namespaces import namespaces
+from prefect_linkerd.tasks.preflight import find_charts, plan
+from prefect_linkerd.tasks.proof import proof
+from prefect_linkerd.tasks.releases import dependency, release
+from prefect_linkerd.tasks.step import submit
+from prefect_linkerd.tasks.trust_anchor import trust_anchor
 
 NOTHING: list[str] = []
 

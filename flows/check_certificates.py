@@ -8,11 +8,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from mesh.errors import CertificateExpired
-from mesh.expiry import Expiring
-from mesh.verification import ExpiryThresholds
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.verify import certificates
+from prefect_linkerd.mesh.checks.options import ExpiryThresholds
+from prefect_linkerd.mesh.errors import CertificateExpired
+from prefect_linkerd.mesh.snapshot.expiry import Expiring
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.verify import certificates
 
 DEFAULTS = ExpiryThresholds()
 

@@ -11,9 +11,9 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from mesh.errors import FleetStopped, InvalidInput
-from mesh.fleet import FleetFlow, FleetOptions, FleetPlan, Outcome
-from tasks.fleet import Round, failures, look, plan_waves, publish, start, take_up
+from prefect_linkerd.mesh.errors import FleetStopped, InvalidInput
+from prefect_linkerd.mesh.fleet import FleetFlow, FleetOptions, FleetPlan, Outcome
+from prefect_linkerd.tasks.fleet import Round, failures, look, plan_waves, publish, start, take_up
 
 EVERY_MESH: list[str] = []
 NOTHING: dict[str, Any] = {}

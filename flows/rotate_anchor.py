@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mesh.errors import NotReady
-from mesh.rotation.options import Action, NewAnchor, RotationOptions
-from mesh.rotation.plan import RotationPlan
-from mesh.rotation.record import RotationRecord
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.rotation import (
+from prefect_linkerd.mesh.errors import NotReady
+from prefect_linkerd.mesh.records.rotation import RotationRecord
+from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.plan import RotationPlan
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.rotation import (
     advance,
     approve,
     begin,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mesh.rotation.webhooks import WebhookOptions, WebhookRenewal
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.rotation import claimed_mesh
-from tasks.webhooks import approve_webhooks, look_at_webhooks, renew_webhooks
+from prefect_linkerd.mesh.rotation.webhooks import WebhookOptions, WebhookRenewal
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.rotation import claimed_mesh
+from prefect_linkerd.tasks.webhooks import approve_webhooks, look_at_webhooks, renew_webhooks
 
 DEFAULTS = WebhookOptions()
 

@@ -9,11 +9,11 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
-from mesh.smoke.options import Promise, SmokeOptions
-from mesh.smoke.report import SmokeReport, require_smoke
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.smoke import leftovers, promise, result_of, show_report
-from tasks.step import submit
+from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
+from prefect_linkerd.mesh.smoke.report import SmokeReport, require_smoke
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.smoke import leftovers, promise, result_of, show_report
+from prefect_linkerd.tasks.step import submit
 
 DEFAULTS = SmokeOptions()
 

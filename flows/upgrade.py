@@ -6,19 +6,19 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from mesh.errors import MeshUnhealthy, NotReady, ReleaseError, UpgradeUndone
-from mesh.report import Report
-from mesh.restarts import RestartPolicy
-from mesh.rotation.record import RotationClaim
-from mesh.upgrade_plan import UpgradePlan, require_plan
-from mesh.upgrade_record import UpgradeRecord
-from tasks.admission import await_approval, declined, postponed
-from tasks.gate import verify
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.releases import release
-from tasks.rotation import claim_of
-from tasks.step import submit
-from tasks.upgrade import (
+from prefect_linkerd.mesh.errors import MeshUnhealthy, NotReady, ReleaseError, UpgradeUndone
+from prefect_linkerd.mesh.records.rotation import RotationClaim
+from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
+from prefect_linkerd.mesh.report.report import Report
+from prefect_linkerd.mesh.restarts import RestartPolicy
+from prefect_linkerd.mesh.upgrade.plan import UpgradePlan, require_plan
+from prefect_linkerd.tasks.admission import await_approval, declined, postponed
+from prefect_linkerd.tasks.gate import verify
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.releases import release
+from prefect_linkerd.tasks.rotation import claim_of
+from prefect_linkerd.tasks.step import submit
+from prefect_linkerd.tasks.upgrade import (
     Planned,
     arrived,
     begin_record,

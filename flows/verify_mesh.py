@@ -8,10 +8,10 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from mesh.report import Report, unhealthy
-from mesh.verification import VerifyOptions
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.verify import checks, publish
+from prefect_linkerd.mesh.checks.options import VerifyOptions
+from prefect_linkerd.mesh.report.report import Report, unhealthy
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.verify import checks, publish
 
 DEFAULTS = VerifyOptions()
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 from prefect import flow, tags
 from prefect.client.schemas.objects import State
 
-from flows.verify_mesh import DEFAULTS, verify_mesh
-from mesh.errors import InvalidInput, MeshUnhealthy
-from mesh.verification import VerifyOptions
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.verify_mesh import DEFAULTS, verify_mesh
+from prefect_linkerd.mesh.checks.options import VerifyOptions
+from prefect_linkerd.mesh.errors import InvalidInput, MeshUnhealthy
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
 @flow(name="linkerd-verify-meshes", persist_result=False, validate_parameters=True)

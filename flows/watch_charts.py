@@ -2,10 +2,10 @@
 
 from prefect import flow
 
-from mesh.charts import UPSTREAM
-from mesh.errors import ChartError
-from tasks.chart_releases import alert, look
-from tasks.step import submit
+from prefect_linkerd.mesh.errors import ChartError
+from prefect_linkerd.mesh.helm.charts import UPSTREAM
+from prefect_linkerd.tasks.chart_releases import alert, look
+from prefect_linkerd.tasks.step import submit
 
 LINKERDS = [UPSTREAM["stable"], UPSTREAM["edge"]]
 

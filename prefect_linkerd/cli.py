@@ -16,21 +16,21 @@ import typer
 from pydantic_core import to_jsonable_python
 from rich.console import Console
 
-from mesh.checks import CATEGORIES
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.errors import InvalidInput, MeshError
-from mesh.expiry import expiring, read_expiries
-from mesh.exposition import as_metrics
-from mesh.fleet import FleetFlow, FleetOptions
-from mesh.output_file import write_whole
-from mesh.report import as_linkerd_json, as_text, verify
-from mesh.restarts import RestartPolicy
-from mesh.rotation.options import Action, NewAnchor, RotationOptions
-from mesh.rotation.webhooks import WebhookOptions
-from mesh.smoke.options import SmokeOptions
-from mesh.snapshot import read_snapshot
-from mesh.verification import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.atomic_file import write_whole
+from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput, MeshError
+from prefect_linkerd.mesh.fleet import FleetFlow, FleetOptions
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.report.metrics import as_metrics
+from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text, verify
+from prefect_linkerd.mesh.restarts import RestartPolicy
+from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.webhooks import WebhookOptions
+from prefect_linkerd.mesh.smoke.options import SmokeOptions
+from prefect_linkerd.mesh.snapshot.expiry import expiring, read_expiries
+from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from prefect_linkerd.mesh_file import fields_of, load_fleet, load_mesh
 from prefect_linkerd.options import Flag, Parameter, arguments_of, flags_of
 from prefect_linkerd.results import as_words

@@ -13,10 +13,10 @@ from typing import Any
 import typer
 from pydantic import SecretStr, ValidationError
 
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.errors import InvalidInput
-from mesh.trust_anchor import ANCHOR_SECRET, keeps_key, read_snapshot
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, keeps_key, read_snapshot
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh_file import wrong_fields
 
 PASSPHRASE = "PREFECT_LINKERD_PASSPHRASE"  # noqa: S105 the name of a variable

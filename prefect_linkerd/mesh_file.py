@@ -9,8 +9,8 @@ from typing import Any, Literal, cast
 import yaml
 from pydantic import ValidationError
 
-from mesh.config import MeshConfig
-from mesh.errors import InvalidInput
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput
 
 Key = Literal["given", "asked", "unused"]
 """A key file's passphrase: it has to be in the mesh's file, may be asked for, or is not needed.

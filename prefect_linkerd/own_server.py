@@ -8,13 +8,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sandbox.prefect_server import DATABASE, PrefectServer
+from platformdirs import user_state_path
+
+from prefect_linkerd.prefect_server import DATABASE, PrefectServer
 
 
 def home() -> Path:
-    """Where its data stays between runs, by the XDG base directory specification."""
-    root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(root) / "prefect-linkerd" / "prefect"
+    """Where its data stays between runs."""
+    return user_state_path("prefect-linkerd") / "prefect"
 
 
 def has_server() -> bool:

@@ -23,11 +23,11 @@ from prefect.flows import Flow
 from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
-from mesh.config import MeshConfig
-from mesh.errors import InvalidInput
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.own_server import home
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.names import TAG, deployment_name
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.names import TAG, deployment_name
 
 POOL = "terminal"
 STAY: dict[str, Any] = {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
@@ -74,7 +74,9 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
         pool = WorkPoolCreate(name=POOL, type="process", description="Fleets from a terminal")
         client.create_work_pool(pool, overwrite=True)
         _crash_the_dead(client)
-    flow = cast("Flow[..., Any]", getattr(import_module(f"flows.{flow_name}"), flow_name))
+    flow = cast(
+        "Flow[..., Any]", getattr(import_module(f"prefect_linkerd.flows.{flow_name}"), flow_name)
+    )
     deployment = cast(
         "Any",
         flow.to_deployment(

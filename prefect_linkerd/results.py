@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from mesh.adoption import Adoption, adoption_yaml
-from mesh.bootstrap_plan import BootstrapPlan, bootstrap_markdown
-from mesh.fleet import FleetPlan
-from mesh.proof import Proof, proof_table
-from mesh.rotation.issuer import IssuerRotation
-from mesh.rotation.plan import RotationPlan
-from mesh.rotation.record import RotationRecord
-from mesh.rotation.story import issuer_markdown, plan_markdown
-from mesh.rotation.webhooks import WebhookRenewal, renewal_markdown
-from mesh.smoke.report import SmokeReport, smoke_table
-from mesh.upgrade_plan import UpgradePlan
-from mesh.upgrade_plan import plan_markdown as upgrade_markdown
+from prefect_linkerd.mesh.adoption import Adoption, adoption_yaml
+from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown
+from prefect_linkerd.mesh.bootstrap.proof import Proof, proof_table
+from prefect_linkerd.mesh.fleet import FleetPlan
+from prefect_linkerd.mesh.records.rotation import RotationRecord
+from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
+from prefect_linkerd.mesh.rotation.plan import RotationPlan
+from prefect_linkerd.mesh.rotation.story import issuer_markdown, plan_markdown
+from prefect_linkerd.mesh.rotation.webhooks import WebhookRenewal, renewal_markdown
+from prefect_linkerd.mesh.smoke.report import SmokeReport, smoke_table
+from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
+from prefect_linkerd.mesh.upgrade.plan import plan_markdown as upgrade_markdown
 
 
 def as_words(mesh: str, state: str, message: str, result: Any) -> str:

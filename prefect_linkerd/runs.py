@@ -14,12 +14,12 @@ from uuid import uuid4
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 
-from mesh.config import MeshConfig
 from prefect_linkerd.approvals import Answer, approvals
 from prefect_linkerd.key_place import place_words
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import TAG
-from tasks.trust_anchor import key_store
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.names import TAG
+from prefect_linkerd.tasks.trust_anchor import key_store
 
 _NOISE = ("Beginning flow run", "Created task run", "View at ")
 _DONE = "Finished in state "
@@ -87,7 +87,8 @@ def run(
         Refused: an approval was not given.
     """
     flow = cast(
-        "Callable[..., State[Any]]", getattr(import_module(f"flows.{flow_name}"), flow_name)
+        "Callable[..., State[Any]]",
+        getattr(import_module(f"prefect_linkerd.flows.{flow_name}"), flow_name),
     )
     mesh = {} if config is None else {"mesh": LinkerdMesh.model_validate(config.model_dump())}
     with _shown(quiet), approvals(f"{TAG}:terminal-{uuid4()}", answer):

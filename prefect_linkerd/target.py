@@ -6,11 +6,11 @@ import sys
 
 import typer
 
-from mesh.charts import charts_of
-from mesh.config import ClusterAccess, MeshConfig
-from mesh.errors import InvalidInput
-from mesh.kubeconfig import choose, read_kubeconfig
-from mesh.wanted import dependencies_of
+from prefect_linkerd.mesh.config.model import ClusterAccess, MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.helm.charts import charts_of
+from prefect_linkerd.mesh.kubernetes.kubeconfig import choose, read_kubeconfig
+from prefect_linkerd.mesh.planning.desired import dependencies_of
 
 
 def confirm_target(config: MeshConfig, *, yes: bool) -> None:

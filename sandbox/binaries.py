@@ -19,6 +19,7 @@ from pathlib import Path
 
 import httpx
 import yaml
+from platformdirs import user_cache_path
 from rich.console import Console
 
 SOURCES = Path(__file__).with_name("go")
@@ -125,9 +126,8 @@ Report = Callable[[str], None]
 
 
 def cache_folder() -> Path:
-    """The user's cache, by the XDG base directory specification."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "prefect-linkerd"
+    """The user's cache."""
+    return user_cache_path("prefect-linkerd")
 
 
 def ensure_binaries(report: Report | None = None) -> Binaries:

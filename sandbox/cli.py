@@ -21,7 +21,7 @@ from sandbox.team import Team
 
 def parser() -> argparse.ArgumentParser:
     """The command line: `up`, `save`, `down`, `status`, `binaries`, `demo` and `team`."""
-    root = argparse.ArgumentParser(prog="sandbox", description=__doc__)
+    root = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="start a cluster; print its kubeconfig")
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (up, save, down):
         command.add_argument("--name", default="sandbox", help="tells clusters apart")
     up.add_argument("--nodes", type=int, default=4, help="simulated nodes (4)")
-    up.add_argument("--from", type=Path, dest="saved", help="a folder that `sandbox save` wrote")
+    up.add_argument("--from", type=Path, dest="saved", help="a folder that `save` wrote")
     save.add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
     status.add_argument("--output", choices=("table", "json"), default="table")
     show.add_argument("--charts", type=Path, help="a mirror folder with Helm repositories")

@@ -20,12 +20,13 @@ from typing import Any, Self
 
 import httpx
 import yaml
+from platformdirs import user_state_path
 
-from mesh.cluster import Cluster
-from mesh.errors import ApiError
+from prefect_linkerd.loopback import NO_TLS, free_ports
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 from sandbox.binaries import KUBERNETES, Binaries, SandboxError, ensure_binaries
 from sandbox.credentials import Credentials
-from sandbox.ports import NO_TLS, free_ports
 
 STAGES = Path(__file__).with_name("stages.yaml")
 START_TIMEOUT = 60.0
@@ -50,9 +51,8 @@ AUDIT_POLICY: dict[str, Any] = {
 
 
 def state_folder() -> Path:
-    """Where sandboxes that outlive their process are, by the XDG base directory specification."""
-    root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(root) / "prefect-linkerd" / "sandboxes"
+    """Where sandboxes that outlive their process are."""
+    return user_state_path("prefect-linkerd") / "sandboxes"
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ class Sandbox:
             state = json.loads((saved / "saved.json").read_text())
         except (OSError, ValueError):
             raise SandboxError(
-                f"{saved} holds no saved sandbox: name a folder that `sandbox save` wrote"
+                f"{saved} holds no saved sandbox: name a folder that `python -m sandbox save` wrote"
             ) from None
         if state["kubernetes"] != KUBERNETES:
             raise SandboxError(

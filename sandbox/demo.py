@@ -12,9 +12,9 @@ import httpx
 import yaml
 from rich.console import Console
 
-from mesh.charts import UPSTREAM
+from prefect_linkerd.mesh.helm.charts import UPSTREAM
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox, state_folder
-from sandbox.prefect_server import PrefectServer
 
 NAME = "demo"
 VERSION = "edge-26.8.3"

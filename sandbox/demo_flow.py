@@ -10,10 +10,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from flows.bootstrap import bootstrap
-from mesh.errors import MeshError
-from mesh.proof import Proof, proof_table
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.bootstrap import bootstrap
+from prefect_linkerd.mesh.bootstrap.proof import Proof, proof_table
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from mesh.helm_environment import helm_environment
+from prefect_linkerd.mesh.helm.environment import helm_environment
 
 SOURCES = Path(__file__).with_name("charts")
 REPOSITORIES = {

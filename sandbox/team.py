@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from prefect_linkerd.loopback import free_ports
+from prefect_linkerd.prefect_server import answers
 from sandbox.binaries import SandboxError
-from sandbox.ports import free_ports
-from sandbox.prefect_server import answers
 
 SETTINGS = Path(__file__).parents[1] / "deployments/team/server.env"
 START_TIMEOUT = 180.0

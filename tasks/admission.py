@@ -13,11 +13,11 @@ from prefect.logging import get_run_logger
 from prefect.states import Scheduled
 from pydantic import Field
 
-from mesh.errors import InvalidInput
-from mesh.upgrade_plan import UpgradePlan
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.names import mesh_key
-from tasks.step import step
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.step import step
 
 CLOCKS_DIFFER = timedelta(seconds=30)
 

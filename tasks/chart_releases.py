@@ -14,9 +14,14 @@ from prefect.events.schemas.events import Resource
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from mesh.chart_releases import ChartRelease, Known, new_releases, read_repository
-from mesh.errors import ChartError
-from tasks.step import step
+from prefect_linkerd.mesh.errors import ChartError
+from prefect_linkerd.mesh.helm.chart_releases import (
+    ChartRelease,
+    Known,
+    new_releases,
+    read_repository,
+)
+from prefect_linkerd.tasks.step import step
 
 RELEASED = "linkerd.chart.released"
 BROKEN = "linkerd.chart.index-broken"

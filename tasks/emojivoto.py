@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mesh.emojivoto import ensure_emojivoto
-from mesh.rollout import await_rollouts
-from tasks.injection import mend_injection
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.progress import RolloutProgress
-from tasks.step import step
+from prefect_linkerd.mesh.install.emojivoto import ensure_emojivoto
+from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
+from prefect_linkerd.tasks.injection import mend_injection
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.progress import RolloutProgress
+from prefect_linkerd.tasks.step import step
 
 
 @step("emojivoto", description="The demonstration application, meshed, with its rollout awaited.")

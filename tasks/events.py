@@ -8,7 +8,7 @@ from prefect import get_client
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
-from mesh.notice import VERDICTS, Notice
+from prefect_linkerd.mesh.report.events import VERDICTS, Notice
 
 
 def send(notices: Iterable[Notice]) -> None:

@@ -20,11 +20,11 @@ from prefect.context import TagsContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from mesh.errors import InvalidInput
-from mesh.fleet import FleetOptions, FleetPlan, Outcome, plan_fleet
-from tasks.linkerd_mesh import reference
-from tasks.names import deployment_name, full_name
-from tasks.step import step
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.fleet import FleetOptions, FleetPlan, Outcome, plan_fleet
+from prefect_linkerd.tasks.linkerd_mesh import reference
+from prefect_linkerd.tasks.names import deployment_name, full_name
+from prefect_linkerd.tasks.step import step
 
 PAGE = 200
 

@@ -6,15 +6,15 @@ import time
 
 from prefect.logging import get_run_logger
 
-from mesh import report
-from mesh.charts import ChartCatalog
-from mesh.checks import CATEGORIES
-from mesh.errors import ApiError
-from mesh.report import Report, unhealthy
-from mesh.snapshot import read_snapshot
-from mesh.verification import DEFAULT_SCOPES
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.step import step
+from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.helm.charts import ChartCatalog
+from prefect_linkerd.mesh.report import report
+from prefect_linkerd.mesh.report.report import Report, unhealthy
+from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.step import step
 
 
 @step("verify", description="Every check of verify_mesh, at the version that the mesh should have.")

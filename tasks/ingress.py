@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect.logging import get_run_logger
 
-from mesh.cluster import name_of
-from mesh.ingress import ensure_ingress
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.step import step
+from prefect_linkerd.mesh.install.ingress import ensure_ingress
+from prefect_linkerd.mesh.kubernetes.client import name_of
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.step import step
 
 
 @step("ingress", description="Middlewares, routes and the dashboard's password.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect.logging import get_run_logger
 
-from mesh.cluster import Cluster
-from mesh.injection import ensure_meshed
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.progress import RolloutProgress
+from prefect_linkerd.mesh.install.injection import ensure_meshed
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.progress import RolloutProgress
 
 
 def mend_injection(

@@ -6,11 +6,15 @@ from datetime import UTC, datetime
 
 from prefect.logging import get_run_logger
 
-from mesh.issuer import Issuer, ensure_cert_manager_issuer, ensure_self_signed_issuer
-from mesh.trust_anchor import TrustAnchor
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.step import step
-from tasks.trust_anchor import key_store
+from prefect_linkerd.mesh.identity.issuer import (
+    Issuer,
+    ensure_cert_manager_issuer,
+    ensure_self_signed_issuer,
+)
+from prefect_linkerd.mesh.identity.trust_anchor import TrustAnchor
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.step import step
+from prefect_linkerd.tasks.trust_anchor import key_store
 
 
 @step("issuer", description="The intermediate that signs every proxy's certificate.")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from prefect.artifacts import create_markdown_artifact
 
-from mesh.helm import Helm
-from mesh.pki import CertificateInfo
-from mesh.rotation import issuer as issuer_rotation
-from mesh.rotation.issuer import IssuerRotation, ReleaseWriter
-from mesh.rotation.options import RotationOptions
-from mesh.rotation.record import RotationClaim
-from mesh.rotation.story import issuer_markdown, issuer_notice
-from tasks.events import send
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import mesh_key
-from tasks.progress import RolloutProgress
-from tasks.rotation import await_approval, control_plane_chart
-from tasks.step import step
-from tasks.trust_anchor import key_ring
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.pki.certificates import CertificateInfo
+from prefect_linkerd.mesh.records.rotation import RotationClaim
+from prefect_linkerd.mesh.rotation import issuer as issuer_rotation
+from prefect_linkerd.mesh.rotation.issuer import IssuerRotation, ReleaseWriter
+from prefect_linkerd.mesh.rotation.options import RotationOptions
+from prefect_linkerd.mesh.rotation.story import issuer_markdown, issuer_notice
+from prefect_linkerd.tasks.events import send
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.progress import RolloutProgress
+from prefect_linkerd.tasks.rotation import await_approval, control_plane_chart
+from prefect_linkerd.tasks.step import step
+from prefect_linkerd.tasks.trust_anchor import key_ring
 
 
 @step("look", description="Checks that the issuer can be rotated; changes nothing.")

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    HttpUrl,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     field_serializer,
@@ -20,14 +21,19 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+
+LOGO = HttpUrl(
+    "https://raw.githubusercontent.com/cncf/artwork/main/projects/linkerd/icon/color/"
+    "linkerd-icon-color.png"
+)
 
 
 class LinkerdMesh(MeshConfig, Block):
     """One Linkerd mesh and the way to its cluster.
 
-    The same model as `mesh.config.MeshConfig`; its passwords and keys are kept encrypted by
+    The same model as `mesh.config.model.MeshConfig`; its passwords and keys are kept encrypted by
     Prefect. `credentials` wins over `access`.
     """
 
@@ -60,6 +66,7 @@ class LinkerdMesh(MeshConfig, Block):
 
     _block_type_name = "Linkerd Mesh"
     _block_type_slug = "linkerd-mesh"
+    _logo_url = LOGO
     _description = "A Linkerd service mesh on Kubernetes, owned by prefect-linkerd's flows."
 
     credentials: KubernetesCredentials | None = Field(
@@ -106,6 +113,11 @@ class LinkerdMesh(MeshConfig, Block):
 def reference(block: str) -> dict[str, Any]:
     """A Linkerd Mesh block as a parameter: by its name, so that no secret of it is copied."""
     return {"$ref": {"block_document_slug": f"linkerd-mesh/{block}"}}
+
+
+def block_name(mesh: LinkerdMesh) -> str | None:
+    """The name of the block that a mesh is from; None where it is from none."""
+    return mesh._block_document_name  # pyright: ignore[reportPrivateUsage]
 
 
 def cluster_of(mesh: LinkerdMesh) -> Cluster:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect.logging import get_run_logger
 
-from mesh.namespaces import ensure_namespaces
-from mesh.registry import ensure_pull_secrets
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.step import step
+from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
+from prefect_linkerd.mesh.install.registry import ensure_pull_secrets
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.step import step
 
 
 @step("namespaces", description="Every namespace, with the labels Linkerd wants, and pull secrets.")

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from mesh.bootstrap_plan import BootstrapPlan, bootstrap_markdown, plan_bootstrap
-from mesh.bootstrap_snapshot import read_bootstrap
-from mesh.charts import Chart, ChartCatalog, ChartName, charts_of
-from mesh.helm import Helm, require_helm
-from mesh.values import ClusterFacts
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import mesh_key
-from tasks.step import step
-from tasks.trust_anchor import key_store
+from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown, plan_bootstrap
+from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
+from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, ChartName, charts_of
+from prefect_linkerd.mesh.helm.client import Helm, require_helm
+from prefect_linkerd.mesh.helm.values import ClusterFacts
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.step import step
+from prefect_linkerd.tasks.trust_anchor import key_store
 
 Charts = dict[ChartName, Chart]
 """The charts that a mesh is installed from, by name, in order."""

@@ -7,12 +7,18 @@ from datetime import UTC, datetime
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from mesh.helm_record import read_releases
-from mesh.proof import Proof, proof_markdown, proof_table, prove, read_proof
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import mesh_key
-from tasks.preflight import Charts
-from tasks.step import step
+from prefect_linkerd.mesh.bootstrap.proof import (
+    Proof,
+    proof_markdown,
+    proof_table,
+    prove,
+    read_proof,
+)
+from prefect_linkerd.mesh.helm.records import read_releases
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.preflight import Charts
+from prefect_linkerd.tasks.step import step
 
 
 @step("proof", description="Reads the mesh back: control plane, chain, proxies, ingress.")

@@ -6,9 +6,15 @@ from dataclasses import replace
 
 from prefect.logging import get_run_logger
 
-from mesh.chart_changes import has_newer_crds
-from mesh.charts import Chart, ChartCatalog
-from mesh.dependencies import (
+from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds
+from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
+from prefect_linkerd.mesh.helm.client import Helm, Outcome
+from prefect_linkerd.mesh.helm.installed import PARTS, locate
+from prefect_linkerd.mesh.helm.ownership import owner_of_release
+from prefect_linkerd.mesh.helm.records import ReleaseRef, read_releases
+from prefect_linkerd.mesh.helm.values import ClusterFacts
+from prefect_linkerd.mesh.identity.issuer import webhook_authorities
+from prefect_linkerd.mesh.install.dependencies import (
     Dependency,
     decide_dependency,
     is_served,
@@ -16,17 +22,11 @@ from mesh.dependencies import (
     releases_of,
     wanted_version,
 )
-from mesh.helm import Helm, Outcome
-from mesh.helm_record import ReleaseRef, read_releases
-from mesh.installed import PARTS, locate
-from mesh.issuer import webhook_authorities
-from mesh.ownership import owner_of_release
-from mesh.values import ClusterFacts
-from mesh.wanted import wanted_release
-from tasks.injection import mend_injection
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.progress import RolloutProgress
-from tasks.step import step
+from prefect_linkerd.mesh.planning.desired import wanted_release
+from prefect_linkerd.tasks.injection import mend_injection
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.progress import RolloutProgress
+from prefect_linkerd.tasks.step import step
 
 
 @step(

@@ -15,23 +15,23 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.logging import get_run_logger
 from pydantic import SecretStr
 
-from mesh.charts import Chart, ChartCatalog
-from mesh.config import UpgradePolicy
-from mesh.errors import InvalidInput
-from mesh.helm import Helm
-from mesh.rotation.options import Action, NewAnchor, RotationOptions
-from mesh.rotation.phases import CERTIFICATE_PHASES, PHASES, PhaseName
-from mesh.rotation.plan import RotationPlan, look
-from mesh.rotation.record import RotationClaim, RotationRecord
-from mesh.rotation.run import Rotation
-from mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
-from mesh.rotation.webhooks import WebhookOptions
-from tasks.events import send
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import mesh_key
-from tasks.progress import RolloutProgress
-from tasks.step import step
-from tasks.trust_anchor import key_ring, load_secret
+from prefect_linkerd.mesh.config.model import UpgradePolicy
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.records.rotation import RotationClaim, RotationRecord
+from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.phases import CERTIFICATE_PHASES, PHASES, PhaseName
+from prefect_linkerd.mesh.rotation.plan import RotationPlan, look
+from prefect_linkerd.mesh.rotation.run import Rotation
+from prefect_linkerd.mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
+from prefect_linkerd.mesh.rotation.webhooks import WebhookOptions
+from prefect_linkerd.tasks.events import send
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.progress import RolloutProgress
+from prefect_linkerd.tasks.step import step
+from prefect_linkerd.tasks.trust_anchor import key_ring, load_secret
 
 
 @step("plan", description="Checks what was given against what is there, and plans the rotation.")

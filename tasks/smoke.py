@@ -10,15 +10,21 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from mesh.errors import MeshError
-from mesh.smoke.fuse import clear_leftovers
-from mesh.smoke.options import Promise, SmokeOptions
-from mesh.smoke.promises import keep_promise
-from mesh.smoke.report import SmokeReport, SmokeResult, Step, smoke_markdown, smoke_table
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import mesh_key
-from tasks.progress import RolloutProgress
-from tasks.step import step
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.smoke.fuse import clear_leftovers
+from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
+from prefect_linkerd.mesh.smoke.promises import keep_promise
+from prefect_linkerd.mesh.smoke.report import (
+    SmokeReport,
+    SmokeResult,
+    Step,
+    smoke_markdown,
+    smoke_table,
+)
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.progress import RolloutProgress
+from prefect_linkerd.tasks.step import step
 
 
 @step("leftovers", description="Removes what a killed smoke test left behind.")

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 
-from mesh.errors import ApiError, ChartError, ReleaseError
+from prefect_linkerd.mesh.errors import ApiError, ChartError, ReleaseError
 
 P = ParamSpec("P")
 R = TypeVar("R")

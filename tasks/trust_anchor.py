@@ -10,10 +10,7 @@ from prefect.blocks.system import Secret
 from prefect.logging import get_run_logger
 from pydantic import SecretStr
 
-from mesh.cluster import Cluster
-from mesh.pki import KeyPair
-from mesh.rotation.key_ring import KeyRing
-from mesh.trust_anchor import (
+from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
     FileKeyStore,
     KeyStore,
@@ -23,9 +20,12 @@ from mesh.trust_anchor import (
     is_same,
     refuse_other,
 )
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import mesh_key
-from tasks.step import step
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import KeyPair
+from prefect_linkerd.mesh.rotation.key_ring import KeyRing
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.step import step
 
 
 def load_secret(name: str) -> object:

@@ -10,27 +10,18 @@ from typing import cast
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from mesh import chart_split
-from mesh.chart_split import CONTROL_PLANE, CRDS, OLD
-from mesh.charts import Chart, ChartName
-from mesh.cluster import Cluster, Object
-from mesh.helm import Helm
-from mesh.helm_record import forget, read_releases
-from mesh.installed import mesh_releases
-from mesh.namespaces import ensure_namespaces
-from mesh.notice import Notice
-from mesh.report import Report
-from mesh.restarts import Restarted, RestartPolicy, read_data_plane, restart_data_plane
-from mesh.rollout import Workload, await_rollouts, read_workloads
-from mesh.upgrade_path import newest_hop
-from mesh.upgrade_plan import (
-    EXTENSIONS,
-    UpgradePlan,
-    at_version,
-    plan_markdown,
-    plan_upgrade,
-)
-from mesh.upgrade_record import (
+from prefect_linkerd.mesh.helm.charts import Chart, ChartName
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.installed import mesh_releases
+from prefect_linkerd.mesh.helm.records import forget, read_releases
+from prefect_linkerd.mesh.helm.values import ClusterFacts, proxy_version
+from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.rollout import Workload, await_rollouts, read_workloads
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.planning import chart_split
+from prefect_linkerd.mesh.planning.chart_split import CONTROL_PLANE, CRDS, OLD
+from prefect_linkerd.mesh.records.upgrade import (
     RecordedRelease,
     UpgradeRecord,
     another_target,
@@ -40,8 +31,23 @@ from mesh.upgrade_record import (
     read_record,
     write_record,
 )
-from mesh.upgrade_return import BackStep, way_back
-from mesh.upgrade_snapshot import (
+from prefect_linkerd.mesh.report.events import Notice
+from prefect_linkerd.mesh.report.report import Report
+from prefect_linkerd.mesh.restarts import (
+    Restarted,
+    RestartPolicy,
+    read_data_plane,
+    restart_data_plane,
+)
+from prefect_linkerd.mesh.upgrade.path import newest_hop
+from prefect_linkerd.mesh.upgrade.plan import (
+    EXTENSIONS,
+    UpgradePlan,
+    at_version,
+    plan_markdown,
+    plan_upgrade,
+)
+from prefect_linkerd.mesh.upgrade.snapshot import (
     installed_releases,
     is_behind,
     pins_of,
@@ -50,14 +56,13 @@ from mesh.upgrade_snapshot import (
     trust_bundle,
     versions_for,
 )
-from mesh.values import ClusterFacts, proxy_version
-from mesh.version import LinkerdVersion
-from tasks.events import send
-from tasks.injection import mend_injection
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import mesh_key
-from tasks.progress import RolloutProgress
-from tasks.step import step
+from prefect_linkerd.mesh.upgrade.way_back import BackStep, way_back
+from prefect_linkerd.tasks.events import send
+from prefect_linkerd.tasks.injection import mend_injection
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, block_name, cluster_of
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.progress import RolloutProgress
+from prefect_linkerd.tasks.step import step
 
 SOAK_LOOKS = 10.0
 """Seconds between two looks at a control plane that soaks."""
@@ -356,7 +361,7 @@ def keep_version(mesh: LinkerdMesh) -> None:
 
     Bootstrap and the next upgrade begin with the version that is installed.
     """
-    name: str | None = mesh._block_document_name  # pyright: ignore[reportPrivateUsage]
+    name = block_name(mesh)
     if name is None:
         return
     # Read again, as somebody may have changed the block meanwhile.

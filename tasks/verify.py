@@ -15,19 +15,26 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from mesh.checks import CATEGORIES
-from mesh.expiry import Expiring, Expiry, expiring, read_expiries
-from mesh.exposition import as_metrics
-from mesh.notice import certificate_notices, verdict_notice
-from mesh.output_file import write_whole
-from mesh.report import Report, as_linkerd_json, failing_ids, report_markdown, report_rows, verify
-from mesh.snapshot import read_snapshot
-from mesh.timeline import expiry_timeline
-from mesh.verification import ExpiryThresholds, VerifyOptions
-from tasks.events import failures_in_a_row, send
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import mesh_key
-from tasks.step import step
+from prefect_linkerd.mesh.atomic_file import write_whole
+from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.report.events import certificate_notices, verdict_notice
+from prefect_linkerd.mesh.report.metrics import as_metrics
+from prefect_linkerd.mesh.report.report import (
+    Report,
+    as_linkerd_json,
+    failing_ids,
+    report_markdown,
+    report_rows,
+    verify,
+)
+from prefect_linkerd.mesh.report.timeline import expiry_timeline
+from prefect_linkerd.mesh.snapshot.expiry import Expiring, Expiry, expiring, read_expiries
+from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
+from prefect_linkerd.tasks.events import failures_in_a_row, send
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.step import step
 
 
 @step("checks", description="Reads the mesh once and judges it by every check.")

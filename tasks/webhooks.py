@@ -5,17 +5,22 @@ from __future__ import annotations
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from mesh.helm import Helm
-from mesh.rotation import webhooks
-from mesh.rotation.record import RotationClaim
-from mesh.rotation.webhooks import WebhookOptions, WebhookRenewal, renewal_markdown, renewal_notice
-from mesh.snapshot import Certificates
-from tasks.events import send
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
-from tasks.names import mesh_key
-from tasks.progress import RolloutProgress
-from tasks.rotation import await_approval
-from tasks.step import step
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.records.rotation import RotationClaim
+from prefect_linkerd.mesh.rotation import webhooks
+from prefect_linkerd.mesh.rotation.webhooks import (
+    WebhookOptions,
+    WebhookRenewal,
+    renewal_markdown,
+    renewal_notice,
+)
+from prefect_linkerd.mesh.snapshot.mesh import Certificates
+from prefect_linkerd.tasks.events import send
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.progress import RolloutProgress
+from prefect_linkerd.tasks.rotation import await_approval
+from prefect_linkerd.tasks.step import step
 
 
 @step("look", description="Checks that the charts can make new certificates; changes nothing.")

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 from tests.lengths import length
 from tests.support import meshes, shared
 from tests.support.meshes import configuration

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 from tests.support.prefect_servers import Inbox, Server, on_server
 
 
@@ -50,7 +50,7 @@ def server(
         server.deployed = server.everything()
         with on_server(server.api):
             _save_inbox(inbox)
-        said = server.command("deployments.register", "--mesh", str(mesh_file))
+        said = server.command("prefect_linkerd.deployments.register", "--mesh", str(mesh_file))
         assert said == "Registered.\n"
         yield server
 

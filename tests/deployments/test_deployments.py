@@ -17,18 +17,19 @@ from prefect.blocks.core import Block
 from prefect.events import Event, Resource
 from prefect.events.clients import get_events_client
 
-from deployments.automations import ENDINGS, LOST_AFTER, ROTATIONS, lost_runs
-from deployments.plugin import is_deploy
-from deployments.register import look_after
-from flows.check_certificates import check_certificates
-from flows.verify_mesh import verify_mesh
-from mesh.cluster import Cluster
-from mesh.pki import create_trust_anchor, sign_issuer
-from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
-from tasks.chart_releases import RELEASED, resource_of
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.names import CHANGES, READS, TAG, deployment_name
-from tests.support.prefect_servers import ROOT, Inbox, Server, on_server
+from prefect_linkerd.deployments.automations import ENDINGS, LOST_AFTER, ROTATIONS, lost_runs
+from prefect_linkerd.deployments.plugin import is_deploy
+from prefect_linkerd.deployments.register import sync_automations
+from prefect_linkerd.flows.check_certificates import check_certificates
+from prefect_linkerd.flows.verify_mesh import verify_mesh
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import create_trust_anchor, sign_issuer
+from prefect_linkerd.tasks.chart_releases import RELEASED, resource_of
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.names import CHANGES, READS, TAG, deployment_name
+from tests.support.prefect_servers import Inbox, Server, on_server
+from tests.support.repository import ROOT
 from tests.support.schema import undescribed_fields
 from tests.support.waiting import eventually
 
@@ -40,7 +41,7 @@ ONLY_PREFECTS_OWN = ["KubernetesCredentials.cluster_config"]
 def flows() -> dict[str, Flow[..., Any]]:
     """Every flow of the project, by the name of its function."""
     names = [path.stem for path in (ROOT / "flows").glob("[a-z]*.py")]
-    modules = [import_module(f"flows.{name}") for name in names]
+    modules = [import_module(f"prefect_linkerd.flows.{name}") for name in names]
     return {
         value.fn.__name__: value
         for module in modules
@@ -155,7 +156,7 @@ def test_what_is_there_stays_as_people_have_set_it(server: Server) -> None:
         _patch(server, f"automations/{off}", enabled=False)
 
         server.command("prefect", "--no-prompt", "deploy", "--all")
-        assert _look_after() == []
+        assert _sync_automations() == []
 
         after = server.deployments()
         assert {n: d["id"] for n, d in after.items()} == {n: d["id"] for n, d in before.items()}
@@ -233,7 +234,7 @@ def test_a_release_starts_the_upgrade_of_each_mesh_with_automatic_upgrades(
 ) -> None:
     with on_server(server.api):
         LinkerdMesh(name="manual").save("manual")
-        _look_after()
+        _sync_automations()
         LinkerdMesh.delete("manual")
     subscribed = [name for name in server.automations() if name.startswith("linkerd: upgrade ")]
     assert subscribed == ["linkerd: upgrade north on edge releases"]
@@ -255,7 +256,7 @@ def test_a_release_starts_the_upgrade_of_each_mesh_with_automatic_upgrades(
         for automatic, found in (("off", []), (before, subscribed)):
             north.upgrade.automatic = automatic
             north.save("north", overwrite=True)
-            _look_after()
+            _sync_automations()
             names = server.automations()
             assert [name for name in names if name.startswith("linkerd: upgrade ")] == found
 
@@ -284,7 +285,7 @@ def test_an_ending_certificate_starts_its_rotation_once(
         mesh = LinkerdMesh.model_validate_json(mesh_file.read_text())
         mesh.name, mesh.namespaces.linkerd = "ending", namespace
         block = mesh.save("ending", overwrite=True)
-        assert _look_after() == []
+        assert _sync_automations() == []
         for _ in range(2):
             state = check_certificates(mesh, return_state=True)
             assert state.name == "Expiring", state.message
@@ -297,7 +298,7 @@ def test_an_ending_certificate_starts_its_rotation_once(
     assert [len(server.runs(name)) for name, _ in answers] == [1] * len(answers)
     with on_server(server.api):
         LinkerdMesh.delete("ending")
-        _look_after()
+        _sync_automations()
     assert not [name for name in server.automations() if "ending" in name]
     schedules = [s["slug"] for d in server.deployments().values() for s in d["schedules"]]
     assert "north-daily" in schedules
@@ -326,7 +327,7 @@ def test_a_block_names_its_mesh_and_keeps_its_version(server: Server) -> None:
         # As a run loads its parameter.
         run = Block.load_from_ref({"block_document_slug": "linkerd-mesh/west"})
         assert run.name == "west"
-        [left] = _look_after()
+        [left] = _sync_automations()
         assert left.startswith("2 Linkerd Mesh blocks have the mesh name east: east, twin. ")
         kept = server.get(f"block_documents/{saved['west']['id']}")["data"]
         assert (kept["name"], kept["version"]) == ("west", LinkerdMesh().version)
@@ -335,7 +336,7 @@ def test_a_block_names_its_mesh_and_keeps_its_version(server: Server) -> None:
         assert made.name == LinkerdMesh.load("south-east").name == "south-east"
         for name in (*saved, "south-east"):
             LinkerdMesh.delete(name)
-        assert _look_after() == []
+        assert _sync_automations() == []
 
 
 @pytest.fixture
@@ -346,10 +347,10 @@ def sandbox_mesh(mesh_file: Path) -> LinkerdMesh:
     )
 
 
-def _look_after() -> list[str]:
+def _sync_automations() -> list[str]:
     async def work() -> list[str]:
         async with get_client() as client:
-            return await look_after(client)
+            return await sync_automations(client)
 
     return asyncio.run(work())
 

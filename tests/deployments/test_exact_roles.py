@@ -18,17 +18,17 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.grants import Grant, Held, render
-from deployments.roles import HOME, RBAC, both, files, grants_of, manifests, rules
-from mesh.cluster import Cluster, Object
-from mesh.config import MeshConfig
-from mesh.errors import ApiError
-from mesh.preflight import denied_permissions
-from mesh.rotation.record import read_record
-from mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.deployments.grants import Grant, Held, render
+from prefect_linkerd.deployments.roles import HOME, RBAC, both, files, grants_of, manifests, rules
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.planning.preflight import denied_permissions
+from prefect_linkerd.mesh.records.rotation import read_record
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 from tests.support.identities import as_account
 from tests.support.processes import terminal_environment
 
@@ -387,7 +387,7 @@ def test_the_watcher(
 
 def test_the_files_are_up_to_date(charts_dir: Path, helm_path: str) -> None:
     for path, content in files(MeshConfig(charts={"mirror": charts_dir}), helm_path).items():
-        assert path.read_text() == content, "run python -m deployments.roles"
+        assert path.read_text() == content, "run python -m prefect_linkerd.deployments.roles"
 
 
 def test_held_rules_are_of_roles_alone(terminal: Terminal) -> None:

@@ -15,9 +15,10 @@ from prefect_kubernetes.worker import (
     KubernetesWorkerVariables,
 )
 
-from deployments.register import JOB_TEMPLATE
-from mesh.cluster import Cluster
-from tests.support.prefect_servers import ROOT, Server, on_server
+from prefect_linkerd.deployments.register import JOB_TEMPLATE
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from tests.support.prefect_servers import Server, on_server
+from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.xdist_group("deployments")
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.errors import InvalidInput
-from mesh.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.cli import main
 from prefect_linkerd.key_place import PASSPHRASE, is_chosen, place_words, with_place
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.own_server import home
 from sandbox.cluster import Sandbox

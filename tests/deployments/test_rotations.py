@@ -15,20 +15,21 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from mesh.cluster import Cluster
-from mesh.pki import KeyPair, create_trust_anchor, fingerprints
-from mesh.restarts import read_data_plane
-from mesh.rotation.record import RECORD, RotationRecord, read_record
-from mesh.rotation.trust_bundle import read_trust_bundle
-from mesh.trust_anchor import ISSUER_SECRET, KeyStore
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, KeyStore
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import KeyPair, create_trust_anchor, fingerprints
+from prefect_linkerd.mesh.records.rotation import RECORD, RotationRecord, read_record
+from prefect_linkerd.mesh.restarts import read_data_plane
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.trust_anchor import key_store
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.trust_anchor import key_store
 from tests.support.ended import end_anchor, everything_verifies
 from tests.support.invariant import Invariant
 from tests.support.meshes import add_workloads, configuration, install
-from tests.support.prefect_servers import ROOT, Server, everything_kept, on_server
+from tests.support.prefect_servers import Server, everything_kept, on_server
+from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("deployments")
@@ -38,8 +39,8 @@ WORKLOADS = 5
 
 # The same mesh, without a deployment, while a run of one has it.
 SECOND = """
-from flows.rotate_anchor import rotate_anchor
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.rotate_anchor import rotate_anchor
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 print(rotate_anchor(LinkerdMesh.load("south")).goal)
 """
 

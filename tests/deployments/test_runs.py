@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from mesh.config import ChartSources, ClusterAccess
-from tasks.linkerd_mesh import LinkerdMesh
-from tests.support.prefect_servers import ROOT, Server, on_server
+from prefect_linkerd.mesh.config.model import ChartSources, ClusterAccess
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from tests.support.prefect_servers import Server, on_server
+from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.xdist_group("deployments")
 

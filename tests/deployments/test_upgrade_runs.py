@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from mesh.helm_record import read_releases
+from prefect_linkerd.mesh.helm.records import read_releases
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from tasks.linkerd_mesh import LinkerdMesh
 from tests.support.meshes import configuration, install
-from tests.support.prefect_servers import ROOT, Inbox, Server, on_server
+from tests.support.prefect_servers import Inbox, Server, on_server
+from tests.support.repository import ROOT
 from tests.support.upgrades import proxies
 from tests.support.waiting import eventually
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
-from tasks.linkerd_mesh import LinkerdMesh
 from tests.support.flows import ConfigFactory, FlowRunner, Flows
 from tests.support.shared import REHEARSED, require_version
 

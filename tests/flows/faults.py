@@ -16,9 +16,9 @@ from uuid import UUID
 
 from prefect.context import TaskRunContext
 
-from mesh.cluster import Cluster
-from mesh.helm import Helm
-from mesh.rollout import is_pod_ready
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import is_pod_ready
 
 READY = "sandbox.prefect-linkerd/ready"
 

@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from flows.bootstrap import bootstrap
-from mesh.proof import Proof
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.bootstrap import bootstrap
+from prefect_linkerd.mesh.bootstrap.proof import Proof
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
 def main() -> None:

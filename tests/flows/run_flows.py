@@ -16,21 +16,21 @@ import sys
 import threading
 from typing import Any
 
-from flows.adopt import adopt
-from flows.bootstrap import bootstrap
-from flows.check_certificates import check_certificates
-from flows.rotate_anchor import rotate_anchor
-from flows.rotate_issuer import rotate_issuer
-from flows.rotate_webhooks import rotate_webhooks
-from flows.smoke_test import smoke_test
-from flows.upgrade import upgrade
-from flows.verify_mesh import verify_mesh
-from flows.watch_charts import watch_charts
-from mesh.bootstrap_plan import BootstrapPlan
-from mesh.errors import MeshError
-from mesh.proof import Proof
-from mesh.upgrade_plan import UpgradePlan
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.adopt import adopt
+from prefect_linkerd.flows.bootstrap import bootstrap
+from prefect_linkerd.flows.check_certificates import check_certificates
+from prefect_linkerd.flows.rotate_anchor import rotate_anchor
+from prefect_linkerd.flows.rotate_issuer import rotate_issuer
+from prefect_linkerd.flows.rotate_webhooks import rotate_webhooks
+from prefect_linkerd.flows.smoke_test import smoke_test
+from prefect_linkerd.flows.upgrade import upgrade
+from prefect_linkerd.flows.verify_mesh import verify_mesh
+from prefect_linkerd.flows.watch_charts import watch_charts
+from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan
+from prefect_linkerd.mesh.bootstrap.proof import Proof
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from tests.flows.faults import fall_ill, kill_in, lag_behind
 
 FLOWS: dict[str, Any] = {

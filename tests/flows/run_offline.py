@@ -17,15 +17,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 
 FLOWS = """
 import sys
-from flows.bootstrap import bootstrap
-from flows.check_certificates import check_certificates
-from flows.verify_mesh import verify_mesh
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.bootstrap import bootstrap
+from prefect_linkerd.flows.check_certificates import check_certificates
+from prefect_linkerd.flows.verify_mesh import verify_mesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 mesh = LinkerdMesh.model_validate_json(sys.argv[1])
 bootstrap(mesh)
 check_certificates(mesh)

@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.smoke_test import smoke_test
-from mesh.cluster import Cluster, Object
-from mesh.smoke.options import SmokeOptions
-from mesh.smoke.report import SmokeReport
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.smoke_test import smoke_test
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.smoke.options import SmokeOptions
+from prefect_linkerd.mesh.smoke.report import SmokeReport
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
 def kill_at(kind: str) -> None:

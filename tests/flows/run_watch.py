@@ -17,11 +17,11 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.runner import Runner
 
-from deployments.upgrades import subscription
-from flows.upgrade import upgrade
-from flows.watch_charts import watch_charts
-from mesh.errors import ChartError
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.deployments.upgrades import subscription
+from prefect_linkerd.flows.upgrade import upgrade
+from prefect_linkerd.flows.watch_charts import watch_charts
+from prefect_linkerd.mesh.errors import ChartError
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 state: dict[str, Any] = {}
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from mesh.adoption import Adoption, adoption_yaml, describe, read_adoption
-from mesh.certificate_anchor import TRUST_MANAGER
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.errors import InvalidInput, OwnershipConflict
-from mesh.rotation.trust_bundle import read_trust_bundle
-from mesh.trust_anchor import TRUST_ROOTS
+from prefect_linkerd.mesh.adoption import Adoption, adoption_yaml, describe, read_adoption
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput, OwnershipConflict
+from prefect_linkerd.mesh.identity.certificate_anchor import TRUST_MANAGER
+from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.support.cluster_state import every_object
 from tests.support.flows import Flows

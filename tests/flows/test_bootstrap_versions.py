@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from mesh.cluster import Cluster
-from mesh.pki import read_certificates
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import read_certificates
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.cluster import Sandbox
-from tasks.linkerd_mesh import LinkerdMesh
 from tests.support.certificates import NOW, YEAR, make
 from tests.support.cluster_state import resource_versions
 from tests.support.flows import ConfigFactory, FlowRunner

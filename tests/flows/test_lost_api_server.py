@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mesh.helm_record import read_release
+from prefect_linkerd.mesh.helm.records import read_release
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 from tests.support.flows import ConfigFactory
 
 

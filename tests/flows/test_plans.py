@@ -9,18 +9,18 @@ from typing import Any
 
 import yaml
 
-from mesh.charts import ChartCatalog
-from mesh.checks import CATEGORIES
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.helm import Helm, desired_release
-from mesh.helm_record import read_release
-from mesh.pki import create_trust_anchor
-from mesh.report import verify
-from mesh.restarts import PROXY_VERSION
-from mesh.snapshot import read_snapshot
-from mesh.verification import DEFAULT_SCOPES
-from sandbox.prefect_server import PrefectServer
+from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.charts import ChartCatalog
+from prefect_linkerd.mesh.helm.client import Helm, desired_release
+from prefect_linkerd.mesh.helm.records import read_release
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
+from prefect_linkerd.mesh.report.report import verify
+from prefect_linkerd.mesh.restarts import PROXY_VERSION
+from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
+from prefect_linkerd.prefect_server import PrefectServer
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.flows import ConfigFactory, Flows
 from tests.support.meshes import add_workloads

@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 
-from mesh.rotation.record import read_record
-from mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.mesh.records.rotation import read_record
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
-from sandbox.prefect_server import PrefectServer
 from tests.support.invariant import Invariant
 from tests.support.meshes import PASSPHRASE, add_workloads, store_of
 from tests.support.prefect_servers import everything_kept
@@ -18,11 +18,11 @@ from tests.support.ready_meshes import ReadyMesh
 
 FLOWS = """
 import json, sys
-from flows.rotate_anchor import rotate_anchor
-from flows.rotate_issuer import rotate_issuer
-from mesh.errors import InvalidInput
-from mesh.rotation.options import NewAnchor, RotationOptions
-from tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.flows.rotate_anchor import rotate_anchor
+from prefect_linkerd.flows.rotate_issuer import rotate_issuer
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.rotation.options import NewAnchor, RotationOptions
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 mesh = LinkerdMesh.model_validate_json(sys.argv[1])
 options = RotationOptions(restarts={"batch_size": 100}, load_seconds=20, lease_seconds=30)

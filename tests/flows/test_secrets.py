@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mesh.cluster import Cluster
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 from tests.support.flows import ConfigFactory, FlowRunner
 from tests.support.prefect_servers import everything_kept
 

@@ -15,15 +15,20 @@ from typing import Any
 
 import pytest
 
-from mesh.cluster import Cluster
-from mesh.smoke.fuse import FUSE_LABEL
-from mesh.smoke.options import PROMISES, Promise, SmokeOptions
-from mesh.smoke.promises import keep_promise
-from mesh.smoke.report import SmokeReport, SmokeResult, require_smoke, smoke_markdown
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.smoke.fuse import FUSE_LABEL
+from prefect_linkerd.mesh.smoke.options import PROMISES, Promise, SmokeOptions
+from prefect_linkerd.mesh.smoke.promises import keep_promise
+from prefect_linkerd.mesh.smoke.report import (
+    SmokeReport,
+    SmokeResult,
+    require_smoke,
+    smoke_markdown,
+)
+from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
-from tasks.linkerd_mesh import LinkerdMesh
 from tests.support.charts import crds
 from tests.support.cluster_state import resource_versions
 from tests.support.loopback import DataPlane, LoopbackNode

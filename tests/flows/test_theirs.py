@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.grants import plural
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.emojivoto import load_manifest
-from mesh.helm_record import read_release, revisions
-from mesh.ingress import APP_ROUTE, ingress_objects
-from mesh.rollout import await_rollouts, read_workloads
+from prefect_linkerd.deployments.grants import plural
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.records import read_release, revisions
+from prefect_linkerd.mesh.install.emojivoto import load_manifest
+from prefect_linkerd.mesh.install.ingress import APP_ROUTE, ingress_objects
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts, read_workloads
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory, Flows

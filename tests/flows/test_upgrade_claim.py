@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.rotation.record import RotationClaim
+from prefect_linkerd.mesh.records.rotation import RotationClaim
 from tests.support.flows import ConfigFactory, Flows
 from tests.support.ready_meshes import ReadyMesh
 from tests.support.upgrades import HOPS, are_at, installed_alone, releases

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mesh.cluster import Cluster
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 from tests.support.flows import ConfigFactory, FlowRunner, Flows
 from tests.support.prefect_servers import artifact
 from tests.support.upgrades import proxies, releases, that_must_survive

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mesh.cluster import Cluster
-from mesh.upgrade_record import NAME as RECORD
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.records.upgrade import NAME as RECORD
 from tests.flows.faults import READY
 from tests.support.flows import ConfigFactory, Flows
 from tests.support.ready_meshes import ReadyMesh

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mesh.helm_record import read_releases
-from mesh.upgrade_record import NAME as RECORD
+from prefect_linkerd.mesh.helm.records import read_releases
+from prefect_linkerd.mesh.records.upgrade import NAME as RECORD
 from tests.support.flows import ConfigFactory, Flows
 from tests.support.ready_meshes import ReadyMesh
 from tests.support.upgrades import (

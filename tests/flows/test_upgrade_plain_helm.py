@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mesh.helm_record import ReleaseRef
-from mesh.installed import read_mesh_releases
+from prefect_linkerd.mesh.helm.installed import read_mesh_releases
+from prefect_linkerd.mesh.helm.records import ReleaseRef
 from sandbox.cluster import Sandbox
 from tests.support.flows import Flows
 from tests.support.invariant import Invariant

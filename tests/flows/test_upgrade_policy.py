@@ -7,9 +7,9 @@ import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mesh.config import MeshConfig
-from mesh.helm_record import read_releases
-from mesh.upgrade_record import NAME, read_record, write_record
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.records import read_releases
+from prefect_linkerd.mesh.records.upgrade import NAME, read_record, write_record
 from tests.flows.faults import READY
 from tests.support.flows import ConfigFactory, Flows
 from tests.support.meshes import add_workloads

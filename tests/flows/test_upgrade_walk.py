@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mesh.upgrade_record import NAME as RECORD
+from prefect_linkerd.mesh.records.upgrade import NAME as RECORD
+from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
 from tests.support.flows import ConfigFactory, FlowRunner, Flows
 from tests.support.prefect_servers import artifact
 from tests.support.upgrades import (

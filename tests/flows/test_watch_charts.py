@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
+from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.tasks.chart_releases import BROKEN, RELEASED
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
-from tasks.chart_releases import BROKEN, RELEASED
 from tests.support.flows import ConfigFactory
 from tests.support.prefect_servers import request
 from tests.support.waiting import eventually

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from mesh.config import ClusterAccess, MeshConfig
-from mesh.errors import InvalidInput
 from prefect_linkerd.cli import CERTIFICATES, COMMANDS, FLEET, VERIFY, main
+from prefect_linkerd.mesh.config.model import ClusterAccess, MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.options import Parameter, arguments_of, flags_of
 from prefect_linkerd.runs import _Steps
 from prefect_linkerd.target import cluster_words, confirm_target, installed_words
+from tests.support.repository import ROOT
 
 FLOWS = {command.flow: command.parameters for command in COMMANDS} | {
     "verify_mesh": (VERIFY,),
@@ -32,7 +33,9 @@ FLOWS = {command.flow: command.parameters for command in COMMANDS} | {
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_each_command_has_the_options_of_its_flow(flow: str) -> None:
-    wanted = inspect.signature(getattr(import_module(f"flows.{flow}"), flow).fn).parameters
+    wanted = inspect.signature(
+        getattr(import_module(f"prefect_linkerd.flows.{flow}"), flow).fn
+    ).parameters
     assert [name for name in wanted if name not in ("mesh", "meshes")] == [
         p.name for p in FLOWS[flow]
     ]
@@ -47,7 +50,7 @@ def test_each_command_has_the_options_of_its_flow(flow: str) -> None:
 
 
 def test_every_flow_is_a_command() -> None:
-    modules = {path.stem for path in (Path(__file__).parents[2] / "flows").glob("[a-z]*.py")}
+    modules = {path.stem for path in (ROOT / "flows").glob("[a-z]*.py")}
     # Of several meshes a terminal has `fleet`.
     assert modules - FLOWS.keys() == {"verify_meshes"}
 

@@ -1,22 +1,15 @@
-"""What the layout promises: imports point one way, and the library knows nothing of Prefect."""
+"""What the layout promises, beside the contracts of pyproject.toml that `lint-imports` holds."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
 
-import pytest
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 
-MAY_IMPORT = {
-    "mesh": {"mesh"},
-    "tasks": {"mesh", "tasks"},
-    "flows": {"mesh", "tasks", "flows"},
-    "prefect_linkerd": {"mesh", "tasks", "flows", "sandbox", "prefect_linkerd"},
-}
-OURS = {*MAY_IMPORT, "deployments", "sandbox", "tests", "benchmarks"}
+SOURCES = ("prefect_linkerd", "flows", "tasks", "deployments", "sandbox", "tests", "benchmarks")
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -37,25 +30,8 @@ def is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def imported(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in imported_modules(path)}
-
-
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_point_one_way(package: str) -> None:
-    modules = sorted((ROOT / package).rglob("*.py"))
-    assert modules
-    for module in modules:
-        assert imported(module) & OURS <= MAY_IMPORT[package], module
-
-
-def test_the_library_knows_nothing_of_prefect() -> None:
-    for module in (ROOT / "mesh").rglob("*.py"):
-        assert not {name for name in imported(module) if name.startswith("prefect")}, module
-
-
 def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
-    names = {path.stem for package in OURS for path in (ROOT / package).rglob("*.py")}
+    names = {path.stem for package in SOURCES for path in (ROOT / package).rglob("*.py")}
     assert not names & {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
 
 

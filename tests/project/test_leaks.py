@@ -16,9 +16,9 @@ import pytest
 from detect_secrets import SecretsCollection
 from detect_secrets.settings import transient_settings
 
-from mesh.pki import create_trust_anchor
+from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 BASELINE: dict[str, Any] = json.loads((ROOT / ".secrets.baseline").read_text())
 # Hashes of packages and modules, which are no secrets and look like some; pictures.
 NOT_SCANNED = {"uv.lock", ".secrets.baseline", "go.sum"}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-REAL = "tests/mesh/linkerd/test_releases.py"
+from tests.support.repository import ROOT
+
+REAL = "tests/prefect_linkerd/mesh/linkerd/test_releases.py"
 
 
 def run(folder: Path, ci: str) -> subprocess.CompletedProcess[str]:

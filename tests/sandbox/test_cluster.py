@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mesh.cluster import Cluster
-from mesh.errors import ApiError
-from mesh.rollout import await_rollouts
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
 from sandbox.binaries import Binaries, SandboxError
 from sandbox.cluster import Sandbox
 from tests.support import meshes

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mesh.charts import Chart, ChartCatalog, ChartName
-from mesh.cluster import Object
-from mesh.config import MeshConfig
-from mesh.helm import Helm
-from mesh.values import ClusterFacts, values_for
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, ChartName
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
+from prefect_linkerd.mesh.kubernetes.client import Object
 from sandbox.binaries import Binaries
 from sandbox.rehearsal import rehearsal_emojivoto, rehearsal_mirror
 from tests.support.charts import rendering_helm

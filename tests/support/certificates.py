@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
-from mesh.pki import KeyPair
+from prefect_linkerd.mesh.pki.certificates import KeyPair
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 DOMAIN = "cluster.local"

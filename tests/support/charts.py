@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from mesh.cluster import Cluster
-from mesh.helm import Helm
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 
 # What chart linkerd2 wants to be told, whatever of it is looked at.
 NEEDED = [

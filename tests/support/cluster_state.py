@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mesh.cluster import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from tests.support.waiting import eventually
 
 # What the cluster's own machinery writes all the time, whoever runs bootstrap.

@@ -6,13 +6,18 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.helm import Helm
-from mesh.pki import KeyPair, create_trust_anchor, join_bundle, sign_issuer
-from mesh.restarts import RestartPolicy, read_data_plane, restart_data_plane
-from mesh.rotation.trust_bundle import write_trust_bundle
-from mesh.trust_anchor import KeyStore, read_tls_secret, tls_secret
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.identity.trust_anchor import KeyStore, read_tls_secret, tls_secret
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import (
+    KeyPair,
+    create_trust_anchor,
+    join_bundle,
+    sign_issuer,
+)
+from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane, restart_data_plane
+from prefect_linkerd.mesh.rotation.trust_bundle import write_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.support.invariant import Invariant
 from tests.support.meshes import chart_of, quiet

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mesh.cluster import Cluster
-from mesh.pki import create_trust_anchor, sign_issuer
-from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import create_trust_anchor, sign_issuer
 from sandbox.cluster import Sandbox
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mesh.cluster import Cluster
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 
 RBAC = "rbac.authorization.k8s.io"
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from mesh.checks import CATEGORIES
-from mesh.checks.check import Scope
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.pki import KeyPair
-from mesh.report import Report, verify
-from mesh.snapshot import Snapshot, read_snapshot
-from mesh.version import LinkerdVersion
+from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.check import Scope
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.pki.certificates import KeyPair
+from prefect_linkerd.mesh.report.report import Report, verify
+from prefect_linkerd.mesh.snapshot.mesh import Snapshot, read_snapshot
 from tests.support import meshes
 
 Failures = frozenset[tuple[str, str]]

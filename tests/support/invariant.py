@@ -15,7 +15,7 @@ from typing import Self
 
 from cryptography import x509
 
-from mesh.pki import signed_by
+from prefect_linkerd.mesh.pki.certificates import signed_by
 from sandbox.cluster import RunningProxy, Sandbox
 
 PATIENCE = 10.0

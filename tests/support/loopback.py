@@ -23,8 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mesh.cluster import MERGE_PATCH, Cluster, Object
-from mesh.errors import ApiError
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object
 
 NODE = "loopback"
 TARGET_HEADER = "loopback-target"

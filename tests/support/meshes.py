@@ -12,30 +12,34 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from mesh.charts import ChartCatalog, ChartName, charts_of
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.emojivoto import ensure_emojivoto
-from mesh.helm import Helm, desired_release
-from mesh.ingress import ensure_ingress
-from mesh.injection import ensure_meshed
-from mesh.issuer import ensure_cert_manager_issuer, ensure_self_signed_issuer, webhook_authorities
-from mesh.namespaces import ensure_namespaces
-from mesh.restarts import RestartPolicy, read_data_plane
-from mesh.rollout import await_rollouts
-from mesh.rotation.key_ring import KeyRing
-from mesh.rotation.options import Action, NewAnchor, RotationOptions
-from mesh.rotation.plan import RotationPlan, look
-from mesh.rotation.record import RECORD, RotationClaim
-from mesh.rotation.run import Rotation
-from mesh.trust_anchor import (
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.charts import ChartCatalog, ChartName, charts_of
+from prefect_linkerd.mesh.helm.client import Helm, desired_release
+from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
+from prefect_linkerd.mesh.identity.issuer import (
+    ensure_cert_manager_issuer,
+    ensure_self_signed_issuer,
+    webhook_authorities,
+)
+from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
     FileKeyStore,
     KeyStore,
     brought_pair,
     ensure_trust_anchor,
 )
-from mesh.values import ClusterFacts, values_for
+from prefect_linkerd.mesh.install.emojivoto import ensure_emojivoto
+from prefect_linkerd.mesh.install.ingress import ensure_ingress
+from prefect_linkerd.mesh.install.injection import ensure_meshed
+from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
+from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
+from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane
+from prefect_linkerd.mesh.rotation.key_ring import KeyRing
+from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.plan import RotationPlan, look
+from prefect_linkerd.mesh.rotation.run import Rotation
 from tests.support.shared import require_version
 
 PASSPHRASE = SecretStr("correct horse battery staple")

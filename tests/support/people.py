@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mesh.cluster import APPLY_PATCH, Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import APPLY_PATCH, Cluster, Object
 
 
 def live(cluster: Cluster, obj: Object) -> Object:

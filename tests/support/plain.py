@@ -18,20 +18,25 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
-from mesh.charts import ChartCatalog, ChartName
-from mesh.checks import CATEGORIES
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.errors import ApiError
-from mesh.helm import Helm
-from mesh.installed import read_mesh_releases
-from mesh.issuer import chart_issuer
-from mesh.pki import KeyPair, create_trust_anchor, sign_issuer
-from mesh.report import verify
-from mesh.rotation.issuer import IssuerRotation, ReleaseWriter, look_at_issuer, rotate_issuer
-from mesh.rotation.record import RotationClaim
-from mesh.snapshot import read_snapshot
-from mesh.trust_anchor import ISSUER_SECRET, TlsSecret
+from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.helm.charts import ChartCatalog, ChartName
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.installed import read_mesh_releases
+from prefect_linkerd.mesh.identity.issuer import chart_issuer
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import KeyPair, create_trust_anchor, sign_issuer
+from prefect_linkerd.mesh.records.rotation import RotationClaim
+from prefect_linkerd.mesh.report.report import verify
+from prefect_linkerd.mesh.rotation.issuer import (
+    IssuerRotation,
+    ReleaseWriter,
+    look_at_issuer,
+    rotate_issuer,
+)
+from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from sandbox.cluster import Sandbox
 from tests.support.installed import SCOPES
 from tests.support.meshes import FAST, PASSPHRASE, chart_of, quiet, ring_of

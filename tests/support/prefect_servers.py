@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,10 +18,9 @@ from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 
-from sandbox.ports import NO_TLS
-from sandbox.prefect_server import PrefectServer
-
-ROOT = Path(__file__).parents[2]
+from prefect_linkerd.loopback import NO_TLS
+from prefect_linkerd.prefect_server import PrefectServer
+from tests.support.repository import ROOT
 
 
 def _is_busy(error: BaseException) -> bool:

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from mesh.config import MeshConfig
+from prefect_linkerd.mesh.config.model import MeshConfig
 from sandbox.binaries import Binaries, cache_folder
 from sandbox.cluster import Sandbox
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 KEPT = 24 * 3600.0
 """Seconds that copies for another state of the code are kept after their last use."""
 
@@ -82,7 +82,7 @@ class ReadyMeshes:
             digest.update(f"{program} {program.stat().st_size}".encode())
         sources = [
             path
-            for folder in ("mesh", "sandbox", "tests/support")
+            for folder in ("prefect_linkerd/mesh", "sandbox", "tests/support")
             for path in (ROOT / folder).rglob("*")
             if path.suffix in (".py", ".yaml", ".go") and path.is_file()
         ]

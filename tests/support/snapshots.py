@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from mesh.config import MeshConfig
-from mesh.errors import MeshError
-from mesh.installed import MeshReleases
-from mesh.proxy_metrics import ProxySample
-from mesh.snapshot import Snapshot
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.helm.installed import MeshReleases
+from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+from prefect_linkerd.mesh.snapshot.proxy_metrics import ProxySample
 from tests.support.certificates import NOW
 
 _EMPTY: dict[str, Any] = {

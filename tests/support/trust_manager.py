@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 
-from mesh.charts import ChartCatalog
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.errors import ApiError
-from mesh.issuer import await_ready
-from mesh.pki import signed_by
-from mesh.rotation.issuer_renewal import await_issued, renew
-from mesh.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, read_tls_secret
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.helm.charts import ChartCatalog
+from prefect_linkerd.mesh.identity.issuer import await_ready
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, read_tls_secret
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import signed_by
+from prefect_linkerd.mesh.rotation.issuer_renewal import await_issued, renew
 from sandbox.cluster import Sandbox
 from tests.support.meshes import configuration
 from tests.support.waiting import eventually

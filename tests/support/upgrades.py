@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.emojivoto import ensure_emojivoto
-from mesh.helm_record import read_releases
-from mesh.linkerd.releases import chart_version
-from mesh.namespaces import ensure_namespaces
-from mesh.pki import fingerprints
-from mesh.rollout import await_rollouts
-from mesh.version import LinkerdVersion
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.records import read_releases
+from prefect_linkerd.mesh.install.emojivoto import ensure_emojivoto
+from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
+from prefect_linkerd.mesh.linkerd.releases import chart_version
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.pki.certificates import fingerprints
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory
 from tests.support.meshes import PASSPHRASE, quiet

@@ -8,10 +8,10 @@ import sys
 
 import yaml
 
-from flows.bootstrap import bootstrap
+from prefect_linkerd.flows.bootstrap import bootstrap
+from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.cluster import Sandbox
-from sandbox.prefect_server import PrefectServer
-from tasks.linkerd_mesh import LinkerdMesh
 from tests.support.schema import undescribed_fields
 
 SAVE_AND_LOAD = """
@@ -19,7 +19,7 @@ import asyncio, json, sys
 import yaml
 from prefect.client.orchestration import get_client
 from prefect_kubernetes.credentials import KubernetesClusterConfig, KubernetesCredentials
-from tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 
 kubeconfig = yaml.safe_load(open(sys.argv[1]))
 cluster = KubernetesClusterConfig(config=kubeconfig, context_name=kubeconfig["current-context"])
@@ -47,13 +47,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mesh.cluster import Cluster
-from mesh.config import MeshConfig
-from mesh.errors import InvalidInput
-from mesh.pki import create_trust_anchor
-from mesh.trust_anchor import decide_trust_anchor, read_snapshot
-from tasks.linkerd_mesh import LinkerdMesh
-from tasks.trust_anchor import key_store
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
+from prefect_linkerd.mesh.identity.trust_anchor import decide_trust_anchor, read_snapshot
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.trust_anchor import key_store
 
 cluster, mesh, now = Cluster.from_file(Path(sys.argv[1])), LinkerdMesh(), datetime.now(UTC)
 store = key_store(mesh, cluster)

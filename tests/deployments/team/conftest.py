@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.tasks.names import deployment_name, full_name
 from sandbox.binaries import Binaries
 from sandbox.team import Team
-from tasks.names import deployment_name, full_name
-from tests.support.prefect_servers import ROOT, request
+from tests.support.prefect_servers import request
+from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 
 BY_HAND = "by-hand"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from mesh.cluster import Cluster
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.cluster import Sandbox
-from tasks.linkerd_mesh import LinkerdMesh
 from tests.deployments.team.conftest import BY_HAND, TeamServer
 from tests.support.fleets import give_certificates, stand_ins
 from tests.support.prefect_servers import on_server

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from prefect import get_client
 
-from deployments.automations import lost_runs
-from mesh.expiry import read_expiries
+from prefect_linkerd.deployments.automations import lost_runs
+from prefect_linkerd.mesh.snapshot.expiry import read_expiries
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.cluster import Sandbox
-from tasks.linkerd_mesh import LinkerdMesh
 from tests.deployments.team.conftest import TeamServer
 from tests.support.prefect_servers import on_server
 from tests.support.waiting import eventually

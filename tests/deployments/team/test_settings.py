@@ -13,7 +13,7 @@ from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
 from prefect_redis.client import RedisMessagingSettings
 
 from sandbox.team import SETTINGS
-from tests.support.prefect_servers import ROOT
+from tests.support.repository import ROOT
 
 TEAM = SETTINGS.parent
 

@@ -1,0 +1,1 @@
+"""Installing a mesh: its plan, and the proof that it works."""

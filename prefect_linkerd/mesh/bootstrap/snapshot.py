@@ -1,0 +1,182 @@
+"""Reads what the plan of bootstrap is made of; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from prefect_linkerd.mesh.bootstrap.plan import BootstrapSnapshot, next_action
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
+from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
+from prefect_linkerd.mesh.helm.own_objects import Foreign, OwnObject, always, foreign, read_foreign
+from prefect_linkerd.mesh.helm.ownership import owner_of_release
+from prefect_linkerd.mesh.helm.records import Release, deployed, read_release, read_releases
+from prefect_linkerd.mesh.helm.values import ClusterFacts
+from prefect_linkerd.mesh.identity.issuer import read_needed
+from prefect_linkerd.mesh.identity.trust_anchor import KeyStore, decide_trust_anchor, read_snapshot
+from prefect_linkerd.mesh.install.dependencies import Dependency, decide_dependency, is_served
+from prefect_linkerd.mesh.install.emojivoto import own_emojivoto
+from prefect_linkerd.mesh.install.ingress import own_routes
+from prefect_linkerd.mesh.install.namespaces import lacks, namespaces
+from prefect_linkerd.mesh.install.registry import own_pull_secrets
+from prefect_linkerd.mesh.kubernetes.client import Cluster, name_of
+from prefect_linkerd.mesh.kubernetes.rollout import KINDS, LONG_RUNNING
+from prefect_linkerd.mesh.pki.certificates import join_bundle
+from prefect_linkerd.mesh.planning.desired import dependencies_of, wanted_on
+from prefect_linkerd.mesh.planning.losses import some
+from prefect_linkerd.mesh.planning.preflight import (
+    Finding,
+    PreflightSnapshot,
+    preflight,
+    read_preflight,
+)
+from prefect_linkerd.mesh.planning.release_changes import Comparison, installed_crds, read_changes
+
+NEW_ANCHOR = "a trust anchor that is yet to be made"
+"""Stands for its PEM in a plan: charts refuse to be rendered without one."""
+
+
+def read_bootstrap(
+    cluster: Cluster,
+    helm: Helm,
+    config: MeshConfig,
+    charts: Sequence[Chart],
+    store: KeyStore,
+    accepted: frozenset[str] = frozenset(),
+) -> BootstrapSnapshot:
+    """Everything that the plan of bootstrap depends on.
+
+    Where preflight finds an error nothing else is read: it may be a permission to read that lacks.
+
+    Args:
+        charts: Linkerd's, as the configuration wants them.
+        store: where the trust anchor's key is kept.
+
+    Raises:
+        InvalidInput: a trust anchor that is provided or kept is unfit, or a dependency is neither
+            there nor may be installed.
+        ChartError: a chart, or emojivoto's manifest, cannot be found.
+    """
+    releases = read_releases(cluster)
+    found = read_preflight(cluster, config, releases)
+    findings = preflight(found, config, charts)
+    now = datetime.now(UTC)
+    if any(finding.severity == "error" for finding in findings):
+        return BootstrapSnapshot(config, found.facts, now, (), {}, {}, (), findings, "", "made")
+    objects = own_objects(cluster, config, found.facts)
+    findings += foreign_findings([*read_foreign(cluster, objects), *read_crowd(cluster, config)])
+    anchors = read_snapshot(cluster, config, store)
+    origin, certificate = decide_trust_anchor(anchors, config, now, store.where)
+    bundle = NEW_ANCHOR
+    if certificate is not None:
+        bundle = join_bundle([*([anchors.trusted] if anchors.trusted else []), certificate])
+    wanted = _wanted(cluster, config, found, bundle)
+    current = _current(cluster, wanted)
+    installed = {
+        each.chart.name: revision
+        for each in wanted
+        if (revision := deployed(cluster, each.name, each.namespace)) is not None
+    }
+    ours = {r.ref for r in releases if owner_of_release(r).by == "prefect-linkerd"}
+    comparisons = [
+        Comparison(
+            each,
+            installed.get(each.chart.name),
+            is_ours=(r := current.get(f"{each.namespace}/{each.name}")) is not None
+            and r.ref in ours,
+            is_settled=next_action(each, r, now) in ("unchanged", "kept"),
+        )
+        for each in wanted
+    ]
+    return BootstrapSnapshot(
+        config=config,
+        facts=found.facts,
+        now=now,
+        wanted=wanted,
+        current=current,
+        installed=installed,
+        changes=read_changes(cluster, helm, config, config, comparisons, found.facts),
+        findings=findings,
+        trusted=anchors.trusted,
+        anchor=origin,
+        new_namespaces=[
+            name
+            for each in namespaces(config)
+            if cluster.get("v1", "Namespace", name := each["metadata"]["name"]) is None
+        ],
+        accepted=accepted,
+        crds=installed_crds(
+            cluster, installed, [c.desired.chart for c in comparisons if not c.is_settled]
+        ),
+    )
+
+
+def own_objects(cluster: Cluster, config: MeshConfig, facts: ClusterFacts) -> list[OwnObject]:
+    """Everything that bootstrap makes beside Helm's releases, but for namespaces.
+
+    Left out is what it creates and never overwrites: the issuer's Secret, the trust anchor's.
+
+    Raises:
+        ChartError: emojivoto's manifest cannot be read.
+    """
+    found = [*own_pull_secrets(config), *own_routes(config, facts.api_versions)]
+    if config.issuer == "cert-manager" and is_served("cert-manager", cluster.serves):
+        found += read_needed(cluster, config)
+    return [*found, *own_emojivoto(config)] if config.emojivoto.enabled else found
+
+
+def read_crowd(cluster: Cluster, config: MeshConfig) -> Iterator[Foreign]:
+    """Somebody else's workloads that would be meshed by what emojivoto's namespace is to say.
+
+    None where the namespace says it already, or does not exist yet.
+    """
+    name = config.namespaces.emojivoto
+    wanted = next((o for o in namespaces(config) if o["metadata"]["name"] == name), None)
+    found = cluster.get("v1", "Namespace", name) if wanted is not None else None
+    if wanted is None or found is None or not lacks(wanted, found):
+        return
+    advice = always(
+        "To leave that namespace as it is, set emojivoto.enabled to false; or name another one for "
+        "the application (namespaces.emojivoto)."
+    )
+    # Those of the application itself are looked at by name.
+    own = {name_of(each.wanted) for each in own_emojivoto(config)}
+    for kind in LONG_RUNNING:
+        for obj in cluster.list(KINDS[kind], kind, name, metadata_only=True):
+            theirs = foreign(OwnObject(obj, advice), obj)
+            if theirs is not None and theirs.subject not in own:
+                yield theirs
+
+
+def foreign_findings(theirs: Iterable[Foreign]) -> Iterator[Finding]:
+    """What of somebody else's is in the way, by its owner and what to do about it."""
+    by_advice: dict[tuple[str, str], list[str]] = {}
+    for each in theirs:
+        by_advice.setdefault((str(each.owner), each.remedy), []).append(each.subject)
+    for (owner, remedy), subjects in by_advice.items():
+        text = f"bootstrap would change it, and it belongs to {owner}"
+        yield Finding("pl-owner", "error", some(subjects), text, remedy)
+
+
+def _wanted(
+    cluster: Cluster, config: MeshConfig, found: PreflightSnapshot, bundle: str
+) -> tuple[DesiredRelease, ...]:
+    new: list[Dependency] = [
+        name
+        for name in dependencies_of(config)
+        if decide_dependency(name, config, found.releases, served=is_served(name, cluster.serves))
+        == "release"
+    ]
+    return wanted_on(
+        cluster, config, ChartCatalog(config), found.facts, found.releases, found.mesh, bundle, new
+    )
+
+
+def _current(cluster: Cluster, wanted: Sequence[DesiredRelease]) -> dict[str, Release]:
+    """The releases that are there, with their values."""
+    return {
+        f"{each.namespace}/{each.name}": release
+        for each in wanted
+        if (release := read_release(cluster, each.name, each.namespace)) is not None
+    }

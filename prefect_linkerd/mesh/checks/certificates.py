@@ -1,0 +1,276 @@
+"""How long the mesh's certificates have left, and whether cert-manager keeps those that it keeps.
+
+Linkerd's own checks warn 60 days ahead, by a fixed number. These know how long a certificate was
+made for, who renews it, and what its end means for the proxies' own certificates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.identity.certificate_anchor import AnchorOwner, issued_by, lacks, renewals
+from prefect_linkerd.mesh.identity.issuer import ready_condition
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.kubernetes.client import Object, name_of
+from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
+from prefect_linkerd.mesh.records.rotation import RECORD, record_of
+from prefect_linkerd.mesh.snapshot.expiry import Expiry, Role, expiries
+from prefect_linkerd.mesh.snapshot.mesh import Certificates, Snapshot, timestamp
+
+SOON = timedelta(days=30)
+"""What a certificate should have left; at least a third of its life, where that is less."""
+
+LATE = timedelta(minutes=15)
+"""How long after its time cert-manager may take for a renewal."""
+
+TAKE_OVER = "Run rotate_anchor, which takes over from there."
+
+certificates = Category("pl-certificates", "beyond")
+
+
+@certificates.check("pl-trust-bundle", "the trust bundle holds the anchor that signed the issuer")
+def _(snapshot: Snapshot) -> Problems:
+    namespace = snapshot.config.namespaces.linkerd
+    where = f"ConfigMap/{namespace}/{TRUST_ROOTS}"
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    issuer = snapshot.secrets.get(f"{namespace}/{ISSUER_SECRET}")
+    if issuer is None or not issuer.certificate:
+        raise Skip("there is no issuer")
+    try:
+        chain = read_certificates(issuer.certificate, subject)
+    except MeshError as error:
+        raise Skip(f"the issuer cannot be read: {error.found}") from None
+    try:
+        trusted = read_certificates(snapshot.trust_bundle, where) if snapshot.trust_bundle else []
+    except MeshError as error:
+        text = f"it cannot be read: expected {error.expected}, found {error.found}"
+        yield Problem(where, f"{text}, so identity does not start", error.remedy)
+        return
+    # Identity verifies its issuer by this bundle, and does not start, or keeps the old issuer,
+    # where that fails. Source: linkerd2 `pkg/identity/service.go` (loadCredentials).
+    if trusted and signed_by(issuer.certificate, snapshot.trust_bundle, subject) is not None:
+        return
+    held = ", ".join(map(_anchor_name, trusted)) or "no anchor"
+    text = (
+        f"it holds {held}, and none of them signed the issuer ({_anchor_name(chain[0])}, signed by "
+        f"{chain[-1].issuer}): the identity service refuses it, and no proxy gets a certificate"
+    )
+    is_certificates = snapshot.anchor_owner is not None
+    yield Problem(where, text, TAKE_OVER if is_certificates else _mend_bundle(issuer, subject))
+
+
+def _mend_bundle(issuer: Certificates, subject: str) -> str:
+    try:
+        signer = signed_by(issuer.certificate, issuer.authority, subject)
+    except MeshError:
+        signer = None
+    if signer is None:
+        return (
+            "Add the anchor that signed it to the bundle, or run rotate_anchor with recover, which "
+            "gives the mesh a new anchor and issuer, with a downtime."
+        )
+    return (
+        f"Add {_anchor_name(signer)}, which is ca.crt of {subject}, to the bundle where that is "
+        "declared: the value identityTrustAnchorsPEM of the control plane's release, or the "
+        "trust-manager Bundle. Then restart Deployment/linkerd-identity."
+    )
+
+
+def _anchor_name(info: CertificateInfo) -> str:
+    return f"{info.common_name or info.subject or 'one without a name'} ({info.fingerprint[:12]})"
+
+
+@certificates.check(
+    "pl-anchor-days-left", "trust anchors have 30 days or a third of their life left", "warning"
+)
+def _(snapshot: Snapshot) -> Problems:
+    if not snapshot.trust_bundle:
+        raise Skip("there is no trust bundle")
+    remedy = "Start rotate_anchor; its end removes anchors that are no longer used."
+    yield from _ending(snapshot, "trust anchor", {}, remedy)
+
+
+@certificates.check(
+    "pl-issuer-days-left", "the issuer has 30 days or a third of its life left", "warning"
+)
+def _(snapshot: Snapshot) -> Problems:
+    remedy = "Run rotate_issuer."
+    yield from _ending(snapshot, "issuer", _kept(snapshot), remedy)
+
+
+@certificates.check(
+    "pl-webhook-days-left",
+    "webhook certificates have 30 days or a third of their life left",
+    "warning",
+)
+def _(snapshot: Snapshot) -> Problems:
+    remedy = (
+        "Run rotate_webhooks, or let cert-manager keep it: "
+        "https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/"
+    )
+    yield from _ending(snapshot, "webhook", _kept(snapshot), remedy)
+
+
+@certificates.check(
+    "pl-anchor-trusted", "every proxy trusts the anchor that cert-manager signs the issuer with"
+)
+def _(snapshot: Snapshot) -> Problems:
+    owner = snapshot.anchor_owner
+    if owner is None:
+        raise Skip("no Certificate of cert-manager owns the trust anchor")
+    subject = name_of(owner.certificate)
+    anchor = issued_by(owner.certificate, snapshot.trust_bundle)
+    if anchor is None:
+        text = "the trust bundle does not have the anchor that cert-manager renewed it to"
+        yield Problem(subject, f"{text}; {_leaves(snapshot, owner, None)}", TAKE_OVER)
+        return
+    without = [
+        pod.subject
+        for pod in snapshot.meshed
+        if pod.proxy is not None and lacks(anchor, pod.proxy.trust_bundle, pod.started)
+    ]
+    if without:
+        named = ", ".join(without[:3]) + (", …" if len(without) > 3 else "")
+        text = f"cert-manager renewed it, and {len(without)} proxies do not trust it: {named}"
+        yield Problem(subject, f"{text}; {_leaves(snapshot, owner, anchor)}", TAKE_OVER)
+
+
+def _leaves(snapshot: Snapshot, owner: AnchorOwner, anchor: CertificateInfo | None) -> str:
+    """When proxies get certificates of an anchor that cert-manager has renewed."""
+    namespace = snapshot.config.namespaces.linkerd
+    issuer = snapshot.secrets.get(f"{namespace}/{ISSUER_SECRET}")
+    try:
+        is_signed = (
+            anchor is not None
+            and issuer is not None
+            and signed_by(issuer.certificate, anchor.pem, ISSUER_SECRET) is not None
+        )
+    except MeshError:
+        is_signed = False
+    if is_signed:
+        return "the issuer is of it already, and so are certificates once identity restarts"
+    due = renewals(owner.issuer).due
+    if due is None:
+        return f"certificates of it come as soon as {name_of(owner.issuer)} is renewed"
+    left = max(due - snapshot.now, timedelta())
+    return (
+        f"certificates of it come in {_hours(left)}, when cert-manager renews "
+        f"{name_of(owner.issuer)} ({_moment(due)})"
+    )
+
+
+@certificates.check("pl-rotation-open", "no rotation of the trust anchor is unfinished", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    subject = f"{snapshot.config.namespaces.linkerd}/{RECORD}"
+    found = snapshot.config_maps.get(subject)
+    record = record_of(found) if found is not None else None
+    if record is not None and record.is_open:
+        text = f"the rotation that began on {record.begun} is in phase {record.phase}"
+        yield Problem(f"ConfigMap/{subject}", text, "Let it end, or run rotate_anchor again.")
+
+
+@certificates.check("pl-certificate-ready", "cert-manager's Certificates are Ready")
+def _(snapshot: Snapshot) -> Problems:
+    for certificate in snapshot.certificates:
+        is_ready, message = ready_condition(certificate)
+        if not is_ready:
+            yield Problem(
+                name_of(certificate),
+                f"it is not Ready: {message}",
+                "Look at its CertificateRequest by `kubectl describe` and at cert-manager's log.",
+            )
+
+
+@certificates.check("pl-certificate-renewal", "cert-manager renews in time", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    for certificate in snapshot.certificates:
+        due = timestamp(certificate.get("status", {}).get("renewalTime"))
+        if due is not None and snapshot.now > due + LATE:
+            yield Problem(
+                name_of(certificate),
+                f"its renewal was due on {_moment(due)} and has not happened",
+                "Check that cert-manager runs, and look at its log.",
+            )
+
+
+@certificates.check(
+    "pl-leaf-lifetime", "proxies get certificates of their full lifetime", "warning"
+)
+def _(snapshot: Snapshot) -> Problems:
+    namespace = snapshot.config.namespaces.linkerd
+    issuer = snapshot.secrets.get(f"{namespace}/{ISSUER_SECRET}")
+    if issuer is None or not issuer.certificate or not snapshot.trust_bundle:
+        raise Skip("there is no issuer or no trust bundle")
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    try:
+        chain = read_certificates(issuer.certificate, subject)
+        anchor = signed_by(issuer.certificate, snapshot.trust_bundle, subject)
+    except MeshError as error:
+        raise Skip(str(error)) from None
+    # The identity service cuts a leaf's life at the end of the first certificate of its chain,
+    # so that a proxy asks again before. Source: linkerd2 `pkg/tls/ca.go` (createTemplate).
+    ends = [(info.not_after, subject, "the issuer") for info in chain]
+    if anchor is not None:
+        ends.append((anchor.not_after, f"ConfigMap/{namespace}/{TRUST_ROOTS}", "its trust anchor"))
+    end, where, what = min(ends)
+    full, left = issuance_lifetime(snapshot), end - snapshot.now
+    if left < full:
+        yield Problem(
+            where,
+            f"a proxy that asks now gets {_hours(max(left, timedelta()))} instead of "
+            f"{_hours(full)}, as {what} ends on {_moment(end)}",
+            "Renew the issuer or rotate the trust anchor before then: afterwards no proxy gets a "
+            "certificate.",
+        )
+
+
+def _ending(snapshot: Snapshot, role: Role, kept: Mapping[str, Object], remedy: str) -> Problems:
+    # Read here, so that a part that could not be read is an error and no pass.
+    _ = snapshot.trust_bundle if role == "trust anchor" else snapshot.secrets
+    for expiry in expiries(snapshot):
+        key = expiry.subject.removeprefix("Secret/")
+        if expiry.role == role and key not in kept and _is_soon(expiry, snapshot.now):
+            info = expiry.info
+            when = "ended" if info.not_after <= snapshot.now else "ends"
+            text = (
+                f"{info.common_name or info.subject} {when} on {_moment(info.not_after)} "
+                f"({expiry.days_left:.1f} days)"
+            )
+            yield Problem(expiry.subject, text, remedy)
+
+
+def _is_soon(expiry: Expiry, now: datetime) -> bool:
+    life = expiry.info.not_after - expiry.info.not_before
+    return expiry.info.not_after - now < min(SOON, life / 3)
+
+
+def _kept(snapshot: Snapshot) -> dict[str, Object]:
+    """cert-manager's Certificates, by `namespace/Secret`."""
+    return {
+        f"{obj['metadata']['namespace']}/{obj['spec']['secretName']}": obj
+        for obj in snapshot.certificates
+    }
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)")
+
+
+def issuance_lifetime(snapshot: Snapshot) -> timedelta:
+    """How long leaves are asked to live, from the installed values, as Go writes durations."""
+    values = snapshot.control_plane_values or {}
+    text = str(values.get("identity", {}).get("issuer", {}).get("issuanceLifetime", ""))
+    units = {"h": "hours", "m": "minutes", "s": "seconds"}
+    parts = {units[unit]: float(number) for number, unit in _DURATION.findall(text)}
+    return timedelta(**parts) or timedelta(hours=snapshot.config.lifetimes.leaf_hours)
+
+
+def _hours(span: timedelta) -> str:
+    return f"{span.total_seconds() / 3600:.1f} h"
+
+
+def _moment(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,196 @@
+"""What a check is, how a list of them is run, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+
+Severity = Literal["error", "warning"]
+Scope = Literal["pre", "crds", "control-plane", "proxy", "cni", "viz", "jaeger", "beyond"]
+"""Which command of the linkerd CLI has a check: `check --pre`, `check --crds`, `check`,
+`check --proxy`, `check --linkerd-cni-enabled`, `viz check` and `jaeger check`; `beyond` are our
+own."""
+
+Outcome = Literal["success", "warning", "error", "skipped"]
+
+HINTS = "https://linkerd.io/2/checks/#"
+
+
+class Skip(Exception):
+    """Raised by a check that has nothing to look at: another one says why, or nothing is wrong."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that a check found: the object, what is so, and what to do."""
+
+    subject: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.message}. {self.remedy}"
+
+
+Problems = Iterator[Problem]
+Judge = Callable[[Snapshot], Iterable[Problem]]
+
+
+EdgeRelease = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The Linkerd versions that have a check.
+
+    Stable ones by their minors: `since` the first that has it and `until` the last. Edges:
+    `since_edge` the first that has it and `before_edge` the first that has it no more. What ended
+    with a stable minor is in no edge, unless `before_edge` says until when.
+    """
+
+    since: tuple[int, int] | None = None
+    until: tuple[int, int] | None = None
+    edge_only: bool = False
+    since_edge: EdgeRelease | None = None
+    before_edge: EdgeRelease | None = None
+
+    def __contains__(self, version: LinkerdVersion) -> bool:
+        if version.channel == "edge":
+            if self.before_edge is not None:
+                return version.numbers < self.before_edge
+            has_begun = self.since_edge is None or version.numbers >= self.since_edge
+            return has_begun and self.until is None
+        if self.edge_only:
+            return False
+        after = self.since is None or version.minor >= self.since
+        return after and (self.until is None or version.minor <= self.until)
+
+    def __str__(self) -> str:
+        if self.edge_only:
+            return f"edge-{_dotted(self.since_edge)} and newer" if self.since_edge else "edge"
+        first = _dotted(self.since) if self.since else "2.11"
+        ended = f", edges before {_dotted(self.before_edge)}" if self.before_edge else ""
+        if self.until is None:
+            text = f"{first} and newer" if self.since else "all"
+            return f"{first} to 2.14{ended}" if ended else text
+        last = _dotted(self.until)
+        return (first if first == last else f"{first} to {last}") + ended
+
+
+def _dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
+
+
+ALL_VERSIONS = Versions()
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: linkerd's id and words, how grave it is, and the function that judges.
+
+    `fatal` is linkerd's own mark: where such a check fails, the rest of its category is skipped,
+    as it could only repeat the same.
+    """
+
+    id: str
+    description: str
+    severity: Severity
+    fatal: bool
+    versions: Versions
+    judge: Judge
+
+    def run(self, snapshot: Snapshot) -> CheckResult:
+        """Judges a snapshot; a check that cannot be run is an error, never a pass."""
+        try:
+            problems = tuple(self.judge(snapshot))
+        except Skip as reason:
+            return CheckResult(self, "skipped", reason=str(reason))
+        except MeshError as error:
+            return self._broken(Problem(error.subject, f"it could not be checked: {error}", ""))
+        except Exception as error:
+            text = f"the check itself failed: {type(error).__name__}: {error}"
+            return self._broken(Problem(self.id, text, "Report this with the version in use."))
+        return CheckResult(self, self.severity if problems else "success", problems)
+
+    def _broken(self, problem: Problem) -> CheckResult:
+        return CheckResult(self, "error", (problem,), is_broken=True)
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check said. `is_broken` marks one that could not be run."""
+
+    check: Check
+    outcome: Outcome
+    problems: tuple[Problem, ...] = ()
+    reason: str = ""
+    is_broken: bool = False
+
+
+@dataclass
+class Category:
+    """Checks of one topic, under the name that linkerd gives it, in the order they are run.
+
+    `also` are further commands of the linkerd CLI that run the same checks.
+    """
+
+    name: str
+    scope: Scope
+    checks: list[Check] = field(default_factory=list[Check])
+    also: tuple[Scope, ...] = ()
+
+    def check(
+        self,
+        id: str,  # noqa: A002 it is linkerd's word
+        description: str,
+        severity: Severity = "error",
+        *,
+        fatal: bool = False,
+        versions: Versions = ALL_VERSIONS,
+    ) -> Callable[[Judge], Judge]:
+        """Declares the function below it as a check of this category."""
+
+        def declare(judge: Judge) -> Judge:
+            self.checks.append(Check(id, description, severity, fatal, versions, judge))
+            return judge
+
+        return declare
+
+    def run(self, snapshot: Snapshot) -> CategoryResult:
+        """Runs those checks that the mesh's version has."""
+        results: list[CheckResult] = []
+        failed: Check | None = None
+        for check in self.checks:
+            if snapshot.version not in check.versions:
+                continue
+            if failed is not None:
+                reason = f"{failed.id} has to hold first"
+                results.append(CheckResult(check, "skipped", reason=reason))
+                continue
+            result = check.run(snapshot)
+            results.append(result)
+            if check.fatal and result.outcome in ("error", "warning"):
+                failed = check
+        return CategoryResult(self.name, self.scope, tuple(results))
+
+
+@dataclass(frozen=True)
+class CategoryResult:
+    """What the checks of one category said."""
+
+    name: str
+    scope: Scope
+    results: tuple[CheckResult, ...]
+
+
+def run_checks(
+    snapshot: Snapshot, categories: Sequence[Category], scopes: Iterable[Scope]
+) -> tuple[CategoryResult, ...]:
+    """Runs the categories of these scopes over one snapshot; reads nothing and never raises."""
+    wanted = frozenset(scopes)
+    return tuple(c.run(snapshot) for c in categories if wanted & {c.scope, *c.also})

@@ -1,0 +1,210 @@
+"""Whether the control plane is there and runs: `linkerd-config`, its pods, the cluster's networks.
+
+Source: linkerd2 `pkg/healthcheck`, category linkerd-existence.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from prefect_linkerd.mesh.checks.config import AGAIN, COMPONENTS
+from prefect_linkerd.mesh.checks.resources import missing
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
+
+existence = Category("linkerd-existence", "control-plane")
+
+COMPONENT = "linkerd.io/control-plane-component"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def installed_values(snapshot: Snapshot) -> Mapping[str, Any]:
+    """The values that the control plane is installed with.
+
+    Raises:
+        Skip: there are none; `l5d-existence-linkerd-config` says so.
+    """
+    if not snapshot.control_plane_values:
+        raise Skip("ConfigMap linkerd-config cannot be read (l5d-existence-linkerd-config)")
+    return snapshot.control_plane_values
+
+
+@existence.check("l5d-existence-linkerd-config", "'linkerd-config' config map exists", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    namespace = snapshot.config.namespaces.linkerd
+    subject = f"ConfigMap/{namespace}/linkerd-config"
+    if f"{namespace}/linkerd-config" not in snapshot.config_maps:
+        yield Problem(subject, "it does not exist", AGAIN)
+    elif not snapshot.control_plane_values:
+        yield Problem(subject, "its key values is no YAML mapping", AGAIN)
+
+
+@existence.check("l5d-existence-sa", "heartbeat ServiceAccount exist", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    if installed_values(snapshot).get("disableHeartBeat"):
+        return iter(())
+    names = [f"{snapshot.config.namespaces.linkerd}/linkerd-heartbeat"]
+    return missing("ServiceAccount", names, snapshot.service_accounts, remedy=AGAIN)
+
+
+@existence.check("l5d-existence-replicasets", "control plane replica sets are ready", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    for obj in snapshot.replica_sets:
+        for condition in obj.get("status", {}).get("conditions", []):
+            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+                metadata = obj["metadata"]
+                yield Problem(
+                    f"ReplicaSet/{metadata['namespace']}/{metadata['name']}",
+                    f"{condition.get('reason', '')}: {condition.get('message', '')}",
+                    "Fix what rejects its pods, such as a quota or a webhook.",
+                )
+
+
+@existence.check("l5d-existence-unschedulable-pods", "no unschedulable pods", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    for pod in snapshot.pods_in(snapshot.config.namespaces.linkerd):
+        for condition in pod.conditions:
+            if condition.reason == "Unschedulable":
+                text = f"no node takes it: {condition.message}"
+                yield Problem(pod.subject, text, "Make room on the nodes, or add one.")
+
+
+@existence.check("l5d-api-control-ready", "control plane pods are ready", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    namespace = snapshot.config.namespaces.linkerd
+    pods = [
+        pod
+        for pod in snapshot.pods_in(namespace)
+        if pod.phase == "Running"
+        and (COMPONENT in pod.labels or not snapshot.version.at_least((2, 12)))
+    ]
+    for component in COMPONENTS:
+        running = [pod for pod in pods if component_of(pod) == component]
+        subject = f"Deployment/{namespace}/linkerd-{component}"
+        if not running:
+            text = "no pod of it is running"
+            yield Problem(subject, text, "Look at its pods and their events.")
+        # One that is ready is enough.
+        elif all(unready(pod) for pod in running):
+            found = "; ".join(
+                f"{pod.subject}: {', '.join(unready(pod))} not ready" for pod in running
+            )
+            yield Problem(subject, found, "Look at the containers' logs.")
+
+
+def component_of(pod: Pod) -> str:
+    """`proxy-injector` for a pod `linkerd-proxy-injector-5d8f…-x2x9k`; empty for any other name."""
+    first, *rest = pod.name.split("-")
+    return "-".join(rest[:-2]) if first == "linkerd" and len(rest) >= 3 else ""
+
+
+def unready(pod: Pod) -> list[str]:
+    """The names of a pod's containers that are not ready."""
+    return [c.name for c in pod.containers if not c.is_init and not c.ready]
+
+
+@existence.check(
+    "l5d-cluster-networks-verified",
+    "cluster networks can be verified",
+    "warning",
+    versions=Versions(until=(2, 11)),
+)
+def _(snapshot: Snapshot) -> Problems:
+    for node in snapshot.nodes:
+        if not node["spec"].get("podCIDR"):
+            yield Problem(
+                f"Node/{node['metadata']['name']}",
+                "it does not expose a podCIDR",
+                "Some networks never do: check manually that clusterNetworks covers every pod.",
+            )
+
+
+@existence.check("l5d-cluster-networks-cidr", "cluster networks contains all node podCIDRs")
+def _(snapshot: Snapshot) -> Problems:
+    networks = cluster_networks(snapshot)
+    nodes = [node for node in snapshot.nodes if node["spec"].get("podCIDR")]
+    if not nodes:
+        raise Skip("the nodes do not expose a podCIDR")
+    for node in nodes:
+        text: str = node["spec"]["podCIDR"]
+        if not any(contains(network, parse_network(text)) for network in networks):
+            message = f"its podCIDR {text} is not in Linkerd's clusterNetworks"
+            yield Problem(f"Node/{node['metadata']['name']}", message, _ADD.format(text))
+
+
+_ADD = "Add {} to clusterNetworks in the control plane's values, and run bootstrap again."
+_NETWORKS = Versions(since=(2, 12))
+
+
+@existence.check(
+    "l5d-cluster-networks-pods", "cluster networks contains all pods", versions=_NETWORKS
+)
+def _(snapshot: Snapshot) -> Problems:
+    networks = cluster_networks(snapshot)
+    for pod in snapshot.pods:
+        if pod.ip and not pod.host_network and not includes(networks, pod.ip):
+            text = f"its address {pod.ip} is not in Linkerd's clusterNetworks"
+            yield Problem(pod.subject, text, _ADD.format("the pods' network"))
+
+
+@existence.check(
+    "l5d-cluster-networks-pods", "cluster networks contains all services", versions=_NETWORKS
+)
+def _(snapshot: Snapshot) -> Problems:
+    networks = cluster_networks(snapshot)
+    for service in snapshot.services:
+        address = service.cluster_ip
+        if address not in ("", "None") and not includes(networks, address):
+            text = f"its address {address} is not in Linkerd's clusterNetworks"
+            yield Problem(service.subject, text, _ADD.format("the Services' network"))
+
+
+def cluster_networks(snapshot: Snapshot) -> list[Network]:
+    """The networks that Linkerd counts as the cluster's own.
+
+    Raises:
+        InvalidInput: one of them is no network.
+    """
+    text = str(installed_values(snapshot).get("clusterNetworks", ""))
+    return [parse_network(part) for part in text.split(",")]
+
+
+def parse_network(text: str) -> Network:
+    """A network in CIDR form; bits behind the mask are dropped, as Go's `net.ParseCIDR` does.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        if "/" not in text:
+            raise ValueError
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise InvalidInput(
+            "clusterNetworks",
+            expected="networks such as 10.0.0.0/8, joined by commas without spaces",
+            found=repr(text),
+            remedy="Fix clusterNetworks in the control plane's values.",
+        ) from None
+
+
+def contains(network: Network, other: Network) -> bool:
+    """Whether all addresses of one network are in another."""
+    return (
+        network.version == other.version
+        and other.network_address in network
+        and other.prefixlen >= network.prefixlen
+    )
+
+
+def includes(networks: Sequence[Network], address: str) -> bool:
+    """Whether an address is in one of some networks; what is no address is in none."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)

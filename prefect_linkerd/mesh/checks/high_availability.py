@@ -1,0 +1,71 @@
+"""What high availability asks for, and what extensions may not have twice.
+
+Source: linkerd2 `pkg/healthcheck`, categories linkerd-ha-checks and linkerd-extension-checks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from prefect_linkerd.mesh.checks.config import COMPONENTS
+from prefect_linkerd.mesh.checks.existence import installed_values
+from prefect_linkerd.mesh.checks.resources import labels_of
+from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.snapshot.mesh import EXTENSION, Snapshot
+
+ha = Category("linkerd-ha-checks", "control-plane")
+extension = Category("linkerd-extension-checks", "control-plane")
+
+ADMISSION_WEBHOOKS = "config.linkerd.io/admission-webhooks"
+
+
+@ha.check(
+    "l5d-injection-disabled",
+    "pod injection disabled on kube-system",
+    "warning",
+    versions=Versions(until=(2, 14), before_edge=(24, 3, 4)),
+)
+def _(snapshot: Snapshot) -> Problems:
+    found = snapshot.mutating_webhooks.get("linkerd-proxy-injector-webhook-config", {})
+    hooks: list[Object] = found.get("webhooks") or []
+    if len(hooks) != 1 or hooks[0].get("failurePolicy") != "Fail":
+        raise Skip("it is no installation for high availability")
+    labels = labels_of(snapshot.namespaces).get("kube-system", {})
+    if labels.get(ADMISSION_WEBHOOKS) != "disabled":
+        yield Problem(
+            "Namespace/kube-system",
+            "the injector fails closed, and would stop pods of the cluster itself",
+            f"Label it {ADMISSION_WEBHOOKS}=disabled.",
+        )
+
+
+@ha.check("l5d-control-plane-replicas", "multiple replicas of control plane pods", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    if not installed_values(snapshot).get("highAvailability"):
+        raise Skip("it is no installation for high availability")
+    namespace = snapshot.config.namespaces.linkerd
+    for component in COMPONENTS:
+        found = snapshot.workload("Deployment", namespace, f"linkerd-{component}")
+        ready = found.ready if found is not None else 0
+        if ready <= 1:
+            subject = f"Deployment/{namespace}/linkerd-{component}"
+            text = f"{ready} of its pods are available, and there should be two at least"
+            yield Problem(subject, text, "Scale it, or look at the pods that are not ready.")
+
+
+@extension.check(
+    "l5d-extension-namespaces",
+    "namespace configuration for extensions",
+    "warning",
+    versions=Versions(edge_only=True, since_edge=(23, 11, 4)),
+)
+def _(snapshot: Snapshot) -> Problems:
+    by_extension: dict[str, list[str]] = defaultdict(list)
+    for name, labels in sorted(labels_of(snapshot.namespaces).items()):
+        if EXTENSION in labels:
+            by_extension[labels[EXTENSION]].append(name)
+    for label, names in by_extension.items():
+        if len(names) > 1:
+            text = f"label {EXTENSION}={label} is on more than one namespace: {', '.join(names)}"
+            yield Problem(f"Namespace/{names[0]}", text, "Keep it on the extension's own.")

@@ -1,0 +1,253 @@
+"""The chain of trust: the issuer that Linkerd signs with, and the anchors in its Secret.
+
+Source: linkerd2 `pkg/healthcheck`, categories linkerd-identity and linkerd-identity-data-plane, and
+`pkg/issuercerts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
+from prefect_linkerd.mesh.checks.existence import installed_values
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.pki.certificates import (
+    CertificateInfo,
+    read_certificates,
+    signed_by,
+    unsupported_crypto,
+)
+from prefect_linkerd.mesh.snapshot.mesh import Certificates, Snapshot
+
+identity = Category("linkerd-identity", "control-plane")
+identity_data_plane = Category("linkerd-identity-data-plane", "proxy")
+
+EXPIRING_SOON = timedelta(days=60)
+"""Source: linkerd2 `pkg/issuercerts`, `expirationWarningThresholdInDays`."""
+
+ROTATE = "Run rotate_anchor."
+REISSUE = "Have a new issuer signed by the trust anchor (rotate_anchor, or cert-manager)."
+
+EXTERNAL, OWN = "kubernetes.io/tls", "linkerd.io/tls"
+KEYS = {EXTERNAL: ("ca.crt", "tls.crt", "tls.key"), OWN: ("crt.pem", "key.pem")}
+"""What the issuer's Secret has to hold, by the scheme that the mesh is installed with."""
+
+
+def _subject(snapshot: Snapshot) -> str:
+    return f"Secret/{snapshot.config.namespaces.linkerd}/{ISSUER_SECRET}"
+
+
+def _scheme(snapshot: Snapshot) -> str:
+    values: Mapping[str, Any] = installed_values(snapshot).get("identity") or {}
+    issuer: Mapping[str, Any] = values.get("issuer") or {}
+    return EXTERNAL if issuer.get("scheme") == EXTERNAL else OWN
+
+
+def _secret(snapshot: Snapshot) -> Certificates | None:
+    return snapshot.secrets.get(f"{snapshot.config.namespaces.linkerd}/{ISSUER_SECRET}")
+
+
+def _anchors_text(snapshot: Snapshot) -> str:
+    """The anchors beside the issuer; with Linkerd's own scheme they are among the values."""
+    if _scheme(snapshot) == OWN:
+        return str(installed_values(snapshot).get("identityTrustAnchorsPEM", ""))
+    secret = _secret(snapshot)
+    return secret.authority if secret else ""
+
+
+def anchors(snapshot: Snapshot) -> list[CertificateInfo]:
+    """The trust anchors that linkerd judges.
+
+    Raises:
+        Skip: there are none that can be read; `l5d-identity-cert-config-valid` says so.
+    """
+    try:
+        return read_certificates(_anchors_text(snapshot), f"trust anchors of {_subject(snapshot)}")
+    except MeshError as error:
+        raise Skip(f"the trust anchors cannot be read: {error.found}") from None
+
+
+def issuer_chain(snapshot: Snapshot) -> list[CertificateInfo]:
+    """The issuer, and the intermediates that follow it.
+
+    Raises:
+        Skip: as `anchors`.
+    """
+    secret = _secret(snapshot)
+    try:
+        return read_certificates(secret.certificate if secret else "", _subject(snapshot))
+    except MeshError as error:
+        raise Skip(f"the issuer cannot be read: {error.found}") from None
+
+
+@identity.check("l5d-identity-cert-config-valid", "certificate config is valid", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    subject, secret = _subject(snapshot), _secret(snapshot)
+    scheme = _scheme(snapshot)
+    if secret is None:
+        yield Problem(subject, "it does not exist", REISSUE)
+        return
+    lacking = [key for key in KEYS[scheme] if key not in secret.keys]
+    if lacking:
+        text = f"scheme {scheme} needs {', '.join(lacking)} in it"
+        yield Problem(subject, text, REISSUE)
+        return
+    yield from _unreadable(secret.certificate, subject, REISSUE)
+    yield from _unreadable(_anchors_text(snapshot), f"trust anchors of {subject}", ROTATE)
+    if secret.has_matching_key is False:
+        yield Problem(subject, "its key is not the key of its certificate", REISSUE)
+    elif secret.has_matching_key is None:
+        yield Problem(subject, "its key cannot be read", REISSUE)
+
+
+def _unreadable(pem: str, subject: str, remedy: str) -> Problems:
+    try:
+        read_certificates(pem, subject)
+    except MeshError as error:
+        yield Problem(subject, f"expected {error.expected}, found {error.found}", remedy)
+
+
+@identity.check(
+    "l5d-identity-trustAnchors-use-supported-crypto",
+    "trust anchors are using supported crypto algorithm",
+    fatal=True,
+)
+def _(snapshot: Snapshot) -> Problems:
+    for anchor in anchors(snapshot):
+        if wrong := unsupported_crypto(anchor, snapshot.version, is_anchor=True):
+            yield Problem(_named(anchor, snapshot), str(wrong), ROTATE)
+
+
+def _named(anchor: CertificateInfo, snapshot: Snapshot) -> str:
+    return f"trust anchor {anchor.common_name} ({anchor.serial}) of {_subject(snapshot)}"
+
+
+@identity.check(
+    "l5d-identity-trustAnchors-are-time-valid",
+    "trust anchors are within their validity period",
+    fatal=True,
+)
+def _(snapshot: Snapshot) -> Problems:
+    for anchor in anchors(snapshot):
+        if text := not_valid_now(anchor, snapshot.now):
+            yield Problem(_named(anchor, snapshot), text, ROTATE)
+
+
+def not_valid_now(info: CertificateInfo, now: datetime) -> str:
+    """Why a certificate does not hold now; empty where it does."""
+    if info.not_before > now:
+        return f"it is not valid before {info.not_before:%Y-%m-%d %H:%M} UTC"
+    if info.not_after < now:
+        return f"it ended on {info.not_after:%Y-%m-%d %H:%M} UTC"
+    return ""
+
+
+@identity.check(
+    "l5d-identity-trustAnchors-not-expiring-soon",
+    "trust anchors are valid for at least 60 days",
+    "warning",
+)
+def _(snapshot: Snapshot) -> Problems:
+    for anchor in anchors(snapshot):
+        if text := ends_soon(anchor, snapshot.now):
+            yield Problem(_named(anchor, snapshot), text, ROTATE)
+
+
+def ends_soon(info: CertificateInfo, now: datetime) -> str:
+    """When a certificate ends, if that is in less than 60 days; else empty."""
+    if now + EXPIRING_SOON > info.not_after:
+        return f"it ends on {info.not_after:%Y-%m-%d %H:%M} UTC, in {info.days_left(now):.1f} days"
+    return ""
+
+
+@identity.check(
+    "l5d-identity-issuer-cert-uses-supported-crypto",
+    "issuer cert is using supported crypto algorithm",
+    fatal=True,
+)
+def _(snapshot: Snapshot) -> Problems:
+    if wrong := unsupported_crypto(issuer_chain(snapshot)[0], snapshot.version, is_anchor=False):
+        yield Problem(_subject(snapshot), str(wrong), REISSUE)
+
+
+@identity.check(
+    "l5d-identity-issuer-cert-is-time-valid",
+    "issuer cert is within its validity period",
+    fatal=True,
+)
+def _(snapshot: Snapshot) -> Problems:
+    if text := not_valid_now(issuer_chain(snapshot)[0], snapshot.now):
+        yield Problem(_subject(snapshot), text, REISSUE)
+
+
+@identity.check(
+    "l5d-identity-issuer-cert-not-expiring-soon",
+    "issuer cert is valid for at least 60 days",
+    "warning",
+)
+def _(snapshot: Snapshot) -> Problems:
+    if text := ends_soon(issuer_chain(snapshot)[0], snapshot.now):
+        yield Problem(_subject(snapshot), text, REISSUE)
+
+
+@identity.check(
+    "l5d-identity-issuer-cert-issued-by-trust-anchor",
+    "issuer cert is issued by the trust anchor",
+)
+def _(snapshot: Snapshot) -> Problems:
+    if not chains(issuer_chain(snapshot), anchors(snapshot), snapshot.now, _subject(snapshot)):
+        text = "no trust anchor that is valid now signed it"
+        yield Problem(_subject(snapshot), text, REISSUE)
+
+
+def chains(
+    chain: Sequence[CertificateInfo],
+    roots: Iterable[CertificateInfo],
+    now: datetime,
+    subject: str,
+) -> bool:
+    """Whether a certificate leads to one of some roots, by certificates that are all valid now.
+
+    A certificate that is itself among the roots does, as in Go's `x509.Certificate.Verify`.
+    """
+    certificate = chain[0]
+    valid_roots = [root for root in roots if not not_valid_now(root, now)]
+    valid_chain = [info for info in chain if not not_valid_now(info, now)]
+    if certificate not in valid_chain or not valid_roots:
+        return False
+    if any(root.fingerprint == certificate.fingerprint for root in valid_roots):
+        return True
+    pem, bundle = ("".join(info.pem for info in infos) for infos in (valid_chain, valid_roots))
+    return signed_by(pem, bundle, subject) is not None
+
+
+@identity_data_plane.check(
+    "l5d-identity-data-plane-proxies-certs-match-ca",
+    "data plane proxies certificate match CA",
+    "warning",
+)
+def _(snapshot: Snapshot) -> Problems:
+    return stale_bundles(snapshot)
+
+
+def stale_bundles(snapshot: Snapshot, namespace: str | None = None) -> Problems:
+    """The pods, of a namespace or of all, whose proxies do not have the mesh's trust bundle.
+
+    The control plane's own read it from its ConfigMap, and so cannot have another one.
+    """
+    control_plane = snapshot.config.namespaces.linkerd
+    if snapshot.version.at_least((2, 12)):
+        current, source = snapshot.trust_bundle, f"ConfigMap/{control_plane}/{TRUST_ROOTS}"
+    else:
+        current = str(installed_values(snapshot).get("identityTrustAnchorsPEM", ""))
+        source = f"ConfigMap/{control_plane}/linkerd-config"
+    for pod in snapshot.pods:
+        if pod.namespace == control_plane or namespace not in (None, pod.namespace):
+            continue
+        bundle = pod.proxy.trust_bundle if pod.proxy is not None and pod.control_plane else ""
+        if bundle and bundle.strip() != current.strip():
+            text = f"its proxy does not have the trust bundle of {source}"
+            yield Problem(pod.subject, text, "Restart its workload.")

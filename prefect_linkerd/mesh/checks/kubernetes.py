@@ -1,0 +1,95 @@
+"""The cluster itself: its API, its version, and the Gateway API's CRDs.
+
+Source: linkerd2 `pkg/healthcheck`, categories kubernetes-api, kubernetes-version and
+gateway-api-crd; `pkg/k8s` (minAPIVersion).
+"""
+
+from __future__ import annotations
+
+import re
+
+from prefect_linkerd.mesh.checks.check import Category, EdgeRelease, Problem, Problems, Versions
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+
+kubernetes_api = Category("kubernetes-api", "control-plane", also=("pre", "crds"))
+kubernetes_version = Category("kubernetes-version", "control-plane", also=("pre", "crds"))
+gateway_api_crd = Category("gateway-api-crd", "control-plane", also=("pre", "crds"))
+
+MINIMUM_OF_STABLE: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = (
+    ((2, 12), (1, 21)),
+    ((2, 11), (1, 17)),
+)
+"""The oldest Kubernetes of each stable Linkerd minor, newest first."""
+
+MINIMUM_OF_EDGE: tuple[tuple[EdgeRelease, tuple[int, int]], ...] = (
+    ((26, 5, 1), (1, 31)),
+    ((25, 2, 3), (1, 23)),
+    ((23, 12, 2), (1, 22)),
+    ((23, 1, 1), (1, 21)),
+)
+"""The oldest Kubernetes from an edge release on, newest first."""
+
+GATEWAY_API = "v1.5.1"
+"""The release of the Gateway API that linkerd's own message names."""
+
+
+@kubernetes_api.check("k8s-api", "can initialize the client", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    # A snapshot is read by the client: without one there is an ApiError and nothing to judge.
+    if not snapshot.kubernetes:
+        text = "the API server says no version"
+        yield Problem("Kubernetes", text, "Check the kubeconfig and its context.")
+
+
+@kubernetes_api.check("k8s-api", "can query the Kubernetes API", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    if "v1" not in snapshot.api_versions:
+        text = "the API server does not serve v1"
+        yield Problem("Kubernetes", text, "Check that the address is that of an API server.")
+
+
+@kubernetes_version.check("k8s-version", "is running the minimum Kubernetes API version")
+def _(snapshot: Snapshot) -> Problems:
+    major, minor = minimum_kubernetes(snapshot.version)
+    found = re.match(r"v?(\d+)\.(\d+)", snapshot.kubernetes)
+    if found is None:
+        text = f"the version {snapshot.kubernetes!r} is of an unknown form"
+        yield Problem("Kubernetes", text, "Check that the address is that of an API server.")
+    elif (int(found[1]), int(found[2])) < (major, minor):
+        text = f"it is {snapshot.kubernetes}, and {snapshot.version} needs {major}.{minor} or newer"
+        yield Problem("Kubernetes", text, "Upgrade Kubernetes, or use an older Linkerd.")
+
+
+def minimum_kubernetes(version: LinkerdVersion) -> tuple[int, int]:
+    """The oldest Kubernetes that a Linkerd version runs on."""
+    if version.channel == "edge":
+        return next(oldest for first, oldest in MINIMUM_OF_EDGE if version.numbers >= first)
+    return next(oldest for first, oldest in MINIMUM_OF_STABLE if version.minor >= first)
+
+
+@gateway_api_crd.check(
+    "gateway-api-crd",
+    "Gateway API CRDs are installed",
+    fatal=True,
+    versions=Versions(edge_only=True, since_edge=(26, 7, 1)),
+)
+def _(snapshot: Snapshot) -> Problems:
+    names = [f"{plural}.gateway.networking.k8s.io" for plural in ("httproutes", "grpcroutes")]
+    found = [snapshot.crds[name] for name in names if name in snapshot.crds]
+    if not found:
+        yield Problem(
+            "CustomResourceDefinition/" + names[0],
+            "the Gateway API's CRDs are not installed",
+            "Let linkerd-crds install them (installGatewayAPI), or apply standard-install.yaml of "
+            f"https://github.com/kubernetes-sigs/gateway-api/releases/tag/{GATEWAY_API}.",
+        )
+    if any(crd["metadata"]["annotations"].get("linkerd.io/created-by") for crd in found):
+        return
+    for crd in found:
+        if all(version["name"] != "v1" for version in crd["spec"]["versions"]):
+            yield Problem(
+                f"CustomResourceDefinition/{crd['metadata']['name']}",
+                "it has no version v1",
+                "Upgrade the Gateway API to v1.1.1 or newer.",
+            )

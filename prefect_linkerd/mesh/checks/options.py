@@ -1,0 +1,71 @@
+"""What a user says about a verification: which checks, which thresholds, where its output goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from prefect_linkerd.mesh.checks.check import Scope
+from prefect_linkerd.mesh.config.model import Section
+
+DEFAULT_SCOPES: tuple[Scope, ...] = ("control-plane", "cni", "proxy", "viz", "jaeger", "beyond")
+
+
+class ExpiryThresholds(Section):
+    """How long before its end a certificate is worth a word."""
+
+    days: list[int] = Field(
+        default=[60, 30, 7],
+        title="Thresholds (days)",
+        description="An event is sent for a certificate with fewer days left than one of these; "
+        "it names the smallest.",
+    )
+
+    @field_validator("days")
+    @classmethod
+    def _days(cls, value: list[int]) -> list[int]:
+        if not value or min(value) < 1:
+            raise ValueError("give at least one threshold, each of one day or more")
+        return sorted(set(value), reverse=True)
+
+
+class VerifyOptions(Section):
+    """Which checks are run, and what is made of them."""
+
+    scopes: list[Scope] = Field(
+        default=list(DEFAULT_SCOPES),
+        title="Checks",
+        description="By the linkerd command that has them: control-plane (linkerd check), proxy "
+        "(check --proxy), cni, viz, jaeger, pre (check --pre, before an installation), crds (check "
+        "--crds, between the two charts), and our own (beyond).",
+    )
+    ignore: list[str] = Field(
+        default_factory=list[str],
+        title="Ignored checks",
+        description="Ids of checks that are run and shown, but do not count, such as "
+        "l5d-version-control.",
+    )
+    thresholds: ExpiryThresholds = Field(
+        default_factory=ExpiryThresholds,
+        title="Certificate expiry",
+        description="When an ending certificate is announced.",
+    )
+    json_file: Path | None = Field(
+        default=None,
+        title="JSON file",
+        description="Where to write the report in the shape of `linkerd check --output json`, on "
+        "the machine where the flow runs.",
+    )
+    metrics_file: Path | None = Field(
+        default=None,
+        title="Metrics file",
+        description="Where to write metrics in Prometheus's text form, for a textfile collector.",
+    )
+
+    @field_validator("scopes")
+    @classmethod
+    def _scopes(cls, value: list[Scope]) -> list[Scope]:
+        if not value:
+            raise ValueError("no check is chosen: name at least one, such as control-plane")
+        return list(dict.fromkeys(value))

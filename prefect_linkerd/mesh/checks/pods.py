@@ -1,0 +1,62 @@
+"""What linkerd asks of an extension's pods: there, injected, running, and of one mind.
+
+Source: linkerd2 `pkg/healthcheck/healthcheck.go` (CheckForPods, CheckIfDataPlanePodsExist,
+CheckPodsRunning and CheckProxyHealth).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prefect_linkerd.mesh.checks.check import Problem, Problems
+from prefect_linkerd.mesh.checks.data_plane import not_running
+from prefect_linkerd.mesh.checks.identity import stale_bundles
+from prefect_linkerd.mesh.snapshot.mesh import EXTENSION, Pod, Snapshot
+
+COMPONENT = "linkerd.io/control-plane-component"
+
+
+def of_extension(snapshot: Snapshot, name: str, namespace: str) -> list[Pod]:
+    """An extension's own pods; from 2.12 on linkerd goes by their label."""
+    is_labelled = snapshot.version.at_least((2, 12))
+    return [
+        pod
+        for pod in snapshot.pods_in(namespace)
+        if not is_labelled or pod.labels.get(EXTENSION) == name
+    ]
+
+
+def not_injected(pods: Iterable[Pod]) -> Problems:
+    """The pods without a proxy."""
+    for pod in pods:
+        if pod.proxy is None:
+            text = "it has no container linkerd-proxy"
+            yield Problem(pod.subject, text, "Restart its workload, once the injector answers.")
+
+
+def absent(pods: Iterable[Pod], components: Iterable[str], namespace: str) -> Problems:
+    """The components that none of the pods belongs to."""
+    there = {pod.labels.get(label) for pod in pods for label in (COMPONENT, "component")}
+    for component in components:
+        if component not in there:
+            yield Problem(
+                f"Deployment/{namespace}/{component}",
+                "there is no pod of it",
+                "Look at the events of the Deployment and its ReplicaSet, or run bootstrap.",
+            )
+
+
+def components_not_running(
+    snapshot: Snapshot, name: str, namespace: str, components: Iterable[str]
+) -> Problems:
+    """What of an extension is absent, or else does not run."""
+    own = of_extension(snapshot, name, namespace)
+    lacking = list(absent(own, components, namespace))
+    yield from lacking or not_running(snapshot, own, f"Namespace/{namespace}")
+
+
+def unhealthy_proxies(snapshot: Snapshot, namespace: str) -> Problems:
+    """The meshed pods of a namespace that do not run, or else have a stale trust bundle."""
+    meshed = [pod for pod in snapshot.pods_in(namespace) if pod.control_plane]
+    late = list(not_running(snapshot, meshed, f"Namespace/{namespace}"))
+    yield from late or stale_bundles(snapshot, namespace)

@@ -1,0 +1,158 @@
+"""Whether the mesh's Helm releases are there, finished, and as the configuration has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds
+from prefect_linkerd.mesh.helm.client import PENDING, DesiredRelease
+from prefect_linkerd.mesh.helm.ownership import decide, owner_of_release
+from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.helm.values import merge
+from prefect_linkerd.mesh.pki.certificates import fingerprints
+from prefect_linkerd.mesh.planning.desired import differing_keys
+from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+
+BUNDLE = "identityTrustAnchorsPEM"
+TRUST_DOMAIN = "identityTrustDomain"
+
+releases = Category("pl-releases", "beyond")
+
+
+@releases.check("pl-release-pending", "no Helm release is left pending")
+def _(snapshot: Snapshot) -> Problems:
+    for release in snapshot.releases:
+        if release.status in (*PENDING, "uninstalling"):
+            yield Problem(
+                _subject(release),
+                f"its revision {release.revision} is {release.status} since "
+                f"{release.updated:%Y-%m-%d %H:%M} UTC",
+                "Unless something works on it now, "
+                + _remedy(snapshot, release, "run bootstrap, which finishes it."),
+            )
+
+
+@releases.check("pl-release-failed", "no Helm release has failed")
+def _(snapshot: Snapshot) -> Problems:
+    for release in snapshot.releases:
+        if release.status == "failed":
+            yield Problem(
+                _subject(release),
+                f"its revision {release.revision} failed on {release.updated:%Y-%m-%d %H:%M} UTC",
+                "Look at `helm history` and fix what it names. "
+                + _remedy(snapshot, release, "Then run bootstrap again."),
+            )
+
+
+@releases.check("pl-release-exists", "every chart of the configuration is a release", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    there = {(release.namespace, release.name) for release in snapshot.releases}
+    for wanted in _wanted(snapshot):
+        owner = next(
+            (o for p, o in snapshot.installed.owners.items() if p == wanted.chart.name), None
+        )
+        # What Argo CD or kubectl installs is no release, and need not be one.
+        is_helms = owner is None or owner.release is not None
+        if is_helms and (wanted.namespace, wanted.name) not in there:
+            yield Problem(
+                f"Helm release {wanted.namespace}/{wanted.name}",
+                "there is none, though the configuration asks for its chart"
+                if owner is None
+                else f"no record of it can be read, and its objects belong to {owner}",
+                "Run bootstrap, or turn the part off in the configuration."
+                if owner is None
+                else "Let this identity list the Secrets of the namespace that has its records.",
+            )
+
+
+@releases.check("pl-release-chart", "releases are of the configured charts", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    for release, wanted in _pairs(snapshot):
+        have, want = (
+            (release.chart, release.chart_version),
+            (wanted.chart.name, wanted.chart.version),
+        )
+        if have != want and not has_newer_crds(have, want):
+            yield Problem(
+                _subject(release),
+                f"it is of chart {' '.join(have)} instead of {' '.join(want)}",
+                "Set the configured version to the installed one, or "
+                + _remedy(snapshot, release, "run the upgrade."),
+            )
+
+
+@releases.check("pl-release-values", "releases have the values of the configuration", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    for wanted in _wanted(snapshot):
+        for unsafe in wanted.unsafe:
+            yield Problem(unsafe.place, str(unsafe), unsafe.remedy)
+    for release, wanted in _pairs(snapshot):
+        # Another chart has other values: the check before this one says so.
+        if release.values is None or release.chart_version != wanted.chart.version:
+            continue
+        # What is not given is the chart's default, which may be given as well.
+        have, want = (merge(wanted.chart.defaults, v) for v in (release.values, wanted.values))
+        keys = differing_keys(_comparable(have), _comparable(want))
+        if keys:
+            yield Problem(
+                _subject(release),
+                f"its values differ from the configuration's in {', '.join(keys[:20])}"
+                + (f" and {len(keys) - 20} more" if len(keys) > 20 else ""),
+                "Write the change into the configuration, or "
+                + _remedy(snapshot, release, "run bootstrap to bring them back."),
+            )
+
+
+def _remedy(snapshot: Snapshot, release: Release, ours: str) -> str:
+    """What to do about a release: by a flow, or where its owner keeps it."""
+    installed = snapshot.installed
+    owners = (installed.owners[part] for part, r in installed.releases.items() if r == release)
+    of_mesh = next(owners, None)
+    owner = of_mesh or owner_of_release(release)
+    is_theirs = decide(owner, "mesh" if of_mesh else "shared") == "theirs"
+    return f"change it where it is kept: it belongs to {owner}." if is_theirs else ours
+
+
+def _subject(release: Release) -> str:
+    return f"Helm release {release.namespace}/{release.name}"
+
+
+def _wanted(snapshot: Snapshot) -> tuple[DesiredRelease, ...]:
+    try:
+        return snapshot.wanted
+    except MeshError as error:
+        # An unreachable chart source is no fault of the mesh; linkerd's check of versions says so.
+        raise Skip(f"there is nothing to compare with: {error}") from None
+
+
+def _pairs(snapshot: Snapshot) -> Iterator[tuple[Release, DesiredRelease]]:
+    there = {(release.namespace, release.name): release for release in snapshot.releases}
+    for wanted in _wanted(snapshot):
+        release = there.get((wanted.namespace, wanted.name))
+        if release is not None and release.status != "uninstalled":
+            yield release, wanted
+
+
+def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with the trust bundle as the set of its certificates: its order says nothing.
+
+    Nor does white space around a text, such as the end of a PEM file's last line.
+    """
+    trimmed = {key: _trimmed(value) for key, value in values.items()}
+    if TRUST_DOMAIN in values:
+        # Left empty, it is the cluster's domain. Source: linkerd2 `charts/partials`.
+        trimmed[TRUST_DOMAIN] = values[TRUST_DOMAIN] or values.get("clusterDomain")
+    bundle = str(values.get(BUNDLE, ""))
+    try:
+        return {**trimmed, BUNDLE: fingerprints(bundle, BUNDLE)} if bundle else trimmed
+    except MeshError:
+        return trimmed
+
+
+def _trimmed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _trimmed(item) for key, item in cast("dict[str, Any]", value).items()}
+    return value.strip() if isinstance(value, str) else value

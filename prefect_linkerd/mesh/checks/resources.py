@@ -1,0 +1,40 @@
+"""Objects that a chart makes and that have to be there (linkerd2's `checkResources`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from prefect_linkerd.mesh.checks.check import Problem, Problems
+from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.snapshot.mesh import CONTROL_PLANE_NS
+
+CNI_RESOURCE = "linkerd.io/cni-resource"
+
+Labels = Mapping[str, str]
+
+
+def of_control_plane(labels: Labels) -> bool:
+    """Whether linkerd counts an object as a control plane's: `control-plane-ns,!cni-resource`."""
+    return CONTROL_PLANE_NS in labels and CNI_RESOURCE not in labels
+
+
+def labels_of(objects: Mapping[str, Object]) -> Mapping[str, Labels]:
+    """The labels of objects, by their names."""
+    return {name: obj["metadata"].get("labels") or {} for name, obj in objects.items()}
+
+
+def missing(
+    kind: str, wanted: Iterable[str], found: Mapping[str, Labels], *, remedy: str
+) -> Problems:
+    """A problem for every wanted object that is not there, or not labelled as a control plane's.
+
+    Args:
+        found: labels by name; names of namespaced objects are `namespace/name`.
+    """
+    for name in sorted(wanted):
+        labels = found.get(name)
+        if labels is None:
+            yield Problem(f"{kind}/{name}", "it does not exist", remedy)
+        elif not of_control_plane(labels):
+            text = f"it has no label {CONTROL_PLANE_NS}, or one of the CNI plugin"
+            yield Problem(f"{kind}/{name}", text, remedy)

@@ -1,0 +1,127 @@
+"""Versions: of this configuration, of the control plane, and the newest there is.
+
+`config.version` stands where linkerd has the version of its CLI, and the newest release comes from
+the chart source in place of linkerd's online version check.
+
+Source: linkerd2 `pkg/healthcheck`, categories linkerd-version and control-plane-version, and
+`pkg/version` (Channels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
+from prefect_linkerd.mesh.checks.existence import installed_values
+from prefect_linkerd.mesh.install.injection import PROXY_VERSION
+from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
+
+linkerd_version = Category("linkerd-version", "control-plane", also=("pre", "crds"))
+control_plane_version = Category("control-plane-version", "control-plane")
+
+UPGRADE = "Set version to it, and run the upgrade flow."
+
+
+def outdated(snapshot: Snapshot, version: str) -> str:
+    """What is wrong with a version next to the newest of its channel; empty where it is that.
+
+    Raises:
+        Skip: the newest is not known; `l5d-version-latest` says so.
+    """
+    if "newest" in snapshot.unread:
+        raise Skip("the newest version is not known (l5d-version-latest)")
+    newest = snapshot.newest
+    if version == str(newest):
+        return ""
+    if not version.startswith(f"{newest.channel}-"):
+        return f"{version} is of another channel than {newest}, the newest in the chart source"
+    return f"it is {version}, and the newest is {newest}"
+
+
+@linkerd_version.check("l5d-version-latest", "can determine the latest version", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    if error := snapshot.unread.get("newest"):
+        yield Problem(
+            error.subject, f"expected {error.expected}, found {error.found}", error.remedy
+        )
+
+
+@linkerd_version.check("l5d-version-cli", "cli is up-to-date", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    if text := outdated(snapshot, snapshot.config.version):
+        yield Problem("configured version", text, UPGRADE)
+
+
+def _control_plane(snapshot: Snapshot) -> str:
+    version = str(installed_values(snapshot).get("linkerdVersion", ""))
+    if not version:
+        raise Skip("the control plane's version is not known")
+    return version
+
+
+@control_plane_version.check(
+    "l5d-version-control", "can retrieve the control plane version", fatal=True
+)
+def _(snapshot: Snapshot) -> Problems:
+    if not installed_values(snapshot).get("linkerdVersion"):
+        yield Problem(
+            f"ConfigMap/{snapshot.config.namespaces.linkerd}/linkerd-config",
+            "its values do not say linkerdVersion",
+            "Run bootstrap again, which reinstalls the release.",
+        )
+
+
+@control_plane_version.check("l5d-version-control", "control plane is up-to-date", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    if text := outdated(snapshot, _control_plane(snapshot)):
+        yield Problem("control plane", text, UPGRADE)
+
+
+@control_plane_version.check(
+    "l5d-version-control", "control plane and cli versions match", "warning"
+)
+def _(snapshot: Snapshot) -> Problems:
+    running, wanted = _control_plane(snapshot), snapshot.config.version
+    if running != wanted:
+        text = f"it runs {running}, and the configuration says {wanted}"
+        yield Problem("control plane", text, "Run the upgrade flow, or correct version.")
+
+
+# The proxies' own, for every category that looks at them
+
+
+def proxies_outdated(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
+    """The running pods whose proxy is not the newest of its channel.
+
+    Raises:
+        Skip: as `outdated`.
+    """
+    for pod in pods:
+        if pod.proxy is None or pod.status != "Running" or not _known(pod):
+            continue
+        if text := outdated(snapshot, pod.proxy.version):
+            yield Problem(pod.subject, f"its proxy is outdated: {text}", UPGRADE)
+
+
+def proxies_differ(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
+    """The running pods whose proxy is not of the configured version."""
+    # Before 2.14 linkerd looked at pods in any state.
+    wanted, everywhere = snapshot.config.version, not snapshot.version.at_least((2, 14))
+    for pod in pods:
+        if pod.proxy is None or not (everywhere or pod.status == "Running") or not _known(pod):
+            continue
+        if pod.proxy.version != wanted:
+            text = f"its proxy is {pod.proxy.version}, and the configuration says {wanted}"
+            pinned = PROXY_VERSION in pod.annotations
+            remedy = (
+                f"It is kept there by annotation {PROXY_VERSION}: remove that from the workload or "
+                "its namespace, and restart it."
+                if pinned
+                else "Restart its workload."
+            )
+            yield Problem(pod.subject, text, remedy)
+
+
+def _known(pod: Pod) -> bool:
+    """Whether the proxy's image says its version: one named by digest does not."""
+    return pod.proxy is not None and bool(pod.proxy.version) and "@" not in pod.proxy.image

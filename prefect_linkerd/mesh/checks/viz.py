@@ -1,0 +1,269 @@
+"""The viz extension: every check of `linkerd viz check --proxy`.
+
+What linkerd asks viz's metrics API for, which asks Prometheus, is asked Prometheus itself here.
+`l5d-data-plane-exists` does nothing where all namespaces are looked at, as here.
+Source: linkerd2 `viz/pkg/healthcheck/healthcheck.go`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from prefect_linkerd.mesh.checks import pods
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from prefect_linkerd.mesh.checks.extensions import missing_namespace, namespace_of
+from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdated
+from prefect_linkerd.mesh.checks.webhooks import decoded, ending, not_served
+from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
+from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+from prefect_linkerd.mesh.snapshot.proxy_metrics import Prometheus
+
+TAP_API = "v1alpha1.tap.linkerd.io"
+COMPONENTS = ("web", "tap", "metrics-api", "tap-injector")
+TAP_SECRET = "tap-k8s-tls"  # noqa: S105 the name of an object
+
+RUN = "Run bootstrap, which installs what is missing."
+ONLY_2_11 = Versions(until=(2, 11))
+UNTIL_2_12 = Versions(until=(2, 12))
+SINCE_2_12 = Versions(since=(2, 12))
+SINCE_2_13 = Versions(since=(2, 13))
+
+viz = Category("linkerd-viz", "viz")
+viz_data_plane = Category("linkerd-viz-data-plane", "viz")
+
+
+@viz.check("l5d-viz-ns-exists", "linkerd-viz Namespace exists", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    config = snapshot.config
+    namespace, is_wanted = config.namespaces.viz, bool(config.viz.enabled)
+    return missing_namespace(snapshot, "viz", namespace, is_wanted=is_wanted)
+
+
+def _client(snapshot: Snapshot) -> Problems:
+    namespace = namespace_of(snapshot, "viz")
+    owner = ("Deployment", namespace, "metrics-api")
+    if not any(p.owner == owner and p.phase == "Running" for p in snapshot.pods_in(namespace)):
+        yield Problem("/".join(owner), "no pod of it is running", "Look at its pods' events.")
+
+
+viz.check("l5d-viz-existence-client", "can initialize the client", fatal=True, versions=SINCE_2_13)(
+    _client
+)
+
+
+def _cluster_roles(snapshot: Snapshot) -> Problems:
+    namespace = namespace_of(snapshot, "viz")
+    names = [f"linkerd-{namespace}-{part}" for part in ("tap", "metrics-api", "tap-admin")]
+    yield from _missing("ClusterRole", [*names, "linkerd-tap-injector"], snapshot.cluster_roles)
+
+
+def _cluster_role_bindings(snapshot: Snapshot) -> Problems:
+    namespace = namespace_of(snapshot, "viz")
+    names = [f"linkerd-{namespace}-{part}" for part in ("tap", "metrics-api", "tap-auth-delegator")]
+    yield from _missing(
+        "ClusterRoleBinding", [*names, "linkerd-tap-injector"], snapshot.cluster_role_bindings
+    )
+
+
+# In 2.11 both are warnings, and stop what follows even so.
+viz.check(
+    "l5d-viz-cr-exists",
+    "linkerd-viz ClusterRoles exist",
+    "warning",
+    fatal=True,
+    versions=ONLY_2_11,
+)(_cluster_roles)
+viz.check("l5d-viz-cr-exists", "linkerd-viz ClusterRoles exist", fatal=True, versions=SINCE_2_12)(
+    _cluster_roles
+)
+viz.check(
+    "l5d-viz-crb-exists",
+    "linkerd-viz ClusterRoleBindings exist",
+    "warning",
+    fatal=True,
+    versions=ONLY_2_11,
+)(_cluster_role_bindings)
+viz.check(
+    "l5d-viz-crb-exists", "linkerd-viz ClusterRoleBindings exist", fatal=True, versions=SINCE_2_12
+)(_cluster_role_bindings)
+
+
+@viz.check("l5d-tap-cert-valid", "tap API server has valid cert", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    namespace = namespace_of(snapshot, "viz")
+    service = snapshot.api_services.get(TAP_API)
+    if service is None:
+        yield Problem(f"APIService/{TAP_API}", "it does not exist", RUN)
+        return
+    _read_secrets(snapshot, namespace)
+    authority = decoded(service["spec"].get("caBundle", ""))
+    yield from not_served(snapshot, namespace, TAP_SECRET, authority, f"tap.{namespace}.svc")
+
+
+@viz.check(
+    "l5d-tap-cert-not-expiring-soon",
+    "tap API server cert is valid for at least 60 days",
+    "warning",
+)
+def _(snapshot: Snapshot) -> Problems:
+    namespace = namespace_of(snapshot, "viz")
+    _read_secrets(snapshot, namespace)
+    return ending(snapshot, namespace, TAP_SECRET)
+
+
+@viz.check("l5d-tap-api", "tap API service is running", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    namespace_of(snapshot, "viz")
+    subject = f"APIService/{TAP_API}"
+    service = snapshot.api_services.get(TAP_API)
+    if service is None:
+        yield Problem(subject, "it does not exist", RUN)
+        return
+    conditions: list[dict[str, str]] = service.get("status", {}).get("conditions") or []
+    for condition in conditions:
+        if condition["type"] == "Available":
+            if condition["status"] != "True":
+                text = f"{condition.get('reason')}: {condition.get('message')}"
+                yield Problem(subject, text, "Look at the pods of Deployment tap.")
+            return
+    yield Problem(subject, "nothing says that it is available", "Look at Deployment tap.")
+
+
+@viz.check("l5d-viz-pods-injection", "linkerd-viz pods are injected", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    return pods.not_injected(snapshot.pods_in(namespace_of(snapshot, "viz")))
+
+
+@viz.check("l5d-viz-pods-running", "viz extension pods are running", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    return pods.components_not_running(snapshot, "viz", namespace_of(snapshot, "viz"), COMPONENTS)
+
+
+@viz.check("l5d-viz-proxy-healthy", "viz extension proxies are healthy", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    return pods.unhealthy_proxies(snapshot, namespace_of(snapshot, "viz"))
+
+
+@viz.check("l5d-viz-proxy-cp-version", "viz extension proxies are up-to-date", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    return proxies_outdated(snapshot, snapshot.pods_in(namespace_of(snapshot, "viz")))
+
+
+@viz.check("l5d-viz-proxy-cli-version", "viz extension proxies and cli versions match", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    return proxies_differ(snapshot, snapshot.pods_in(namespace_of(snapshot, "viz")))
+
+
+@viz.check("l5d-viz-prometheus", "prometheus is installed and configured correctly", "warning")
+def _(snapshot: Snapshot) -> Problems:
+    namespace = namespace_of(snapshot, "viz")
+    if _external(snapshot, namespace):
+        raise Skip("prometheus is disabled")
+    name = f"linkerd-{namespace}-prometheus"
+    found = [
+        *_missing("ClusterRole", [name], snapshot.cluster_roles),
+        *_missing("ClusterRoleBinding", [name], snapshot.cluster_role_bindings),
+        *_missing("ConfigMap", [f"{namespace}/prometheus-config"], snapshot.config_maps),
+    ]
+    own = pods.of_extension(snapshot, "viz", namespace)
+    yield from found or pods.absent(own, ["prometheus"], namespace)
+
+
+viz.check("l5d-viz-existence-client", "can initialize the client", fatal=True, versions=UNTIL_2_12)(
+    _client
+)
+
+
+@viz.check("l5d-viz-metrics-api", "viz extension self-check", fatal=True)
+def _(snapshot: Snapshot) -> Problems:
+    namespace = namespace_of(snapshot, "viz")
+    prometheus = _prometheus(snapshot)
+    if prometheus.state == "silent":
+        yield Problem(
+            f"Service/{namespace}/prometheus",
+            f"Error calling Prometheus from the control plane: {prometheus.detail}",
+            "Look at the pod of Deployment prometheus and at its log.",
+        )
+
+
+@viz_data_plane.check(
+    "l5d-viz-data-plane-prom-authz",
+    "prometheus is authorized to scrape data plane pods",
+    "warning",
+    versions=SINCE_2_12,
+)
+def _(snapshot: Snapshot) -> Problems:
+    namespace_of(snapshot, "viz")
+    allowed = {
+        obj["metadata"]["namespace"]
+        for obj in snapshot.policies.get(("policy.linkerd.io", "AuthorizationPolicy"), ())
+        if obj["metadata"]["name"] == "prometheus-scrape"
+    }
+    for pod in snapshot.pods:
+        is_denied = pod.proxy is not None and pod.proxy.inbound_policy == "deny"
+        if is_denied and pod.namespace not in allowed:
+            yield Problem(
+                pod.subject,
+                "prometheus may not be authorized to scrape it",
+                f"Apply what `linkerd viz allow-scrapes -n {pod.namespace}` prints.",
+            )
+
+
+@viz_data_plane.check(
+    "l5d-data-plane-prom", "data plane proxy metrics are present in Prometheus", "warning"
+)
+def _(snapshot: Snapshot) -> Problems:
+    namespace = namespace_of(snapshot, "viz")
+    prometheus = _prometheus(snapshot)
+    if prometheus.state == "silent":
+        text = f"it does not answer: {prometheus.detail}"
+        yield Problem(f"Service/{namespace}/prometheus", text, "Look at its pod and its log.")
+        return
+    control_plane = snapshot.config.namespaces.linkerd
+    for pod in snapshot.pods:
+        if pod.control_plane == control_plane and pod.name not in prometheus.pods:
+            text = "there are no metrics of its proxy in Prometheus"
+            yield Problem(pod.subject, text, "Wait for a scrape; else check its inbound policy.")
+
+
+def _read_secrets(snapshot: Snapshot, namespace: str) -> None:
+    if namespace != snapshot.config.namespaces.viz:
+        raise Skip(f"viz is in {namespace}, where the configuration does not look for its Secrets")
+
+
+def _external(snapshot: Snapshot, namespace: str) -> str:
+    """Where Prometheus is, if viz has none of its own; empty where it has.
+
+    linkerd goes by the namespace's annotation alone. The chart writes that by a hook of its first
+    installation, so that it is not there where hooks are off or Prometheus was turned off later.
+    """
+    values = snapshot.release_values("linkerd-viz", namespace)
+    own: object = values.get("prometheus")
+    if isinstance(own, dict) and cast("dict[str, Any]", own).get("enabled") is False:
+        return str(values.get("prometheusUrl") or "elsewhere")
+    metadata = snapshot.namespaces[namespace]["metadata"]
+    annotations: dict[str, str] = metadata.get("annotations") or {}
+    return annotations.get(EXTERNAL_PROMETHEUS, "")
+
+
+def _prometheus(snapshot: Snapshot) -> Prometheus:
+    found = snapshot.prometheus
+    if found is None:
+        raise Skip("viz is not installed")
+    if found.state == "external":
+        raise Skip(f"Prometheus is elsewhere: {found.detail}")
+    if external := _external(snapshot, namespace_of(snapshot, "viz")):
+        raise Skip(f"Prometheus is elsewhere: {external}")
+    if found.state == "refuses":
+        raise Skip("Linkerd's own policy lets only viz's metrics API ask Prometheus")
+    if found.state == "silent" and not snapshot.pods_run:
+        raise Skip("pods do not run here")
+    return found
+
+
+def _missing(kind: str, wanted: Iterable[str], found: Iterable[str]) -> Problems:
+    there = frozenset(found)
+    for name in wanted:
+        if name not in there:
+            yield Problem(f"{kind}/{name}", "it does not exist", RUN)

@@ -1,0 +1,134 @@
+"""In which order the meshes of a fleet have their turn, and when no more of them do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from prefect_linkerd.mesh.config.model import Section
+from prefect_linkerd.mesh.errors import InvalidInput
+
+Outcome = Literal["waiting", "running", "succeeded", "failed"]
+FleetFlow = Literal[
+    "verify_mesh",
+    "check_certificates",
+    "upgrade",
+    "rotate_anchor",
+    "rotate_issuer",
+    "rotate_webhooks",
+    "smoke_test",
+    "bootstrap",
+]
+"""What each mesh of a fleet may have a run of."""
+
+
+class FleetOptions(Section):
+    """In which order, how many at once, and when to stop."""
+
+    canaries: list[str] = Field(
+        default_factory=list[str],
+        title="Canaries",
+        description="Linkerd Mesh blocks that go first. The others begin when every canary has "
+        "succeeded, and not at all when one has failed.",
+    )
+    at_once: int = Field(
+        default=5,
+        ge=1,
+        le=200,
+        title="At once",
+        description="How many meshes at most have their run at the same time. The deployment's "
+        "own concurrency limit holds, too.",
+    )
+    max_failures: int = Field(
+        default=0,
+        ge=0,
+        title="Failures allowed",
+        description="With more failed meshes than this no other one is begun; those that have "
+        "begun are waited for.",
+    )
+    minutes: int = Field(
+        default=24 * 60,
+        ge=1,
+        title="Minutes for a mesh",
+        description="With no result after this number of minutes, waits for a worker or approval "
+        "included, a mesh counts as failed. Its run continues by itself.",
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.canaries)) < len(self.canaries):
+            raise ValueError("canaries: a mesh is named twice; name each once")
+        return self
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """The meshes by waves: the rest begin when every canary has succeeded."""
+
+    canaries: tuple[str, ...]
+    rest: tuple[str, ...]
+    at_once: int
+    max_failures: int
+
+    @property
+    def waves(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(wave for wave in (self.canaries, self.rest) if wave)
+
+    @property
+    def meshes(self) -> tuple[str, ...]:
+        """Every mesh, in the order of their turns."""
+        return self.canaries + self.rest
+
+    def is_stopped(self, outcomes: Mapping[str, Outcome]) -> bool:
+        """Whether too much has failed for another mesh to be begun."""
+        failed = [mesh for mesh in self.meshes if outcomes.get(mesh) == "failed"]
+        return len(failed) > self.max_failures or any(mesh in self.canaries for mesh in failed)
+
+    def upcoming(self, outcomes: Mapping[str, Outcome]) -> tuple[str, ...]:
+        """Which meshes begin now.
+
+        Args:
+            outcomes: how far each mesh is; one that is not named waits.
+        """
+        if self.is_stopped(outcomes):
+            return ()
+        free = self.at_once - sum(outcome == "running" for outcome in outcomes.values())
+        for wave in self.waves:
+            now = [outcomes.get(mesh, "waiting") for mesh in wave]
+            if "waiting" in now:
+                waiting = [m for m, outcome in zip(wave, now, strict=True) if outcome == "waiting"]
+                return tuple(waiting[: max(free, 0)])
+            if "running" in now:
+                break
+        return ()
+
+
+def plan_fleet(saved: Collection[str], meshes: Sequence[str], options: FleetOptions) -> FleetPlan:
+    """The waves of a fleet: its canaries, then the rest in the order given.
+
+    Args:
+        saved: the names of all Linkerd Mesh blocks.
+        meshes: those that are meant; none: all that are saved, by name.
+
+    Raises:
+        InvalidInput: there is no mesh, one is not saved, or a canary is not among them.
+    """
+    chosen = tuple(dict.fromkeys(meshes)) or tuple(sorted(saved))
+    strange = [name for name in chosen if name not in saved]
+    strange += [name for name in options.canaries if name not in chosen]
+    if strange or not chosen:
+        raise InvalidInput(
+            "the fleet's meshes",
+            expected="names of Linkerd Mesh blocks, with the canaries among them",
+            found=", ".join(strange) or "no saved mesh",
+            remedy="Save the blocks, or correct the names.",
+        )
+    return FleetPlan(
+        canaries=tuple(options.canaries),
+        rest=tuple(name for name in chosen if name not in options.canaries),
+        at_once=options.at_once,
+        max_failures=options.max_failures,
+    )

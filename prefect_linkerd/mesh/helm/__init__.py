@@ -1,0 +1,1 @@
+"""Helm releases, charts and values, and who owns what Helm installed."""

@@ -1,0 +1,202 @@
+"""Which Linkerd releases a chart repository has, and which of them are new since the last look."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urljoin
+
+import httpx
+
+from prefect_linkerd.mesh.errors import ChartError
+from prefect_linkerd.mesh.helm.charts import (
+    ChartName,
+    Entry,
+    choose_linkerd,
+    download,
+    folder_entries,
+    index_entries,
+    linkerd_of,
+    read_index,
+)
+from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
+
+_OF_A_RELEASE: tuple[ChartName, ...] = ("linkerd2", "linkerd-crds", "linkerd-control-plane")
+
+
+@dataclass(frozen=True)
+class ChartRelease:
+    """A Linkerd release whose charts can all be had: each chart's name and version."""
+
+    version: LinkerdVersion
+    charts: tuple[tuple[str, str], ...]
+
+    @property
+    def channel(self) -> Channel:
+        return self.version.channel
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was seen of a repository at the last look: its ETag and its Linkerd versions."""
+
+    etag: str = ""
+    versions: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a repository says now; `entries` is None where nothing changed since the ETag."""
+
+    etag: str
+    entries: Mapping[ChartName, Sequence[Entry]] | None
+
+
+def released(entries: Mapping[ChartName, Sequence[Entry]]) -> list[ChartRelease]:
+    """The Linkerd releases of which every chart is there, the oldest first.
+
+    A control plane whose CRDs' chart is not published yet is no release.
+    """
+    control_planes: tuple[ChartName, ...] = ("linkerd2", "linkerd-control-plane")
+    versions = {
+        version
+        for name in control_planes
+        for entry in entries.get(name, ())
+        if (version := linkerd_of(entry, name)) is not None
+    }
+    found: list[ChartRelease] = []
+    for version in sorted(versions):
+        names: tuple[ChartName, ...] = (
+            ("linkerd2",)
+            if version.layout == "one-chart"
+            else ("linkerd-crds", "linkerd-control-plane")
+        )
+        charts = [
+            (name, choose_linkerd(entries.get(name, ()), name, version, None)) for name in names
+        ]
+        if all(entry is not None for _, entry in charts):
+            found.append(ChartRelease(version, tuple((n, e.version) for n, e in charts if e)))
+    return found
+
+
+def new_releases(
+    known: Known | None, answer: Answer, source: str
+) -> tuple[list[ChartRelease], Known]:
+    """The releases that are new, and what is known from now on.
+
+    The first look only takes note: what was there before anybody watched is no news.
+
+    Raises:
+        ChartError: an index that lost every release; it must not pass for a repository.
+    """
+    if answer.entries is None:
+        return [], known or Known(answer.etag)
+    found = released(answer.entries)
+    versions = frozenset(str(release.version) for release in found)
+    before = known.versions if known else frozenset[str]()
+    if not versions or (before and not versions & before):
+        raise ChartError(
+            f"index of {source}",
+            expected="Linkerd releases" + (f", such as {sorted(before)[-1]}" if before else ""),
+            found="none" if not versions else "none of those that were there",
+            remedy="Check the repository: its index may be broken or another's.",
+        )
+    # A release that was withdrawn and comes back is not announced again.
+    after = Known(answer.etag, before | versions)
+    if known is None:
+        return [], after
+    return [release for release in found if str(release.version) not in before], after
+
+
+def read_repository(source: str, known: Known | None) -> Answer:
+    """Asks a repository, registry or folder; a repository only for what changed (RFC 9110, 13.1.2).
+
+    Raises:
+        ChartError: it cannot be read, or is broken; `transient` where a later try may do better.
+    """
+    if source.startswith("oci://"):
+        return Answer(
+            "",
+            {
+                name: [Entry(tag.replace("_", "+"), "", "") for tag in _tags(source, name)]
+                for name in _OF_A_RELEASE
+            },
+        )
+    if not source.startswith(("https://", "http://")):
+        folder = Path(source).expanduser()
+        return Answer("", {name: folder_entries(folder, name) for name in _OF_A_RELEASE})
+    url = urljoin(source.rstrip("/") + "/", "index.yaml")
+    headers = {"If-None-Match": known.etag} if known and known.etag else {}
+    response = download(url, headers)
+    if response.status_code == HTTPStatus.NOT_MODIFIED:
+        return Answer(known.etag if known else "", None)
+    return Answer(response.headers.get("ETag", ""), _entries(response.content, source))
+
+
+def _entries(content: bytes, source: str) -> dict[ChartName, Sequence[Entry]]:
+    index = read_index(content)
+    try:
+        return {name: index_entries(index, name, source) for name in _OF_A_RELEASE}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ChartError(
+            f"{source.rstrip('/')}/index.yaml",
+            expected="the index of a Helm repository",
+            found=f"broken entries ({type(error).__name__})",
+            remedy="Check the repository: nothing is installed from a broken index.",
+        ) from None
+
+
+def _tags(source: str, name: ChartName) -> Iterator[str]:
+    """The tags of a chart in an OCI registry; none where it has no such chart.
+
+    Sources: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#content-discovery
+    and https://distribution.github.io/distribution/spec/auth/token/
+    """
+    host, _, path = source.removeprefix("oci://").rstrip("/").partition("/")
+    repository = f"{path}/{name}" if path else name
+    url: str | None = f"https://{host}/v2/{repository}/tags/list?n=1000"
+    headers: dict[str, str] = {}
+    while url is not None:
+        response = download(url, headers, allowed=(401, 404))
+        if response.status_code == HTTPStatus.UNAUTHORIZED and not headers:
+            headers = _token(response.headers.get("WWW-Authenticate", ""), source)
+            continue
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            return
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            raise _no_access(source)
+        try:
+            answer = cast("dict[str, Any]", response.json())
+            yield from cast("list[str]", answer.get("tags") or [])
+        except (ValueError, AttributeError):
+            raise ChartError(
+                url, expected="a list of tags", found="something else", remedy="Check the registry."
+            ) from None
+        following = response.links.get("next", {}).get("url")
+        url = urljoin(f"https://{host}", following) if following else None
+
+
+def _token(challenge: str, source: str) -> dict[str, str]:
+    """An anonymous token for a public registry, as its challenge asks."""
+    fields = dict(cast("list[tuple[str, str]]", re.findall(r'(\w+)="([^"]*)"', challenge)))
+    realm = fields.pop("realm", "")
+    if not challenge.startswith("Bearer ") or not realm.startswith("https://"):
+        raise _no_access(source)
+    response = download(str(httpx.URL(realm, params=fields)), allowed=(401, 403))
+    if response.status_code != HTTPStatus.OK:
+        raise _no_access(source)
+    answer = response.json()
+    return {"Authorization": f"Bearer {answer.get('token') or answer.get('access_token')}"}
+
+
+def _no_access(source: str) -> ChartError:
+    return ChartError(
+        source,
+        expected="a registry whose tags anybody may list",
+        found="that it asks for a log-in",
+        remedy="Watch a repository with an index.yaml, or a mirror without log-in.",
+    )

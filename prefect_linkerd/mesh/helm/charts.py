@@ -1,0 +1,517 @@
+"""The charts a mesh is installed from: found in a repository, a registry or a folder, and read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import urljoin
+
+import httpx
+import semver
+import yaml
+from platformdirs import user_cache_path
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ChartError, InvalidInput
+from prefect_linkerd.mesh.helm.environment import helm_environment
+from prefect_linkerd.mesh.kubernetes.manifests import read_objects, read_yaml
+from prefect_linkerd.mesh.linkerd.releases import chart_version, release_of
+from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
+from prefect_linkerd.mesh.linkerd.version_range import admits
+
+ChartName = Literal[
+    "linkerd2",
+    "linkerd-crds",
+    "linkerd-control-plane",
+    "linkerd-viz",
+    "linkerd-jaeger",
+    "cert-manager",
+    "traefik",
+]
+
+UPSTREAM: dict[str, str] = {
+    "stable": "https://helm.linkerd.io/stable",
+    "edge": "https://helm.linkerd.io/edge",
+    "jetstack": "https://charts.jetstack.io",
+    "traefik": "https://traefik.github.io/charts",
+}
+"""The upstream repositories, by the folder that stands in for each in a mirror."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of one version, on this machine.
+
+    `kube_version` is the chart's constraint on Kubernetes, empty where it has none; `source` says
+    where it is from; `path` is its package or folder; `defaults` and `ha` are its own `values.yaml`
+    and `values-ha.yaml`. `is_rehearsal` marks a stand-in that is not the real software.
+    """
+
+    name: ChartName
+    version: str
+    app_version: str
+    kube_version: str
+    source: str
+    path: Path
+    defaults: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    ha: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    has_crds: bool = False
+    is_rehearsal: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version of a chart in a repository's index."""
+
+    version: str
+    app_version: str
+    url: str
+    digest: str = ""
+
+
+def charts_of(config: MeshConfig) -> tuple[ChartName, ...]:
+    """The Linkerd charts that a configuration installs, in the order of their installation."""
+    names: list[ChartName] = (
+        ["linkerd2"]
+        if config.linkerd.layout == "one-chart"
+        else ["linkerd-crds", "linkerd-control-plane"]
+    )
+    if config.viz.enabled:
+        names.append("linkerd-viz")
+    if config.jaeger.enabled:
+        names.append("linkerd-jaeger")
+    return tuple(names)
+
+
+def choose_linkerd(
+    entries: Sequence[Entry], name: ChartName, release: LinkerdVersion, version: str | None
+) -> Entry | None:
+    """The entry of a Linkerd chart that belongs to a Linkerd release.
+
+    Args:
+        version: the chart version that the user says it is, which is then the only one that will
+            do. None: the one that upstream gave the release, else the one with its appVersion, as
+            a vendor's own repository has it.
+    """
+    wanted = version or chart_version(name, release)
+    for entry in entries:
+        if entry.version == wanted:
+            return entry
+    if version is not None:
+        return None
+    return next((entry for entry in entries if entry.app_version == str(release)), None)
+
+
+def choose_newest(entries: Iterable[Entry], version: str | None = None) -> Entry | None:
+    """A chart's wanted version, or its newest release that is no pre-release."""
+    if version is not None:
+        return next((e for e in entries if e.version.lstrip("v") == version.lstrip("v")), None)
+    released = [
+        (parsed, entry)
+        for entry in entries
+        if (parsed := _semver(entry.version)) is not None and not parsed.prerelease
+    ]
+    return max(released, key=lambda pair: pair[0])[1] if released else None
+
+
+def _semver(text: str) -> semver.Version | None:
+    try:
+        return semver.Version.parse(text.lstrip("v"), optional_minor_and_patch=True)
+    except ValueError:
+        return None
+
+
+def allows_kubernetes(constraint: str, version: str) -> bool | None:
+    """Whether a chart's `kubeVersion` admits a Kubernetes version; None where we cannot tell.
+
+    Helm has the last word at installation. A vendor's suffix (`v1.30.2-gke.1`) does not make a
+    version older.
+    """
+    return admits(constraint, version)
+
+
+class ChartCatalog:
+    """Finds charts where a configuration says they are, and keeps packages in the user's cache.
+
+    A repository's index is read once in a catalog's life.
+
+    Args:
+        config: whose chart sources, version and channel count.
+        cache: where downloaded packages are kept; by default the user's cache folder.
+    """
+
+    def __init__(self, config: MeshConfig, *, cache: Path | None = None) -> None:
+        self._config = config
+        self._cache = cache or user_cache_path("prefect-linkerd") / "charts"
+        self._indices: dict[str, object] = {}
+
+    def source_of(self, name: ChartName, *, channel: Channel | None = None) -> str:
+        """The repository of a chart: as configured, else the mirror's folder, else upstream.
+
+        Args:
+            channel: of Linkerd; by default that of the configuration's version.
+        """
+        sources = self._config.charts
+        repository = {"cert-manager": "jetstack", "traefik": "traefik"}.get(
+            name, channel or self._config.linkerd.channel
+        )
+        own = {"cert-manager": sources.cert_manager, "traefik": sources.traefik}.get(
+            name, sources.linkerd
+        )
+        if own:
+            return own
+        if sources.mirror:
+            return str(sources.mirror / repository)
+        return UPSTREAM[repository]
+
+    def find(self, name: ChartName, *, version: str | None = None) -> Chart:
+        """A chart of the configuration's Linkerd version; others by chart version, or the newest.
+
+        Raises:
+            ChartError: the repository cannot be read, or lacks the chart or version; names both
+                and the versions that there are. `transient` where a later try may do better.
+        """
+        source = self.source_of(name)
+        if source.startswith("oci://"):
+            return self._from_registry(source, name, version)
+        entries = self._entries(source, name)
+        is_linkerd = name not in ("cert-manager", "traefik")
+        chosen = (
+            choose_linkerd(entries, name, self._config.linkerd, self._own_version(name))
+            if is_linkerd and version is None
+            else choose_newest(entries, version)
+        )
+        if chosen is None:
+            if is_linkerd and version is None:
+                version = self._linkerd_version(name)
+                expected = f"{version or 'the version'} of {self._config.linkerd}"
+            else:
+                expected = version or "a release"
+            known = [
+                f"{entry.version} ({entry.app_version})" if entry.app_version else entry.version
+                for entry in entries
+            ]
+            remedy = "Choose a version that the repository has, or another chart source."
+            if is_linkerd and version is None:
+                remedy = f"Name the chart's version in charts.versions. {remedy}"
+            raise ChartError(
+                f"chart {name} in {source}",
+                expected=expected,
+                found=", ".join(known) or "no version of this chart",
+                remedy=remedy,
+            )
+        return read_chart(name, self._fetch(source, chosen), source)
+
+    def newest_linkerd(self) -> LinkerdVersion:
+        """The newest Linkerd of the mesh's channel that its chart source has.
+
+        Raises:
+            ChartError: the source cannot be read, has no index, or no release of the channel.
+        """
+        channel = self._config.linkerd.channel
+        source = self.source_of("linkerd-control-plane")
+        if source.startswith("oci://"):
+            raise ChartError(
+                f"chart source {source}",
+                expected=f"an index that names the newest release of channel {channel}",
+                found="a registry, which has none",
+                remedy="Use a repository with an index.yaml to be told of new releases.",
+            )
+        # Releases before 2.12 are of the one chart alone.
+        for name in ("linkerd-control-plane", "linkerd2"):
+            if newest := newest_release(self._entries(source, name), name, channel):
+                return newest
+        raise ChartError(
+            f"chart source {source}",
+            expected=f"a release of channel {channel}",
+            found="none",
+            remedy="Check the chart source, or the channel of the mesh's version.",
+        )
+
+    def _own_version(self, name: ChartName) -> str | None:
+        """The version of a chart that the configuration names for its Linkerd release."""
+        return self._config.charts.versions.get(self._config.version, {}).get(name)
+
+    def _linkerd_version(self, name: ChartName) -> str | None:
+        return self._own_version(name) or chart_version(name, self._config.linkerd)
+
+    def _entries(self, source: str, name: ChartName) -> list[Entry]:
+        if source.startswith(("https://", "http://")):
+            # Upstream's is megabytes, and has every chart.
+            if source not in self._indices:
+                url = urljoin(source.rstrip("/") + "/", "index.yaml")
+                self._indices[source] = read_index(download(url).content)
+            return index_entries(self._indices[source], name, source)
+        return folder_entries(Path(source).expanduser(), name)
+
+    def _fetch(self, source: str, entry: Entry) -> Path:
+        """The chart's package on this machine, its digest verified."""
+        if not source.startswith(("https://", "http://")):
+            return Path(source).expanduser() / entry.url
+        url = urljoin(source.rstrip("/") + "/", entry.url)
+        key = hashlib.sha256(f"{url} {entry.digest}".encode()).hexdigest()[:16]
+        target = self._cache / key / url.rsplit("/", 1)[-1]
+        if target.exists():
+            return target
+        content = download(url).content
+        if entry.digest and hashlib.sha256(content).hexdigest() != entry.digest:
+            raise ChartError(
+                url,
+                expected=f"SHA-256 {entry.digest}, as the index says",
+                found="another one",
+                remedy="The repository or the way to it is broken: do not install from it.",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(dir=target.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(partial).replace(target)
+        return target
+
+    def _from_registry(self, source: str, name: ChartName, version: str | None) -> Chart:
+        """A chart from an OCI registry, pulled by helm, which knows its log-ins."""
+        wanted = version
+        if wanted is None and name not in ("cert-manager", "traefik"):
+            wanted = self._linkerd_version(name)
+            if wanted is None:
+                raise ChartError(
+                    f"chart {name} in {source}",
+                    expected=f"the chart version of {self._config.linkerd}",
+                    found="none known: a registry has no index to look it up in",
+                    remedy="Name it in charts.versions, or use a repository with an index.yaml.",
+                )
+        reference = f"{source.rstrip('/')}/{name}"
+        helm = shutil.which("helm")
+        if helm is None:
+            raise ChartError(
+                reference,
+                expected="helm on PATH",
+                found="none",
+                remedy="Install helm 3.13 or newer: https://helm.sh/docs/intro/install/",
+            )
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._cache) as folder:
+            command = [helm, "pull", reference, "--destination", folder]
+            done = subprocess.run(
+                command + (["--version", wanted] if wanted else []),
+                capture_output=True,
+                text=True,
+                check=False,
+                env=helm_environment(os.environ, None),
+            )
+            packages = list(Path(folder).glob("*.tgz"))
+            if done.returncode or not packages:
+                failure = ChartError(
+                    reference,
+                    expected=f"version {wanted or 'of any release'}",
+                    found=done.stderr.strip()[-500:] or "nothing",
+                    remedy="Check the registry's address and `helm registry login`.",
+                )
+                failure.transient = "not found" not in done.stderr
+                raise failure
+            target = self._cache / hashlib.sha256(reference.encode()).hexdigest()[:16]
+            target.mkdir(exist_ok=True)
+            kept = packages[0].replace(target / packages[0].name)
+        return read_chart(name, kept, source)
+
+
+def newest_release(
+    entries: Iterable[Entry], name: ChartName, channel: Channel
+) -> LinkerdVersion | None:
+    """The newest Linkerd of a channel among the releases of a chart."""
+    versions = (linkerd_of(entry, name) for entry in entries)
+    return max((v for v in versions if v is not None and v.channel == channel), default=None)
+
+
+def linkerd_of(entry: Entry, name: ChartName) -> LinkerdVersion | None:
+    """The Linkerd release that a chart's entry belongs to.
+
+    None where it does not say, and for what cannot be installed: a pre-release, or one that is
+    too old.
+    """
+    text = entry.app_version or release_of(name, entry.version)
+    try:
+        return LinkerdVersion.parse(text) if text else None
+    except InvalidInput:
+        return None
+
+
+def read_index(content: bytes) -> object:
+    """An index.yaml, parsed; None where it is no YAML, which `index_entries` refuses."""
+    try:
+        return read_yaml(content)
+    except yaml.YAMLError:
+        return None
+
+
+def index_entries(index: object, name: ChartName, source: str) -> list[Entry]:
+    """The versions of one chart in a repository's parsed index.yaml.
+
+    Raises:
+        ChartError: it is no index.
+    """
+    if not isinstance(index, Mapping) or not isinstance(
+        cast("Mapping[str, Any]", index).get("entries"), Mapping
+    ):
+        raise ChartError(
+            f"{source}/index.yaml",
+            expected="the index of a Helm repository",
+            found="something else",
+            remedy="Check the repository's address.",
+        )
+    entries: Mapping[str, Any] = cast("Mapping[str, Any]", index)["entries"]
+    return [
+        Entry(
+            str(item["version"]),
+            str(item.get("appVersion") or ""),
+            str(item["urls"][0]),
+            str(item.get("digest") or "").removeprefix("sha256:"),
+        )
+        for item in cast("list[dict[str, Any]]", entries.get(name) or [])
+        if item.get("urls")
+    ]
+
+
+def folder_entries(folder: Path, name: ChartName) -> list[Entry]:
+    """The versions of one chart in a folder: by its index.yaml, else by what lies there.
+
+    Raises:
+        ChartError: there is no such folder, or its index is none.
+    """
+    if not folder.is_dir():
+        raise ChartError(
+            f"chart source {folder}",
+            expected="a folder with charts",
+            found="no folder",
+            remedy="Name an existing folder, or leave the setting empty for upstream.",
+        )
+    if (index := folder / "index.yaml").exists():
+        return index_entries(read_index(index.read_bytes()), name, str(folder))
+    found: list[Entry] = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".tgz" or (path / "Chart.yaml").exists():
+            metadata = yaml.safe_load(_member(path, "Chart.yaml") or "{}")
+            if metadata.get("name") == name:
+                app_version = str(metadata.get("appVersion", ""))
+                found.append(Entry(str(metadata["version"]), app_version, path.name))
+    return found
+
+
+def read_chart(name: ChartName, path: Path, source: str) -> Chart:
+    """Reads a chart's metadata and values from its package or folder.
+
+    Raises:
+        ChartError: it is no chart.
+    """
+    metadata: dict[str, Any] = yaml.safe_load(_member(path, "Chart.yaml") or "{}") or {}
+    if metadata.get("name") != name:
+        raise ChartError(
+            str(path),
+            expected=f"the chart {name}",
+            found=str(metadata.get("name") or "no chart"),
+            remedy="Check the chart source.",
+        )
+    annotations: dict[str, Any] = metadata.get("annotations") or {}
+    return Chart(
+        name=name,
+        version=str(metadata["version"]),
+        app_version=str(metadata.get("appVersion") or ""),
+        kube_version=str(metadata.get("kubeVersion") or ""),
+        source=source,
+        path=path,
+        defaults=_values(path, "values.yaml"),
+        ha=_values(path, "values-ha.yaml"),
+        has_crds=name in ("linkerd2", "linkerd-crds", "cert-manager", "traefik"),
+        is_rehearsal=annotations.get("prefect-linkerd.dev/rehearsal") == "true",
+    )
+
+
+def folder_crds(chart: Chart) -> list[dict[str, Any]]:
+    """The CRDs of a chart's `crds/` folder, which Helm installs once and never upgrades.
+
+    Source: https://helm.sh/docs/chart_best_practices/custom_resource_definitions/
+
+    Raises:
+        ChartError: it cannot be read.
+    """
+    files = _members(chart.path, re.compile(r"crds/.+\.ya?ml"))
+    return [crd for _, text in files for crd in read_objects(text)]
+
+
+def _values(path: Path, name: str) -> dict[str, Any]:
+    return cast("dict[str, Any]", read_yaml(_member(path, name) or "{}") or {})
+
+
+def _member(path: Path, name: str) -> str | None:
+    """A file at the top of a chart, or None."""
+    found = _members(path, re.compile(re.escape(name)))
+    return next((text for _, text in found), None)
+
+
+def _members(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    """The files of a chart, by their paths in it, whose whole path matches."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path).as_posix()
+            if wanted.fullmatch(name) and file.is_file():
+                yield name, file.read_text()
+        return
+    try:
+        with tarfile.open(path) as package:
+            for member in package:
+                # The first part is the folder that the chart was packed from.
+                name = member.name.partition("/")[2]
+                content = package.extractfile(member) if wanted.fullmatch(name) else None
+                if content is not None:
+                    yield name, content.read().decode()
+    except (OSError, tarfile.TarError) as error:
+        raise ChartError(
+            str(path),
+            expected="a chart's package",
+            found=type(error).__name__,
+            remedy="Check the chart source.",
+        ) from None
+
+
+def download(
+    url: str, headers: Mapping[str, str] | None = None, *, allowed: Sequence[int] = ()
+) -> httpx.Response:
+    """A GET; also answered by 304 where the headers ask for it, and by `allowed` statuses.
+
+    Raises:
+        ChartError: there was no answer or another status; `transient` where a later try may do.
+    """
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception_type(httpx.TransportError),
+            stop=stop_after_attempt(3),
+            wait=wait_exponential(multiplier=0.5),
+            reraise=True,
+        ):
+            with attempt:
+                timeout = httpx.Timeout(60, connect=10)
+                response = httpx.get(url, headers=headers, timeout=timeout, follow_redirects=True)
+                if response.status_code in (304, *allowed):
+                    return response
+                return response.raise_for_status()
+    except httpx.HTTPError as error:
+        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
+        failure = ChartError(
+            url,
+            expected="that it can be downloaded",
+            found=f"status {status}" if status else type(error).__name__,
+            remedy="Check the chart source, or give a mirror folder (charts.mirror).",
+        )
+        failure.transient = status is None or status >= 500
+        raise failure from None
+    raise AssertionError("unreachable")

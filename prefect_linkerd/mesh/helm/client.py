@@ -1,0 +1,630 @@
+"""Helm releases: what is installed, what is wanted, and the one small step between.
+
+Every write is by the real helm binary, through pyhelm3. Values go to it by its standard input, so
+that they are on no command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar, cast
+
+import semver
+from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError, InvalidInput, ReleaseError
+from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds, own_folder_crds
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.helm.process import HelmCommand
+from prefect_linkerd.mesh.helm.records import (
+    MADE_HERE,
+    Release,
+    ReleaseRef,
+    Revision,
+    read_release,
+    revisions,
+    secret_name,
+)
+from prefect_linkerd.mesh.helm.safety_values import UnsafeValue
+from prefect_linkerd.mesh.helm.values import ClusterFacts, Values
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.manifests import read_objects
+from prefect_linkerd.mesh.kubernetes.rollout import (
+    OnProgress,
+    TroubleWatch,
+    await_rollouts,
+    is_pod_ready,
+    not_ready,
+    read_workloads,
+    rollout_status,
+    workload_summary,
+)
+from prefect_linkerd.mesh.kubernetes.stall import Trouble, pod_trouble
+
+T = TypeVar("T")
+
+Action = Literal["install", "upgrade", "unchanged", "wait", "recover"]
+
+PENDING = ("pending-install", "pending-upgrade", "pending-rollback")
+
+OLDEST_HELM = semver.Version(3, 13)
+"""The first that labels releases. Source: https://github.com/helm/helm/releases/tag/v3.13.0"""
+
+# Releases whose helm this process has seen fail, by API server, namespace and name: what they left
+# pending is nobody's work any more.
+_ENDED: set[tuple[str, str, str]] = set()
+
+# What helm prints when the API server was away, rather than in disagreement.
+_PASSING = (
+    "connection refused",
+    "connection reset",
+    "i/o timeout",
+    "tls handshake timeout",
+    "etcdserver",
+    "unexpected eof",
+    "the server is currently unable",
+    "too many requests",
+    "http2: client connection lost",
+)
+
+
+@dataclass(frozen=True)
+class DesiredRelease:
+    """A Helm release as it should be.
+
+    `timeout` is in seconds; `hooks` says whether the chart's hooks are run; `unsafe` are the user's
+    values that contradict the mesh, and are not among `values`.
+    """
+
+    name: str
+    namespace: str
+    chart: Chart
+    values: Values = field(repr=False)
+    timeout: int = 600
+    hooks: bool = True
+    unsafe: tuple[UnsafeValue, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done for a release, and how it is now."""
+
+    action: Literal["install", "upgrade", "unchanged"]
+    release: Release
+
+
+def desired_release(
+    config: MeshConfig, chart: Chart, values: Values, at: ReleaseRef | None = None
+) -> DesiredRelease:
+    """The release of a chart in a mesh.
+
+    Args:
+        at: where the chart is a release already. A new one is named like its chart, in the
+            namespace of its part.
+    """
+    namespaces = config.namespaces
+    namespace = {
+        "linkerd-viz": namespaces.viz,
+        "linkerd-jaeger": namespaces.jaeger,
+        "cert-manager": namespaces.cert_manager,
+        "traefik": namespaces.traefik,
+    }.get(chart.name, namespaces.linkerd)
+    # The one hook of the extensions writes labels and annotations of their namespace, which
+    # bootstrap has done already.
+    # In 2.12 no value leads its image to a private registry; jaeger's has no pull secret there.
+    is_extension = chart.name in ("linkerd-viz", "linkerd-jaeger")
+    hooks = not (is_extension and config.registry is not None)
+    ref = at or ReleaseRef(chart.name, namespace)
+    return DesiredRelease(ref.name, ref.namespace, chart, values, config.timeout_seconds, hooks)
+
+
+def decide_release(
+    desired: DesiredRelease, current: Release | None, now: datetime, grace: float
+) -> Action:
+    """The next step for a release.
+
+    A pending release may still be worked on by a helm whose flow died, so it is waited for until
+    nothing changed for `grace` seconds; only then it is recovered. CRDs are never downgraded.
+    """
+    if current is None or current.status == "uninstalled":
+        return "install"
+    if current.status in PENDING or current.status == "uninstalling":
+        age = (now - current.updated).total_seconds()
+        return "wait" if age < grace else "recover"
+    is_same = (current.chart, current.chart_version, current.values) == (
+        desired.chart.name,
+        desired.chart.version,
+        desired.values,
+    )
+    is_newer = has_newer_crds(
+        (current.chart, current.chart_version), (desired.chart.name, desired.chart.version)
+    )
+    if current.status == "deployed" and (is_same or is_newer):
+        return "unchanged"
+    return "upgrade"
+
+
+def require_helm(executable: str = "helm") -> None:
+    """Checks that there is a helm that can label its releases.
+
+    Raises:
+        InvalidInput: there is none, or an older one.
+    """
+    remedy = f"Install helm {OLDEST_HELM} or newer: https://helm.sh/docs/intro/install/"
+    if shutil.which(executable) is None:
+        raise InvalidInput(
+            executable, expected="the helm binary on PATH", found="none", remedy=remedy
+        )
+    if (version := _helm_version(executable)) < OLDEST_HELM:
+        raise InvalidInput(
+            executable, expected=f"helm {OLDEST_HELM} or newer", found=str(version), remedy=remedy
+        )
+
+
+class Helm:
+    """Helm on one cluster.
+
+    Args:
+        cluster: where the releases are.
+        executable: the helm binary.
+        grace: seconds after which a pending release counts as left by a dead run; by default what
+            a living one may take, its timeout.
+
+    Each of its methods raises InvalidInput where there is no helm.
+    """
+
+    def __init__(
+        self, cluster: Cluster, executable: str = "helm", *, grace: float | None = None
+    ) -> None:
+        self._cluster = cluster
+        self._executable = executable
+        self._grace = grace
+
+    @contextlib.contextmanager
+    def _command(self) -> Generator[HelmCommand]:
+        # pyhelm3's Client parses every manifest that helm prints, which for CRDs takes seconds;
+        # its Command is the same without.
+        require_helm(self._executable)
+        with self._cluster.kubeconfig_file() as kubeconfig:
+            yield HelmCommand(executable=self._executable, kubeconfig=kubeconfig)
+
+    def render(
+        self, chart: Chart, name: str, namespace: str, values: Values, facts: ClusterFacts
+    ) -> list[Object]:
+        """The objects that a chart makes of values on this cluster; nothing is installed."""
+        versions = [f"--api-versions={version}" for version in sorted(facts.api_versions)]
+        arguments = ["template", name, str(chart.path), "--namespace", namespace, "--include-crds"]
+        arguments += ["--kube-version", facts.version, *versions, "--values", "-"]
+        with self._command() as command:
+            text = _run(command.run(arguments, json.dumps(values).encode()), f"chart {chart.name}")
+        return read_objects(text)
+
+    def reconcile(self, desired: DesiredRelease, on_progress: OnProgress | None = None) -> Outcome:
+        """Brings a release to the wanted chart, version and values; nothing where it is there.
+
+        CRDs of a chart's `crds/` folder, which Helm never upgrades, are applied before an upgrade.
+        Waits for the release's workloads. An upgrade that fails is rolled back (helm's atomic). So
+        is a first installation, unless its chart holds CRDs: taking those away again would take
+        away every custom resource with them. Helm is ended before its timeout, and goes back all
+        the same, where a workload cannot come up any more: see `kubernetes.stall`.
+
+        Raises:
+            NotReady: a workload that helm does not wait for did not come up.
+            ReleaseError: helm's own message, and what was not ready; `transient` where the API
+                server could not be reached.
+        """
+        key = (self._cluster.host, desired.namespace, desired.name)
+        grace = self._grace if self._grace is not None else desired.timeout + 30.0
+        if key in _ENDED:
+            grace = 0.0
+        with self._command() as command:
+            while True:
+                current = read_release(self._cluster, desired.name, desired.namespace)
+                action = decide_release(desired, current, datetime.now(UTC), grace)
+                if action == "wait":
+                    time.sleep(1)
+                elif action == "recover" and current is not None:
+                    self._forget(current)
+                else:
+                    break
+            if current is not None and action == "unchanged":
+                return Outcome("unchanged", current)
+            return self._bring(command, desired, current, on_progress)
+
+    def upgrade_again(
+        self, desired: DesiredRelease, on_progress: OnProgress | None = None
+    ) -> Outcome:
+        """Upgrades a release to what it is already, for what its chart generates each time.
+
+        Raises:
+            NotReady: see `reconcile`.
+            ReleaseError: see `reconcile`; or the release is not deployed with this chart and these
+                values, so that more would change.
+        """
+        with self._command() as command:
+            current = read_release(self._cluster, desired.name, desired.namespace)
+            if decide_release(desired, current, datetime.now(UTC), 0) != "unchanged":
+                have = f"{current.chart} {current.chart_version}" if current else "none"
+                raise ReleaseError(
+                    f"Helm release {desired.namespace}/{desired.name}",
+                    expected=f"{desired.chart.name} {desired.chart.version}, deployed with the "
+                    "values that it had a moment ago",
+                    found=f"{have}, {current.status}" if current else have,
+                    remedy="Another run has changed it: let that finish, then run again.",
+                )
+            return self._bring(command, desired, current, on_progress)
+
+    def _bring(
+        self,
+        command: HelmCommand,
+        desired: DesiredRelease,
+        current: Release | None,
+        on_progress: OnProgress | None,
+    ) -> Outcome:
+        """Installs or upgrades a release and waits for its workloads."""
+        subject = f"Helm release {desired.namespace}/{desired.name}"
+        key = (self._cluster.host, desired.namespace, desired.name)
+        is_first = current is None or current.status == "uninstalled"
+        if current is not None and current.chart_version != desired.chart.version:
+            for crd in own_folder_crds(self._cluster, desired.chart):
+                self._cluster.apply(crd)
+        with _Watch(self._cluster, desired.namespace, on_progress, desired.name) as watch:
+            try:
+                release = self._apply(
+                    command, desired, watch, atomic=not (is_first and desired.chart.has_crds)
+                )
+            except _GivenUp as ended:
+                _ENDED.add(key)
+                self._settle(desired)
+                raise ReleaseError(
+                    subject,
+                    expected="its workloads to come up",
+                    found=f"{ended.trouble}; helm was stopped, as waiting longer does not help",
+                    remedy=ended.trouble.remedy,
+                ) from None
+            except helm_errors.Error as error:
+                _ENDED.add(key)
+                raise _failure(subject, error, watch.last_trouble()) from None
+        self._require_recorded(release, key)
+        _ENDED.discard(key)
+        # Helm waits for pods to be ready, but not for a Deployment's minReadySeconds.
+        await_rollouts(
+            self._cluster,
+            [
+                (obj["kind"], desired.namespace, obj["metadata"]["name"])
+                for obj in read_workloads(self._cluster, desired.namespace)
+                if _release_of(obj) == desired.name
+            ],
+            desired.timeout,
+            on_progress or _ignore,
+        )
+        return Outcome("install" if is_first else "upgrade", release)
+
+    def roll_back(
+        self,
+        name: str,
+        namespace: str,
+        revision: int,
+        timeout: int,
+        on_progress: OnProgress | None = None,
+    ) -> bool:
+        """Brings a release back to what an earlier revision was, and waits for its workloads.
+
+        Whether anything was done: not where the release's newest revision has that revision's
+        chart and values already. A rollback that was interrupted is done again. It is never ended
+        early: `helm rollback` handles no signal, and would leave its record pending.
+
+        Args:
+            timeout: seconds that it may take.
+
+        Raises:
+            ReleaseError: the revision is not kept any more, or helm's own message.
+        """
+        subject = f"Helm release {namespace}/{name}"
+        kept = {found.number: found for found in revisions(self._cluster, name, namespace)}
+        wanted = kept.get(revision)
+        if wanted is None:
+            raise ReleaseError(
+                subject,
+                expected=f"revision {revision} to go back to",
+                found=f"revisions {', '.join(map(str, kept)) or 'none'}",
+                remedy="Install the earlier version by its chart.",
+            )
+        key = (self._cluster.host, namespace, name)
+        grace = 0.0 if key in _ENDED else (timeout + 30.0 if self._grace is None else self._grace)
+        with self._command() as command:
+            while (current := read_release(self._cluster, name, namespace)) is not None:
+                if current.status not in PENDING:
+                    break
+                if (datetime.now(UTC) - current.updated).total_seconds() < grace:
+                    time.sleep(1)
+                else:
+                    self._forget(current)
+            if current is not None and _is_as(current, wanted):
+                return False
+            with _Watch(self._cluster, namespace, on_progress) as watch:
+                try:
+                    asyncio.run(
+                        command.rollback(
+                            name,
+                            cast("Any", str(revision)),
+                            namespace=namespace,
+                            timeout=f"{timeout}s",
+                            wait=True,
+                        )
+                    )
+                except helm_errors.Error as error:
+                    _ENDED.add(key)
+                    raise _failure(subject, error, watch.last_trouble()) from None
+        return True
+
+    def uninstall(self, name: str, namespace: str, timeout: int) -> None:
+        """Uninstalls a release and keeps its history, so that `roll_back` can bring it back.
+
+        Nothing where it is not installed.
+        """
+        with self._command() as command:
+            current = read_release(self._cluster, name, namespace)
+            if current is None or current.status == "uninstalled":
+                return
+            work = command.uninstall(
+                name, namespace=namespace, keep_history=True, timeout=f"{timeout}s", wait=True
+            )
+            _run(work, f"Helm release {namespace}/{name}")
+
+    def _apply(
+        self, command: HelmCommand, desired: DesiredRelease, watch: _Watch, *, atomic: bool
+    ) -> Release:
+        # Helm 4 renamed the option.
+        is_new = _helm_version(self._executable).major >= 4
+        labels = ",".join(f"{key}={value}" for key, value in MADE_HERE.items())
+        # As pyhelm3's install_or_upgrade, which knows no labels.
+        arguments = ["upgrade", desired.name, str(desired.chart.path), "--install"]
+        arguments += ["--namespace", desired.namespace, "--labels", labels, "--reset-values"]
+        arguments += ["--history-max", "10", "--wait", "--wait-for-jobs"]
+        arguments += ["--timeout", f"{desired.timeout}s", "--values", "-", "--output", "json"]
+        if atomic:
+            arguments.append("--rollback-on-failure" if is_new else "--atomic")
+        if not desired.hooks:
+            arguments.append("--no-hooks")
+        printed = watch.run(command.run(arguments, json.dumps(desired.values).encode()))
+        result = cast("dict[str, Any]", json.loads(printed))
+        return Release(
+            name=desired.name,
+            namespace=desired.namespace,
+            chart=desired.chart.name,
+            chart_version=desired.chart.version,
+            app_version=desired.chart.app_version,
+            revision=int(result["version"]),
+            status=str(result["info"]["status"]),
+            updated=datetime.now(UTC),
+            values=desired.values,
+            labels=MADE_HERE,
+        )
+
+    def _require_recorded(self, release: Release, key: tuple[str, str, str]) -> None:
+        """Helm says that all is well also where it could not write that down."""
+        name = secret_name(release.name, release.revision)
+        record = self._cluster.get("v1", "Secret", name, release.namespace)
+        status = record["metadata"]["labels"]["status"] if record else "not there"
+        if status == "deployed":
+            return
+        _ENDED.add(key)
+        failure = ReleaseError(
+            f"Helm release {release.namespace}/{release.name}",
+            expected=f"revision {release.revision} to be recorded as deployed",
+            found=f"{status}: the API server was away when helm wrote it",
+            remedy="Run again.",
+        )
+        failure.transient = True
+        raise failure
+
+    def _settle(self, desired: DesiredRelease) -> None:
+        """Leaves a record that the next run can take up at once, wherever that runs.
+
+        An ended helm has written down that it failed, or gone back. One that was killed before it
+        could do so works on nothing any more.
+        """
+        left = read_release(self._cluster, desired.name, desired.namespace)
+        if left is not None and left.status in PENDING:
+            self._forget(left)
+
+    def _forget(self, release: Release) -> None:
+        """Deletes the record of a pending revision, and nothing else.
+
+        The objects that it made stay: helm adopts what carries the release's own annotations.
+        The revision before it, if any, is the newest again. Uninstalling instead, as is often
+        advised, would delete CRDs and with them every custom resource.
+        """
+        self._cluster.delete(
+            "v1",
+            "Secret",
+            secret_name(release.name, release.revision),
+            release.namespace,
+        )
+
+
+def _is_as(current: Release, wanted: Revision) -> bool:
+    """Whether a release is deployed as a revision of it was."""
+    return current.status == "deployed" and (
+        (current.chart, current.chart_version, current.values or {})
+        == (wanted.chart, wanted.chart_version, wanted.values)
+    )
+
+
+@functools.cache
+def _helm_version(executable: str) -> semver.Version:
+    version = _run(HelmCommand(executable=executable).version(), executable)
+    return semver.Version.parse(version.removeprefix("v"))
+
+
+def _release_of(obj: Object) -> str | None:
+    return obj["metadata"].get("annotations", {}).get("meta.helm.sh/release-name")
+
+
+def _ignore(_ready: int, _wanted: int, _text: str) -> None:
+    """Progress that nobody looks at."""
+
+
+class _GivenUp(Exception):
+    """Helm was ended, as a workload of its release cannot come up."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+        super().__init__(trouble)
+
+
+class _Watch:
+    """Looks at a namespace's workloads while helm waits for them, and ends it where that is vain.
+
+    Args:
+        release: whose workloads can end it; none can where it is empty.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        on_progress: OnProgress | None,
+        release: str = "",
+    ) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._on_progress = on_progress
+        self._release = release
+        self._trouble: list[str] = []
+        self._before: dict[str, int] = {}
+        self._troubles = TroubleWatch(cluster, is_new=self._is_new)
+        self._given_up: Trouble | None = None
+        self._stop: Callable[[], object] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> _Watch:
+        with contextlib.suppress(ApiError):
+            self._before = {
+                name_of(obj): obj["metadata"].get("generation", 0)
+                for obj in read_workloads(self._cluster, self._namespace)
+            }
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=10)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs helm to its end, or until a workload of its release cannot come up any more.
+
+        It is ended by SIGTERM, on which `helm install` and `upgrade` record that they failed and,
+        where they are atomic, go back. Source: helm `cmd/helm/upgrade.go`, `pkg/action/upgrade.go`
+        (handleContext, failRelease).
+
+        Raises:
+            _GivenUp: it was ended, and has come to its end.
+        """
+
+        async def stoppable() -> T:
+            task = asyncio.ensure_future(work)
+            loop = asyncio.get_running_loop()
+            self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+            try:
+                # On cancellation helm gets the signal, and is waited for.
+                return await task
+            except asyncio.CancelledError:
+                if self._given_up is None:
+                    raise
+                raise _GivenUp(self._given_up) from None
+            finally:
+                self._stop = None
+
+        return asyncio.run(stoppable())
+
+    def last_trouble(self) -> list[str]:
+        """What was not ready when last seen; a rollback has taken it away by now."""
+        try:
+            return not_ready(self._cluster, self._namespace) or self._trouble
+        except ApiError:
+            return self._trouble
+
+    def _is_new(self, workload: Object) -> bool:
+        """Whether helm has changed a workload: before that its trouble is what helm may fix."""
+        return workload["metadata"].get("generation", 0) != self._before.get(name_of(workload))
+
+    def _look(self) -> None:
+        looks = idle = 0
+        while not self._over.wait(2.0):
+            looks += 1
+            try:
+                workloads = read_workloads(self._cluster, self._namespace)
+                ready, wanted, text = workload_summary(workloads)
+                own = [obj for obj in workloads if _release_of(obj) == self._release]
+                late = [obj for obj in own if not rollout_status(obj).is_complete]
+                self._troubles.look(late)
+                text += self._troubles.words
+                idle = 0 if ready < wanted else idle + 1
+                if idle > 1:
+                    text += self._job_trouble()
+                # Reasons cost a list and some events each: only for what takes its time.
+                if looks % 5 == 0:
+                    self._trouble = not_ready(self._cluster, self._namespace) or self._trouble
+            except ApiError:
+                # Helm itself meets the same fault and reports it.
+                continue
+            if self._on_progress is not None and not self._over.is_set():
+                self._on_progress(ready, wanted, text)
+            if self._troubles.ended is not None and self._given_up is None:
+                self._give_up(self._troubles.ended[1])
+
+    def _job_trouble(self) -> str:
+        """Why a hook does not end, which helm waits for where everything else is ready."""
+        for pod in self._cluster.list("v1", "Pod", self._namespace):
+            owners: list[dict[str, Any]] = pod["metadata"].get("ownerReferences") or []
+            is_job = any(owner["kind"] == "Job" for owner in owners)
+            if is_job and not is_pod_ready(pod) and (trouble := pod_trouble(pod)):
+                return f"; {trouble}"
+        return ""
+
+    def _give_up(self, trouble: Trouble) -> None:
+        stop = self._stop
+        if stop is None:
+            return
+        self._given_up = trouble
+        # Helm may have come to its end meanwhile.
+        with contextlib.suppress(RuntimeError):
+            stop()
+
+
+def _run(work: Coroutine[Any, Any, T], subject: str) -> T:
+    try:
+        return asyncio.run(work)
+    except helm_errors.Error as error:
+        raise _failure(subject, error, []) from None
+
+
+def _failure(subject: str, error: helm_errors.Error, trouble: list[str]) -> ReleaseError:
+    message = error.stderr.decode(errors="replace").strip()
+    text = message.lower()
+    failure = ReleaseError(
+        subject,
+        expected="helm to succeed",
+        found="; ".join([message[-1500:], *trouble]),
+        remedy=(
+            "Another installer owns the named object: uninstall that, or give it away by its "
+            "meta.helm.sh annotations."
+            if "invalid ownership metadata" in text
+            else "Fix what helm names, then run again."
+        ),
+    )
+    failure.transient = any(sign in text for sign in _PASSING)
+    return failure

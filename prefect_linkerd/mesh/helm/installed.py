@@ -1,0 +1,216 @@
+"""The Helm releases of a mesh, found by their charts: of any name, their records anywhere.
+
+`helm install` names a release as its user likes, Flux may keep a release's records in another
+namespace than its objects, and Argo CD leaves no release at all. So a release is known by its
+chart and by where it puts its objects, and a part without one by who owns those objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.helm.ownership import Owner, owner_of, owner_of_release, release_of
+from prefect_linkerd.mesh.helm.records import Release, ReleaseRef, read_release, read_releases
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+
+Part = Literal["linkerd2", "linkerd-crds", "linkerd-control-plane", "linkerd-viz", "linkerd-jaeger"]
+"""A part of the mesh, by the chart that installs it."""
+
+PARTS: tuple[Part, ...] = get_args(Part)
+
+_CRD = "apiextensions.k8s.io/v1", "CustomResourceDefinition", "serviceprofiles.linkerd.io"
+_DESTINATION = "apps/v1", "Deployment", "linkerd-destination"
+MARKS: dict[Part, tuple[str, str, str]] = {
+    "linkerd2": _DESTINATION,
+    "linkerd-crds": _CRD,
+    "linkerd-control-plane": _DESTINATION,
+    "linkerd-viz": ("apps/v1", "Deployment", "web"),
+    "linkerd-jaeger": ("apps/v1", "Deployment", "jaeger-injector"),
+}
+"""For each part an object that every version of its chart makes, and that shows who owns it."""
+
+
+@dataclass(frozen=True)
+class MeshReleases:
+    """The mesh's releases and owners, by part; a part that is not installed is in neither.
+
+    A part that has an owner and no release was not made by Helm, or its records cannot be read.
+    `others` are the releases that were read and are no part of the mesh.
+    """
+
+    releases: Mapping[Part, Release]
+    owners: Mapping[Part, Owner]
+    others: tuple[Release, ...] = ()
+
+    @property
+    def all(self) -> tuple[Release, ...]:
+        """Every release that was read."""
+        return (*self.releases.values(), *self.others)
+
+    @property
+    def control_plane(self) -> Release | None:
+        return self.releases.get("linkerd-control-plane") or self.releases.get("linkerd2")
+
+    @property
+    def driver(self) -> Owner | None:
+        """Who owns the control plane; None where there is none."""
+        return self.owners.get("linkerd-control-plane") or self.owners.get("linkerd2")
+
+    def owner(self, chart: str) -> Owner | None:
+        """Who owns what a chart installs; None where that is not there, or no part of the mesh."""
+        return next((owner for part, owner in self.owners.items() if part == chart), None)
+
+    def ref(self, chart: str) -> ReleaseRef | None:
+        """Where a chart's release is; None where it is none yet."""
+        found = next((r for part, r in self.releases.items() if part == chart), None)
+        return found.ref if found is not None else None
+
+
+def namespace_of(part: Part, config: MeshConfig) -> str:
+    names = config.namespaces
+    return {"linkerd-viz": names.viz, "linkerd-jaeger": names.jaeger}.get(part, names.linkerd)
+
+
+def part_of(release: Release, config: MeshConfig) -> Part | None:
+    """Which part of this mesh a release is; None: none.
+
+    By its name where that is a part's: on the way from 2.11 to 2.12 the new releases' first
+    revisions are still of the old chart.
+    """
+    for part in PARTS:
+        place = namespace_of(part, config)
+        if release.name == part and place in (release.namespace, release.place):
+            return part
+    for part in PARTS:
+        # CRDs are the cluster's, whatever namespace their release is in.
+        if release.chart == part and (
+            part == "linkerd-crds" or release.place == namespace_of(part, config)
+        ):
+            return part
+    return None
+
+
+def mesh_releases(
+    config: MeshConfig, releases: Iterable[Release], marks: Mapping[Part, Object]
+) -> MeshReleases:
+    """The mesh's own among all releases, with their owners.
+
+    Args:
+        marks: the live object of `MARKS` for each part that has it.
+    """
+    found: dict[Part, Release] = {}
+    others: list[Release] = []
+    # Those that are installed and named like their chart win over others of the same chart.
+    for release in sorted(releases, key=lambda r: (r.status == "uninstalled", r.name != r.chart)):
+        part = part_of(release, config)
+        if part is None or part in found:
+            others.append(release)
+        else:
+            found[part] = release
+    owners: dict[Part, Owner] = {}
+    for part in PARTS:
+        if part in found:
+            mark = marks.get(part)
+            owners[part] = owner_of_release(found[part], [mark] if mark is not None else ())
+    installed = {MARKS[part] for part in found}
+    for part, mark in marks.items():
+        if MARKS[part] not in installed and part != "linkerd2":
+            owners[part] = owner_of(mark)
+    return MeshReleases(found, owners, tuple(others))
+
+
+def parts_of(config: MeshConfig) -> tuple[Part, ...]:
+    """The parts that a configuration has, whatever Linkerd's version."""
+    left_out = {"linkerd-viz": config.viz.enabled, "linkerd-jaeger": config.jaeger.enabled}
+    return tuple(part for part in PARTS if left_out.get(part, True))
+
+
+def read_marks(cluster: Cluster, config: MeshConfig, parts: Iterable[Part]) -> dict[Part, Object]:
+    """The live objects of `MARKS` for some parts."""
+    found: dict[Part, Object] = {}
+    for part in parts:
+        api_version, kind, name = MARKS[part]
+        place = None if part == "linkerd-crds" else namespace_of(part, config)
+        # A list of one, as who may list a kind need not be allowed to get each object.
+        fields = f"metadata.name={name}"
+        objects = cluster.list(api_version, kind, place, fields=fields, metadata_only=True)
+        if (mark := next(iter(objects), None)) is not None:
+            found[part] = mark
+    return found
+
+
+def read_mesh_releases(
+    cluster: Cluster,
+    config: MeshConfig,
+    releases: Sequence[Release] | None = None,
+    *,
+    parts: Iterable[Part] | None = None,
+    namespaces: Iterable[str] | None = None,
+    values: bool = False,
+) -> MeshReleases:
+    """Reads the mesh's releases and who owns them; changes nothing.
+
+    Args:
+        releases: every release of the cluster, where those were read just now.
+        parts: those whose objects are looked at; by default all that the configuration has.
+        namespaces: where to look for them, for identities that may not read others: others are
+            tried only where the mesh's objects name a release that is in none of these.
+        values: whether the releases come with their values, which may hold secrets.
+    """
+    marks = read_marks(cluster, config, parts_of(config) if parts is None else parts)
+    if releases is None:
+        releases = _read(cluster, namespaces, marks, values=values)
+    return mesh_releases(config, releases, marks)
+
+
+def locate(cluster: Cluster, config: MeshConfig, part: Part) -> ReleaseRef | None:
+    """Where a part's release is, by a read or two; None where it is none yet."""
+    place = namespace_of(part, config)
+    found = read_release(cluster, part, place)
+    if found is not None and found.status != "uninstalled":
+        return found.ref
+    mark = read_marks(cluster, config, [part]).get(part)
+    ref = release_of(mark["metadata"].get("annotations") or {}) if mark is not None else None
+    if ref is not None:
+        found = read_release(cluster, ref.name, ref.namespace)
+        if found is not None and part_of(found, config) == part:
+            return found.ref
+    return None
+
+
+def _read(
+    cluster: Cluster,
+    namespaces: Iterable[str] | None,
+    marks: Mapping[Part, Object],
+    *,
+    values: bool,
+) -> tuple[Release, ...]:
+    if namespaces is None:
+        return read_releases(cluster, values=values)
+    known = set(namespaces)
+    found = read_releases(cluster, known, values=values)
+    named = {
+        ref
+        for mark in marks.values()
+        if (ref := release_of(mark["metadata"].get("annotations") or {})) is not None
+    }
+    is_known = {(r.name, r.target) for r in found}
+    if all((ref.name, ref.namespace) in is_known for ref in named):
+        return found
+    try:
+        return read_releases(cluster, values=values)
+    except ApiError as error:
+        if error.status != 403:
+            raise
+    more: list[Release] = []
+    for namespace in {ref.namespace for ref in named} - known:
+        try:
+            more += read_releases(cluster, {namespace}, values=values)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+    return (*found, *more)

@@ -1,0 +1,113 @@
+"""The objects that these flows make beside Helm's releases, written only where they are ours.
+
+Ours is what carries our label or was applied by our field manager, as by versions that set no
+label. What somebody else keeps in its place is used as it is where it does, and refused otherwise:
+never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from prefect_linkerd.mesh.errors import OwnershipConflict
+from prefect_linkerd.mesh.helm.ownership import Owner, decide, owner_of, refuse_theirs
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+
+Advice = Callable[[Object], str]
+"""What to do about somebody else's object; empty where the mesh can use it as it is."""
+
+
+@dataclass(frozen=True)
+class OwnObject:
+    """An object that a flow is to make, and what to do where somebody else has it already."""
+
+    wanted: Object = field(repr=False)
+    advice: Advice = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Somebody else's object in the place of one of ours, and what to do about it.
+
+    The remedy is empty where the mesh can use the object as it is.
+    """
+
+    subject: str
+    owner: Owner
+    remedy: str
+
+
+def always(remedy: str) -> Advice:
+    """Advice where somebody else's object is of no use, whatever it says."""
+    return lambda _: remedy
+
+
+def unless_it_says(wanted: Mapping[str, Any], remedy: str) -> Advice:
+    """Advice where somebody else's object is of use only if it says what is wanted."""
+    return lambda found: remedy if any(differences(wanted, found)) else ""
+
+
+def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
+    """What of a wanted object another one does not say, as `spec.secretName: name`.
+
+    Fields that only the other one has are no difference.
+
+    >>> list(differences({"spec": {"isCA": True}}, {"spec": {"isCA": False, "duration": "1h"}}))
+    ['spec.isCA: true']
+    """
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        have = cast("Mapping[str, Any]", found)
+        for key, value in cast("Mapping[str, Any]", wanted).items():
+            yield from differences(value, have.get(key), f"{path}.{key}" if path else key)
+        return
+    if isinstance(wanted, list) and isinstance(found, list):
+        items, others = cast("list[Any]", wanted), cast("list[Any]", found)
+        if len(items) == len(others):
+            for number, (one, other) in enumerate(zip(items, others, strict=True)):
+                yield from differences(one, other, f"{path}[{number}]")
+            return
+    if wanted != found:
+        yield f"{path}: {str(wanted).lower() if isinstance(wanted, bool) else wanted}"
+
+
+def foreign(own: OwnObject, found: Object | None) -> Foreign | None:
+    """Whose object is in the place of one of ours; None where these flows may write it."""
+    owner = owner_of(found) if found is not None else None
+    if found is None or owner is None or decide(owner, "shared") != "theirs":
+        return None
+    return Foreign(name_of(own.wanted), owner, own.advice(found))
+
+
+def find(cluster: Cluster, wanted: Object) -> Object | None:
+    """What is in the place of an object; None also where its kind is not served."""
+    metadata = wanted["metadata"]
+    api_version, kind, namespace = wanted["apiVersion"], wanted["kind"], metadata.get("namespace")
+    return cluster.get(api_version, kind, metadata["name"], namespace)
+
+
+def read_foreign(cluster: Cluster, objects: Iterable[OwnObject]) -> list[Foreign]:
+    """Every object of somebody else that cannot be used in the place of ours."""
+    judged = (foreign(own, find(cluster, own.wanted)) for own in objects)
+    return [each for each in judged if each is not None and each.remedy]
+
+
+def ensure_own(cluster: Cluster, objects: Sequence[OwnObject]) -> None:
+    """Applies each object, or uses somebody else's in its place; all are looked at first.
+
+    Raises:
+        OwnershipConflict: somebody else's is in the way; nothing was written.
+    """
+    judged = [(own.wanted, foreign(own, find(cluster, own.wanted))) for own in objects]
+    for _, theirs in judged:
+        if theirs is not None and theirs.remedy:
+            raise conflict(theirs)
+    for wanted, theirs in judged:
+        if theirs is None:
+            cluster.apply(wanted)
+
+
+def conflict(theirs: Foreign) -> OwnershipConflict:
+    """The refusal to write somebody else's object."""
+    return refuse_theirs(theirs.subject, theirs.owner, theirs.remedy)

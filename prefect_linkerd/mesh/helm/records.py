@@ -1,0 +1,349 @@
+"""What Helm keeps of a release: a Secret for each revision, with chart, values and manifest.
+
+Name, revision and status are labels of it, and the release itself is gzipped JSON.
+
+Source: https://helm.sh/docs/topics/advanced/#storage-backends and helm `pkg/storage/driver`.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import yaml
+
+from prefect_linkerd.mesh.errors import ApiError, ReleaseError
+from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER, Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.manifests import read_yaml
+
+RECORDS = "owner=helm"
+SECRET_TYPE = "helm.sh/release.v1"  # noqa: S105 the type of a Secret
+RELEASE_NAME = "meta.helm.sh/release-name"
+RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
+RESOURCE_POLICY = "helm.sh/resource-policy"
+MADE_HERE = {"app.kubernetes.io/managed-by": FIELD_MANAGER}
+"""The label of every release that these flows install, in Helm's records of it.
+
+Helm carries it to each later revision, by any client, as `helm upgrade --labels` documents.
+"""
+_HELMS_OWN = ("name", "owner", "status", "version", "createdAt", "modifiedAt")
+"""Labels of a record that are not the release's. Source: helm `pkg/storage/driver`."""
+
+
+@dataclass(frozen=True, order=True)
+class ReleaseRef:
+    """A release by its name and the namespace that its records are in."""
+
+    name: str
+    namespace: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A Helm release as it is, at its newest revision.
+
+    `namespace` is where its records are, and `target` where it puts its objects, which differ only
+    where something else than the helm binary drives the release. `place` is `target`, or what
+    the value `namespace` says that Linkerd's charts of 2.11 have. `values` are those that the user
+    supplied; None where they were not read. `labels` are the release's own, and `writer` is the
+    field manager that wrote its newest record.
+    """
+
+    name: str
+    namespace: str
+    chart: str
+    chart_version: str
+    app_version: str
+    revision: int
+    status: str
+    updated: datetime
+    values: dict[str, Any] | None = field(default=None, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    writer: str = field(default="", compare=False)
+    target: str = ""
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", self.target or self.namespace)
+        object.__setattr__(self, "place", self.place or self.target)
+
+    @property
+    def ref(self) -> ReleaseRef:
+        return ReleaseRef(self.name, self.namespace)
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision of a release as Helm recorded it.
+
+    `values` are the user's, `defaults` the chart's own.
+    """
+
+    name: str
+    namespace: str
+    number: int
+    status: str
+    chart: str
+    chart_version: str
+    app_version: str
+    values: dict[str, Any] = field(repr=False)
+    defaults: dict[str, Any] = field(repr=False)
+    documents: tuple[tuple[str, Object], ...] = field(repr=False)
+    """Each object of the manifest, as Helm wrote it and parsed."""
+    content: dict[str, Any] = field(repr=False)
+    """The whole record, as Helm wrote it."""
+
+    @property
+    def ref(self) -> ReleaseRef:
+        return ReleaseRef(self.name, self.namespace)
+
+    @property
+    def manifest(self) -> tuple[Object, ...]:
+        """The objects that this revision made."""
+        return tuple(obj for _, obj in self.documents)
+
+
+def read_releases(
+    cluster: Cluster, namespaces: Iterable[str] | None = None, *, values: bool = False
+) -> tuple[Release, ...]:
+    """Every release of some namespaces, by default of all, whatever its status.
+
+    Their values, which may hold secrets, are left out unless they are asked for. Without helm, so
+    cheap enough for every run of a check: one list of labels a namespace, and one Secret a release.
+
+    Raises:
+        ReleaseError: a record cannot be read.
+    """
+    places: list[str | None] = [None] if namespaces is None else [*sorted(set(namespaces))]
+    found = (
+        _release(cluster, record) or read_release(cluster, *_key(record))
+        for place in places
+        for record in _newest(cluster, place, RECORDS)
+    )
+    return tuple(
+        release if values else replace(release, values=None)
+        for release in found
+        if release is not None
+    )
+
+
+def read_release(cluster: Cluster, name: str, namespace: str) -> Release | None:
+    """One release with its values, or None.
+
+    Raises:
+        ReleaseError: its record cannot be read.
+    """
+    while newest := _newest(cluster, namespace, f"{RECORDS},name={name}"):
+        if (release := _release(cluster, newest[0])) is not None:
+            return release
+    return None
+
+
+def _newest(cluster: Cluster, namespace: str | None, labels: str) -> list[Object]:
+    """The metadata of each release's newest record."""
+    newest: dict[tuple[str, str], Object] = {}
+    for record in cluster.list("v1", "Secret", namespace, labels=labels, metadata_only=True):
+        key = _key(record)
+        if key not in newest or _number(record) > _number(newest[key]):
+            newest[key] = record
+    return [newest[key] for key in sorted(newest)]
+
+
+def _key(record: Object) -> tuple[str, str]:
+    """Name and namespace of its release."""
+    return record["metadata"]["labels"]["name"], record["metadata"]["namespace"]
+
+
+def _number(record: Object) -> int:
+    return int(record["metadata"]["labels"]["version"])
+
+
+def _release(cluster: Cluster, record: Object) -> Release | None:
+    """The release of a record; None where that was superseded and pruned since it was listed."""
+    metadata = record["metadata"]
+    # A list of one: who may list Secrets need not be allowed to get each.
+    fields = f"metadata.name={metadata['name']}"
+    secret = next(iter(cluster.list("v1", "Secret", metadata["namespace"], fields=fields)), None)
+    if secret is None:
+        return None
+    content = decode_record(secret)
+    chart: dict[str, Any] = content.get("chart", {}).get("metadata", {})
+    labels: dict[str, str] = secret["metadata"]["labels"]
+    modified = labels.get("modifiedAt") or labels.get("createdAt") or "0"
+    return Release(
+        name=labels["name"],
+        namespace=metadata["namespace"],
+        chart=str(chart.get("name", "")),
+        chart_version=str(chart.get("version", "")),
+        app_version=str(chart.get("appVersion") or ""),
+        revision=_number(secret),
+        status=labels.get("status", "unknown"),
+        updated=datetime.fromtimestamp(int(modified), UTC),
+        values=content.get("config") or {},
+        labels={key: value for key, value in labels.items() if key not in _HELMS_OWN},
+        writer=_writer(secret),
+        target=str(content.get("namespace") or ""),
+        place=_place(content),
+    )
+
+
+def _place(content: Mapping[str, Any]) -> str:
+    for values in (content.get("config"), content.get("chart", {}).get("values")):
+        if values and isinstance(place := values.get("namespace"), str) and place:
+            return place
+    return ""
+
+
+def _writer(record: Object) -> str:
+    entries: list[dict[str, Any]] = record["metadata"].get("managedFields") or []
+    return next((str(entry.get("manager", "")) for entry in entries), "")
+
+
+def revisions(cluster: Cluster, name: str, namespace: str) -> list[Revision]:
+    """Every kept revision of a release, the oldest first.
+
+    Raises:
+        ReleaseError: a record cannot be read.
+    """
+    labels = f"{RECORDS},name={name}"
+    found = [read(secret) for secret in cluster.list("v1", "Secret", namespace, labels=labels)]
+    return sorted(found, key=lambda revision: revision.number)
+
+
+def deployed(cluster: Cluster, name: str, namespace: str) -> Revision | None:
+    """The revision of a release that is installed, or None."""
+    labels = f"{RECORDS},name={name},status=deployed"
+    found = [read(secret) for secret in cluster.list("v1", "Secret", namespace, labels=labels)]
+    return max(found, key=lambda revision: revision.number, default=None)
+
+
+def read(secret: Object) -> Revision:
+    """Reads a revision's Secret.
+
+    Raises:
+        ReleaseError: it is no record of Helm's.
+    """
+    content = decode_record(secret)
+    try:
+        chart: dict[str, Any] = content["chart"]["metadata"]
+        return Revision(
+            name=str(content["name"]),
+            namespace=str(content["namespace"]),
+            number=int(content["version"]),
+            status=str(content["info"]["status"]),
+            chart=str(chart["name"]),
+            chart_version=str(chart["version"]),
+            app_version=str(chart.get("appVersion") or ""),
+            values=content.get("config") or {},
+            defaults=content["chart"].get("values") or {},
+            documents=tuple(_documents(str(content.get("manifest") or ""))),
+            content=content,
+        )
+    except (KeyError, ValueError, TypeError, yaml.YAMLError):
+        raise _unreadable(secret) from None
+
+
+def decode_record(secret: Object) -> dict[str, Any]:
+    """A release as Helm keeps it.
+
+    Raises:
+        ReleaseError: it is none.
+    """
+    try:
+        packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
+        return json.loads(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
+    except (KeyError, ValueError, OSError, EOFError):
+        raise _unreadable(secret) from None
+
+
+def _unreadable(secret: Object) -> ReleaseError:
+    return ReleaseError(
+        name_of({"kind": "Secret", **secret}),
+        expected="a release as Helm 3 keeps it",
+        found="something that cannot be read",
+        remedy="Look at it by `helm history`; where Helm cannot read it either, delete it.",
+    )
+
+
+def _documents(manifest: str) -> list[tuple[str, Object]]:
+    texts = re.split(r"^---\s*$", manifest, flags=re.MULTILINE)
+    parsed = [(text, cast("Object | None", read_yaml(text))) for text in texts]
+    return [(text, obj) for text, obj in parsed if obj]
+
+
+def record(
+    source: Revision, name: str, namespace: str, documents: Sequence[str], now: datetime
+) -> Object:
+    """The Secret of a first revision that takes some of another release's objects over.
+
+    Helm then upgrades them by a real three-way merge, deletes what a newer chart no longer
+    has, and can go back to them.
+    """
+    content = dict(source.content)
+    stamp = now.astimezone(UTC).isoformat()
+    content |= {
+        "name": name,
+        "namespace": namespace,
+        "version": 1,
+        "manifest": "".join(f"---\n{text.strip()}\n" for text in documents),
+        "hooks": [],
+        "info": {
+            "first_deployed": stamp,
+            "last_deployed": stamp,
+            "deleted": "",
+            "description": f"Taken over from {source.namespace}/{source.name}",
+            "status": "deployed",
+        },
+    }
+    packed = base64.b64encode(gzip.compress(json.dumps(content).encode()))
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": secret_name(name, 1),
+            "namespace": namespace,
+            "labels": {
+                "owner": "helm",
+                "name": name,
+                "status": "deployed",
+                "version": "1",
+                "modifiedAt": str(int(now.timestamp())),
+            },
+        },
+        "type": SECRET_TYPE,
+        "data": {"release": base64.b64encode(packed).decode()},
+    }
+
+
+def create(cluster: Cluster, secret: Object) -> None:
+    """Writes a record; one that is there already stays."""
+    try:
+        cluster.create(secret)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+
+
+def forget(cluster: Cluster, name: str, namespace: str) -> None:
+    """Takes a release's records away, the newest last, and none of its objects."""
+    for revision in revisions(cluster, name, namespace):
+        cluster.delete("v1", "Secret", secret_name(name, revision.number), namespace)
+
+
+def secret_name(name: str, number: int) -> str:
+    return f"sh.helm.release.v1.{name}.v{number}"
+
+
+def is_owned(obj: Mapping[str, Any], name: str, namespace: str) -> bool:
+    """Whether an object says that it belongs to a release."""
+    annotations: Mapping[str, str] = obj["metadata"].get("annotations") or {}
+    return (annotations.get(RELEASE_NAME), annotations.get(RELEASE_NAMESPACE)) == (name, namespace)

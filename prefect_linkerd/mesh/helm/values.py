@@ -1,0 +1,373 @@
+"""Helm values, computed: what a configuration means in the words of each chart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import yaml
+from pydantic import SecretStr
+
+from prefect_linkerd.mesh.config.model import ExtraValues, MeshConfig, PrivateRegistry
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.helm.charts import Chart, ChartName
+from prefect_linkerd.mesh.helm.images import image_values
+
+Values = dict[str, Any]
+Key = tuple[str, ...]
+"""The keys that lead to a value, from the outermost inwards."""
+
+_IDENTITY: tuple[Key, ...] = (
+    ("clusterDomain",),
+    ("identityTrustDomain",),
+    ("identityTrustAnchorsPEM",),
+    ("identity", "issuer", "scheme"),
+    ("identity", "issuer", "tls", "crtPEM"),
+    ("identity", "issuer", "tls", "keyPEM"),
+)
+_NAMESPACE: tuple[Key, ...] = (("namespace",), ("installNamespace",))
+_EXTENSION: tuple[Key, ...] = (
+    ("clusterDomain",),
+    ("identityTrustDomain",),
+    ("linkerdNamespace",),
+    *_NAMESPACE,
+)
+SAFETY: Mapping[str, tuple[Key, ...]] = {
+    "linkerd2": (*_IDENTITY, *_NAMESPACE),
+    "linkerd-control-plane": _IDENTITY,
+    "linkerd-viz": _EXTENSION,
+    "linkerd-jaeger": _EXTENSION,
+}
+"""By chart, the values without which proxies and control plane do not trust or find each other.
+
+They follow from the mesh's configuration and its trust anchor, never from extra values.
+`identity.externalCA` is not among them, as only extra values say that the bundle has another owner:
+a plan refuses it where Helm would then delete or overwrite the bundle.
+
+Source: linkerd2 `charts/linkerd2/values.yaml` (2.11), `charts/linkerd-control-plane/values.yaml`,
+`viz/charts/linkerd-viz/values.yaml` and `jaeger/charts/linkerd-jaeger/values.yaml`.
+"""
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What values depend on: the Kubernetes version (`v1.34.4`) and the served API versions.
+
+    `gateway_api_owner` names who installed the Gateway API's CRDs: a Helm release as
+    `namespace/name`, `somebody` where that is not known, or nothing where there are none.
+    """
+
+    version: str
+    api_versions: frozenset[str]
+    gateway_api_owner: str = ""
+    webhook_authorities: dict[str, str] = field(default_factory=dict[str, str])
+    """The CA certificate (PEM) of the webhooks of a namespace, for charts that want it told."""
+
+
+def values_for(
+    chart: Chart, config: MeshConfig, facts: ClusterFacts, *, trust_bundle: str = ""
+) -> Values:
+    """The values of one chart's release: computed, then the user's files, then inline values.
+
+    What the mesh needs to hold together (`SAFETY`) is computed whatever the user's values say;
+    `helm.safety_values` names where those differ. No private key is ever among the values: issuer
+    and anchor are Secrets made outside Helm.
+
+    Args:
+        trust_bundle: the PEM of every anchor that the mesh trusts, for the control plane's chart.
+
+    Raises:
+        InvalidInput: a values file cannot be read.
+    """
+    safety = SAFETY.get(chart.name, ())
+    extra = [_without(layer, safety) for layer in load_extra_values(extra_of(chart.name, config))]
+    return merge(computed_values(chart, config, facts, trust_bundle=trust_bundle), *extra)
+
+
+def computed_values(
+    chart: Chart, config: MeshConfig, facts: ClusterFacts, *, trust_bundle: str = ""
+) -> Values:
+    """The values of one chart's release without the user's own."""
+    computed = {
+        "linkerd2": _control_plane,
+        "linkerd-crds": _crds,
+        "linkerd-control-plane": _control_plane,
+        "linkerd-viz": _viz,
+        "linkerd-jaeger": _jaeger,
+        "cert-manager": _cert_manager,
+        "traefik": _traefik,
+    }[chart.name](chart, config, facts, trust_bundle)
+    high_availability = chart.ha if config.ha else {}
+    images: Values = {}
+    if config.registry is not None:
+        images = image_values(chart.name, chart.defaults, config.registry.host)
+        if config.registry.username is not None:
+            images = merge(images, _pull_secrets(chart, config.registry.pull_secret))
+    return merge(high_availability, computed, images)
+
+
+def own_keys(chart: Chart, config: MeshConfig, facts: ClusterFacts) -> frozenset[Key]:
+    """The keys that these flows compute for a chart, under this configuration or a fuller one.
+
+    High availability is left out: its keys (replicas, resources) are also what people set.
+    """
+    full = config.model_copy(
+        update={
+            "ha": False,
+            "issuer": "cert-manager",
+            "cert_manager": config.cert_manager.model_copy(update={"webhook_certificates": True}),
+            "viz": config.viz.model_copy(
+                update={"dashboard": config.viz.dashboard.model_copy(update={"host": "any"})}
+            ),
+            "registry": PrivateRegistry(host="any", username="any", password=SecretStr("any")),
+        }
+    )
+    return frozenset(key for key, _ in leaves(computed_values(chart, full, facts)))
+
+
+FIELDS: Mapping[str, str] = {
+    "linkerd2": "values",
+    "linkerd-control-plane": "values",
+    "linkerd-viz": "viz.values",
+    "linkerd-jaeger": "jaeger.values",
+    "cert-manager": "cert_manager.values",
+    "traefik": "traefik.values",
+}
+"""The field of the configuration that holds a chart's extra values, by chart."""
+
+
+def extra_of(chart: ChartName, config: MeshConfig) -> ExtraValues:
+    """The user's values for a chart."""
+    found: Any = config
+    for name in FIELDS.get(chart, "").split("."):
+        found = getattr(found, name, None)
+    return cast("ExtraValues", found) if found is not None else ExtraValues()
+
+
+def _without(values: Mapping[str, Any], keys: Iterable[Key]) -> Values:
+    """Values without some keys, and without whatever stands in the place of their parents."""
+    kept = deepcopy(dict(values))
+    for key in keys:
+        place: Values = kept
+        for part in key[:-1]:
+            below = place.get(part)
+            if not isinstance(below, dict):
+                place.pop(part, None)
+                break
+            place = cast("Values", below)
+        else:
+            place.pop(key[-1], None)
+    return kept
+
+
+def proxy_version(config: MeshConfig) -> str:
+    """The version of the mesh's proxies: Linkerd's own, unless extra values keep another.
+
+    Raises:
+        InvalidInput: a values file cannot be read.
+    """
+    proxy: object = merge(*load_extra_values(config.values)).get("proxy")
+    image: object = cast("Values", proxy).get("image") if isinstance(proxy, dict) else None
+    version: object = cast("Values", image).get("version") if isinstance(image, dict) else None
+    return str(version or config.linkerd)
+
+
+def merge(*layers: Mapping[str, Any]) -> Values:
+    """Values of several layers, the later winning; mappings are joined, lists replaced."""
+    merged: Values = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            if isinstance(value, Mapping) and isinstance(below, Mapping):
+                merged[key] = merge(
+                    cast("Mapping[str, Any]", below), cast("Mapping[str, Any]", value)
+                )
+            else:
+                merged[key] = deepcopy(cast("Any", value))
+    return merged
+
+
+def leaves(values: Mapping[str, Any], path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Every value that is no mapping (or an empty one), with its keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(cast("Mapping[str, Any]", value), (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def load_extra_values(extra: ExtraValues) -> list[Values]:
+    """The user's values, in rising order of weight.
+
+    Raises:
+        InvalidInput: a file cannot be read or is no mapping.
+    """
+    layers: list[Values] = []
+    for path in extra.files:
+        try:
+            content: object = yaml.safe_load(path.expanduser().read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise InvalidInput(
+                f"values file {path}",
+                expected="readable YAML",
+                found=type(error).__name__,
+                remedy="Name an existing YAML file.",
+            ) from None
+        if not isinstance(content, dict):
+            raise InvalidInput(
+                f"values file {path}",
+                expected="a mapping of values",
+                found=type(content).__name__,
+                remedy="Write keys and values, as in a chart's values.yaml.",
+            )
+        layers.append(cast("Values", content))
+    return [*layers, extra.inline]
+
+
+def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[tuple[str, str, str]]:
+    """What this cluster cannot take of a configuration: subject, message and remedy of each."""
+    problems: list[tuple[str, str, str]] = []
+    layout = config.linkerd.layout
+    if config.ha and layout == "one-chart" and "policy/v1beta1" not in facts.api_versions:
+        problems.append(
+            (
+                f"high availability of {config.linkerd}",
+                "its chart has PodDisruptionBudgets of policy/v1beta1, which Kubernetes "
+                f"{facts.version} does not serve any more",
+                "Turn ha off, choose stable-2.12 or newer, or use Kubernetes 1.24.",
+            )
+        )
+    has_credentials = config.registry is not None and config.registry.username is not None
+    if has_credentials and config.jaeger.enabled and layout == "one-chart":
+        problems.append(
+            (
+                f"linkerd-jaeger of {config.linkerd}",
+                "its chart cannot use pull secrets",
+                "Turn jaeger off, or let the nodes log in to the registry.",
+            )
+        )
+    return problems
+
+
+def _control_plane(
+    chart: Chart, config: MeshConfig, facts: ClusterFacts, trust_bundle: str
+) -> Values:
+    namespaces = config.namespaces
+    values: Values = {
+        "clusterDomain": config.cluster_domain,
+        "identityTrustDomain": config.trust_domain,
+        "identityTrustAnchorsPEM": trust_bundle,
+        "identity": {
+            "issuer": {
+                # The Secret is ours or cert-manager's, in both issuer modes.
+                "scheme": "kubernetes.io/tls",
+                "issuanceLifetime": f"{config.lifetimes.leaf_hours}h0m0s",
+            }
+        },
+    }
+    if chart.name == "linkerd2":
+        values |= {"namespace": namespaces.linkerd, "installNamespace": False}
+        if "batch/v1beta1" not in facts.api_versions:
+            # Its heartbeat is a CronJob of batch/v1beta1, which Kubernetes 1.25 took away.
+            values["disableHeartBeat"] = True
+    if config.issuer == "cert-manager" and config.cert_manager.webhook_certificates:
+        for key, certificate in (
+            ("proxyInjector", "linkerd-proxy-injector"),
+            ("profileValidator", "linkerd-sp-validator"),
+            ("policyValidator", "linkerd-policy-validator"),
+        ):
+            values[key] = _external(chart, key, namespaces.linkerd, certificate, facts)
+    return values
+
+
+def _external(
+    chart: Chart, key: str, namespace: str, certificate: str, facts: ClusterFacts
+) -> Values:
+    """A webhook whose certificate cert-manager keeps; cainjector writes the CA where it can."""
+    if "injectCaFrom" in chart.defaults.get(key, {}):
+        return {"externalSecret": True, "injectCaFrom": f"{namespace}/{certificate}"}
+    return {"externalSecret": True, "caBundle": facts.webhook_authorities.get(namespace, "")}
+
+
+def _crds(chart: Chart, _config: MeshConfig, facts: ClusterFacts, _trust_bundle: str) -> Values:
+    foreign = facts.gateway_api_owner not in ("", f"{_config.namespaces.linkerd}/linkerd-crds")
+    if "installGatewayAPI" in chart.defaults:
+        return {"installGatewayAPI": not foreign}
+    if "enableHttpRoutes" in chart.defaults and foreign:
+        # 2.13 and 2.14: the chart's own switch for gateway.networking.k8s.io's HTTPRoute.
+        return {"enableHttpRoutes": False}
+    return {}
+
+
+def _viz(chart: Chart, config: MeshConfig, facts: ClusterFacts, _trust_bundle: str) -> Values:
+    namespaces = config.namespaces
+    values: Values = {
+        "linkerdNamespace": namespaces.linkerd,
+        "clusterDomain": config.cluster_domain,
+        "identityTrustDomain": config.trust_domain,
+    }
+    if "installNamespace" in chart.defaults:
+        values |= {"installNamespace": False, "namespace": namespaces.viz}
+    if host := config.viz.dashboard.host:
+        # The dashboard refuses hosts that it does not know, against DNS rebinding.
+        # Source: https://linkerd.io/2/tasks/exposing-dashboard/
+        values["dashboard"] = {"enforcedHostRegexp": f"^{re.escape(host)}$"}
+    if config.issuer == "cert-manager" and config.cert_manager.webhook_certificates:
+        values["tap"] = _external(chart, "tap", namespaces.viz, "tap", facts)
+        values["tapInjector"] = _external(
+            chart, "tapInjector", namespaces.viz, "linkerd-tap-injector", facts
+        )
+    return values
+
+
+def _jaeger(chart: Chart, config: MeshConfig, facts: ClusterFacts, _trust_bundle: str) -> Values:
+    namespaces = config.namespaces
+    values: Values = {}
+    if "linkerdNamespace" in chart.defaults:
+        values["linkerdNamespace"] = namespaces.linkerd
+    if "clusterDomain" in chart.defaults:
+        values["clusterDomain"] = config.cluster_domain
+    if "installNamespace" in chart.defaults:
+        values |= {"installNamespace": False, "namespace": namespaces.jaeger}
+    if config.issuer == "cert-manager" and config.cert_manager.webhook_certificates:
+        values["webhook"] = _external(chart, "webhook", namespaces.jaeger, "jaeger-injector", facts)
+    return values
+
+
+def _cert_manager(
+    chart: Chart, config: MeshConfig, _facts: ClusterFacts, _trust_bundle: str
+) -> Values:
+    values: Values = (
+        # `crds.keep` leaves the CRDs, and so every certificate, when the release is uninstalled.
+        {"crds": {"enabled": True, "keep": True}}
+        if "crds" in chart.defaults
+        else {"installCRDs": True}
+    )
+    if config.ha:
+        # Source: https://cert-manager.io/docs/installation/best-practice/#high-availability
+        values |= {"replicaCount": 2, "webhook": {"replicaCount": 3}}
+        values["cainjector"] = {"replicaCount": 2}
+    return values
+
+
+def _traefik(_chart: Chart, config: MeshConfig, _facts: ClusterFacts, _trust_bundle: str) -> Values:
+    return {
+        "deployment": {
+            # In ingress mode the proxy goes by l5d-dst-override instead of the address.
+            # Source: https://linkerd.io/2/tasks/using-ingress/#ingress-mode
+            "podAnnotations": {"linkerd.io/inject": "ingress"},
+            **({"replicas": 3} if config.ha else {}),
+        }
+    }
+
+
+def _pull_secrets(chart: Chart, name: str) -> Values:
+    reference = [{"name": name}]
+    if chart.name == "cert-manager":
+        return {"global": {"imagePullSecrets": reference}}
+    if chart.name == "traefik":
+        return {"deployment": {"imagePullSecrets": reference}}
+    return {"imagePullSecrets": reference} if "imagePullSecrets" in chart.defaults else {}

@@ -1,0 +1,542 @@
+"""The issuer of a mesh's identities: signed here, or by cert-manager from the trust anchor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import (
+    ApiError,
+    CertificateError,
+    InvalidInput,
+    NotReady,
+    OwnershipConflict,
+)
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.helm.own_objects import (
+    Advice,
+    OwnObject,
+    differences,
+    ensure_own,
+    find,
+    foreign,
+)
+from prefect_linkerd.mesh.helm.ownership import owner_of
+from prefect_linkerd.mesh.helm.values import Values, merge
+from prefect_linkerd.mesh.identity.trust_anchor import (
+    ANCHOR_SECRET,
+    ISSUER_SECRET,
+    LABELS,
+    LINKERD_TLS,
+    TLS,
+    KeyStore,
+    TlsSecret,
+    TrustAnchor,
+    Unshown,
+    is_same,
+    read_tls_secret,
+    secret_text,
+    tls_secret,
+)
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
+from prefect_linkerd.mesh.pki.certificates import (
+    CertificateInfo,
+    KeyPair,
+    check_issuer,
+    is_key_of,
+    issuer_name,
+    sign_issuer,
+)
+
+CERT_MANAGER = "cert-manager.io/v1"
+IDENTITY_PODS = "linkerd.io/control-plane-component=identity"
+WEBHOOK_ISSUER = "webhook-issuer"
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """The public part of the issuer, and whether it was there already."""
+
+    info: CertificateInfo
+    origin: Literal["adopted", "made"]
+
+
+# Self-signed
+
+
+def ensure_self_signed_issuer(
+    cluster: Cluster, config: MeshConfig, anchor: TrustAnchor, store: KeyStore, now: datetime
+) -> Issuer:
+    """Secret `linkerd-identity-issuer` with an issuer that the anchor signed; adopted if there.
+
+    Raises:
+        CertificateError: the issuer that is there cannot work with this anchor.
+        InvalidInput: there is none, and no key of the anchor to sign one with.
+        OwnershipConflict: the Secret is of the form that the linkerd CLI makes.
+    """
+    namespace = config.namespaces.linkerd
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    existing = read_tls_secret(cluster, ISSUER_SECRET, namespace)
+    if existing is not None:
+        return Issuer(_check(existing, subject, config, anchor.bundle, now), "adopted")
+    pair = _signing_pair(
+        store,
+        anchor,
+        remedy="Bring the key (trust_anchor.private_key), or name the place that holds it.",
+    )
+    issuer = sign_issuer(pair, config.trust_domain, config.lifetimes.issuer, now)
+    info = check_issuer(
+        issuer.certificate,
+        anchor.bundle,
+        config.trust_domain,
+        now,
+        subject,
+        version=config.linkerd,
+    )
+    secret = tls_secret(
+        ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
+    )
+    try:
+        cluster.create(secret)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        # Another run was faster; what it made must do as well.
+        return ensure_self_signed_issuer(cluster, config, anchor, store, now)
+    # A control plane that lost its issuer waits for this one.
+    refresh_mounts(cluster, namespace, IDENTITY_PODS)
+    return Issuer(info, "made")
+
+
+def _signing_pair(store: KeyStore, anchor: TrustAnchor, *, remedy: str) -> KeyPair:
+    """The anchor with its key, as it is kept."""
+    pair = store.load()
+    if pair is None or not is_same(pair.certificate, anchor.certificate):
+        raise InvalidInput(
+            store.where,
+            expected=f"the private key of trust anchor {anchor.info.subject}, to sign an issuer",
+            found="none" if pair is None else "another trust anchor's",
+            remedy=remedy,
+        )
+    return pair
+
+
+def check_issuer_secret(
+    secret: Object, config: MeshConfig, bundle: str, now: datetime
+) -> CertificateInfo:
+    """What an issuer Secret holds, once it is known to work with a trust bundle.
+
+    Raises:
+        CertificateError, OwnershipConflict: what is wrong with it.
+    """
+    return _check(TlsSecret.of(secret), name_of(secret), config, bundle, now)
+
+
+def _check(
+    secret: TlsSecret, subject: str, config: MeshConfig, bundle: str, now: datetime
+) -> CertificateInfo:
+    is_usable = secret.scheme == TLS or secret.is_charts
+    if not is_usable or not secret.certificate or secret.private_key is None:
+        raise OwnershipConflict(
+            subject,
+            expected="tls.crt and tls.key, or crt.pem and key.pem of the control plane's chart",
+            found=f"{secret.found}, which belongs to {secret.owner}",
+            remedy="Add the issuer's certificate and key to it as tls.crt and tls.key, and leave "
+            "its other keys: identity needs them until the mesh has scheme kubernetes.io/tls.",
+        )
+    info = check_issuer(
+        secret.certificate, bundle, config.trust_domain, now, subject, version=config.linkerd
+    )
+    if not is_key_of(secret.certificate, secret.private_key, subject):
+        raise CertificateError(
+            subject,
+            expected="tls.key to be the key of tls.crt (key.pem that of crt.pem), in PEM as Go "
+            "reads it",
+            found="another key, or one that Go cannot read",
+            remedy="Run rotate_issuer, which writes both.",
+        )
+    return info
+
+
+def chart_issuer(secret: Object | None) -> Values:
+    """The values by which the control plane's chart keeps making the issuer's Secret as it is.
+
+    Empty where the Secret is not the chart's. The live Secret is the truth: whatever upgrades the
+    release carries its content along, so no upgrade ever changes or removes the issuer. These are
+    the one private key among Helm's values, where the release's own values have it already.
+    """
+    found = TlsSecret.of(secret) if secret is not None else None
+    if found is None or not found.is_charts or found.private_key is None:
+        return {}
+    pair = {
+        "crtPEM": found.certificate.strip(),
+        "keyPEM": Unshown(found.private_key.get_secret_value().strip()),
+    }
+    return {"identity": {"issuer": {"scheme": LINKERD_TLS, "tls": pair}}}
+
+
+def with_kept(cluster: Cluster, config: MeshConfig, chart: Chart, values: Values) -> Values:
+    """A chart's values with what its release made that has to stay: the issuer, the namespace.
+
+    Until 2.11 a chart may make its own namespace, which Helm would delete, with everything in it,
+    where a later revision does not.
+    """
+    names = config.namespaces
+    kept: Values = {}
+    if "installNamespace" in chart.defaults:
+        place = {"linkerd-viz": names.viz, "linkerd-jaeger": names.jaeger}
+        namespace = cluster.get("v1", "Namespace", place.get(chart.name, names.linkerd))
+        if namespace is not None and owner_of(namespace).release is not None:
+            kept["installNamespace"] = True
+    if chart.name in ("linkerd2", "linkerd-control-plane"):
+        secret = cluster.get("v1", "Secret", ISSUER_SECRET, names.linkerd)
+        kept = merge(kept, chart_issuer(secret))
+    return merge(values, kept)
+
+
+# cert-manager
+
+
+def cert_manager_objects(config: MeshConfig) -> list[Object]:
+    """The issuers and certificates that cert-manager keeps for the mesh, in order.
+
+    The first two are the issuer of the mesh's issuer, and its Certificate.
+
+    Sources: https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/ and
+    https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/
+    """
+    namespaces = config.namespaces
+    kind = config.cert_manager.issuer_kind
+    own = namespaces.linkerd if kind == "Issuer" else None
+    name = issuer_name(config.trust_domain)
+    objects = [
+        _object(kind, ANCHOR_SECRET, own, {"ca": {"secretName": ANCHOR_SECRET}}),
+        _object(
+            "Certificate",
+            ISSUER_SECRET,
+            namespaces.linkerd,
+            {
+                "secretName": ISSUER_SECRET,
+                "duration": f"{config.lifetimes.issuer_hours}h0m0s",
+                "renewBefore": f"{config.lifetimes.issuer_renew_before_hours}h0m0s",
+                "issuerRef": {"name": ANCHOR_SECRET, "kind": kind, "group": "cert-manager.io"},
+                "commonName": name,
+                "dnsNames": [name],
+                "isCA": True,
+                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+                "usages": ["cert sign", "crl sign", "server auth", "client auth"],
+            },
+        ),
+    ]
+    if config.cert_manager.webhook_certificates:
+        for namespace, servers in webhook_servers(config).items():
+            objects += _webhook_objects(config, namespace, servers)
+    return objects
+
+
+def webhook_servers(config: MeshConfig) -> dict[str, dict[str, str]]:
+    """Per namespace, each webhook's Certificate name and the Service that it is for.
+
+    The Secret of each is `<Service>-k8s-tls`, as every chart from 2.11 on mounts it.
+    """
+    namespaces = config.namespaces
+    servers = {
+        namespaces.linkerd: {
+            "linkerd-proxy-injector": "linkerd-proxy-injector",
+            "linkerd-sp-validator": "linkerd-sp-validator",
+            "linkerd-policy-validator": "linkerd-policy-validator",
+        }
+    }
+    if config.viz.enabled:
+        servers[namespaces.viz] = {"tap": "tap", "linkerd-tap-injector": "tap-injector"}
+    if config.jaeger.enabled:
+        servers[namespaces.jaeger] = {"jaeger-injector": "jaeger-injector"}
+    return servers
+
+
+def webhook_authorities(cluster: Cluster, config: MeshConfig) -> dict[str, str]:
+    """The CA certificate (PEM) of each namespace's webhooks, where cert-manager has made it."""
+    found: dict[str, str] = {}
+    for namespace in webhook_servers(config):
+        secret = cluster.get("v1", "Secret", f"{WEBHOOK_ISSUER}-tls", namespace)
+        if secret is not None:
+            found[namespace] = secret_text(secret).get("tls.crt", "")
+    return found
+
+
+def _webhook_objects(config: MeshConfig, namespace: str, servers: dict[str, str]) -> list[Object]:
+    """A CA of the namespace's own, and a certificate of each webhook server signed by it."""
+    ca_days = config.lifetimes.anchor_days
+    objects = [
+        _object("Issuer", "webhook-selfsigned", namespace, {"selfSigned": {}}),
+        _object(
+            "Certificate",
+            WEBHOOK_ISSUER,
+            namespace,
+            {
+                "secretName": f"{WEBHOOK_ISSUER}-tls",
+                "duration": f"{ca_days * 24}h0m0s",
+                "issuerRef": {"name": "webhook-selfsigned", "kind": "Issuer"},
+                "commonName": f"webhook.linkerd.{config.cluster_domain}",
+                "isCA": True,
+                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+            },
+        ),
+        _object(
+            "Issuer", WEBHOOK_ISSUER, namespace, {"ca": {"secretName": f"{WEBHOOK_ISSUER}-tls"}}
+        ),
+    ]
+    for certificate, service in servers.items():
+        host = f"{service}.{namespace}.svc"
+        objects.append(
+            _object(
+                "Certificate",
+                certificate,
+                namespace,
+                {
+                    "secretName": f"{service}-k8s-tls",
+                    "duration": "24h0m0s",
+                    "renewBefore": "1h0m0s",
+                    "issuerRef": {"name": WEBHOOK_ISSUER, "kind": "Issuer"},
+                    "commonName": host,
+                    "dnsNames": [host],
+                    "isCA": False,
+                    "privateKey": {
+                        "algorithm": "ECDSA",
+                        "encoding": "PKCS8",
+                        "rotationPolicy": "Always",
+                    },
+                    "usages": ["server auth"],
+                },
+            )
+        )
+    return objects
+
+
+def _object(kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -> Object:
+    metadata: dict[str, Any] = {"name": name, "labels": LABELS}
+    if namespace:
+        metadata["namespace"] = namespace
+    return {"apiVersion": CERT_MANAGER, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def own_cert_manager_objects(config: MeshConfig) -> list[OwnObject]:
+    """The same, and what the mesh needs of one that somebody else keeps in its place.
+
+    Of a Certificate that is the Secret it makes and for whom: how long it lasts, and by which
+    issuer it is signed, is its owner's. What it signs is checked once it is ready.
+    """
+    return [OwnObject(obj, _needs(obj)) for obj in cert_manager_objects(config)]
+
+
+def _needs(wanted: Object) -> Advice:
+    spec: dict[str, Any] = wanted["spec"]
+    names: list[str] = []
+    if wanted["kind"] == "Certificate":
+        if not spec["isCA"]:
+            names = spec["dnsNames"]
+        # That it is no CA is also what an absent field says.
+        spec = {"secretName": spec["secretName"], **({"isCA": True} if spec["isCA"] else {})}
+
+    def advice(found: Object) -> str:
+        have: dict[str, Any] = found.get("spec") or {}
+        lacking = [*differences({"spec": spec}, {"spec": have})]
+        lacking += [
+            f"spec.dnsNames: {name}" for name in names if name not in (have.get("dnsNames") or ())
+        ]
+        return f"Set there what Linkerd needs: {', '.join(lacking)}." if lacking else ""
+
+    return advice
+
+
+def read_needed(cluster: Cluster, config: MeshConfig) -> list[OwnObject]:
+    """The objects that cert-manager needs on this cluster, in order.
+
+    Where somebody else keeps the Certificates that a mesh needs, it needs no issuer of ours; nor
+    a certificate of a webhooks' CA whose Secret somebody else made, which cert-manager would
+    overwrite.
+    """
+    own = {name_of(each.wanted): each for each in own_cert_manager_objects(config)}
+    theirs = {
+        name for name, each in own.items() if foreign(each, find(cluster, each.wanted)) is not None
+    }
+    authorities = {
+        f"Certificate/{namespace}/{WEBHOOK_ISSUER}"
+        for namespace in webhook_servers(config)
+        if _is_given(cluster.get("v1", "Secret", f"{WEBHOOK_ISSUER}-tls", namespace))
+    }
+    return needed(list(own.values()), theirs, authorities)
+
+
+def _is_given(authority: Object | None) -> bool:
+    """Whether somebody made the Secret of a webhooks' CA, and no Certificate."""
+    return authority is not None and owner_of(authority).by != "cert-manager"
+
+
+def needed(
+    own: Sequence[OwnObject], theirs: Collection[str], given: Collection[str] = ()
+) -> list[OwnObject]:
+    """Those objects that nothing of somebody else's makes superfluous.
+
+    Args:
+        theirs: the objects that somebody else keeps, as `Kind/namespace/name`.
+        given: the Certificates whose Secret is there without them.
+    """
+    used: set[str] = set()
+    found: list[OwnObject] = []
+    # An issuer stands before what refers to it.
+    for each in reversed(own):
+        name, spec = name_of(each.wanted), each.wanted["spec"]
+        namespace = each.wanted["metadata"].get("namespace")
+        if each.wanted["kind"] != "Certificate":
+            if name not in used:
+                continue
+            if name not in theirs and (secret := spec.get("ca", {}).get("secretName")):
+                used.add(f"{namespace}/{secret}")
+        else:
+            is_authority = each.wanted["metadata"]["name"] == WEBHOOK_ISSUER
+            is_used = not is_authority or f"{namespace}/{spec['secretName']}" in used
+            if name in given or not is_used:
+                continue
+            if name not in theirs:
+                reference = each.wanted["spec"]["issuerRef"]
+                place = f"{namespace}/" if reference["kind"] == "Issuer" else ""
+                used.add(f"{reference['kind']}/{place}{reference['name']}")
+        found.append(each)
+    return found[::-1]
+
+
+def ready_condition(obj: Object) -> tuple[bool, str]:
+    """Whether cert-manager says that an object is ready as it is now, and its own message."""
+    for condition in obj.get("status", {}).get("conditions", []):
+        if condition["type"] == "Ready":
+            generation = condition.get("observedGeneration", obj["metadata"].get("generation"))
+            is_current = generation == obj["metadata"].get("generation")
+            is_ready = condition["status"] == "True" and is_current
+            return is_ready, f"{condition.get('reason', '')}: {condition.get('message', '')}"
+    return False, "no Ready condition yet: is cert-manager running?"
+
+
+def ensure_cert_manager_issuer(
+    cluster: Cluster,
+    config: MeshConfig,
+    anchor: TrustAnchor,
+    store: KeyStore,
+    now: datetime,
+    timeout: float,
+) -> Issuer:
+    """Lets cert-manager sign the issuer and Linkerd's webhook certificates, and waits for it.
+
+    An issuer that somebody else's Certificate keeps is used as it is.
+
+    Args:
+        timeout: seconds until everything has to be ready.
+
+    Raises:
+        InvalidInput: the trust anchor's key is not in the cluster, where cert-manager needs it.
+        NotReady: with cert-manager's own message and the object's last events.
+        OwnershipConflict: somebody else's object is in the place of one, and does not do.
+        CertificateError: what cert-manager signed does not chain to the anchor.
+    """
+    started = time.monotonic()
+    namespace = config.namespaces.linkerd
+    was_there = read_tls_secret(cluster, ISSUER_SECRET, namespace) is not None
+    needed_objects = read_needed(cluster, config)
+    theirs = _foreign_certificate(cluster, namespace)
+    if theirs is None:
+        _signing_pair(
+            store,
+            anchor,
+            remedy="Bring the key (trust_anchor.private_key), or use issuer mode self-signed.",
+        )
+    else:
+        # Neither the Certificate nor the issuer that it names is ours to write.
+        issuer, certificate = map(name_of, cert_manager_objects(config)[:2])
+        left = {issuer, certificate}
+        needed_objects = [own for own in needed_objects if name_of(own.wanted) not in left]
+    ensure_own(cluster, needed_objects)
+    awaited = {name_of(obj): obj for obj in (own.wanted for own in needed_objects)}
+    if theirs is not None:
+        awaited[name_of(theirs)] = theirs
+    await_ready(cluster, list(awaited.values()), timeout)
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    secret = read_tls_secret(cluster, ISSUER_SECRET, namespace)
+    if secret is None:
+        raise NotReady(
+            subject,
+            expected="that cert-manager wrote it",
+            found="nothing, though its Certificate is Ready",
+            remedy="Look at cert-manager's log.",
+        )
+    # cert-manager signed after `now`, and does not set the start of a certificate back.
+    after = now + timedelta(seconds=time.monotonic() - started)
+    info = _check(secret, subject, config, anchor.bundle, after)
+    if not was_there:
+        refresh_mounts(cluster, namespace, IDENTITY_PODS)
+    return Issuer(info, "adopted" if was_there else "made")
+
+
+def _foreign_certificate(cluster: Cluster, namespace: str) -> Object | None:
+    """The Certificate of the mesh's issuer, where somebody else made it; of any name."""
+    return next(
+        (
+            obj
+            for obj in cluster.list(CERT_MANAGER, "Certificate", namespace)
+            if obj["spec"].get("secretName") == ISSUER_SECRET
+            and not LABELS.items() <= obj["metadata"].get("labels", {}).items()
+        ),
+        None,
+    )
+
+
+def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> None:
+    """Waits until cert-manager says that every object is ready.
+
+    Raises:
+        NotReady: the first that is not, with its condition's message, its requests' and events.
+    """
+    deadline = time.monotonic() + timeout
+    waiting = list(objects)
+    while True:
+        late: list[tuple[Object, str]] = []
+        for obj in waiting:
+            metadata = obj["metadata"]
+            current = cluster.get(
+                obj["apiVersion"], obj["kind"], metadata["name"], metadata.get("namespace")
+            )
+            is_ready, message = ready_condition(current) if current else (False, "it is gone")
+            if not is_ready:
+                late.append((obj, message))
+        if not late:
+            return
+        waiting = [obj for obj, _ in late]
+        if time.monotonic() > deadline:
+            obj, message = late[0]
+            raise NotReady(
+                name_of(obj),
+                expected=f"Ready within {timeout:.0f} s",
+                found="; ".join([message, *_requests(cluster, obj), *cluster.events(obj)]),
+                remedy="Fix what the message names, then run again.",
+            )
+        time.sleep(0.3)
+
+
+def _requests(cluster: Cluster, certificate: Object) -> list[str]:
+    """What the requests of a Certificate say, the reason being there more often than not."""
+    if certificate["kind"] != "Certificate":
+        return []
+    name = certificate["metadata"]["name"]
+    return [
+        f"{name_of(request)}: {ready_condition(request)[1]}"
+        for request in cluster.list(
+            CERT_MANAGER, "CertificateRequest", certificate["metadata"]["namespace"]
+        )
+        if request["metadata"].get("annotations", {}).get("cert-manager.io/certificate-name")
+        == name
+        and not ready_condition(request)[0]
+    ]

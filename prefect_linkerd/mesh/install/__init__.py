@@ -1,0 +1,1 @@
+"""What a mesh needs beside Linkerd's own releases."""

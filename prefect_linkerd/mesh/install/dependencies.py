@@ -1,0 +1,100 @@
+"""What the mesh needs beside Linkerd: cert-manager and Traefik, installed here or found there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from prefect_linkerd.mesh.config.model import CertManager, MeshConfig, Traefik
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.helm.ownership import decide, owner_of_release
+from prefect_linkerd.mesh.helm.records import Release
+
+Dependency = Literal["cert-manager", "traefik"]
+
+KINDS: dict[Dependency, tuple[tuple[str, str], ...]] = {
+    "cert-manager": (("cert-manager.io/v1", "Certificate"),),
+    "traefik": (
+        ("traefik.io/v1alpha1", "IngressRoute"),
+        ("traefik.containo.us/v1alpha1", "IngressRoute"),
+    ),
+}
+"""The kinds by which an installed dependency is known, no matter who installed it."""
+
+
+def namespace_of(name: Dependency, config: MeshConfig) -> str:
+    namespaces = config.namespaces
+    return namespaces.cert_manager if name == "cert-manager" else namespaces.traefik
+
+
+def settings_of(name: Dependency, config: MeshConfig) -> CertManager | Traefik:
+    return config.cert_manager if name == "cert-manager" else config.traefik
+
+
+def releases_of(name: str, releases: Sequence[Release]) -> list[Release]:
+    """A dependency's releases, by its chart: of any name, in any namespace and state."""
+    return [r for r in releases if r.chart == name and r.status != "uninstalled"]
+
+
+def own_release(
+    name: Dependency, config: MeshConfig, releases: Sequence[Release]
+) -> Release | None:
+    """The dependency's release that these flows may write: one they made, or were told to adopt.
+
+    None also where the configuration says not to install the dependency.
+    """
+    settings = settings_of(name, config)
+    if not settings.install:
+        return None
+    for release in releases_of(name, releases):
+        owner = owner_of_release(release)
+        role = "mesh" if settings.adopt else "shared"
+        if decide(owner, role) != "theirs":
+            return release
+    return None
+
+
+def is_served(name: Dependency, serves: Callable[[str, str], bool]) -> bool:
+    return any(serves(api_version, kind) for api_version, kind in KINDS[name])
+
+
+def decide_dependency(
+    name: Dependency, config: MeshConfig, releases: Sequence[Release], *, served: bool
+) -> Literal["release", "use"]:
+    """Whether bootstrap keeps the dependency as a release of its own, or uses what is there.
+
+    Raises:
+        InvalidInput: the cluster serves none, and these flows may not install it: by the
+            configuration, or since a release of somebody else is there already.
+    """
+    if own_release(name, config, releases) is not None:
+        return "release"
+    if served:
+        return "use"
+    api_version, kind = KINDS[name][0]
+    theirs = releases_of(name, releases)
+    if theirs:
+        owners = ", ".join(str(owner_of_release(release)) for release in theirs)
+        raise InvalidInput(
+            name,
+            expected=f"{owners} to serve {kind} ({api_version})",
+            found=f"the cluster does not, and its status is {theirs[0].status}",
+            remedy="Let its owner finish that installation, or uninstall it.",
+        )
+    if not settings_of(name, config).install:
+        raise InvalidInput(
+            name,
+            expected=f"a cluster that serves {kind} ({api_version}), as install is off",
+            found="one that does not",
+            remedy=f"Install {name}, or turn its install setting on.",
+        )
+    return "release"
+
+
+def wanted_version(name: Dependency, config: MeshConfig, own: Release | None) -> str | None:
+    """The chart version to bring the dependency to; None is the newest.
+
+    A release that is there stays at its version unless another one is asked for, so that
+    running bootstrap again never upgrades by the way.
+    """
+    return settings_of(name, config).version or (own.chart_version if own is not None else None)

@@ -1,0 +1,145 @@
+"""The emojivoto application: Linkerd's own demonstration, used as the mesh's smoke test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import yaml
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ChartError
+from prefect_linkerd.mesh.helm.images import rewrite_manifest
+from prefect_linkerd.mesh.helm.own_objects import OwnObject, always, ensure_own
+from prefect_linkerd.mesh.install.namespaces import LABELS
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING, Workload
+
+
+def load_manifest(location: str) -> list[Object]:
+    """The objects of a manifest, from an http(s) address or a file.
+
+    Raises:
+        ChartError: it cannot be read, or is no manifest; `transient` where a later try may do.
+    """
+    try:
+        if location.startswith(("https://", "http://")):
+            text = _download(location)
+        else:
+            text = Path(location).expanduser().read_text()
+        found: list[Any] = [doc for doc in yaml.safe_load_all(text) if doc]
+    except (OSError, httpx.HTTPError, yaml.YAMLError) as error:
+        failure = ChartError(
+            f"manifest {location}",
+            expected="readable Kubernetes objects",
+            found=type(error).__name__,
+            remedy="Check emojivoto.manifest, or turn emojivoto.enabled off.",
+        )
+        failure.transient = isinstance(error, httpx.TransportError)
+        raise failure from None
+    if not found or not all(isinstance(doc, dict) and "kind" in doc for doc in found):
+        raise ChartError(
+            f"manifest {location}",
+            expected="Kubernetes objects",
+            found="something else",
+            remedy="Check emojivoto.manifest, or turn emojivoto.enabled off.",
+        )
+    return cast("list[Object]", found)
+
+
+def _download(url: str) -> str:
+    for attempt in Retrying(
+        retry=retry_if_exception_type(httpx.TransportError),
+        stop=stop_after_attempt(3),
+        wait=wait_exponential(multiplier=0.5),
+        reraise=True,
+    ):
+        with attempt:
+            return httpx.get(url, timeout=30, follow_redirects=True).raise_for_status().text
+    raise AssertionError("unreachable")
+
+
+def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object]:
+    """The manifest for this mesh: its namespace, meshed pods, images and pull secret.
+
+    The Namespace itself is left out: it was made before, with its annotations.
+    """
+    # The label outlives a backup and its restore, which lose an object's field managers.
+    namespace = config.namespaces.emojivoto
+    objects: list[Object] = []
+    for original in manifest:
+        if original["kind"] == "Namespace":
+            continue
+        metadata: dict[str, Any] = original["metadata"]
+        labels: dict[str, str] = {**(metadata.get("labels") or {}), **LABELS}
+        obj = {**original, "metadata": {**metadata, "namespace": namespace, "labels": labels}}
+        if obj["kind"] in LONG_RUNNING:
+            obj = _meshed(obj, original["metadata"].get("namespace", ""), config)
+        if config.registry is not None:
+            obj = rewrite_manifest(obj, config.registry.host)
+        objects.append(obj)
+    return objects
+
+
+def _meshed(obj: Object, original: str, config: MeshConfig) -> Object:
+    template: dict[str, Any] = obj["spec"]["template"]
+    metadata: dict[str, Any] = template.get("metadata", {})
+    annotations = {**metadata.get("annotations", {}), "linkerd.io/inject": "enabled"}
+    pod: dict[str, Any] = template["spec"]
+    if config.registry is not None and config.registry.username is not None:
+        pod = {**pod, "imagePullSecrets": [{"name": config.registry.pull_secret}]}
+    if original != config.namespaces.emojivoto:
+        # The vote bot and the web server name the Services that they call by namespace.
+        pod = _moved(pod, f".{original}", f".{config.namespaces.emojivoto}")
+    template = {**template, "metadata": {**metadata, "annotations": annotations}, "spec": pod}
+    return {**obj, "spec": {**obj["spec"], "template": template}}
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value)
+        return {key: _moved(item, old, new) for key, item in items.items()}
+    if isinstance(value, list):
+        return [_moved(item, old, new) for item in cast("list[Any]", value)]
+    if isinstance(value, str):
+        host, colon, port = value.partition(":")
+        return f"{host.removesuffix(old)}{new}{colon}{port}" if host.endswith(old) else value
+    return value
+
+
+def own_emojivoto(config: MeshConfig) -> list[OwnObject]:
+    """The application's objects. They work only together, so that each has to be ours.
+
+    But for ServiceAccounts: somebody else's has no more than the name that ours needs, and often no
+    writer that the API server could name.
+
+    Raises:
+        ChartError: the manifest cannot be read.
+    """
+    remedy = (
+        "To leave it to its owner, set emojivoto.enabled to false; or name another namespace for "
+        "the application (namespaces.emojivoto)."
+    )
+    manifest = load_manifest(config.emojivoto.manifest)
+    return [
+        OwnObject(obj, always(remedy if obj.keys() - {"apiVersion", "kind", "metadata"} else ""))
+        for obj in emojivoto_objects(manifest, config)
+    ]
+
+
+def ensure_emojivoto(cluster: Cluster, config: MeshConfig) -> list[Workload]:
+    """Applies the application; its workloads, to be waited for.
+
+    Raises:
+        ChartError: the manifest cannot be read.
+        OwnershipConflict: somebody else's emojivoto is there; nothing was written.
+    """
+    objects = own_emojivoto(config)
+    ensure_own(cluster, objects)
+    return [
+        (kind, own.wanted["metadata"]["namespace"], own.wanted["metadata"]["name"])
+        for own in objects
+        if (kind := own.wanted["kind"]) in LONG_RUNNING
+    ]

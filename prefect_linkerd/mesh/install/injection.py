@@ -1,0 +1,100 @@
+"""Whether pods carry Linkerd's proxy, and restarting those that were made without it.
+
+Outside high availability the injector's webhook fails open: a pod that is created while no
+injector answers runs without a proxy until it is recreated.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.rollout import KINDS, OnProgress, Workload, await_rollouts
+
+PROXY = "linkerd-proxy"
+PROXY_VERSION = "config.linkerd.io/proxy-version"
+"""The annotation of a pod or a namespace that keeps proxies at a version, whatever the mesh's.
+
+Source: https://linkerd.io/2/reference/proxy-configuration/
+"""
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+ATTEMPTS = 3
+
+
+def proxy_of(pod: Object) -> dict[str, Any] | None:
+    """A pod's proxy container, or None; as a native sidecar it is an init container."""
+    spec: dict[str, Any] = pod["spec"]
+    containers: list[dict[str, Any]] = spec["containers"] + spec.get("initContainers", [])
+    return next((c for c in containers if c["name"] == PROXY), None)
+
+
+def should_be_meshed(pod: Object) -> bool:
+    """Whether a pod of a meshed namespace is one that the injector would have taken."""
+    metadata: dict[str, Any] = pod["metadata"]
+    is_job = any(owner["kind"] == "Job" for owner in metadata.get("ownerReferences", []))
+    is_disabled = metadata.get("annotations", {}).get("linkerd.io/inject") == "disabled"
+    is_over = bool(metadata.get("deletionTimestamp")) or pod["status"].get("phase") == "Succeeded"
+    return not (is_job or is_disabled or is_over)
+
+
+def owner_of_pod(pod: Object, replica_sets: dict[str, Object]) -> Workload | None:
+    """The workload that makes a pod, through its ReplicaSet; None for a bare pod."""
+    namespace: str = pod["metadata"]["namespace"]
+    for owner in pod["metadata"].get("ownerReferences", []):
+        if owner["kind"] == "ReplicaSet":
+            above = replica_sets.get(owner["name"], {}).get("metadata", {})
+            owner = next(iter(above.get("ownerReferences", [])), owner)
+        if owner["kind"] in KINDS:
+            return owner["kind"], namespace, owner["name"]
+    return None
+
+
+def unmeshed(cluster: Cluster, namespace: str) -> list[Workload]:
+    """The workloads of a namespace that have a pod without the proxy it should have."""
+    bare = [
+        pod
+        for pod in cluster.list("v1", "Pod", namespace)
+        if should_be_meshed(pod) and proxy_of(pod) is None
+    ]
+    if not bare:
+        return []
+    sets = {
+        obj["metadata"]["name"]: obj for obj in cluster.list("apps/v1", "ReplicaSet", namespace)
+    }
+    owners = {owner_of_pod(pod, sets) for pod in bare}
+    return sorted(owner for owner in owners if owner is not None)
+
+
+def restart(cluster: Cluster, workload: Workload, now: datetime) -> None:
+    """Recreates a workload's pods, as `kubectl rollout restart` does."""
+    kind, namespace, name = workload
+    annotations = {RESTARTED_AT: now.isoformat(timespec="seconds")}
+    patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
+    cluster.merge(KINDS[kind], kind, name, namespace, patch)
+
+
+def ensure_meshed(
+    cluster: Cluster, namespace: str, timeout: float, on_progress: OnProgress
+) -> list[Workload]:
+    """Restarts the workloads that came up without a proxy; those that were restarted.
+
+    Args:
+        timeout: seconds that one rollout may take.
+
+    Raises:
+        NotReady: a restarted workload does not come up again.
+    """
+    restarted: list[Workload] = []
+    for attempt in range(ATTEMPTS):
+        bare = unmeshed(cluster, namespace)
+        if not bare:
+            break
+        # The injector has just come back, or is about to.
+        time.sleep(2.0 * (attempt + 1))
+        for workload in bare:
+            restart(cluster, workload, datetime.now(UTC))
+        await_rollouts(cluster, bare, timeout, on_progress)
+        restarted += bare
+    return restarted

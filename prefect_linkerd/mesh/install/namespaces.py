@@ -1,0 +1,142 @@
+"""The namespaces of a mesh, made outside Helm and before anything that lives in them."""
+
+from __future__ import annotations
+
+import json
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import OwnershipConflict
+from prefect_linkerd.mesh.helm.ownership import Owner, Role, decide, owner_of, refuse_theirs
+from prefect_linkerd.mesh.helm.records import RESOURCE_POLICY
+from prefect_linkerd.mesh.helm.values import load_extra_values, merge
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+
+LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
+EXTERNAL_PROMETHEUS = "viz.linkerd.io/external-prometheus"
+
+
+def namespaces(config: MeshConfig) -> list[Object]:
+    """Every namespace that a configuration needs, labelled as Linkerd's own charts would.
+
+    Sources: `templates/namespace.yaml` of linkerd2, linkerd-viz and linkerd-jaeger 2.11, and from
+    2.12 on of linkerd-control-plane and what the extensions' namespace-metadata job writes.
+    """
+    names = config.namespaces
+    has_pod_security = config.linkerd.at_least((2, 12))
+    # linkerd-init needs capabilities that only the privileged standard grants.
+    privileged = {"pod-security.kubernetes.io/enforce": "privileged"} if has_pod_security else {}
+    found = [
+        _namespace(
+            names.linkerd,
+            {
+                "linkerd.io/is-control-plane": "true",
+                "linkerd.io/control-plane-ns": names.linkerd,
+                "config.linkerd.io/admission-webhooks": "disabled",
+                **privileged,
+            },
+            {"linkerd.io/inject": "disabled"},
+        )
+    ]
+    # Until 2.11 the extensions' pods are injected by their namespace, later by themselves.
+    injected = (
+        {"linkerd.io/inject": "enabled", "config.linkerd.io/proxy-await": "enabled"}
+        if config.linkerd.layout == "one-chart"
+        else {}
+    )
+    if config.viz.enabled:
+        labels = {"linkerd.io/extension": "viz", **privileged}
+        found.append(_namespace(names.viz, labels, injected | _external_prometheus(config)))
+    if config.jaeger.enabled:
+        labels = {"linkerd.io/extension": "jaeger", **privileged}
+        found.append(_namespace(names.jaeger, labels, injected))
+    # A dependency that is not installed here has its namespace already, and it is somebody else's.
+    if config.issuer == "cert-manager" and config.cert_manager.install:
+        found.append(_namespace(names.cert_manager, {}, {}))
+    if config.traefik.enabled and config.traefik.install:
+        found.append(_namespace(names.traefik, {}, {}))
+    if config.emojivoto.enabled:
+        found.append(_namespace(names.emojivoto, {}, {"linkerd.io/inject": "enabled"}))
+    return found
+
+
+def _external_prometheus(config: MeshConfig) -> dict[str, str]:
+    """How `linkerd viz check` knows that viz has no Prometheus of its own.
+
+    The chart's job writes it at the first installation alone, and not at all where hooks are off.
+    """
+    url = merge(*load_extra_values(config.viz.values)).get("prometheusUrl")
+    return {EXTERNAL_PROMETHEUS: str(url)} if url else {}
+
+
+def _namespace(name: str, labels: dict[str, str], annotations: dict[str, str]) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name, "labels": LABELS | labels, "annotations": dict(annotations)},
+    }
+
+
+def foreign_owner(wanted: Object, found: Object | None, config: MeshConfig) -> Owner | None:
+    """Who owns a namespace that these flows must not write; None where they may, or need not.
+
+    A namespace that has every wanted label and annotation needs no write.
+    """
+    if found is None:
+        return None
+    names = config.namespaces
+    is_shared = wanted["metadata"]["name"] in (names.cert_manager, names.traefik)
+    role: Role = "shared" if is_shared else "mesh"
+    owner = owner_of(found)
+    return owner if decide(owner, role) == "theirs" else None
+
+
+def lacks(wanted: Object, found: Object) -> list[str]:
+    """The wanted labels and annotations that a namespace lacks, as `label key: value` in YAML."""
+    lacking: list[str] = []
+    for part in ("labels", "annotations"):
+        asked: dict[str, str] = wanted["metadata"].get(part) or {}
+        there: dict[str, str] = found["metadata"].get(part) or {}
+        lacking += [
+            # In YAML a bare `true` is no text, and the API server refuses it.
+            f"{part[:-1]} {key}: {json.dumps(value) if value in ('true', 'false') else value}"
+            for key, value in asked.items()
+            if LABELS.get(key) != value and there.get(key) != value
+        ]
+    return lacking
+
+
+def refuse_namespace(wanted: Object, found: Object, owner: Owner) -> OwnershipConflict:
+    """Says what a namespace of somebody else has to have before a mesh can live in it."""
+    return refuse_theirs(
+        f"Namespace/{wanted['metadata']['name']}",
+        owner,
+        f"Set there what Linkerd needs: {', '.join(lacks(wanted, found))}.",
+    )
+
+
+def ensure_namespaces(cluster: Cluster, config: MeshConfig) -> list[str]:
+    """Makes or fixes every namespace; the names of those that were not as they should be.
+
+    Raises:
+        OwnershipConflict: one belongs to somebody else and lacks what Linkerd needs.
+    """
+    changed: list[str] = []
+    for wanted in namespaces(config):
+        name: str = wanted["metadata"]["name"]
+        before = cluster.get("v1", "Namespace", name)
+        owner = foreign_owner(wanted, before, config)
+        if before is not None and owner is not None:
+            if lacks(wanted, before):
+                raise refuse_namespace(wanted, before, owner)
+            continue
+        if before is not None and owner_of(before).release is not None:
+            # Helm deletes what a later revision does not make, and everything in it.
+            wanted["metadata"]["annotations"][RESOURCE_POLICY] = "keep"
+        after = cluster.apply(wanted)
+        if before is None or _version(before) != _version(after):
+            changed.append(name)
+    return changed
+
+
+def _version(obj: Object) -> str:
+    return str(obj["metadata"]["resourceVersion"])

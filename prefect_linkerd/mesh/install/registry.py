@@ -1,0 +1,56 @@
+"""Pull secrets for a private registry."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.own_objects import OwnObject, ensure_own, unless_it_says
+from prefect_linkerd.mesh.install.namespaces import LABELS, namespaces
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+
+
+def pull_secrets(config: MeshConfig) -> list[Object]:
+    """The pull secret of every namespace; none where the registry asks for no log-in."""
+    registry = config.registry
+    if registry is None or registry.username is None or registry.password is None:
+        return []
+    password = registry.password.get_secret_value()
+    basic = base64.b64encode(f"{registry.username}:{password}".encode()).decode()
+    # Credentials count for the host; a path is part of the images' names.
+    host = registry.host.split("/")[0]
+    entry = {"username": registry.username, "password": password, "auth": basic}
+    content = json.dumps({"auths": {host: entry}})
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": registry.pull_secret,
+                "namespace": namespace["metadata"]["name"],
+                "labels": LABELS,
+            },
+            "type": "kubernetes.io/dockerconfigjson",
+            "data": {".dockerconfigjson": base64.b64encode(content.encode()).decode()},
+        }
+        for namespace in namespaces(config)
+    ]
+
+
+def own_pull_secrets(config: MeshConfig) -> list[OwnObject]:
+    """The pull secrets; somebody else's is used where it has the same log-in."""
+    remedy = "Name another registry.pull_secret, or give that one the log-in of the configuration."
+    return [
+        OwnObject(secret, unless_it_says({"type": secret["type"], "data": secret["data"]}, remedy))
+        for secret in pull_secrets(config)
+    ]
+
+
+def ensure_pull_secrets(cluster: Cluster, config: MeshConfig) -> None:
+    """Makes the pull secrets, or brings them to the configured log-in.
+
+    Raises:
+        OwnershipConflict: one is somebody else's, with another log-in.
+    """
+    ensure_own(cluster, own_pull_secrets(config))

@@ -1,0 +1,1 @@
+"""One Kubernetes API server: reaching it, and what is told of its objects."""

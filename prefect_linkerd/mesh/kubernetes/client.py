@@ -1,0 +1,498 @@
+"""One Kubernetes API server, reached with one identity: the only door to a cluster."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import orjson
+import urllib3
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from prefect_linkerd.mesh.config.model import ClusterAccess
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.kubernetes.connection import Connection
+from prefect_linkerd.mesh.kubernetes.kubeconfig import Kubeconfig, choose, read_kubeconfig
+
+Object = dict[str, Any]
+"""A Kubernetes object as the API sends it, always with `apiVersion` and `kind`."""
+
+FIELD_MANAGER = "prefect-linkerd"
+MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+def name_of(obj: Mapping[str, Any]) -> str:
+    """`Kind/namespace/name` of an object, as every message of this project names it."""
+    metadata = obj.get("metadata", {})
+    parts = (obj.get("kind", "Object"), metadata.get("namespace"), metadata.get("name", "?"))
+    return "/".join(part for part in parts if part)
+
+
+def last_change(obj: Object) -> datetime | None:
+    """When an object was last written, to the second and rounded up, as its managers record it."""
+    entries: list[dict[str, Any]] = obj["metadata"].get("managedFields") or []
+    times = [datetime.fromisoformat(entry["time"]) for entry in entries if entry.get("time")]
+    return max(times) + timedelta(seconds=1) if times else None
+
+
+@dataclass(frozen=True)
+class ApiResource:
+    """One resource of a served API group version, as discovery describes it."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool
+    verbs: tuple[str, ...]
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, ApiError) and error.transient
+
+
+class Cluster:
+    """Reads and writes objects of one cluster as plain dictionaries.
+
+    Requests that may be repeated without harm (all but `create`) are repeated for up to
+    `patience` seconds while the API server answers 429 or 5xx or cannot be reached.
+
+    Args:
+        kubeconfig: a kubeconfig, parsed. `None` means the pod's own service account.
+        context: the context of it to use; its current context by default.
+        patience: seconds for which a failing idempotent request is repeated.
+        request_timeout: seconds that one HTTP request may take.
+
+    A credential plugin of the kubeconfig is first run by the first request, and raises `ApiError`
+    with status 401 there.
+
+    Raises:
+        InvalidInput: the kubeconfig or the context does not exist or cannot be used.
+    """
+
+    def __init__(
+        self,
+        kubeconfig: Mapping[str, Any] | Kubeconfig | None,
+        context: str | None = None,
+        *,
+        patience: float = 20.0,
+        request_timeout: float = 30.0,
+    ) -> None:
+        self._patience = patience
+        self._timeout = request_timeout
+        if kubeconfig is not None and not isinstance(kubeconfig, Kubeconfig):
+            kubeconfig = Kubeconfig.parse(kubeconfig)
+        chosen = None if kubeconfig is None else choose(kubeconfig, context)
+        self._connection = Connection(chosen)
+        self._discovered: dict[str, dict[str, ApiResource]] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_file(
+        cls, path: Path | None = None, context: str | None = None, **options: float
+    ) -> Cluster:
+        """A cluster from a kubeconfig file; by default from those that kubectl uses."""
+        return cls(read_kubeconfig(path), context, **options)
+
+    @classmethod
+    def from_access(cls, access: ClusterAccess) -> Cluster:
+        """The cluster that a configuration names."""
+        return cls(None) if access.in_cluster else cls.from_file(access.kubeconfig, access.context)
+
+    @property
+    def host(self) -> str:
+        """The address of the API server."""
+        return self._connection.host
+
+    @contextmanager
+    def kubeconfig_file(self) -> Generator[Path]:
+        """A kubeconfig of this access in a private temporary file, for programs like helm."""
+        with tempfile.TemporaryDirectory(prefix="prefect-linkerd-") as folder:
+            path = Path(folder, "kubeconfig")
+            path.touch(mode=0o600)
+            # As JSON: PyYAML leaves texts like `y` without quotes, which Go reads as a boolean.
+            path.write_text(json.dumps(self._as_kubeconfig(), default=str))
+            yield path
+
+    def _as_kubeconfig(self) -> dict[str, Any]:
+        return self._connection.as_kubeconfig()
+
+    # Requests
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        subject: str = "",
+        repeat: bool | None = None,
+        timeout: float | None = None,
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """One HTTP request to the API server: the body and the headers of its answer.
+
+        `repeat` says whether it may be sent again after a passing fault; by default all but
+        POST are. `timeout` in seconds is for this request instead of the usual one.
+
+        Raises:
+            ApiError: with the API's own message and status, `status` 0 where no answer came.
+        """
+        url = path + (f"?{urlencode(query)}" if query else "")
+        may_repeat = method != "POST" if repeat is None else repeat
+
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
+
+        def once() -> tuple[bytes, Mapping[str, str]]:
+            try:
+                response = self._connection.send(
+                    method,
+                    url,
+                    None if body is None else json.dumps(body).encode(),
+                    headers,
+                    self._timeout if timeout is None else timeout,
+                )
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                # What urllib3 wraps says more than that it gave up.
+                cause = getattr(error, "reason", None) or error
+                raise ApiError(
+                    subject or path,
+                    expected=f"an answer to {method} from {self.host}",
+                    found=type(cause).__name__,
+                    remedy="Check that the API server runs and can be reached from here.",
+                ) from None
+            if response.status >= 400:
+                raise self._api_error(subject or path, method, response.status, response.data)
+            return response.data, response.headers
+
+        if not may_repeat:
+            return once()
+        for attempt in Retrying(
+            retry=retry_if_exception(_is_transient),
+            stop=stop_after_delay(self._patience),
+            wait=wait_random_exponential(multiplier=0.1, max=3),
+            reraise=True,
+        ):
+            with attempt:
+                return once()
+        raise AssertionError("unreachable")
+
+    @staticmethod
+    def _api_error(subject: str, method: str, code: int, answer: bytes) -> ApiError:
+        try:
+            message = str(json.loads(answer)["message"])
+        except (TypeError, ValueError, KeyError):
+            message = answer.decode(errors="replace").strip()[:300]
+        remedies = {
+            401: "The credentials are not accepted: renew the kubeconfig.",
+            403: "Grant this identity the permission (see docs/permissions.md).",
+            404: "Check the name, and that its CRD is installed.",
+            409: "It was changed or made by somebody else meanwhile: run again.",
+            422: "The API does not accept the object as written: fix the field that it names.",
+        }
+        return ApiError(
+            subject,
+            expected=f"{method} to be accepted",
+            found=f"{code} {message}",
+            remedy=remedies.get(code, "Run again once the API server is well."),
+        ).with_status(code)
+
+    def read(
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        subject: str = "",
+        accept: str = "application/json",
+        repeat: bool | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """The JSON that a GET of an API path answers; see `request`."""
+        answer, _ = self.request(
+            "GET",
+            path,
+            query=query,
+            subject=subject,
+            accept=accept,
+            repeat=repeat,
+            timeout=timeout,
+        )
+        return orjson.loads(answer)
+
+    # Discovery
+
+    def version(self) -> str:
+        """The API server's version, such as `v1.34.4`."""
+        return str(self.read("/version")["gitVersion"])
+
+    def clock(self) -> datetime:
+        """The API server's idea of now, from its Date header, to the second."""
+        return parsedate_to_datetime(self.request("GET", "/version")[1]["Date"]).astimezone(UTC)
+
+    def wait_until(self, moment: datetime) -> None:
+        """Waits until it is a moment by the API server's clock, so that what follows is later."""
+        while (left := (moment - self.clock()).total_seconds()) > 0:
+            time.sleep(min(left + 0.1, 5.0))
+
+    def api_versions(self) -> frozenset[str]:
+        """Every group version that is served, such as `v1` or `policy/v1`."""
+        groups = self.read("/apis")["groups"]
+        return frozenset({"v1"} | {v["groupVersion"] for g in groups for v in g["versions"]})
+
+    def resource(self, api_version: str, kind: str) -> ApiResource | None:
+        """How a kind is served, or None where it is not (asked again until it is)."""
+        with self._lock:
+            known = self._discovered.get(api_version, {}).get(kind)
+        if known:
+            return known
+        prefix = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+        try:
+            answer = self.read(prefix)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        found = {
+            item["kind"]: ApiResource(
+                api_version, item["kind"], item["name"], item["namespaced"], tuple(item["verbs"])
+            )
+            for item in answer["resources"]
+            if "/" not in item["name"]
+        }
+        with self._lock:
+            self._discovered[api_version] = found
+        return found.get(kind)
+
+    def serves(self, api_version: str, kind: str) -> bool:
+        return self.resource(api_version, kind) is not None
+
+    def path(
+        self, api_version: str, kind: str, namespace: str | None = None, name: str | None = None
+    ) -> str:
+        """The API path of a kind's collection or of one object.
+
+        Raises:
+            ApiError: with status 404 where the kind is not served.
+        """
+        resource = self.resource(api_version, kind)
+        if resource is None:
+            raise ApiError(
+                f"{kind} ({api_version})",
+                expected="the API server to serve this kind",
+                found="it does not",
+                remedy="Install its CRD, or use a Kubernetes version that serves it.",
+            ).with_status(404)
+        path = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+        if resource.namespaced and namespace:
+            path += f"/namespaces/{quote(namespace)}"
+        path += f"/{resource.plural}"
+        return f"{path}/{quote(name)}" if name else path
+
+    # Objects
+
+    def get(
+        self, api_version: str, kind: str, name: str, namespace: str | None = None
+    ) -> Object | None:
+        """An object, or None where it (or its kind) does not exist."""
+        subject = "/".join(part for part in (kind, namespace, name) if part)
+        try:
+            return self.read(self.path(api_version, kind, namespace, name), subject=subject)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        page: int = 500,
+        metadata_only: bool = False,
+    ) -> Iterator[Object]:
+        """Objects of a kind, read page by page; nothing where the kind is not served.
+
+        With `metadata_only` the API server leaves everything else of them out.
+        """
+        if not self.serves(api_version, kind):
+            return
+        path = self.path(api_version, kind, namespace)
+        query = {"limit": str(page)}
+        if labels:
+            query["labelSelector"] = labels
+        if fields:
+            query["fieldSelector"] = fields
+        accept = METADATA_ONLY if metadata_only else "application/json"
+        while True:
+            subject = f"{kind} list in {namespace or 'all'}"
+            try:
+                answer = self.read(path, query, subject=subject, accept=accept)
+            except ApiError as error:
+                # A kind whose CRD was deleted is no longer served.
+                if error.status != 404:
+                    raise
+                with self._lock:
+                    self._discovered.pop(api_version, None)
+                return
+            # An empty list of metadata is null.
+            for item in answer["items"] or ():
+                yield {**item, "apiVersion": api_version, "kind": kind}
+            if not (token := answer["metadata"].get("continue")):
+                return
+            query["continue"] = token
+
+    def apply(self, obj: Object, *, force: bool = True, dry_run: bool = False) -> Object:
+        """Server-side apply: brings an object's given fields to the given values.
+
+        An apply that changes nothing leaves the object's resourceVersion as it was.
+        """
+        metadata = obj["metadata"]
+        query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
+        if dry_run:
+            query["dryRun"] = "All"
+        answer, _ = self.request(
+            "PATCH",
+            self.path(obj["apiVersion"], obj["kind"], metadata.get("namespace"), metadata["name"]),
+            query=query,
+            body=obj,
+            content_type=APPLY_PATCH,
+            subject=name_of(obj),
+        )
+        return json.loads(answer)
+
+    def create(self, obj: Object) -> Object:
+        """Creates an object; `ApiError` with status 409 where it exists. Never repeated."""
+        path = self.path(obj["apiVersion"], obj["kind"], obj["metadata"].get("namespace"))
+        query = {"fieldManager": FIELD_MANAGER}
+        return json.loads(
+            self.request("POST", path, query=query, body=obj, subject=name_of(obj))[0]
+        )
+
+    def replace(self, obj: Object) -> Object:
+        """Replaces an object; refused (409) when its resourceVersion is not the current one."""
+        path = self.path(
+            obj["apiVersion"],
+            obj["kind"],
+            obj["metadata"].get("namespace"),
+            obj["metadata"]["name"],
+        )
+        query = {"fieldManager": FIELD_MANAGER}
+        return json.loads(self.request("PUT", path, query=query, body=obj, subject=name_of(obj))[0])
+
+    def merge(
+        self,
+        api_version: str,
+        kind: str,
+        name: str,
+        namespace: str | None,
+        patch: Object,
+        *,
+        dry_run: bool = False,
+    ) -> Object:
+        """A JSON merge patch (RFC 7386) of an object."""
+        answer, _ = self.request(
+            "PATCH",
+            self.path(api_version, kind, namespace, name),
+            query={"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry_run else {})},
+            body=patch,
+            content_type=MERGE_PATCH,
+            subject="/".join(part for part in (kind, namespace, name) if part),
+        )
+        return json.loads(answer)
+
+    def delete(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> bool:
+        """Deletes an object; False where it was not there."""
+        try:
+            self.request(
+                "DELETE",
+                self.path(api_version, kind, namespace, name),
+                body={"propagationPolicy": "Background"},
+                subject="/".join(part for part in (kind, namespace, name) if part),
+            )
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def allowed(
+        self,
+        verb: str,
+        resource: str,
+        *,
+        group: str = "",
+        namespace: str = "",
+        name: str = "",
+    ) -> bool:
+        """Whether this identity may do something, by a SelfSubjectAccessReview.
+
+        Args:
+            resource: as in a role: a plural, and after a slash a subresource.
+        """
+        resource, _, subresource = resource.partition("/")
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {
+                "resourceAttributes": {
+                    "verb": verb,
+                    "resource": resource,
+                    "subresource": subresource,
+                    "group": group,
+                    "namespace": namespace,
+                    "name": name,
+                }
+            },
+        }
+        # A review writes nothing, so this POST may be repeated.
+        answer, _ = self.request(
+            "POST",
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            body=review,
+            subject=f"SelfSubjectAccessReview {verb} {resource}",
+            repeat=True,
+        )
+        return bool(json.loads(answer)["status"].get("allowed", False))
+
+    def events(self, obj: Mapping[str, Any], limit: int = 5, *, only: str = "") -> list[str]:
+        """The last events about an object, oldest first, as `Reason: message`.
+
+        Args:
+            only: a type of event, `Normal` or `Warning`.
+        """
+        metadata = obj["metadata"]
+        of_type = f",type={only}" if only else ""
+        found = list(
+            self.list(
+                "v1",
+                "Event",
+                metadata.get("namespace") or "default",
+                fields=f"involvedObject.kind={obj['kind']},involvedObject.name={metadata['name']}"
+                f"{of_type}",
+            )
+        )
+        found.sort(key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
+        return [f"{e.get('reason')}: {e.get('message')}" for e in found[-limit:]]

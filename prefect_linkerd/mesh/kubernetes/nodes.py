@@ -1,0 +1,23 @@
+"""Nodes: whether they are ready, and whether a kubelet runs containers on them."""
+
+from __future__ import annotations
+
+from prefect_linkerd.mesh.kubernetes.client import Object
+
+
+def is_ready(node: Object) -> bool:
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in node.get("status", {}).get("conditions", [])
+    )
+
+
+def runs_containers(node: Object) -> bool:
+    """Whether a node has a kubelet with a container runtime.
+
+    A kubelet names its runtime as `type://version`; simulated nodes have none, and kwok's carry
+    its annotation.
+    """
+    status = node.get("status", {})
+    runtime = str(status.get("nodeInfo", {}).get("containerRuntimeVersion", ""))
+    return "://" in runtime and "kwok.x-k8s.io/node" not in node["metadata"].get("annotations", {})

@@ -1,0 +1,379 @@
+"""Rollouts: whether a workload is up, waiting until it is, and why it is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from prefect_linkerd.mesh.errors import ApiError, NotReady
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.stall import (
+    FAILED_CREATE,
+    FIX,
+    Patience,
+    Trouble,
+    find_trouble,
+    lacks_pods,
+    newest_pods,
+    newest_replica_set,
+    pod_trouble,
+    refusal_of,
+    refusals,
+)
+
+Workload = tuple[str, str, str]
+"""Kind, namespace and name."""
+
+FEW = 4
+"""Workloads of a namespace and kind up to which each is read by itself."""
+
+EXPLAINED = 3
+"""Late workloads whose pods are looked at for what holds them up."""
+
+SETTLES = 3.0
+"""Seconds after which a rollout is late enough to ask why, and between two such looks."""
+
+OnProgress = Callable[[int, int, str], None]
+"""Called with workloads ready, workloads wanted and what is being waited for."""
+
+KINDS: dict[str, str] = {
+    "Deployment": "apps/v1",
+    "StatefulSet": "apps/v1",
+    "DaemonSet": "apps/v1",
+    "Job": "batch/v1",
+}
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How far one workload is: pods ready of pods wanted, whether it is done or has failed."""
+
+    ready: int
+    wanted: int
+    is_complete: bool
+    failure: str = ""
+
+
+def rollout_status(obj: Object) -> Rollout:
+    """How far a workload's newest spec is rolled out, by the rules of `kubectl rollout status`.
+
+    Source: https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout_status.go
+    """
+    spec: dict[str, Any] = obj.get("spec") or {}
+    status: dict[str, Any] = obj.get("status") or {}
+    is_observed = status.get("observedGeneration", 0) >= obj["metadata"].get("generation", 0)
+    match obj["kind"]:
+        case "Deployment":
+            wanted = spec.get("replicas", 1)
+            updated, ready = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
+            complete = (
+                is_observed and updated >= wanted and status.get("replicas", 0) <= updated <= ready
+            )
+            return Rollout(ready, wanted, complete, _deadline(status))
+        case "StatefulSet":
+            wanted = spec.get("replicas", 1)
+            ready = status.get("readyReplicas", 0)
+            # With OnDelete nothing rolls out by itself; its pods only have to be ready.
+            rolls = spec.get("updateStrategy", {}).get("type") != "OnDelete"
+            is_current = status.get("updateRevision") == status.get("currentRevision")
+            return Rollout(
+                ready, wanted, is_observed and ready >= wanted and (is_current or not rolls)
+            )
+        case "DaemonSet":
+            wanted = status.get("desiredNumberScheduled", 0)
+            ready = status.get("numberAvailable", 0)
+            rolls = spec.get("updateStrategy", {}).get("type") != "OnDelete"
+            updated = status.get("updatedNumberScheduled", 0) if rolls else wanted
+            return Rollout(ready, wanted, is_observed and updated >= wanted and ready >= wanted)
+        case "Job":
+            wanted = spec.get("completions") or 1
+            ready = status.get("succeeded", 0)
+            failed = [c for c in status.get("conditions", []) if c["type"] == "Failed"]
+            failure = failed[0].get("message", "failed") if failed else ""
+            return Rollout(ready, wanted, ready >= wanted, failure)
+        case kind:
+            raise ValueError(f"{kind} has no rollout")
+
+
+def _deadline(status: dict[str, Any]) -> str:
+    for condition in status.get("conditions", []):
+        if condition["type"] == "Progressing" and condition.get("reason") == (
+            "ProgressDeadlineExceeded"
+        ):
+            return str(condition.get("message", "progress deadline exceeded"))
+    return ""
+
+
+LONG_RUNNING = ("Deployment", "StatefulSet", "DaemonSet")
+
+
+def read_workloads(
+    cluster: Cluster, namespace: str, kinds: Sequence[str] = LONG_RUNNING
+) -> list[Object]:
+    """The workloads of a namespace, a list per kind."""
+    return [obj for kind in kinds for obj in cluster.list(KINDS[kind], kind, namespace)]
+
+
+def workload_summary(workloads: Sequence[Object]) -> tuple[int, int, str]:
+    """Workloads ready, workloads there, and the names of those that are waited for."""
+    late = [obj for obj in workloads if not rollout_status(obj).is_complete]
+    names = ", ".join(obj["metadata"]["name"] for obj in late[:5])
+    more = f" and {len(late) - 5} more" if len(late) > 5 else ""
+    text = f"waiting for {names}{more}" if late else "all ready"
+    return len(workloads) - len(late), len(workloads), text
+
+
+def await_rollouts(
+    cluster: Cluster,
+    workloads: Sequence[Workload],
+    timeout: float,
+    on_progress: OnProgress,
+    *,
+    every: float = 1.0,
+    may_go: bool = False,
+) -> None:
+    """Waits until every workload is rolled out; a look is one list per namespace and kind.
+
+    Where few are waited for they are read one by one, as a list has all the others too.
+
+    Args:
+        timeout: seconds for all of them together.
+        every: seconds between two looks, or twice as long as a look takes where that is more. Few
+            workloads are looked at sooner at first.
+        may_go: whether one that is deleted meanwhile is no more waited for.
+
+    Ends early where waiting cannot help any more: see `kubernetes.stall`.
+
+    Raises:
+        NotReady: the first that is not, with its pods' reasons and its last events.
+    """
+    deadline = time.monotonic() + timeout
+    waiting = list(workloads)
+    watch = TroubleWatch(cluster)
+    pause = min(0.1, every) if len(waiting) <= FEW else every
+    while True:
+        begin = time.monotonic()
+        found = _read(cluster, waiting)
+        took = time.monotonic() - begin
+        gone = [] if may_go else [key for key in waiting if key not in found]
+        _, _, text = workload_summary(list(found.values()))
+        late = [obj for obj in found.values() if not rollout_status(obj).is_complete]
+        waiting = [*gone, *(key for key in waiting if key in found and found[key] in late)]
+        watch.look(late)
+        on_progress(len(workloads) - len(waiting), len(workloads), f"{text}{watch.words}")
+        if not late and not gone:
+            return
+        if watch.ended is not None:
+            obj, trouble = watch.ended
+            raise NotReady(
+                name_of(obj),
+                expected="to be rolled out",
+                found=f"{describe(cluster, obj, trouble)}; waiting longer does not help",
+                remedy=trouble.remedy,
+            )
+        failed = [obj for obj in late if rollout_status(obj).failure]
+        if failed or time.monotonic() > deadline:
+            if gone and not failed:
+                raise NotReady(
+                    "/".join(gone[0]), expected="it to exist", found="nothing", remedy="Run again."
+                )
+            obj = (failed or late)[0]
+            raise NotReady(
+                name_of(obj),
+                expected=f"to be rolled out within {timeout:.0f} s",
+                found=describe(cluster, obj),
+                remedy=watch.remedy,
+            )
+        # Thousands in a namespace are much to read: most of the time is the cluster's own.
+        time.sleep(max(pause, 2 * took))
+        pause = min(2 * pause, every)
+
+
+def _read(cluster: Cluster, workloads: Sequence[Workload]) -> dict[Workload, Object]:
+    """Those of the workloads that exist."""
+    names: dict[tuple[str, str], set[str]] = {}
+    for kind, namespace, name in workloads:
+        names.setdefault((kind, namespace), set()).add(name)
+    found: dict[Workload, Object] = {}
+    for (kind, namespace), wanted in names.items():
+        if len(wanted) <= FEW:
+            read = (cluster.get(KINDS[kind], kind, name, namespace) for name in sorted(wanted))
+            objects = [obj for obj in read if obj is not None]
+        else:
+            objects = read_workloads(cluster, namespace, (kind,))
+        for obj in objects:
+            if (name := obj["metadata"]["name"]) in wanted:
+                found[kind, namespace, name] = obj
+    return found
+
+
+class TroubleWatch:
+    """Asks now and then what holds late workloads up, for as long as somebody waits for them.
+
+    Each look costs two lists for each of a few workloads, so only what is late for some seconds is
+    looked at. It never fails: who waits meets the same fault of the API server and reports it.
+
+    Args:
+        is_new: whether a workload is as its waiter made it. What is hopeless of an older one
+            may be just what is about to be fixed: it is looked at for as long as other troubles.
+    """
+
+    def __init__(self, cluster: Cluster, is_new: Callable[[Object], bool] = lambda _: True) -> None:
+        self._cluster = cluster
+        self._is_new = is_new
+        self._patience = Patience()
+        self._next = time.monotonic() + SETTLES
+        self._since: datetime | None = None
+        self._shown: dict[tuple[str, str, int], Trouble] = {}
+        self.trouble: Trouble | None = None
+        """What holds up the first of the workloads that something is known of."""
+        self.ended: tuple[Object, Trouble] | None = None
+        """A workload that cannot come up any more, and why."""
+
+    @property
+    def words(self) -> str:
+        """For a line of progress; empty where nothing is known."""
+        return f"; {self.trouble}" if self.trouble is not None else ""
+
+    @property
+    def remedy(self) -> str:
+        return self.trouble.remedy if self.trouble is not None else FIX
+
+    def look(self, late: Sequence[Object]) -> None:
+        """Looks at some workloads that are not rolled out, if it is time to."""
+        if not late:
+            self.trouble = None
+            return
+        begin = time.monotonic()
+        if begin < self._next:
+            return
+        try:
+            if self._since is None:
+                self._since = self._cluster.clock()
+            found = [(obj, self._explained(obj)) for obj in late[:EXPLAINED]]
+        except ApiError:
+            return
+        finally:
+            now = time.monotonic()
+            self._next = now + max(SETTLES, 2 * (now - begin))
+        self.trouble = next((self._steady(each) for _, each in found if each is not None), None)
+        for obj, trouble in found:
+            if trouble is not None and trouble.outlook == "hopeless" and not self._is_new(obj):
+                trouble = replace(trouble, outlook="lasting")
+            if self._patience.is_over(name_of(obj), trouble, now) and trouble is not None:
+                self.ended = obj, self._steady(trouble)
+                self.trouble = self.ended[1]
+                return
+
+    def _explained(self, workload: Object) -> Trouble | None:
+        cluster, kind = self._cluster, workload["kind"]
+        metadata: dict[str, Any] = workload["metadata"]
+        status: dict[str, Any] = workload.get("status") or {}
+        generation = metadata.get("generation", 0)
+        if kind != "Job" and status.get("observedGeneration", 0) < generation:
+            # Its pods and conditions are still those of its last spec.
+            return None
+        namespace, labels = metadata["namespace"], _selector(workload)
+        pods = list(cluster.list("v1", "Pod", namespace, labels=labels))
+        sets: list[Object] = []
+        newest: Object | None = None
+        if kind == "Deployment":
+            sets = list(cluster.list("apps/v1", "ReplicaSet", namespace, labels=labels))
+            newest = newest_replica_set(workload, sets)
+            is_refused = newest is not None and bool(refusal_of(newest))
+        else:
+            is_refused = lacks_pods(workload, pods)
+        events = cluster.list("v1", "Event", namespace, fields=f"reason={FAILED_CREATE}")
+        refused = refusals(events if is_refused else ())
+        trouble = find_trouble(workload, pods, sets, refused, since=self._since)
+        late = [pod for pod in newest_pods(workload, pods, newest) if not is_pod_ready(pod)]
+        if trouble is not None or not late:
+            return trouble
+        # A volume that cannot be mounted or a probe that fails is known by events alone.
+        warnings = {late[0]["metadata"]["name"]: cluster.events(late[0], 1, only="Warning")}
+        return find_trouble(workload, pods, sets, refused, since=self._since, warnings=warnings)
+
+    def _steady(self, trouble: Trouble) -> Trouble:
+        """The first words about the same trouble: a kubelet's change from look to look."""
+        if not trouble.cause:
+            return trouble
+        key = (trouble.subject, trouble.cause, trouble.crashes)
+        return self._shown.setdefault(key, trouble)
+
+
+def _selector(workload: Object) -> str:
+    selector: dict[str, str] = workload["spec"].get("selector", {}).get("matchLabels", {})
+    return ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+
+
+def not_ready(cluster: Cluster, namespace: str, limit: int = 3) -> list[str]:
+    """What is not ready in a namespace and why: a text per workload."""
+    late = [
+        obj for obj in read_workloads(cluster, namespace) if not rollout_status(obj).is_complete
+    ]
+    texts = [f"{name_of(obj)}: {describe(cluster, obj)}" for obj in late[:limit]]
+    for service in cluster.list("v1", "Service", namespace):
+        balancer: dict[str, Any] = service.get("status", {}).get("loadBalancer", {})
+        if service["spec"].get("type") == "LoadBalancer" and not balancer.get("ingress"):
+            texts.append(f"{name_of(service)}: no load balancer has given it an address")
+    return texts
+
+
+def describe(cluster: Cluster, workload: Object, trouble: Trouble | None = None) -> str:
+    """Why a workload is not rolled out: its counts, its unready pods' reasons, last events.
+
+    Args:
+        trouble: what is known already, which then is all that is said of its pods.
+    """
+    status = rollout_status(workload)
+    parts = [f"{status.ready} of {status.wanted} ready"]
+    if trouble is not None:
+        return f"{parts[0]}; {trouble}"
+    if status.failure:
+        parts.append(status.failure)
+    namespace, labels = workload["metadata"]["namespace"], _selector(workload)
+    unready = [
+        pod for pod in cluster.list("v1", "Pod", namespace, labels=labels) if not is_pod_ready(pod)
+    ]
+    for pods in _alike(unready)[:3]:
+        also = f" (and {len(pods) - 1} more alike)" if len(pods) > 1 else ""
+        reason = "; ".join([pod_reason(pods[0]), *cluster.events(pods[0], 3)])
+        parts.append(f"{name_of(pods[0])}{also}: {reason}")
+    if not unready:
+        parts += cluster.events(workload, 3)
+        for owned in cluster.list("apps/v1", "ReplicaSet", namespace, labels=labels):
+            # A webhook or quota that refuses pods says so on the ReplicaSet alone.
+            if owned.get("status", {}).get("replicas", 0) < owned["spec"].get("replicas", 0):
+                parts += cluster.events(owned, 3)
+    return "; ".join(parts)
+
+
+def _alike(pods: Iterable[Object]) -> list[list[Object]]:
+    """Pods with the same reason together: three replicas say the same three times."""
+    groups: dict[str, list[Object]] = {}
+    for pod in pods:
+        groups.setdefault(pod_reason(pod), []).append(pod)
+    return list(groups.values())
+
+
+def is_pod_ready(pod: Object) -> bool:
+    if pod.get("status", {}).get("phase") == "Succeeded":
+        return True
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in pod.get("status", {}).get("conditions", [])
+    )
+
+
+def pod_reason(pod: Object) -> str:
+    """The most telling word about an unready pod: a container's, else a condition's, its phase."""
+    if (trouble := pod_trouble(pod)) is not None:
+        return trouble.reason
+    status: dict[str, Any] = pod.get("status", {})
+    for condition in status.get("conditions", []):
+        if condition["status"] != "True" and condition.get("reason"):
+            return f"{condition['reason']}: {condition.get('message', '')}".strip(": ")
+    return str(status.get("phase", "unknown"))

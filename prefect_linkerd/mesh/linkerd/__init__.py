@@ -1,0 +1,1 @@
+"""What each Linkerd version is, and what follows from it."""

@@ -1,0 +1,1 @@
+"""Certificates and keys, made, read and checked; knows no cluster."""

@@ -1,0 +1,1 @@
+"""What a run would change and what it would lose, found out before the first write."""

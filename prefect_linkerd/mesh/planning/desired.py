@@ -1,0 +1,151 @@
+"""The Helm releases that a configuration asks for on a cluster as it is, with all their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, charts_of
+from prefect_linkerd.mesh.helm.client import DesiredRelease, desired_release
+from prefect_linkerd.mesh.helm.installed import MeshReleases
+from prefect_linkerd.mesh.helm.ownership import owner_of
+from prefect_linkerd.mesh.helm.records import Release, ReleaseRef, read_release
+from prefect_linkerd.mesh.helm.safety_values import unsafe_values
+from prefect_linkerd.mesh.helm.values import ClusterFacts, Values, values_for
+from prefect_linkerd.mesh.identity.issuer import webhook_authorities, with_kept
+from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
+from prefect_linkerd.mesh.install.dependencies import Dependency, own_release, wanted_version
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.planning.preflight import gateway_api_owner
+
+BUNDLE_VALUE = "identityTrustAnchorsPEM"
+"""The control plane's value that declares the trust bundle."""
+
+
+def wanted_releases(
+    cluster: Cluster,
+    config: MeshConfig,
+    catalog: ChartCatalog,
+    *,
+    kubernetes: str,
+    api_versions: frozenset[str],
+    crds: Mapping[str, Object],
+    releases: Sequence[Release],
+    mesh: MeshReleases,
+    trust_bundle: str,
+) -> tuple[DesiredRelease, ...]:
+    """What bootstrap would bring each release to; cert-manager and Traefik where they are ours.
+
+    Reads charts from their source, and from the cluster the authorities of webhooks that
+    cert-manager keeps. What bootstrap would leave as it is, such as the chart version of a
+    dependency that is there, is left so.
+
+    Raises:
+        ChartError: a chart source cannot be read or lacks a chart.
+    """
+    owner = gateway_api_owner(crds.values(), config, mesh)
+    facts = ClusterFacts(kubernetes, api_versions, owner)
+    return wanted_on(cluster, config, catalog, facts, releases, mesh, trust_bundle)
+
+
+def wanted_on(
+    cluster: Cluster,
+    config: MeshConfig,
+    catalog: ChartCatalog,
+    facts: ClusterFacts,
+    releases: Sequence[Release],
+    mesh: MeshReleases,
+    trust_bundle: str,
+    new: Iterable[Dependency] = (),
+) -> tuple[DesiredRelease, ...]:
+    """As `wanted_releases`, of facts that were read already.
+
+    Args:
+        new: the dependencies that would be installed.
+    """
+    if config.issuer == "cert-manager":
+        facts = replace(facts, webhook_authorities=webhook_authorities(cluster, config))
+    charts = [(catalog.find(name), trust_bundle, mesh.ref(name)) for name in charts_of(config)]
+    for name in dependencies_of(config):
+        own = own_release(name, config, releases)
+        if own is not None:
+            chart = catalog.find(name, version=wanted_version(name, config, own))
+            charts.append((chart, "", own.ref))
+        elif name in new:
+            chart = catalog.find(name, version=wanted_version(name, config, None))
+            charts.append((chart, "", None))
+    return tuple(
+        wanted_release(cluster, config, chart, facts, bundle, at) for chart, bundle, at in charts
+    )
+
+
+def wanted_release(
+    cluster: Cluster,
+    config: MeshConfig,
+    chart: Chart,
+    facts: ClusterFacts,
+    trust_bundle: str,
+    at: ReleaseRef | None,
+) -> DesiredRelease:
+    """The release of one chart, with what the cluster's has to keep and what is unsafe about it.
+
+    Args:
+        at: where the chart is a release already.
+
+    Raises:
+        InvalidInput: a values file cannot be read.
+    """
+    values = values_for(chart, config, facts, trust_bundle=trust_bundle)
+    values = with_kept(cluster, config, chart, values)
+    if at is not None and _is_undeclared(cluster, config, chart, values, at):
+        values = {key: value for key, value in values.items() if key != BUNDLE_VALUE}
+    unsafe = unsafe_values(chart.name, config, values)
+    return replace(desired_release(config, chart, values, at), unsafe=tuple(unsafe))
+
+
+def _is_undeclared(
+    cluster: Cluster, config: MeshConfig, chart: Chart, values: Values, at: ReleaseRef
+) -> bool:
+    """Whether trust-manager keeps the trust bundle, and the release has never declared it.
+
+    Linkerd's documentation installs such a release without the value. Once declared, it would be
+    out of date whenever cert-manager renews the anchor.
+    """
+    identity: object = values.get("identity")
+    if chart.name not in ("linkerd2", "linkerd-control-plane") or not (
+        isinstance(identity, dict) and cast("Values", identity).get("externalCA")
+    ):
+        return False
+    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
+    if roots is None or owner_of(roots).by != "trust-manager":
+        return False
+    try:
+        release = read_release(cluster, at.name, at.namespace)
+    except ApiError as error:
+        # Records in a namespace that this identity may not read: somebody else's release.
+        if error.status != 403:
+            raise
+        return False
+    return release is not None and not str((release.values or {}).get(BUNDLE_VALUE) or "").strip()
+
+
+def dependencies_of(config: MeshConfig) -> list[Dependency]:
+    """What the mesh needs beside Linkerd, no matter who installs it."""
+    found: list[Dependency] = ["cert-manager"] if config.issuer == "cert-manager" else []
+    return [*found, "traefik"] if config.traefik.enabled else found
+
+
+def differing_keys(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
+    """The values that are not the same, as dotted keys; never a value."""
+    found: list[str] = []
+    for key in sorted(have.keys() | want.keys()):
+        before, after = have.get(key), want.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            below = differing_keys(cast("Values", before), cast("Values", after))
+            found += [f"{key}.{name}" for name in below]
+        elif (key in have) != (key in want) or before != after:
+            found.append(key)
+    return found

@@ -1,0 +1,212 @@
+"""Reads how each Helm release of a mesh would change: what `planning.losses` judges."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.chart_changes import (
+    CRD,
+    has_newer_crds,
+    object_changes,
+    own_folder_crds,
+)
+from prefect_linkerd.mesh.helm.charts import Chart, ChartName, folder_crds
+from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
+from prefect_linkerd.mesh.helm.records import ReleaseRef, Revision
+from prefect_linkerd.mesh.helm.values import (
+    FIELDS,
+    ClusterFacts,
+    Values,
+    computed_values,
+    extra_of,
+    load_extra_values,
+    merge,
+    own_keys,
+)
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.manifests import read_yaml
+from prefect_linkerd.mesh.planning.chart_split import CONTROL_PLANE, OLD
+from prefect_linkerd.mesh.planning.losses import ReleaseChange
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A release as it is wanted, and the revision that it follows.
+
+    `before` is None where nothing is installed; of the control plane it may be the one chart of
+    2.11. `is_settled` says that nothing of the release will be written.
+    """
+
+    desired: DesiredRelease
+    before: Revision | None = field(repr=False)
+    is_ours: bool
+    is_settled: bool = False
+
+    @property
+    def keeps_newer_crds(self) -> bool:
+        chart, before = self.desired.chart, self.before
+        return before is not None and has_newer_crds(
+            (before.chart, before.chart_version), (chart.name, chart.version)
+        )
+
+    @property
+    def has_comparable_values(self) -> bool:
+        """Whether the revision before has values of this chart; one cut from 2.11's has not."""
+        chart, before = self.desired.chart.name, self.before
+        if before is None or self.keeps_newer_crds:
+            return False
+        return before.chart == chart or (before.chart, chart) == (OLD, CONTROL_PLANE)
+
+    @property
+    def present(self) -> tuple[Object, ...]:
+        """The objects that the next manifest is merged with, and that it may lack."""
+        if self.before is None:
+            return ()
+        if self.before.chart == OLD and self.desired.chart.name == CONTROL_PLANE:
+            # The split hands over neither CRDs nor the namespace (`planning.chart_split`).
+            kinds = (CRD, "Namespace")
+            return tuple(obj for obj in self.before.manifest if obj["kind"] not in kinds)
+        return self.before.manifest
+
+
+def read_changes(
+    cluster: Cluster,
+    helm: Helm,
+    source: MeshConfig,
+    config: MeshConfig,
+    comparisons: Sequence[Comparison],
+    facts: ClusterFacts,
+    *,
+    keeps_crds: bool = False,
+) -> list[ReleaseChange]:
+    """What would become of releases; changes nothing.
+
+    A release that nothing would be written of is neither rendered nor asked about. Nor is a new
+    one asked about in a namespace that is not there yet: its objects cannot be either.
+
+    Args:
+        source: the configuration at the version that is installed.
+        config: the configuration at the version that is wanted.
+        keeps_crds: whether CRDs are marked to be kept before Helm could delete one.
+
+    Raises:
+        InvalidInput: a values file cannot be read.
+        ReleaseError: a chart cannot be rendered.
+    """
+    own = {ReleaseRef(c.desired.name, c.desired.namespace) for c in comparisons}
+    own |= {c.before.ref for c in comparisons if c.before is not None}
+
+    def read(comparison: Comparison) -> ReleaseChange:
+        return _change(cluster, helm, source, config, comparison, facts, own, keeps_crds)
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(read, comparisons))
+
+
+def _change(
+    cluster: Cluster,
+    helm: Helm,
+    source: MeshConfig,
+    config: MeshConfig,
+    comparison: Comparison,
+    facts: ClusterFacts,
+    own: Collection[ReleaseRef],
+    keeps_crds: bool,
+) -> ReleaseChange:
+    desired, before = comparison.desired, comparison.before
+    chart = desired.chart
+    present = chart_of(before) if before is not None else None
+    rendered: Sequence[Object] = before.manifest if before is not None else ()
+    objects: tuple[Any, ...] = ()
+    if not comparison.is_settled:
+        crds = own_folder_crds(cluster, chart)
+        theirs = {crd["metadata"]["name"] for crd in folder_crds(chart) if crd not in crds}
+        rendered = [
+            obj
+            for obj in helm.render(chart, desired.name, desired.namespace, desired.values, facts)
+            if obj["kind"] != CRD or obj["metadata"]["name"] not in theirs
+        ]
+        if before is not None or cluster.get("v1", "Namespace", desired.namespace):
+            objects = tuple(
+                object_changes(
+                    cluster,
+                    desired.namespace,
+                    # Helm keeps no owner of a folder's CRDs, so none of them is new to it.
+                    (*comparison.present, *crds),
+                    rendered,
+                    own,
+                    keeps_crds=keeps_crds,
+                )
+            )
+    return ReleaseChange(
+        chart=chart.name,
+        version=chart.version,
+        before=before if comparison.has_comparable_values else None,
+        is_ours=comparison.is_ours,
+        defaults=chart.defaults,
+        values=desired.values,
+        extra=merge(*load_extra_values(extra_of(chart.name, config))),
+        computed=computed_values(present, source, facts) if present is not None else {},
+        own_keys=own_keys(present, source, facts) if present is not None else frozenset(),
+        objects=objects,
+        rendered=tuple(rendered),
+        unsafe=desired.unsafe,
+    )
+
+
+def installed_crds(
+    cluster: Cluster, installed: Mapping[str, Revision], charts: Sequence[Chart]
+) -> list[Object]:
+    """The CRDs of the mesh's releases; those of a chart's folder are in no manifest of Helm's.
+
+    Args:
+        installed: the releases' deployed revisions, by chart.
+        charts: those that are wanted.
+    """
+    found = [obj for r in installed.values() for obj in r.manifest if obj["kind"] == CRD]
+    for chart in charts:
+        if chart.name in installed:
+            names = [crd["metadata"]["name"] for crd in own_folder_crds(cluster, chart)]
+            there = (cluster.get("apiextensions.k8s.io/v1", CRD, name) for name in names)
+            found += [obj for obj in there if obj is not None]
+    return found
+
+
+def chart_of(revision: Revision) -> Chart | None:
+    """The chart of a revision, as far as values are computed of it; None where it is not known.
+
+    From Helm's own record, as a repository need not have old charts any more.
+    """
+    name = cast("ChartName", revision.chart)
+    if name not in (*FIELDS, "linkerd-crds"):
+        return None
+    return Chart(
+        name=name,
+        version=revision.chart_version,
+        app_version=revision.app_version,
+        kube_version="",
+        source="",
+        path=Path(),
+        defaults=revision.defaults,
+        ha=_ha(revision.content.get("chart", {}).get("files") or ()),
+    )
+
+
+def _ha(files: Iterable[dict[str, Any]]) -> Values:
+    """The content of `values-ha.yaml` among the files of a chart in Helm's record."""
+    for file in files:
+        if file.get("name") == "values-ha.yaml":
+            try:
+                content = read_yaml(base64.b64decode(str(file.get("data") or "")))
+            except (ValueError, yaml.YAMLError):
+                return {}
+            return cast("Values", content) if isinstance(content, dict) else {}
+    return {}

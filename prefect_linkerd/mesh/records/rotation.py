@@ -1,0 +1,266 @@
+"""What a rotation leaves in the cluster, so that any machine can resume it: one ConfigMap.
+
+It holds the phase, the anchors by fingerprint, what was restarted and the story so far, and never a
+private key. Only its holder writes it: by a name of its own and a lease that a thread renews, so
+that two runs cannot rotate or upgrade a mesh at once, and one whose machine died is taken over when
+its lease has expired. Every write names the resourceVersion that it saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from prefect_linkerd.mesh.errors import ApiError, MeshError, OwnershipConflict
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, LABELS
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
+
+RECORD = "prefect-linkerd-rotation"
+WATCH = 0.3
+"""Seconds between two looks at a lease that somebody else holds."""
+ATTEMPTS = 6
+"""How often a write is tried that met another one, or whose answer was lost."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One line of a rotation's story: when, in which phase, what."""
+
+    at: str
+    phase: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RotationRecord:
+    """A rotation as the cluster knows it.
+
+    `goal` is the fingerprint of the anchor that is to be the only one, `origin` that of the anchor
+    that signed the issuer when it began, `anchors` the PEM of all that take part. `signing_since`
+    is from when on every identity pod signed by the goal; `restarted` the workloads of each phase.
+    """
+
+    goal: str
+    origin: str
+    anchors: str
+    phase: str
+    begun: str
+    signing_since: str = ""
+    restarted: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    story: tuple[Chapter, ...] = ()
+
+    @property
+    def is_going_back(self) -> bool:
+        """Whether it was aborted: the anchor that there was is the goal."""
+        return self.goal == self.origin
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not come to its end."""
+        return self.phase != "done"
+
+    def since(self) -> datetime | None:
+        """`signing_since` as a time."""
+        return datetime.fromisoformat(self.signing_since) if self.signing_since else None
+
+
+def anchor_of(record: RotationRecord, fingerprint: str) -> CertificateInfo:
+    return next(
+        info
+        for info in read_certificates(record.anchors, "rotation")
+        if info.fingerprint == fingerprint
+    )
+
+
+def chains_to(chain: str, record: RotationRecord, goal: str) -> bool:
+    signer = signed_by(chain, record.anchors, ISSUER_SECRET)
+    return signer is not None and signer.fingerprint == goal
+
+
+def read_record(cluster: Cluster, namespace: str) -> RotationRecord | None:
+    """The last rotation of a mesh, or None."""
+    obj = cluster.get("v1", "ConfigMap", RECORD, namespace)
+    return record_of(obj) if obj is not None else None
+
+
+def record_of(obj: Object) -> RotationRecord | None:
+    """The rotation that a ConfigMap tells of, or None."""
+    text: str = obj.get("data", {}).get("rotation", "")
+    if not text:
+        return None
+    content: dict[str, Any] = json.loads(text)
+    content["story"] = tuple(Chapter(**chapter) for chapter in content["story"])
+    content["restarted"] = {key: tuple(value) for key, value in content["restarted"].items()}
+    return RotationRecord(**content)
+
+
+class RotationClaim:
+    """The right to rotate or upgrade a mesh, held while in its context.
+
+    Entering waits for a holder that may have died: until its lease expires, or until it renews it.
+
+    Args:
+        owner: names this run, and no other.
+        lease: seconds after which a holder that is silent has lost it.
+        on_wait: called once, with whom entering waits for.
+
+    Raises:
+        OwnershipConflict: on entering, another run holds it and is alive.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        owner: str,
+        lease: float,
+        on_wait: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._owner = owner
+        self._lease = timedelta(seconds=lease)
+        self._on_wait = on_wait
+        self._object: Object = {}
+        self._lost: MeshError | None = None
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> Self:
+        found = self._await_holder()
+        self._object = found or {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": RECORD, "namespace": self._namespace, "labels": LABELS},
+            "data": {},
+        }
+        self._write(lambda data: data, is_new=found is None)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join(timeout=10)
+        if self._lost is None:
+            # Where it cannot be given back, the lease ends by itself.
+            with contextlib.suppress(MeshError):
+                self._write(lambda data: data, held=False)
+
+    @property
+    def record(self) -> RotationRecord | None:
+        with self._lock:
+            return record_of(self._object)
+
+    def check(self) -> None:
+        """Raises `OwnershipConflict` where another one has taken over: nothing may be done then."""
+        if self._lost is not None:
+            raise self._lost
+
+    def save(self, record: RotationRecord) -> RotationRecord:
+        """Writes the record."""
+        self.check()
+        text = json.dumps(asdict(record), sort_keys=True)
+        self._write(lambda data: {**data, "rotation": text})
+        return record
+
+    def tell(self, phase: str, text: str) -> None:
+        """Adds a line to the story, and says which phase it is."""
+        if (record := self.record) is not None:
+            at = self._cluster.clock().isoformat(timespec="seconds")
+            story = (*record.story, Chapter(at, phase, text))
+            self.save(replace(record, phase=phase, story=story))
+
+    def _write(
+        self,
+        change: Callable[[dict[str, str]], dict[str, str]],
+        *,
+        is_new: bool = False,
+        held: bool = True,
+    ) -> None:
+        with self._lock:
+            until = self._cluster.clock() + self._lease
+            for attempt in range(ATTEMPTS):
+                data: dict[str, str] = {
+                    **change(self._object.get("data") or {}),
+                    "owner": self._owner if held else "",
+                    "until": until.isoformat(),
+                }
+                wanted = {**self._object, "data": data}
+                try:
+                    write = self._cluster.create if is_new else self._cluster.replace
+                    self._object = {**wanted, **write(wanted)}
+                    return
+                except ApiError as error:
+                    is_unsure = error.status == 409 or (is_new and error.transient)
+                    if not is_unsure or attempt == ATTEMPTS - 1:
+                        raise
+                    time.sleep(0.2 * attempt)
+                # Either another one, or our own write whose answer was lost.
+                found = self._cluster.get("v1", "ConfigMap", RECORD, self._namespace)
+                if found is None:
+                    is_new = True
+                    self._object["metadata"].pop("resourceVersion", None)
+                    continue
+                is_new = False
+                holder = found.get("data", {}).get("owner", "")
+                if holder not in ("", self._owner):
+                    raise self._lose(holder)
+                self._object = found
+
+    def _lose(self, holder: str) -> OwnershipConflict:
+        self._lost = OwnershipConflict(
+            f"ConfigMap/{self._namespace}/{RECORD}",
+            expected="this run to hold it",
+            found=f"that {holder} does",
+            remedy="Let that one finish; this run has stopped and changed nothing since.",
+        )
+        return self._lost
+
+    def _await_holder(self) -> Object | None:
+        """The ConfigMap, once nobody holds it; None where there is none."""
+        first: tuple[str, str] | None = None
+        while True:
+            found = self._cluster.get("v1", "ConfigMap", RECORD, self._namespace)
+            data: dict[str, str] = (found or {}).get("data") or {}
+            holder, until = data.get("owner", ""), data.get("until", "")
+            is_free = holder in ("", self._owner) or not until
+            if is_free or datetime.fromisoformat(until) <= self._cluster.clock():
+                return found
+            if first is None:
+                first = holder, until
+                self._on_wait(
+                    f"{holder} is changing this mesh, or was and died: waiting until it renews its "
+                    f"lease, or until that expires at {until}"
+                )
+            elif first != (holder, until):
+                raise OwnershipConflict(
+                    f"ConfigMap/{self._namespace}/{RECORD}",
+                    expected="no other run that rotates or upgrades this mesh",
+                    found=f"that {holder} is running (its lease expires at {until})",
+                    remedy="Let it finish, or cancel it, then run this again.",
+                )
+            time.sleep(WATCH)
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._lease.total_seconds() / 3):
+            try:
+                self._write(lambda data: data)
+            except ApiError:
+                # While the API server is unreachable nobody else can take over either.
+                continue
+            except MeshError:
+                return

@@ -1,0 +1,129 @@
+"""What an interrupted upgrade needs to resume or roll back: one ConfigMap in the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError, OwnershipConflict
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+
+NAME = "prefect-linkerd-upgrade"
+KEY = "upgrade.json"
+LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
+
+
+class RecordedRelease(BaseModel):
+    """A release as it was before the upgrade; its values are in Helm's record of the revision.
+
+    `part` is what of the mesh it is, empty in records of older versions: then its chart says it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    namespace: str
+    chart: str
+    chart_version: str
+    revision: int
+    part: str = ""
+
+    @property
+    def stands_for(self) -> str:
+        return self.part or self.chart
+
+
+class UpgradeRecord(BaseModel):
+    """An upgrade in progress. `reason` says why it goes back, once it does."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    target: str
+    started: datetime
+    releases: tuple[RecordedRelease, ...]
+    direction: Literal["forward", "back"] = "forward"
+    reason: str = ""
+    control_plane_since: datetime | None = None
+    """When the control plane was at the target and ready: the soak's beginning."""
+    left_crds: tuple[str, ...] = ()
+    """CRDs of 2.11's chart that no new release has, once their old one's record is gone."""
+
+    def release(self, part: str) -> RecordedRelease | None:
+        return next((release for release in self.releases if release.stands_for == part), None)
+
+
+def read_record(cluster: Cluster, config: MeshConfig) -> UpgradeRecord | None:
+    """The upgrade that is in progress, or None."""
+    found = cluster.get("v1", "ConfigMap", NAME, config.namespaces.linkerd)
+    return UpgradeRecord.model_validate_json(found["data"][KEY]) if found is not None else None
+
+
+def begin(cluster: Cluster, config: MeshConfig, record: UpgradeRecord) -> UpgradeRecord:
+    """Writes the record of a new upgrade; the one that is there, where it has the same target.
+
+    Raises:
+        OwnershipConflict: an upgrade to another version is in progress.
+    """
+    try:
+        cluster.create(_config_map(config, record))
+    except ApiError as error:
+        if error.status != 409:
+            raise
+    else:
+        return record
+    found = read_record(cluster, config)
+    if found is None or found.target != record.target:
+        raise another_target(config, found)
+    return found
+
+
+def another_target(config: MeshConfig, found: UpgradeRecord | None) -> OwnershipConflict:
+    """Says that another upgrade has not ended."""
+    return OwnershipConflict(
+        f"ConfigMap/{config.namespaces.linkerd}/{NAME}",
+        expected="no upgrade in progress, or one to the same version",
+        found=f"one to {found.target}" if found else "one that ended just now",
+        remedy="Finish it by running upgrade with its version, or with go_back."
+        if found
+        else "Run upgrade again.",
+    )
+
+
+def changed_meanwhile(
+    config: MeshConfig, planned: Mapping[str, int], found: Mapping[str, int]
+) -> OwnershipConflict:
+    """Says that the releases are no longer those that an upgrade was planned for."""
+
+    def revisions(of: Mapping[str, int]) -> str:
+        return ", ".join(f"{part} at revision {number}" for part, number in sorted(of.items()))
+
+    return OwnershipConflict(
+        f"mesh {config.name}",
+        expected=f"the releases that the upgrade was planned for: {revisions(planned)}",
+        found=f"{revisions(found) or 'none'}: another run has changed them since",
+        remedy="Run upgrade again: it makes a new plan.",
+    )
+
+
+def write_record(cluster: Cluster, config: MeshConfig, record: UpgradeRecord) -> UpgradeRecord:
+    cluster.apply(_config_map(config, record))
+    return record
+
+
+def end(cluster: Cluster, config: MeshConfig) -> None:
+    """Deletes the record: the upgrade is done, there or back."""
+    cluster.delete("v1", "ConfigMap", NAME, config.namespaces.linkerd)
+
+
+def _config_map(config: MeshConfig, record: UpgradeRecord) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": NAME, "namespace": config.namespaces.linkerd, "labels": LABELS},
+        "data": {KEY: record.model_dump_json(indent=2)},
+    }

@@ -1,0 +1,91 @@
+"""Notifications about a mesh: events as data, sent elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect_linkerd.mesh.report.report import Report
+from prefect_linkerd.mesh.snapshot.expiry import Expiring
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One event about a mesh. `payload` is plain JSON and never holds a secret.
+
+    `labels` are what automations can tell events apart by: they match labels, never a payload.
+    """
+
+    event: str
+    mesh: str
+    payload: dict[str, Any] = field(default_factory=dict[str, Any])
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def resource(self) -> dict[str, str]:
+        """The mesh as a resource, by which automations tell meshes apart."""
+        return {
+            "prefect.resource.id": f"linkerd.mesh.{self.mesh}",
+            "prefect.resource.name": self.mesh,
+            "prefect.resource.role": "mesh",
+            **self.labels,
+        }
+
+
+VERDICTS = ("linkerd.mesh.healthy", "linkerd.mesh.degraded", "linkerd.mesh.failed")
+EXPIRING = "linkerd.certificate.expiring"
+
+FAILURES = "linkerd.mesh.failures"
+"""The label that says how often in a row the mesh has failed."""
+
+ROLE, RENEWED_BY = "linkerd.certificate.role", "linkerd.certificate.renewed-by"
+"""The labels of an ending certificate: what it is for, and who renews it by itself."""
+
+
+def verdict_notice(report: Report, failures_before: int = 0) -> Notice:
+    """`linkerd.mesh.healthy`, `.degraded` or `.failed`, with the ids of what did not hold.
+
+    Args:
+        failures_before: how often in a row the mesh had failed before this report.
+    """
+    failures = failures_before + 1 if report.verdict == "failed" else 0
+    return Notice(
+        f"linkerd.mesh.{report.verdict}",
+        report.mesh,
+        {
+            "linkerd": report.linkerd,
+            "kubernetes": report.kubernetes,
+            "summary": report.summary,
+            "checks": dict(report.counts),
+            "errors": sorted({r.check.id for r in report.failing if r.outcome == "error"}),
+            "warnings": sorted({r.check.id for r in report.failing if r.outcome == "warning"}),
+            "proxies": report.proxies,
+            "failures": failures,
+        },
+        {FAILURES: str(failures)},
+    )
+
+
+def certificate_notices(mesh: str, due: Iterable[Expiring]) -> list[Notice]:
+    """`linkerd.certificate.expiring` for each certificate that is about to end."""
+    return [
+        Notice(
+            EXPIRING,
+            mesh,
+            {
+                "certificate": item.expiry.name,
+                "role": item.expiry.role,
+                "object": item.expiry.subject,
+                "common_name": item.expiry.info.common_name,
+                "not_after": item.expiry.info.not_after.isoformat(),
+                "days_left": round(item.expiry.days_left, 2),
+                "threshold_days": item.threshold,
+                "is_expired": item.expiry.days_left <= 0,
+                "renewed_by": item.expiry.renewed_by,
+                "remedy": item.remedy,
+            },
+            {ROLE: item.expiry.role, RENEWED_BY: item.expiry.renewed_by or "nobody"},
+        )
+        for item in due
+    ]

@@ -1,0 +1,260 @@
+"""What a verification found: one typed report, in the forms that people and scripts read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from prefect_linkerd.mesh.checks.check import (
+    HINTS,
+    Category,
+    CategoryResult,
+    CheckResult,
+    Scope,
+    run_checks,
+)
+from prefect_linkerd.mesh.errors import MeshUnhealthy
+from prefect_linkerd.mesh.snapshot.expiry import Expiry, expiries
+from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+
+Verdict = Literal["healthy", "degraded", "failed"]
+
+_SHOWN = 20
+"""Problems of one check that are written out; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Whether a mesh is healthy, what will break and when, and what to do.
+
+    `expiries` are all certificates that were found, the first to end first; `pods` counts those of
+    the cluster and `proxies` those with a proxy of the mesh. `ignored` are ids of checks that are
+    shown but do not count.
+    """
+
+    mesh: str
+    linkerd: str
+    kubernetes: str
+    taken: datetime
+    categories: tuple[CategoryResult, ...]
+    expiries: tuple[Expiry, ...]
+    pods: int
+    proxies: int
+    ignored: frozenset[str] = frozenset()
+
+    @property
+    def results(self) -> Iterator[CheckResult]:
+        return (result for category in self.categories for result in category.results)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many checks ended with each outcome; ignored ones count as `ignored`."""
+        return Counter(
+            "ignored" if self.is_ignored(result) else result.outcome for result in self.results
+        )
+
+    def is_ignored(self, result: CheckResult) -> bool:
+        return bool(result.problems) and result.check.id in self.ignored
+
+    @property
+    def verdict(self) -> Verdict:
+        counts = self.counts
+        if counts["error"]:
+            return "failed"
+        return "degraded" if counts["warning"] else "healthy"
+
+    @property
+    def failing(self) -> tuple[CheckResult, ...]:
+        """The checks that did not hold and count, errors first."""
+        bad = [r for r in self.results if r.problems and not self.is_ignored(r)]
+        return tuple(sorted(bad, key=lambda result: result.outcome))
+
+    @property
+    def exit_code(self) -> int:
+        """That of `linkerd check`: 1 where a check failed, 0 also with warnings."""
+        return int(self.verdict == "failed")
+
+    @property
+    def summary(self) -> str:
+        """One line: the verdict, the counts and the ids of what did not hold."""
+        counts = self.counts
+        text = f"{self.mesh} is {self.verdict}: {counts['success']} checks passed"
+        for outcome in ("error", "warning"):
+            found = [r.check.id for r in self.failing if r.outcome == outcome]
+            if found:
+                text += f", {len(found)} {outcome}{'s' if len(found) > 1 else ''}"
+                text += f" ({', '.join(dict.fromkeys(found))})"
+        return text
+
+
+def verify(
+    snapshot: Snapshot,
+    categories: Sequence[Category],
+    scopes: Iterable[Scope],
+    ignored: Iterable[str] = (),
+) -> Report:
+    """Judges a snapshot by every check of the given scopes."""
+    return Report(
+        mesh=snapshot.config.name,
+        linkerd=str(snapshot.version) if "config_maps" not in snapshot.unread else "unknown",
+        kubernetes=snapshot.kubernetes,
+        taken=snapshot.now,
+        categories=run_checks(snapshot, categories, scopes),
+        expiries=expiries(snapshot),
+        pods=0 if "pods" in snapshot.unread else len(snapshot.pods),
+        proxies=0 if "pods" in snapshot.unread else len(snapshot.meshed),
+        ignored=frozenset(ignored),
+    )
+
+
+def unhealthy(report: Report) -> MeshUnhealthy:
+    """The error of a report with failed checks: the first of them, in full."""
+    first = next(result for result in report.failing if result.outcome == "error")
+    return MeshUnhealthy(
+        f"mesh {report.mesh}",
+        expected="every check to hold",
+        found=f"{report.summary}: {'; '.join(map(str, first.problems[:3]))}",
+        remedy="The run's artifacts name every problem and its remedy.",
+    )
+
+
+# For scripts
+
+
+def as_linkerd_json(report: Report) -> dict[str, Any]:
+    """The report in the shape of `linkerd check --output json`; skipped checks are left out.
+
+    Source: linkerd2 `pkg/healthcheck/healthcheck_output.go` (CheckOutput).
+    """
+    return {
+        "success": report.verdict != "failed",
+        "categories": [
+            {
+                "categoryName": category.name,
+                "checks": [_check_json(result) for result in shown],
+            }
+            for category in report.categories
+            if (shown := [r for r in category.results if r.outcome != "skipped"])
+        ],
+    }
+
+
+def _check_json(result: CheckResult) -> dict[str, str]:
+    found = {"description": result.check.description}
+    if result.problems:
+        found["hint"] = hint(result)
+        found["error"] = "\n".join(map(str, result.problems))
+    return found | {"result": result.outcome}
+
+
+def hint(result: CheckResult) -> str:
+    """Where a check is explained: Linkerd's own page for its ids, ours for the others."""
+    if result.check.id.startswith("pl-"):
+        return f"docs/checks.md#{result.check.id}"
+    return HINTS + result.check.id
+
+
+def _explained(result: CheckResult) -> str:
+    """A check's id with its explanation; a link only where it leads somewhere from a web page."""
+    where = hint(result)
+    id_ = f"`{result.check.id}`"
+    return f"[{id_}]({where})" if where.startswith("https:") else f"{id_}, see {where}"
+
+
+def as_text(report: Report) -> str:
+    """The report as `linkerd check` prints it.
+
+    Source: linkerd2 `pkg/healthcheck/healthcheck_output.go` (runChecksTable).
+    """
+    signs = {"success": "\u221a", "warning": "\u203c", "error": "\u00d7"}
+    lines: list[str] = []
+    for category in report.categories:
+        shown = [result for result in category.results if result.outcome != "skipped"]
+        if not shown:
+            continue
+        lines += [category.name, "-" * len(category.name)]
+        for result in shown:
+            lines.append(f"{signs[result.outcome]} {result.check.description}")
+            lines += [f"    {line}" for line in _problems(result)]
+            lines += [f"    see {hint(result)} for hints"] if result.problems else []
+        lines.append("")
+    status = signs["error" if report.verdict == "failed" else "success"]
+    lines.append(f"Status check results are {status}")
+    return "\n".join(lines) + "\n"
+
+
+def _problems(result: CheckResult) -> list[str]:
+    texts = [str(problem) for problem in result.problems[:_SHOWN]]
+    if (rest := len(result.problems) - _SHOWN) > 0:
+        texts.append(f"and {rest} more")
+    return texts
+
+
+# For people
+
+
+def report_rows(report: Report) -> list[dict[str, str]]:
+    """One row for each check that was run, those that did not hold first."""
+    order = {"error": 0, "warning": 1, "skipped": 2, "success": 3}
+    return [
+        {
+            "result": "ignored" if report.is_ignored(result) else result.outcome,
+            "check": result.check.id,
+            # Before the description, as pages cut off what is on the right.
+            "found": "; ".join(_problems(result)) or result.reason,
+            "description": result.check.description,
+        }
+        for result in sorted(report.results, key=lambda result: order[result.outcome])
+    ]
+
+
+def failing_ids(rows: Iterable[Mapping[str, str]]) -> frozenset[str]:
+    """The ids of the checks that did not hold, from the rows of an earlier report."""
+    return frozenset(row["check"] for row in rows if row["result"] in ("error", "warning"))
+
+
+def report_markdown(report: Report, before: frozenset[str] | None = None) -> str:
+    """The whole report as a page.
+
+    Args:
+        before: the `failing_ids` of the report before this one; None where there was none.
+    """
+    counts = report.counts
+    lines = [
+        f"# Mesh {report.mesh}: {report.verdict}",
+        "",
+        f"Linkerd {report.linkerd} on Kubernetes {report.kubernetes}, {report.proxies} of "
+        f"{report.pods} pods are meshed. Read {report.taken:%Y-%m-%d %H:%M:%S} UTC.",
+        "",
+        f"{counts['success']} checks passed, {counts['error']} failed, {counts['warning']} warned, "
+        f"{counts['ignored']} ignored, {counts['skipped']} skipped.",
+        "",
+    ]
+    for result in report.failing:
+        lines += [
+            f"## {result.outcome}: {result.check.description}",
+            "",
+            _explained(result),
+            "",
+            *(f"- {text}" for text in _problems(result)),
+            "",
+        ]
+    if before is not None:
+        now = failing_ids(report_rows(report))
+        lines += ["## Since the last run", ""]
+        changes = [f"- new: `{check}`" for check in sorted(now - before)]
+        changes += [f"- fixed: `{check}`" for check in sorted(before - now)]
+        lines += [*(changes or ["Nothing changed."]), ""]
+    if report.expiries:
+        lines += ["## Certificates", "", "| days left | certificate | where | ends |"]
+        lines += ["|---|---|---|---|"]
+        lines += [
+            f"| {expiry.days_left:.1f} | {expiry.name} | {expiry.subject} "
+            f"| {expiry.info.not_after:%Y-%m-%d %H:%M} |"
+            for expiry in report.expiries
+        ]
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,646 @@
+"""Restarts of the data plane: which workloads, in which batches, and doing it while all is well.
+
+The planner is pure. It takes a `DataPlane` (the meshed pods, the workloads that make them and the
+PodDisruptionBudgets over them, read once by `read_data_plane`) and a predicate that says which pods
+need a restart, and gives a `RestartPlan`:
+
+- the control plane first, one workload at a time with identity before the others, then the
+  extensions, then every other meshed workload, the namespaces that the policy names before those
+  that it does not;
+- batches that keep to the policy's size and to the pods that update strategies may remove at
+  once, and that ask no PodDisruptionBudget for more than it allows;
+- what a restart cannot do and a person has to (`by_hand`): bare pods, Jobs, OnDelete strategies,
+  paused Deployments, partitions, budgets that allow nothing.
+
+`restart_data_plane` does it, by the annotation of `kubectl rollout restart`. Each batch has to be
+rolled out before the next one begins. As the predicate looks at pods and nothing is remembered, a
+run that was killed anywhere is taken up by running it again: a workload whose pods are as they
+should be is not restarted, and one that still rolls is waited for first. To use it for another end
+give another predicate:
+
+    plan = plan_restarts(read_data_plane(cluster, "linkerd"), is_old, policy)
+    restart_data_plane(cluster, lambda: read_data_plane(cluster, "linkerd"), lambda _: is_old, ...)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prefect_linkerd.mesh.config.model import Section
+from prefect_linkerd.mesh.errors import ApiError, NotReady
+from prefect_linkerd.mesh.install.injection import PROXY_VERSION, restart
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.permissions import Permission
+from prefect_linkerd.mesh.kubernetes.rollout import (
+    KINDS,
+    LONG_RUNNING,
+    OnProgress,
+    Workload,
+    await_rollouts,
+    rollout_status,
+)
+from prefect_linkerd.mesh.snapshot.mesh import CONTROL_PLANE_NS, Pod, read_pods
+
+ATTEMPTS = 3
+"""How often what still needs a restart afterwards is tried: the injector may have been behind."""
+
+WRITERS = 8
+"""Workloads of a batch that are asked to restart at the same time."""
+
+Stage = Literal["control plane", "extensions", "workloads"]
+STAGES: tuple[Stage, ...] = ("control plane", "extensions", "workloads")
+
+
+class RestartPolicy(Section):
+    """How fast, and in which order, meshed workloads are restarted."""
+
+    batch_size: int = Field(
+        default=10,
+        ge=1,
+        le=1000,
+        title="Batch size",
+        description="Workloads that are restarted at once. The next batch begins when all of them "
+        "are rolled out. The control plane's are always restarted one by one.",
+    )
+    max_unavailable: int | None = Field(
+        default=None,
+        ge=1,
+        title="Unavailable pods",
+        description="Pods that the update strategies of one batch may remove at once, together; "
+        "a workload that removes more by itself gets its own batch. Empty: no bound.",
+    )
+    namespaces: tuple[str, ...] = Field(
+        default=(),
+        title="Namespaces first",
+        description="Namespaces that are restarted first, one after the other; then all others.",
+    )
+    pause_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=86400,
+        title="Pause (seconds)",
+        description="Time between two batches, to look at dashboards.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RestartTarget:
+    """A workload as a restart sees it.
+
+    `disruption` is how many of its pods its update strategy may remove at once, `waves` in how
+    many steps it replaces them all, and `obstacle` why the annotation does not restart it, or
+    nothing. `pin` is the version at which its pod template keeps its proxies, if it does.
+    """
+
+    workload: Workload
+    pod_labels: Mapping[str, str]
+    disruption: int
+    waves: int
+    is_complete: bool
+    obstacle: str = ""
+    pin: str = ""
+
+    @property
+    def subject(self) -> str:
+        """How messages name it."""
+        return "/".join(self.workload)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A PodDisruptionBudget: `allowed` is how many pods may be away more than are now."""
+
+    namespace: str
+    name: str
+    selector: Mapping[str, Any]
+    allowed: int
+    healthy: int
+    expected: int
+
+    @property
+    def subject(self) -> str:
+        """How messages name it."""
+        return f"PodDisruptionBudget/{self.namespace}/{self.name}"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every pod is healthy, so that `allowed` will not grow by waiting."""
+        return self.healthy >= self.expected
+
+    def covers(self, target: RestartTarget) -> bool:
+        return target.workload[1] == self.namespace and selects(self.selector, target.pod_labels)
+
+
+@dataclass(frozen=True)
+class DataPlane:
+    """Every pod with a running proxy of one control plane, what makes them, and the budgets.
+
+    `pins` are the versions at which namespaces keep the proxies of their pods.
+    """
+
+    control_plane: str
+    extensions: frozenset[str]
+    pods: tuple[Pod, ...]
+    targets: Mapping[Workload, RestartTarget]
+    budgets: tuple[Budget, ...]
+    pins: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def pin_of(self, pod: Pod) -> tuple[str, str] | None:
+        """Who keeps a pod's proxy at which version; None where it follows the mesh's.
+
+        A workload's own annotation wins over its namespace's, as for the injector. Pods that were
+        injected carry their namespace's as well, so only a bare pod's own counts.
+        """
+        target = self.targets.get(pod.owner) if pod.owner is not None else None
+        if target is not None and target.pin:
+            return target.subject, target.pin
+        if target is None and (version := pod.annotations.get(PROXY_VERSION)):
+            return pod.subject, version
+        if version := self.pins.get(pod.namespace):
+            return f"Namespace/{pod.namespace}", version
+        return None
+
+    def stage(self, namespace: str) -> Stage:
+        if namespace == self.control_plane:
+            return "control plane"
+        return "extensions" if namespace in self.extensions else "workloads"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Workloads that are restarted at once."""
+
+    stage: Stage
+    targets: tuple[RestartTarget, ...]
+
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        return tuple(target.workload for target in self.targets)
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """What has to be restarted manually, and why."""
+
+    subject: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class RestartPlan:
+    """What is restarted in which order; `settling` still rolls from before and is waited for."""
+
+    batches: tuple[Batch, ...]
+    by_hand: tuple[ByHand, ...]
+    settling: tuple[Workload, ...] = ()
+
+    @property
+    def restarts(self) -> int:
+        return sum(len(batch.targets) for batch in self.batches)
+
+    def seconds(self, policy: RestartPolicy, seconds_per_pod: float = 30.0) -> float:
+        """About how long it takes, if a pod takes `seconds_per_pod` to be replaced."""
+        rollouts = sum(max(target.waves for target in batch.targets) for batch in self.batches)
+        pauses = policy.pause_seconds * max(len(self.batches) - 1, 0)
+        return rollouts * seconds_per_pod + pauses
+
+
+Needs = Callable[[Pod], bool]
+"""Whether a pod needs a restart."""
+
+
+# The plan
+
+
+def plan_restarts(
+    data_plane: DataPlane,
+    needs: Needs,
+    policy: RestartPolicy,
+    *,
+    tolerated: frozenset[Workload] = frozenset(),
+) -> RestartPlan:
+    """The batches that restart every pod that needs it; changes nothing.
+
+    Args:
+        tolerated: workloads known not to be well, which are restarted though not rolled out.
+    """
+    stale: dict[Workload, None] = {}
+    by_hand: list[ByHand] = []
+    for pod in data_plane.pods:
+        if pod.is_deleting or not needs(pod):
+            continue
+        if pod.owner is not None and pod.owner in data_plane.targets:
+            stale[pod.owner] = None
+        else:
+            by_hand.append(ByHand(pod.subject, _why_by_hand(pod)))
+    restarted: list[RestartTarget] = []
+    settling: list[Workload] = []
+    for workload in stale:
+        target = data_plane.targets[workload]
+        if reason := target.obstacle or _blocked(target, data_plane.budgets):
+            by_hand.append(ByHand(target.subject, reason))
+        elif target.is_complete or workload in tolerated:
+            restarted.append(target)
+        else:
+            settling.append(workload)
+    restarted.sort(key=lambda target: _order(target, data_plane, policy))
+    return RestartPlan(
+        batches=tuple(_batches(restarted, data_plane, policy)),
+        by_hand=tuple(sorted(by_hand, key=str)),
+        settling=tuple(sorted(settling)),
+    )
+
+
+def _why_by_hand(pod: Pod) -> str:
+    if pod.owner is None:
+        return (
+            "no Deployment, StatefulSet or DaemonSet makes it: delete it, or let what made it "
+            "recreate it"
+        )
+    owner = "/".join(pod.owner)
+    if pod.owner[0] == "Job":
+        return f"{owner} makes it: let it finish, or delete and recreate the Job"
+    if pod.owner[0] in LONG_RUNNING:
+        return f"{owner}, which made it, is not there any more: delete the pod"
+    return f"{owner} makes it, which these flows do not restart: do that by its own means"
+
+
+def _blocked(target: RestartTarget, budgets: Iterable[Budget]) -> str:
+    """The budget that will never allow what a workload's own update strategy removes."""
+    for budget in budgets:
+        too_few = target.disruption > budget.allowed and budget.is_settled
+        if too_few and budget.covers(target):
+            return (
+                f"its update takes {target.disruption} pods away and {budget.subject} allows "
+                f"{budget.allowed}: loosen one of the two, or restart it manually"
+            )
+    return ""
+
+
+def _order(
+    target: RestartTarget, data_plane: DataPlane, policy: RestartPolicy
+) -> tuple[int, bool, int, str, str, str]:
+    kind, namespace, name = target.workload
+    # Identity first: proxies that start ask it for their certificate.
+    is_late = name != "linkerd-identity"
+    return (
+        STAGES.index(data_plane.stage(namespace)),
+        is_late,
+        _rank(namespace, policy),
+        namespace,
+        kind,
+        name,
+    )
+
+
+def _rank(namespace: str, policy: RestartPolicy) -> int:
+    """The place of a namespace; all that the policy does not name share the last one."""
+    names = policy.namespaces
+    return names.index(namespace) if namespace in names else len(names)
+
+
+def _batches(
+    targets: Sequence[RestartTarget], data_plane: DataPlane, policy: RestartPolicy
+) -> Iterable[Batch]:
+    current: list[RestartTarget] = []
+    for target in targets:
+        if current and not _fits(target, current, data_plane, policy):
+            yield Batch(data_plane.stage(current[0].workload[1]), tuple(current))
+            current = []
+        current.append(target)
+    if current:
+        yield Batch(data_plane.stage(current[0].workload[1]), tuple(current))
+
+
+def _fits(
+    target: RestartTarget,
+    batch: Sequence[RestartTarget],
+    data_plane: DataPlane,
+    policy: RestartPolicy,
+) -> bool:
+    here, there = target.workload[1], batch[0].workload[1]
+    stage = data_plane.stage(here)
+    if stage == "control plane" or stage != data_plane.stage(there):
+        return False
+    if _rank(here, policy) != _rank(there, policy) or len(batch) >= policy.batch_size:
+        return False
+    together = [*batch, target]
+    taken = sum(each.disruption for each in together)
+    if policy.max_unavailable is not None and taken > policy.max_unavailable:
+        return False
+    for budget in data_plane.budgets:
+        if target.disruption and budget.covers(target):
+            taken = sum(each.disruption for each in together if budget.covers(each))
+            if taken > budget.allowed:
+                return False
+    return True
+
+
+# Reading
+
+
+def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
+    """Reads every meshed pod of a control plane, the workloads of their namespaces and budgets.
+
+    Args:
+        control_plane: the namespace of the control plane.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        pods = pool.submit(read_proxies, cluster, control_plane)
+        namespaces = pool.submit(
+            lambda: {
+                str(obj["metadata"]["name"]): obj["metadata"]
+                for obj in cluster.list("v1", "Namespace", metadata_only=True)
+            }
+        )
+        targets = [pool.submit(_targets, cluster, kind) for kind in LONG_RUNNING]
+        budgets = pool.submit(read_budgets, cluster)
+        found = {target.workload: target for part in targets for target in part.result()}
+        owners = {pod.owner for pod in pods.result()}
+        places = namespaces.result()
+        pins = {name: _pin(metadata) for name, metadata in places.items()}
+        return DataPlane(
+            control_plane=control_plane,
+            extensions=frozenset(
+                name
+                for name, metadata in places.items()
+                if "linkerd.io/extension" in (metadata.get("labels") or {})
+            ),
+            pods=pods.result(),
+            targets={key: target for key, target in found.items() if key in owners},
+            budgets=budgets.result(),
+            pins={name: pin for name, pin in pins.items() if pin},
+        )
+
+
+def _pin(metadata: Mapping[str, Any]) -> str:
+    annotations: Mapping[str, str] = metadata.get("annotations") or {}
+    return annotations.get(PROXY_VERSION, "")
+
+
+def restart_permissions(workloads: Iterable[Workload]) -> list[Permission]:
+    """What is needed to restart workloads; a role may be as narrow as their namespaces."""
+    places = dict.fromkeys((kind, namespace) for kind, namespace, _ in workloads)
+    return [
+        Permission("patch", f"{kind.lower()}s", "apps", namespace) for kind, namespace in places
+    ]
+
+
+def read_proxies(cluster: Cluster, control_plane: str) -> tuple[Pod, ...]:
+    """Every pod with a running proxy of a control plane; one that is deleting still runs."""
+    return tuple(
+        pod
+        for pod in read_pods(cluster, labels=f"{CONTROL_PLANE_NS}={control_plane}")
+        if pod.proxy is not None and pod.phase not in ("Succeeded", "Failed")
+    )
+
+
+def _targets(cluster: Cluster, kind: str) -> list[RestartTarget]:
+    return [target_of(obj) for obj in cluster.list(KINDS[kind], kind)]
+
+
+def read_budgets(cluster: Cluster, namespace: str | None = None) -> tuple[Budget, ...]:
+    """The PodDisruptionBudgets of a namespace or of the whole cluster."""
+    return tuple(
+        Budget(
+            namespace=obj["metadata"]["namespace"],
+            name=obj["metadata"]["name"],
+            selector=obj["spec"].get("selector") or {},
+            allowed=obj.get("status", {}).get("disruptionsAllowed", 0),
+            healthy=obj.get("status", {}).get("currentHealthy", 0),
+            expected=obj.get("status", {}).get("expectedPods", 0),
+        )
+        for obj in cluster.list("policy/v1", "PodDisruptionBudget", namespace)
+    )
+
+
+def target_of(obj: Object) -> RestartTarget:
+    """A Deployment, StatefulSet or DaemonSet as a restart sees it."""
+    kind: str = obj["kind"]
+    spec: dict[str, Any] = obj["spec"]
+    status = rollout_status(obj)
+    template: dict[str, Any] = spec["template"].get("metadata") or {}
+    disruption, step = _strategy(kind, spec, status.wanted)
+    return RestartTarget(
+        workload=(kind, obj["metadata"]["namespace"], obj["metadata"]["name"]),
+        pod_labels=template.get("labels") or {},
+        disruption=disruption,
+        waves=math.ceil(status.wanted / step) if status.wanted else 0,
+        is_complete=status.is_complete,
+        obstacle=_obstacle(kind, spec),
+        pin=_pin(template),
+    )
+
+
+def _obstacle(kind: str, spec: Mapping[str, Any]) -> str:
+    strategy: dict[str, Any] = spec.get("updateStrategy") or {}
+    if strategy.get("type") == "OnDelete":
+        return "its update strategy is OnDelete: delete its pods one after the other"
+    rolling: dict[str, Any] = strategy.get("rollingUpdate") or {}
+    if kind == "StatefulSet" and rolling.get("partition"):
+        return "its rolling update has a partition, below which pods stay: set it to 0"
+    if spec.get("paused"):
+        return "it is paused, so that nothing rolls out: kubectl rollout resume"
+    return ""
+
+
+def _strategy(kind: str, spec: Mapping[str, Any], replicas: int) -> tuple[int, int]:
+    """How many pods an update may remove at once, and how many it replaces at once.
+
+    Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#strategy
+    """
+    strategy: dict[str, Any] = spec.get("strategy") or spec.get("updateStrategy") or {}
+    rolling: dict[str, Any] = strategy.get("rollingUpdate") or {}
+    if kind == "Deployment":
+        if strategy.get("type") == "Recreate":
+            return replicas, max(replicas, 1)
+        away = _share(rolling.get("maxUnavailable", "25%"), replicas, math.floor)
+        surge = _share(rolling.get("maxSurge", "25%"), replicas, math.ceil)
+        if away == surge == 0:
+            away = 1
+    else:
+        surge = _share(rolling.get("maxSurge", 0), replicas, math.ceil)
+        away = _share(rolling.get("maxUnavailable", 0 if surge else 1), replicas, math.ceil)
+    return min(away, replicas), max(away + surge, 1)
+
+
+def _share(value: int | str, replicas: int, rounded: Callable[[float], int]) -> int:
+    if isinstance(value, int):
+        return value
+    return rounded(replicas * int(value.rstrip("%")) / 100)
+
+
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a LabelSelector selects labels; an empty one selects all."""
+    wanted: dict[str, str] = selector.get("matchLabels") or {}
+    if any(labels.get(key) != value for key, value in wanted.items()):
+        return False
+    rules: list[dict[str, Any]] = selector.get("matchExpressions") or []
+    for rule in rules:
+        key: str = rule["key"]
+        values: list[str] = rule.get("values") or []
+        is_in = labels.get(key) in values
+        holds = {
+            "In": is_in,
+            "NotIn": not is_in,
+            "Exists": key in labels,
+            "DoesNotExist": key not in labels,
+        }
+        if not holds[rule["operator"]]:
+            return False
+    return True
+
+
+# Doing it
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """What was done, and what is left for a person."""
+
+    workloads: tuple[Workload, ...]
+    by_hand: tuple[ByHand, ...]
+
+
+def restart_data_plane(
+    cluster: Cluster,
+    read: Callable[[], DataPlane],
+    judge: Callable[[DataPlane], Needs],
+    policy: RestartPolicy,
+    *,
+    timeout: float,
+    on_progress: OnProgress,
+    tolerated: frozenset[Workload] = frozenset(),
+    before_batch: Callable[[Batch], None] = lambda _: None,
+) -> Restarted:
+    """Restarts batch by batch until no pod needs it any more, save those left for a person.
+
+    It may be killed at any time: the next run restarts what is left.
+
+    Args:
+        read: reads the data plane; done before the first batch and again after the last.
+        judge: makes of a data plane as read the predicate that says which pods need a restart.
+        timeout: seconds that one batch may take.
+        before_batch: called before each batch; stops everything by raising.
+        tolerated: workloads known not to be well: restarted, but not waited for.
+
+    Raises:
+        NotReady: a workload did not come up again, a PodDisruptionBudget never allowed its restart,
+            or its new pods still need one.
+    """
+    done: list[Workload] = []
+    left: list[Workload] = []
+    for _ in range(ATTEMPTS + 1):
+        data_plane = read()
+        plan = plan_restarts(data_plane, judge(data_plane), policy, tolerated=tolerated)
+        total = len(done) + len(plan.settling) + plan.restarts
+        if plan.settling:
+            left = list(plan.settling)
+            await_rollouts(
+                cluster, left, timeout, _beyond(len(done), total, on_progress), may_go=True
+            )
+            continue
+        if not plan.batches:
+            # Outside high availability pods start without a proxy while no injector answers.
+            left = _came_up_bare(cluster, done)
+            if not left:
+                on_progress(total, total, "all restarted")
+                return Restarted(tuple(done), plan.by_hand)
+            _restart(cluster, left)
+            await_rollouts(
+                cluster, left, timeout, _beyond(len(done), total, on_progress), may_go=True
+            )
+            continue
+        covered = {budget.namespace for budget in data_plane.budgets}
+        for number, batch in enumerate(plan.batches):
+            if number and policy.pause_seconds:
+                time.sleep(policy.pause_seconds)
+            before_batch(batch)
+            _await_budgets(cluster, batch, covered, timeout, tolerated)
+            left = _restart(cluster, batch.workloads)
+            waited = [w for w in left if w not in tolerated]
+            await_rollouts(
+                cluster, waited, timeout, _beyond(len(done), total, on_progress), may_go=True
+            )
+            done += left
+    raise NotReady(
+        "/".join(next(iter(left or done), ("data plane",))),
+        expected="pods that need no restart, after a restart",
+        found=f"that they still do, after {ATTEMPTS} more",
+        remedy="Look at the proxy injector: it may not see the cluster's present state.",
+    )
+
+
+def _came_up_bare(cluster: Cluster, restarted: Iterable[Workload]) -> list[Workload]:
+    """Those of the workloads that have a pod which no injector took."""
+    wanted = set(restarted)
+    if not wanted:
+        return []
+    pods = read_pods(cluster, labels=f"!{CONTROL_PLANE_NS}")
+    return sorted({p.owner for p in pods if p.owner in wanted and p.owner and not p.is_over})
+
+
+def _restart(cluster: Cluster, workloads: Sequence[Workload]) -> list[Workload]:
+    """Those that were there to be restarted; workloads come and go while others are restarted."""
+
+    def was_there(workload: Workload) -> bool:
+        try:
+            restart(cluster, workload, datetime.now(UTC))
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        there = list(pool.map(was_there, workloads))
+    return [workload for workload, is_there in zip(workloads, there, strict=True) if is_there]
+
+
+def _beyond(done: int, total: int, on_progress: OnProgress) -> OnProgress:
+    """Progress of one batch as that of all."""
+    return lambda ready, _, text: on_progress(min(done + ready, total), total, text)
+
+
+def _await_budgets(
+    cluster: Cluster,
+    batch: Batch,
+    covered: set[str],
+    timeout: float,
+    tolerated: frozenset[Workload],
+) -> None:
+    """Waits until every budget allows what the batch removes."""
+    costs = [t for t in batch.targets if t.disruption and t.workload not in tolerated]
+    deadline = time.monotonic() + timeout
+    while True:
+        namespaces = {target.workload[1] for target in costs} & covered
+        tight = [
+            (budget, taken)
+            for namespace in sorted(namespaces)
+            for budget in read_budgets(cluster, namespace)
+            if (taken := sum(t.disruption for t in costs if budget.covers(t))) > budget.allowed
+        ]
+        if not tight:
+            return
+        if time.monotonic() > deadline:
+            budget, taken = tight[0]
+            raise NotReady(
+                budget.subject,
+                expected=f"it to allow that {taken} pods are away, for a restart of "
+                f"{', '.join('/'.join(workload) for workload in batch.workloads)}",
+                found=f"that it allows {budget.allowed}, with {budget.healthy} of "
+                f"{budget.expected} pods healthy",
+                remedy="Fix the unhealthy pods, or loosen the budget, then run again.",
+            )
+        time.sleep(1.0)

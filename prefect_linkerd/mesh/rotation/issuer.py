@@ -1,0 +1,246 @@
+"""The rotation of a mesh's issuer alone: the same trust anchor signs a new one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput, NotReady
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.identity.issuer import check_issuer_secret
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret, read_tls_secret
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
+from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, read_record
+from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane, restart_data_plane
+from prefect_linkerd.mesh.rotation.issuer_renewal import (
+    await_reissued,
+    ensure_loaded,
+    issuer_certificate,
+    reissue,
+    require_writable,
+    write_issuer,
+)
+from prefect_linkerd.mesh.rotation.key_ring import KeyRing
+from prefect_linkerd.mesh.rotation.options import RotationOptions
+from prefect_linkerd.mesh.rotation.permissions import issuer_permissions, lacking, require
+from prefect_linkerd.mesh.rotation.phases import is_expired
+from prefect_linkerd.mesh.rotation.preconditions import renewed_there
+from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot, read_rotation
+from prefect_linkerd.mesh.rotation.trust_bundle import require_installed, write_release
+
+
+@dataclass(frozen=True)
+class IssuerRotation:
+    """What was done: the issuer before and after, and since when identity signs with it."""
+
+    before: CertificateInfo | None
+    after: CertificateInfo
+    since: datetime
+    restarted: int
+
+
+@dataclass(frozen=True)
+class ReleaseWriter:
+    """How the control plane's release is written, where its chart makes the issuer.
+
+    `find_chart` finds the control plane's chart in the version that is installed.
+    """
+
+    helm: Helm
+    find_chart: Callable[[], Chart]
+
+
+def look_at_issuer(
+    cluster: Cluster,
+    config: MeshConfig,
+    ring: KeyRing,
+    options: RotationOptions,
+    writer: ReleaseWriter,
+) -> RotationSnapshot:
+    """Checks that the issuer can be rotated; changes nothing.
+
+    Raises:
+        OwnershipConflict: somebody else keeps the issuer.
+        InvalidInput: the anchor is being rotated, has ended, or its key is not there; or the issuer
+            has ended and a downtime is not accepted.
+        PreflightFailed: this identity may not do what it takes.
+    """
+    namespace = config.namespaces.linkerd
+    record = read_record(cluster, namespace)
+    if record is not None and record.is_open:
+        raise InvalidInput(
+            f"ConfigMap/{namespace}/{RECORD}",
+            expected="no rotation of the trust anchor under way",
+            found=f"one in phase {record.phase}",
+            remedy="Let rotate_anchor finish, which makes a new issuer as well.",
+        )
+    snapshot = read_rotation(cluster, config, "")
+    if snapshot.issuer_anchor is None or not snapshot.is_chained:
+        raise InvalidInput(
+            f"Secret/{namespace}/{ISSUER_SECRET}",
+            expected="an issuer that an anchor of the trust bundle signed",
+            found="none",
+            remedy="Put the anchor that signed it back into the trust bundle, or run rotate_anchor "
+            "with recover and accept_downtime."
+            if snapshot.anchor is None
+            else "Put the anchor that signed it back into the trust bundle.",
+        )
+    expired = is_expired(snapshot, now := cluster.clock())
+    if expired:
+        # A Certificate's anchor may be out of the bundle.
+        for signer in read_certificates(snapshot.bundle.roots, "trust bundle"):
+            if signer.fingerprint != snapshot.issuer_anchor or now < signer.not_after:
+                continue
+            raise InvalidInput(
+                f"trust anchor {signer.subject}",
+                expected="one that is valid, to sign an issuer",
+                found=f"that it ended at {signer.not_after:%Y-%m-%d %H:%M} UTC",
+                remedy="Run rotate_anchor with recover and accept_downtime."
+                if snapshot.anchor is None
+                else renewed_there(snapshot.anchor),
+            )
+        if not options.accept_downtime:
+            raise InvalidInput(
+                f"Secret/{namespace}/{ISSUER_SECRET}",
+                expected="accept_downtime, as the issuer has ended: proxies without a certificate "
+                "cannot reach each other until every one of them is restarted",
+                found="that it is off",
+                remedy="Turn accept_downtime on.",
+            )
+    if snapshot.anchor is None:
+        ring.require(snapshot.issuer_anchor)
+    elif not snapshot.trusts_current:
+        owner = snapshot.anchor.anchor.subject
+        raise InvalidInput(
+            owner,
+            expected="an anchor that every proxy trusts, to sign a new issuer",
+            found="that cert-manager has renewed it, and not every proxy trusts it yet",
+            remedy="Run rotate_anchor, which takes over and makes a new issuer as well.",
+        )
+    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    if config.issuer == "self-signed":
+        require_writable(secret, config)
+    is_charts = secret is not None and TlsSecret.of(secret).is_charts
+    if is_charts:
+        require_installed(snapshot.bundle, writer.find_chart(), config)
+    restarted = snapshot.data_plane.targets if expired or options.accept_downtime else ()
+    asked = issuer_permissions(
+        config, restarted, has_record=record is not None, is_charts=is_charts
+    )
+    require(lacking(cluster, asked))
+    return snapshot
+
+
+def rotate_issuer(
+    cluster: Cluster,
+    config: MeshConfig,
+    ring: KeyRing,
+    claim: RotationClaim,
+    options: RotationOptions,
+    before: CertificateInfo | None,
+    writer: ReleaseWriter,
+    on_progress: OnProgress,
+) -> IssuerRotation:
+    """A new issuer, loaded by identity. Nothing else is restarted while the old one is valid.
+
+    Args:
+        writer: for an issuer that the control plane's chart makes: its release's values follow.
+        before: the issuer as it was looked at. Where another one has taken its place since then,
+            by this step's first try or by another run, that one is enough.
+
+    Raises:
+        InvalidInput: see `look_at_issuer`.
+        NotReady: cert-manager did not issue it, or identity does not load it.
+    """
+    snapshot = look_at_issuer(cluster, config, ring, options, writer)
+    # A run that died may have written the new issuer already.
+    expired = options.accept_downtime or is_expired(snapshot, cluster.clock())
+    namespace = config.namespaces.linkerd
+    claim.check()
+    if _fingerprint(snapshot.issuer) != _fingerprint(before):
+        pass
+    elif config.issuer == "cert-manager":
+        _reissue(cluster, config, issuer_certificate(cluster, config), snapshot.issuer)
+    else:
+        pair = ring.require(snapshot.issuer_anchor or "")
+        write_issuer(cluster, config, pair, snapshot.bundle.roots)
+    since = ensure_loaded(cluster, config, options.load_seconds, on_progress)
+    restarted = 0
+    if expired:
+        cluster.wait_until(since)
+        restarted = _restart_all(cluster, config, options, since, on_progress)
+    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    if secret is None:
+        raise NotReady(
+            f"Secret/{namespace}/{ISSUER_SECRET}",
+            expected="the new issuer",
+            found="nothing",
+            remedy="Run again.",
+        )
+    release = snapshot.bundle.release
+    if TlsSecret.of(secret).is_charts and release is not None:
+        # Last, as Helm waits for proxies that need a certificate.
+        chart = writer.find_chart()
+        write_release(cluster, writer.helm, chart, config, release, {}, on_progress)
+    after = check_issuer_secret(secret, config, snapshot.bundle.roots, cluster.clock())
+    return IssuerRotation(before, after, since, restarted)
+
+
+def _fingerprint(info: CertificateInfo | None) -> str:
+    return info.fingerprint if info is not None else ""
+
+
+def _reissue(
+    cluster: Cluster, config: MeshConfig, name: str, before: CertificateInfo | None
+) -> None:
+    reissue(cluster, config, name)
+    deadline = time.monotonic() + config.timeout_seconds
+    old = _fingerprint(before)
+    while True:
+        await_reissued(cluster, config, config.timeout_seconds, name)
+        secret = read_tls_secret(cluster, ISSUER_SECRET, config.namespaces.linkerd)
+        if secret is not None:
+            found = read_certificates(secret.certificate, ISSUER_SECRET)[0]
+            if found.fingerprint != old:
+                return
+        if time.monotonic() > deadline:
+            raise NotReady(
+                f"Certificate/{config.namespaces.linkerd}/{name}",
+                expected="cert-manager to issue another issuer",
+                found="the same one",
+                remedy="Look at cert-manager's log.",
+            )
+        time.sleep(0.3)
+
+
+def _restart_all(
+    cluster: Cluster,
+    config: MeshConfig,
+    options: RotationOptions,
+    since: datetime,
+    on_progress: OnProgress,
+) -> int:
+    """Recreates every proxy that started before identity could sign again."""
+    namespace = config.namespaces.linkerd
+
+    def judge(_: DataPlane) -> Needs:
+        return lambda pod: pod.started is None or pod.started < since
+
+    plane = read_data_plane(cluster, namespace)
+    tolerated = frozenset(t.workload for t in plane.targets.values() if not t.is_complete)
+    done = restart_data_plane(
+        cluster,
+        lambda: read_data_plane(cluster, namespace),
+        judge,
+        options.restarts,
+        timeout=config.timeout_seconds,
+        on_progress=on_progress,
+        tolerated=tolerated,
+    )
+    return len(done.workloads)

@@ -1,0 +1,262 @@
+"""A new issuer for a running mesh: signed here or by cert-manager, and loaded by identity.
+
+The identity service reads its issuer again when the mounted Secret changes, and says so by an
+event. A kubelet takes up to a minute or two to show it the change, or about a second where its
+pods are annotated. Proxies need no restart: they trust the anchor, and get a certificate of the new
+issuer when they renew.
+Source: linkerd2 `pkg/identity` (Run) and `controller/cmd/identity`.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from datetime import datetime
+from typing import Any
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import NotReady
+from prefect_linkerd.mesh.helm.ownership import decide, owner_of, refuse_theirs
+from prefect_linkerd.mesh.identity.certificate_anchor import certificate_for
+from prefect_linkerd.mesh.identity.issuer import CERT_MANAGER, IDENTITY_PODS
+from prefect_linkerd.mesh.identity.trust_anchor import (
+    ISSUER_SECRET,
+    TlsSecret,
+    Unshown,
+    read_tls_secret,
+    tls_secret,
+)
+from prefect_linkerd.mesh.install.injection import restart
+from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object, last_change
+from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
+from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
+from prefect_linkerd.mesh.pki.certificates import KeyPair, check_issuer, sign_issuer
+from prefect_linkerd.mesh.rotation.leaves import IssuerLoad, issuer_load
+from prefect_linkerd.mesh.snapshot.mesh import read_pods
+
+PREVIOUS_ISSUER = f"{ISSUER_SECRET}-previous"
+"""The Secret that keeps the issuer there was, until there is no way back."""
+
+IDENTITY = "linkerd-identity"
+
+REFRESH = 10.0
+"""Seconds after which a kubelet is asked again: it may have looked before it saw the change."""
+
+
+def write_issuer(cluster: Cluster, config: MeshConfig, anchor: KeyPair, bundle: str) -> None:
+    """Signs a new issuer and puts it in the place of the one that is there, in one write.
+
+    Raises:
+        CertificateError: identity would not load it.
+        OwnershipConflict: somebody else keeps the issuer.
+    """
+    namespace = config.namespaces.linkerd
+    now = cluster.clock()
+    issuer = sign_issuer(anchor, config.trust_domain, config.lifetimes.issuer, now)
+    subject = f"Secret/{namespace}/{ISSUER_SECRET}"
+    check_issuer(
+        issuer.certificate, bundle, config.trust_domain, now, subject, version=config.linkerd
+    )
+    put_issuer(cluster, config, issuer, anchor.certificate)
+
+
+def put_issuer(cluster: Cluster, config: MeshConfig, issuer: KeyPair, authority: str) -> None:
+    """Puts an issuer into its Secret by one write: in the scheme and type that the Secret has.
+
+    One that the control plane's chart makes stays the chart's; `keep_release` then lets the
+    release's values follow.
+
+    Raises:
+        OwnershipConflict: somebody else keeps the issuer.
+    """
+    namespace = config.namespaces.linkerd
+    there = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    require_writable(there, config)
+    if there is not None and TlsSecret.of(there).is_charts:
+        texts = {"crt.pem": issuer.certificate, "key.pem": issuer.private_key.get_secret_value()}
+        data = {k: Unshown(base64.b64encode(v.strip().encode()).decode()) for k, v in texts.items()}
+        cluster.merge("v1", "Secret", ISSUER_SECRET, namespace, {"data": data})
+        return
+    secret = tls_secret(ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, authority)
+    # A Secret's type never changes.
+    cluster.apply({**secret, "type": there["type"]} if there is not None else secret)
+
+
+def require_writable(secret: Object | None, config: MeshConfig) -> None:
+    """Checks that the issuer's Secret may be written by these flows; changes nothing.
+
+    Raises:
+        OwnershipConflict: somebody else keeps the issuer.
+    """
+    owner = owner_of(secret) if secret is not None else None
+    if owner is None or decide(owner, "mesh") != "theirs":
+        return
+    remedy = (
+        "Set the mesh's issuer to cert-manager, so that it is renewed there."
+        if owner.by == "cert-manager"
+        else "Renew the issuer there."
+    )
+    raise refuse_theirs(f"Secret/{config.namespaces.linkerd}/{ISSUER_SECRET}", owner, remedy)
+
+
+def reissue(cluster: Cluster, config: MeshConfig, name: str = ISSUER_SECRET) -> None:
+    """Asks cert-manager for a new issuer.
+
+    Args:
+        name: the issuer's Certificate.
+    """
+    renew(cluster, config.namespaces.linkerd, name)
+
+
+def renew(cluster: Cluster, namespace: str, name: str) -> None:
+    """Asks cert-manager to renew a Certificate, as `cmctl renew` does; nothing while it does so.
+
+    Source: https://cert-manager.io/docs/reference/cmctl/#renew
+    """
+    certificate = cluster.get(CERT_MANAGER, "Certificate", name, namespace)
+    if certificate is None:
+        raise NotReady(
+            f"Certificate/{namespace}/{name}",
+            expected="a Certificate that cert-manager keeps",
+            found="none",
+            remedy="Create it again, or run bootstrap where that made it.",
+        )
+    conditions = _conditions(certificate)
+    if any(c["type"] == "Issuing" and c["status"] == "True" for c in conditions):
+        return
+    issuing = {
+        "type": "Issuing",
+        "status": "True",
+        "reason": "ManuallyTriggered",
+        "message": "Certificate re-issuance manually triggered",
+        "lastTransitionTime": f"{cluster.clock():%Y-%m-%dT%H:%M:%SZ}",
+        "observedGeneration": certificate["metadata"]["generation"],
+    }
+    kept = [c for c in conditions if c["type"] != "Issuing"]
+    cluster.request(
+        "PATCH",
+        cluster.path(CERT_MANAGER, "Certificate", namespace, name) + "/status",
+        body={
+            # Refused where cert-manager wrote meanwhile, as the list is replaced whole.
+            "metadata": {"resourceVersion": certificate["metadata"]["resourceVersion"]},
+            "status": {"conditions": [*kept, issuing]},
+        },
+        content_type=MERGE_PATCH,
+        subject=f"Certificate/{namespace}/{name}",
+    )
+
+
+def issuer_certificate(cluster: Cluster, config: MeshConfig) -> str:
+    """The name of the issuer's Certificate, which may have any name."""
+    found = cluster.list(CERT_MANAGER, "Certificate", config.namespaces.linkerd)
+    certificate = certificate_for(found, ISSUER_SECRET)
+    return str(certificate["metadata"]["name"]) if certificate is not None else ISSUER_SECRET
+
+
+def await_reissued(
+    cluster: Cluster, config: MeshConfig, timeout: float, name: str = ISSUER_SECRET
+) -> TlsSecret:
+    """Waits until cert-manager has issued the issuer, and reads what it wrote.
+
+    Args:
+        name: the issuer's Certificate.
+
+    Raises:
+        NotReady: with cert-manager's own conditions.
+    """
+    return await_issued(cluster, config.namespaces.linkerd, name, ISSUER_SECRET, timeout)
+
+
+def await_issued(
+    cluster: Cluster, namespace: str, name: str, secret_name: str, timeout: float
+) -> TlsSecret:
+    """Waits until cert-manager is not issuing a Certificate, and reads its Secret.
+
+    Raises:
+        NotReady: with cert-manager's own conditions.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        certificate = cluster.get(CERT_MANAGER, "Certificate", name, namespace) or {}
+        states = {c["type"]: c for c in _conditions(certificate)}
+        is_issuing = states.get("Issuing", {}).get("status") == "True"
+        is_ready = states.get("Ready", {}).get("status") == "True"
+        secret = read_tls_secret(cluster, secret_name, namespace)
+        if not is_issuing and is_ready and secret is not None:
+            return secret
+        if time.monotonic() > deadline:
+            texts = [f"{c['type']} {c['status']}: {c.get('message', '')}" for c in states.values()]
+            raise NotReady(
+                f"Certificate/{namespace}/{name}",
+                expected=f"cert-manager to issue within {timeout:.0f} s",
+                found="; ".join(texts) or "no condition",
+                remedy="Fix what cert-manager names, then run again.",
+            )
+        time.sleep(0.3)
+
+
+def _conditions(certificate: Object) -> list[dict[str, Any]]:
+    return certificate.get("status", {}).get("conditions") or []
+
+
+def read_load(cluster: Cluster, config: MeshConfig) -> IssuerLoad:
+    """Whether every identity pod signs with the issuer that the Secret has; changes nothing."""
+    namespace = config.namespaces.linkerd
+    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    if secret is None:
+        return IssuerLoad(None)
+    pods = [
+        pod
+        for pod in read_pods(cluster, namespace, labels=IDENTITY_PODS)
+        if pod.phase not in ("Succeeded", "Failed")
+    ]
+    return issuer_load(pods, last_change(secret), identity_events(cluster, namespace))
+
+
+def identity_events(cluster: Cluster, namespace: str) -> list[Object]:
+    return list(cluster.list("v1", "Event", namespace, fields=f"involvedObject.name={IDENTITY}"))
+
+
+def ensure_loaded(
+    cluster: Cluster, config: MeshConfig, patience: float, on_progress: OnProgress
+) -> datetime:
+    """From when on every identity pod signs with the issuer that the Secret has.
+
+    Args:
+        patience: seconds in which they should load it by themselves; then they are restarted.
+
+    Raises:
+        NotReady: they do not load it; with what they said.
+    """
+    load = _await_load(cluster, config, patience, on_progress)
+    if load.since is None:
+        if load.readable is not None:
+            cluster.wait_until(load.readable)
+        identity = ("Deployment", config.namespaces.linkerd, IDENTITY)
+        restart(cluster, identity, cluster.clock())
+        await_rollouts(cluster, [identity], config.timeout_seconds, on_progress)
+        load = _await_load(cluster, config, config.timeout_seconds, on_progress)
+    if load.since is None:
+        raise NotReady(
+            f"Deployment/{config.namespaces.linkerd}/{IDENTITY}",
+            expected="it to load the new issuer",
+            found=load.skipped or "no sign of that, not even after a restart",
+            remedy="Look at its log and events.",
+        )
+    return load.since
+
+
+def _await_load(
+    cluster: Cluster, config: MeshConfig, patience: float, on_progress: OnProgress
+) -> IssuerLoad:
+    begin = refreshed = time.monotonic()
+    while True:
+        load = read_load(cluster, config)
+        now = time.monotonic()
+        if load.since is not None or load.skipped or now > begin + patience:
+            return load
+        on_progress(0, 1, "waiting for identity to load the issuer that its Secret has")
+        if refreshed == begin or now > refreshed + REFRESH:
+            refresh_mounts(cluster, config.namespaces.linkerd, IDENTITY_PODS)
+            refreshed = time.monotonic()
+        time.sleep(1.0)

@@ -1,0 +1,119 @@
+"""Proof that running proxies have a certificate of a new issuer.
+
+Nothing in the Kubernetes API shows a proxy's certificate. What is known of it is when it was
+issued: not before its pod started, and, where the proxy's admin port can be reached through the API
+server, by the metrics of `identity_cert`. Once every identity pod signs with the new issuer, a
+certificate issued since then is of it. Where neither is known the pod has to be recreated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.snapshot.mesh import Pod, timestamp
+
+MARGIN = timedelta(seconds=5)
+"""How far clocks of nodes and of the API server may differ for an order of events to be sure."""
+
+CLOCK_SKEW_ALLOWANCE = timedelta(seconds=20)
+"""What the charts add to a leaf's lifetime at each end (identity.issuer.clockSkewAllowance)."""
+
+READERS = 16
+ADMIN_PORT = 4191
+
+# Stable releases have the first name, edge ones that with `control_` before it, and the second.
+_EXPIRATION = re.compile(r"^(?:control_)?identity_cert_expiration_timestamp_seconds\s+(\S+)", re.M)
+_REFRESHED = re.compile(r"^(?:control_)?identity_cert_refresh_timestamp_seconds\s+(\S+)", re.M)
+
+
+def issued_at(metrics: str, lifetime: timedelta) -> datetime | None:
+    """When a proxy's certificate was issued, by its metrics; never later than it really was.
+
+    Args:
+        metrics: what the proxy's admin port answers, in Prometheus' text format.
+        lifetime: how long leaves live. One that ends sooner, with its issuer, counts as older.
+    """
+    for pattern, age in ((_REFRESHED, timedelta()), (_EXPIRATION, lifetime + CLOCK_SKEW_ALLOWANCE)):
+        if found := pattern.search(metrics):
+            try:
+                moment = datetime.fromtimestamp(float(found[1]), UTC)
+            except (ValueError, OverflowError, OSError):
+                continue
+            if moment > datetime.fromtimestamp(0, UTC):
+                return moment - age
+    return None
+
+
+def read_issued(cluster: Cluster, pods: Sequence[Pod], lifetime: timedelta) -> dict[str, datetime]:
+    """When the certificates of pods were issued, by pod UID; those that can be reached."""
+
+    def read(pod: Pod) -> tuple[str, datetime | None]:
+        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{ADMIN_PORT}/proxy/metrics"
+        try:
+            answer, _ = cluster.request("GET", path, accept="text/plain", repeat=False)
+        except ApiError:
+            return pod.uid, None
+        return pod.uid, issued_at(answer.decode(errors="replace"), lifetime)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return {uid: moment for uid, moment in pool.map(read, pods) if moment is not None}
+
+
+@dataclass(frozen=True)
+class IssuerLoad:
+    """Whether the identity service signs with the issuer that the Secret has.
+
+    `since` is from when on every identity pod does, None while one may not; `readable` from when
+    on a pod that starts is sure to read it; `skipped` is what an identity pod said when it refused
+    the issuer.
+    """
+
+    since: datetime | None
+    skipped: str = ""
+    readable: datetime | None = None
+
+
+def issuer_load(
+    identity: Iterable[Pod], changed: datetime | None, events: Iterable[Object]
+) -> IssuerLoad:
+    """Judges by the identity pods and their events since the issuer's Secret changed.
+
+    A pod has read the Secret when it started; one that ran already says `IssuerUpdated`. Each
+    says it in an event of its own.
+
+    Args:
+        identity: every running pod of the identity service.
+        changed: when the Secret was last written.
+        events: those of Deployment linkerd-identity.
+    """
+    pods = list(identity)
+    if changed is None or not pods:
+        return IssuerLoad(None)
+    readable = changed + MARGIN
+    since = [changed]
+    older = 0
+    for pod in pods:
+        if pod.started is not None and pod.started >= readable:
+            since.append(pod.started)
+        else:
+            older += 1
+    loads: list[datetime] = []
+    skipped: list[tuple[datetime, str]] = []
+    for event in events:
+        at = timestamp(event.get("lastTimestamp") or event.get("eventTime"))
+        # An event's time is cut to the second, that of the change is rounded up.
+        if at is None or at < changed - timedelta(seconds=1):
+            continue
+        if event.get("reason") == "IssuerUpdated":
+            loads.append(at)
+        elif event.get("reason") == "IssuerUpdateSkipped":
+            skipped.append((at, str(event.get("message", ""))))
+    if older > len(loads):
+        return IssuerLoad(None, max(skipped)[1] if skipped else "", readable)
+    return IssuerLoad(max([*since, *loads]) + MARGIN, readable=readable)

@@ -1,0 +1,143 @@
+"""What a user says about a rotation: the new anchor, the pace, and what to ask a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
+
+from prefect_linkerd.mesh.config.model import Section, TrustAnchorConfig
+from prefect_linkerd.mesh.restarts import RestartPolicy
+
+Action = Literal["rotate", "dry_run", "abort", "recover"]
+ApprovedPhase = Literal["renew", "bundle", "spread", "switch", "drop"]
+
+
+class NewAnchor(Section):
+    """The new trust anchor. Nothing given: one is made.
+
+    A private key is no parameter, as Prefect stores those: a file or a Secret block holds it.
+    """
+
+    certificate: str | None = Field(
+        default=None,
+        title="Certificate (PEM)",
+        description="Bring the new trust anchor instead of making one.",
+    )
+    certificate_file: Path | None = Field(
+        default=None, title="Certificate file", description="The same, as a PEM file."
+    )
+    private_key_file: Path | None = Field(
+        default=None,
+        title="Private key file",
+        description="The provided anchor's key, on the machine where the flow runs; encrypted with "
+        "the mesh's passphrase (trust_anchor.passphrase) or not.",
+    )
+    private_key_block: str | None = Field(
+        default=None,
+        title="Private key block",
+        description="The Prefect Secret block with the provided anchor's key (PEM), encrypted "
+        "with the mesh's passphrase or not. It may be deleted once the rotation has begun.",
+    )
+    _private_key: SecretStr | None = PrivateAttr(default=None)
+
+    @property
+    def is_brought(self) -> bool:
+        return bool(self.certificate or self.certificate_file)
+
+    @model_validator(mode="after")
+    def _combination(self) -> NewAnchor:
+        if self.certificate and self.certificate_file:
+            raise ValueError(
+                "the new trust anchor is given twice: give certificate or certificate_file"
+            )
+        keys = [key for key in (self.private_key_file, self.private_key_block) if key is not None]
+        if self.is_brought and not keys:
+            raise ValueError(
+                "a new trust anchor has to sign a new issuer: give private_key_file or "
+                "private_key_block too"
+            )
+        if len(keys) > 1:
+            raise ValueError(
+                "the new anchor's key is given twice: give private_key_file or private_key_block"
+            )
+        if keys and not self.is_brought:
+            raise ValueError("a private key without its certificate: give the certificate too")
+        if self.certificate and "PRIVATE KEY-----" in self.certificate:
+            raise ValueError(
+                "certificate holds a private key: give that by private_key_file or "
+                "private_key_block"
+            )
+        return self
+
+    def with_key(self, key: SecretStr) -> NewAnchor:
+        """The same with the key that its block holds, which is no field and never written down."""
+        copy = self.model_copy()
+        copy._private_key = key
+        return copy
+
+    def as_config(self, custody: TrustAnchorConfig) -> TrustAnchorConfig:
+        """The same as a trust anchor that is provided to bootstrap."""
+        return TrustAnchorConfig(
+            certificate=self.certificate,
+            certificate_file=self.certificate_file,
+            private_key=self._private_key,
+            private_key_file=self.private_key_file,
+            passphrase=custody.passphrase,
+        )
+
+
+class RotationOptions(Section):
+    """How a rotation goes about it."""
+
+    restarts: RestartPolicy = Field(
+        default_factory=RestartPolicy, title="Restarts", description="The pace of restarts."
+    )
+    renewal: Literal["restart", "wait"] = Field(
+        default="restart",
+        title="New certificates",
+        description="restart: workloads are restarted once the new issuer signs. wait: proxies "
+        "renew by themselves at 70 % of their certificate's life, about 17 hours of 24; that has "
+        "to be seen in their metrics, through the API server.",
+    )
+    approvals: tuple[ApprovedPhase, ...] = Field(
+        default=(),
+        title="Ask before",
+        description="Phases before which the run pauses until somebody resumes it; renew is there "
+        "only where a cert-manager Certificate owns the anchor.",
+    )
+    approval_hours: float = Field(
+        default=24,
+        gt=0,
+        le=24 * 30,
+        title="Approval (hours)",
+        description="How long the run waits for an approval; then it fails, and can be run again.",
+    )
+    allow_unhealthy: bool = Field(
+        default=False,
+        title="Unhealthy mesh",
+        description="Begin though workloads are not well. They are restarted, not waited for.",
+    )
+    accept_downtime: bool = Field(
+        default=False,
+        title="Accept downtime",
+        description="Needed to recover a mesh whose certificates have ended: until the recovery is "
+        "over, meshed workloads cannot reach each other.",
+    )
+    load_seconds: float = Field(
+        default=150,
+        ge=1,
+        le=3600,
+        title="Loading (seconds)",
+        description="How long the identity service has to load a new issuer before it is "
+        "restarted. Kubelets are asked to show it at once; without that it takes up to two "
+        "minutes.",
+    )
+    lease_seconds: float = Field(
+        default=60,
+        ge=3,
+        le=3600,
+        title="Lease (seconds)",
+        description="After how long a run that died may be taken over by another one.",
+    )

@@ -1,0 +1,134 @@
+"""What a rotation does to a cluster, asked before it changes anything: half of it is worse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import PreflightFailed
+from prefect_linkerd.mesh.identity.certificate_anchor import CertificateAnchor
+from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, ISSUER_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.permissions import GRANT, Permission, denied, in_words
+from prefect_linkerd.mesh.kubernetes.rollout import Workload
+from prefect_linkerd.mesh.records.rotation import RECORD
+from prefect_linkerd.mesh.restarts import restart_permissions
+from prefect_linkerd.mesh.rotation.key_ring import SECRETS_BESIDE
+from prefect_linkerd.mesh.rotation.trust_bundle import TrustBundle
+
+CERT_MANAGER = "cert-manager.io"
+
+
+def issuer_permissions(
+    config: MeshConfig,
+    restarted: Iterable[Workload],
+    *,
+    has_record: bool,
+    is_charts: bool = False,
+) -> list[Permission]:
+    """What `rotate_issuer` writes.
+
+    Args:
+        restarted: the workloads that it restarts; none where the old issuer is valid.
+        has_record: whether the rotations' record, which is also their lease, is there.
+        is_charts: whether the control plane's chart makes the issuer, so its release is upgraded.
+    """
+    linkerd = config.namespaces.linkerd
+    # Identity is restarted where it does not load the new issuer by itself.
+    found = [
+        Permission("update", "configmaps", namespace=linkerd, name=RECORD),
+        Permission("patch", "deployments", "apps", linkerd),
+        *restart_permissions(restarted),
+    ]
+    if not has_record:
+        found.append(Permission("create", "configmaps", namespace=linkerd))
+    if config.issuer == "cert-manager":
+        found.append(Permission("patch", "certificates/status", CERT_MANAGER, linkerd))
+    else:
+        found.append(Permission("patch", "secrets", namespace=linkerd, name=ISSUER_SECRET))
+    if is_charts:
+        found += _release(linkerd)
+    return found
+
+
+def _release(linkerd: str) -> list[Permission]:
+    """What an upgrade of the control plane's release takes, beside its objects."""
+    return [
+        # Helm's records.
+        *(
+            Permission(verb, "secrets", namespace=linkerd)
+            for verb in ("create", "list", "update", "delete")
+        ),
+        Permission("patch", "configmaps", namespace=linkerd),
+        Permission("get", "deployments", "apps", linkerd),
+        Permission("list", "replicasets", "apps", linkerd),
+    ]
+
+
+def anchor_permissions(
+    config: MeshConfig,
+    restarted: Iterable[Workload],
+    bundle: TrustBundle,
+    *,
+    has_record: bool,
+    anchor: CertificateAnchor | None = None,
+) -> list[Permission]:
+    """What `rotate_anchor` writes: also the release, the trust bundle and the anchors' keys.
+
+    Args:
+        restarted: the workloads that it restarts.
+        bundle: the trust bundle, which says by whom it is written.
+        has_record: see `issuer_permissions`.
+        anchor: where a Certificate owns it; then neither keys nor the ConfigMap are written.
+    """
+    linkerd = config.namespaces.linkerd
+    found = issuer_permissions(config, restarted, has_record=has_record)
+    if anchor is not None:
+        copy = anchor.copy
+        return [
+            *found,
+            *(_release(linkerd) if bundle.follows else ()),
+            Permission("patch", "certificates/status", CERT_MANAGER, anchor.anchor.namespace),
+            Permission("create", "secrets", namespace=copy.namespace),
+            Permission("get", "secrets", namespace=copy.namespace, name=copy.name),
+            Permission("patch", "secrets", namespace=copy.namespace, name=copy.name),
+        ]
+    found += _release(linkerd)
+    if config.issuer == "self-signed":
+        # The issuer that is kept for the way back.
+        found.append(Permission("patch", "secrets", namespace=linkerd))
+    if config.trust_anchor.custody == "in-cluster":
+        keys = config.anchor_namespace
+        found.append(Permission("create", "secrets", namespace=keys))
+        found += [
+            Permission(verb, "secrets", namespace=keys, name=name)
+            for verb, name in (
+                ("get", ANCHOR_SECRET),
+                ("patch", ANCHOR_SECRET),
+                ("patch", SECRETS_BESIDE[0]),
+                ("delete", SECRETS_BESIDE[0]),
+            )
+        ]
+    if bundle.owner == "trust-manager":
+        found += [
+            Permission(verb, "bundles", "trust.cert-manager.io", name=TRUST_ROOTS)
+            for verb in ("get", "update")
+        ]
+    return found
+
+
+def lacking(cluster: Cluster, asked: Iterable[Permission]) -> str:
+    """What of it this identity may not do, in words; empty: nothing is lacking."""
+    found = denied(cluster, asked)
+    return in_words(found) if found else ""
+
+
+def require(lacks: str) -> None:
+    """Raises `PreflightFailed` where something is lacking."""
+    if lacks:
+        raise PreflightFailed(
+            "permissions",
+            expected="all that a rotation does, as it should not stop halfway",
+            found=lacks,
+            remedy=f"{GRANT} Nothing was changed by this run.",
+        )

@@ -1,0 +1,246 @@
+"""What a rotation would do, computed before it does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.identity.trust_anchor import (
+    ISSUER_SECRET,
+    brought_certificate,
+    brought_key,
+    cluster_uid,
+)
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import Workload
+from prefect_linkerd.mesh.pki.certificates import CertificateInfo, fingerprints, read_certificates
+from prefect_linkerd.mesh.records.rotation import RotationRecord, anchor_of, read_record
+from prefect_linkerd.mesh.restarts import ByHand, Needs, RestartPlan, plan_restarts
+from prefect_linkerd.mesh.rotation.issuer_renewal import require_writable
+from prefect_linkerd.mesh.rotation.key_ring import KeyRing
+from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.permissions import anchor_permissions, lacking, require
+from prefect_linkerd.mesh.rotation.phases import (
+    NO_WAY_BACK,
+    PHASES,
+    Phase,
+    PhaseName,
+    is_expired,
+    needs_restart,
+    next_phase,
+    phases_of,
+    recovery_phase,
+    spread_takes,
+)
+from prefect_linkerd.mesh.rotation.preconditions import (
+    check_new_anchor,
+    nothing_to_abort,
+    refuse,
+    require_certificate_layout,
+    require_way_back,
+    troubles,
+)
+from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot, read_rotation
+from prefect_linkerd.mesh.rotation.trust_bundle import (
+    require_installed,
+    require_writable_bundle,
+    require_writable_key,
+)
+
+
+@dataclass(frozen=True)
+class RotationPlan:
+    """What a rotation would do. `restarts` is by phase; nothing of it was done.
+
+    `goal` is None where a new anchor has yet to be made. `warnings` are what somebody has to know
+    who runs it, such as that an abort goes forward.
+    """
+
+    goal: CertificateInfo | None
+    trusted: tuple[CertificateInfo, ...]
+    issuer: CertificateInfo | None
+    phase: PhaseName
+    restarts: dict[PhaseName, RestartPlan]
+    seconds: float
+    troubles: tuple[str, ...]
+    expired: bool
+    record: RotationRecord | None
+    phases: tuple[Phase, ...] = PHASES
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def by_hand(self) -> tuple[ByHand, ...]:
+        found = {item: None for plan in self.restarts.values() for item in plan.by_hand}
+        return tuple(found)
+
+
+def look(
+    cluster: Cluster,
+    config: MeshConfig,
+    chart: Chart,
+    ring: KeyRing,
+    new: NewAnchor,
+    options: RotationOptions,
+    action: Action,
+    now: datetime,
+) -> RotationPlan:
+    """Checks everything that was given against what is there, and plans; changes nothing.
+
+    Raises:
+        InvalidInput: the new anchor is unfit, or the mesh cannot take this action now.
+        NotReady: the mesh is not healthy enough to begin.
+        OwnershipConflict: what a rotation would write belongs to somebody else.
+        PreflightFailed: this identity may not do what a rotation does; a dry run only says so.
+    """
+    record = read_record(cluster, config.namespaces.linkerd)
+    is_open = record is not None and record.is_open
+    brought = brought_certificate(new.as_config(config.trust_anchor)) if new.is_brought else None
+    goal = _decide_goal(record if is_open else None, brought, action)
+    snapshot = read_rotation(cluster, config, goal or "")
+    expired = is_expired(snapshot, now)
+    if snapshot.anchor is not None:
+        takes = spread_takes(snapshot, options)
+        require_certificate_layout(snapshot, new, action, takes, expired=expired)
+    else:
+        known = snapshot.bundle.roots + "\n" + (record.anchors if record is not None else "")
+        ring.refuse_another_clusters(fingerprints(known, "trust bundle"), cluster_uid(cluster))
+        require_writable_bundle(cluster, config, snapshot.bundle)
+        require_writable_key(cluster, config)
+    if snapshot.bundle.follows:
+        require_installed(snapshot.bundle, chart, config)
+    if config.issuer == "self-signed":
+        secret = cluster.get("v1", "Secret", ISSUER_SECRET, config.namespaces.linkerd)
+        require_writable(secret, config)
+    info = None
+    if brought is not None and not (is_open and goal):
+        info = check_new_anchor(brought, config, snapshot.bundle.roots, now)
+        brought_key(new.as_config(config.trust_anchor), brought)
+    elif is_open and record is not None and goal:
+        info = anchor_of(record, goal)
+        if action == "abort" and snapshot.anchor is None:
+            require_way_back(cluster, config, ring, goal)
+    if snapshot.anchor is not None:
+        info = _certificate_goal(snapshot, is_open=is_open)
+    found = tuple(troubles(snapshot, config, now))
+    unsigned = not snapshot.is_chained
+    refuse(config, options, action, found, expired=expired, unsigned=unsigned, is_open=is_open)
+    phase: PhaseName = "prepare"
+    if is_open:
+        phase = (
+            recovery_phase(snapshot)
+            if action == "recover"
+            else next_phase(snapshot, spread_takes(snapshot, options))
+        )
+    plans = _plans(snapshot, options, action, phase)
+    restarted = [t.workload for p in plans.values() for b in p.batches for t in b.targets]
+    lacks = lacking(
+        cluster,
+        anchor_permissions(
+            config,
+            restarted,
+            snapshot.bundle,
+            has_record=record is not None,
+            anchor=snapshot.anchor,
+        ),
+    )
+    if action != "dry_run":
+        require(lacks)
+    return RotationPlan(
+        goal=info,
+        trusted=tuple(read_certificates(snapshot.bundle.roots, "trust bundle")),
+        issuer=snapshot.issuer,
+        phase=phase,
+        restarts=plans,
+        seconds=sum(plan.seconds(options.restarts) for plan in plans.values()),
+        troubles=(*found, *([lacks] if lacks else [])),
+        expired=expired,
+        record=record,
+        phases=phases_of(snapshot),
+        warnings=tuple(_warnings(snapshot, action, is_open=is_open)),
+    )
+
+
+def _certificate_goal(snapshot: RotationSnapshot, *, is_open: bool) -> CertificateInfo | None:
+    """The anchor that cert-manager has made already, by this rotation or by itself."""
+    if snapshot.anchor is None:
+        return None
+    is_made = bool(snapshot.goal) if is_open else not snapshot.is_settled_on_current
+    return snapshot.anchor.current if is_made else None
+
+
+def _warnings(snapshot: RotationSnapshot, action: Action, *, is_open: bool) -> Iterator[str]:
+    anchor = snapshot.anchor
+    if anchor is None:
+        return
+    is_asked = snapshot.goal not in ("", snapshot.origin) or anchor.anchor.is_issuing
+    if action == "abort" and is_asked:
+        yield f"{NO_WAY_BACK} The abort goes forward, to the end of the rotation."
+    elif not is_open and not snapshot.is_settled_on_current:
+        yield (
+            f"{anchor.anchor.subject} was renewed outside of a rotation: this one takes over, and "
+            "makes no further anchor."
+        )
+
+
+def _decide_goal(record: RotationRecord | None, brought: str | None, action: Action) -> str | None:
+    """The fingerprint of the anchor to go to; None where it has yet to be made."""
+    if action == "abort":
+        if record is None:
+            raise nothing_to_abort()
+        return record.origin
+    given = next(iter(fingerprints(brought, "new trust anchor"))) if brought else None
+    if record is None:
+        return given
+    if record.is_going_back:
+        raise InvalidInput(
+            "rotation",
+            expected="none, or one that goes forward",
+            found="one that was aborted and is on its way back",
+            remedy="Run abort until it is done, then rotate again.",
+        )
+    if given is not None and given != record.goal:
+        raise InvalidInput(
+            "new trust anchor",
+            expected=f"the one of the rotation that has begun, {record.goal}",
+            found=f"another one, {given}",
+            remedy="Provide none to resume it, or abort it first.",
+        )
+    return record.goal
+
+
+def _plans(
+    snapshot: RotationSnapshot, options: RotationOptions, action: Action, phase: PhaseName
+) -> dict[PhaseName, RestartPlan]:
+    """The restarts of every phase that is still to come."""
+    tolerated = unwell(snapshot)
+    if snapshot.anchor is not None and snapshot.goal == snapshot.origin and action == "abort":
+        return {}
+
+    def plan(needs: Needs) -> RestartPlan:
+        return plan_restarts(snapshot.data_plane, needs, options.restarts, tolerated=tolerated)
+
+    def everything(_: object) -> bool:
+        return True
+
+    if action == "recover":
+        return {"spread": plan(everything)}
+    names: tuple[PhaseName, ...] = ("spread", "switch", "drop")
+    order = [each.name for each in phases_of(snapshot)]
+    plans: dict[PhaseName, RestartPlan] = {}
+    for name in names:
+        if order.index(name) < order.index(phase):
+            continue
+        if name == "switch" and options.renewal == "wait":
+            continue
+        plans[name] = plan(needs_restart(snapshot, name) if name == phase else everything)
+    return plans
+
+
+def unwell(snapshot: RotationSnapshot) -> frozenset[Workload]:
+    return frozenset(
+        target.workload for target in snapshot.data_plane.targets.values() if not target.is_complete
+    )

@@ -1,0 +1,709 @@
+"""What each phase of a rotation does, and its proof. May be killed anywhere, and run again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotReady
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.identity.certificate_anchor import (
+    CertificateAnchor,
+    anchors_in,
+    copy_current,
+    keep_anchors,
+)
+from prefect_linkerd.mesh.identity.issuer import check_issuer_secret
+from prefect_linkerd.mesh.identity.trust_anchor import (
+    ISSUER_SECRET,
+    TRUST_ROOTS,
+    TlsSecret,
+    brought_certificate,
+    brought_key,
+    cluster_uid,
+    read_tls_secret,
+    tls_secret,
+)
+from prefect_linkerd.mesh.install.injection import restart
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import (
+    OnProgress,
+    Workload,
+    await_rollouts,
+    read_workloads,
+    rollout_status,
+)
+from prefect_linkerd.mesh.pki.certificates import (
+    KeyPair,
+    check_issuer,
+    create_trust_anchor,
+    join_bundle,
+    read_certificates,
+)
+from prefect_linkerd.mesh.records.rotation import (
+    RotationClaim,
+    RotationRecord,
+    anchor_of,
+    chains_to,
+)
+from prefect_linkerd.mesh.restarts import (
+    Batch,
+    DataPlane,
+    Needs,
+    plan_restarts,
+    read_data_plane,
+    restart_data_plane,
+)
+from prefect_linkerd.mesh.rotation.issuer_renewal import (
+    IDENTITY,
+    PREVIOUS_ISSUER,
+    await_issued,
+    await_reissued,
+    ensure_loaded,
+    issuer_certificate,
+    put_issuer,
+    reissue,
+    renew,
+    write_issuer,
+)
+from prefect_linkerd.mesh.rotation.key_ring import KeyRing
+from prefect_linkerd.mesh.rotation.leaves import read_issued
+from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.phases import (
+    NO_WAY_BACK,
+    PhaseName,
+    is_expired,
+    is_issuer_due,
+    is_prepared,
+    is_recovered,
+    needs_restart,
+    next_phase,
+    phases_of,
+    recovery_phase,
+    spread_takes,
+    unproven,
+)
+from prefect_linkerd.mesh.rotation.plan import unwell
+from prefect_linkerd.mesh.rotation.preconditions import (
+    check_new_anchor,
+    nothing_to_abort,
+    require_certificate_layout,
+)
+from prefect_linkerd.mesh.rotation.snapshot import (
+    RotationSnapshot,
+    anchors_to_keep,
+    identity_pods,
+    read_rotation,
+)
+from prefect_linkerd.mesh.rotation.trust_bundle import (
+    BUNDLE,
+    await_roots,
+    declare,
+    only,
+    with_anchor,
+    write_trust_bundle,
+)
+from prefect_linkerd.mesh.snapshot.mesh import Pod
+
+REISSUES = 3
+"""How often cert-manager is asked: it may have signed by what it still had in memory."""
+
+
+class Rotation:
+    """One run of a rotation, forward or back.
+
+    Args:
+        chart: the control plane's, in the version that is installed.
+        claim: the right to rotate, held.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        config: MeshConfig,
+        helm: Helm,
+        chart: Chart,
+        ring: KeyRing,
+        claim: RotationClaim,
+        options: RotationOptions,
+    ) -> None:
+        self._cluster = cluster
+        self._config = config
+        self._helm = helm
+        self._chart = chart
+        self._ring = ring
+        self._claim = claim
+        self._options = options
+
+    @property
+    def record(self) -> RotationRecord:
+        record = self._claim.record
+        if record is None:
+            raise RuntimeError("the rotation has not begun")
+        return record
+
+    def read(self, data_plane: DataPlane | None = None) -> RotationSnapshot:
+        return read_rotation(self._cluster, self._config, self.record.goal, data_plane)
+
+    def next_phase(self, *, recover: bool = False) -> PhaseName:
+        """The first phase whose proof does not hold, by what is on the cluster."""
+        snapshot = self.read()
+        if recover:
+            return recovery_phase(snapshot)
+        self._follow_cert_manager(snapshot)
+        takes = spread_takes(snapshot, self._options)
+        phase = next_phase(snapshot, takes)
+        # A certificate that was renewed proves itself by its time alone.
+        if phase in ("bundle", "switch") and snapshot.loaded_since is not None:
+            return next_phase(self._with_issued(snapshot), takes)
+        return phase
+
+    def _follow_cert_manager(self, snapshot: RotationSnapshot) -> None:
+        """Writes down the anchor that cert-manager has made since, as the goal."""
+        record = self.record
+        if snapshot.anchor is None or snapshot.goal in ("", record.goal):
+            return
+        current = snapshot.anchor.current
+        self._claim.save(
+            replace(
+                record,
+                goal=current.fingerprint,
+                anchors=join_bundle([record.anchors, current.pem]),
+                signing_since="",
+            )
+        )
+        self._claim.tell(record.phase, f"To {current.subject}, sha256 {current.fingerprint}.")
+
+    # prepare
+
+    def is_done_since(self, seen: RotationRecord | None) -> bool:
+        """Whether a rotation has come to its end that was not over, or not there, when seen."""
+        record = self._claim.record
+        return record is not None and not record.is_open and record != seen
+
+    def begin(self, new: NewAnchor, action: Action) -> RotationRecord:
+        """Keeps the new anchor's key, then writes down what is to be done; or takes it up."""
+        record = self._claim.record
+        now = self._cluster.clock()
+        if record is not None and record.is_open:
+            if action == "abort" and not record.is_going_back:
+                if self._has_no_way_back():
+                    self._claim.tell(record.phase, f"Abort: {NO_WAY_BACK}")
+                    return self.record
+                record = self._claim.save(replace(record, goal=record.origin, signing_since=""))
+                self._claim.tell(record.phase, "Aborted: the old anchor is the goal again.")
+            return self.record
+        if action == "abort":
+            raise nothing_to_abort()
+        snapshot = read_rotation(self._cluster, self._config, "")
+        if snapshot.anchor is not None:
+            return self._begin_with(snapshot, snapshot.anchor, new, action)
+        roots = snapshot.bundle.roots
+        pair = self._new_pair(new, roots, now)
+        info = check_new_anchor(pair.certificate, self._config, roots, now)
+        if not snapshot.is_chained and action != "recover":
+            raise InvalidInput(
+                f"Secret {ISSUER_SECRET}",
+                expected="an issuer that an anchor of the trust bundle signed",
+                found="none",
+                remedy="See verify_mesh for the cause; rotate_anchor with recover gives the mesh "
+                "a new anchor and issuer, with a downtime.",
+            )
+        self._claim.save(
+            RotationRecord(
+                goal=info.fingerprint,
+                origin=snapshot.issuer_anchor or "",
+                anchors=join_bundle([roots, info.pem]),
+                phase="prepare",
+                begun=now.isoformat(timespec="seconds"),
+            )
+        )
+        self._claim.tell("prepare", f"To {info.subject}, sha256 {info.fingerprint}.")
+        return self.record
+
+    def _has_no_way_back(self) -> bool:
+        """Whether cert-manager has made the new anchor, or is about to."""
+        snapshot = read_rotation(self._cluster, self._config, self.record.origin)
+        return snapshot.anchor is not None and snapshot.goal != self.record.origin
+
+    def _begin_with(
+        self,
+        snapshot: RotationSnapshot,
+        anchor: CertificateAnchor,
+        new: NewAnchor,
+        action: Action,
+    ) -> RotationRecord:
+        """Writes down a rotation of a Certificate's anchor, or the one that somebody began."""
+        takes = spread_takes(snapshot, self._options)
+        expired = is_expired(snapshot, anchor.read_at)
+        require_certificate_layout(snapshot, new, action, takes, expired=expired)
+        current = anchor.current
+        origin, goal, anchors = current.fingerprint, "", current.pem
+        if not snapshot.is_settled_on_current:
+            kept = anchors_to_keep(snapshot)
+            first = next(iter(kept), current)
+            is_signer_old = snapshot.issuer_anchor not in (None, current.fingerprint)
+            origin = snapshot.issuer_anchor or "" if is_signer_old else first.fingerprint
+            goal = current.fingerprint
+            anchors = join_bundle([*(info.pem for info in kept), current.pem])
+        now = anchor.read_at
+        self._claim.save(
+            RotationRecord(
+                goal=goal,
+                origin=origin,
+                anchors=anchors,
+                phase="prepare",
+                begun=now.isoformat(timespec="seconds"),
+            )
+        )
+        by = anchor.anchor.subject
+        text = f"To the anchor that {by} has: {goal}." if goal else f"To a new anchor of {by}."
+        self._claim.tell("prepare", text)
+        return self.record
+
+    def _new_pair(self, new: NewAnchor, roots: str, now: datetime) -> KeyPair:
+        """The new anchor, kept beside the old one's key before anything uses it."""
+        config, own = self._config, cluster_uid(self._cluster)
+        if new.is_brought:
+            brought = new.as_config(config.trust_anchor)
+            certificate = brought_certificate(brought) or ""
+            pair = KeyPair(certificate, brought_key(brought, certificate), own)
+            self._ring.next.replace(pair)
+            return pair
+        # One that a run made which died before it wrote down that it had begun.
+        kept = self._ring.next.load()
+        if kept is not None:
+            try:
+                check_new_anchor(kept.certificate, config, roots, now)
+            except MeshError:
+                pass
+            else:
+                return kept
+        pair = replace(
+            create_trust_anchor(config.trust_domain, config.lifetimes.anchor, now), cluster=own
+        )
+        self._ring.next.replace(pair)
+        return pair
+
+    def prepare(self, on_progress: OnProgress) -> None:
+        """The present anchor of a Certificate is copied, and the issuer not due for long enough.
+
+        Raises:
+            NotReady: trust-manager or cert-manager did not do their part.
+        """
+        anchor = self._certificate_anchor()
+        origin = self.record.origin
+        self._claim.check()
+        if origin not in anchor.copy.anchors and copy_current(self._cluster, anchor, origin):
+            self._claim.tell("prepare", f"{anchor.copy.subject} has the present anchor.")
+        await_roots(self._cluster, self._config, frozenset({origin}), may_have_more=True)
+        snapshot = self.read()
+        if is_issuer_due(snapshot, spread_takes(snapshot, self._options)):
+            self._claim.check()
+            on_progress(0, 1, f"renewing {anchor.issuer.subject}, so that it is not due soon")
+            self._reissue(lambda _: True)
+            self._claim.tell("prepare", "The issuer was renewed, so that it is not due soon.")
+
+    # renew
+
+    def renew(self, on_progress: OnProgress) -> None:
+        """A new anchor, made by cert-manager.
+
+        Raises:
+            NotReady: it made none, with its own conditions.
+        """
+        snapshot = self.read()
+        if not is_prepared(snapshot, spread_takes(snapshot, self._options)):
+            # An approval may have taken its time.
+            self.prepare(on_progress)
+        anchor = self._certificate_anchor()
+        owner, origin = anchor.anchor, self.record.origin
+        self._claim.check()
+        deadline = time.monotonic() + self._config.timeout_seconds
+        if anchor.current.fingerprint == origin:
+            self._claim.tell("renew", f"{owner.subject} is renewed. {NO_WAY_BACK}")
+            renew(self._cluster, owner.namespace, owner.name)
+        while anchors_in(
+            await_issued(
+                self._cluster,
+                owner.namespace,
+                owner.name,
+                anchor.secret,
+                self._config.timeout_seconds,
+            ).certificate
+        ) == frozenset({origin}):
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    owner.subject,
+                    expected="cert-manager to make another anchor",
+                    found="the same one",
+                    remedy="Look at its conditions and cert-manager's log, then run again.",
+                )
+            time.sleep(0.3)
+        self._follow_cert_manager(self.read())
+
+    def _certificate_anchor(self) -> CertificateAnchor:
+        anchor = self.read().anchor
+        if anchor is None:
+            raise NotReady(
+                f"mesh {self._config.name}",
+                expected="the Certificate that owned the trust anchor when the rotation began",
+                found="none",
+                remedy="Create it again, then run again.",
+            )
+        return anchor
+
+    # bundle
+
+    def bundle(self, on_progress: OnProgress) -> None:
+        """The goal beside what is trusted."""
+        record = self.record
+        self._claim.check()
+        snapshot = self.read()
+        if snapshot.anchor is not None:
+            self._bundle_of_secrets(snapshot, snapshot.anchor)
+            return
+        roots = self.read().bundle.roots
+        wanted = with_anchor(roots, anchor_of(record, record.goal).pem)
+        self._write(wanted, on_progress)
+        self._claim.tell("bundle", f"{len(read_certificates(wanted, 'bundle'))} anchors trusted.")
+
+    def _bundle_of_secrets(self, snapshot: RotationSnapshot, anchor: CertificateAnchor) -> None:
+        """Every anchor of the rotation, by the two Secrets that the Bundle reads."""
+        record = self.record
+        old = snapshot.participants - snapshot.bundle.fixed - {anchor.current.fingerprint}
+        if not old <= anchor.copy.anchors:
+            keep_anchors(
+                self._cluster, anchor, join_bundle([anchor_of(record, each).pem for each in old])
+            )
+            self._claim.tell("bundle", f"{anchor.copy.subject} has what proxies still need.")
+        wanted = snapshot.participants | {anchor.current.fingerprint}
+        await_roots(self._cluster, self._config, wanted, may_have_more=True)
+        self._claim.tell("bundle", f"{len(wanted)} anchors trusted.")
+
+    def bundle_alone(self, on_progress: OnProgress) -> None:
+        """The goal and nothing else, as a recovery has it."""
+        record = self.record
+        self._claim.check()
+        wanted = join_bundle([anchor_of(record, record.goal).pem])
+        # Helm waits for proxies that need a certificate, so identity has to sign before.
+        namespace = self._config.namespaces.linkerd
+        self._cluster.merge("v1", "ConfigMap", TRUST_ROOTS, namespace, {"data": {BUNDLE: wanted}})
+        identity = ("Deployment", namespace, IDENTITY)
+        restart(self._cluster, identity, self._cluster.clock())
+        await_rollouts(self._cluster, [identity], self._config.timeout_seconds, on_progress)
+        self._write(wanted, on_progress)
+        self._claim.tell("bundle", "The new anchor alone is trusted.")
+
+    def _write(self, wanted: str, on_progress: OnProgress) -> None:
+        write_trust_bundle(
+            self._cluster, self._helm, self._chart, self._config, wanted, on_progress
+        )
+
+    # spread
+
+    def spread(self, on_progress: OnProgress) -> None:
+        """Every proxy trusts the goal."""
+        if self.read().anchor is not None:
+            # Identity skips an issuer of the new anchor until it restarts: see `phases`.
+            self._restart("spread", on_progress, but_identity=True)
+        self._restart("spread", on_progress)
+
+    # switch
+
+    def switch(self, on_progress: OnProgress) -> None:
+        """The goal signs, and every proxy has a certificate of it."""
+        snapshot = self.read()
+        if next_phase(snapshot) in ("bundle", "spread"):
+            raise NotReady(
+                f"mesh {self._config.name}",
+                expected="every running proxy to trust the new anchor before it signs",
+                found=", ".join(p.subject for p in unproven(snapshot, "spread")) or "the bundle",
+                remedy="Run again.",
+            )
+        if snapshot.issuer_anchor != self.record.goal:
+            self.issue()
+        self.await_load(on_progress)
+        if self._options.renewal == "restart":
+            self._restart("switch", on_progress)
+        else:
+            self._await_renewal(on_progress)
+
+    def issue(self) -> None:
+        """A new issuer, signed by the goal; the Secret is replaced whole."""
+        self._claim.check()
+        if self.record.signing_since:
+            # An upgrade of a chart-made issuer that failed has brought the old issuer back.
+            self._claim.save(replace(self.record, signing_since=""))
+        goal = self.record.goal
+        if self._config.issuer == "cert-manager":
+            if self.read().anchor is None:
+                self._ring.promote(goal)
+            self._reissue(lambda secret: chains_to(secret.certificate, self.record, goal))
+        else:
+            self._sign(goal)
+        self._claim.tell("switch", f"The issuer is signed by {goal}.")
+
+    def _sign(self, goal: str) -> None:
+        namespace = self._config.namespaces.linkerd
+        there = read_tls_secret(self._cluster, ISSUER_SECRET, namespace)
+        pair = self._ring.find(goal)
+        if pair is None:
+            self._restore(goal)
+            return
+        if there is not None and there.private_key is not None:
+            # The way back where the old anchor's key is nowhere.
+            kept = tls_secret(
+                PREVIOUS_ISSUER, namespace, there.certificate, there.private_key, there.authority
+            )
+            self._cluster.apply(kept)
+        self._ring.promote(goal)
+        write_issuer(self._cluster, self._config, pair, self.record.anchors)
+
+    def _restore(self, goal: str) -> None:
+        namespace = self._config.namespaces.linkerd
+        kept = read_tls_secret(self._cluster, PREVIOUS_ISSUER, namespace)
+        is_goals = kept is not None and chains_to(kept.certificate, self.record, goal)
+        if kept is None or kept.private_key is None or not is_goals:
+            self._ring.require(goal)
+            return
+        now = self._cluster.clock()
+        check_issuer(
+            kept.certificate,
+            self.record.anchors,
+            self._config.trust_domain,
+            now,
+            f"Secret/{namespace}/{PREVIOUS_ISSUER}",
+            version=self._config.linkerd,
+        )
+        issuer = KeyPair(kept.certificate, kept.private_key)
+        put_issuer(self._cluster, self._config, issuer, kept.authority)
+
+    def _reissue(self, is_done: Callable[[TlsSecret], bool]) -> None:
+        name = issuer_certificate(self._cluster, self._config)
+        timeout = self._config.timeout_seconds
+        for _ in range(REISSUES):
+            reissue(self._cluster, self._config, name)
+            secret = await_reissued(self._cluster, self._config, timeout, name)
+            if is_done(secret):
+                return
+        raise NotReady(
+            f"Certificate/{self._config.namespaces.linkerd}/{ISSUER_SECRET}",
+            expected="an issuer of the trust anchor in cert-manager's Secret",
+            found=f"one of another, {REISSUES} times",
+            remedy="Look at cert-manager's log, and which Secret its issuer reads.",
+        )
+
+    def await_load(self, on_progress: OnProgress) -> None:
+        """Every identity pod signs by the goal; those that do not load it are restarted."""
+        since = self.record.since()
+        if since is None:
+            self._claim.check()
+            since = ensure_loaded(
+                self._cluster, self._config, self._options.load_seconds, on_progress
+            )
+            self._claim.save(replace(self.record, signing_since=since.isoformat()))
+            self._claim.tell("switch", f"Identity signs by it since {since:%H:%M:%S} UTC.")
+        self._wait_until(since)
+
+    def _await_renewal(self, on_progress: OnProgress) -> None:
+        """Waits until every proxy has renewed its certificate by itself."""
+        lifetime = timedelta(hours=self._config.lifetimes.leaf_hours)
+        deadline = time.monotonic() + lifetime.total_seconds()
+        while True:
+            self._claim.check()
+            snapshot = self._with_issued(self.read())
+            total = len(snapshot.data_plane.pods)
+            left = list(unproven(snapshot, "switch"))
+            on_progress(total - len(left), total, "waiting for proxies to renew")
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                raise self._unproven("switch", snapshot)
+            time.sleep(min(30.0, lifetime.total_seconds() / 100))
+
+    def _with_issued(self, snapshot: RotationSnapshot) -> RotationSnapshot:
+        lifetime = timedelta(hours=self._config.lifetimes.leaf_hours)
+        left = list(unproven(snapshot, "switch"))
+        return replace(snapshot, issued=read_issued(self._cluster, left, lifetime))
+
+    # drop
+
+    def drop(self, on_progress: OnProgress) -> None:
+        """The goal alone is trusted, once nobody has a certificate of another."""
+        snapshot = self._with_issued(self.read())
+        if next_phase(snapshot) in ("bundle", "spread", "switch"):
+            left = ", ".join(p.subject for p in unproven(snapshot, "switch"))
+            raise NotReady(
+                f"mesh {self._config.name}",
+                expected="no proxy to need the old anchor before it is dropped",
+                found=left or "an issuer of the old one",
+                remedy="Run again.",
+            )
+        self._claim.check()
+        if snapshot.anchor is not None:
+            self._drop_copy(snapshot.anchor, on_progress)
+        else:
+            self._write(only(self.record.anchors, self.record.goal), on_progress)
+        self._claim.tell("drop", "The trust bundle holds one anchor.")
+        self._restart("drop", on_progress)
+
+    def _drop_copy(self, anchor: CertificateAnchor, on_progress: OnProgress) -> None:
+        goal = self.record.goal
+        if not copy_current(self._cluster, anchor, goal):
+            raise NotReady(
+                anchor.anchor.subject,
+                expected=f"the anchor {goal}, which everything is of",
+                found="that cert-manager has renewed it again",
+                remedy="Run again: the rotation continues to that one.",
+            )
+        await_roots(self._cluster, self._config, self.read().bundle.fixed | {goal})
+        declare(self._cluster, self._helm, self._chart, self._config, on_progress)
+
+    # recover
+
+    def recover(self, on_progress: OnProgress) -> None:
+        """Restarts everything once: each proxy comes up with the new anchor and a certificate."""
+        self.await_load(on_progress)
+        snapshot = self.read()
+        self._wait_until(snapshot.bundle.settled)
+
+        def judge(plane: DataPlane) -> Needs:
+            recovered = is_recovered(self.read(plane))
+            return lambda pod: not recovered(pod)
+
+        # Without a certificate hardly anything is ready, and what is not is no reason to wait.
+        self._restart_all("spread", judge, on_progress, unwell(snapshot))
+
+    # done
+
+    def finish(self) -> RotationSnapshot:
+        """Verifies, and forgets what only the way back needed.
+
+        Raises:
+            NotReady: something is not as it should be after all.
+        """
+        self._claim.check()
+        namespace = self._config.namespaces.linkerd
+        snapshot = self.read()
+        secret = self._cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+        if secret is None:
+            raise NotReady(
+                f"Secret/{namespace}/{ISSUER_SECRET}",
+                expected="the issuer",
+                found="nothing",
+                remedy="Run again.",
+            )
+        check_issuer_secret(secret, self._config, snapshot.bundle.roots, self._cluster.clock())
+        late = [
+            obj["metadata"]["name"]
+            for obj in read_workloads(self._cluster, namespace)
+            if not rollout_status(obj).is_complete
+        ]
+        if late:
+            raise NotReady(
+                f"Deployment/{namespace}/{late[0]}",
+                expected="it to be rolled out",
+                found="that it is not",
+                remedy="Fix it, then run again.",
+            )
+        if snapshot.anchor is None:
+            self._ring.settle(self.record.goal)
+            self._cluster.delete("v1", "Secret", PREVIOUS_ISSUER, namespace)
+        self._claim.tell("done", "The mesh has one anchor, and everything is of it.")
+        return snapshot
+
+    # Parts
+
+    def _restart(
+        self, phase: PhaseName, on_progress: OnProgress, *, but_identity: bool = False
+    ) -> None:
+        snapshot = self.read()
+        if phase != "switch" and any(
+            snapshot.trusted_by(p) is None for p in snapshot.data_plane.pods
+        ):
+            # Theirs will be proven by when they started, so that has to be sure to be later.
+            self._wait_until(snapshot.bundle.settled)
+        tolerated = unwell(snapshot) if self._options.allow_unhealthy else frozenset[Workload]()
+
+        def judge(plane: DataPlane) -> Needs:
+            needs = needs_restart(self.read(plane), phase)
+            left_out = {pod.uid for pod in identity_pods(plane)} if but_identity else set[str]()
+            return lambda pod: pod.uid not in left_out and needs(pod)
+
+        self._claim.tell(phase, "Restarting what needs it.")
+        self._restart_all(phase, judge, on_progress, tolerated)
+        self._prove(phase, but_identity=but_identity)
+
+    def _restart_all(
+        self,
+        phase: PhaseName,
+        judge: Callable[[DataPlane], Needs],
+        on_progress: OnProgress,
+        tolerated: frozenset[Workload],
+    ) -> None:
+        def before(batch: Batch) -> None:
+            record = self.record
+            done = record.restarted.get(phase, ())
+            names = tuple("/".join(workload) for workload in batch.workloads)
+            restarted = {**record.restarted, phase: tuple(dict.fromkeys((*done, *names)))}
+            self._claim.save(replace(record, restarted=restarted))
+
+        restart_data_plane(
+            self._cluster,
+            lambda: read_data_plane(self._cluster, self._config.namespaces.linkerd),
+            judge,
+            self._options.restarts,
+            timeout=self._config.timeout_seconds,
+            on_progress=on_progress,
+            tolerated=tolerated,
+            before_batch=before,
+        )
+
+    def _prove(self, phase: PhaseName, *, but_identity: bool = False) -> None:
+        """Waits for the last old pods to go, then says whether the phase's proof holds."""
+
+        def lacking(snapshot: RotationSnapshot) -> list[Pod]:
+            left_out = identity_pods(snapshot.data_plane) if but_identity else []
+            return [pod for pod in unproven(snapshot, phase) if pod not in left_out]
+
+        deadline = time.monotonic() + self._config.timeout_seconds
+        while True:
+            snapshot = self.read()
+            left = lacking(snapshot)
+            if left and phase == "switch":
+                # What nobody restarts may have renewed by itself.
+                snapshot = self._with_issued(snapshot)
+                left = lacking(snapshot)
+            if not left and but_identity:
+                return
+            if not left:
+                text = f"Proven for {len(snapshot.data_plane.pods)} proxies."
+                self._claim.tell(phase, text)
+                return
+            lasting = [pod for pod in left if not pod.is_deleting]
+            if lasting or time.monotonic() > deadline:
+                raise self._unproven(phase, snapshot)
+            time.sleep(1.0)
+
+    def _unproven(self, phase: PhaseName, snapshot: RotationSnapshot) -> NotReady:
+        plan = plan_restarts(
+            snapshot.data_plane, needs_restart(snapshot, phase), self._options.restarts
+        )
+        left = [str(item) for item in plan.by_hand]
+        left += [pod.subject for pod in unproven(snapshot, phase)]
+        proof = next(each.proof for each in phases_of(snapshot) if each.name == phase)
+        return NotReady(
+            f"mesh {self._config.name}, phase {phase}",
+            expected=proof,
+            found=" | ".join(left[:20]),
+            remedy="Do manually what is named, then run again: it resumes from here.",
+        )
+
+    def _wait_until(self, moment: datetime | None) -> None:
+        if moment is not None:
+            self._cluster.wait_until(moment)

@@ -1,0 +1,246 @@
+"""What is on the cluster of a rotation, read once: the trust bundle, the issuer, every proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import CertificateError
+from prefect_linkerd.mesh.identity.certificate_anchor import (
+    CertificateAnchor,
+    anchors_in,
+    join_readable,
+    lacks,
+    read_certificate_anchor,
+)
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, last_change
+from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
+from prefect_linkerd.mesh.records.rotation import RotationRecord, read_record
+from prefect_linkerd.mesh.restarts import DataPlane, read_data_plane
+from prefect_linkerd.mesh.rotation.issuer_renewal import identity_events
+from prefect_linkerd.mesh.rotation.leaves import IssuerLoad, issuer_load
+from prefect_linkerd.mesh.rotation.trust_bundle import TrustBundle, read_trust_bundle
+from prefect_linkerd.mesh.snapshot.mesh import Pod
+
+TRUST_ROOT = "linkerd.io/trust-root-sha256"
+"""The annotation in which charts from 2.12 on name the control plane's trust bundle."""
+
+
+@dataclass(frozen=True)
+class RotationSnapshot:
+    """What the next phase depends on, read once.
+
+    `goal` is the fingerprint of the anchor that is to be the only one. `issuer_anchor` is that of
+    the anchor that the issuer in the Secret chains to, None where that is unknown. `load` says
+    since when identity signs with that issuer, `signing_since` since when it signs by the goal, by
+    the record of a rotation. `issued` are the times of certificates where they are known, by pod.
+
+    Where a Certificate owns the anchor there is `anchor`, and `goal` is empty while cert-manager
+    has not made the new one. `origin` is the anchor that there was, `participants` are all anchors
+    of the rotation by its record, and `pool` is the PEM of every anchor that was found anywhere.
+    """
+
+    goal: str
+    bundle: TrustBundle
+    data_plane: DataPlane
+    issuer: CertificateInfo | None
+    issuer_anchor: str | None
+    load: IssuerLoad
+    signing_since: datetime | None
+    issued: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
+    anchor: CertificateAnchor | None = None
+    origin: str = ""
+    participants: frozenset[str] = frozenset()
+    pool: str = ""
+
+    @property
+    def is_chained(self) -> bool:
+        """Whether an anchor that the mesh trusts signed its issuer.
+
+        The anchors of an earlier rotation are known by its record, and need not be trusted still.
+        """
+        if self.anchor is not None:
+            # A Certificate's anchor may be out of the bundle, which a rotation puts right.
+            return self.issuer_anchor is not None
+        return self.issuer_anchor in self.bundle.anchors
+
+    @property
+    def loaded_since(self) -> datetime | None:
+        """From when on every identity pod signs by the goal; None while one may not."""
+        if self.issuer_anchor != self.goal:
+            return None
+        return self.signing_since or self.load.since
+
+    def trusted_by(self, pod: Pod) -> frozenset[str] | None:
+        """The anchors that a proxy trusts, None where nobody can tell.
+
+        The control plane's own proxies read the ConfigMap when they start. Where the chart wrote
+        that, their template names the release's bundle, and so started after it was written.
+        """
+        if pod.proxy is not None and pod.proxy.trust_bundle:
+            return anchors_in(pod.proxy.trust_bundle)
+        bundle = self.bundle
+        if bundle.owner == "release" and pod.annotations.get(TRUST_ROOT) == bundle.declared_hash:
+            return bundle.anchors
+        since = bundle.settled
+        if since is None or pod.started is None or pod.started < since:
+            return None
+        return bundle.anchors
+
+    def trusts_goal(self, pod: Pod) -> bool:
+        return self.goal in (self.trusted_by(pod) or ())
+
+    def trusts_goal_alone(self, pod: Pod) -> bool:
+        return self.trusted_by(pod) == self.bundle.fixed | {self.goal}
+
+    def lacks_current(self, pod: Pod) -> bool:
+        """Whether a proxy is sure not to trust what a Certificate's Secret has now."""
+        if self.anchor is None or pod.proxy is None:
+            return False
+        return lacks(self.anchor.current, pod.proxy.trust_bundle, pod.started)
+
+    @property
+    def trusts_current(self) -> bool:
+        """Whether cert-manager may sign with the Certificate's present anchor without harm."""
+        if self.anchor is None:
+            return True
+        is_in_bundle = self.anchor.current.fingerprint in self.bundle.anchors
+        return is_in_bundle and not any(map(self.lacks_current, self.data_plane.pods))
+
+    @property
+    def is_settled_on_current(self) -> bool:
+        """Whether the mesh is of the Certificate's present anchor: there is nothing to take over.
+
+        Otherwise somebody began a rotation: cert-manager by its schedule, or a person.
+        """
+        if self.anchor is None:
+            return False
+        current = self.anchor.current.fingerprint
+        is_alone = self.bundle.anchors == self.bundle.fixed | {current}
+        return is_alone and self.issuer_anchor == current and self.trusts_current
+
+    def has_goals_leaf(self, pod: Pod) -> bool:
+        """Whether a proxy's certificate is sure to chain to the goal."""
+        since = self.loaded_since
+        if since is None:
+            return False
+        started = pod.started is not None and pod.started >= since
+        issued = self.issued.get(pod.uid)
+        return started or (issued is not None and issued >= since)
+
+
+def resolve_goal(goal: str, origin: str, current: str) -> str:
+    """The goal of a rotation where a Certificate owns the anchor.
+
+    What cert-manager signs with is always the goal, as nobody else can choose it: also to an
+    abort, once it has made the new anchor, and when it renews the anchor again meanwhile. Empty
+    while it has made none.
+    """
+    if current == origin:
+        return origin if goal == origin else ""
+    return current
+
+
+def read_rotation(
+    cluster: Cluster, config: MeshConfig, goal: str, data_plane: DataPlane | None = None
+) -> RotationSnapshot:
+    """Reads what the next phase depends on; changes nothing.
+
+    Args:
+        goal: the fingerprint of the anchor that is to be the only one.
+        data_plane: where it was read just now.
+    """
+    namespace = config.namespaces.linkerd
+    bundle = read_trust_bundle(cluster, config)
+    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    record = read_record(cluster, namespace)
+    data_plane = data_plane or read_data_plane(cluster, namespace)
+    layout = read_certificate_anchor(cluster, config) if config.issuer == "cert-manager" else None
+    pool = ""
+    if layout is not None:
+        bundles = {pod.proxy.trust_bundle for pod in data_plane.pods if pod.proxy is not None}
+        noted = record.anchors if record is not None and record.is_open else ""
+        texts = [layout.current.pem, layout.known, bundle.roots, noted, bundle.declared]
+        pool = join_readable([*texts, *sorted(bundles)])
+        bundle = replace(bundle, owner="certificate", fixed=_fixed(layout, bundle, noted))
+        if record is not None and record.is_open:
+            # What cert-manager was asked for comes, whatever is wanted.
+            wanted = "" if layout.anchor.is_issuing else goal
+            goal = resolve_goal(wanted, record.origin, layout.current.fingerprint)
+    issuer, anchor = issuer_of(secret, bundle.roots, record, pool)
+    load = IssuerLoad(None)
+    if secret is not None:
+        events = identity_events(cluster, namespace)
+        load = issuer_load(identity_pods(data_plane), last_change(secret), events)
+    is_same = record is not None and record.goal == goal
+    return RotationSnapshot(
+        goal=goal,
+        bundle=bundle,
+        data_plane=data_plane,
+        issuer=issuer,
+        issuer_anchor=anchor,
+        load=load,
+        signing_since=record.since() if is_same and record is not None else None,
+        anchor=layout,
+        origin=record.origin if record is not None and record.is_open else "",
+        participants=anchors_in(record.anchors)
+        if record is not None and record.is_open
+        else frozenset(),
+        pool=pool,
+    )
+
+
+def _fixed(layout: CertificateAnchor, bundle: TrustBundle, noted: str) -> frozenset[str]:
+    """What no rotation removes: what neither of the two Secrets gave to the bundle."""
+    of_secrets = {layout.current.fingerprint} | anchors_in(noted)
+    if layout.previous is not None:
+        of_secrets |= layout.previous.anchors
+    others = bundle.anchors - of_secrets if layout.has_others else frozenset[str]()
+    return layout.fixed | others
+
+
+def issuer_of(
+    secret: Object | None, roots: str, record: RotationRecord | None, pool: str = ""
+) -> tuple[CertificateInfo | None, str | None]:
+    """The issuer in a Secret, and the fingerprint of the known anchor that it chains to."""
+    if secret is None:
+        return None, None
+    chain = TlsSecret.of(secret).certificate
+    known = roots + (record.anchors if record is not None else "") + pool
+    try:
+        info = read_certificates(chain, ISSUER_SECRET)[0]
+        signer = signed_by(chain, known, ISSUER_SECRET)
+    except CertificateError:
+        return None, None
+    return info, signer.fingerprint if signer is not None else None
+
+
+def anchors_to_keep(snapshot: RotationSnapshot) -> list[CertificateInfo]:
+    """The anchors beside a Certificate's present one that proxies may have certificates of.
+
+    The issuer's, those that are trusted, and those of proxies that do not trust the present one:
+    they have no certificate of it.
+    """
+    if snapshot.anchor is None:
+        return []
+    wanted = set(snapshot.bundle.anchors - snapshot.bundle.fixed)
+    wanted |= {snapshot.issuer_anchor or ""}
+    for pod in filter(snapshot.lacks_current, snapshot.data_plane.pods):
+        if pod.proxy is not None:
+            wanted |= anchors_in(pod.proxy.trust_bundle)
+    wanted -= {snapshot.anchor.current.fingerprint}
+    pool = read_certificates(snapshot.pool, "trust anchors")
+    return [info for info in pool if info.fingerprint in wanted]
+
+
+def identity_pods(data_plane: DataPlane) -> list[Pod]:
+    """The running pods of the identity service; one that is deleting may still sign."""
+    return [
+        pod
+        for pod in data_plane.pods
+        if pod.namespace == data_plane.control_plane
+        and pod.labels.get("linkerd.io/control-plane-component") == "identity"
+    ]

@@ -1,0 +1,379 @@
+"""The trust bundle of a mesh: where it is kept, since when it is as it is, and changing it.
+
+Proxies and the identity service read ConfigMap `linkerd-identity-trust-roots`. It is written by
+its owner: the control plane's Helm release (value `identityTrustAnchorsPEM`), with
+`identity.externalCA` somebody else, which may be trust-manager's Bundle. The value is kept the
+same, so that the release stays the truth and `bootstrap` finds nothing to do; only where a
+Certificate owns the anchor, a value that was never given stays away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, cast
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError, MeshError, NotReady
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
+from prefect_linkerd.mesh.helm.installed import read_mesh_releases
+from prefect_linkerd.mesh.helm.ownership import Owner as ReleaseOwner
+from prefect_linkerd.mesh.helm.ownership import owner_of, refuse_theirs
+from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.helm.values import Values, merge
+from prefect_linkerd.mesh.identity.certificate_anchor import (
+    CERT_MANAGER,
+    TRUST_MANAGER,
+    certificate_for,
+)
+from prefect_linkerd.mesh.identity.issuer import with_kept
+from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, last_change, name_of
+from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.pki.certificates import fingerprints, join_bundle, read_certificates
+from prefect_linkerd.mesh.rotation.leaves import MARGIN
+
+BUNDLE = "ca-bundle.crt"
+VALUE = "identityTrustAnchorsPEM"
+
+Owner = Literal["release", "config-map", "trust-manager", "certificate"]
+"""Who says what the bundle holds; the last two by trust-manager's Bundle, and `certificate` by the
+Secrets among its sources (see `identity.certificate_anchor`)."""
+
+
+@dataclass(frozen=True)
+class TrustBundle:
+    """The trust bundle as the cluster has it.
+
+    `roots` is the ConfigMap's PEM and `changed` when it was last written, by the API server's
+    clock; `release` is the control plane's, and `declared` the PEM among its values. `driver` is
+    who owns that release, or the control plane where it is none. `fixed` are anchors that no
+    rotation adds or removes.
+    """
+
+    roots: str
+    changed: datetime | None
+    owner: Owner
+    release: Release | None = field(repr=False)
+    declared: str
+    driver: ReleaseOwner | None = None
+    fixed: frozenset[str] = frozenset()
+
+    @property
+    def anchors(self) -> frozenset[str]:
+        """The fingerprints of the ConfigMap's anchors."""
+        return _fingerprints(self.roots, f"ConfigMap {TRUST_ROOTS}")
+
+    @property
+    def declared_anchors(self) -> frozenset[str]:
+        """The fingerprints of the release's."""
+        return _fingerprints(self.declared, VALUE)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the release is deployed and says what the ConfigMap has."""
+        is_deployed = self.release is not None and self.release.status == "deployed"
+        return is_deployed and self.anchors == self.declared_anchors
+
+    @property
+    def settled(self) -> datetime | None:
+        """Any pod started after this instant has read the current bundle, even with clock skew."""
+        return self.changed + MARGIN if self.changed is not None else None
+
+    @property
+    def declared_hash(self) -> str:
+        """What the chart calls the declared bundle in its pods' annotations."""
+        return hashlib.sha256(self.declared.encode()).hexdigest()
+
+    @property
+    def follows(self) -> bool:
+        """Whether the release has to say what the ConfigMap has."""
+        return self.owner != "certificate" or bool(self.declared.strip())
+
+    def is_only(self, fingerprint: str) -> bool:
+        """Whether it is this one anchor beside the fixed ones, everywhere."""
+        is_settled = self.is_settled or not self.follows
+        return is_settled and self.anchors == self.fixed | {fingerprint}
+
+    def holds(self, fingerprint: str) -> bool:
+        # The release follows a Certificate's anchor at the end, as an upgrade restarts identity.
+        is_declared = self.owner == "certificate" or fingerprint in self.declared_anchors
+        return fingerprint in self.anchors and is_declared
+
+
+def _fingerprints(pem: str, subject: str) -> frozenset[str]:
+    return fingerprints(pem, subject) if pem.strip() else frozenset()
+
+
+def with_anchor(bundle: str, anchor: str) -> str:
+    """A bundle with one anchor more, in the order that bootstrap gives it."""
+    return join_bundle([*([bundle] if bundle.strip() else []), anchor])
+
+
+def only(bundle: str, fingerprint: str) -> str:
+    """A bundle of a single one of its anchors."""
+    infos = read_certificates(bundle, "trust bundle")
+    return join_bundle([info.pem for info in infos if info.fingerprint == fingerprint])
+
+
+def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> TrustBundle:
+    """Reads the trust bundle and the release that declares it; changes nothing."""
+    namespace = config.namespaces.linkerd
+    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    part = control_plane_part(config)
+    found = read_mesh_releases(cluster, config, parts=[part], namespaces={namespace}, values=True)
+    release = found.control_plane
+    values = release.values if release is not None and release.values else {}
+    return TrustBundle(
+        roots=str((roots or {}).get("data", {}).get(BUNDLE, "")),
+        changed=last_change(roots) if roots is not None else None,
+        owner=_owner(roots, values),
+        release=release,
+        declared=str(values.get(VALUE) or ""),
+        driver=found.driver,
+    )
+
+
+def control_plane_part(config: MeshConfig) -> Literal["linkerd2", "linkerd-control-plane"]:
+    return "linkerd2" if config.linkerd.layout == "one-chart" else "linkerd-control-plane"
+
+
+def _owner(roots: Object | None, values: Mapping[str, Any]) -> Owner:
+    identity: object = values.get("identity")
+    is_external = isinstance(identity, dict) and bool(
+        cast("dict[str, Any]", identity).get("externalCA")
+    )
+    if not is_external:
+        return "release"
+    metadata: dict[str, Any] = (roots or {}).get("metadata", {})
+    owners: list[dict[str, Any]] = metadata.get("ownerReferences") or []
+    is_bundle = any(
+        owner["kind"] == "Bundle" and str(owner["apiVersion"]).startswith("trust.cert-manager.io/")
+        for owner in owners
+    )
+    return "trust-manager" if is_bundle else "config-map"
+
+
+def write_trust_bundle(
+    cluster: Cluster,
+    helm: Helm,
+    chart: Chart,
+    config: MeshConfig,
+    wanted: str,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Brings the trust bundle to the wanted anchors, wherever it is kept; nothing where it is so.
+
+    Args:
+        chart: the control plane's, in the version that is installed.
+        wanted: the PEM of every anchor.
+
+    Raises:
+        ReleaseError: the release could not be upgraded.
+        NotReady: the ConfigMap's owner did not write it.
+    """
+    bundle = read_trust_bundle(cluster, config)
+    if bundle.owner == "config-map":
+        if bundle.anchors != fingerprints(wanted, "trust bundle"):
+            patch = {"data": {BUNDLE: wanted}}
+            cluster.merge("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd, patch)
+    elif bundle.owner == "trust-manager":
+        _write_bundle(cluster, wanted)
+    release = bundle.release
+    if release is None:
+        raise _no_release(config, bundle.driver)
+    write_release(cluster, helm, chart, config, release, {VALUE: wanted}, on_progress)
+    await_roots(cluster, config, fingerprints(wanted, "trust bundle"))
+
+
+def write_release(
+    cluster: Cluster,
+    helm: Helm,
+    chart: Chart,
+    config: MeshConfig,
+    release: Release,
+    changed: Values,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Changes some values of the control plane's release; nothing where they are so.
+
+    An issuer that the chart makes stays as the cluster has it.
+
+    Raises:
+        ReleaseError: the release could not be upgraded.
+    """
+    values = with_kept(cluster, config, chart, merge(release.values or {}, changed))
+    helm.reconcile(
+        DesiredRelease(release.name, release.namespace, chart, values, config.timeout_seconds),
+        on_progress,
+    )
+
+
+def declare(
+    cluster: Cluster,
+    helm: Helm,
+    chart: Chart,
+    config: MeshConfig,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Lets the release's value follow a bundle that a Certificate's anchor makes.
+
+    Raises:
+        ReleaseError: the release could not be upgraded.
+    """
+    bundle = read_trust_bundle(cluster, config)
+    release = bundle.release
+    if release is None or not bundle.declared.strip() or bundle.anchors == bundle.declared_anchors:
+        return
+    write_release(cluster, helm, chart, config, release, {VALUE: bundle.roots}, on_progress)
+
+
+def _no_release(config: MeshConfig, driver: ReleaseOwner | None) -> MeshError:
+    namespace = config.namespaces.linkerd
+    if driver is None:
+        return NotReady(
+            f"Helm release of {control_plane_part(config)} in {namespace}",
+            expected="the control plane's release",
+            found="none, and no control plane",
+            remedy="Set namespaces.linkerd to where it is, or install the mesh by bootstrap.",
+        )
+    return NotReady(
+        f"Helm release of {control_plane_part(config)} in {namespace}",
+        expected="the control plane's release",
+        found=f"none that can be read: the control plane belongs to {driver}",
+        remedy="Change it there; these flows write meshes of Helm alone.",
+    )
+
+
+def require_installed(bundle: TrustBundle, chart: Chart, config: MeshConfig) -> None:
+    """Checks that the control plane's release may be written, and that no value upgrades it.
+
+    Raises:
+        OwnershipConflict: something else drives it.
+        NotReady: there is none, or it is of another chart.
+    """
+    release = bundle.release
+    if release is None:
+        raise _no_release(config, bundle.driver)
+    if bundle.driver is not None and bundle.driver.reconciles:
+        raise refuse_theirs(
+            f"Helm release {release.ref}",
+            bundle.driver,
+            "Change it there: what these flows write it would undo.",
+        )
+    if release.chart_version != chart.version:
+        raise NotReady(
+            f"Helm release {release.namespace}/{release.name}",
+            expected=f"chart {chart.name} {chart.version}, of {config.linkerd}",
+            found=f"{release.chart} {release.chart_version}",
+            remedy="Set the mesh's version to what is installed, or run upgrade first.",
+        )
+
+
+def require_writable_bundle(cluster: Cluster, config: MeshConfig, bundle: TrustBundle) -> None:
+    """Checks that nobody brings back what these flows write of the trust bundle.
+
+    Raises:
+        OwnershipConflict: the ConfigMap, or trust-manager's Bundle, is somebody else's.
+    """
+    found = None
+    if bundle.owner == "config-map":
+        found = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
+    elif bundle.owner == "trust-manager":
+        found = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
+    if found is not None:
+        text = "Let that leave its content alone: a rotation writes the anchors there."
+        _require_undriven(found, text, is_copy=owner_of(found).may_be_copied)
+
+
+def require_writable_key(cluster: Cluster, config: MeshConfig) -> None:
+    """The same of the Secret of the trust anchor, where its key is kept in the cluster.
+
+    Raises:
+        OwnershipConflict: something else brings it back to what it was.
+    """
+    if config.trust_anchor.custody == "in-cluster":
+        found = cluster.get("v1", "Secret", ANCHOR_SECRET, config.anchor_namespace)
+        text = (
+            "Let that leave its content alone: a rotation writes the new anchor and its key there."
+        )
+        if found is not None:
+            _require_undriven(found, text, is_copy=_is_copied_secret(cluster, found))
+
+
+def _is_copied_secret(cluster: Cluster, secret: Object) -> bool:
+    """Whether a Secret names a Certificate since it was copied from one that a Certificate owns."""
+    if (owner := owner_of(secret)).by != "cert-manager":
+        return owner.by == "trust-manager"
+    try:
+        certificates = cluster.list(CERT_MANAGER, "Certificate", secret["metadata"]["namespace"])
+        return certificate_for(certificates, secret["metadata"]["name"]) is None
+    except ApiError as error:
+        # Where nobody may look it counts as the Certificate's.
+        return error.status == 404
+
+
+def _require_undriven(found: Object, remedy: str, *, is_copy: bool) -> None:
+    owner = owner_of(found)
+    if owner.reconciles and not is_copy:
+        raise refuse_theirs(name_of(found), owner, remedy)
+
+
+def _write_bundle(cluster: Cluster, wanted: str) -> None:
+    """Says in trust-manager's Bundle which anchors there are.
+
+    Its sources other than in-line ones stay: a Secret among them may hold an anchor as well.
+    Source: https://cert-manager.io/docs/trust/trust-manager/#usage
+    """
+    bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
+    if bundle is None:
+        raise NotReady(
+            f"Bundle/{TRUST_ROOTS}",
+            expected="trust-manager's Bundle, which owns the ConfigMap of that name",
+            found="none",
+            remedy="Name it after the ConfigMap, or take the ConfigMap out of its care.",
+        )
+    sources: list[dict[str, Any]] = bundle["spec"].get("sources") or []
+    kept = [source for source in sources if "inLine" not in source]
+    bundle["spec"]["sources"] = [*kept, {"inLine": wanted}]
+    if bundle["spec"]["sources"] != sources:
+        cluster.replace(bundle)
+
+
+def await_roots(
+    cluster: Cluster, config: MeshConfig, wanted: frozenset[str], *, may_have_more: bool = False
+) -> None:
+    """Waits until the ConfigMap holds these anchors.
+
+    Args:
+        may_have_more: whether others beside them are as well.
+
+    Raises:
+        NotReady: its owner did not write it; with what trust-manager says of the Bundle.
+    """
+    deadline = time.monotonic() + min(config.timeout_seconds, 60)
+    while True:
+        roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
+        pem = str((roots or {}).get("data", {}).get(BUNDLE, ""))
+        found = _fingerprints(pem, TRUST_ROOTS)
+        if found == wanted or (may_have_more and found >= wanted):
+            return
+        if time.monotonic() > deadline:
+            raise NotReady(
+                name_of(roots) if roots else f"ConfigMap/{TRUST_ROOTS}",
+                expected=f"{len(wanted)} trust anchors: {', '.join(sorted(wanted))}",
+                found="; ".join([", ".join(sorted(found)) or "none", *_of_bundle(cluster)]),
+                remedy="See who else writes it: sources of a Bundle, or a GitOps controller.",
+            )
+        time.sleep(0.5)
+
+
+def _of_bundle(cluster: Cluster) -> list[str]:
+    """What trust-manager says of its Bundle."""
+    bundle: Object = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS) or {}
+    conditions: list[dict[str, Any]] = bundle.get("status", {}).get("conditions") or []
+    return [f"Bundle/{TRUST_ROOTS} {c.get('reason')}: {c.get('message')}" for c in conditions]

@@ -1,0 +1,425 @@
+"""New certificates for Linkerd's webhooks, by the charts that made them.
+
+A chart generates the certificate of each webhook (`genSelfSignedCert`, for 365 days) whenever it is
+rendered, and writes it to the Secret, to the CA that the API server trusts, and as a checksum to
+the pods that serve it. So a Helm upgrade to the same chart and values renews them all, and nothing
+else changes. Certificates that do not come from a chart are left to their owners.
+
+Sources: `templates/*-rbac.yaml` of the charts, and
+https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import Field
+
+from prefect_linkerd.mesh.config.model import MeshConfig, Section
+from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotReady
+from prefect_linkerd.mesh.helm.charts import ChartCatalog
+from prefect_linkerd.mesh.helm.client import Helm, desired_release
+from prefect_linkerd.mesh.helm.installed import Part, parts_of, read_mesh_releases
+from prefect_linkerd.mesh.helm.ownership import Owner
+from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.helm.values import merge
+from prefect_linkerd.mesh.identity.issuer import chart_issuer
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.install.injection import ensure_meshed
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.permissions import Permission
+from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
+from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, read_record
+from prefect_linkerd.mesh.report.events import Notice
+from prefect_linkerd.mesh.rotation.permissions import lacking, require
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.mesh.snapshot.mesh import Certificates, read_secrets
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A webhook of a chart: the value that is about it, its Secret, and what holds its CA."""
+
+    value: str
+    secret: str
+    trusted_by: tuple[str, str, str]
+    """Group, resource and name."""
+
+
+_ADMISSION = "admissionregistration.k8s.io"
+_MUTATING = (_ADMISSION, "mutatingwebhookconfigurations")
+_VALIDATING = (_ADMISSION, "validatingwebhookconfigurations")
+
+_CONTROL_PLANE = (
+    Webhook(
+        "proxyInjector",
+        "linkerd-proxy-injector-k8s-tls",
+        (*_MUTATING, "linkerd-proxy-injector-webhook-config"),
+    ),
+    Webhook(
+        "profileValidator",
+        "linkerd-sp-validator-k8s-tls",
+        (*_VALIDATING, "linkerd-sp-validator-webhook-config"),
+    ),
+    Webhook(
+        "policyValidator",
+        "linkerd-policy-validator-k8s-tls",
+        (*_VALIDATING, "linkerd-policy-validator-webhook-config"),
+    ),
+)
+WEBHOOKS: dict[Part, tuple[Webhook, ...]] = {
+    "linkerd2": _CONTROL_PLANE,
+    "linkerd-control-plane": _CONTROL_PLANE,
+    "linkerd-viz": (
+        Webhook(
+            "tap",
+            "tap-k8s-tls",
+            ("apiregistration.k8s.io", "apiservices", "v1alpha1.tap.linkerd.io"),
+        ),
+        Webhook(
+            "tapInjector",
+            "tap-injector-k8s-tls",
+            (*_MUTATING, "linkerd-tap-injector-webhook-config"),
+        ),
+    ),
+    "linkerd-jaeger": (
+        Webhook(
+            "webhook",
+            "jaeger-injector-k8s-tls",
+            (*_MUTATING, "linkerd-jaeger-injector-webhook-config"),
+        ),
+    ),
+}
+"""The webhooks of each part of the mesh, in the order in which the parts are upgraded."""
+
+CONTROL_PLANES: tuple[Part, ...] = ("linkerd2", "linkerd-control-plane")
+
+
+class WebhookOptions(Section):
+    """How new certificates for the webhooks are made."""
+
+    approval: bool = Field(
+        default=False,
+        title="Ask first",
+        description="The run pauses before its first change until somebody resumes it.",
+    )
+    approval_hours: float = Field(
+        default=24,
+        gt=0,
+        le=24 * 30,
+        title="Approval (hours)",
+        description="How long the run waits for an approval; then it fails, and can be run again.",
+    )
+    lease_seconds: float = Field(
+        default=60,
+        ge=3,
+        le=3600,
+        title="Lease (seconds)",
+        description="After how long a run that died may be taken over by another one.",
+    )
+
+
+@dataclass(frozen=True)
+class RenewedRelease:
+    """A release that is upgraded again, and the webhooks whose certificates change by it."""
+
+    part: Part
+    release: Release
+    webhooks: tuple[Webhook, ...]
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The Secrets of its webhooks, as `namespace/name`."""
+        return tuple(f"{self.release.place}/{webhook.secret}" for webhook in self.webhooks)
+
+
+@dataclass(frozen=True)
+class RenewalPlan:
+    """The releases that are upgraded again; `left` says who renews what no chart makes."""
+
+    releases: tuple[RenewedRelease, ...]
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """A Secret, and its certificate before (None where there was none) and after."""
+
+    secret: str
+    before: CertificateInfo | None
+    after: CertificateInfo
+
+
+@dataclass(frozen=True)
+class WebhookRenewal:
+    """What was done; `left` as in `RenewalPlan`."""
+
+    renewed: tuple[Renewed, ...]
+    left: tuple[str, ...]
+
+
+# The plan
+
+
+def plan_renewal(
+    releases: Mapping[Part, Release],
+    owners: Mapping[Part, Owner],
+    certificates: Iterable[Object] = (),
+) -> RenewalPlan:
+    """Which releases have to be upgraded again; reads and changes nothing.
+
+    Args:
+        releases: those of the mesh, with their values.
+        owners: who owns each part.
+        certificates: cert-manager's Certificates in the mesh's namespaces.
+    """
+    kept = {
+        (obj["metadata"]["namespace"], obj["spec"]["secretName"]): obj["metadata"]["name"]
+        for obj in certificates
+    }
+    found: list[RenewedRelease] = []
+    left: list[str] = []
+    for part, webhooks in WEBHOOKS.items():
+        release, owner = releases.get(part), owners.get(part)
+        if release is None or release.status == "uninstalled":
+            if owner is not None:
+                left.append(f"{part} is no Helm release: {owner} makes its certificates")
+            continue
+        if owner is not None and owner.reconciles:
+            left.append(f"Helm release {release.ref} belongs to {owner}: upgrade it there")
+            continue
+        made: list[Webhook] = []
+        for webhook in webhooks:
+            key = (release.place, webhook.secret)
+            if text := _made_elsewhere(webhook, release.values or {}, kept.get(key, "")):
+                left.append(f"Secret/{'/'.join(key)}: {text}")
+            else:
+                made.append(webhook)
+        if made:
+            found.append(RenewedRelease(part, release, tuple(made)))
+    return RenewalPlan(tuple(found), tuple(left))
+
+
+def _made_elsewhere(webhook: Webhook, values: Mapping[str, Any], certificate: str) -> str:
+    """Who makes a webhook's certificate, if the chart does not; empty where it does."""
+    given: object = values.get(webhook.value)
+    own = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
+    if own.get("externalSecret"):
+        if certificate:
+            return f"cert-manager renews it by Certificate {certificate}"
+        return f"{webhook.value}.externalSecret is set: its owner has to renew it"
+    if own.get("crtPEM"):
+        return f"it is the value {webhook.value}.crtPEM: replace that, keyPEM and caBundle"
+    return ""
+
+
+# Reading
+
+
+def look_at_webhooks(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates]:
+    """Checks that the charts can renew the webhooks' certificates; returns them as they are.
+
+    Raises:
+        InvalidInput: no chart makes any; with who does. Or an upgrade would change more than them.
+        PreflightFailed: this identity may not do what it takes.
+    """
+    plan = read_renewal(cluster, config)
+    has_record = read_record(cluster, config.namespaces.linkerd) is not None
+    require(lacking(cluster, renewal_permissions(config, plan, has_record=has_record)))
+    return read_secrets(cluster, config)
+
+
+def read_renewal(cluster: Cluster, config: MeshConfig) -> RenewalPlan:
+    """The plan for a mesh as it is.
+
+    Raises:
+        InvalidInput: see `look_at_webhooks`.
+    """
+    places = _places(config)
+    parts: list[Part] = [part for part in parts_of(config) if part in WEBHOOKS]
+    installed = read_mesh_releases(cluster, config, parts=parts, namespaces=places, values=True)
+    certificates = [
+        obj for place in places for obj in cluster.list("cert-manager.io/v1", "Certificate", place)
+    ]
+    plan = plan_renewal(installed.releases, installed.owners, certificates)
+    if not plan.releases:
+        raise InvalidInput(
+            f"webhooks of mesh {config.name}",
+            expected="a certificate that the chart of a Helm release made",
+            found="; ".join(plan.left) or "no Helm release of Linkerd",
+            remedy="Renew them where they come from."
+            if plan.left
+            else "Run bootstrap, or reinstall the mesh by Helm.",
+        )
+    for each in plan.releases:
+        if each.release.status != "deployed":
+            raise InvalidInput(
+                f"Helm release {each.release.ref}",
+                expected="status deployed",
+                found=each.release.status,
+                remedy="Finish what was interrupted first: run bootstrap, upgrade or rotate_anchor "
+                "again, whichever it was.",
+            )
+    _require_same(cluster, config, plan)
+    return plan
+
+
+def _places(config: MeshConfig) -> list[str]:
+    names = config.namespaces
+    found = [names.linkerd]
+    found += [names.viz] if config.viz.enabled else []
+    return found + ([names.jaeger] if config.jaeger.enabled else [])
+
+
+def _require_same(cluster: Cluster, config: MeshConfig, plan: RenewalPlan) -> None:
+    """Checks that the control plane's release has the mesh's own trust bundle and issuer.
+
+    Where an interrupted rotation, or a person, has changed them beside the release, an upgrade to
+    its values would take the old ones back.
+    """
+    linkerd = config.namespaces.linkerd
+    plane = next((each.release for each in plan.releases if each.part in CONTROL_PLANES), None)
+    if plane is None:
+        return
+    bundle = read_trust_bundle(cluster, config)
+    if bundle.owner == "release" and bundle.anchors != bundle.declared_anchors:
+        raise InvalidInput(
+            f"ConfigMap/{linkerd}/{TRUST_ROOTS}",
+            expected="the anchors that the release's values have, which an upgrade writes there",
+            found="others",
+            remedy="Finish the rotation by rotate_anchor; else put the release's anchors back.",
+        )
+    values = plane.values or {}
+    issuer = chart_issuer(cluster.get("v1", "Secret", ISSUER_SECRET, linkerd))
+    if merge(values, issuer) != values:
+        raise InvalidInput(
+            f"Secret/{linkerd}/{ISSUER_SECRET}",
+            expected="the issuer that the release's values have, which an upgrade writes there",
+            found="another one",
+            remedy="Run rotate_issuer, which writes both.",
+        )
+
+
+def renewal_permissions(
+    config: MeshConfig, plan: RenewalPlan, *, has_record: bool
+) -> list[Permission]:
+    """What `rotate_webhooks` writes.
+
+    Args:
+        has_record: whether the rotations' record, which is also their lease, is there.
+    """
+    linkerd = config.namespaces.linkerd
+    found = [Permission("update", "configmaps", namespace=linkerd, name=RECORD)]
+    if not has_record:
+        found.append(Permission("create", "configmaps", namespace=linkerd))
+    for each in plan.releases:
+        # Helm's records, the certificates, and the pods that serve them.
+        for verb in ("create", "list", "update"):
+            found.append(Permission(verb, "secrets", namespace=each.release.namespace))
+        found.append(Permission("patch", "secrets", namespace=each.release.place))
+        found.append(Permission("patch", "deployments", "apps", each.release.place))
+        for webhook in each.webhooks:
+            group, resource, name = webhook.trusted_by
+            found.append(Permission("patch", resource, group, name=name))
+    return found
+
+
+# Doing it
+
+
+def renew_webhooks(
+    cluster: Cluster,
+    config: MeshConfig,
+    helm: Helm,
+    claim: RotationClaim,
+    before: Mapping[str, Certificates],
+    on_progress: OnProgress,
+) -> WebhookRenewal:
+    """Upgrades each release to what it is, and proves that its certificates are other ones.
+
+    May be killed anywhere: run again, it renews them all once more, which does no harm.
+
+    Args:
+        claim: the right to rotate, held: no rotation may change the release's values meanwhile.
+        before: the Secrets as they were looked at. A release whose certificates are others since
+            then, by this step's first try, is left alone.
+
+    Raises:
+        InvalidInput: see `look_at_webhooks`.
+        ChartError: the installed chart cannot be found.
+        ReleaseError: Helm failed; the release is what it was.
+        NotReady: a certificate is the old one still.
+    """
+    plan = read_renewal(cluster, config)
+    catalog = ChartCatalog(config)
+    old = {key: _certificate(key, before) for each in plan.releases for key in each.secrets}
+    for each in plan.releases:
+        now = read_secrets(cluster, config)
+        if all(_is_other(old[key], _certificate(key, now)) for key in each.secrets):
+            continue
+        claim.check()
+        release = each.release
+        chart = catalog.find(each.part, version=release.chart_version)
+        helm.upgrade_again(
+            desired_release(config, chart, release.values or {}, release.ref), on_progress
+        )
+        if each.part not in CONTROL_PLANES:
+            # Its pods may have come up while no injector answered.
+            ensure_meshed(cluster, release.place, config.timeout_seconds, on_progress)
+    now = read_secrets(cluster, config)
+    renewed: list[Renewed] = []
+    for key, info in old.items():
+        after = _certificate(key, now)
+        if after is None or not _is_other(info, after):
+            raise NotReady(
+                f"Secret/{key}",
+                expected="another certificate after an upgrade of its release",
+                found="the same one" if after else "none",
+                remedy="Look at `helm get manifest` of the release: its chart may not generate it.",
+            )
+        renewed.append(Renewed(f"Secret/{key}", info, after))
+    return WebhookRenewal(tuple(renewed), plan.left)
+
+
+def _certificate(key: str, secrets: Mapping[str, Certificates]) -> CertificateInfo | None:
+    """The certificate of a Secret; None where there is none, or none that can be read."""
+    found = secrets.get(key)
+    try:
+        return read_certificates(found.certificate, key)[0] if found is not None else None
+    except MeshError:
+        return None
+
+
+def _is_other(before: CertificateInfo | None, after: CertificateInfo | None) -> bool:
+    return after is not None and (before is None or before.fingerprint != after.fingerprint)
+
+
+# Telling
+
+
+def renewal_markdown(mesh: str, done: WebhookRenewal) -> str:
+    """What was renewed, as a page."""
+    lines = [f"# Webhook certificates of {mesh}: renewed", ""]
+    lines += ["| Secret | would have expired on | expires on |", "|---|---|---|"]
+    for each in done.renewed:
+        before = f"{each.before.not_after:%Y-%m-%d}" if each.before else "none"
+        lines.append(f"| {each.secret} | {before} | {each.after.not_after:%Y-%m-%d} |")
+    if done.left:
+        lines += ["", "## Not made by a chart", "", *(f"- {text}" for text in done.left)]
+    return "\n".join(lines) + "\n"
+
+
+def renewal_notice(mesh: str, done: WebhookRenewal) -> Notice:
+    """`linkerd.webhooks.rotated`."""
+    return Notice(
+        "linkerd.webhooks.rotated",
+        mesh,
+        {
+            "secrets": [each.secret for each in done.renewed],
+            "not_after": min(each.after.not_after for each in done.renewed).isoformat(),
+            "left": list(done.left),
+        },
+    )

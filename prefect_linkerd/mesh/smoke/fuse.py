@@ -1,0 +1,242 @@
+"""What owns everything that a smoke test makes, so that nothing of it stays.
+
+Everything that a run makes is owned by one object, its *fuse*: a Job of no pods that is complete
+at once and that Kubernetes deletes some time after, with all that it owns. While the run lives it
+keeps the fuse from burning down. So a run that is killed leaves nothing behind for longer than
+`FUSE_SECONDS`, even if nothing of ours ever runs again; and the next run, which sees that nobody
+tends the fuse, need not wait for that.
+Sources: https://kubernetes.io/docs/concepts/workloads/controllers/ttlafterfinished/ and
+https://kubernetes.io/docs/concepts/architecture/garbage-collection/#owners-dependents
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+from prefect_linkerd.mesh.errors import ApiError, NotReady
+from prefect_linkerd.mesh.install.ingress import API_VERSIONS as TRAEFIK_API_VERSIONS
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.smoke.routing import SPLIT_KINDS
+
+RUN_LABEL = "smoke.prefect-linkerd/run"
+FUSE_LABEL = "smoke.prefect-linkerd/fuse"
+
+FUSE_SECONDS = 120
+TEND_EVERY_SECONDS = 5.0
+SILENT_AFTER_SECONDS = 30
+"""A fuse that nobody tended for this long is a dead run's."""
+
+REMOVED_WITHIN_SECONDS = 120
+
+_TRAEFIK_KINDS = tuple(
+    (api_version, kind)
+    for api_version in TRAEFIK_API_VERSIONS
+    for kind in ("IngressRoute", "Middleware")
+)
+# What leads traffic: it goes first, so that an injected fault ends at once.
+_LEADING = (*SPLIT_KINDS, *_TRAEFIK_KINDS)
+_KINDS = (
+    *_LEADING,
+    ("batch/v1", "Job"),
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "ReplicaSet"),
+    ("v1", "Service"),
+    ("v1", "ConfigMap"),
+    ("v1", "Pod"),
+)
+
+
+def fuse_name(run: str) -> str:
+    """The name of a run's fuse, which the names of all its objects begin with."""
+    return f"smoke-{run}"
+
+
+def fuse(run: str, namespace: str, labels: Mapping[str, str]) -> Object:
+    """A Job that never makes a pod, is complete at once and is deleted after `FUSE_SECONDS`."""
+    pod = {"restartPolicy": "Never", "containers": [{"name": "none", "image": "none"}]}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": fuse_name(run),
+            "namespace": namespace,
+            "labels": {**labels, RUN_LABEL: run, FUSE_LABEL: "true"},
+        },
+        "spec": {
+            "completions": 0,
+            "parallelism": 0,
+            "backoffLimit": 0,
+            "ttlSecondsAfterFinished": FUSE_SECONDS,
+            "template": {"spec": pod},
+        },
+    }
+
+
+def last_tended(job: Object) -> datetime:
+    """When somebody last kept a fuse from burning down, by the cluster's clock."""
+    completed = job.get("status", {}).get("completionTime")
+    if completed is None:
+        return datetime.fromisoformat(job["metadata"]["creationTimestamp"])
+    left: int = job["spec"].get("ttlSecondsAfterFinished", FUSE_SECONDS) - FUSE_SECONDS
+    return datetime.fromisoformat(completed) + timedelta(seconds=left)
+
+
+class Fuse:
+    """A run's fuse, tended from the first to the last; a context manager.
+
+    At the end everything that it owns is deleted.
+
+    Args:
+        run: the run's id.
+        labels: what the fuse carries beside its own.
+
+    Raises:
+        NotReady: something that it owns does not go.
+    """
+
+    def __init__(
+        self, cluster: Cluster, run: str, namespace: str, labels: Mapping[str, str]
+    ) -> None:
+        self._cluster, self._run, self._namespace, self._labels = cluster, run, namespace, labels
+        self._uid = ""
+        self._is_lost = False
+        self._is_over = threading.Event()
+        self._tender = threading.Thread(target=self._tend, daemon=True)
+
+    def __enter__(self) -> Self:
+        lit = self._cluster.apply(fuse(self._run, self._namespace, self._labels))
+        self._uid = str(lit["metadata"]["uid"])
+        self._tender.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        self._tender.join()
+        remove(self._cluster, self._namespace, self._run)
+
+    def reference(self) -> dict[str, str]:
+        """What an object says that the fuse owns.
+
+        Raises:
+            NotReady: the fuse is gone, and what it owned with it.
+        """
+        name = fuse_name(self._run)
+        if self._is_lost:
+            raise NotReady(
+                f"Job/{self._namespace}/{name}",
+                expected="the object that owns this test's own to be there",
+                found="that it is gone: the API server was away for long, or somebody deleted it",
+                remedy="Run the test again.",
+            )
+        return {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": self._uid}
+
+    def _tend(self) -> None:
+        while not self._is_over.wait(TEND_EVERY_SECONDS):
+            # The next time does as well.
+            with contextlib.suppress(ApiError):
+                self._extend()
+
+    def _extend(self) -> None:
+        name = fuse_name(self._run)
+        job = self._cluster.get("batch/v1", "Job", name, self._namespace)
+        if job is None or job["metadata"]["uid"] != self._uid:
+            self._is_lost = True
+            return
+        completed = job.get("status", {}).get("completionTime")
+        if completed is None:
+            return
+        burning = (self._cluster.clock() - datetime.fromisoformat(completed)).total_seconds()
+        patch = {"spec": {"ttlSecondsAfterFinished": int(burning) + FUSE_SECONDS}}
+        self._cluster.merge("batch/v1", "Job", name, self._namespace, patch)
+
+
+def clear_leftovers(cluster: Cluster, namespace: str) -> list[str]:
+    """Removes what dead runs left in a namespace; waits for as long as it takes to be sure.
+
+    A run that lives, here or elsewhere, is left alone.
+
+    Returns:
+        The ids of the runs that were removed.
+
+    Raises:
+        NotReady: something of them does not go.
+    """
+    began = cluster.clock()
+    removed: list[str] = []
+    while True:
+        # First what is owned, then the owners: an owner is always the older.
+        there = _runs(cluster, namespace)
+        jobs = list(cluster.list("batch/v1", "Job", namespace, labels=FUSE_LABEL))
+        tended = {str(job["metadata"]["labels"][RUN_LABEL]): last_tended(job) for job in jobs}
+        now = cluster.clock()
+        silent = {
+            run
+            for run, moment in tended.items()
+            if (now - moment).total_seconds() > SILENT_AFTER_SECONDS
+        }
+        for run in sorted(silent | (there - set(tended))):
+            remove(cluster, namespace, run)
+            removed.append(run)
+        # Who tended the fuse after we began is alive.
+        if all(moment > began for run, moment in tended.items() if run not in silent):
+            return removed
+        time.sleep(1)
+
+
+def _runs(cluster: Cluster, namespace: str) -> set[str]:
+    """The runs that something is left of, whether their fuse is there or not."""
+    return {
+        str(obj["metadata"]["labels"][RUN_LABEL])
+        for api_version, kind in _served(cluster, _KINDS)
+        for obj in cluster.list(api_version, kind, namespace, labels=RUN_LABEL)
+    }
+
+
+def _served(cluster: Cluster, kinds: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The kinds that are served, each in one version."""
+    groups: dict[tuple[str, str], tuple[str, str]] = {}
+    for api_version, kind in kinds:
+        key = (api_version.rpartition("/")[0], kind)
+        if key not in groups and cluster.serves(api_version, kind):
+            groups[key] = (api_version, kind)
+    return list(groups.values())
+
+
+def remove(cluster: Cluster, namespace: str, run: str) -> None:
+    """Deletes everything of a run, and waits until it is gone.
+
+    Raises:
+        NotReady: naming what does not go.
+    """
+    labels = f"{RUN_LABEL}={run}"
+    for api_version, kind in _served(cluster, _LEADING):
+        for obj in cluster.list(api_version, kind, namespace, labels=labels):
+            cluster.delete(api_version, kind, obj["metadata"]["name"], namespace)
+    cluster.delete("batch/v1", "Job", fuse_name(run), namespace)
+    kinds = _served(cluster, _KINDS)
+    deadline = time.monotonic() + REMOVED_WITHIN_SECONDS
+    while left := [
+        name_of(obj)
+        for api_version, kind in kinds
+        for obj in cluster.list(api_version, kind, namespace, labels=labels)
+    ]:
+        if time.monotonic() > deadline:
+            raise NotReady(
+                left[0],
+                expected=f"to be gone within {REMOVED_WITHIN_SECONDS} s, with its owner",
+                found=", ".join(left[:10]),
+                remedy="Look for finalizers, and whether the garbage collector runs; "
+                f"delete by label {labels}.",
+            )
+        time.sleep(0.3)

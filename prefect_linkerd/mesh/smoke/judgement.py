@@ -1,0 +1,195 @@
+"""What measured traffic means: pure functions that name everything that is not as promised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from prefect_linkerd.mesh.smoke.traffic import Traffic
+
+
+def judge_success(traffic: Traffic, least: float) -> list[str]:
+    """Whether enough requests succeeded."""
+    if traffic.sent == 0:
+        return ["no request was sent"]
+    if traffic.success_rate >= least:
+        return []
+    causes = ", ".join(f"{count} {name}" for name, count in sorted(traffic.errors.items()))
+    return [
+        f"{traffic.success_rate:.2%} of {traffic.sent} requests succeeded, "
+        f"at least {least:.2%} should ({causes})"
+    ]
+
+
+def judge_latency(traffic: Traffic, most_p99_ms: float | None) -> list[str]:
+    p99 = traffic.latency_ms.get("p99")
+    if most_p99_ms is None or p99 is None or p99 <= most_p99_ms:
+        return []
+    return [f"the 99th percentile is {p99:.1f} ms, at most {most_p99_ms:.1f} ms is allowed"]
+
+
+def judge_identity(traffic: Traffic) -> list[str]:
+    """Whether every answered request came over mTLS, as the backends' proxies say."""
+    plain = traffic.clients.get("", 0)
+    if not plain:
+        return []
+    return [
+        f"{plain} of {sum(traffic.clients.values())} answers came without mTLS: "
+        "the client or the backend has no working proxy"
+    ]
+
+
+def judge_spread(traffic: Traffic, backend: str, replicas: int, least: float) -> list[str]:
+    """Whether the requests to a Service were spread over its replicas, request by request.
+
+    Linkerd balances by the latency it sees (peak EWMA, the better of two chosen at random), so
+    shares are no binomial draw: each replica has to get `least` of its even share. That single
+    connections were answered by several replicas tells Linkerd from kube-proxy, which balances
+    connections.
+    """
+    answered = {name: sum(c) for name, c in traffic.backends.get(backend, {}).items()}
+    problems: list[str] = []
+    if len(answered) != replicas:
+        problems.append(f"{len(answered)} of {replicas} replicas answered")
+    floor = least * sum(answered.values()) / replicas
+    problems += [
+        f"replica {name} answered {count} of {sum(answered.values())} requests, "
+        f"at least {floor:.0f} expected"
+        for name, count in sorted(answered.items())
+        if count < floor
+    ]
+    if not traffic.mixed_connections:
+        problems.append(
+            f"each of {traffic.connections} connections was answered by one replica only: "
+            "requests are not balanced by a proxy"
+        )
+    return problems
+
+
+def is_plausible(count: int, total: int, share: float, false_alarm: float) -> bool:
+    """Whether `count` of `total` independent requests may well be a draw at `share`.
+
+    By the Chernoff bound in its relative-entropy form, which holds for every total: a draw as far
+    off as this one has a probability of at most `2 exp(-total * KL(count/total || share))`.
+    Source: Hoeffding, Probability inequalities for sums of bounded random variables (1963), th. 1.
+    """
+    if total == 0:
+        return False
+    if share <= 0 or share >= 1:
+        return count == round(share) * total
+    return total * _relative_entropy(count / total, share) <= math.log(2 / false_alarm)
+
+
+def _relative_entropy(q: float, p: float) -> float:
+    left = q * math.log(q / p) if q > 0 else 0.0
+    right = (1 - q) * math.log((1 - q) / (1 - p)) if q < 1 else 0.0
+    return left + right
+
+
+def plausible_counts(total: int, share: float, false_alarm: float) -> tuple[int, int]:
+    """The least and the most requests that are plausible at a share."""
+    around = round(total * share)
+    low, high = around, around
+    while low > 0 and is_plausible(low - 1, total, share, false_alarm):
+        low -= 1
+    while high < total and is_plausible(high + 1, total, share, false_alarm):
+        high += 1
+    return low, high
+
+
+def judge_split(traffic: Traffic, weights: Mapping[str, int], false_alarm: float) -> list[str]:
+    """Whether each backend got its share, within what chance allows.
+
+    Args:
+        weights: percent by backend.
+    """
+    total = sum(traffic.answered(backend) for backend in traffic.backends)
+    problems = [
+        f"{backend} answered, and has no part in the split"
+        for backend in sorted(traffic.backends)
+        if backend not in weights
+    ]
+    if not total:
+        return [*problems, "no backend answered"]
+    for backend, weight in weights.items():
+        count = traffic.answered(backend)
+        if not is_plausible(count, total, weight / 100, false_alarm):
+            low, high = plausible_counts(total, weight / 100, false_alarm)
+            expected = f"{low} to {high} are plausible" if low < high else f"{low} expected"
+            problems.append(
+                f"{backend} answered {count} of {total} requests ({count / total:.1%}) at weight "
+                f"{weight}: {expected}"
+            )
+    return problems
+
+
+def judge_canary(
+    traffic: Traffic, canary: str, success_rate: float, latency_p99_ms: float | None
+) -> list[str]:
+    """The health gate of one step: everything that blocks the next step.
+
+    A canary that answered nothing has proved nothing, which is no reason to give it more.
+    """
+    answered, failed = traffic.answered(canary), traffic.failed(canary)
+    if not answered:
+        return [f"{canary} answered none of {traffic.sent} requests", *_unanswered(traffic)]
+    problems = [*judge_latency(traffic, latency_p99_ms), *_unanswered(traffic)]
+    if (rate := (answered - failed) / answered) < success_rate:
+        problems.append(
+            f"{failed} of {answered} requests to {canary} failed: "
+            f"{rate:.2%} succeeded, at least {success_rate:.2%} should"
+        )
+    return problems or judge_success(traffic, success_rate)
+
+
+def _unanswered(traffic: Traffic) -> list[str]:
+    lost = traffic.sent - sum(traffic.answered(backend) for backend in traffic.backends)
+    if not lost:
+        return []
+    causes = ", ".join(f"{count} {name}" for name, count in sorted(traffic.errors.items()))
+    return [f"no backend answered {lost} of {traffic.sent} requests ({causes})"]
+
+
+def judge_faults(
+    traffic: Traffic, faulty: str, percent: int, false_alarm: float, success_rate: float
+) -> list[str]:
+    """Whether the injected share of requests failed, and no other."""
+    total = sum(traffic.answered(backend) for backend in traffic.backends)
+    problems = judge_split(
+        traffic,
+        {faulty: percent, **{b: 100 - percent for b in traffic.backends if b != faulty}},
+        false_alarm,
+    )
+    lost = traffic.sent - total
+    others = total - traffic.answered(faulty)
+    failed = sum(traffic.failed(backend) for backend in traffic.backends if backend != faulty)
+    if others and (others - failed) / others < success_rate:
+        problems.append(f"{failed} of {others} requests failed where no fault was injected")
+    if traffic.answered(faulty) and traffic.failed(faulty) < traffic.answered(faulty):
+        problems.append(f"{faulty} answered well, and should fail always")
+    if lost > (1 - success_rate) * traffic.sent:
+        problems += _unanswered(traffic)
+    return problems
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What to do with a canary next: continue to a weight, be done, or take all traffic back."""
+
+    action: Literal["go", "done", "back"]
+    weight: int
+
+
+def next_shift(weights: Sequence[int], weight: int, problems: Sequence[str]) -> Shift:
+    """The way of a canary: through rising weights while nothing blocks it, else back to 0.
+
+    Args:
+        weight: the present one; 0 before the first step.
+        problems: what the health gate found at the present weight.
+    """
+    if problems:
+        return Shift("back", 0)
+    following = [step for step in weights if step > weight]
+    return Shift("go", following[0]) if following else Shift("done", weight)

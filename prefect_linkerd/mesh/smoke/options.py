@@ -1,0 +1,170 @@
+"""What a user may say about smoke tests."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from prefect_linkerd.mesh.config.model import Namespace, Section
+
+Promise = Literal["load-balancing", "traffic-split", "canary", "fault-injection", "ingress"]
+PROMISES: tuple[Promise, ...] = get_args(Promise)
+
+LEAST_EVIDENCE = 20
+"""Requests that the smallest share of a split has to get for its measurement to say anything."""
+
+
+class SmokeOptions(Section):
+    """Which promises of the mesh are tested, with how much traffic, and what is good enough."""
+
+    promises: list[Promise] = Field(
+        default_factory=lambda: list(PROMISES),
+        title="Promises",
+        description="What is tested; each is a task of its own.",
+    )
+    namespace: Namespace | None = Field(
+        default=None,
+        title="Namespace",
+        description="An existing namespace that the tests' own pods run in. Empty: emojivoto's.",
+    )
+    image: str = Field(
+        default="docker.io/library/python:3.13-alpine",
+        title="Image",
+        description="Any image with python3 (3.9 or newer) for clients and backends. "
+        "With a private registry its registry is replaced like that of every image.",
+    )
+    replicas: int = Field(
+        default=3,
+        ge=2,
+        le=10,
+        title="Replicas",
+        description="Pods behind the load-balanced Service.",
+    )
+    requests: int = Field(
+        default=600,
+        ge=50,
+        le=20_000,
+        title="Requests",
+        description="Requests of one measurement.",
+    )
+    connections: int = Field(
+        default=6,
+        ge=1,
+        le=64,
+        title="Connections",
+        description="Connections that the client keeps open and sends side by side on.",
+    )
+    request_timeout_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=60,
+        title="Request timeout (seconds)",
+        description="How long one request may take before it counts as failed.",
+    )
+    traffic_seconds: int = Field(
+        default=60,
+        ge=5,
+        le=900,
+        title="Traffic (seconds)",
+        description="How long one measurement may send.",
+    )
+    weights: list[int] = Field(
+        default_factory=lambda: [5, 25, 50, 100],
+        title="Weights (percent)",
+        description="The steps in which a canary gets its traffic, rising to 100.",
+    )
+    success_rate: float = Field(
+        default=0.99,
+        gt=0.5,
+        le=1.0,
+        title="Success rate",
+        description="The least share of requests that has to succeed; the gate of each step.",
+    )
+    latency_p99_ms: float | None = Field(
+        default=None,
+        gt=0,
+        title="Latency (p99, milliseconds)",
+        description="The most that the 99th percentile may be at each step. Empty: no such gate.",
+    )
+    fault_percent: int = Field(
+        default=20,
+        ge=1,
+        le=90,
+        title="Injected faults (percent)",
+        description="The share of requests that fault injection sends to a failing backend.",
+    )
+    spread: float = Field(
+        default=0.3,
+        gt=0,
+        le=1.0,
+        title="Spread",
+        description="The least that every replica has to get, as a part of its even share. Linkerd "
+        "prefers the replica that answers sooner, so shares are never quite even.",
+    )
+    false_alarm: float = Field(
+        default=1e-6,
+        gt=0,
+        le=0.05,
+        title="False alarm",
+        description="How likely a split that works may be called wrong, by chance alone.",
+    )
+    settle_seconds: float = Field(
+        default=3.0,
+        ge=0,
+        le=120,
+        title="Settle (seconds)",
+        description="How long a changed weight is given to reach the proxies.",
+    )
+    timeout_seconds: int = Field(
+        default=180,
+        ge=10,
+        le=3600,
+        title="Timeout (seconds)",
+        description="How long the tests' pods may take to be up, and each client to be done "
+        "beyond its traffic.",
+    )
+
+    @field_validator("promises")
+    @classmethod
+    def _promises(cls, value: list[Promise]) -> list[Promise]:
+        if not value:
+            raise ValueError(f"no promise is named: name some of {', '.join(PROMISES)}")
+        return [promise for promise in PROMISES if promise in value]
+
+    @field_validator("image")
+    @classmethod
+    def _image(cls, value: str) -> str:
+        if not value or "://" in value or value != "".join(value.split()):
+            raise ValueError(
+                f"{value!r} is no image: write repository:tag, such as python:3.13-alpine"
+            )
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _weights(cls, value: list[int]) -> list[int]:
+        is_rising = all(a < b for a, b in pairwise(value))
+        if not value or not is_rising or value[0] < 1 or value[-1] != 100:
+            raise ValueError(
+                f"weights {value} do not rise to 100: write whole percents such as 5, 25, 50, 100"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _evidence(self) -> SmokeOptions:
+        shares = [100]
+        if "canary" in self.promises or "traffic-split" in self.promises:
+            shares += [share for w in self.weights for share in (w, 100 - w) if share]
+        if "fault-injection" in self.promises:
+            shares += [self.fault_percent, 100 - self.fault_percent]
+        smallest = min(shares)
+        needed = -(-LEAST_EVIDENCE * 100 // smallest)
+        if self.requests < needed:
+            raise ValueError(
+                f"of {self.requests} requests a share of {smallest} percent would see "
+                f"{self.requests * smallest // 100}, too few to judge by: set requests to "
+                f"{needed} or more, or the smallest weight higher"
+            )
+        return self

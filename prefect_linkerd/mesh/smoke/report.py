@@ -1,0 +1,159 @@
+"""What a smoke test found: typed, and as a table and a page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prefect_linkerd.mesh.errors import SmokeTestFailed
+from prefect_linkerd.mesh.smoke.options import Promise
+from prefect_linkerd.mesh.smoke.traffic import Traffic
+
+Outcome = Literal["passed", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a smoke test: what was done, how it ended, and what there is to say."""
+
+    name: str
+    outcome: Outcome
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Traffic of one client Job."""
+
+    name: str
+    traffic: Traffic
+
+
+@dataclass(frozen=True)
+class SmokeResult:
+    """One promise: its steps in order, the objects that were applied, and what was measured.
+
+    `remedy` says what to do about a failure.
+    """
+
+    promise: Promise
+    steps: tuple[Step, ...]
+    objects: tuple[str, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    remedy: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """Failed where a step failed; passed only where nothing was skipped."""
+        outcomes = {step.outcome for step in self.steps}
+        if "failed" in outcomes:
+            return "failed"
+        return "skipped" if "skipped" in outcomes else "passed"
+
+    @property
+    def reason(self) -> str:
+        """What the steps that decided the outcome say, each thing once."""
+        telling = [step.detail for step in self.steps if step.outcome == self.outcome]
+        return "; ".join(dict.fromkeys(telling)) if self.outcome != "passed" else ""
+
+
+@dataclass(frozen=True)
+class SmokeReport:
+    """Every promise that was tested on a mesh."""
+
+    mesh: str
+    linkerd: str
+    results: tuple[SmokeResult, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether no promise failed; what was skipped is not proved."""
+        return all(result.outcome != "failed" for result in self.results)
+
+    @property
+    def skipped(self) -> str:
+        """What was skipped and why, in one line."""
+        reasons: dict[str, list[str]] = {}
+        for result in self.results:
+            if result.outcome == "skipped":
+                reasons.setdefault(result.reason, []).append(result.promise)
+        return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+
+
+def require_smoke(report: SmokeReport) -> SmokeReport:
+    """Returns a report without failures.
+
+    Raises:
+        SmokeTestFailed: naming every promise that is not kept, and why.
+    """
+    failed = [result for result in report.results if result.outcome == "failed"]
+    if failed:
+        raise SmokeTestFailed(
+            f"mesh {report.mesh}",
+            expected="every promise to be kept",
+            found=" | ".join(f"{result.promise}: {result.reason}" for result in failed),
+            remedy=" ".join(dict.fromkeys(result.remedy for result in failed if result.remedy)),
+        )
+    return report
+
+
+def smoke_table(results: Sequence[SmokeResult]) -> list[dict[str, str]]:
+    """One row for every step."""
+    return [
+        {
+            "promise": result.promise,
+            "step": step.name,
+            "outcome": step.outcome,
+            "detail": step.detail,
+        }
+        for result in results
+        for step in result.steps
+    ]
+
+
+def traffic_table(result: SmokeResult) -> list[dict[str, str]]:
+    """One row for every measurement: counts by backend, success and latency."""
+    return [
+        {
+            "measurement": measurement.name,
+            "requests": str(measurement.traffic.sent),
+            "success": f"{measurement.traffic.success_rate:.2%}",
+            "backends": _by_backend(measurement.traffic),
+            "latency (ms)": _latency(measurement.traffic),
+        }
+        for measurement in result.measurements
+    ]
+
+
+def _by_backend(traffic: Traffic) -> str:
+    return ", ".join(f"{name} {traffic.answered(name)}" for name in sorted(traffic.backends))
+
+
+def _latency(traffic: Traffic) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in traffic.latency_ms.items())
+
+
+def smoke_markdown(report: SmokeReport) -> str:
+    """The whole report as a page."""
+    lines = [f"# Smoke tests of mesh {report.mesh}", "", f"{report.linkerd}", ""]
+    lines += ["| promise | outcome | |", "|---|---|---|"]
+    lines += [
+        f"| {result.promise} | {result.outcome} | {_cell(result.reason)} |"
+        for result in report.results
+    ]
+    for result in report.results:
+        lines += ["", f"## {result.promise}: {result.outcome}", ""]
+        lines += ["| step | outcome | |", "|---|---|---|"]
+        lines += [f"| {s.name} | {s.outcome} | {_cell(s.detail)} |" for s in result.steps]
+        if rows := traffic_table(result):
+            lines += ["", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+            lines += [f"| {' | '.join(map(_cell, row.values()))} |" for row in rows]
+        if result.remedy:
+            lines += ["", result.remedy]
+        lines += ["", *(f"- `{name}`" for name in result.objects)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

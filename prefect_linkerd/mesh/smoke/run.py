@@ -1,0 +1,360 @@
+"""One run of a smoke test on a cluster: what it makes, measures and says of each step."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError, InvalidInput, MeshError, NotReady
+from prefect_linkerd.mesh.install.injection import proxy_of
+from prefect_linkerd.mesh.install.namespaces import LABELS
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.nodes import runs_containers
+from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts, describe, pod_reason
+from prefect_linkerd.mesh.smoke.fuse import RUN_LABEL, Fuse, fuse_name
+from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
+from prefect_linkerd.mesh.smoke.report import Measurement, Step
+from prefect_linkerd.mesh.smoke.routing import SplitApi, refusal, split
+from prefect_linkerd.mesh.smoke.traffic import Traffic, read_traffic
+from prefect_linkerd.mesh.smoke.workloads import (
+    Backend,
+    backend,
+    client,
+    client_seconds,
+    program,
+    service,
+)
+
+PROMISE_LABEL = "smoke.prefect-linkerd/promise"
+ROLE_LABEL = "smoke.prefect-linkerd/role"
+
+ACCEPTED_WITHIN_SECONDS = 60
+
+NO_PODS = "pods do not run here"
+
+OnStep = Callable[[Step], None]
+
+
+def ignore_step(_step: Step) -> None:
+    """For callers who read the steps at the end."""
+
+
+def ignore_progress(_ready: int, _wanted: int, _text: str) -> None:
+    """For callers who do not show it."""
+
+
+class PromiseNotKept(Exception):
+    """A step failed and is recorded; what follows it makes no sense."""
+
+
+def runs_pods(nodes: Sequence[Object]) -> bool:
+    """Whether some node would take a pod and run its containers."""
+    return any(runs_containers(node) and not node["spec"].get("unschedulable") for node in nodes)
+
+
+class SmokeRun:
+    """One smoke test, from its first object to its last; a context manager.
+
+    Args:
+        on_step: called with each step as it ends.
+        on_progress: called while workloads come up.
+
+    Raises:
+        InvalidInput: the namespace does not exist.
+        NotReady: something that the run made does not go.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        config: MeshConfig,
+        options: SmokeOptions,
+        promise: Promise,
+        *,
+        on_step: OnStep = ignore_step,
+        on_progress: OnProgress = ignore_progress,
+    ) -> None:
+        self.cluster, self.config, self.options = cluster, config, options
+        self.promise: Promise = promise
+        self.id = secrets.token_hex(4)
+        self.namespace: str = options.namespace or config.namespaces.emojivoto
+        self.steps: list[Step] = []
+        self.objects: list[str] = []
+        self.measurements: list[Measurement] = []
+        self.remedy = ""
+        self._on_step, self._on_progress = on_step, on_progress
+        self._labels = {**LABELS, RUN_LABEL: self.id, PROMISE_LABEL: promise}
+        self._fuse = Fuse(cluster, self.id, self.namespace, self._labels)
+        self._runs_pods = True
+
+    def name(self, role: str) -> str:
+        """The name of an object of this run: a stranger's never begins like it."""
+        return f"{fuse_name(self.id)}-{role}"
+
+    # Life and end
+
+    def __enter__(self) -> Self:
+        if self.cluster.get("v1", "Namespace", self.namespace) is None:
+            raise InvalidInput(
+                f"Namespace/{self.namespace}",
+                expected="it to exist: the tests' own pods run beside what is there",
+                found="nothing",
+                remedy="Let bootstrap deploy emojivoto (emojivoto.enabled), or name another "
+                "namespace in the options.",
+            )
+        self._runs_pods = runs_pods(list(self.cluster.list("v1", "Node")))
+        self._fuse.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._fuse.__exit__(kind, error, trace)
+
+    # Objects
+
+    def _labelled(self, obj: Object) -> Object:
+        labels = self._labels
+        metadata = {**obj["metadata"], "labels": {**labels, **obj["metadata"].get("labels", {})}}
+        obj = {**obj, "metadata": metadata}
+        if (template := obj.get("spec", {}).get("template")) is not None:
+            inner = template.get("metadata", {})
+            inner = {**inner, "labels": {**labels, **inner.get("labels", {})}}
+            obj["spec"] = {**obj["spec"], "template": {**template, "metadata": inner}}
+        return obj
+
+    def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
+        """Applies an object as one of this run's, owned by its fuse."""
+        obj = self._labelled(obj)
+        obj["metadata"]["ownerReferences"] = [self._fuse.reference()]
+        applied = self.cluster.apply(obj, dry_run=dry_run)
+        if not dry_run and (name := name_of(obj)) not in self.objects:
+            self.objects.append(name)
+        return applied
+
+    def selector(self, role: str) -> dict[str, str]:
+        return {RUN_LABEL: self.id, ROLE_LABEL: role}
+
+    def deploy(self, *backends: Backend) -> None:
+        """Backends, each behind a Service of its own, up and meshed."""
+        with self.step("backends") as say:
+            program_name = self.name("program")
+            self.apply(program(program_name, self.namespace))
+            for role in backends:
+                self.front(role.name, role.name)
+                self.apply(
+                    backend(
+                        self.name(role.name),
+                        self.namespace,
+                        self.config,
+                        self.options,
+                        role,
+                        program_name=program_name,
+                        selector=self.selector(role.name),
+                    )
+                )
+            workloads = [("Deployment", self.namespace, self.name(r.name)) for r in backends]
+            timeout = self.options.timeout_seconds
+            await_rollouts(self.cluster, workloads, timeout, self._on_progress)
+            pods = list(
+                self.cluster.list("v1", "Pod", self.namespace, labels=f"{RUN_LABEL}={self.id}")
+            )
+            bare = [name_of(pod) for pod in pods if proxy_of(pod) is None]
+            if bare:
+                raise NotReady(
+                    bare[0],
+                    expected="a container linkerd-proxy, as linkerd.io/inject asks for",
+                    found=f"none in {len(bare)} of {len(pods)} pods",
+                    remedy="See whether the proxy injector runs and its webhook answers.",
+                )
+            say(f"{len(pods)} pods are up and meshed")
+
+    def front(self, name: str, role: str) -> None:
+        """A Service for the pods of a role."""
+        self.apply(service(self.name(name), self.namespace, self.selector(role)))
+
+    def url(self, name: str) -> str:
+        """Where a Service of this run is asked."""
+        return f"http://{self.host(name)}/"
+
+    def host(self, name: str) -> str:
+        return f"{self.name(name)}.{self.namespace}.svc.{self.config.cluster_domain}"
+
+    def split(self, api: SplitApi, name: str, weights: Mapping[str, int]) -> None:
+        """Splits the requests to one Service over others, and waits until Linkerd obeys."""
+        text = ", ".join(f"{role} {weight}" for role, weight in weights.items())
+        with self.step(f"split: {text}") as say:
+            wanted = split(
+                api,
+                self.name(name),
+                self.namespace,
+                self.name(name),
+                {self.name(role): weight for role, weight in weights.items()},
+                self.config.cluster_domain,
+            )
+            self.apply(wanted)
+            if self._runs_pods and api.has_status:
+                self._await_acceptance(wanted)
+            say(f"{name_of(wanted)} ({api.api_version})")
+
+    def unsplit(self, api: SplitApi) -> None:
+        """Takes every split of this run away again."""
+        with self.step("split removed"):
+            labels = f"{RUN_LABEL}={self.id}"
+            for obj in self.cluster.list(api.api_version, api.kind, self.namespace, labels=labels):
+                self.cluster.delete(
+                    api.api_version, api.kind, obj["metadata"]["name"], self.namespace
+                )
+
+    def _await_acceptance(self, route: Object) -> None:
+        deadline = time.monotonic() + ACCEPTED_WITHIN_SECONDS
+        metadata = route["metadata"]
+        while True:
+            found = self.cluster.get(
+                route["apiVersion"], route["kind"], metadata["name"], metadata["namespace"]
+            )
+            why = refusal(found or {})
+            if why == "":
+                return
+            if why or time.monotonic() > deadline:
+                raise NotReady(
+                    name_of(route),
+                    expected="Linkerd to accept it (condition Accepted)",
+                    found=why or f"no such condition after {ACCEPTED_WITHIN_SECONDS} s",
+                    remedy="Look at the policy container of linkerd-destination; it reads kinds "
+                    "whose CRDs came after it only when it is restarted.",
+                )
+            time.sleep(0.5)
+
+    # Measurements
+
+    def measure(
+        self,
+        name: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        meshed: bool = True,
+        is_backend: bool = True,
+    ) -> Traffic | None:
+        """The traffic of one client Job; None, and a skipped step, where pods do not run.
+
+        Args:
+            meshed: whether the client has a proxy.
+            is_backend: whether a backend of this run answers; it is waited for then.
+        """
+        number = len(self.steps)
+        job = client(
+            self.name(f"client-{number}"),
+            self.namespace,
+            self.config,
+            self.options,
+            url,
+            program_name=self.name("program"),
+            headers=headers or {},
+            meshed=meshed,
+            **({} if is_backend else {"warm_up": 0}),
+        )
+        if not self._runs_pods:
+            # The API server's word on it can be had all the same.
+            with self.step(f"client: {name}") as say:
+                self.apply(job, dry_run=True)
+                say("accepted as a dry run")
+            self.record_skip(f"traffic: {name}", NO_PODS)
+            return None
+        with self.step(f"traffic: {name}") as say:
+            time.sleep(self.options.settle_seconds)
+            self.apply(job)
+            try:
+                traffic = self._await_result(job)
+            finally:
+                # Its proxy would outlive it.
+                self.cluster.delete("batch/v1", "Job", job["metadata"]["name"], self.namespace)
+            self.measurements.append(Measurement(name, traffic))
+            say(f"{traffic.ok} of {traffic.sent} requests succeeded in {traffic.seconds:.1f} s")
+        return traffic
+
+    def _await_result(self, job: Object) -> Traffic:
+        name: str = job["metadata"]["name"]
+        deadline = time.monotonic() + client_seconds(self.options) + 15
+        while True:
+            pods = list(self.cluster.list("v1", "Pod", self.namespace, labels=f"job-name={name}"))
+            for pod in pods:
+                ended = _ended(pod)
+                if ended is None:
+                    continue
+                if ended.get("exitCode") != 0:
+                    raise self._no_result(job, str(ended.get("message") or ended.get("reason")))
+                try:
+                    return read_traffic(str(ended.get("message", "")))
+                except ValueError:
+                    raise self._no_result(job, "no result in the pod's status") from None
+            found = self.cluster.get("batch/v1", "Job", name, self.namespace)
+            failed = found is None or any(
+                condition["type"] == "Failed" and condition["status"] == "True"
+                for condition in found.get("status", {}).get("conditions", [])
+            )
+            if failed or time.monotonic() > deadline:
+                reasons = [pod_reason(pod) for pod in pods]
+                if found is not None and not reasons:
+                    reasons = [describe(self.cluster, found)]
+                raise self._no_result(job, "; ".join(reasons) or "the Job is gone")
+            time.sleep(0.5)
+
+    def _no_result(self, job: Object, found: str) -> NotReady:
+        return NotReady(
+            name_of(job),
+            expected="the client's result, as the termination message of its container",
+            found=found[-500:],
+            remedy=f"See that nodes can pull {self.options.image} and that it has python3, "
+            "or name another image in the options.",
+        )
+
+    # Steps
+
+    def record(self, step: Step) -> None:
+        self.steps.append(step)
+        self._on_step(step)
+
+    def record_skip(self, name: str, reason: str) -> None:
+        self.record(Step(name, "skipped", reason))
+
+    @contextmanager
+    def step(self, name: str) -> Generator[Callable[[str], None]]:
+        """A step that fails by a `MeshError` in it; call what it yields to say something of it.
+
+        A passing fault of the API server is not the mesh's: it ends the run and may be retried.
+        """
+        said: list[str] = []
+        try:
+            yield said.append
+        except MeshError as error:
+            if isinstance(error, ApiError) and error.transient:
+                raise
+            self.remedy = error.remedy
+            self.record(Step(name, "failed", str(error)))
+            raise PromiseNotKept from error
+        self.record(Step(name, "passed", "; ".join(said)))
+
+    def judge(self, name: str, problems: Sequence[str], remedy: str, detail: str = "") -> None:
+        """Records whether measured traffic is as promised; ends the run where it is not."""
+        if problems:
+            self.remedy = remedy
+        self.record(Step(name, "failed" if problems else "passed", "; ".join(problems) or detail))
+        if problems:
+            raise PromiseNotKept
+
+
+def _ended(pod: Object) -> dict[str, Any] | None:
+    for container in pod.get("status", {}).get("containerStatuses", []):
+        if container["name"] == "client":
+            return container.get("state", {}).get("terminated")
+    return None

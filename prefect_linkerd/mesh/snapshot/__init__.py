@@ -1,0 +1,1 @@
+"""A whole mesh read once, as plain data."""

@@ -1,0 +1,164 @@
+"""When every certificate of a mesh ends, which end first, and which are worth a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
+from prefect_linkerd.mesh.snapshot.mesh import (
+    Certificates,
+    Snapshot,
+    read_secrets,
+    read_trust_bundle,
+)
+
+Role = Literal["trust anchor", "issuer", "webhook"]
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """One certificate of the mesh: what it is for, where it is, and how long it has.
+
+    `days_left` is negative once it has ended. `renewed_by` says who renews it by itself, empty
+    where nobody does.
+    """
+
+    role: Role
+    name: str
+    subject: str
+    info: CertificateInfo
+    days_left: float
+    renewed_by: Literal["", "cert-manager"] = ""
+
+    @property
+    def lifetime(self) -> timedelta:
+        return self.info.not_after - self.info.not_before
+
+
+@dataclass(frozen=True)
+class Expiring:
+    """A certificate that is about to end: with fewer days left than the threshold."""
+
+    expiry: Expiry
+    threshold: float
+
+    @property
+    def remedy(self) -> str:
+        """Which flow fixes it."""
+        if self.expiry.renewed_by:
+            return "cert-manager should have renewed it: look at its Certificate and its log."
+        return {
+            "trust anchor": "Run rotate_anchor.",
+            "issuer": "Run rotate_issuer.",
+            "webhook": "Run rotate_webhooks.",
+        }[self.expiry.role]
+
+
+def read_expiries(cluster: Cluster, config: MeshConfig) -> tuple[Expiry, ...]:
+    """Every certificate of a mesh by a handful of reads: its trust bundle and named Secrets.
+
+    Raises:
+        ApiError: one of them could not be read.
+        CertificateError: one of them is no certificate.
+    """
+    bundle = read_trust_bundle(cluster, config)
+    secrets = read_secrets(cluster, config)
+    return _sorted(_expiries(config, bundle, secrets, cluster.clock()))
+
+
+def expiries(snapshot: Snapshot) -> tuple[Expiry, ...]:
+    """Every certificate of a snapshot, the first to end first; what cannot be read is left out."""
+    unread = snapshot.unread
+    return _sorted(
+        _expiries(
+            snapshot.config,
+            "" if "trust_bundle" in unread else snapshot.trust_bundle,
+            {} if "secrets" in unread else snapshot.secrets,
+            snapshot.now,
+            is_lenient=True,
+        )
+    )
+
+
+def _sorted(found: Iterable[Expiry]) -> tuple[Expiry, ...]:
+    return tuple(sorted(found, key=lambda expiry: expiry.info.not_after))
+
+
+def _expiries(
+    config: MeshConfig,
+    bundle: str,
+    secrets: Mapping[str, Certificates],
+    now: datetime,
+    *,
+    is_lenient: bool = False,
+) -> Iterator[Expiry]:
+    for info in _read(bundle, f"ConfigMap/{config.namespaces.linkerd}/{TRUST_ROOTS}", is_lenient):
+        subject = f"ConfigMap/{config.namespaces.linkerd}/{TRUST_ROOTS}"
+        yield Expiry("trust anchor", "trust anchor", subject, info, info.days_left(now))
+    for key, secret in sorted(secrets.items()):
+        name = key.partition("/")[2]
+        is_issuer = name == ISSUER_SECRET
+        # After the certificate itself come those that signed it.
+        for info in _read(secret.certificate, f"Secret/{key}", is_lenient)[:1]:
+            yield Expiry(
+                "issuer" if is_issuer else "webhook",
+                "issuer" if is_issuer else name.removesuffix("-k8s-tls"),
+                f"Secret/{key}",
+                info,
+                info.days_left(now),
+                "cert-manager" if secret.is_cert_managers or _is_kept(config, name) else "",
+            )
+
+
+def _is_kept(config: MeshConfig, name: str) -> bool:
+    """Whether a configuration has cert-manager keep a Secret's certificate."""
+    is_all = name == ISSUER_SECRET or config.cert_manager.webhook_certificates
+    return config.issuer == "cert-manager" and is_all
+
+
+def _read(pem: str, subject: str, is_lenient: bool) -> list[CertificateInfo]:
+    try:
+        return read_certificates(pem, subject) if pem else []
+    except MeshError:
+        if is_lenient:
+            return []
+        raise
+
+
+def renewal_margin(expiry: Expiry, config: MeshConfig) -> timedelta:
+    """How much of its life a certificate that renews itself has left when it is renewed."""
+    if expiry.role == "issuer":
+        return timedelta(hours=config.lifetimes.issuer_renew_before_hours)
+    return expiry.lifetime / 24
+
+
+def expiring(
+    found: Iterable[Expiry], config: MeshConfig, thresholds: Sequence[int]
+) -> tuple[Expiring, ...]:
+    """The certificates that end soon, each with the smallest threshold that it is under.
+
+    One that cert-manager renews is there once half of the time in which it should have been
+    renewed is over; the thresholds, meant for those that people renew, would always name it.
+    """
+    due: list[Expiring] = []
+    for expiry in found:
+        if expiry.renewed_by:
+            limits = [renewal_margin(expiry, config) / timedelta(days=2)]
+        else:
+            limits = [float(days) for days in thresholds]
+        crossed = [limit for limit in limits if expiry.days_left < limit]
+        if crossed:
+            due.append(Expiring(expiry, min(crossed)))
+    return tuple(due)
+
+
+def soonest(found: Iterable[Expiry], role: Role) -> datetime | None:
+    """When the first certificate of a role ends."""
+    return min((e.info.not_after for e in found if e.role == role), default=None)

@@ -1,0 +1,990 @@
+"""A whole mesh read once: the immutable snapshot that every check judges.
+
+Each part is one paged list (or a few objects by name), the parts are read side by side, and of
+large objects only what checks look at is kept. A part that cannot be read, for want of a permission
+or of an answer, does not stop the others: reading it raises its error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import yaml
+from pydantic import SecretStr
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.helm.charts import ChartCatalog
+from prefect_linkerd.mesh.helm.client import DesiredRelease
+from prefect_linkerd.mesh.helm.installed import MeshReleases, read_mesh_releases
+from prefect_linkerd.mesh.helm.ownership import owner_of
+from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.identity.certificate_anchor import AnchorOwner, read_anchor_owner
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, secret_text
+from prefect_linkerd.mesh.install.injection import PROXY
+from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.manifests import read_yaml
+from prefect_linkerd.mesh.kubernetes.nodes import is_ready, runs_containers
+from prefect_linkerd.mesh.kubernetes.permissions import Permission
+from prefect_linkerd.mesh.kubernetes.rollout import KINDS, LONG_RUNNING, Workload, rollout_status
+from prefect_linkerd.mesh.kubernetes.stall import FAILED_CREATE, refusal_of, refusals
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.pki.certificates import is_key_of
+from prefect_linkerd.mesh.planning.desired import wanted_releases
+from prefect_linkerd.mesh.planning.preflight import denied_permissions
+from prefect_linkerd.mesh.records.rotation import RECORD as ROTATION
+from prefect_linkerd.mesh.snapshot.proxy_metrics import (
+    Prometheus,
+    ProxySample,
+    choose_sample,
+    read_prometheus,
+    read_proxy_metrics,
+)
+
+READERS = 6
+"""Parts that are read at the same time."""
+
+TRUST_ANCHORS = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"
+INBOUND_POLICY = "LINKERD2_PROXY_INBOUND_DEFAULT_POLICY"
+CONTROL_PLANE_NS = "linkerd.io/control-plane-ns"
+CNI_NAMESPACE = "linkerd-cni"
+"""Where the CNI plugin's chart goes, and where `linkerd check` looks for it by default."""
+EXTENSION = "linkerd.io/extension"
+
+WEBHOOK_SECRETS = (
+    "linkerd-proxy-injector-k8s-tls",
+    "linkerd-sp-validator-k8s-tls",
+    "linkerd-policy-validator-k8s-tls",
+)
+VIZ_SECRETS = ("tap-k8s-tls", "tap-injector-k8s-tls")
+JAEGER_SECRETS = ("jaeger-injector-k8s-tls",)
+
+POLICY_KINDS: tuple[tuple[str, str], ...] = (
+    ("policy.linkerd.io", "Server"),
+    ("policy.linkerd.io", "ServerAuthorization"),
+    ("policy.linkerd.io", "AuthorizationPolicy"),
+    ("policy.linkerd.io", "MeshTLSAuthentication"),
+    ("policy.linkerd.io", "NetworkAuthentication"),
+    ("policy.linkerd.io", "HTTPRoute"),
+    ("gateway.networking.k8s.io", "HTTPRoute"),
+    ("gateway.networking.k8s.io", "GRPCRoute"),
+)
+INGRESS_KINDS: tuple[tuple[str, str], ...] = (
+    ("networking.k8s.io", "Ingress"),
+    ("traefik.io", "IngressRoute"),
+    ("traefik.io", "Middleware"),
+    ("traefik.containo.us", "IngressRoute"),
+    ("traefik.containo.us", "Middleware"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container of a pod, an init container among them: what its status says of it.
+
+    `trouble` is why it waits or how it ended, empty where it runs; `ports` are pairs of name and
+    number, and `has_udp` says whether one of them is UDP, which keeps the injector away.
+    """
+
+    name: str
+    image: str
+    ready: bool
+    is_init: bool
+    restarts: int = 0
+    trouble: str = ""
+    ports: tuple[tuple[str, int], ...] = ()
+    has_udp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The proxy of a meshed pod. `trust_bundle` is the PEM that it was injected with.
+
+    The control plane's own proxies read ConfigMap `linkerd-identity-trust-roots` instead, and have
+    an empty one. `version` is the image's tag. `inbound_policy` is what it does with a connection
+    that no policy is about, empty where it was not told.
+    """
+
+    image: str
+    version: str
+    trust_bundle: str
+    ready: bool
+    is_native: bool
+    inbound_policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    type: str
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What checks look at in a pod. `owner` is the workload that makes it, None for a bare pod.
+
+    `annotations` are those of Linkerd and its extensions only; `status` is what kubectl shows as
+    such; `reason` is the status's own, such as Evicted; `created` and `started` are None where
+    they are not known.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    owner: Workload | None
+    node: str
+    service_account: str
+    phase: str
+    status: str
+    reason: str
+    ip: str
+    host_network: bool
+    is_ready: bool
+    is_deleting: bool
+    created: datetime | None
+    started: datetime | None
+    conditions: tuple[Condition, ...]
+    containers: tuple[Container, ...]
+    proxy: Proxy | None
+
+    @property
+    def subject(self) -> str:
+        """How messages name it."""
+        return f"Pod/{self.namespace}/{self.name}"
+
+    @property
+    def control_plane(self) -> str:
+        """The namespace of the control plane that it is meshed by, empty where it is not."""
+        return self.labels.get(CONTROL_PLANE_NS, "")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended or is about to: nothing is expected of it any more."""
+        return self.is_deleting or self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadState:
+    """A Deployment, StatefulSet or DaemonSet: its pods' template's wish, and how far it is.
+
+    `refusal` is what the API server says of the pods that it refuses a Deployment; of the others
+    only events say it, see `Snapshot.refusals`.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    pod_annotations: Mapping[str, str]
+    selector: Mapping[str, str]
+    wanted: int
+    ready: int
+    is_complete: bool
+    failure: str
+    host_network: bool
+    refusal: str = ""
+
+    @property
+    def subject(self) -> str:
+        """How messages name it."""
+        return f"{self.kind}/{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """A port of a Service; `target` is a number, a name, or None where it is the port itself."""
+
+    name: str
+    port: int
+    target: int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What checks look at in a Service; `endpoints` are the names of its ready pods."""
+
+    namespace: str
+    name: str
+    type: str
+    cluster_ip: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    selector: Mapping[str, str]
+    ports: tuple[ServicePort, ...]
+    has_address: bool
+
+    @property
+    def subject(self) -> str:
+        """How messages name it."""
+        return f"Service/{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """The public part of a Secret with a certificate; its private key is only compared.
+
+    `has_matching_key` is None where there is no key, or one that cannot be read.
+    """
+
+    type: str
+    keys: frozenset[str]
+    certificate: str
+    authority: str
+    has_matching_key: bool | None
+    is_cert_managers: bool = False
+    """Whether cert-manager wrote it."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A mesh and its cluster at one moment.
+
+    `now` is the API server's clock and `local_now` this machine's. Objects are kept by their name,
+    namespaced ones as `namespace/name`; custom resources of several groups by `(group, kind)`.
+    `control_plane_values` is the content of ConfigMap `linkerd-config`: the values of the chart as
+    they are installed; None where there is none. `cluster_roles` and the like hold labels, by name.
+    `releases` are those of Helm in the mesh's namespaces, and wherever else its own may be;
+    `installed` are the mesh's own among them, and who owns them.
+    `refusals` is what was last said of the pods that StatefulSets and DaemonSets were refused.
+    `newest` is the newest Linkerd release of the mesh's channel in its chart source. `denied` are
+    the permissions of an installation that this identity lacks; None where they were not asked for.
+    `anchor_owner` is the Certificate of the trust anchor, where cert-manager makes that.
+
+    Raises:
+        MeshError: from any attribute whose part could not be read.
+    """
+
+    config: MeshConfig
+    now: datetime
+    local_now: datetime
+    kubernetes: str
+    api_versions: frozenset[str]
+    namespaces: Mapping[str, Object]
+    nodes: tuple[Object, ...]
+    pods: tuple[Pod, ...]
+    workloads: tuple[WorkloadState, ...]
+    refusals: Mapping[Workload, str]
+    replica_sets: tuple[Object, ...]
+    services: tuple[Service, ...]
+    endpoints: Mapping[str, frozenset[str]]
+    config_maps: Mapping[str, Object]
+    control_plane_values: Mapping[str, Any] | None
+    trust_bundle: str
+    service_accounts: Mapping[str, Mapping[str, str]]
+    cluster_roles: Mapping[str, Mapping[str, str]]
+    cluster_role_bindings: Mapping[str, Mapping[str, str]]
+    role_bindings: frozenset[str]
+    crds: Mapping[str, Object]
+    mutating_webhooks: Mapping[str, Object]
+    validating_webhooks: Mapping[str, Object]
+    api_services: Mapping[str, Object]
+    secrets: Mapping[str, Certificates]
+    installed: MeshReleases
+    releases: tuple[Release, ...]
+    newest: LinkerdVersion
+    denied: tuple[Permission, ...] | None
+    policies: Mapping[tuple[str, str], tuple[Object, ...]]
+    ingresses: Mapping[tuple[str, str], tuple[Object, ...]]
+    certificates: tuple[Object, ...]
+    anchor_owner: AnchorOwner | None
+    wanted: tuple[DesiredRelease, ...]
+    prometheus: Prometheus | None
+    proxy_sample: ProxySample
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Reached only by a part that was not read.
+            unread: Mapping[str, MeshError] = self.__dict__.get("_unread", {})
+            if name in unread:
+                raise unread[name]
+            raise AttributeError(name)
+
+    @classmethod
+    def of(cls, parts: Mapping[str, object], unread: Mapping[str, MeshError]) -> Snapshot:
+        """A snapshot of the parts that were read, with the errors of those that were not."""
+        missing = {f.name for f in fields(cls)} - parts.keys() - unread.keys()
+        if missing:
+            raise TypeError(f"neither read nor failed: {', '.join(sorted(missing))}")
+        snapshot = object.__new__(cls)
+        snapshot.__dict__.update(parts)
+        snapshot.__dict__["_unread"] = dict(unread)
+        return snapshot
+
+    def changed(self, **parts: object) -> Snapshot:
+        """The same snapshot with other parts."""
+        known = {f.name: self.__dict__[f.name] for f in fields(self) if f.name in self.__dict__}
+        unread = {k: v for k, v in self.unread.items() if k not in parts}
+        return Snapshot.of(known | parts, unread)
+
+    @property
+    def unread(self) -> Mapping[str, MeshError]:
+        """The parts that could not be read, with the reason."""
+        return self.__dict__.get("_unread", {})
+
+    @property
+    def version(self) -> LinkerdVersion:
+        """The version that the mesh runs, by its control plane; else the configured one."""
+        is_known = "control_plane_values" not in self.unread
+        values = (self.control_plane_values if is_known else None) or {}
+        text = str(values.get("linkerdVersion") or values.get("controllerImageVersion") or "")
+        try:
+            return LinkerdVersion.parse(text)
+        except MeshError:
+            return self.config.linkerd
+
+    @property
+    def meshed(self) -> tuple[Pod, ...]:
+        """The pods with a proxy of this mesh, the control plane's own among them."""
+        namespace = self.config.namespaces.linkerd
+        return tuple(p for p in self.pods if p.proxy is not None and p.control_plane == namespace)
+
+    @property
+    def labelled(self) -> tuple[Pod, ...]:
+        """The pods that say they are of this mesh, with a proxy or without."""
+        namespace = self.config.namespaces.linkerd
+        return tuple(pod for pod in self.pods if pod.control_plane == namespace)
+
+    def workload(self, kind: str, namespace: str, name: str) -> WorkloadState | None:
+        wanted = (kind, namespace, name)
+        return next((w for w in self.workloads if (w.kind, w.namespace, w.name) == wanted), None)
+
+    @property
+    def pods_run(self) -> bool:
+        """Whether containers run on some ready node: not where all are simulated."""
+        return any(is_ready(node) and runs_containers(node) for node in self.nodes)
+
+    def extension_namespace(self, extension: str) -> str | None:
+        """The namespace of an extension, such as `viz`, by the label that linkerd knows it by."""
+        for name, obj in sorted(self.namespaces.items()):
+            if _mapping(obj["metadata"], "labels").get(EXTENSION) == extension:
+                return name
+        return None
+
+    def release_values(self, chart: str, namespace: str) -> Mapping[str, Any]:
+        """The values that a chart's release in a namespace was given; empty where there is none."""
+        releases = () if "releases" in self.unread else self.releases
+        for release in releases:
+            if (release.chart, release.namespace) == (chart, namespace):
+                return release.values or {}
+        return {}
+
+    def pods_in(self, namespace: str) -> tuple[Pod, ...]:
+        return tuple(pod for pod in self.pods if pod.namespace == namespace)
+
+
+def read_snapshot(
+    cluster: Cluster,
+    config: MeshConfig,
+    *,
+    permissions: bool = False,
+    catalog: ChartCatalog | None = None,
+) -> Snapshot:
+    """Reads a mesh: some thirty lists side by side, by pages of 500 objects.
+
+    Args:
+        permissions: whether to ask for the permissions that an installation needs, some hundreds
+            of small questions that only the checks before an installation look at.
+        catalog: where charts and the newest Linkerd release are looked up; the configuration's
+            sources by default.
+
+    Raises:
+        ApiError: the API server gives no answer at all.
+    """
+    kubernetes = cluster.version()
+    readers = _readers(cluster, config)
+    catalog = catalog or ChartCatalog(config)
+    readers["newest"] = catalog.newest_linkerd
+    readers["denied"] = lambda: denied_permissions(cluster, config) if permissions else None
+    parts: dict[str, object] = {
+        "config": config,
+        "kubernetes": kubernetes,
+        "now": cluster.clock(),
+        "local_now": datetime.now(UTC),
+    }
+    unread: dict[str, MeshError] = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        running = {name: pool.submit(read) for name, read in readers.items()}
+        for name, future in running.items():
+            try:
+                parts[name] = future.result()
+            except MeshError as error:
+                unread[name] = error
+    for part, (source, derive) in _DERIVED.items():
+        if source in unread:
+            unread[part] = unread[source]
+            continue
+        try:
+            parts[part] = derive(parts[source], config)
+        except MeshError as error:
+            unread[part] = error
+    with ThreadPoolExecutor(READERS) as pool:
+        pending: dict[str, Future[object]] = {}
+        for name, (needs, read) in _later(cluster, config, catalog).items():
+            if missing := next((need for need in needs if need in unread), None):
+                unread[name] = unread[missing]
+            else:
+                pending[name] = pool.submit(read, *(parts[need] for need in needs))
+        for name, future in pending.items():
+            try:
+                parts[name] = future.result()
+            except MeshError as error:
+                unread[name] = error
+    return Snapshot.of(parts, unread)
+
+
+def _readers(cluster: Cluster, config: MeshConfig) -> dict[str, Callable[[], object]]:
+    """How each part is read; the largest first, so that the others are read beside it."""
+    names = config.namespaces
+    rbac, admission = "rbac.authorization.k8s.io/v1", "admissionregistration.k8s.io/v1"
+    labels = partial(_labels, cluster, rbac)
+    by_name = partial(_by_name, cluster)
+    return {
+        "pods": lambda: read_pods(cluster),
+        "workloads": lambda: _workloads(cluster),
+        "refusals": lambda: _refusals(cluster),
+        "services": lambda: tuple(map(_service, cluster.list("v1", "Service"))),
+        "endpoints": lambda: _endpoints(cluster),
+        "secrets": lambda: read_secrets(cluster, config),
+        "installed": lambda: read_mesh_releases(
+            cluster, config, namespaces=_release_namespaces(cluster, config), values=True
+        ),
+        "crds": lambda: _crds(cluster),
+        "config_maps": lambda: _config_maps(cluster, config),
+        "api_versions": cluster.api_versions,
+        "namespaces": lambda: by_name("v1", "Namespace"),
+        "nodes": lambda: tuple(map(_node, cluster.list("v1", "Node"))),
+        "replica_sets": lambda: tuple(cluster.list("apps/v1", "ReplicaSet", names.linkerd)),
+        "service_accounts": lambda: _service_accounts(cluster, config),
+        "cluster_roles": lambda: labels("ClusterRole"),
+        "cluster_role_bindings": lambda: labels("ClusterRoleBinding"),
+        "role_bindings": lambda: frozenset(labels("RoleBinding", "kube-system")),
+        "mutating_webhooks": lambda: by_name(admission, "MutatingWebhookConfiguration"),
+        "validating_webhooks": lambda: by_name(admission, "ValidatingWebhookConfiguration"),
+        "api_services": lambda: by_name("apiregistration.k8s.io/v1", "APIService"),
+        "policies": lambda: _custom(cluster, POLICY_KINDS),
+        "ingresses": lambda: _custom(cluster, INGRESS_KINDS),
+        "certificates": lambda: _certificates(cluster, config),
+        "anchor_owner": lambda: (
+            read_anchor_owner(cluster, config) if config.issuer == "cert-manager" else None
+        ),
+    }
+
+
+def _trust_bundle(maps: Any, config: MeshConfig) -> str:
+    roots: Object = maps.get(f"{config.namespaces.linkerd}/{TRUST_ROOTS}") or {}
+    return str(roots.get("data", {}).get("ca-bundle.crt", ""))
+
+
+def _control_plane_values(maps: Any, config: MeshConfig) -> Mapping[str, Any] | None:
+    subject = f"{config.namespaces.linkerd}/linkerd-config"
+    found: Object | None = maps.get(subject)
+    if found is None:
+        return None
+    try:
+        values = read_yaml(found.get("data", {}).get("values", ""))
+    except yaml.YAMLError:
+        values = None
+    return cast("Mapping[str, Any]", values) if isinstance(values, dict) else None
+
+
+def _releases(installed: Any, _config: MeshConfig) -> tuple[Release, ...]:
+    return tuple(sorted(installed.all, key=lambda r: (r.namespace, r.name)))
+
+
+_DERIVED: dict[str, tuple[str, Callable[[Any, MeshConfig], object]]] = {
+    "trust_bundle": ("config_maps", _trust_bundle),
+    "control_plane_values": ("config_maps", _control_plane_values),
+    "releases": ("installed", _releases),
+}
+
+
+def _wanted(
+    cluster: Cluster,
+    config: MeshConfig,
+    catalog: ChartCatalog,
+    kubernetes: str,
+    api_versions: frozenset[str],
+    crds: Mapping[str, Object],
+    installed: MeshReleases,
+    trust_bundle: str,
+) -> tuple[DesiredRelease, ...]:
+    return wanted_releases(
+        cluster,
+        config,
+        catalog,
+        kubernetes=kubernetes,
+        api_versions=api_versions,
+        crds=crds,
+        releases=installed.all,
+        mesh=installed,
+        trust_bundle=trust_bundle,
+    )
+
+
+def _prometheus(cluster: Cluster, namespaces: Mapping[str, Object]) -> Prometheus | None:
+    """viz's, where the cluster has viz."""
+    for name, obj in sorted(namespaces.items()):
+        if _mapping(obj["metadata"], "labels").get(EXTENSION) == "viz":
+            external = _mapping(obj["metadata"], "annotations").get(EXTERNAL_PROMETHEUS, "")
+            return read_prometheus(cluster, name, external)
+    return None
+
+
+def _proxy_sample(cluster: Cluster, config: MeshConfig, pods: tuple[Pod, ...]) -> ProxySample:
+    namespace = config.namespaces.linkerd
+    meshed = (pod for pod in pods if pod.proxy is not None and pod.control_plane == namespace)
+    return read_proxy_metrics(cluster, choose_sample(meshed))
+
+
+def _later(
+    cluster: Cluster, config: MeshConfig, catalog: ChartCatalog
+) -> dict[str, tuple[tuple[str, ...], Callable[..., object]]]:
+    """How the parts are read that need others, with those that they need."""
+    wanted = partial(_wanted, cluster, config, catalog)
+    return {
+        "wanted": (("kubernetes", "api_versions", "crds", "installed", "trust_bundle"), wanted),
+        "prometheus": (("namespaces",), partial(_prometheus, cluster)),
+        "proxy_sample": (("pods",), partial(_proxy_sample, cluster, config)),
+    }
+
+
+# Parts
+
+
+def read_pods(
+    cluster: Cluster, namespace: str | None = None, *, labels: str = ""
+) -> tuple[Pod, ...]:
+    """The pods of a namespace or of the whole cluster, each cut down to what checks look at."""
+    bundles: dict[str, str] = {}
+    return tuple(
+        pod_of(obj, bundles) for obj in cluster.list("v1", "Pod", namespace, labels=labels)
+    )
+
+
+def pod_of(obj: Object, bundles: dict[str, str] | None = None) -> Pod:
+    """A pod, cut down. `bundles` keeps one copy of each trust bundle for all pods that carry it."""
+    metadata, spec = obj["metadata"], obj["spec"]
+    status: dict[str, Any] = _mapping(obj, "status")
+    statuses = {
+        item["name"]: item
+        for key in ("initContainerStatuses", "containerStatuses")
+        for item in _items(status, key)
+    }
+    inits: list[dict[str, Any]] = _items(spec, "initContainers")
+    conditions = tuple(
+        Condition(
+            sys.intern(item["type"]),
+            sys.intern(item["status"]),
+            item.get("reason", ""),
+            item.get("message", ""),
+        )
+        for item in _items(status, "conditions")
+    )
+    containers = tuple(
+        _container(item, statuses.get(item["name"], {}), is_init=is_init)
+        for group, is_init in ((spec["containers"], False), (inits, True))
+        for item in group
+    )
+    return Pod(
+        namespace=sys.intern(metadata["namespace"]),
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        labels=_interned(metadata.get("labels")),
+        annotations=_of_linkerd(metadata.get("annotations")),
+        owner=_owner(metadata),
+        node=sys.intern(spec.get("nodeName", "")),
+        service_account=sys.intern(spec.get("serviceAccountName", "")),
+        phase=sys.intern(status.get("phase", "Unknown")),
+        status=sys.intern(pod_status(obj)),
+        reason=status.get("reason", ""),
+        ip=status.get("podIP", ""),
+        host_network=bool(spec.get("hostNetwork")),
+        is_ready=any(c.type == "Ready" and c.status == "True" for c in conditions),
+        is_deleting="deletionTimestamp" in metadata,
+        created=timestamp(metadata.get("creationTimestamp")),
+        started=timestamp(status.get("startTime")),
+        conditions=conditions,
+        containers=containers,
+        proxy=_proxy(spec["containers"], inits, statuses, {} if bundles is None else bundles),
+    )
+
+
+def pod_status(obj: Object) -> str:
+    """What kubectl shows as a pod's STATUS: its phase, or why it is not what it should be.
+
+    Source: linkerd2 `pkg/k8s` (GetPodStatus), which is kubectl's own printer.
+    """
+    spec, status = obj["spec"], _mapping(obj, "status")
+    reason = str(status.get("reason") or status.get("phase", "Unknown"))
+    inits = {item["name"]: item for item in _items(spec, "initContainers")}
+    for index, item in enumerate(_items(status, "initContainerStatuses")):
+        if (text := _initializing(item, inits.get(item["name"], {}))) is not None:
+            return f"Init:{text or f'{index}/{len(inits)}'}"
+    is_running = False
+    for item in reversed(_items(status, "containerStatuses")):
+        state: dict[str, Any] = _mapping(item, "state")
+        if waiting := _mapping(state, "waiting").get("reason"):
+            reason = str(waiting)
+        elif "terminated" in state:
+            reason = _ended(state["terminated"])
+        elif item.get("ready") and "running" in state:
+            is_running = True
+    return "Running" if reason == "Completed" and is_running else reason
+
+
+def _initializing(item: dict[str, Any], container: dict[str, Any]) -> str | None:
+    """Why a pod still waits for an init container, empty where it only runs; None if it is done."""
+    state: dict[str, Any] = _mapping(item, "state")
+    ended: dict[str, Any] | None = state.get("terminated")
+    if ended is not None:
+        is_done = not ended.get("exitCode") and not ended.get("signal")
+        return None if is_done else _ended(ended)
+    if container.get("restartPolicy") == "Always" and item.get("started") and item.get("ready"):
+        return None
+    waiting = _mapping(state, "waiting").get("reason", "")
+    return "" if waiting == "PodInitializing" else str(waiting)
+
+
+def _ended(state: dict[str, Any]) -> str:
+    if reason := state.get("reason"):
+        return str(reason)
+    signal = state.get("signal")
+    return f"Signal:{signal}" if signal else f"ExitCode:{state.get('exitCode', 0)}"
+
+
+def _items(obj: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    return obj.get(key) or []
+
+
+def _mapping(obj: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return obj.get(key) or {}
+
+
+def timestamp(text: str | None) -> datetime | None:
+    """A time as the Kubernetes API writes it."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def _container(item: dict[str, Any], status: dict[str, Any], *, is_init: bool) -> Container:
+    state: dict[str, Any] = _mapping(status, "state")
+    waiting: dict[str, Any] = _mapping(state, "waiting")
+    ended: dict[str, Any] = _mapping(state, "terminated")
+    trouble = waiting.get("reason", "")
+    if ended.get("exitCode"):
+        trouble = f"ended with {ended['exitCode']} {ended.get('reason', '')}".strip()
+    return Container(
+        name=sys.intern(item["name"]),
+        image=sys.intern(item.get("image", "")),
+        ready=bool(status.get("ready")),
+        is_init=is_init,
+        restarts=int(status.get("restartCount", 0)),
+        trouble=trouble,
+        ports=tuple(
+            (sys.intern(port.get("name", "")), int(port["containerPort"]))
+            for port in _items(item, "ports")
+        ),
+        has_udp=any(port.get("protocol") == "UDP" for port in _items(item, "ports")),
+    )
+
+
+def _proxy(
+    containers: list[dict[str, Any]],
+    inits: list[dict[str, Any]],
+    statuses: dict[str, dict[str, Any]],
+    bundles: dict[str, str],
+) -> Proxy | None:
+    for group in (containers, inits):
+        for item in group:
+            if item["name"] != PROXY:
+                continue
+            environment = {v["name"]: v.get("value") or "" for v in _items(item, "env")}
+            bundle = environment.get(TRUST_ANCHORS, "")
+            image = sys.intern(item.get("image", ""))
+            return Proxy(
+                image=image,
+                version=sys.intern(image_tag(image)),
+                trust_bundle=bundles.setdefault(bundle, bundle),
+                ready=bool(statuses.get(PROXY, {}).get("ready")),
+                is_native=group is inits,
+                inbound_policy=sys.intern(environment.get(INBOUND_POLICY, "")),
+            )
+    return None
+
+
+def image_tag(image: str) -> str:
+    """The tag of an image's name; empty where it has none."""
+    last = image.partition("@")[0].rsplit("/", 1)[-1]
+    return last.partition(":")[2]
+
+
+def _owner(metadata: dict[str, Any]) -> Workload | None:
+    for owner in _items(metadata, "ownerReferences"):
+        if not owner.get("controller"):
+            continue
+        kind, name = owner["kind"], owner["name"]
+        # A Deployment names its ReplicaSets after itself and this hash.
+        suffix = f"-{metadata.get('labels', {}).get('pod-template-hash', '')}"
+        if kind == "ReplicaSet" and len(suffix) > 1 and name.endswith(suffix):
+            kind, name = "Deployment", name.removesuffix(suffix)
+        return sys.intern(kind), sys.intern(metadata["namespace"]), sys.intern(name)
+    return None
+
+
+def _interned(labels: dict[str, str] | None) -> Mapping[str, str]:
+    return {sys.intern(key): sys.intern(value) for key, value in (labels or {}).items()}
+
+
+def _of_linkerd(annotations: dict[str, str] | None) -> Mapping[str, str]:
+    return _interned({k: v for k, v in (annotations or {}).items() if "linkerd.io/" in k})
+
+
+def _workloads(cluster: Cluster) -> tuple[WorkloadState, ...]:
+    return tuple(_workload(obj) for kind in LONG_RUNNING for obj in cluster.list(KINDS[kind], kind))
+
+
+def _workload(obj: Object) -> WorkloadState:
+    metadata, spec = obj["metadata"], obj["spec"]
+    template = spec["template"]
+    rollout = rollout_status(obj)
+    return WorkloadState(
+        kind=obj["kind"],
+        namespace=sys.intern(metadata["namespace"]),
+        name=metadata["name"],
+        labels=_interned(metadata.get("labels")),
+        pod_annotations=_of_linkerd(template.get("metadata", {}).get("annotations")),
+        selector=_interned(spec.get("selector", {}).get("matchLabels")),
+        wanted=rollout.wanted,
+        ready=rollout.ready,
+        is_complete=rollout.is_complete,
+        failure=rollout.failure,
+        host_network=bool(template["spec"].get("hostNetwork")),
+        # The condition of an earlier revision's ReplicaSet may outlast the rollout.
+        refusal="" if rollout.is_complete else refusal_of(obj),
+    )
+
+
+def _refusals(cluster: Cluster) -> dict[Workload, str]:
+    events = cluster.list("v1", "Event", fields=f"reason={FAILED_CREATE}")
+    return {
+        key: said.message
+        for key, said in refusals(events).items()
+        if key[0] in ("StatefulSet", "DaemonSet")
+    }
+
+
+def _service(obj: Object) -> Service:
+    metadata, spec = obj["metadata"], obj["spec"]
+    balancer: dict[str, Any] = _mapping(_mapping(obj, "status"), "loadBalancer")
+    return Service(
+        namespace=sys.intern(metadata["namespace"]),
+        name=metadata["name"],
+        type=spec.get("type", "ClusterIP"),
+        cluster_ip=spec.get("clusterIP", ""),
+        labels=_interned(metadata.get("labels")),
+        annotations=_of_linkerd(metadata.get("annotations")),
+        selector=_interned(spec.get("selector")),
+        ports=tuple(
+            ServicePort(port.get("name", ""), port["port"], port.get("targetPort"))
+            for port in _items(spec, "ports")
+        ),
+        has_address=bool(balancer.get("ingress")) or spec.get("type") != "LoadBalancer",
+    )
+
+
+def _endpoints(cluster: Cluster) -> dict[str, frozenset[str]]:
+    """The ready pods of each Service, by `namespace/service`."""
+    found: dict[str, set[str]] = {}
+    for piece in cluster.list("discovery.k8s.io/v1", "EndpointSlice"):
+        metadata = piece["metadata"]
+        service = metadata.get("labels", {}).get("kubernetes.io/service-name")
+        if service is None:
+            continue
+        pods = found.setdefault(f"{metadata['namespace']}/{service}", set())
+        for endpoint in _items(piece, "endpoints"):
+            target: dict[str, Any] = _mapping(endpoint, "targetRef")
+            # Absent means ready (the EndpointSlice API's own word).
+            if target.get("kind") == "Pod" and endpoint.get("conditions", {}).get("ready", True):
+                pods.add(target["name"])
+    return {key: frozenset(pods) for key, pods in found.items()}
+
+
+def _node(obj: Object) -> Object:
+    status = obj.get("status", {})
+    return {
+        "kind": "Node",
+        "metadata": {
+            "name": obj["metadata"]["name"],
+            "annotations": obj["metadata"].get("annotations", {}),
+        },
+        "spec": {
+            key: obj["spec"][key] for key in ("podCIDR", "podCIDRs", "taints") if key in obj["spec"]
+        },
+        "status": {
+            "conditions": status.get("conditions", []),
+            "nodeInfo": status.get("nodeInfo", {}),
+        },
+    }
+
+
+def _crds(cluster: Cluster) -> dict[str, Object]:
+    """CRDs without their schemas, which are megabytes."""
+    found: dict[str, Object] = {}
+    for obj in cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition", page=50):
+        spec = obj["spec"]
+        versions = [
+            {"name": v["name"], "served": v["served"], "storage": v["storage"]}
+            for v in spec["versions"]
+        ]
+        metadata = obj["metadata"]
+        found[metadata["name"]] = {
+            "apiVersion": obj["apiVersion"],
+            "kind": obj["kind"],
+            "metadata": {
+                "name": metadata["name"],
+                "labels": metadata.get("labels", {}),
+                "annotations": {
+                    k: v
+                    for k, v in metadata.get("annotations", {}).items()
+                    if not k.startswith("kubectl.kubernetes.io/")
+                },
+            },
+            "spec": {"group": spec["group"], "names": spec["names"], "versions": versions},
+            "status": {"conditions": obj.get("status", {}).get("conditions", [])},
+        }
+    return found
+
+
+def _config_maps(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
+    names = config.namespaces
+    wanted = [
+        (names.linkerd, "linkerd-config"),
+        (names.linkerd, TRUST_ROOTS),
+        (names.linkerd, ROTATION),
+        (CNI_NAMESPACE, "linkerd-cni-config"),
+        (names.viz, "prometheus-config"),
+        ("kube-system", "extension-apiserver-authentication"),
+    ]
+    found: dict[str, Object] = {}
+    for namespace, name in wanted:
+        if (obj := cluster.get("v1", "ConfigMap", name, namespace)) is not None:
+            found[f"{namespace}/{name}"] = obj
+    return found
+
+
+def _service_accounts(cluster: Cluster, config: MeshConfig) -> dict[str, Mapping[str, str]]:
+    names = config.namespaces
+    return {
+        f"{namespace}/{name}": labels
+        for namespace in (names.linkerd, names.viz, names.jaeger, CNI_NAMESPACE)
+        for name, labels in _labels(cluster, "v1", "ServiceAccount", namespace).items()
+    }
+
+
+def _labels(
+    cluster: Cluster, api_version: str, kind: str, namespace: str | None = None
+) -> dict[str, Mapping[str, str]]:
+    return {
+        obj["metadata"]["name"]: _mapping(obj["metadata"], "labels")
+        for obj in cluster.list(api_version, kind, namespace, metadata_only=True)
+    }
+
+
+def _by_name(cluster: Cluster, api_version: str, kind: str) -> dict[str, Object]:
+    return {obj["metadata"]["name"]: obj for obj in cluster.list(api_version, kind)}
+
+
+def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> str:
+    """The PEM of every anchor that the mesh trusts; empty where there is none."""
+    namespace = config.namespaces.linkerd
+    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    return _trust_bundle({f"{namespace}/{TRUST_ROOTS}": roots}, config)
+
+
+def secret_names(config: MeshConfig) -> list[tuple[str, str]]:
+    """Namespace and name of the Secrets with the certificates of the issuer and the webhooks."""
+    names = config.namespaces
+    wanted = [(names.linkerd, name) for name in (ISSUER_SECRET, *WEBHOOK_SECRETS)]
+    wanted += [(names.viz, name) for name in VIZ_SECRETS]
+    wanted += [(names.jaeger, name) for name in JAEGER_SECRETS]
+    return wanted
+
+
+def read_secrets(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates]:
+    """The certificates of the issuer and of every webhook, by `namespace/name` of their Secrets."""
+    found: dict[str, Certificates] = {}
+    for namespace, name in secret_names(config):
+        secret = cluster.get("v1", "Secret", name, namespace)
+        if secret is not None:
+            found[f"{namespace}/{name}"] = certificates_of(secret, f"Secret/{namespace}/{name}")
+    return found
+
+
+def certificates_of(secret: Object, subject: str) -> Certificates:
+    """The public part of a Secret with a certificate, in either form that Linkerd has.
+
+    `linkerd.io/tls`, as the linkerd CLI makes it, has `crt.pem` and `key.pem` for `tls.crt` and
+    `tls.key`.
+    """
+    text = secret_text(secret)
+    certificate = text.get("tls.crt") or text.get("crt.pem", "")
+    key = SecretStr(text.get("tls.key") or text.get("key.pem", ""))
+    return Certificates(
+        type=str(secret.get("type", "")),
+        keys=frozenset(text),
+        certificate=certificate,
+        authority=text.get("ca.crt", ""),
+        has_matching_key=is_key_of(certificate, key, subject),
+        is_cert_managers=owner_of(secret).by == "cert-manager",
+    )
+
+
+def _release_namespaces(cluster: Cluster, config: MeshConfig) -> set[str]:
+    """Those of the mesh that are there: in another nobody can be granted to read anything."""
+    there = {
+        namespace["metadata"]["name"]
+        for namespace in cluster.list("v1", "Namespace", metadata_only=True)
+    }
+    return there & {str(name) for name in config.namespaces.model_dump().values()}
+
+
+def _custom(
+    cluster: Cluster, kinds: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[Object, ...]]:
+    """Objects of custom kinds, in the version that the API server prefers; served kinds only."""
+    groups: dict[str, list[str]] = {
+        group["name"]: [
+            group["preferredVersion"]["groupVersion"],
+            *(version["groupVersion"] for version in group["versions"]),
+        ]
+        for group in cluster.read("/apis")["groups"]
+    }
+    found: dict[tuple[str, str], tuple[Object, ...]] = {}
+    for group, kind in kinds:
+        for api_version in groups.get(group, []):
+            # A group's preferred version need not have every kind of it.
+            if cluster.serves(api_version, kind):
+                found[group, kind] = tuple(cluster.list(api_version, kind))
+                break
+    return found
+
+
+def _certificates(cluster: Cluster, config: MeshConfig) -> tuple[Object, ...]:
+    """cert-manager's Certificates in the namespaces of the mesh."""
+    namespaces = config.namespaces
+    return tuple(
+        obj
+        for namespace in (namespaces.linkerd, namespaces.viz, namespaces.jaeger)
+        for obj in cluster.list("cert-manager.io/v1", "Certificate", namespace)
+    )

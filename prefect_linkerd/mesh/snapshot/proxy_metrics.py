@@ -1,0 +1,256 @@
+"""What proxies say of themselves: success rates, and when their certificates end.
+
+From viz's Prometheus where it answers, and from the admin port (4191) of a sample of proxies; both
+through the API server's proxy subresources, so that nothing has to be reachable from here.
+
+Sources: https://linkerd.io/2/reference/proxy-metrics/ and linkerd2-proxy
+`linkerd/identity/src/metrics.rs`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from prefect_linkerd.mesh.errors import ApiError, MeshError
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+
+if TYPE_CHECKING:
+    from prefect_linkerd.mesh.snapshot.mesh import Pod
+
+SAMPLE = 10
+"""Proxies that are asked, each of another workload as far as there are enough."""
+
+AT_ONCE = 5
+TIMEOUT = 3.0
+"""Seconds that one answer may take."""
+
+ADMIN_PORT = 4191
+WINDOW = "5m"
+
+# Older proxies first; from 2025 on the registry puts `control_` before it.
+_IDENTITY_ENDS = (
+    "identity_cert_expiration_timestamp_seconds",
+    "control_identity_cert_expiration_timestamp_seconds",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """Inbound responses by how Linkerd classifies them."""
+
+    succeeded: float = 0.0
+    failed: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.succeeded + self.failed
+
+    @property
+    def success_rate(self) -> float | None:
+        """From 0 to 1; None where there were none."""
+        return self.succeeded / self.total if self.total else None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyMetrics:
+    """What one proxy says: responses since it started, and when its certificate ends."""
+
+    responses: Responses
+    identity_ends: datetime | None
+
+
+@dataclass(frozen=True)
+class ProxySample:
+    """What some proxies said, by `namespace/pod`, and why others said nothing.
+
+    `workloads` names the workload of every pod that was asked.
+    """
+
+    answers: Mapping[str, ProxyMetrics] = field(default_factory=dict[str, ProxyMetrics])
+    silent: Mapping[str, str] = field(default_factory=dict[str, str])
+    workloads: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """viz's Prometheus: whether it answers the API server, and what it knows of the proxies.
+
+    `refuses` is Linkerd's own policy: from 2.12 on only the mesh's metrics API is let in. `pods`
+    are the names of those that it has scraped; `responses` are those of the last five minutes, by
+    workload as `Kind/namespace/name`.
+    """
+
+    state: Literal["answers", "refuses", "silent", "external"]
+    detail: str = ""
+    pods: frozenset[str] = frozenset()
+    responses: Mapping[str, Responses] = field(default_factory=dict[str, Responses])
+
+
+def parse_proxy_metrics(text: str) -> ProxyMetrics:
+    """What a proxy's `/metrics` says.
+
+    Raises:
+        ValueError: it is not the text that proxies export.
+    """
+    succeeded = failed = 0.0
+    ends: float | None = None
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "response_total" and sample.labels.get("direction") == "inbound":
+                if sample.labels.get("classification") == "failure":
+                    failed += sample.value
+                else:
+                    succeeded += sample.value
+            elif sample.name in _IDENTITY_ENDS:
+                ends = sample.value
+    # Before its first certificate a proxy says 0.
+    moment = datetime.fromtimestamp(ends, UTC) if ends else None
+    return ProxyMetrics(Responses(succeeded, failed), moment)
+
+
+def without_identity(sample: ProxySample, now: datetime) -> Iterator[tuple[str, str]]:
+    """The asked proxies that have no certificate that is valid: `namespace/pod`, and why."""
+    for pod, said in sorted(sample.answers.items()):
+        if said.identity_ends is None:
+            yield pod, "its proxy has no certificate"
+        elif said.identity_ends <= now:
+            yield pod, f"its proxy's certificate expired on {said.identity_ends:%Y-%m-%d %H:%M} UTC"
+
+
+def choose_sample(pods: Iterable[Pod], limit: int = SAMPLE) -> tuple[Pod, ...]:
+    """Pods to be asked: one of each workload, then a second one, and so on, up to a limit."""
+    by_workload: dict[object, list[Pod]] = defaultdict(list)
+    for pod in pods:
+        if pod.phase == "Running" and not pod.is_over:
+            by_workload[pod.owner or pod.uid].append(pod)
+    ranked = [
+        (rank, pod.namespace, pod.name, pod)
+        for group in by_workload.values()
+        for rank, pod in enumerate(sorted(group, key=lambda pod: pod.name))
+    ]
+    return tuple(entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:3])[:limit])
+
+
+def read_proxy_metrics(
+    cluster: Cluster, pods: Sequence[Pod], *, timeout: float = TIMEOUT
+) -> ProxySample:
+    """Asks the proxies of these pods, one API call each.
+
+    Args:
+        timeout: seconds that one answer may take.
+
+    Raises:
+        ApiError: this identity may not use the pods' proxy subresource.
+    """
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        running = {
+            f"{pod.namespace}/{pod.name}": pool.submit(_ask_proxy, cluster, pod, timeout)
+            for pod in pods
+        }
+        said = {key: future.result() for key, future in running.items()}
+    return ProxySample(
+        answers={key: one for key, one in said.items() if isinstance(one, ProxyMetrics)},
+        silent={key: one for key, one in said.items() if isinstance(one, str)},
+        workloads={
+            f"{pod.namespace}/{pod.name}": "/".join(pod.owner) if pod.owner else pod.subject
+            for pod in pods
+        },
+    )
+
+
+def _ask_proxy(cluster: Cluster, pod: Pod, timeout: float) -> ProxyMetrics | str:
+    path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{ADMIN_PORT}/proxy/metrics"
+    try:
+        answer, _ = cluster.request(
+            "GET", path, subject=pod.subject, accept="text/plain", repeat=False, timeout=timeout
+        )
+        return parse_proxy_metrics(answer.decode())
+    except ApiError as error:
+        if _is_denied(error):
+            raise
+        return error.found
+    except ValueError as error:
+        return f"an answer that cannot be read: {error}"
+
+
+def read_prometheus(
+    cluster: Cluster, namespace: str, external: str, *, timeout: float = TIMEOUT
+) -> Prometheus:
+    """Asks viz's Prometheus, two API calls.
+
+    Args:
+        namespace: that of viz.
+        external: the address of a Prometheus elsewhere, as viz's namespace names it; it is not
+            asked.
+
+    Raises:
+        ApiError: this identity may not use the Service's proxy subresource.
+    """
+    if external:
+        return Prometheus("external", external)
+
+    def ask(query: str) -> list[dict[str, Any]]:
+        path = f"/api/v1/namespaces/{namespace}/services/http:prometheus:9090/proxy/api/v1/query"
+        answer = cluster.read(
+            path,
+            {"query": query},
+            subject=f"Service/{namespace}/prometheus",
+            repeat=False,
+            timeout=timeout,
+        )
+        return answer["data"]["result"]
+
+    try:
+        # The query by which viz's metrics API itself knows pods.
+        pods = ask("max(process_start_time_seconds) by (pod, namespace)")
+        responses = ask(
+            f'sum(increase(response_total{{direction="inbound"}}[{WINDOW}])) '
+            "by (namespace, deployment, statefulset, daemonset, classification)"
+        )
+    except ApiError as error:
+        if _is_denied(error):
+            raise
+        return Prometheus("refuses" if error.status == 403 else "silent", error.found)
+    except (ValueError, KeyError, TypeError) as error:
+        return Prometheus("silent", f"an answer that is not Prometheus's: {error}")
+    return Prometheus(
+        "answers",
+        pods=frozenset(str(one["metric"].get("pod", "")) for one in pods),
+        responses=_by_workload(responses),
+    )
+
+
+_KINDS = {"deployment": "Deployment", "statefulset": "StatefulSet", "daemonset": "DaemonSet"}
+
+
+def _by_workload(result: list[dict[str, Any]]) -> dict[str, Responses]:
+    found: dict[str, Responses] = {}
+    for one in result:
+        labels: dict[str, str] = one["metric"]
+        label = next((key for key in _KINDS if labels.get(key)), None)
+        if label is None:
+            continue
+        key = f"{_KINDS[label]}/{labels.get('namespace', '')}/{labels[label]}"
+        known, value = found.get(key, Responses()), float(one["value"][1])
+        found[key] = (
+            Responses(known.succeeded, known.failed + value)
+            if labels.get("classification") == "failure"
+            else Responses(known.succeeded + value, known.failed)
+        )
+    return found
+
+
+def _is_denied(error: MeshError) -> bool:
+    """Whether the API server itself refused, by RBAC, and not what it led to."""
+    return (
+        isinstance(error, ApiError)
+        and error.status in (401, 403)
+        and ("forbidden: User" in error.found or "Unauthorized" in error.found)
+    )

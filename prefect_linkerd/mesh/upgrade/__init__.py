@@ -1,0 +1,1 @@
+"""From one version of Linkerd to the next, and back."""

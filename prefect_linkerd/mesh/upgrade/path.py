@@ -1,0 +1,81 @@
+"""Which Linkerd version may follow which: one stable minor at a time, then edge, never back.
+
+Source: https://linkerd.io/2.14/tasks/upgrade/#upgrade-paths
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prefect_linkerd.mesh.config.model import UpgradePolicy
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
+from prefect_linkerd.mesh.linkerd.version_range import admits
+
+LAST_STABLE = (2, 14)
+"""The last minor with stable releases of the project's own; edge follows it."""
+
+
+def why_not(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] | None:
+    """Why a version cannot follow another, and what to do instead; None where it can."""
+    if target < current:
+        if current.channel == "edge" and target.channel == "stable":
+            return (
+                f"{current} is newer than every stable release: there is no way back from edge",
+                "Choose an edge release.",
+            )
+        return (
+            f"it is older than {current}, and a downgrade is not supported",
+            "An upgrade that fails rolls back by itself; to return later, reinstall.",
+        )
+    if current.channel == "edge":
+        return None
+    first = current.minor
+    last = target.minor if target.channel == "stable" else (first[0], LAST_STABLE[1] + 1)
+    if last[1] - first[1] <= 1:
+        return None
+    skipped = ", ".join(f"stable-{first[0]}.{minor}" for minor in range(first[1] + 1, last[1]))
+    return (
+        f"it skips {skipped}: stable minors are upgraded one at a time, and edge follows "
+        f"stable-{LAST_STABLE[0]}.{LAST_STABLE[1]}",
+        f"Upgrade to a stable-{first[0]}.{first[1] + 1} release first.",
+    )
+
+
+def wants(policy: UpgradePolicy, current: LinkerdVersion, target: LinkerdVersion) -> bool:
+    """Whether a mesh of a version is subscribed to a release: by channel and constraint."""
+    channel: Channel = policy.channel or current.channel
+    numbers = ".".join(map(str, target.numbers))
+    return target.channel == channel and admits(policy.constraint or "", numbers) is True
+
+
+def newest_hop(
+    policy: UpgradePolicy, current: LinkerdVersion, released: Iterable[LinkerdVersion]
+) -> LinkerdVersion:
+    """The newest release that a mesh is subscribed to and can go to; its own where there is none.
+
+    Where the policy's channel is edge and the mesh's is stable, stable minors in between count.
+
+    Raises:
+        InvalidInput: what the policy wants cannot be reached, with the releases that there are.
+    """
+    known = sorted(set(released))
+    is_on_the_way = policy.channel == "edge" and current.channel == "stable"
+    wanted = [
+        version
+        for version in known
+        if version > current
+        and (wants(policy, current, version) or (is_on_the_way and version.channel == "stable"))
+    ]
+    reachable = [version for version in wanted if why_not(current, version) is None]
+    if reachable:
+        return reachable[-1]
+    if wanted:
+        reason, remedy = why_not(current, wanted[0]) or ("", "")
+        raise InvalidInput(
+            f"Linkerd version {wanted[0]}",
+            expected=f"a release that can follow {current}",
+            found=reason,
+            remedy=remedy,
+        )
+    return current

@@ -1,0 +1,218 @@
+"""Reads what the plan of an upgrade is made of; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.chart_releases import read_repository, released
+from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, ChartName, charts_of
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.installed import mesh_releases, read_mesh_releases
+from prefect_linkerd.mesh.helm.ownership import owner_of_release, refuse_theirs
+from prefect_linkerd.mesh.helm.records import Release, Revision, deployed, read_releases
+from prefect_linkerd.mesh.helm.values import ClusterFacts, proxy_version
+from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
+from prefect_linkerd.mesh.install.dependencies import own_release, wanted_version
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
+from prefect_linkerd.mesh.planning.chart_split import OLD
+from prefect_linkerd.mesh.planning.desired import wanted_release
+from prefect_linkerd.mesh.planning.losses import Pin
+from prefect_linkerd.mesh.planning.preflight import preflight, read_preflight
+from prefect_linkerd.mesh.planning.release_changes import Comparison, installed_crds, read_changes
+from prefect_linkerd.mesh.records.upgrade import UpgradeRecord, read_record
+from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
+from prefect_linkerd.mesh.snapshot.mesh import Pod
+from prefect_linkerd.mesh.upgrade.plan import (
+    LINKERD,
+    PlanSnapshot,
+    at_version,
+    check_path,
+    source_version,
+)
+
+TRAFFIC_SPLIT = ("split.smi-spec.io/v1alpha2", "TrafficSplit")
+
+
+def installed_releases(
+    cluster: Cluster, config: MeshConfig, releases: Sequence[Release]
+) -> dict[str, Revision]:
+    """The mesh's deployed releases by the part that they are, whatever their own names.
+
+    cert-manager and Traefik are among them where the upgrade policy names them.
+    """
+    found: dict[str, Revision] = {}
+    for part, release in mesh_releases(config, releases, {}).releases.items():
+        revision = deployed(cluster, release.name, release.namespace)
+        if revision is not None:
+            found[part] = revision
+    for name in config.upgrade.dependencies:
+        if (own := own_release(name, config, releases)) is not None:
+            revision = deployed(cluster, own.name, own.namespace)
+            if revision is not None:
+                found[name] = revision
+    return found
+
+
+def read_source(
+    cluster: Cluster,
+    config: MeshConfig,
+    releases: Sequence[Release],
+    installed: Mapping[str, Revision],
+    record: UpgradeRecord | None,
+) -> LinkerdVersion:
+    """The version that an upgrade begins at.
+
+    Raises:
+        InvalidInput: there is no Linkerd.
+        OwnershipConflict: there is one that is no Helm release, such as Argo CD's.
+    """
+    if record is None and not installed.keys() & set(LINKERD):
+        driver = read_mesh_releases(cluster, config, releases).driver
+        if driver is not None:
+            raise refuse_theirs(
+                f"control plane in namespace {config.namespaces.linkerd}",
+                driver,
+                "Upgrade it there: these flows upgrade Helm releases alone.",
+            )
+    return LinkerdVersion.parse(source_version(installed, record))
+
+
+def versions_for(config: MeshConfig, current: LinkerdVersion) -> set[LinkerdVersion]:
+    """The released versions of the channels that a mesh of a version may follow.
+
+    Raises:
+        ChartError: a repository cannot be read.
+    """
+    found: set[LinkerdVersion] = set()
+    channels: set[Channel] = {current.channel, config.upgrade.channel or current.channel}
+    for channel in channels:
+        source = ChartCatalog(config).source_of("linkerd-control-plane", channel=channel)
+        answer = read_repository(source, None)
+        found |= {release.version for release in released(answer.entries or {})}
+    return found
+
+
+def trust_bundle(cluster: Cluster, config: MeshConfig) -> str:
+    """The PEM of every anchor that the mesh trusts, to be carried over."""
+    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd) or {}
+    return str(roots.get("data", {}).get("ca-bundle.crt", ""))
+
+
+def read_plan(
+    cluster: Cluster,
+    helm: Helm,
+    config: MeshConfig,
+    target: LinkerdVersion,
+    *,
+    record: UpgradeRecord | None = None,
+    accepted: frozenset[str] = frozenset(),
+) -> PlanSnapshot:
+    """Everything that the plan of an upgrade to a version depends on.
+
+    Raises:
+        InvalidInput: there is no mesh, or the version is a downgrade or skips others.
+        OwnershipConflict: the mesh has no Helm release, but an owner.
+        ChartError: a chart of the version is not to be had.
+    """
+    releases = read_releases(cluster)
+    installed = installed_releases(cluster, config, releases)
+    record = record or read_record(cluster, config)
+    source = read_source(cluster, config, releases, installed, record)
+    check_path(source, target)
+    wanted = at_version(config, target)
+    catalog = ChartCatalog(wanted)
+    charts: dict[ChartName, Chart] = {name: catalog.find(name) for name in charts_of(wanted)}
+    for name in config.upgrade.dependencies:
+        if name in installed:
+            charts[name] = catalog.find(name, version=wanted_version(name, config, None))
+    data_plane = read_data_plane(cluster, config.namespaces.linkerd)
+    restarted = restart_permissions(data_plane.targets)
+    found = read_preflight(cluster, _released(wanted), releases, restarted)
+    bundle = trust_bundle(cluster, config)
+    compared = [
+        _compared(cluster, wanted, chart, found.facts, bundle, installed, releases)
+        for chart in charts.values()
+    ]
+    changes = read_changes(
+        cluster, helm, at_version(config, source), wanted, compared, found.facts, keeps_crds=True
+    )
+    rendered = {change.chart: change.rendered for change in changes}
+    return PlanSnapshot(
+        config=config,
+        source=source,
+        target=target,
+        facts=found.facts,
+        installed=installed,
+        charts=charts,
+        rendered=rendered,
+        user_values={change.chart: change.extra for change in changes},
+        objects=[change for each in changes for change in each.objects],
+        crds=installed_crds(cluster, installed, tuple(charts.values())),
+        findings=preflight(found, wanted, tuple(charts.values())),
+        traffic_splits=list(cluster.list(*TRAFFIC_SPLIT)),
+        releases=releases,
+        behind=sum(map(is_behind(data_plane, proxy_version(wanted)), data_plane.pods)),
+        record=record,
+        accepted=accepted,
+        changes=changes,
+        trusted=bundle,
+        pins=pins_of(data_plane),
+    )
+
+
+def is_behind(data_plane: DataPlane, version: str) -> Needs:
+    """Says of a pod whether its proxy is of another version than it should have.
+
+    Not of the control plane's, which is Helm's, nor of one that somebody keeps at a version.
+    """
+
+    def needs(pod: Pod) -> bool:
+        if pod.proxy is None or pod.namespace == data_plane.control_plane:
+            return False
+        pin = data_plane.pin_of(pod)
+        return pod.proxy.version != version and (pin is None or pin[1] == version)
+
+    return needs
+
+
+def pins_of(data_plane: DataPlane) -> tuple[Pin, ...]:
+    """Who keeps proxies of the mesh at a version, each once."""
+    found = {data_plane.pin_of(pod) for pod in data_plane.pods if not pod.is_over}
+    return tuple(Pin(*pin) for pin in sorted(pin for pin in found if pin is not None))
+
+
+def _released(config: MeshConfig) -> MeshConfig:
+    """The mesh as far as an upgrade installs it: without what stays as it is."""
+    asked = set(config.upgrade.dependencies)
+    manager = config.cert_manager.model_copy(update={"install": "cert-manager" in asked})
+    traefik = config.traefik.model_copy(update={"install": "traefik" in asked})
+    emojivoto = config.emojivoto.model_copy(update={"enabled": False})
+    return config.model_copy(
+        update={"emojivoto": emojivoto, "cert_manager": manager, "traefik": traefik}
+    )
+
+
+def _compared(
+    cluster: Cluster,
+    config: MeshConfig,
+    chart: Chart,
+    facts: ClusterFacts,
+    bundle: str,
+    installed: Mapping[str, Revision],
+    releases: Sequence[Release],
+) -> Comparison:
+    """A release with what it follows: of the control plane also the one chart of 2.11."""
+    there = installed.get(chart.name)
+    at = there.ref if there is not None else None
+    is_split = chart.name == "linkerd-control-plane" and OLD in installed
+    before = installed[OLD] if is_split else there
+    ours = {r.ref for r in releases if owner_of_release(r).by == "prefect-linkerd"}
+    found = Comparison(
+        wanted_release(cluster, config, chart, facts, bundle, at),
+        before,
+        is_ours=before is not None and before.ref in ours,
+    )
+    return replace(found, is_settled=found.keeps_newer_crds)

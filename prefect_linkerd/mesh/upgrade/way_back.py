@@ -1,0 +1,54 @@
+"""The way back of an upgrade: which steps lead from whatever there is to what was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from prefect_linkerd.mesh.planning.chart_split import CONTROL_PLANE, CRDS, OLD
+from prefect_linkerd.mesh.records.upgrade import RecordedRelease, UpgradeRecord
+from prefect_linkerd.mesh.upgrade.plan import EXTENSIONS
+
+
+@dataclass(frozen=True)
+class BackStep:
+    """One step: `part` of the mesh is rolled back as `release` says, or 2.11's one chart is undone.
+
+    `restore` makes the record of 2.11's release again, where the split had ended; `unsplit` rolls
+    the new control plane back to its first revision, which holds the old chart's objects, and
+    `give back` makes the old release their owner.
+    """
+
+    action: Literal["restore", "unsplit", "give back", "roll back"]
+    part: str
+    release: RecordedRelease
+
+
+def way_back(record: UpgradeRecord, present: Collection[str]) -> list[BackStep]:
+    """The steps of the way back, in order; each is one that may be done again.
+
+    CRDs stay as they are: newer ones serve all that older control planes ask for, and taking one
+    away would take its custom resources with it.
+
+    Args:
+        present: the parts of the mesh that are releases now, whatever their status.
+    """
+    steps: list[BackStep] = []
+    old = record.release(OLD)
+    if old is not None:
+        if OLD not in present:
+            steps.append(BackStep("restore", OLD, old))
+        if CONTROL_PLANE in present:
+            steps.append(BackStep("unsplit", CONTROL_PLANE, old))
+        steps.append(BackStep("give back", OLD, old))
+    rest = [kept for kept in record.releases if kept.stands_for not in (OLD, CRDS)]
+    return steps + [
+        BackStep("roll back", kept.stands_for, kept) for kept in sorted(rest, key=_order)
+    ]
+
+
+def _order(release: RecordedRelease) -> int:
+    order = (CONTROL_PLANE, *EXTENSIONS)
+    part = release.stands_for
+    return order.index(part) if part in order else len(order)

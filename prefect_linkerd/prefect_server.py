@@ -1,0 +1,194 @@
+"""A Prefect server of our own on loopback, with its data in one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from platformdirs import user_cache_path
+
+from prefect_linkerd.loopback import NO_TLS, free_ports
+
+DATABASE = "prefect.db"
+
+
+class PrefectServer:
+    """Prefect's API, UI and services (events, automations, schedules) on SQLite.
+
+    Args:
+        home: the folder for its database, profile and log.
+        port: 0 takes a free one.
+        detached: whether it outlives this process; `stop` ends it by its recorded pid.
+    """
+
+    def __init__(self, home: Path, *, port: int = 0, detached: bool = False) -> None:
+        self.home = home
+        self._port = port
+        self._detached = detached
+        self._pidfile = home / "server.pid"
+        self.log = home / "server.log"
+
+    @property
+    def url(self) -> str:
+        """The UI's address."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs in its environment to use this server, and no other."""
+        return {
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def start(self, timeout: float = 300) -> None:
+        """Starts the server, or takes the one that a detached start left running.
+
+        A fresh database takes half a minute of migrations, so a migrated one is kept for all.
+
+        Raises:
+            RuntimeError: it ended or did not answer in time; with the tail of its log.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        if self._adopt():
+            return
+        is_migrated = self._prepare_database()
+        self._port = self._port or free_ports(1)[0]
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "prefect", "server", "start"),
+                    *("--host", "127.0.0.1", "--port", str(self._port)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={
+                    **os.environ,
+                    **self.environment,
+                    # Looking for migrations takes seconds, and there are none.
+                    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(not is_migrated).lower(),
+                },
+                start_new_session=self._detached,
+            )
+        self._pidfile.write_text(f"{process.pid} {self._port}")
+        deadline = time.monotonic() + timeout
+        try:
+            while not answers(self.url):
+                if process.poll() is not None:
+                    raise RuntimeError(f"the Prefect server ended: {self._tail()}")
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"no Prefect server after {timeout:.0f} s: {self._tail()}")
+                time.sleep(0.2)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Ends the server; nothing where it does not run."""
+        if (pid := self._pid()) is None:
+            return
+        for number, patience in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                break
+            deadline = time.monotonic() + patience
+            while _runs(pid) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        self._pidfile.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _prepare_database(self) -> bool:
+        """Begins with a copy of an empty, migrated database of this Prefect, made once a user.
+
+        Returns:
+            Whether it did; one that was there may be of another Prefect.
+        """
+        database = self.home / DATABASE
+        if database.exists():
+            return False
+        template = user_cache_path("prefect-linkerd") / f"prefect-{version('prefect')}.db"
+        if not template.exists():
+            template.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=template.parent) as folder:
+                subprocess.run(
+                    [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"],
+                    env=os.environ | {"PREFECT_HOME": folder},
+                    capture_output=True,
+                    check=True,
+                )
+                # What is in its write-ahead log goes along.
+                _copy(Path(folder, DATABASE), Path(folder, "whole.db"))
+                Path(folder, "whole.db").replace(template)
+        _copy(template, database)
+        return True
+
+    def _pid(self) -> int | None:
+        try:
+            pid, port = map(int, self._pidfile.read_text().split())
+        except (OSError, ValueError):
+            return None
+        if not _runs(pid):
+            return None
+        self._port = port
+        return pid
+
+    def _adopt(self) -> bool:
+        return self._pid() is not None and answers(self.url)
+
+    def _tail(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:]
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect server answers at an address."""
+    try:
+        answer = httpx.get(f"{url}/api/health", timeout=2, trust_env=False, verify=NO_TLS)
+    except httpx.HTTPError:
+        return False
+    return answer.is_success
+
+
+def _copy(source: Path, target: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(source)) as read,
+        contextlib.closing(sqlite3.connect(target)) as written,
+    ):
+        read.backup(written)
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        # A child that ended stays a zombie until it is waited for.
+        os.waitpid(pid, os.WNOHANG)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,181 @@
+"""Faults that are caused on a real API server, and put back."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object
+from tests.support.installed import DEFAULT, Failures, InstalledMesh, on
+
+Cause = Callable[[InstalledMesh], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, and exactly those checks that find it beside what fails on a healthy mesh.
+
+    `cause` brings it about and takes it back at its end. `found` are pairs of id and outcome.
+    """
+
+    name: str
+    cause: Cause
+    found: Failures
+    version: str = DEFAULT
+
+
+def fault(
+    name: str, cause: Cause, *, errors: str = "", warnings: str = "", version: str = DEFAULT
+) -> Fault:
+    """A fault that these checks find, each a list of ids with spaces between them."""
+    failures = [(each, "error") for each in errors.split()]
+    failures += [(each, "warning") for each in warnings.split()]
+    return Fault(name, cause, frozenset(failures), version)
+
+
+def each_of(faults: Sequence[Fault]) -> pytest.MarkDecorator:
+    """Runs a test once a fault, with the parameters `mesh` and `fault`."""
+    found = [on(each.version, each, name=f"{each.version}: {each.name}") for each in faults]
+    # Without the scope pytest would install the mesh anew for each.
+    return pytest.mark.parametrize(("mesh", "fault"), found, indirect=["mesh"], scope="package")
+
+
+@contextmanager
+def changed(
+    cluster: Cluster,
+    api_version: str,
+    kind: str,
+    name: str,
+    namespace: str | None,
+    change: Callable[[Object], object],
+) -> Generator[Object]:
+    """An object that is otherwise for a while: `change` edits it in place."""
+    before = _replace(cluster, api_version, kind, name, namespace, change)
+    try:
+        yield before
+    finally:
+        _replace(cluster, api_version, kind, name, namespace, lambda obj: _restore(obj, before))
+
+
+def _restore(obj: Object, before: Object) -> None:
+    version = obj["metadata"]["resourceVersion"]
+    obj.clear()
+    obj.update(copy.deepcopy(before))
+    obj["metadata"]["resourceVersion"] = version
+
+
+def _replace(
+    cluster: Cluster,
+    api_version: str,
+    kind: str,
+    name: str,
+    namespace: str | None,
+    change: Callable[[Object], object],
+) -> Object:
+    """Edits an object; as it was before."""
+    while True:
+        before = cluster.get(api_version, kind, name, namespace)
+        assert before is not None, f"{kind}/{namespace}/{name}"
+        after = copy.deepcopy(before)
+        change(after)
+        try:
+            cluster.replace(after)
+        except ApiError as error:
+            # A controller was faster.
+            if error.status != 409:
+                raise
+            continue
+        return before
+
+
+@contextmanager
+def removed(
+    cluster: Cluster, api_version: str, kind: str, name: str, namespace: str | None = None
+) -> Generator[Object]:
+    """An object that is not there for a while."""
+    before = cluster.get(api_version, kind, name, namespace)
+    assert before is not None, f"{kind}/{namespace}/{name}"
+    cluster.delete(api_version, kind, name, namespace)
+    _await_gone(cluster, before)
+    try:
+        yield before
+    finally:
+        cluster.create(_without_history(before))
+
+
+@contextmanager
+def created(cluster: Cluster, *objects: Object) -> Generator[None]:
+    """Objects that are there for a while."""
+    made: list[Object] = []
+    try:
+        for obj in objects:
+            made.append(cluster.create(obj))
+        yield
+    finally:
+        for obj in reversed(made):
+            metadata = obj["metadata"]
+            cluster.delete(
+                obj["apiVersion"], obj["kind"], metadata["name"], metadata.get("namespace")
+            )
+        for obj in made:
+            _await_gone(cluster, obj)
+
+
+@contextmanager
+def status(
+    cluster: Cluster,
+    api_version: str,
+    kind: str,
+    name: str,
+    namespace: str | None,
+    change: Callable[[Object], object],
+) -> Generator[None]:
+    """An object whose status says something else for a while; `change` edits the status."""
+    before = cluster.get(api_version, kind, name, namespace)
+    assert before is not None, f"{kind}/{namespace}/{name}"
+    after = copy.deepcopy(before["status"])
+    change(after)
+
+    def write(content: Object) -> None:
+        cluster.request(
+            "PATCH",
+            cluster.path(api_version, kind, namespace, name) + "/status",
+            body={"status": content},
+            content_type=MERGE_PATCH,
+        )
+
+    write(after)
+    try:
+        yield
+    finally:
+        write(before["status"])
+
+
+def _without_history(obj: Object) -> Object:
+    """An object that can be created again."""
+    fresh = {key: value for key, value in obj.items() if key != "status"}
+    metadata = obj["metadata"]
+    fresh["metadata"] = {
+        key: metadata[key]
+        for key in ("name", "namespace", "labels", "annotations", "ownerReferences")
+        if key in metadata
+    }
+    return fresh
+
+
+def _await_gone(cluster: Cluster, obj: Object) -> None:
+    metadata = obj["metadata"]
+    deadline = time.monotonic() + 60
+    while (
+        found := cluster.get(
+            obj["apiVersion"], obj["kind"], metadata["name"], metadata.get("namespace")
+        )
+    ) is not None and found["metadata"]["uid"] == metadata["uid"]:
+        assert time.monotonic() < deadline, f"{obj['kind']} {metadata['name']} does not go"
+        time.sleep(0.1)

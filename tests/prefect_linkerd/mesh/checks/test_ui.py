@@ -1,0 +1,236 @@
+"""The Prefect UI as people use it: our forms, a run, its artifacts, in a real Chromium.
+
+With `SCREENSHOTS` set to a folder, pictures of what is looked at are written there
+(`make screenshots`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from prefect_linkerd.prefect_server import PrefectServer
+from tests.support.installed import DEFAULT, InstalledMesh, on
+from tests.support.meshes import PASSPHRASE
+from tests.support.prefect_servers import Server
+from tests.support.processes import uncopied_folder
+from tests.support.waiting import eventually
+
+on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="package")
+
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+NAME = "production"
+PATIENCE = 120_000.0
+"""Milliseconds that a page may take on a busy machine."""
+
+
+class Browser:
+    """One page on one server."""
+
+    def __init__(self, page: Page, server: Server) -> None:
+        self.page = page
+        self.server = server
+        self._url = server.running.url
+        self._pictures = os.environ.get("SCREENSHOTS")
+
+    def open(self, path: str, text: str, *, height: int = 900) -> None:
+        """Goes to a page and waits for a text of it."""
+        self.page.set_viewport_size({"width": 1280, "height": height})
+        self.page.goto(f"{self._url}/{path}")
+        self.says(text)
+
+    def picture(self, name: str) -> None:
+        if self._pictures:
+            # Fonts and moving parts come to rest.
+            self.page.wait_for_timeout(1500)
+            self.page.screenshot(path=Path(self._pictures) / f"{name}.png")
+
+    def says(self, text: str) -> None:
+        self.page.get_by_text(text).first.wait_for()
+
+    @property
+    def text(self) -> str:
+        return self.page.inner_text("body")
+
+
+@pytest.fixture
+def server(
+    mesh: InstalledMesh, tmp_path_factory: pytest.TempPathFactory, helm_path: str
+) -> Iterator[Server]:
+    """A server set up for the mesh by one command, and a process worker."""
+    folder = tmp_path_factory.mktemp("ui")
+    fields = json.loads(mesh.config.model_dump_json())
+    fields["name"] = NAME
+    fields["trust_anchor"]["passphrase"] = PASSPHRASE.get_secret_value()
+    (folder / "mesh.yaml").write_text(json.dumps(fields))
+    with PrefectServer(folder / "prefect") as running:
+        server = Server(running)
+        server.command("prefect_linkerd.deployments.register", "--mesh", str(folder / "mesh.yaml"))
+        environment = os.environ | running.environment
+        environment["PATH"] = os.pathsep.join([str(Path(helm_path).parent), environment["PATH"]])
+        with (folder / "worker.log").open("w") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "prefect", "worker", "start", "--pool", "linkerd"],
+                env=environment,
+                cwd=uncopied_folder(folder / "worker"),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield server
+        finally:
+            worker.terminate()
+            worker.wait(30)
+
+
+@pytest.fixture
+def browser(server: Server, tmp_path: Path) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile",
+            executable_path="/usr/bin/chromium",
+            headless=True,
+            args=FLAGS,
+            viewport={"width": 1280, "height": 900},
+        )
+        chromium.set_default_timeout(PATIENCE)
+        yield Browser(chromium.pages[0], server)
+        chromium.close()
+
+
+def fields_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The fields that a form of a schema shows, those of sections within it; blocks are chosen."""
+    for field in schema["properties"].values():
+        yield field
+        for reference in (field, *field.get("allOf", ())):
+            target = definitions.get(reference.get("$ref", "").rsplit("/", 1)[-1], {})
+            if "properties" in target and "block_type_slug" not in target:
+                yield from fields_of(target, definitions)
+
+
+@on_a_mesh
+def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) -> None:
+    deployments = server.deployments()
+    browser.open("deployments", "linkerd-verify-mesh")
+    browser.picture("deployments")
+    for name, deployment in deployments.items():
+        _looks_at_the_form(browser, name, deployment)
+    run = _starts_verify_mesh(browser, deployments["verify_mesh"]["id"])
+    _sees_the_run(browser, run)
+    _looks_at_the_block(browser)
+    browser.open("automations", f"linkerd: rotate_issuer of mesh {NAME}")
+    browser.says(f"linkerd: rotate_anchor of mesh {NAME}")
+    browser.picture("automations")
+    browser.open("events", "Event Feed")
+    verdict = {"event": {"prefix": ["linkerd.mesh."]}}
+    assert eventually(lambda: server.ask("events/filter", filter=verdict)["events"])
+    # The schedules of prefect.yaml make runs by themselves.
+    scheduled = eventually(
+        lambda: server.ask(
+            "flow_runs/filter", flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}}
+        )
+    )
+    assert {run["auto_scheduled"] for run in scheduled} == {True}
+
+
+def _looks_at_the_form(browser: Browser, name: str, deployment: dict[str, Any]) -> None:
+    browser.open(f"deployments/deployment/{deployment['id']}/run", "Run Name", height=2400)
+    schema = deployment["parameter_openapi_schema"]
+    fields = list(fields_of(schema, schema.get("definitions") or {}))
+    browser.says(next(iter(schema["properties"])))
+    # The form is there once its last field is.
+    browser.page.get_by_text("Validate parameters").wait_for()
+    shown = browser.text
+    for field in fields:
+        assert field["title"] in shown, f"{name}: {field['title']}"
+        # Markdown's marks are not shown as they are.
+        words = field["description"].replace("`", "").replace("<", "").split()[:4]
+        assert " ".join(words) in shown.replace("`", ""), f"{name}: {field['description']}"
+    for broken in ('Property is type "None"', "Unsupported", "JSON Schema"):
+        assert broken not in shown, f"{name}: {broken}"
+    if name in ("rotate_anchor", "upgrade"):
+        browser.picture(f"form-{name.replace('_', '-')}")
+
+
+def _starts_verify_mesh(browser: Browser, deployment: str) -> str:
+    """Fills the form and submits it; the run's id."""
+
+    def started() -> list[dict[str, Any]]:
+        wanted = {"name": {"any_": ["by hand"]}}
+        return browser.server.ask("flow_runs/filter", flow_runs=wanted)
+
+    # A busy browser may lose a click; a person would try again.
+    for _ in range(4):
+        _submits_the_form(browser, deployment)
+        with contextlib.suppress(AssertionError):
+            eventually(started, timeout=30)
+            break
+    return str(started()[0]["id"])
+
+
+def _submits_the_form(browser: Browser, deployment: str) -> None:
+    page = browser.page
+    browser.open(f"deployments/deployment/{deployment}/run", "Run Name", height=1400)
+    chooser = page.locator("button.p-select-button__control").first
+    chooser.wait_for()
+    page.wait_for_load_state("networkidle")
+    chooser.press("ArrowDown")
+    page.locator(".p-select-option").get_by_text(NAME, exact=True).click()
+    page.get_by_label("Run Name").or_(page.locator("input.p-text-input__control").first).fill(
+        "by hand"
+    )
+    browser.picture("form-verify-mesh")
+    page.get_by_role("button", name="Submit").click()
+
+
+def _sees_the_run(browser: Browser, run: str) -> None:
+    ended = ("COMPLETED", "FAILED", "CRASHED")
+    server, page = browser.server, browser.page
+    eventually(lambda: server.get(f"flow_runs/{run}")["state"]["type"] in ended, timeout=300)
+    state = server.get(f"flow_runs/{run}")["state"]
+    assert state["type"] == "COMPLETED", state
+    browser.open(f"runs/flow-run/{run}", "Task Runs")
+    browser.says("publish")
+    browser.picture("run")
+    page.get_by_text("Artifacts", exact=True).first.click()
+    browser.says(f"linkerd-{NAME}-verify-checks")
+    found = server.ask("artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
+    by_key = {artifact["key"]: artifact["id"] for artifact in found}
+    assert by_key.keys() == {
+        f"linkerd-{NAME}-{it}" for it in ("verify", "verify-checks", "certificates")
+    }
+
+    browser.open(f"artifacts/artifact/{by_key[f'linkerd-{NAME}-verify']}", "Certificates")
+    assert "checks passed" in browser.text
+    browser.picture("report")
+    browser.open(f"artifacts/artifact/{by_key[f'linkerd-{NAME}-verify-checks']}", "result")
+    browser.says("l5d-existence")
+    browser.picture("checks")
+    page.goto(f"{server.running.url}/artifacts/artifact/{by_key[f'linkerd-{NAME}-certificates']}")
+    picture = page.locator("img[src^='data:image/svg+xml']").first
+    picture.wait_for()
+    # It is drawn, and not the sign of a broken picture.
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 900
+    browser.picture("certificates")
+
+
+def _looks_at_the_block(browser: Browser) -> None:
+    server = browser.server
+    [document] = [d for d in server.ask("block_documents/filter") if d["name"] == NAME]
+    browser.open(f"blocks/block/{document['id']}/edit", "Linkerd version", height=2400)
+    shown = browser.text
+    for title in ("Cluster access", "Trust anchor", "Lifetimes", "Upgrade policy"):
+        assert title in shown, title
+    assert PASSPHRASE.get_secret_value() not in browser.page.content()

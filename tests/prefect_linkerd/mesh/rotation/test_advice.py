@@ -1,0 +1,351 @@
+"""What refusals of a rotation advise, followed: then nothing is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import (
+    InvalidInput,
+    MeshError,
+    NotReady,
+    OwnershipConflict,
+    PreflightFailed,
+)
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.helm.ownership import OURS, Owner
+from prefect_linkerd.mesh.helm.records import Release, ReleaseRef
+from prefect_linkerd.mesh.identity.certificate_anchor import _unfit
+from prefect_linkerd.mesh.identity.trust_anchor import FileKeyStore, TlsSecret, tls_secret
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.permissions import Permission, in_words
+from prefect_linkerd.mesh.pki.certificates import fingerprints, join_bundle
+from prefect_linkerd.mesh.records.rotation import RotationRecord
+from prefect_linkerd.mesh.rotation.issuer_renewal import require_writable
+from prefect_linkerd.mesh.rotation.key_ring import KeyRing
+from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.permissions import require
+from prefect_linkerd.mesh.rotation.phases import SPARE, spread_takes
+from prefect_linkerd.mesh.rotation.plan import _decide_goal
+from prefect_linkerd.mesh.rotation.preconditions import (
+    check_new_anchor,
+    nothing_to_abort,
+    refuse,
+    require_certificate_layout,
+    require_way_back,
+)
+from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot
+from prefect_linkerd.mesh.rotation.trust_bundle import TrustBundle, require_installed
+from prefect_linkerd.mesh.rotation.webhooks import plan_renewal
+from tests.prefect_linkerd.mesh.rotation.test_certificate_phases import (
+    NEW,
+    OLD,
+    OTHER,
+    kept,
+    pod,
+    seen,
+)
+from tests.prefect_linkerd.mesh.rotation.test_key_ring import PASSPHRASE, anchor, fp
+from tests.prefect_linkerd.mesh.rotation.test_webhooks import PLANE, certificate, release
+from tests.support.certificates import NOW, make
+
+CONFIG = MeshConfig()
+ACCEPTED = RotationOptions(accept_downtime=True)
+FLUX = {"name": "n", "labels": {"kustomize.toolkit.fluxcd.io/name": "k"}}
+
+
+def advice(error: type[MeshError], work: Callable[[], object]) -> str:
+    with pytest.raises(error) as caught:
+        work()
+    return caught.value.remedy
+
+
+def test_advice_about_a_new_anchor() -> None:
+    old, new = make().pem, make().pem
+    short = make(ends=timedelta(hours=2)).pem
+
+    def check(certificate: str) -> object:
+        return check_new_anchor(certificate, CONFIG, old, NOW)
+
+    assert advice(InvalidInput, lambda: check(old)).startswith("Provide a new one, or none")
+    assert advice(InvalidInput, lambda: check(short)) == "Provide one that lives longer."
+    assert check(new)
+
+
+Asked = tuple[Action, RotationOptions, dict[str, Any]]
+WELL: dict[str, Any] = {"found": (), "expired": False, "unsigned": False, "is_open": False}
+EXPIRED = WELL | {"expired": True}
+UNWELL = WELL | {"found": ("Pod/apps/a: it is not ready",)}
+MESHES: dict[str, tuple[Asked, str, Asked]] = {
+    # What is asked for with which options, and how the mesh is.
+    "recover a mesh that is well": (
+        ("recover", RotationOptions(), WELL),
+        "Use rotate_anchor or rotate_issuer without recover",
+        ("rotate", RotationOptions(), WELL),
+    ),
+    "recover without leave": (
+        ("recover", RotationOptions(), EXPIRED),
+        "Turn accept_downtime on",
+        ("recover", ACCEPTED, EXPIRED),
+    ),
+    "rotate what has expired": (
+        ("rotate", RotationOptions(), EXPIRED),
+        "Run the same with recover and accept_downtime",
+        ("recover", ACCEPTED, EXPIRED),
+    ),
+    "a mesh that is not well: fixed": (
+        ("rotate", RotationOptions(), UNWELL),
+        "Fix what is named",
+        ("rotate", RotationOptions(), WELL),
+    ),
+    "a mesh that is not well: accepted": (
+        ("rotate", RotationOptions(), UNWELL),
+        "or turn allow_unhealthy on",
+        ("rotate", RotationOptions(allow_unhealthy=True), UNWELL),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MESHES)
+def test_advice_about_the_state_of_the_mesh(case: str) -> None:
+    def ask(action: Action, options: RotationOptions, state: dict[str, Any]) -> None:
+        refuse(CONFIG, options, action, **state)
+
+    before, text, after = MESHES[case]
+    assert text in advice(MeshError, lambda: ask(*before))
+    ask(*after)
+
+
+SETTLED = seen(OLD, (OLD,), pod(OLD))
+FORGOTTEN = replace(seen(NEW, (OTHER,), pod(OLD)), issuer_anchor=None)
+SLOW = RotationOptions(approvals=("spread",), approval_hours=24)
+BROUGHT = NewAnchor(certificate="PEM", private_key_file=Path("key"))
+Layout = tuple[RotationSnapshot, RotationOptions, NewAnchor, Action, bool]
+
+
+def plain(
+    snapshot: RotationSnapshot = SETTLED,
+    options: RotationOptions | None = None,
+    new: NewAnchor | None = None,
+    action: Action = "rotate",
+    *,
+    expired: bool = False,
+) -> Layout:
+    return snapshot, options or RotationOptions(), new or NewAnchor(), action, expired
+
+
+def often(every: timedelta) -> RotationSnapshot:
+    return seen(OLD, (OLD,), pod(OLD), anchors_kept=kept(every, every))
+
+
+LAYOUTS: dict[str, tuple[Layout, str, Layout]] = {
+    "an anchor is provided: none": (plain(new=BROUGHT), "Provide none", plain()),
+    "an anchor is provided: no Certificate": (
+        plain(new=BROUGHT),
+        "or replace that Certificate by a Secret of your own first",
+        plain(replace(SETTLED, anchor=None), new=BROUGHT),
+    ),
+    "expired": (
+        plain(expired=True),
+        "let it renew Certificate/cert-manager/anchor, then "
+        "Certificate/linkerd/linkerd-identity-issuer (cmctl renew)",
+        plain(),
+    ),
+    "recover what has expired": (
+        plain(action="recover", expired=True),
+        "Fix cert-manager",
+        plain(),
+    ),
+    "recover what is valid": (
+        plain(action="recover"),
+        "Run rotate_anchor without recover",
+        plain(),
+    ),
+    "nothing remembers the anchor": (
+        plain(FORGOTTEN),
+        "Put its certificate into tls.crt of this Secret",
+        plain(seen(NEW, (OLD,), pod(OLD))),
+    ),
+    "the issuer is renewed too soon: approvals": (
+        plain(options=SLOW),
+        "ask for approval before renew rather than bundle or spread",
+        plain(options=RotationOptions(approvals=("renew",), approval_hours=24)),
+    ),
+    "the issuer is renewed too soon: duration": (
+        plain(options=SLOW),
+        "or raise the Certificate's duration",
+        plain(seen(OLD, (OLD,), pod(OLD), renewal=kept(every=timedelta(days=9))), SLOW),
+    ),
+    "the anchor is renewed too soon": (
+        plain(often(SPARE * 2)),
+        "Raise its duration",
+        plain(often(timedelta(days=90))),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_advice_where_cert_manager_makes_the_anchor(case: str) -> None:
+    def ask(
+        snapshot: RotationSnapshot,
+        options: RotationOptions,
+        new: NewAnchor,
+        action: Action,
+        expired: bool,
+    ) -> None:
+        takes = spread_takes(snapshot, options)
+        require_certificate_layout(snapshot, new, action, takes, expired=expired)
+
+    before, text, after = LAYOUTS[case]
+    said = advice(MeshError, lambda: ask(*before))
+    assert text in said
+    assert "with recover" not in said
+    ask(*after)
+
+
+def test_advice_about_an_anchor_that_a_certificate_owns() -> None:
+    def judge(policy: str | None, certificates: str) -> MeshError | None:
+        secret = TlsSecret.of(tls_secret("a", "n", certificates, anchor().private_key, ""))
+        key = {"privateKey": {"rotationPolicy": policy}} if policy else {}
+        metadata = {"namespace": "n", "name": "a"}
+        return _unfit({"metadata": metadata, "spec": {"secretName": "a", **key}}, secret)
+
+    for policy in (None, "Never"):
+        wrong = judge(policy, OLD.pem)
+        assert wrong is not None
+        assert wrong.remedy == "Set it to Always, then run again."
+    wrong = judge("Always", OLD.pem + NEW.pem)
+    assert wrong is not None
+    assert wrong.remedy.startswith("Let a self-signed issuer make the anchor")
+    assert judge("Always", OLD.pem) is None
+
+
+def test_advice_about_a_rotation_that_has_begun() -> None:
+    first, second = make().pem, make().pem
+    origin, goal = (next(iter(fingerprints(pem, "a"))) for pem in (make().pem, first))
+    forward = RotationRecord(goal, origin, join_bundle([first]), "spread", "2026-05-04")
+    back = replace(forward, goal=origin)
+
+    text = advice(InvalidInput, lambda: _decide_goal(None, None, "abort"))
+    assert text == nothing_to_abort().remedy
+    assert text.endswith("run rotate_anchor to begin a rotation.")
+    assert _decide_goal(None, None, "rotate") is None
+
+    text = advice(InvalidInput, lambda: _decide_goal(forward, second, "rotate"))
+    assert text == "Provide none to resume it, or abort it first."
+    assert _decide_goal(forward, None, "rotate") == goal
+    assert _decide_goal(forward, None, "abort") == origin
+
+    text = advice(InvalidInput, lambda: _decide_goal(back, second, "rotate"))
+    assert text == "Run abort until it is done, then rotate again."
+    assert _decide_goal(back, None, "abort") == origin
+    # Once it is done there is no open record.
+    assert _decide_goal(None, second, "rotate") in fingerprints(second, "a")
+
+
+def test_advice_where_there_is_no_way_back(tmp_path: Path) -> None:
+    managed = MeshConfig.model_validate(
+        {"issuer": "cert-manager", "trust_anchor": {"custody": "in-cluster"}}
+    )
+    nothing = cast("Cluster", None)  # Asked for self-signed issuers only.
+    ring = KeyRing(FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE))
+    origin, goal = anchor(), anchor()
+    text = advice(InvalidInput, lambda: require_way_back(nothing, managed, ring, fp(origin)))
+    assert "run rotate_anchor again, which continues to the new anchor" in text
+    record = RotationRecord(fp(goal), fp(origin), goal.certificate, "switch", "2026-05-04")
+    assert _decide_goal(record, None, "rotate") == fp(goal)
+    # The key that it names, put where it is looked for.
+    ring.previous.replace(origin)
+    require_way_back(nothing, managed, ring, fp(origin))
+
+
+def test_advice_about_a_key_that_is_nowhere(tmp_path: Path) -> None:
+    pair = anchor()
+    store = FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE)
+    text = advice(InvalidInput, lambda: KeyRing(store).require(fp(pair)))
+    assert text.startswith("Provide it (trust_anchor.certificate_file and private_key_file)")
+    assert KeyRing(store, lambda: pair).require(fp(pair)) == pair
+    assert "or name the place where it is kept" in text
+    kept_at = FileKeyStore(tmp_path / "kept.pem", PASSPHRASE)
+    kept_at.store_once(pair)
+    assert KeyRing(kept_at).require(fp(pair)) == pair
+
+
+def test_advice_about_another_clusters_key(tmp_path: Path) -> None:
+    store = FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE)
+    store.store_once(replace(anchor(), cluster="theirs"))
+    text = advice(InvalidInput, lambda: KeyRing(store).refuse_another_clusters(set(), "ours"))
+    assert text.startswith("Give this cluster another place for its key")
+    own = FileKeyStore(tmp_path / "own.pem", PASSPHRASE)
+    KeyRing(own).refuse_another_clusters(set(), "ours")
+    assert "or set trust_anchor.share_anchor" in text
+    KeyRing(store, is_shared=True).refuse_another_clusters(set(), "ours")
+
+
+def chart(version: str) -> Chart:
+    return Chart("linkerd-control-plane", version, version, "", "mirror", Path(), {}, {})
+
+
+def test_advice_about_the_control_planes_release() -> None:
+    installed = Release("r", "linkerd", "linkerd-control-plane", "1", "1", 1, "deployed", NOW)
+    bundle = TrustBundle("", None, "release", installed, "")
+    flux = Owner("Flux", "Flux's HelmRelease/flux/linkerd", ReleaseRef("r", "linkerd"))
+
+    def ask(of: TrustBundle, version: str = "1") -> None:
+        require_installed(of, chart(version), CONFIG)
+
+    text = advice(NotReady, lambda: ask(bundle, "2"))
+    assert text.startswith("Set the mesh's version to what is installed")
+    assert "or run upgrade first" in text
+    ask(replace(bundle, release=replace(installed, chart_version="2")), "2")
+    text = advice(NotReady, lambda: ask(replace(bundle, release=None)))
+    assert text == "Set namespaces.linkerd to where it is, or install the mesh by bootstrap."
+    text = advice(OwnershipConflict, lambda: ask(replace(bundle, driver=flux)))
+    assert text.startswith("Change it there")
+    text = advice(NotReady, lambda: ask(replace(bundle, release=None, driver=flux)))
+    assert text.startswith("Change it there")
+    ask(bundle)
+
+
+def test_advice_about_an_issuer_that_somebody_keeps() -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "data": {}}
+    theirs = {**secret, "metadata": FLUX}
+    assert advice(OwnershipConflict, lambda: require_writable(theirs, CONFIG)) == (
+        "Renew the issuer there."
+    )
+    annotations = {"cert-manager.io/certificate-name": "issuer"}
+    kept_there = {**secret, "metadata": {"name": "n", "annotations": annotations}}
+    text = advice(OwnershipConflict, lambda: require_writable(kept_there, CONFIG))
+    assert text.startswith("Set the mesh's issuer to cert-manager")
+    # Once nothing keeps it any more.
+    require_writable({**secret, "metadata": {"name": "n"}}, CONFIG)
+
+
+def test_advice_about_permissions() -> None:
+    lacks = in_words([Permission("patch", "secrets")])
+    assert advice(PreflightFailed, lambda: require(lacks)).endswith(
+        "Nothing was changed by this run."
+    )
+    require("")
+
+
+def test_a_webhook_that_no_chart_makes_is_named_with_who_renews_it() -> None:
+    external = {"externalSecret": True}
+    given = release(
+        PLANE,
+        proxyInjector=external,
+        profileValidator=external,
+        policyValidator=external,
+    )
+    there = [certificate("linkerd-proxy-injector-k8s-tls")]
+    plan = plan_renewal({PLANE: given}, {PLANE: OURS}, there)
+    assert (plan.releases, len(plan.left)) == ((), 3)
+    # As `helm upgrade` without these values leaves it: the chart makes them again.
+    again = plan_renewal({PLANE: release(PLANE)}, {PLANE: OURS})
+    assert (len(again.releases), again.left) == (1, ())

@@ -1,0 +1,129 @@
+"""A rotation killed after every phase and in the middle of batches; the next run goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.pki.certificates import fingerprints
+from prefect_linkerd.mesh.records.rotation import read_record
+from prefect_linkerd.mesh.rotation.key_ring import KeyRing
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from sandbox.cluster import Sandbox
+from tests.support.invariant import Invariant
+from tests.support.meshes import (
+    PASSPHRASE,
+    add_workloads,
+    await_lease,
+    store_of,
+)
+from tests.support.ready_meshes import ReadyMesh
+
+# Where it dies, and the phase that the record names then.
+SELF_SIGNED = [
+    # The new key is kept and the record is written.
+    ("PUT prefect-linkerd-rotation 1 prepare", "prepare"),
+    # Helm is at work on the bundle; then that is over, by whichever run.
+    ("helm", "prepare"),
+    ("tell Restarting spread", "spread"),
+    # In the middle of a batch; then the phase is over.
+    ("PATCH namespaces/apps/deployments 3 spread", "spread"),
+    ("tell Proven spread", "spread"),
+    # The issuer is of the new anchor; nobody has loaded it.
+    ("PATCH secrets/linkerd-identity-issuer 2 spread", "spread"),
+    ("PATCH namespaces/apps/deployments 4 switch", "switch"),
+    ("tell Proven switch", "switch"),
+    # Helm takes the old anchor out of the bundle; then in the middle of the last batch.
+    ("helm", "switch"),
+    ("PATCH namespaces/apps/deployments 2 drop", "drop"),
+    ("tell Proven drop", "drop"),
+    # The keys but one are forgotten, and nothing says yet that it is done.
+    ("DELETE secrets/linkerd-identity-issuer-previous 1 drop", "drop"),
+]
+CERT_MANAGER = [
+    ("helm", "prepare"),
+    ("PATCH namespaces/apps/deployments 5 spread", "spread"),
+    # The old key is kept beside the place that the new one is about to take.
+    ("PATCH secrets/linkerd-trust-anchor-previous 1 spread", "spread"),
+    # cert-manager has the new key and is asked to issue.
+    ("PATCH certificates/linkerd-identity-issuer/status 1 spread", "spread"),
+    ("tell Proven switch", "switch"),
+    ("PATCH namespaces/apps/deployments 5 drop", "drop"),
+]
+
+
+@pytest.mark.parametrize(
+    ("version", "issuer", "places"),
+    [
+        ("edge-26.8.3", "self-signed", SELF_SIGNED),
+        ("stable-2.11.5", "cert-manager", CERT_MANAGER),
+    ],
+    ids=["self-signed", "cert-manager"],
+)
+def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
+    version: str,
+    issuer: str,
+    places: list[tuple[str, str]],
+    ready_mesh: ReadyMesh,
+    helm_path: str,
+    tmp_path: Path,
+) -> None:
+    sandbox, config = ready_mesh(version, issuer, name="killed")
+    cluster = sandbox.cluster()
+    add_workloads(cluster, 12)
+    before = read_trust_bundle(cluster, config).anchors
+    goals: set[str] = set()
+
+    def run(*place: str) -> subprocess.CompletedProcess[str]:
+        await_lease(cluster)
+        return run_rotation(sandbox, config, helm_path, tmp_path, "rotate", *place)
+
+    with Invariant(sandbox):
+        for place, phase in places:
+            killed = run(place)
+            assert killed.returncode == -signal.SIGKILL, f"{place}: {killed.stderr[-3000:]}"
+            record = read_record(cluster, "linkerd")
+            assert record is not None
+            assert record.phase == phase, place
+            goals.add(record.goal)
+        finished = run()
+        assert finished.returncode == 0, finished.stderr[-3000:]
+
+    # One new anchor, from the first run to the last.
+    assert len(goals) == 1
+    assert read_trust_bundle(cluster, config).anchors == goals
+    assert not goals & before
+    ring = KeyRing(store_of(cluster, config))
+    kept = ring.current.load()
+    assert kept is not None
+    assert fingerprints(kept.certificate, "kept") == goals
+    assert (ring.next.load(), ring.previous.load()) == (None, None)
+
+
+def run_rotation(
+    sandbox: Sandbox, config: MeshConfig, helm_path: str, folder: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """A rotation in a process of its own, which a place among the arguments kills."""
+    content = json.loads(config.model_dump_json())
+    content["trust_anchor"]["passphrase"] = PASSPHRASE.get_secret_value()
+    mesh = folder / "mesh.json"
+    mesh.write_text(json.dumps(content))
+    command = [
+        sys.executable,
+        "-m",
+        "tests.prefect_linkerd.mesh.rotation.run_rotation",
+        str(sandbox.kubeconfig),
+    ]
+    return subprocess.run(
+        [*command, str(mesh), helm_path, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )

@@ -1,0 +1,83 @@
+"""Whole rotations, with real charts, while every pair of running proxies is checked throughout."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefect_linkerd.mesh.identity.trust_anchor import read_tls_secret
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.pki.certificates import fingerprints, read_certificates
+from prefect_linkerd.mesh.records.rotation import RECORD, read_record
+from prefect_linkerd.mesh.rotation.key_ring import KeyRing
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from sandbox.cluster import Sandbox
+from tests.support.cluster_state import resource_versions, settled_versions
+from tests.support.invariant import Invariant, split
+from tests.support.meshes import FAST, add_workloads, install, rotate, store_of
+from tests.support.ready_meshes import ReadyMesh
+
+VERSIONS = ("stable-2.11.5", "stable-2.12.6", "stable-2.14.10", "edge-26.8.3")
+ISSUERS = ("self-signed", "cert-manager")
+LARGE = 300
+SMALL = 20
+# What a version or an issuer mode changes shows with few workloads: the oldest and the newest are
+# large. `make rotations` makes all eight so.
+LARGE_ONES = {("stable-2.11.5", "self-signed"), ("edge-26.8.3", "cert-manager")}
+PATIENT = FAST.model_copy(update={"lease_seconds": 60.0})
+
+
+@pytest.mark.parametrize("issuer", ISSUERS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
+    version: str,
+    issuer: str,
+    ready_mesh: ReadyMesh,
+    helm_path: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    by_default = LARGE if (version, issuer) in LARGE_ONES else SMALL
+    workloads: int = request.config.getoption("--workloads") or by_default
+    sandbox, config = ready_mesh(version, issuer)
+    cluster = sandbox.cluster()
+    add_workloads(cluster, workloads)
+    before = read_trust_bundle(cluster, config).anchors
+
+    with Invariant(sandbox) as invariant:
+        phases = rotate(cluster, config, helm_path, options=PATIENT)
+
+    assert phases == ["bundle", "spread", "switch", "drop", "done"]
+    assert invariant.largest >= workloads + 3
+    bundle = read_trust_bundle(cluster, config)
+    assert len(bundle.anchors) == 1
+    assert bundle.anchors == bundle.declared_anchors
+    assert not bundle.anchors & before
+    only_the_new_anchor_is_left(sandbox, cluster, bundle.anchors)
+
+    ring = KeyRing(store_of(cluster, config))
+    kept = ring.current.load()
+    assert kept is not None
+    assert fingerprints(kept.certificate, "kept") == bundle.anchors
+    assert (ring.next.load(), ring.previous.load()) == (None, None)
+    assert read_tls_secret(cluster, "linkerd-identity-issuer-previous", "linkerd") is None
+    record = read_record(cluster, "linkerd")
+    assert record is not None
+    assert (record.phase, {record.goal}) == ("done", bundle.anchors)
+    assert "PRIVATE KEY" not in str(cluster.get("v1", "ConfigMap", RECORD, "linkerd"))
+
+    # Bootstrap run again adopts the new anchor and changes nothing.
+    seen = settled_versions(cluster)
+    install(cluster, config, helm_path)
+    assert resource_versions(cluster) == seen
+
+
+def only_the_new_anchor_is_left(
+    sandbox: Sandbox, cluster: Cluster, anchors: frozenset[str]
+) -> None:
+    """What every running proxy carries is of the new anchor."""
+    issuer = read_tls_secret(cluster, "linkerd-identity-issuer", "linkerd")
+    assert issuer is not None
+    signing = read_certificates(issuer.certificate, "issuer")[0].fingerprint
+    for proxy in sandbox.proxies():
+        assert fingerprints(proxy.bundle, proxy.name) == anchors, proxy.name
+        _, chain = split(proxy.chain)
+        assert read_certificates(chain, proxy.name)[0].fingerprint == signing, proxy.name

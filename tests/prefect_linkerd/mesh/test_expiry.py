@@ -1,0 +1,118 @@
+"""Which certificates are announced, and the picture of when they end."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from prefect_linkerd.mesh.checks.options import ExpiryThresholds
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.pki.certificates import create_trust_anchor, read_certificates
+from prefect_linkerd.mesh.report.events import certificate_notices
+from prefect_linkerd.mesh.report.timeline import expiry_timeline
+from prefect_linkerd.mesh.snapshot.expiry import Expiry, Role, expiries, expiring
+from prefect_linkerd.mesh.snapshot.mesh import certificates_of
+from tests.support.certificates import DOMAIN, NOW
+from tests.support.snapshots import empty_snapshot
+
+PAIR = create_trust_anchor(DOMAIN, timedelta(days=365), NOW)
+INFO = read_certificates(PAIR.certificate, "anchor")[0]
+SELF_SIGNED = MeshConfig()
+CERT_MANAGER = MeshConfig.model_validate(
+    {"issuer": "cert-manager", "trust_anchor": {"custody": "in-cluster"}}
+)
+
+
+def expiry(days_left: float, role: Role = "issuer", **options: Any) -> Expiry:
+    return Expiry(role, role, f"Secret/linkerd/{role}", INFO, days_left, **options)
+
+
+@given(st.floats(-30, 4000), st.lists(st.integers(1, 400), min_size=1, max_size=5))
+def test_the_smallest_threshold_that_is_crossed_is_named(days: float, limits: list[int]) -> None:
+    due = expiring([expiry(days)], SELF_SIGNED, limits)
+    crossed = [limit for limit in limits if days < limit]
+    assert [item.threshold for item in due] == ([min(crossed)] if crossed else [])
+
+
+def test_what_cert_manager_renews_is_announced_only_once_it_should_have_been() -> None:
+    hours = 1 / 24
+    # The issuer is renewed 25 hours before its end.
+    assert not expiring([expiry(13 * hours, renewed_by="cert-manager")], CERT_MANAGER, [60])
+    (due,) = expiring([expiry(12 * hours, renewed_by="cert-manager")], CERT_MANAGER, [60])
+    assert due.remedy.startswith("cert-manager should have renewed it")
+
+
+def test_what_cert_manager_wrote_is_renewed_by_it_whoever_configured_that() -> None:
+    """As a mesh of plain Helm may have it: an automation must not answer instead."""
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "tap-k8s-tls",
+            "namespace": "linkerd-viz",
+            "annotations": {"cert-manager.io/certificate-name": "tap"},
+        },
+        "data": {"tls.crt": base64.b64encode(PAIR.certificate.encode()).decode()},
+    }
+    found = certificates_of(secret, "Secret/linkerd-viz/tap-k8s-tls")
+    kept, made = found, replace(found, is_cert_managers=False)
+    for certificates, renewed_by in ((kept, "cert-manager"), (made, "")):
+        snapshot = empty_snapshot(secrets={"linkerd-viz/tap-k8s-tls": certificates})
+        (only,) = expiries(snapshot)
+        assert (only.role, only.name, only.renewed_by) == ("webhook", "tap", renewed_by)
+
+
+@pytest.mark.parametrize(
+    ("role", "flow"),
+    [
+        ("trust anchor", "rotate_anchor"),
+        ("issuer", "rotate_issuer"),
+        ("webhook", "rotate_webhooks"),
+    ],
+)
+def test_the_remedy_names_the_flow(role: Role, flow: str) -> None:
+    (due,) = expiring([expiry(3, role)], SELF_SIGNED, [60, 7])
+    assert flow in due.remedy
+
+
+def test_an_event_has_what_an_automation_chooses_by() -> None:
+    due = expiring([expiry(5.04, "trust anchor"), expiry(-1, "issuer")], SELF_SIGNED, [60, 30, 7])
+    first, second = certificate_notices("prod", due)
+    assert first.event == second.event == "linkerd.certificate.expiring"
+    assert first.resource["prefect.resource.id"] == "linkerd.mesh.prod"
+    assert first.payload["role"] == "trust anchor"
+    assert (first.payload["days_left"], first.payload["threshold_days"]) == (5.04, 7)
+    assert not first.payload["is_expired"]
+    assert second.payload["is_expired"]
+
+
+@pytest.mark.parametrize("days", [[], [0], [30, -1]])
+def test_thresholds_that_mean_nothing_are_refused(days: list[int]) -> None:
+    with pytest.raises(ValidationError, match="at least one threshold, each of one day or more"):
+        ExpiryThresholds(days=days)
+
+
+@given(st.lists(st.floats(-400, 40000, allow_nan=False), max_size=12))
+def test_the_timeline_is_a_picture_with_a_bar_for_each(days: list[float]) -> None:
+    picture = expiry_timeline([expiry(left) for left in days], "Mesh <a> & b")
+    root = ElementTree.fromstring(picture)  # noqa: S314 it is our own
+    width = float(root.attrib["viewBox"].split()[2])
+    bars = [el for el in root.iter() if el.tag.endswith("rect")][1:]
+    assert len(bars) == len(days)
+    for bar in bars:
+        assert float(bar.attrib["width"]) > 0
+        assert float(bar.attrib["x"]) + float(bar.attrib["width"]) <= width
+    lengths = [float(bar.attrib["width"]) for bar in bars]
+    # The longer it lives the longer its bar.
+    assert sorted(lengths) == [w for _, w in sorted(zip(days, lengths, strict=True))]
+    ended = sum(left <= 0 for left in days)
+    assert len(re.findall(">ended<", picture)) == ended

@@ -1,0 +1,224 @@
+"""How checks are run, and the forms of a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from prefect_linkerd.mesh.atomic_file import write_whole
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
+from prefect_linkerd.mesh.report.events import verdict_notice
+from prefect_linkerd.mesh.report.metrics import as_metrics
+from prefect_linkerd.mesh.report.report import (
+    Report,
+    as_linkerd_json,
+    as_text,
+    failing_ids,
+    report_markdown,
+    report_rows,
+    verify,
+)
+from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+from tests.support.certificates import DOMAIN, NOW
+from tests.support.snapshots import empty_snapshot
+
+REFUSED = ApiError("Pod list in all", expected="a", found="403 forbidden", remedy="Grant it.")
+
+
+def topic() -> Category:
+    """A category of every kind of outcome."""
+    category = Category("linkerd-topic", "control-plane")
+
+    @category.check("good", "all is well")
+    def _good(_: Snapshot) -> Problems:
+        yield from ()
+
+    @category.check("careful", "nothing ends soon", "warning")
+    def _careful(_: Snapshot) -> Problems:
+        yield Problem("Secret/a/b", "it ends soon", "Renew it.")
+
+    @category.check("nothing", "there is nothing to see")
+    def _nothing(_: Snapshot) -> Problems:
+        raise Skip("no such thing")
+        yield
+
+    @category.check("unread", "pods are read", "warning")
+    def _unread(snapshot: Snapshot) -> Problems:
+        yield from (Problem(pod.subject, "", "") for pod in snapshot.pods)
+
+    @category.check("broken", "the check is broken", "warning")
+    def _broken(_: Snapshot) -> Iterable[Problem]:
+        return [Problem("x", str(1 / 0), "")]
+
+    @category.check("bad", "what is bad", fatal=True)
+    def _bad(_: Snapshot) -> Problems:
+        for number in range(25):
+            yield Problem(f"Pod/a/p{number}", "it is bad", "Fix it.")
+
+    @category.check("after", "what comes after")
+    def _after(_: Snapshot) -> Problems:
+        raise AssertionError("never reached")
+        yield
+
+    @category.check("old", "only in old versions", versions=Versions(until=(2, 11)))
+    def _old(_: Snapshot) -> Problems:
+        raise AssertionError("not in this version")
+        yield
+
+    return category
+
+
+def outcomes(report: Report) -> dict[str, str]:
+    return {result.check.id: result.outcome for result in report.results}
+
+
+@pytest.fixture
+def report() -> Report:
+    snapshot = empty_snapshot(unread={"pods": REFUSED})
+    return verify(snapshot, [topic()], ["control-plane"])
+
+
+def test_each_check_ends_as_it_should(report: Report) -> None:
+    assert outcomes(report) == {
+        "good": "success",
+        "careful": "warning",
+        "nothing": "skipped",
+        # What cannot be run is an error, whatever its severity.
+        "unread": "error",
+        "broken": "error",
+        "bad": "error",
+        "after": "skipped",
+    }
+    assert report.verdict == "failed"
+    assert report.exit_code == 1
+    broken = {r.check.id: str(r.problems[0]) for r in report.results if r.is_broken}
+    assert "403 forbidden" in broken["unread"]
+    assert "ZeroDivisionError" in broken["broken"]
+
+
+def test_only_the_asked_scopes_are_run() -> None:
+    assert not verify(empty_snapshot(), [topic()], ["viz"]).categories
+
+
+def test_warnings_alone_are_no_failure_and_ignored_checks_do_not_count() -> None:
+    errors = {"unread", "broken", "bad"}
+    snapshot = empty_snapshot(unread={"pods": REFUSED})
+    degraded = verify(snapshot, [topic()], ["control-plane"], errors)
+    assert (degraded.verdict, degraded.exit_code) == ("degraded", 0)
+    healthy = verify(snapshot, [topic()], ["control-plane"], errors | {"careful"})
+    assert healthy.verdict == "healthy"
+    assert healthy.counts["ignored"] == 4
+    assert {row["result"] for row in report_rows(healthy)} == {"ignored", "skipped", "success"}
+
+
+def test_the_json_is_that_of_linkerd(report: Report) -> None:
+    found = as_linkerd_json(report)
+    assert found["success"] is False
+    (category,) = found["categories"]
+    assert category["categoryName"] == "linkerd-topic"
+    checks = category["checks"]
+    assert [check["result"] for check in checks] == ["success", "warning", *["error"] * 3]
+    assert checks[0] == {"description": "all is well", "result": "success"}
+    assert set(checks[1]) == {"description", "hint", "error", "result"}
+    assert checks[1]["hint"] == "https://linkerd.io/2/checks/#careful"
+    json.dumps(found)
+
+
+def test_the_text_is_that_of_linkerd(report: Report) -> None:
+    lines = as_text(report).splitlines()
+    assert lines[:3] == ["linkerd-topic", "-------------", "√ all is well"]
+    assert "‼ nothing ends soon" in lines
+    assert "    Secret/a/b: it ends soon. Renew it." in lines
+    assert "    and 5 more" in lines
+    assert lines[-1] == "Status check results are ×"  # noqa: RUF001 linkerd's own sign
+
+
+def test_the_page_says_what_changed_since_the_last_run(report: Report) -> None:
+    before = failing_ids(report_rows(report)) - {"bad"} | {"gone"}
+    page = report_markdown(report, before)
+    assert page.startswith("# Mesh mesh: failed\n")
+    assert "- new: `bad`\n- fixed: `gone`" in page
+    assert "Since the last run" not in report_markdown(report)
+    same = report_markdown(report, failing_ids(report_rows(report)))
+    assert "Nothing changed." in same
+
+
+def test_the_metrics_can_be_read_by_prometheus() -> None:
+    bundle = create_trust_anchor(DOMAIN, timedelta(days=100), NOW).certificate
+    snapshot = empty_snapshot(trust_bundle=bundle)
+    report = verify(snapshot, [topic()], ["control-plane"])
+    samples = {
+        (sample.name, *sorted(v for k, v in sample.labels.items() if k != "serial")): sample.value
+        for family in text_string_to_metric_families(as_metrics(report))
+        for sample in family.samples
+    }
+    assert samples["linkerd_mesh_verdict", "failed", "mesh"] == 1
+    assert samples["linkerd_mesh_verdict", "healthy", "mesh"] == 0
+    assert samples["linkerd_mesh_problems", "bad", "error", "mesh"] == 25
+    ends = samples[
+        "linkerd_mesh_certificate_not_after_timestamp_seconds",
+        "mesh",
+        "trust anchor",
+        "trust anchor",
+    ]
+    assert ends == (NOW + timedelta(days=100)).timestamp()
+
+
+def test_the_event_names_what_did_not_hold(report: Report) -> None:
+    notice = verdict_notice(report)
+    assert notice.event == "linkerd.mesh.failed"
+    assert notice.payload["errors"] == ["bad", "broken", "unread"]
+    assert notice.payload["warnings"] == ["careful"]
+    json.dumps(notice.payload)
+
+
+@pytest.mark.parametrize(
+    ("versions", "inside", "outside"),
+    [
+        (Versions(), ["stable-2.11.5", "edge-26.8.3"], []),
+        (Versions(until=(2, 11)), ["stable-2.11.5"], ["stable-2.12.6", "edge-26.8.3"]),
+        (Versions(since=(2, 14)), ["stable-2.14.10", "edge-26.8.3"], ["stable-2.13.7"]),
+        (Versions(edge_only=True), ["edge-26.8.3"], ["stable-2.14.10"]),
+    ],
+)
+def test_versions_of_a_check(versions: Versions, inside: list[str], outside: list[str]) -> None:
+    for text in inside:
+        assert LinkerdVersion.parse(text) in versions
+    for text in outside:
+        assert LinkerdVersion.parse(text) not in versions
+
+
+def test_a_snapshot_names_the_part_that_it_lacks() -> None:
+    snapshot = empty_snapshot(unread={"pods": REFUSED})
+    with pytest.raises(ApiError, match="403 forbidden"):
+        _ = snapshot.pods
+    assert snapshot.changed(pods=()).pods == ()
+    with pytest.raises(TypeError, match="neither read nor failed: "):
+        Snapshot.of({"config": MeshConfig()}, {})
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: Any) -> None:
+    target = tmp_path / "deep" / "report.json"
+    write_whole(target, "one")
+    write_whole(target, "two")
+    assert target.read_text() == "two"
+    assert target.stat().st_mode & 0o777 == 0o644
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(target, "three")
+    assert [path.name for path in target.parent.iterdir()] == ["report.json"]
+    assert target.read_text() == "two"

@@ -1,0 +1,182 @@
+"""Whether a workload is rolled out, and what is said when it is not."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from prefect_linkerd.mesh.errors import NotReady
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts, rollout_status
+from tests.support.workloads import deployment
+
+
+def obj(kind: str, spec: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"generation": 2}, "spec": spec, "status": status}
+
+
+SEEN = {"observedGeneration": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "status", "complete"),
+    [
+        ("Deployment", {"replicas": 0}, {**SEEN}, True),
+        ("Deployment", {}, {}, False),
+        (
+            "Deployment",
+            {"replicas": 2},
+            {**SEEN, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2},
+            True,
+        ),
+        (
+            "Deployment",
+            {"replicas": 2},
+            {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2},
+            False,
+        ),
+        (
+            "Deployment",
+            {"replicas": 2},
+            {**SEEN, "replicas": 3, "updatedReplicas": 2, "availableReplicas": 3},
+            False,
+        ),
+        (
+            "StatefulSet",
+            {"replicas": 1},
+            {**SEEN, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "b"},
+            False,
+        ),
+        (
+            "StatefulSet",
+            {"replicas": 1, "updateStrategy": {"type": "OnDelete"}},
+            {**SEEN, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "b"},
+            True,
+        ),
+        (
+            "DaemonSet",
+            {},
+            {
+                **SEEN,
+                "desiredNumberScheduled": 3,
+                "numberAvailable": 3,
+                "updatedNumberScheduled": 2,
+            },
+            False,
+        ),
+        ("Job", {"completions": 2}, {"succeeded": 2}, True),
+        ("Job", {}, {}, False),
+    ],
+)
+def test_when_a_workload_is_rolled_out(
+    kind: str, spec: dict[str, Any], status: dict[str, Any], complete: bool
+) -> None:
+    assert rollout_status(obj(kind, spec, status)).is_complete is complete
+
+
+def test_an_exceeded_deadline_and_a_failed_job_are_failures() -> None:
+    late = {"type": "Progressing", "reason": "ProgressDeadlineExceeded", "message": "too late"}
+    assert rollout_status(obj("Deployment", {}, {"conditions": [late]})).failure == "too late"
+    failed = {"type": "Failed", "status": "True", "message": "BackoffLimitExceeded"}
+    assert rollout_status(obj("Job", {}, {"conditions": [failed]})).failure
+
+
+def test_a_failure_names_the_pod_its_reason_and_events(cluster: Cluster, namespace: str) -> None:
+    annotations = {"sandbox.prefect-linkerd/ready": "false"}
+    cluster.create(deployment("bad", namespace, annotations=annotations))
+    with pytest.raises(NotReady) as failed:
+        await_rollouts(cluster, [("Deployment", namespace, "bad")], 3, lambda *_: None, every=0.2)
+    text = str(failed.value)
+    assert text.startswith(f"Deployment/{namespace}/bad: expected to be rolled out within 3 s")
+    assert f"Pod/{namespace}/bad-" in text
+    assert "ContainersNotReady" in text
+    assert "Scheduled: Successfully assigned" in text
+
+
+def waiting(reason: str) -> dict[str, str]:
+    """Annotations of a pod whose containers wait for a reason, in the sandbox."""
+    return {
+        "sandbox.prefect-linkerd/ready": "false",
+        "sandbox.prefect-linkerd/waits": reason,
+    }
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect_linkerd.mesh.kubernetes.rollout.SETTLES", 0.5)
+
+
+@pytest.mark.usefixtures("soon")
+def test_an_image_that_is_not_there_is_told_while_it_is_waited_for(
+    cluster: Cluster, namespace: str
+) -> None:
+    cluster.create(
+        deployment("big", namespace, replicas=3, annotations=waiting("ImagePullBackOff"))
+    )
+    said: list[str] = []
+    with pytest.raises(NotReady) as late:
+        await_rollouts(
+            cluster,
+            [("Deployment", namespace, "big")],
+            4,
+            lambda _ready, _wanted, text: said.append(text),
+            every=0.2,
+        )
+    assert any(
+        text.startswith(f"waiting for big; Pod/{namespace}/big-")
+        and text.endswith("container big ImagePullBackOff: simulated")
+        for text in said
+    ), said
+    # Three replicas do not say it three times.
+    assert str(late.value).count("container big ImagePullBackOff") == 1
+    assert "pull secret" in late.value.remedy
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_wait_ends_early_where_nothing_will_come(cluster: Cluster, namespace: str) -> None:
+    cluster.create(deployment("bad", namespace, annotations=waiting("InvalidImageName")))
+    begin = time.monotonic()
+    with pytest.raises(NotReady, match="InvalidImageName: simulated; waiting longer") as late:
+        await_rollouts(cluster, [("Deployment", namespace, "bad")], 60, lambda *_: None, every=0.2)
+    assert time.monotonic() - begin < 30
+    assert late.value.expected == "to be rolled out"
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])
+def test_pod_security_ends_a_wait_with_its_own_words(
+    cluster: Cluster, namespace: str, kind: str
+) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.merge("v1", "Namespace", namespace, None, {"metadata": {"labels": labels}})
+    obj = deployment("web", namespace)
+    if kind == "StatefulSet":
+        obj["kind"] = kind
+        obj["spec"]["serviceName"] = "web"
+    cluster.create(obj)
+    with pytest.raises(NotReady, match='violates PodSecurity "restricted:latest"') as late:
+        await_rollouts(cluster, [(kind, namespace, "web")], 60, lambda *_: None, every=0.2)
+    assert "waiting longer does not help" in late.value.found
+    assert "securityContext" in late.value.remedy
+
+
+def test_pods_that_are_refused_are_explained_by_the_replica_set(
+    cluster: Cluster, namespace: str
+) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none", "namespace": namespace},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    cluster.create(quota)
+    cluster.create(deployment("big", namespace))
+    with pytest.raises(NotReady, match="exceeded quota"):
+        await_rollouts(cluster, [("Deployment", namespace, "big")], 4, lambda *_: None, every=0.2)
+
+
+def test_a_workload_that_is_gone_is_named(cluster: Cluster, namespace: str) -> None:
+    with pytest.raises(NotReady, match=f"Deployment/{namespace}/none"):
+        await_rollouts(cluster, [("Deployment", namespace, "none")], 0, lambda *_: None)
