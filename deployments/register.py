@@ -68,7 +68,7 @@ async def sync_automations(client: PrefectClient) -> list[str]:
     """What needs deployments: the schedules and automations of every saved mesh.
 
     Returns:
-        What is left to a person.
+        What has to be done manually.
     """
     ids = await deployment_ids(client)
     saved = await saved_meshes(client)

@@ -46,7 +46,7 @@ def rotate_anchor(
     Args:
         mesh: Which mesh.
         action: rotate, or resume a rotation. dry_run: only plan. abort: go back to the old
-            anchor. recover: a mesh whose certificates have ended, with downtime.
+            anchor. recover: a mesh whose certificates have expired, with downtime.
         new_anchor: The new trust anchor; created here if none is provided.
         options: The pace of restarts, approvals, and what is allowed.
 

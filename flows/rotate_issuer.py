@@ -22,7 +22,7 @@ DEFAULTS = RotationOptions()
 def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> IssuerRotation:
     """Replaces the issuer of a running mesh; the trust anchor stays, and no workload restarts.
 
-    Where the issuer has ended already, every meshed workload is restarted, once a downtime is
+    If the issuer has expired already, every meshed workload is restarted, once a downtime is
     accepted.
 
     Args:

@@ -25,19 +25,19 @@ DEFAULTS = SmokeOptions()
     validate_parameters=True,
 )
 def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeReport | State[Any]:
-    """Tests the mesh's promises side by side: load balancing, splits, canaries, faults, ingress.
+    """Runs the smoke tests side by side: load balancing, splits, canaries, faults, ingress.
 
     Whatever a test makes is gone when it ends. A test that is killed leaves its own objects, which
     the next run removes first, or, without one, Kubernetes itself two minutes later. Where pods are
-    simulated, objects are applied and deleted, traffic is skipped, and the run is completed by
-    the name of Skipped.
+    simulated, objects are applied and deleted, traffic is skipped, and the run finishes in
+    state Skipped.
 
     Args:
         mesh: Which mesh is tested.
-        options: Which promises, with how much traffic, and what is good enough.
+        options: Which tests, with how much traffic, and what is good enough.
 
     Raises:
-        SmokeTestFailed: the promises that are not kept, and why.
+        SmokeTestFailed: the tests that failed, and why.
     """
     leftovers(mesh, options)
     tests: dict[Promise, PrefectFuture[Any]] = {

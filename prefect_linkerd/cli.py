@@ -153,7 +153,7 @@ COMMANDS = (
                 Action,
                 "rotate",
                 help="rotate, or resume a rotation. dry_run: only plan. abort: back to the old "
-                "anchor. recover: a mesh whose certificates have ended, with downtime.",
+                "anchor. recover: a mesh whose certificates have expired, with downtime.",
             ),
             Parameter("new_anchor", NewAnchor, prefix="new-anchor-"),
             Parameter("options", RotationOptions),
@@ -225,8 +225,8 @@ FLEET = (
         "goes_on",
         str,
         "",
-        help="A name for this round of the fleet. A run with the name of one that was stopped goes "
-        "on where that was.",
+        help="A name for this round of the fleet. A run with the name of one that was stopped "
+        "resumes it.",
     ),
     Parameter("dry_run", bool, False, help="Only show the waves."),
 )
@@ -519,7 +519,7 @@ _register(
 )
 _register(
     "certificates",
-    "Which certificates end soon, in a second.",
+    "Which certificates expire soon, in a second.",
     _certificates,
     flags_of((CERTIFICATES,)),
 )

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="end a cluster and remove its data")
     status = commands.add_parser("status", help="show which clusters run")
     commands.add_parser("binaries", help="find, download or build every program")
-    show = commands.add_parser("demo", help="a cluster, a Prefect server and a mesh from nothing")
+    show = commands.add_parser("demo", help="start a cluster and a Prefect server; install a mesh")
     team = commands.add_parser("team", help="a Prefect server as a team runs it, until Ctrl-C")
     team.add_argument("--replicas", type=int, default=2, help="API servers (2)")
     team.add_argument("--workers", type=int, default=2, help="workers of pool linkerd (2)")

@@ -1,4 +1,4 @@
-"""The demonstration: a cluster, a Prefect server, and a mesh from nothing."""
+"""The demonstration: a cluster, a Prefect server, and a mesh that is installed there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Restarts what came up without a proxy while the injector was away, and says so."""
+"""Restarts what came up without a proxy while the injector was unreachable, and says so."""
 
 from __future__ import annotations
 

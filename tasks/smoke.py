@@ -1,4 +1,4 @@
-"""The steps that put a mesh's promises to the test."""
+"""The steps that run a mesh's smoke tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def leftovers(mesh: LinkerdMesh, options: SmokeOptions) -> list[str]:
     return removed
 
 
-@step("promise", run_name="{promise}", description="Tests one promise, and takes all away again.")
+@step("promise", run_name="{promise}", description="Runs one smoke test, and deletes what it made.")
 def promise(mesh: LinkerdMesh, options: SmokeOptions, promise: Promise) -> State[SmokeResult]:
     """A state that says the outcome, with the result as its data; also as a table artifact."""
     log = get_run_logger()

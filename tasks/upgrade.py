@@ -265,7 +265,7 @@ def soak(mesh: LinkerdMesh, record: UpgradeRecord) -> UpgradeRecord:
 
 @step("data plane", description="Restarts every workload with another proxy, batch by batch.")
 def move_data_plane(mesh: LinkerdMesh, policy: RestartPolicy) -> Restarted:
-    """Until every proxy is of the mesh's version, save those that a person has to see to.
+    """Until every proxy is of the mesh's version, save those that have to be restarted manually.
 
     What keeps its proxies at another version is left alone, and named.
     """

@@ -113,7 +113,7 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Adoption:
-    """A mesh described. `config` are the fields of its file, `missing` what a person has to add."""
+    """A mesh described: `config` are its file's fields, `missing` is what has to be added."""
 
     mesh: str
     config: dict[str, Any]
@@ -558,7 +558,7 @@ def _unknown_version(config: Mapping[str, Any]) -> Iterator[str]:
     try:
         LinkerdVersion.parse(str(config.get("version", "")))
     except MeshError as error:
-        yield f"its version {error.found or config.get('version')} is none that these flows know"
+        yield f"its version {error.found or config.get('version')} is not one that these flows know"
 
 
 def _issuer_refused(snapshot: AdoptionSnapshot, refused: Sequence[str]) -> Iterator[str]:

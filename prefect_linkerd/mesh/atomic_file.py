@@ -1,4 +1,4 @@
-"""Files for other programs, of which none ever sees a part."""
+"""Files written whole: no other program ever sees a part of one."""
 
 from __future__ import annotations
 

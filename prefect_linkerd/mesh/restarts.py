@@ -9,7 +9,7 @@ need a restart, and gives a `RestartPlan`:
   that it does not;
 - batches that keep to the policy's size and to the pods that update strategies may remove at
   once, and that ask no PodDisruptionBudget for more than it allows;
-- what a restart cannot do and a person has to (`by_hand`): bare pods, Jobs, OnDelete strategies,
+- what a restart cannot do, to be done manually (`by_hand`): bare pods, Jobs, OnDelete strategies,
   paused Deployments, partitions, budgets that allow nothing.
 
 `restart_data_plane` does it, by the annotation of `kubectl rollout restart`. Each batch has to be
@@ -637,7 +637,7 @@ def _await_budgets(
             budget, taken = tight[0]
             raise NotReady(
                 budget.subject,
-                expected=f"it to allow that {taken} pods are away, for a restart of "
+                expected=f"it to allow {taken} pods to be down, for a restart of "
                 f"{', '.join('/'.join(workload) for workload in batch.workloads)}",
                 found=f"that it allows {budget.allowed}, with {budget.healthy} of "
                 f"{budget.expected} pods healthy",

@@ -1,7 +1,8 @@
-"""The hand-written Markdown is plain English: phrases known to read as if translated stay out."""
+"""Pages, messages and docstrings are plain English: phrases that read as if translated stay out."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ BANNED = {
     r"whoever": "anyone who, a user who",
     r"nobody's": "say who owns it, or that it has no owner",
     r"be it (a|an|the|by|in|on|from|through|for)": "whether, even if",
-    r"(?<!there )(is|are) none": "say it plainly",
+    r"(?<!there )(is|are) (?-i:none)": "say it plainly",
     r"(?<!one )(?<!two )(?<!some )(?<!most )(?<!all )(?<!each )(?<!both )of which": "whose, from",
     r"by the name of": "named; finishes in state …",
     r"speaks? against": "blocks; no blocking findings",
@@ -74,9 +75,17 @@ def stilted(page: str) -> Iterator[tuple[int, str, str]]:
             yield text.count("\n", 0, match.start()) + 1, " ".join(match[0].split()), better
 
 
-def pages() -> list[str]:
+def said_in(source: str) -> Iterator[tuple[int, str, str]]:
+    """The same of a Python module: of each of its texts of several words."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            for line, phrase, better in stilted(node.value):
+                yield node.lineno + line - 1, phrase, better
+
+
+def tracked(*patterns: str) -> list[str]:
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -85,11 +94,26 @@ def pages() -> list[str]:
     return sorted(set(listed.stdout.splitlines()) - GENERATED)
 
 
+def is_shown(module: str) -> bool:
+    """Whether users may read a module's texts, or read it as the documentation of its package."""
+    return module.partition("/")[0] not in ("tests", "benchmarks")
+
+
 def test_every_page_is_plain_english() -> None:
     found = [
         f'{path}:{line}: "{phrase}" (write: {better})'
-        for path in pages()
+        for path in tracked("*.md")
         for line, phrase, better in sorted(stilted((ROOT / path).read_text()))
+    ]
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_every_message_and_docstring_is_plain_english() -> None:
+    found = [
+        f'{path}:{line}: "{phrase}" (write: {better})'
+        for path in tracked("*.py")
+        if is_shown(path) and (ROOT / path).is_file()
+        for line, phrase, better in sorted(said_in((ROOT / path).read_text()))
     ]
     assert not found, "\n" + "\n".join(found)
 

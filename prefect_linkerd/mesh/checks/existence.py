@@ -177,7 +177,7 @@ def parse_network(text: str) -> Network:
     """A network in CIDR form; bits behind the mask are dropped, as Go's `net.ParseCIDR` does.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: it is not valid.
     """
     try:
         if "/" not in text:

@@ -157,7 +157,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 def ends_soon(info: CertificateInfo, now: datetime) -> str:
-    """When a certificate ends, if that is in less than 60 days; else empty."""
+    """When a certificate expires, if that is in less than 60 days; else empty."""
     if now + EXPIRING_SOON > info.not_after:
         return f"it ends on {info.not_after:%Y-%m-%d %H:%M} UTC, in {info.days_left(now):.1f} days"
     return ""

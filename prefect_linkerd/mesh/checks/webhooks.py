@@ -85,7 +85,7 @@ def ending(snapshot: Snapshot, namespace: str, secret: str) -> Problems:
 
 
 def decoded(bundle: str) -> str:
-    """A `caBundle` as PEM; what is none is no certificate either."""
+    """A `caBundle` as PEM; what is not base64 of text is no certificate either."""
     return base64.b64decode(bundle).decode(errors="replace")
 
 

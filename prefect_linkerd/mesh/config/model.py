@@ -644,7 +644,7 @@ class UpgradePolicy(Section):
     channel: Literal["stable", "edge"] | None = Field(
         default=None,
         title="Channel",
-        description="Releases of which channel start an upgrade. Empty: that of the version.",
+        description="The channel whose releases start an upgrade. Empty: that of the version.",
     )
     constraint: str | None = Field(
         default=None,

@@ -57,7 +57,7 @@ class Answer:
 
 
 def released(entries: Mapping[ChartName, Sequence[Entry]]) -> list[ChartRelease]:
-    """The Linkerd releases of which every chart is there, the oldest first.
+    """The Linkerd releases whose charts are all there, the oldest first.
 
     A control plane whose CRDs' chart is not published yet is no release.
     """

@@ -225,7 +225,7 @@ class ChartCatalog:
                 f"chart source {source}",
                 expected=f"an index that names the newest release of channel {channel}",
                 found="a registry, which has none",
-                remedy="Use a repository with an index.yaml to be told of new releases.",
+                remedy="Use a repository with an index.yaml to learn of new releases.",
             )
         # Releases before 2.12 are of the one chart alone.
         for name in ("linkerd-control-plane", "linkerd2"):
@@ -386,7 +386,7 @@ def folder_entries(folder: Path, name: ChartName) -> list[Entry]:
     """The versions of one chart in a folder: by its index.yaml, else by what lies there.
 
     Raises:
-        ChartError: there is no such folder, or its index is none.
+        ChartError: there is no such folder, or its index is not valid.
     """
     if not folder.is_dir():
         raise ChartError(

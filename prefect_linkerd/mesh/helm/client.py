@@ -214,8 +214,8 @@ class Helm:
 
         CRDs of a chart's `crds/` folder, which Helm never upgrades, are applied before an upgrade.
         Waits for the release's workloads. An upgrade that fails is rolled back (helm's atomic). So
-        is a first installation, unless its chart holds CRDs: taking those away again would take
-        away every custom resource with them. Helm is ended before its timeout, and goes back all
+        is a first installation, unless its chart holds CRDs: deleting those would delete
+        every custom resource with them. Helm is ended before its timeout, and goes back all
         the same, where a workload cannot come up any more: see `kubernetes.stall`.
 
         Raises:
@@ -423,7 +423,7 @@ class Helm:
         failure = ReleaseError(
             f"Helm release {release.namespace}/{release.name}",
             expected=f"revision {release.revision} to be recorded as deployed",
-            found=f"{status}: the API server was away when helm wrote it",
+            found=f"{status}: the API server was unreachable when helm wrote it",
             remedy="Run again.",
         )
         failure.transient = True
@@ -551,7 +551,7 @@ class _Watch:
         return asyncio.run(stoppable())
 
     def last_trouble(self) -> list[str]:
-        """What was not ready when last seen; a rollback has taken it away by now."""
+        """What was not ready when last seen; a rollback has removed it by now."""
         try:
             return not_ready(self._cluster, self._namespace) or self._trouble
         except ApiError:

@@ -65,7 +65,7 @@ class MeshReleases:
         return next((owner for part, owner in self.owners.items() if part == chart), None)
 
     def ref(self, chart: str) -> ReleaseRef | None:
-        """Where a chart's release is; None where it is none yet."""
+        """Where a chart's release is; None where it is not installed."""
         found = next((r for part, r in self.releases.items() if part == chart), None)
         return found.ref if found is not None else None
 
@@ -168,7 +168,7 @@ def read_mesh_releases(
 
 
 def locate(cluster: Cluster, config: MeshConfig, part: Part) -> ReleaseRef | None:
-    """Where a part's release is, by a read or two; None where it is none yet."""
+    """Where a part's release is, by a read or two; None where it is not installed."""
     place = namespace_of(part, config)
     found = read_release(cluster, part, place)
     if found is not None and found.status != "uninstalled":

@@ -256,7 +256,7 @@ def decode_record(secret: Object) -> dict[str, Any]:
     """A release as Helm keeps it.
 
     Raises:
-        ReleaseError: it is none.
+        ReleaseError: it cannot be read.
     """
     try:
         packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))

@@ -356,7 +356,7 @@ def copy_current(cluster: Cluster, anchor: CertificateAnchor, fingerprint: str) 
 
 
 def keep_anchors(cluster: Cluster, anchor: CertificateAnchor, bundle: str) -> None:
-    """Puts anchors of which only the certificates are known into the previous anchor's Secret."""
+    """Puts anchors whose keys are not known into the previous anchor's Secret."""
     copy = anchor.copy
     text = {copy.key: base64.b64encode(bundle.encode()).decode()}
     kept = cluster.get("v1", "Secret", copy.name, copy.namespace)

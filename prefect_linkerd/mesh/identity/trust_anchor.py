@@ -252,7 +252,7 @@ class Unshown(str):
 
 
 def unshown(data: Mapping[str, str]) -> dict[str, str]:
-    """A Secret's data, of which no traceback shows a value."""
+    """A Secret's data, whose values no traceback shows."""
     return {key: Unshown(value) for key, value in data.items()}
 
 

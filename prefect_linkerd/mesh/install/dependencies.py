@@ -39,7 +39,7 @@ def releases_of(name: str, releases: Sequence[Release]) -> list[Release]:
 def own_release(
     name: Dependency, config: MeshConfig, releases: Sequence[Release]
 ) -> Release | None:
-    """The dependency's release that these flows may write: one they made, or were told to adopt.
+    """The dependency's release that these flows may write: one they made, or may adopt.
 
     None also where the configuration says not to install the dependency.
     """

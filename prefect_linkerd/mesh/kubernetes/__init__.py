@@ -1,1 +1,1 @@
-"""One Kubernetes API server: reaching it, and what is told of its objects."""
+"""One Kubernetes API server: reaching it, and understanding its objects."""

@@ -154,7 +154,7 @@ class Kubeconfig(_Section):
         """A kubeconfig from parsed YAML.
 
         Raises:
-            InvalidInput: it is none; names the fields that are wrong, without their values.
+            InvalidInput: it is not valid; names the fields that are wrong, without their values.
         """
         try:
             return cls.model_validate(content)
@@ -215,7 +215,7 @@ def read_kubeconfig(path: Path | None = None) -> Kubeconfig:
     """One kubeconfig, or those that kubectl uses by default, merged.
 
     Args:
-        path: a file, which must exist. None: the files of `KUBECONFIG`, of which missing ones are
+        path: a file, which must exist. None: the files of `KUBECONFIG`, missing ones
             skipped; where that is not set, `~/.kube/config`.
 
     Raises:

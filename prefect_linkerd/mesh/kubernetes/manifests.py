@@ -13,7 +13,7 @@ def read_yaml(text: str | bytes) -> object:
     """One YAML document.
 
     Raises:
-        yaml.YAMLError: it is none.
+        yaml.YAMLError: it is not valid.
     """
     return yaml.load(text, _LOADER)  # noqa: S506
 
@@ -22,6 +22,6 @@ def read_objects(text: str | bytes) -> list[dict[str, Any]]:
     """The Kubernetes objects of a YAML stream; empty documents are left out.
 
     Raises:
-        yaml.YAMLError: it is none.
+        yaml.YAMLError: it is not valid.
     """
     return [cast("dict[str, Any]", found) for found in yaml.load_all(text, _LOADER) if found]

@@ -141,7 +141,7 @@ def chart_version(chart: str, release: LinkerdVersion) -> str | None:
 def release_of(chart: str, version: str) -> str | None:
     """The release that a chart version belongs to, where its name alone tells.
 
-    Not for `linkerd-crds`, one version of which serves many releases.
+    Not for `linkerd-crds`, whose versions each serve many releases.
 
     Example:
         >>> release_of("linkerd-control-plane", "1.9.4")

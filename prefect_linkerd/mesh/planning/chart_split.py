@@ -1,4 +1,4 @@
-"""From the one chart of Linkerd 2.11 to the two of 2.12, without taking anything away.
+"""From the one chart of Linkerd 2.11 to the two of 2.12, without deleting anything.
 
 Linkerd's own guide moves the ownership annotations and then installs both charts. Helm would merge
 such adopted objects without knowing what the old chart had made of them. Here each new release gets
@@ -44,8 +44,8 @@ class Split:
     """What becomes of the objects of the old release; texts as in its manifest.
 
     `new_crds` are the names of all CRDs of the new chart, which an attempt before this one may
-    have made; `left` are CRDs that the new charts do not have (TrafficSplit): they stay, and are
-    nobody's.
+    have made; `left` are CRDs that the new charts do not have (TrafficSplit): they stay, and
+    have no owner.
     """
 
     new_crds: tuple[str, ...]

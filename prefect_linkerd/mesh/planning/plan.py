@@ -49,7 +49,7 @@ class Plan:
 
 
 def accept(findings: Iterable[Finding], accepted: Collection[str]) -> tuple[Finding, ...]:
-    """Findings of which a person has accepted some: those are warnings."""
+    """The findings; those that a person has accepted are warnings."""
     return tuple(
         replace(finding, severity="warning", remedy="Accepted.")
         if finding.acceptable and finding.severity == "error" and finding.id in accepted

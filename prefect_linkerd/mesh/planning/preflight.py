@@ -433,7 +433,7 @@ def _existing(owner: Owner) -> str:
         )
     if owner.reconciles:
         return "Install and upgrade Linkerd there, or remove it there first."
-    return "Uninstall it first: these flows write Helm releases alone, and this is none."
+    return "Uninstall it first: these flows write Helm releases alone, and this is not one."
 
 
 def _in_words(owner: Owner) -> str:

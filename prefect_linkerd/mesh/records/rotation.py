@@ -45,7 +45,8 @@ class RotationRecord:
 
     `goal` is the fingerprint of the anchor that is to be the only one, `origin` that of the anchor
     that signed the issuer when it began, `anchors` the PEM of all that take part. `signing_since`
-    is from when on every identity pod signed by the goal; `restarted` the workloads of each phase.
+    is the time after which every identity pod signed by the goal; `restarted` the workloads of
+    each phase.
     """
 
     goal: str

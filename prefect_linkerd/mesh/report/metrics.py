@@ -37,7 +37,7 @@ def as_metrics(report: Report) -> str:
     )
     ends = gauge(
         "certificate_not_after_timestamp_seconds",
-        "When a certificate ends",
+        "When a certificate expires",
         "role",
         "certificate",
         "serial",

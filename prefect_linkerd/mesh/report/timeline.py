@@ -1,4 +1,4 @@
-"""A picture of when certificates end: one bar each on a common axis, as SVG."""
+"""A picture of when certificates expire: one bar each on a common axis, as SVG."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ def look_at_issuer(
 
     Raises:
         OwnershipConflict: somebody else keeps the issuer.
-        InvalidInput: the anchor is being rotated, has ended, or its key is not there; or the issuer
-            has ended and a downtime is not accepted.
+        InvalidInput: the anchor is being rotated, has expired, or its key is not there; or the
+            issuer has expired and a downtime is not accepted.
         PreflightFailed: this identity may not do what it takes.
     """
     namespace = config.namespaces.linkerd
@@ -108,8 +108,8 @@ def look_at_issuer(
         if not options.accept_downtime:
             raise InvalidInput(
                 f"Secret/{namespace}/{ISSUER_SECRET}",
-                expected="accept_downtime, as the issuer has ended: proxies without a certificate "
-                "cannot reach each other until every one of them is restarted",
+                expected="accept_downtime, as the issuer has expired: proxies without a "
+                "certificate cannot reach each other until every one of them is restarted",
                 found="that it is off",
                 remedy="Turn accept_downtime on.",
             )

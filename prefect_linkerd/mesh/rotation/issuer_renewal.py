@@ -220,7 +220,7 @@ def identity_events(cluster: Cluster, namespace: str) -> list[Object]:
 def ensure_loaded(
     cluster: Cluster, config: MeshConfig, patience: float, on_progress: OnProgress
 ) -> datetime:
-    """From when on every identity pod signs with the issuer that the Secret has.
+    """The time after which every identity pod signs with the issuer in the Secret.
 
     Args:
         patience: seconds in which they should load it by themselves; then they are restarted.

@@ -69,9 +69,9 @@ def read_issued(cluster: Cluster, pods: Sequence[Pod], lifetime: timedelta) -> d
 class IssuerLoad:
     """Whether the identity service signs with the issuer that the Secret has.
 
-    `since` is from when on every identity pod does, None while one may not; `readable` from when
-    on a pod that starts is sure to read it; `skipped` is what an identity pod said when it refused
-    the issuer.
+    `since` is the time after which every identity pod does, None while one may not; `readable`
+    that after which a pod that starts is sure to read it; `skipped` is what an identity pod said
+    when it refused the issuer.
     """
 
     since: datetime | None

@@ -122,8 +122,8 @@ class RotationOptions(Section):
     accept_downtime: bool = Field(
         default=False,
         title="Accept downtime",
-        description="Needed to recover a mesh whose certificates have ended: until the recovery is "
-        "over, meshed workloads cannot reach each other.",
+        description="Needed to recover a mesh whose certificates have expired: until the recovery "
+        "is over, meshed workloads cannot reach each other.",
     )
     load_seconds: float = Field(
         default=150,

@@ -242,7 +242,7 @@ def refuse(
         raise InvalidInput(
             subject,
             expected="an identity that is valid, to rotate without downtime",
-            found="that the issuer or its trust anchor has ended",
+            found="that the issuer or its trust anchor has expired",
             remedy="Run the same with recover and accept_downtime.",
         )
     # What has begun is finished, be the mesh as it may: each batch is gated by itself.

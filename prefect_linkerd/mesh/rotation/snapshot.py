@@ -69,7 +69,7 @@ class RotationSnapshot:
 
     @property
     def loaded_since(self) -> datetime | None:
-        """From when on every identity pod signs by the goal; None while one may not."""
+        """The time after which every identity pod signs by the goal; None while one may not."""
         if self.issuer_anchor != self.goal:
             return None
         return self.signing_since or self.load.since

@@ -51,7 +51,7 @@ class TrustBundle:
 
     `roots` is the ConfigMap's PEM and `changed` when it was last written, by the API server's
     clock; `release` is the control plane's, and `declared` the PEM among its values. `driver` is
-    who owns that release, or the control plane where it is none. `fixed` are anchors that no
+    who owns that release, or the control plane without one. `fixed` are anchors that no
     rotation adds or removes.
     """
 

@@ -136,7 +136,7 @@ class Fuse:
             raise NotReady(
                 f"Job/{self._namespace}/{name}",
                 expected="the object that owns this test's own to be there",
-                found="that it is gone: the API server was away for long, or somebody deleted it",
+                found="that it is gone: the API server was unreachable, or somebody deleted it",
                 remedy="Run the test again.",
             )
         return {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": self._uid}

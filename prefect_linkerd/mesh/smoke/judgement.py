@@ -1,4 +1,4 @@
-"""What measured traffic means: pure functions that name everything that is not as promised."""
+"""What measured traffic means: pure functions that name everything that is wrong."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ LEAST_EVIDENCE = 20
 
 
 class SmokeOptions(Section):
-    """Which promises of the mesh are tested, with how much traffic, and what is good enough."""
+    """Which smoke tests run, with how much traffic, and what is good enough."""
 
     promises: list[Promise] = Field(
         default_factory=lambda: list(PROMISES),
@@ -130,7 +130,7 @@ class SmokeOptions(Section):
     @classmethod
     def _promises(cls, value: list[Promise]) -> list[Promise]:
         if not value:
-            raise ValueError(f"no promise is named: name some of {', '.join(PROMISES)}")
+            raise ValueError(f"no test is named: name some of {', '.join(PROMISES)}")
         return [promise for promise in PROMISES if promise in value]
 
     @field_validator("image")

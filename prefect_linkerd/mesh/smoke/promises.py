@@ -1,4 +1,4 @@
-"""The promises of a mesh, each put to the test on a cluster.
+"""The smoke tests of a mesh, each run on a cluster.
 
 Source: https://linkerd.io/2/features/, and the tasks on traffic shifting, fault injection and
 ingress there.
@@ -48,7 +48,7 @@ def keep_promise(
     on_step: OnStep = ignore_step,
     on_progress: OnProgress = ignore_progress,
 ) -> SmokeResult:
-    """Tests one promise, and leaves the cluster as it was.
+    """Runs one test, and leaves the cluster as it was.
 
     A failed test is a result, not an error.
 

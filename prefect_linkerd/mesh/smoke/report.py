@@ -32,7 +32,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class SmokeResult:
-    """One promise: its steps in order, the objects that were applied, and what was measured.
+    """One test: its steps in order, the objects that were applied, and what was measured.
 
     `remedy` says what to do about a failure.
     """
@@ -60,7 +60,7 @@ class SmokeResult:
 
 @dataclass(frozen=True)
 class SmokeReport:
-    """Every promise that was tested on a mesh."""
+    """Every test that was run on a mesh."""
 
     mesh: str
     linkerd: str
@@ -68,7 +68,7 @@ class SmokeReport:
 
     @property
     def ok(self) -> bool:
-        """Whether no promise failed; what was skipped is not proved."""
+        """Whether no test failed; a skipped one proves nothing."""
         return all(result.outcome != "failed" for result in self.results)
 
     @property
@@ -85,13 +85,13 @@ def require_smoke(report: SmokeReport) -> SmokeReport:
     """Returns a report without failures.
 
     Raises:
-        SmokeTestFailed: naming every promise that is not kept, and why.
+        SmokeTestFailed: naming every test that failed, and why.
     """
     failed = [result for result in report.results if result.outcome == "failed"]
     if failed:
         raise SmokeTestFailed(
             f"mesh {report.mesh}",
-            expected="every promise to be kept",
+            expected="every smoke test to pass",
             found=" | ".join(f"{result.promise}: {result.reason}" for result in failed),
             remedy=" ".join(dict.fromkeys(result.remedy for result in failed if result.remedy)),
         )
@@ -137,7 +137,7 @@ def _latency(traffic: Traffic) -> str:
 def smoke_markdown(report: SmokeReport) -> str:
     """The whole report as a page."""
     lines = [f"# Smoke tests of mesh {report.mesh}", "", f"{report.linkerd}", ""]
-    lines += ["| promise | outcome | |", "|---|---|---|"]
+    lines += ["| test | outcome | |", "|---|---|---|"]
     lines += [
         f"| {result.promise} | {result.outcome} | {_cell(result.reason)} |"
         for result in report.results

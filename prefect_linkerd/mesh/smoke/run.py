@@ -345,7 +345,7 @@ class SmokeRun:
         self.record(Step(name, "passed", "; ".join(said)))
 
     def judge(self, name: str, problems: Sequence[str], remedy: str, detail: str = "") -> None:
-        """Records whether measured traffic is as promised; ends the run where it is not."""
+        """Records whether measured traffic is as it should be; ends the run where it is not."""
         if problems:
             self.remedy = remedy
         self.record(Step(name, "failed" if problems else "passed", "; ".join(problems) or detail))

@@ -43,7 +43,7 @@ class Traffic:
 
     `backends` counts `[ok, failed]` of every replica that answered, by backend and replica; a
     request that no backend answered is in `sent` and `errors` only. `errors` counts by HTTP status
-    or by the name of the fault. `clients` counts the answers by the mTLS identity that the
+    or by the fault's name. `clients` counts the answers by the mTLS identity that the
     backend's proxy saw, empty for none. `mixed_connections` of the `connections` were answered by
     more than one replica. `latency_ms` has `p50`, `p90`, `p99` and `max` of the successes.
     """

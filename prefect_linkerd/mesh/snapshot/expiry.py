@@ -142,7 +142,7 @@ def renewal_margin(expiry: Expiry, config: MeshConfig) -> timedelta:
 def expiring(
     found: Iterable[Expiry], config: MeshConfig, thresholds: Sequence[int]
 ) -> tuple[Expiring, ...]:
-    """The certificates that end soon, each with the smallest threshold that it is under.
+    """The certificates that expire soon, each with the smallest threshold that it is under.
 
     One that cert-manager renews is there once half of the time in which it should have been
     renewed is over; the thresholds, meant for those that people renew, would always name it.

@@ -1,4 +1,4 @@
-"""What proxies say of themselves: success rates, and when their certificates end.
+"""What proxies say of themselves: success rates, and when their certificates expire.
 
 From viz's Prometheus where it answers, and from the admin port (4191) of a sample of proxies; both
 through the API server's proxy subresources, so that nothing has to be reachable from here.
@@ -60,7 +60,7 @@ class Responses:
 
 @dataclass(frozen=True, slots=True)
 class ProxyMetrics:
-    """What one proxy says: responses since it started, and when its certificate ends."""
+    """What one proxy says: responses since it started, and when its certificate expires."""
 
     responses: Responses
     identity_ends: datetime | None

@@ -28,8 +28,8 @@ class BackStep:
 def way_back(record: UpgradeRecord, present: Collection[str]) -> list[BackStep]:
     """The steps of the way back, in order; each is one that may be done again.
 
-    CRDs stay as they are: newer ones serve all that older control planes ask for, and taking one
-    away would take its custom resources with it.
+    CRDs stay as they are: newer ones serve all that older control planes ask for, and deleting
+    one would delete its custom resources.
 
     Args:
         present: the parts of the mesh that are releases now, whatever their status.
