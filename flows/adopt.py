@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from prefect_linkerd.mesh.adoption import Adoption
 from prefect_linkerd.tasks.adoption import look_at_mesh
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, require_bootstrap_plan
 from prefect_linkerd.mesh.bootstrap.proof import Proof, require_proof
 from prefect_linkerd.tasks.emojivoto import emojivoto
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.ingress import ingress
 from prefect_linkerd.tasks.issuer import issuer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh

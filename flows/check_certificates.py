@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
-
 from prefect_linkerd.mesh.checks.options import ExpiryThresholds
 from prefect_linkerd.mesh.errors import CertificateExpired
 from prefect_linkerd.mesh.snapshot.expiry import Expiring
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.outside import Ending, completed
 from prefect_linkerd.tasks.verify import certificates
 
 DEFAULTS = ExpiryThresholds()
@@ -25,7 +21,7 @@ DEFAULTS = ExpiryThresholds()
 )
 def check_certificates(
     mesh: LinkerdMesh, thresholds: ExpiryThresholds = DEFAULTS
-) -> tuple[Expiring, ...] | State[Any]:
+) -> tuple[Expiring, ...] | Ending:
     """Looks at the trust anchors, the issuer and the webhooks' certificates; changes nothing.
 
     Each that ends soon is an event `linkerd.certificate.expiring`, to which an automation can
@@ -49,5 +45,5 @@ def check_certificates(
         )
     if due:
         names = ", ".join(f"{i.expiry.name} ({i.expiry.days_left:.1f} days)" for i in due)
-        return Completed(name="Expiring", message=f"End soon: {names}", data=due)
+        return completed(due, name="Expiring", message=f"End soon: {names}")
     return due

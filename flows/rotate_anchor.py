@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
 from prefect_linkerd.mesh.rotation.plan import RotationPlan
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.rotation import (
     advance,

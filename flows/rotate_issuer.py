@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
 from prefect_linkerd.mesh.rotation.options import RotationOptions
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.issuer_rotation import approve_issuer, look_at_issuer, rotate_the_issuer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.rotation import claimed_mesh

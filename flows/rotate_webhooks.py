@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from prefect_linkerd.mesh.rotation.webhooks import WebhookOptions, WebhookRenewal
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.rotation import claimed_mesh
 from prefect_linkerd.tasks.webhooks import approve_webhooks, look_at_webhooks, renew_webhooks

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
-from prefect.states import Completed
-
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.report import SmokeReport, require_smoke
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.outside import Ending, Future, completed
 from prefect_linkerd.tasks.smoke import leftovers, promise, result_of, show_report
 from prefect_linkerd.tasks.step import submit
 
@@ -24,7 +21,7 @@ DEFAULTS = SmokeOptions()
     persist_result=False,
     validate_parameters=True,
 )
-def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeReport | State[Any]:
+def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeReport | Ending:
     """Runs the smoke tests side by side: load balancing, splits, canaries, faults, ingress.
 
     Whatever a test makes is gone when it ends. A test that is killed leaves its own objects, which
@@ -40,7 +37,7 @@ def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeRepo
         SmokeTestFailed: the tests that failed, and why.
     """
     leftovers(mesh, options)
-    tests: dict[Promise, PrefectFuture[Any]] = {
+    tests: dict[Promise, Future[Any]] = {
         name: submit(promise, mesh, options, name) for name in options.promises
     }
     results = tuple(result_of(name, test) for name, test in tests.items())
@@ -50,5 +47,5 @@ def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeRepo
     leftovers(mesh, options)
     require_smoke(report)
     if skipped := report.skipped:
-        return Completed(name="Skipped", message=f"not proved: {skipped}", data=report)
+        return completed(report, name="Skipped", message=f"not proved: {skipped}")
     return report

@@ -1,11 +1,5 @@
 """Upgrade a mesh to a newer Linkerd, or roll back to the one that it had."""
 
-from typing import Any
-
-from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
-
 from prefect_linkerd.mesh.errors import MeshUnhealthy, NotReady, ReleaseError, UpgradeUndone
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
@@ -13,8 +7,10 @@ from prefect_linkerd.mesh.report.report import Report
 from prefect_linkerd.mesh.restarts import RestartPolicy
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan, require_plan
 from prefect_linkerd.tasks.admission import await_approval, declined, postponed
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.gate import verify
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.outside import Ending, completed
 from prefect_linkerd.tasks.releases import release
 from prefect_linkerd.tasks.rotation import claim_of
 from prefect_linkerd.tasks.step import submit
@@ -55,7 +51,7 @@ def upgrade(
     accept: list[str] = NOTHING,
     go_back: bool = False,
     restarts: RestartPolicy = DEFAULTS,
-) -> UpgradePlan | State[Any]:
+) -> UpgradePlan | Ending:
     """Brings a mesh one step further, and back again when a gate fails.
 
     Run again after an interruption, it resumes where the cluster says that it was, in the same
@@ -75,7 +71,7 @@ def upgrade(
         UpgradeUndone: a gate failed, and the mesh is at its former version again.
     """
     if reason := declined(mesh):
-        return Completed(name="Skipped", message=reason)
+        return completed(name="Skipped", message=reason)
     target = choose_target(mesh, to or None)
     planned = plan(mesh, target, frozenset(accept))
     if dry_run:

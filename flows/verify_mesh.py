@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
-
 from prefect_linkerd.mesh.checks.options import VerifyOptions
 from prefect_linkerd.mesh.report.report import Report, unhealthy
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.outside import Ending, completed
 from prefect_linkerd.tasks.verify import checks, publish
 
 DEFAULTS = VerifyOptions()
@@ -22,7 +18,7 @@ DEFAULTS = VerifyOptions()
     persist_result=False,
     validate_parameters=True,
 )
-def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report | State[Any]:
+def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report | Ending:
     """Judges a mesh by all that `linkerd check` knows, and more; changes nothing.
 
     The run fails when a check fails, and finishes in state Degraded with warnings
@@ -41,6 +37,6 @@ def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report 
         case "healthy":
             return report
         case "degraded":
-            return Completed(name="Degraded", message=report.summary, data=report)
+            return completed(report, name="Degraded", message=report.summary)
         case "failed":
             raise unhealthy(report)

@@ -1,4 +1,4 @@
-"""Runs that wait for a person, answered at the terminal that started them."""
+"""Runs on a Prefect server that wait for a person, answered at the terminal that started them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import _thread
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Literal
 
 import typer
 from prefect import get_client
@@ -14,15 +13,11 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import tags
 
-Answer = Literal["ask", "yes", "no"]
-"""How a run that waits is answered: by asking the person, or without."""
+from prefect_linkerd.plain_run import Answer
+from prefect_linkerd.tasks.at_terminal import Refused
 
 EVERY = 1.0
 """Seconds between two looks."""
-
-
-class Refused(Exception):
-    """Somebody did not approve; what was done before stays, and a later run resumes from it."""
 
 
 class _Watch(threading.Thread):

@@ -1,4 +1,4 @@
-"""`prefect-linkerd`: every flow from a terminal, with no Prefect server running."""
+"""`prefect-linkerd`: every flow from a terminal, on the user's Prefect server or without one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic_core import to_jsonable_python
-from rich.console import Console
 
 from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.checks import CATEGORIES
@@ -34,6 +34,11 @@ from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from prefect_linkerd.mesh_file import fields_of, load_fleet, load_mesh
 from prefect_linkerd.options import Flag, Parameter, arguments_of, flags_of
 from prefect_linkerd.results import as_words
+from prefect_linkerd.tasks.outside import Ending
+from prefect_linkerd.user_server import has_server
+
+if TYPE_CHECKING:
+    from prefect_linkerd.plain_run import Answer
 
 Result = Literal["text", "json"]
 
@@ -94,6 +99,7 @@ class Command:
     parameters: tuple[Parameter, ...] = ()
     takes_mesh: bool = True
     asks_for_target: bool = False
+    needs_server: bool = False
     key: Literal["unused", "read", "kept"] = "unused"
 
     @property
@@ -191,6 +197,7 @@ COMMANDS = (
             ),
         ),
         takes_mesh=False,
+        needs_server=True,
     ),
 )
 KEY_FLAGS = (
@@ -337,44 +344,71 @@ def _run(
     output: str,
     yes: bool,
     quiet: bool,
-    around: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> None:
-    """Runs a flow; one that has something `around` it has it on a server of its own."""
-    # Prefect takes seconds to import, which `verify` and `--help` need not wait for.
-    from prefect_linkerd.own_server import has_server, home, prefect_server
-
-    console = Console(stderr=True, highlight=False)
+    """Runs a flow: on the user's Prefect server; where there is none, as a plain procedure."""
+    is_plain = not has_server()
+    if is_plain and command.needs_server:
+        raise InvalidInput(
+            command.name,
+            expected="a Prefect server, which notes what was seen and gets the events",
+            found="none",
+            remedy="Set PREFECT_API_URL.",
+        )
     keeps_key = command.keeps_key and not is_dry(arguments)
-    is_own = around is not None or not has_server()
-    if config is not None and keeps_key and is_own:
+    if config is not None and keeps_key and is_plain:
         from prefect_linkerd.key_place import with_place
 
         config = with_place(config, command.flow)
-    with prefect_server(console.print, own=around is not None), (around or nullcontext)():
-        from prefect_linkerd.approvals import Refused
+    if is_plain:
+        from prefect_linkerd.plain_run import run
+    else:
         from prefect_linkerd.runs import run
+    with _approved(command.name, yes) as answer:
+        state = run(command.flow, config, arguments, answer=answer, quiet=quiet)
+    if config is not None and keeps_key:
+        _say_key(config, is_plain=is_plain)
+    _show(config, state, output)
 
-        answer = "yes" if yes else "ask" if sys.stdin.isatty() else "no"
-        try:
-            state = run(command.flow, config, arguments, answer=answer, quiet=quiet)
-        except Refused:
-            raise InvalidInput(
-                command.name,
-                expected="to be approved",
-                found="that it was not" if answer == "ask" else "nobody at a terminal to ask",
-                remedy="Run it again to resume; --yes approves without asking.",
-            ) from None
-        result: Any = state.result()
-        mesh = config.name if config else ""
-        if config is not None and keeps_key:
-            from prefect_linkerd.runs import key_words
 
-            server = f"the command's own server ({home()})" if is_own else ""
-            console.print(key_words(config, server), soft_wrap=True, markup=False)
+@contextmanager
+def _approved(name: str, yes: bool) -> Generator[Answer]:
+    from prefect_linkerd.tasks.at_terminal import Refused
+
+    answer = "yes" if yes else "ask" if sys.stdin.isatty() else "no"
+    try:
+        yield answer
+    except Refused:
+        raise InvalidInput(
+            name,
+            expected="to be approved",
+            found="that it was not" if answer == "ask" else "nobody at a terminal to ask",
+            remedy="Run it again to resume; --yes approves without asking.",
+        ) from None
+
+
+def _say_key(config: MeshConfig, *, is_plain: bool) -> None:
+    from prefect_linkerd.key_place import key_words
+
+    if is_plain:
+        from prefect_linkerd.tasks.at_terminal import AtTerminal
+        from prefect_linkerd.tasks.outside import within
+
+        with within(AtTerminal("")):
+            said = key_words(config, "")
+    else:
+        from prefect.settings import PREFECT_API_URL
+
+        said = key_words(config, PREFECT_API_URL.value() or "")
+    print(said, file=sys.stderr)
+
+
+def _show(config: MeshConfig | None, state: Ending, output: str) -> None:
+    result: Any = state.data
     if output == "json":
         print(json.dumps(to_jsonable_python(result, fallback=str), indent=2))
     else:
-        print(as_words(mesh, state.name or "", state.message or "", result), end="")
+        name = config.name if config else ""
+        print(as_words(name, state.name or "", state.message or "", result), end="")
 
 
 def _verify(
@@ -466,7 +500,13 @@ def _fleet(
         files = [Path(name) for name in named if Path(name).is_file()]
         command = Command("fleet", "fleet", "", takes_mesh=False)
         if not files:
-            _require_server()
+            if not has_server():
+                raise InvalidInput(
+                    "fleet",
+                    expected="files of meshes, or a Prefect server that has their blocks",
+                    found="neither",
+                    remedy="Name the files, or set PREFECT_API_URL.",
+                )
             _run(command, None, {**arguments, "meshes": named}, output, yes, quiet)
             return
         if len(files) < len(named):
@@ -487,27 +527,18 @@ def _fleet(
                 if not is_chosen(config):
                     raise no_place(config)
         at_once = arguments.get("options", FleetOptions()).at_once
+        from prefect_linkerd.own_server import own_server
 
-        def around() -> AbstractContextManager[None]:
+        with own_server(partial(print, file=sys.stderr)):
             from prefect_linkerd.own_worker import prepared
+            from prefect_linkerd.runs import run
 
-            return prepared(fleet, flow, at_once)
-
-        _run(command, None, {**arguments, "meshes": list(fleet)}, output, yes, quiet, around)
+            arguments["meshes"] = list(fleet)
+            with prepared(fleet, flow, at_once), _approved("fleet", yes) as answer:
+                state = run("fleet", None, arguments, answer=answer, quiet=quiet)
+        _show(None, state, output)
 
     _guarded(work, output)
-
-
-def _require_server() -> None:
-    from prefect.settings import PREFECT_API_URL
-
-    if not PREFECT_API_URL.value():
-        raise InvalidInput(
-            "fleet",
-            expected="files of meshes, or a Prefect server that has their blocks",
-            found="neither",
-            remedy="Name the files, or set PREFECT_API_URL.",
-        )
 
 
 _flow(COMMANDS[0])

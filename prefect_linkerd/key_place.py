@@ -1,7 +1,4 @@
-"""Where a run from a terminal keeps the trust anchor's private key: chosen before, named after.
-
-A server of the command's own is no such place: nobody knows of it, nor would back it up.
-"""
+"""Where a run from a terminal keeps the trust anchor's private key: chosen before, named after."""
 
 from __future__ import annotations
 
@@ -50,7 +47,7 @@ def is_chosen(config: MeshConfig) -> bool:
 def with_place(config: MeshConfig, flow: str) -> MeshConfig:
     """The mesh with a place for the key, asked for where it has none, needs one, and can be asked.
 
-    For runs on a server of the command's own.
+    For runs without a Prefect server.
 
     Raises:
         InvalidInput: there is no place, and nobody to ask; nothing was changed.
@@ -108,6 +105,23 @@ def _at(config: MeshConfig, **anchor: Any) -> MeshConfig:
         return MeshConfig.model_validate(fields)
     except ValidationError as error:
         raise wrong_fields("trust_anchor", error, "a place for the key") from None
+
+
+def key_words(config: MeshConfig, server: str) -> str:
+    """Where the trust anchor's private key is after a run, and how to back it up.
+
+    Args:
+        server: the address of the Prefect server, if there is one.
+    """
+    from prefect_linkerd.tasks.trust_anchor import key_store
+
+    store = key_store(config, Cluster.from_access(config.access))
+    if store.load() is None:
+        return (
+            f"The trust anchor's private key is not in {store.where}: the anchor was there, or "
+            "provided, without it. Rotations need it where it is."
+        )
+    return place_words(config, store.where, server)
 
 
 def place_words(config: MeshConfig, where: str, server: str) -> str:

@@ -1,4 +1,4 @@
-"""A Prefect server for runs from a terminal: the user's where one is set, else one of our own."""
+"""The Prefect server of a fleet of mesh files: each mesh's run is in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,31 +18,18 @@ def home() -> Path:
     return user_state_path("prefect-linkerd") / "prefect"
 
 
-def has_server() -> bool:
-    """Whether the user has a server: that of the Prefect profile."""
-    # Prefect's settings come from the environment, profiles and files: only Prefect knows.
-    from prefect.settings import PREFECT_API_URL
-
-    return bool(PREFECT_API_URL.value())
-
-
 @contextmanager
-def prefect_server(say: Callable[[str], None], *, own: bool = False) -> Generator[None]:
-    """Sees to it that flows of this process have a server.
+def own_server(say: Callable[[str], None]) -> Generator[None]:
+    """Starts a server on loopback for the flows of this process, and ends it with its last user.
 
-    That of the Prefect profile (`PREFECT_API_URL`) is taken where there is one. Otherwise one is
-    started on loopback and ended with the last run that uses it; what it keeps (runs, artifacts,
-    the meshes of a fleet) stays in `home`, which only its owner may read.
+    What it keeps (runs, artifacts, the meshes as blocks) stays in `home`, which only its owner may
+    read.
 
     Args:
         say: takes what a person may want to know meanwhile.
-        own: whether one of our own is taken in any case.
     """
     from prefect.context import refresh_global_settings_context
 
-    if has_server() and not own:
-        yield
-        return
     folder = home()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)

@@ -1,6 +1,6 @@
 """A worker for a fleet from a terminal: each mesh's run in a process of its own, on this machine.
 
-The flow takes names of blocks and a deployment; here both are made on the command's own server.
+The flow takes names of blocks and a deployment; here both are made on the fleet's own server.
 """
 
 from __future__ import annotations

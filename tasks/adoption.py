@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_markdown_artifact
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.adoption import Adoption, adoption_markdown, describe, read_adoption
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.step import step
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
 from prefect_linkerd.mesh.errors import ApiError
@@ -14,6 +12,7 @@ from prefect_linkerd.mesh.report import report
 from prefect_linkerd.mesh.report.report import Report, unhealthy
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 
 

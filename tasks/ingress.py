@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.install.ingress import ensure_ingress
 from prefect_linkerd.mesh.kubernetes.client import name_of
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.install.injection import ensure_meshed
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.progress import RolloutProgress
 
 

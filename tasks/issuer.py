@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.identity.issuer import (
     Issuer,
     ensure_cert_manager_issuer,
@@ -13,6 +11,7 @@ from prefect_linkerd.mesh.identity.issuer import (
 )
 from prefect_linkerd.mesh.identity.trust_anchor import TrustAnchor
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 from prefect_linkerd.tasks.trust_anchor import key_store
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_markdown_artifact
-
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo
 from prefect_linkerd.mesh.records.rotation import RotationClaim
@@ -14,6 +12,7 @@ from prefect_linkerd.mesh.rotation.story import issuer_markdown, issuer_notice
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import create_markdown_artifact
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.rotation import await_approval, control_plane_chart
 from prefect_linkerd.tasks.step import step

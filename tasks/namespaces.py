@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.install.registry import ensure_pull_secrets
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefect.artifacts import create_markdown_artifact
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown, plan_bootstrap
 from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, ChartName, charts_of
@@ -14,6 +11,7 @@ from prefect_linkerd.mesh.helm.client import Helm, require_helm
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.step import step
 from prefect_linkerd.tasks.trust_anchor import key_store
 

@@ -6,13 +6,12 @@ import re
 import sys
 import threading
 from types import TracebackType
-from typing import Self, cast
-from uuid import UUID
+from typing import Self
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from prefect_linkerd.tasks.outside import Bar, outside
 
 
 class _Terminal:
@@ -70,28 +69,31 @@ class RolloutProgress:
     def __init__(self, mesh: str, title: str) -> None:
         self._key = re.sub(r"[^a-z0-9]+", "-", f"linkerd-{mesh}-{title}".lower()).strip("-")
         self._title = title
-        self._artifact: UUID | None = None
+        self._update: Bar | None = None
         self._last: tuple[int, int, str] | None = None
-        self._log = get_run_logger()
+        self._outside = outside()
+        self._thread = threading.get_ident()
+        self._log = self._outside.log
         self._bar: int | None = None
 
     def __enter__(self) -> Self:
-        self._artifact = cast(
-            "UUID", create_progress_artifact(0.0, key=self._key, description=self._title)
-        )
+        self._update = self._outside.progress(self._key, self._title)
         self._bar = _terminal.add(self._title)
         return self
 
     def __call__(self, ready: int, wanted: int, text: str) -> None:
-        if (ready, wanted, text) == self._last or self._artifact is None:
+        if self._update is None:
+            return
+        # Another thread than the step's own looks at helm, and would end alone.
+        if threading.get_ident() == self._thread:
+            self._outside.check()
+        if (ready, wanted, text) == self._last:
             return
         self._last = (ready, wanted, text)
         self._log.info("%s: %d of %d ready; %s", self._title, ready, wanted, text)
         _terminal.update(self._bar, ready, wanted, text)
-        update_progress_artifact(
-            self._artifact,
-            100.0 * ready / max(wanted, 1),
-            description=f"{self._title}: {ready} of {wanted} ready; {text}",
+        self._update(
+            100.0 * ready / max(wanted, 1), f"{self._title}: {ready} of {wanted} ready; {text}"
         )
 
     def __exit__(
@@ -101,5 +103,5 @@ class RolloutProgress:
         trace: TracebackType | None,
     ) -> None:
         _terminal.remove(self._bar)
-        if kind is None and self._artifact is not None:
-            update_progress_artifact(self._artifact, 100.0, description=f"{self._title}: done")
+        if kind is None and self._update is not None:
+            self._update(100.0, f"{self._title}: done")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.bootstrap.proof import (
     Proof,
     proof_markdown,
@@ -17,6 +14,11 @@ from prefect_linkerd.mesh.bootstrap.proof import (
 from prefect_linkerd.mesh.helm.records import read_releases
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import (
+    create_markdown_artifact,
+    create_table_artifact,
+    get_run_logger,
+)
 from prefect_linkerd.tasks.preflight import Charts
 from prefect_linkerd.tasks.step import step
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm, Outcome
@@ -25,6 +23,7 @@ from prefect_linkerd.mesh.install.dependencies import (
 from prefect_linkerd.mesh.planning.desired import wanted_release
 from prefect_linkerd.tasks.injection import mend_injection
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.step import step
 

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from uuid import uuid4
 
-from prefect import pause_flow_run
-from prefect.artifacts import create_markdown_artifact
-from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
-from prefect.context import FlowRunContext
-from prefect.exceptions import ObjectAlreadyExists
-from prefect.logging import get_run_logger
 from pydantic import SecretStr
 
 from prefect_linkerd.mesh.config.model import UpgradePolicy
@@ -29,6 +22,7 @@ from prefect_linkerd.mesh.rotation.webhooks import WebhookOptions
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger, outside
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.step import step
 from prefect_linkerd.tasks.trust_anchor import key_ring, load_secret
@@ -109,28 +103,12 @@ def claimed_mesh(
 ) -> Generator[RotationClaim]:
     """`claim_of` a mesh, held.
 
-    Runs queue up before that at the server's global concurrency limit `linkerd-rotation-<mesh>`.
+    Runs on a Prefect server queue up before that at its global concurrency limit
+    `linkerd-rotation-<mesh>`.
     """
     claim = claim_of(mesh, options)
-    limit = f"linkerd-rotation-{mesh.name}"
-    _ensure_limit(limit)
-    # The slot of a run that died is free again when its lease is over, 60 s at least. A server that
-    # is unreachable for longer stops nothing: the claim holds without it.
-    slot = concurrency(
-        limit,
-        strict=True,
-        lease_duration=max(60.0, options.lease_seconds),
-        raise_on_lease_renewal_failure=False,
-    )
-    with slot, claim:
+    with outside().alone(f"linkerd-rotation-{mesh.name}", options.lease_seconds), claim:
         yield claim
-
-
-def _ensure_limit(name: str) -> None:
-    """Makes the limit of one rotation at a time, or brings it back to that."""
-    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
-        # Another run may have been faster.
-        client.upsert_global_concurrency_limit_by_name(name, 1)
 
 
 @contextmanager
@@ -144,9 +122,7 @@ def claimed_rotation(mesh: LinkerdMesh, options: RotationOptions) -> Generator[R
 
 
 def _owner() -> str:
-    context = FlowRunContext.get()
-    run = context.flow_run if context is not None else None
-    return f"flow run {run.name} {uuid4()}" if run is not None else str(uuid4())
+    return f"{outside().owner} {uuid4()}".strip()
 
 
 @step("prepare", description="Keeps the new anchor's key, and writes down what is to be done.")
@@ -180,7 +156,7 @@ def approve(phase: PhaseName, options: RotationOptions) -> None:
 def await_approval(of: str, options: RotationOptions | WebhookOptions) -> None:
     """Pauses the run until somebody resumes it; fails after the approval's time."""
     get_run_logger().info("Waiting for approval of %s", of)
-    pause_flow_run(timeout=int(options.approval_hours * 3600))  # pyright: ignore[reportUnusedCoroutine]
+    outside().approve(of, options.approval_hours)
 
 
 @step("phase", run_name="{phase}", description="One phase, and its proof.")

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import State
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.futures import PrefectFuture
-from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
-
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.smoke.fuse import clear_leftovers
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
@@ -23,6 +17,15 @@ from prefect_linkerd.mesh.smoke.report import (
 )
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import (
+    Ending,
+    Future,
+    completed,
+    create_markdown_artifact,
+    create_table_artifact,
+    failed,
+    get_run_logger,
+)
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.step import step
 
@@ -38,8 +41,8 @@ def leftovers(mesh: LinkerdMesh, options: SmokeOptions) -> list[str]:
 
 
 @step("promise", run_name="{promise}", description="Runs one smoke test, and deletes what it made.")
-def promise(mesh: LinkerdMesh, options: SmokeOptions, promise: Promise) -> State[SmokeResult]:
-    """A state that says the outcome, with the result as its data; also as a table artifact."""
+def promise(mesh: LinkerdMesh, options: SmokeOptions, promise: Promise) -> Ending:
+    """Says the outcome, with a `SmokeResult` as its data; also as a table artifact."""
     log = get_run_logger()
 
     def show(step: Step) -> None:
@@ -55,13 +58,13 @@ def promise(mesh: LinkerdMesh, options: SmokeOptions, promise: Promise) -> State
         description=f"Mesh {mesh.name}: {promise} {result.outcome}",
     )
     if result.outcome == "failed":
-        return Failed(message=result.reason, data=result)
+        return failed(result, message=result.reason)
     if result.outcome == "skipped":
-        return Completed(name="Skipped", message=result.reason, data=result)
-    return Completed(data=result)
+        return completed(result, name="Skipped", message=result.reason)
+    return completed(result)
 
 
-def result_of(promise: Promise, test: PrefectFuture[Any]) -> SmokeResult:
+def result_of(promise: Promise, test: Future[Any]) -> SmokeResult:
     """The result of a submitted test; one that could not be done to its end is a failure too."""
     found: object = test.result(raise_on_failure=False)
     if isinstance(found, SmokeResult):

@@ -1,59 +1,62 @@
-"""How a step of a flow behaves as a Prefect task: its retries, and that nothing of it is stored."""
+"""A step of a flow: a Prefect task, or a plain call where a terminal runs without a server.
+
+Either way it is retried while the world fails for a moment.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
-
-from prefect import Task, task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import PrefectFuture
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 from prefect_linkerd.mesh.errors import ApiError, ChartError, ReleaseError
+from prefect_linkerd.tasks.outside import Future, outside
+
+if TYPE_CHECKING:
+    from prefect import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+DELAYS = (2.0, 5.0, 15.0, 30.0)
+"""Seconds before each retry."""
 
-def is_passing(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+
+def is_transient(error: object) -> bool:
     """Whether a step failed by something that may be over soon: an API server or repository away.
 
     A wrong input, a foreign object or a workload that does not come up fails at once: the same
     step again would only wait again.
     """
-    failure: Any = state.data
-    error: Any = getattr(failure, "exception", failure)
-    if error is None or not isinstance(error, BaseException):
-        try:
-            error = state.result(raise_on_failure=False)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
-        except Exception:
-            return False
     return isinstance(error, ApiError | ChartError | ReleaseError) and error.transient
+
+
+class Step(Generic[P, R]):
+    """A function that people see as a step of a run.
+
+    `run_name` may name parameters, as in `look at {source}`.
+    """
+
+    def __init__(self, fn: Callable[P, R], name: str, description: str, run_name: str) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn, self.name, self.description, self.run_name = fn, name, description, run_name
+        self.task: Task[P, R] | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return outside().call(self, *args, **kwargs)
 
 
 def step(
     name: str, *, description: str, run_name: str | None = None
-) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task that is retried while the world fails for a moment.
+) -> Callable[[Callable[P, R]], Step[P, R]]:
+    """Makes a function a step."""
 
-    Inputs hold secrets and snapshots of a cluster are stale at once, so neither results nor
-    cache keys of a step are ever stored.
-    """
-    return task(
-        name=name,
-        description=description,
-        # Without one Prefect adds three random letters.
-        task_run_name=run_name or name,
-        retries=4,
-        retry_delay_seconds=[2, 5, 15, 30],
-        retry_condition_fn=is_passing,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-    )
+    def decorate(fn: Callable[P, R]) -> Step[P, R]:
+        return Step(fn, name, description, run_name or name)
+
+    return decorate
 
 
-def submit(task: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> PrefectFuture[R]:
+def submit(step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
     """Starts a step beside the others; its `result()` waits for it."""
-    # Prefect's overloads lose the types of the parameters.
-    return task.submit(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
+    return outside().submit(step, *args, **kwargs)

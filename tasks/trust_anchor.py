@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
-from prefect.blocks.system import Secret
-from prefect.logging import get_run_logger
 from pydantic import SecretStr
 
+from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
     FileKeyStore,
@@ -25,19 +24,17 @@ from prefect_linkerd.mesh.pki.certificates import KeyPair
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import get_run_logger, outside
 from prefect_linkerd.tasks.step import step
 
 
 def load_secret(name: str) -> object:
-    """What a Prefect Secret block holds, or None where there is no block of this name."""
-    try:
-        stored = cast("Secret[Any]", Secret.load(name))  # pyright: ignore[reportUnknownMemberType]
-    except ValueError as error:
-        # What Prefect raises for a block that is not there; any other is no reason to make one.
-        if "Unable to find block document" not in str(error):
-            raise
-        return None
-    return stored.get()
+    """What a Prefect Secret block holds, or None where there is no block of this name.
+
+    Raises:
+        InvalidInput: there is no Prefect server.
+    """
+    return outside().secret(name)
 
 
 class SecretBlockKeyStore:
@@ -46,8 +43,12 @@ class SecretBlockKeyStore:
     def __init__(self, name: str) -> None:
         self._name = name
         self.where = f"Prefect Secret block {name}"
+        if not outside().has_server:
+            self.where += " (but PREFECT_API_URL names no Prefect server)"
 
     def load(self) -> KeyPair | None:
+        if not outside().has_server:
+            return None
         content = load_secret(self._name)
         if content is None:
             return None
@@ -74,7 +75,7 @@ class SecretBlockKeyStore:
     def remove(self) -> None:
         # Prefect raises what `load` looks for where there is none.
         if self.load() is not None:
-            Secret.delete(self._name)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
+            outside().delete_secret(self._name)
 
     def beside(self, mark: str) -> SecretBlockKeyStore:
         return SecretBlockKeyStore(f"{self._name}-{mark}")
@@ -85,11 +86,10 @@ class SecretBlockKeyStore:
             "private_key": pair.private_key.get_secret_value(),
             "cluster": pair.cluster,
         }
-        block: Secret[Any] = Secret(value=SecretStr(json.dumps(content)))  # pyright: ignore[reportArgumentType]
-        block.save(self._name, overwrite=overwrite)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
+        outside().save_secret(self._name, json.dumps(content), overwrite=overwrite)
 
 
-def key_store(mesh: LinkerdMesh, cluster: Cluster) -> KeyStore:
+def key_store(mesh: MeshConfig, cluster: Cluster) -> KeyStore:
     """Where this mesh's trust anchor key is kept, by its configuration."""
     anchor = mesh.trust_anchor
     if anchor.custody == "in-cluster":

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
-from prefect.artifacts import create_markdown_artifact
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.helm.charts import Chart, ChartName
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.helm.installed import mesh_releases
@@ -61,6 +58,7 @@ from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.injection import mend_injection
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, block_name, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.step import step
 
@@ -361,8 +359,7 @@ def keep_version(mesh: LinkerdMesh) -> None:
 
     Bootstrap and the next upgrade begin with the version that is installed.
     """
-    name = block_name(mesh)
-    if name is None:
+    if (name := block_name(mesh)) is None:
         return
     # Read again, as somebody may have changed the block meanwhile.
     stored = cast("LinkerdMesh", LinkerdMesh.load(name))  # pyright: ignore[reportUnknownMemberType]

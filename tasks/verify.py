@@ -5,15 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from typing import cast
-
-from prefect.artifacts import (
-    Artifact,
-    create_image_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
-from prefect.logging import get_run_logger
 
 from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.checks import CATEGORIES
@@ -34,6 +25,13 @@ from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from prefect_linkerd.tasks.events import failures_in_a_row, send
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+    get_run_logger,
+    outside,
+)
 from prefect_linkerd.tasks.step import step
 
 
@@ -96,7 +94,5 @@ def _timeline(mesh: LinkerdMesh, found: Sequence[Expiry]) -> None:
 
 def _failing_before(key: str) -> frozenset[str] | None:
     """The checks that the last run found failing; None for the first run."""
-    artifact = cast("Artifact | None", Artifact.get(key))
-    if artifact is None or artifact.data is None:
-        return None
-    return failing_ids(json.loads(cast("str", artifact.data)))
+    before = outside().last(key)
+    return None if before is None else failing_ids(json.loads(before))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_markdown_artifact
-from prefect.logging import get_run_logger
-
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation import webhooks
@@ -18,6 +15,7 @@ from prefect_linkerd.mesh.snapshot.mesh import Certificates
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.rotation import await_approval
 from prefect_linkerd.tasks.step import step

@@ -20,7 +20,7 @@ from prefect_linkerd.mesh.config.model import ClusterAccess, MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.options import Parameter, arguments_of, flags_of
-from prefect_linkerd.runs import _Steps
+from prefect_linkerd.steps import Steps
 from prefect_linkerd.target import cluster_words, confirm_target, installed_words
 from tests.support.repository import ROOT
 
@@ -242,7 +242,7 @@ def test_a_failure_is_told_once_in_full_and_by_its_step_in_short(
 ) -> None:
     """Prefect logs it by the task and twice by the flow; the command adds its own last line."""
     reason = "Helm release linkerd/app: " + "expected its workloads to come up, found " * 9
-    steps = _Steps()
+    steps = Steps()
     for name, text in (
         ("app", f"Task run failed with exception: {reason!r} - Retries are exhausted"),
         ("app", f'Finished in state Failed("Task run encountered an exception {reason}")'),

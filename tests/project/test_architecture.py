@@ -30,6 +30,16 @@ def is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
+def test_steps_meet_prefect_in_few_places() -> None:
+    """So that a command at a terminal without a server need not import it."""
+    of_servers = {"on_prefect", "mesh_block", "flow", "step", "fleet", "chart_releases"}
+    of_servers |= {"verify_meshes", "watch_charts"}
+    for module in (*(ROOT / "tasks").rglob("*.py"), *(ROOT / "flows").rglob("*.py")):
+        roots = {name.partition(".")[0] for name in imported_modules(module)}
+        names = {name for name in roots - {"prefect_linkerd"} if name.startswith("prefect")}
+        assert not names or module.stem in of_servers, module
+
+
 def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     names = {path.stem for package in SOURCES for path in (ROOT / package).rglob("*.py")}
     assert not names & {"utils", "util", "helpers", "helper", "manager", "common", "misc"}

@@ -1,0 +1,62 @@
+"""What a run says while it goes, at a terminal: a line for each thing that happens."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import textwrap
+from collections.abc import Generator
+from contextlib import contextmanager
+
+_NOISE = ("Beginning flow run", "Created task run", "View at ")
+_DONE = "Finished in state "
+_SAID_ANYWAY = ("Encountered exception during execution", "Retries are exhausted")
+"""The command itself says why it failed, once and in full, as its last line."""
+
+_SHORT = 160
+"""How much of a failed step's message is shown."""
+
+
+class Steps(logging.Handler):
+    """Takes records of Prefect's loggers, and those of `prefect_linkerd.tasks.at_terminal`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith(_NOISE) or any(sign in text for sign in _SAID_ANYWAY):
+            return
+        task, flow = getattr(record, "task_run_name", ""), getattr(record, "flow_name", "")
+        step = str(task or flow.removeprefix("linkerd-"))
+        if text.startswith(_DONE):
+            text = _end(text.removeprefix(_DONE), is_step=bool(task))
+        elif record.levelno >= logging.WARNING:
+            text = f"{record.levelname.lower()}: {text}"
+        # Looked up each time, as a live progress bar stands in for it.
+        print(f"{step:>20}  {text}" if step else text, file=sys.stderr, flush=True)
+
+
+def _end(state: str, *, is_step: bool) -> str:
+    """The words for a state such as `Failed("why")`."""
+    mark = "done" if state.startswith("Completed") else state.partition("(")[0].lower()
+    if mark == "done" or (mark == "failed" and not is_step):
+        return mark
+    why = state.partition("(")[2].removesuffix(")")
+    return f"{mark}: {textwrap.shorten(why, _SHORT, placeholder=' …')}"
+
+
+@contextmanager
+def shown(logger: logging.Logger, *, quiet: bool) -> Generator[None]:
+    """Shows what a logger is told while in the block, and nobody else does.
+
+    Args:
+        quiet: whether only warnings and errors are shown.
+    """
+    before = (list(logger.handlers), logger.propagate, logger.level)
+    level = logging.WARNING if quiet else logging.INFO
+    # Prefect's own handler of the root logger would say everything once more.
+    logger.handlers, logger.propagate = [Steps(level)], False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate, logger.level = before

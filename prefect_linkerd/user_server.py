@@ -1,0 +1,43 @@
+"""Whether the user has a Prefect server; found without Prefect's import where it can be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def has_server() -> bool:
+    """Whether the user has a server: by PREFECT_API_URL, a Prefect profile or a settings file."""
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    if not _may_be_set_elsewhere():
+        return False
+    # Which of profiles and files wins, only Prefect knows.
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
+
+
+def _may_be_set_elsewhere() -> bool:
+    """Whether anything is there that Prefect takes settings from.
+
+    Source: Prefect `settings/sources.py` and `settings/profiles.py`.
+    """
+    if os.environ.get("PREFECT_PROFILE"):
+        return True
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect").expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    if profiles.expanduser().exists():
+        return True
+    return (
+        _has(Path("prefect.toml"), "api")
+        or _has(Path("pyproject.toml"), "tool.prefect")
+        or _has(Path(".env"), "prefect_")
+    )
+
+
+def _has(path: Path, text: str) -> bool:
+    try:
+        return text in path.read_text().lower()
+    except (OSError, UnicodeDecodeError):
+        return False

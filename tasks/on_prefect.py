@@ -1,0 +1,223 @@
+"""The surroundings of a run under Prefect: its log, artifacts, events, pauses and blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import datetime
+from typing import Any, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+from prefect import Task, get_client, task
+from prefect.artifacts import (
+    Artifact,
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.blocks.system import Secret
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.exceptions import FlowPauseTimeout, ObjectAlreadyExists
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed, Scheduled
+from pydantic import Field, SecretStr
+
+from prefect_linkerd.mesh.report.events import VERDICTS, Notice
+from prefect_linkerd.tasks.outside import Bar, Ending, Future, Log
+from prefect_linkerd.tasks.step import DELAYS, Step, is_transient
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Approval(RunInput):
+    """What a person says to a plan."""
+
+    approved: bool = Field(
+        default=False,
+        title="Approved",
+        description="Whether the upgrade may begin. The plan is an artifact of this run.",
+    )
+
+
+class OnPrefect:
+    """See `prefect_linkerd.tasks.outside.Outside`."""
+
+    @property
+    def log(self) -> Log:
+        return get_run_logger()
+
+    @property
+    def has_server(self) -> bool:
+        return True
+
+    @property
+    def owner(self) -> str:
+        run = _flow_run()
+        return f"flow run {run.name}" if run is not None else ""
+
+    @property
+    def automation(self) -> str | None:
+        run = _flow_run()
+        creator = run.created_by if run is not None else None
+        if creator is None or creator.type != "AUTOMATION":
+            return None
+        return str(creator.display_value)
+
+    def call(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return _task_of(step)(*args, **kwargs)
+
+    def submit(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        # Prefect's overloads lose the types of the parameters.
+        return cast("Future[R]", cast("Any", _task_of(step)).submit(*args, **kwargs))
+
+    def ended(self, name: str | None, message: str, data: Any, *, failed: bool) -> Ending:
+        kind = cast("Callable[..., State[Any]]", Failed if failed else Completed)
+        return kind(name=name, message=message or None, data=data)
+
+    def markdown(self, text: str, key: str, description: str) -> None:
+        create_markdown_artifact(text, key=key, description=description)
+
+    def table(self, rows: Sequence[dict[str, Any]], key: str, description: str) -> None:
+        create_table_artifact(list(rows), key=key, description=description)
+
+    def image(self, url: str, key: str, description: str) -> None:
+        create_image_artifact(url, key=key, description=description)
+
+    def progress(self, key: str, title: str) -> Bar:
+        artifact = cast("UUID", create_progress_artifact(0.0, key=key, description=title))
+
+        def update(percent: float, text: str) -> None:
+            update_progress_artifact(artifact, percent, description=text)
+
+        return update
+
+    def check(self) -> None:
+        """Nothing: Prefect interrupts by itself."""
+
+    def last(self, key: str) -> str | None:
+        artifact = cast("Artifact | None", Artifact.get(key))
+        return cast("str | None", artifact.data) if artifact is not None else None
+
+    def send(self, notices: Iterable[Notice]) -> None:
+        for notice in notices:
+            emit_event(notice.event, resource=notice.resource, payload=notice.payload)
+
+    def failures_in_a_row(self, mesh: str) -> int:
+        wanted = EventFilter(
+            event=EventNameFilter(name=list(VERDICTS)),
+            resource=EventResourceFilter(id=[f"linkerd.mesh.{mesh}"]),
+        )
+        with get_client(sync_client=True) as client:
+            newest = client.read_events(wanted, limit=1).events
+        return int(newest[0].payload.get("failures", 0)) if newest else 0
+
+    def approve(self, what: str, hours: float) -> None:  # noqa: ARG002 the log has it
+        pause_flow_run(timeout=int(hours * 3600))  # pyright: ignore[reportUnusedCoroutine]
+
+    def approve_plan(self, what: str, key: str, hours: float) -> bool | None:
+        question = f"Approve {what}? See the artifact `{key}`."
+        try:
+            answer = pause_flow_run(
+                wait_for_input=Approval.with_initial_data(description=question),
+                timeout=int(hours * 3600),
+            )
+        except FlowPauseTimeout:
+            return None
+        return answer.approved
+
+    def run_at(self, moment: datetime, key: str) -> bool:
+        run = _flow_run()
+        if run is None or run.deployment_id is None:
+            return False
+        if run.idempotency_key == key:
+            # It was put off to this moment, and somebody started it before.
+            key = f"{key}, not {run.id}"
+        with get_client(sync_client=True) as client:
+            client.create_flow_run_from_deployment(
+                run.deployment_id,
+                # As they were given: a block by its reference, so that no secret is copied.
+                parameters=client.read_flow_run(run.id).parameters,
+                state=Scheduled(scheduled_time=moment),
+                idempotency_key=key,
+            )
+        return True
+
+    def alone(self, limit: str, lease_seconds: float) -> AbstractContextManager[object]:
+        with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+            # Made, or brought back to one at a time. Another run may have been faster.
+            client.upsert_global_concurrency_limit_by_name(limit, 1)
+        # The slot of a run that died is free again when its lease is over, 60 s at least. A server
+        # that is unreachable for longer stops nothing: the claim holds without it.
+        return concurrency(
+            limit,
+            strict=True,
+            lease_duration=max(60.0, lease_seconds),
+            raise_on_lease_renewal_failure=False,
+        )
+
+    def secret(self, name: str) -> object:
+        try:
+            stored = cast("Secret[Any]", Secret.load(name))  # pyright: ignore[reportUnknownMemberType]
+        except ValueError as error:
+            # What Prefect raises for a block that is not there; any other is no reason to make one.
+            if "Unable to find block document" not in str(error):
+                raise
+            return None
+        return stored.get()
+
+    def save_secret(self, name: str, content: str, *, overwrite: bool) -> None:
+        block: Secret[Any] = Secret(value=SecretStr(content))  # pyright: ignore[reportArgumentType]
+        block.save(name, overwrite=overwrite)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
+
+    def delete_secret(self, name: str) -> None:
+        Secret.delete(name)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
+
+
+ON_PREFECT = OnPrefect()
+
+
+def _flow_run() -> FlowRun | None:
+    context = FlowRunContext.get()
+    return context.flow_run if context is not None else None
+
+
+def _task_of(step: Step[P, R]) -> Task[P, R]:
+    """A step as a Prefect task, with its retries; nothing of it is stored.
+
+    Inputs hold secrets and snapshots of a cluster are stale at once, so neither results nor
+    cache keys are ever stored.
+    """
+    if step.task is None:
+        step.task = task(
+            name=step.name,
+            description=step.description,
+            # Without one Prefect adds three random letters.
+            task_run_name=step.run_name,
+            retries=len(DELAYS),
+            retry_delay_seconds=list(DELAYS),
+            retry_condition_fn=_failed_for_a_moment,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(step.fn)
+    return step.task
+
+
+def _failed_for_a_moment(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    failure: Any = state.data
+    error: Any = getattr(failure, "exception", failure)
+    if error is None or not isinstance(error, BaseException):
+        try:
+            error = state.result(raise_on_failure=False)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+        except Exception:
+            return False
+    return is_transient(error)

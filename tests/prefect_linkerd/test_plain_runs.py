@@ -1,0 +1,131 @@
+"""Commands at a terminal of somebody who has no Prefect server: nothing but the cluster is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prefect_linkerd.mesh.records.rotation import read_record
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from sandbox.binaries import Binaries
+from tests.support.meshes import PASSPHRASE
+from tests.support.processes import terminal_environment
+from tests.support.ready_meshes import ReadyMesh
+
+VERSION = "edge-25.4.4"
+WITHOUT = "import sys\nfrom prefect_linkerd.cli import main\ncode = main()\n"
+WITHOUT += "assert not {'prefect', 'prefect_kubernetes'} & set(sys.modules)\nsys.exit(code)\n"
+"""The command; fails where it has loaded Prefect."""
+ROTATE = ("rotate-anchor", "--load-seconds", "5", "--lease-seconds", "5")
+
+
+class Terminal:
+    def __init__(self, folder: Path, binaries: Binaries) -> None:
+        self._home = folder / "home"
+        self._home.mkdir()
+        path = os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]])
+        self._environment = terminal_environment(folder) | {
+            "PATH": path,
+            "HOME": str(self._home),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        self.mesh = folder / "mesh.yaml"
+
+    def start(self, name: str, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", WITHOUT, name, str(self.mesh), *arguments],
+            cwd=self._home,
+            env=self._environment,
+            text=True,
+            **({"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | more),
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """What a command prints, and what it says meanwhile."""
+        with self.start(*arguments, stderr=subprocess.PIPE) as process:
+            printed, said = process.communicate(timeout=300)
+        assert process.returncode == code, printed[-2000:] + said[-4000:]
+        return printed, said
+
+    def stopped(self, when: str, by: signal.Signals, *arguments: str) -> int:
+        """A command that gets a signal once it says something; its exit code."""
+        with self.start(*arguments, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            said = ""
+            for line in process.stderr:
+                said += line
+                if when in line:
+                    process.send_signal(by)
+                    break
+            rest = threading.Thread(target=process.stderr.read, daemon=True)
+            rest.start()
+            process.wait(timeout=120)
+        assert when in said, said
+        return process.returncode
+
+    def answered(self, answer: str, *arguments: str) -> tuple[int, str]:
+        """A command at a real terminal, where its question gets an answer."""
+        leader, follower = pty.openpty()
+        with self.start(*arguments, stdin=follower, stdout=follower, stderr=follower) as process:
+            os.close(follower)
+            shown = ""
+            while True:
+                try:
+                    shown += os.read(leader, 65536).decode(errors="replace")
+                except OSError:
+                    break
+                if shown.endswith("[y/N]: "):
+                    os.write(leader, f"{answer}\n".encode())
+        os.close(leader)
+        return process.returncode, " ".join(shown.split())
+
+
+@pytest.mark.timeout(600)
+def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
+    ready_mesh: ReadyMesh, binaries: Binaries, tmp_path: Path
+) -> None:
+    sandbox, config = ready_mesh(VERSION)
+    cluster, terminal = sandbox.cluster(), Terminal(tmp_path, binaries)
+    fields = json.loads(config.model_dump_json(exclude_unset=True))
+    fields["access"] = {"kubeconfig": str(sandbox.kubeconfig)}
+    fields["trust_anchor"]["passphrase"] = PASSPHRASE.get_secret_value()
+    terminal.mesh.write_text(yaml.safe_dump(fields))
+    printed, said = terminal.run("adopt")
+    assert yaml.safe_load(printed)["version"] == VERSION
+    assert said.splitlines()[-1].split() == ["adopt", "done"]
+
+    # A no stops before the phase, and says how to resume.
+    before = read_trust_bundle(cluster, config).anchors
+    code, shown = terminal.answered("n", *ROTATE, "--approvals", "bundle")
+    assert code == 2
+    assert "# Rotation" in shown, shown
+    assert "Approve phase bundle: " in shown
+    assert "expected to be approved, found that it was not. Run it again to resume" in shown
+    kept = read_record(cluster, "linkerd")
+    assert kept is not None
+    assert kept.is_open
+    assert read_trust_bundle(cluster, config).anchors == before
+    # Nobody to ask is a no.
+    _, said = terminal.run(*ROTATE, "--approvals", "bundle", code=2)
+    assert "nobody at a terminal to ask" in said
+
+    assert terminal.stopped("bundle  done", signal.SIGINT, *ROTATE) == 130
+    assert terminal.stopped("switch: 0 of 3", signal.SIGKILL, *ROTATE) == -signal.SIGKILL
+    printed, said = terminal.run(*ROTATE, "--output", "json", "--quiet")
+    record = json.loads(printed)
+    assert (record["phase"], record["goal"]) == ("done", kept.goal)
+    assert read_trust_bundle(cluster, config).anchors == {kept.goal} != before
+    assert "PRIVATE KEY" not in printed + said
+    assert "done" not in said
+    # Helm has its caches; we leave nothing.
+    assert not [path for path in tmp_path.rglob("*") if "prefect" in path.name]

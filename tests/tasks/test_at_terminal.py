@@ -1,0 +1,219 @@
+"""Steps as plain calls: retries, threads, approvals and interrupts without a Prefect server."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError, ChartError, InvalidInput, MeshError, NotReady
+from prefect_linkerd.tasks import at_terminal
+from prefect_linkerd.tasks.admission import await_approval, declined, postponed
+from prefect_linkerd.tasks.at_terminal import LOGGER, AtTerminal, End, Interrupted, Refused
+from prefect_linkerd.tasks.events import failures_in_a_row, send
+from prefect_linkerd.tasks.flow import flow
+from prefect_linkerd.tasks.outside import completed, failed, get_run_logger, outside, within
+from prefect_linkerd.tasks.progress import RolloutProgress
+from prefect_linkerd.tasks.step import step, submit
+from prefect_linkerd.tasks.trust_anchor import key_store, load_secret
+
+
+def away(kind: type[MeshError] = ApiError) -> MeshError:
+    return kind("cluster", expected="an answer", found="none", remedy="Wait.")
+
+
+def refused() -> ApiError:
+    return ApiError("pods", expected="permission", found="none", remedy="Ask.").with_status(403)
+
+
+@dataclass(frozen=True)
+class Chart:
+    name: str
+
+
+class Runs:
+    """What a step of the tests did, and what it is to raise, call by call."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.calls = list(errors), 0
+
+
+@step("helm release", run_name="{chart.name}", description="A release.")
+def release(chart: Chart, runs: Runs) -> str:
+    runs.calls += 1
+    get_run_logger().info("at work")
+    if runs.errors:
+        raise runs.errors.pop(0)
+    return f"{chart.name} is there"
+
+
+@step("test", description="A test that says its outcome.")
+def judged(outcome: str) -> Any:
+    if outcome == "failed":
+        return failed(7, message="no traffic")
+    return completed(7, name="Skipped", message="no pods") if outcome == "skipped" else 7
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[AtTerminal]:
+    monkeypatch.setattr(at_terminal, "DELAYS", (0.0, 0.0, 0.0, 0.0))
+    surroundings = AtTerminal("bootstrap", lambda _what, _plan, _seconds: True)
+    with within(surroundings):
+        yield surroundings
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    caplog.set_level(logging.INFO, LOGGER.name)
+
+    def read() -> list[tuple[str, str]]:
+        return [(vars(r)["task_run_name"], r.getMessage()) for r in caplog.records]
+
+    return read
+
+
+def test_a_step_is_tried_again_while_the_world_fails_for_a_moment(lines: Any) -> None:
+    busy = ChartError("charts", expected="an answer", found="503", remedy="Wait.")
+    busy.transient = True
+    runs = Runs(away(), busy)
+    assert release(Chart("linkerd-crds"), runs) == "linkerd-crds is there"
+    said = lines()
+    assert runs.calls == 3
+    assert {name for name, _ in said} == {"linkerd-crds"}
+    assert next(text for _, text in said if "Retry" in text).endswith("Retry 1 of 4 in 0 seconds.")
+    assert said[-1][1] == "Finished in state Completed()"
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [(away(), 5), (away(NotReady), 1), (refused(), 1), (ValueError("hush"), 1)],
+)
+def test_what_does_not_pass_fails_as_it_is(error: Exception, calls: int, lines: Any) -> None:
+    runs = Runs(*[error] * 5)
+    with pytest.raises(type(error)) as caught:
+        release(Chart("viz"), runs)
+    assert caught.value is error
+    assert runs.calls == calls
+    end = lines()[-1][1]
+    assert end.startswith("Finished in state Failed(")
+    # Only our own errors are known to hold no secret.
+    assert "hush" not in end
+
+
+def test_a_step_may_say_how_it_ended(lines: Any) -> None:
+    assert [judged(outcome) for outcome in ("done", "skipped", "failed")] == [7, 7, 7]
+    assert [text for _, text in lines()] == [
+        "Finished in state Completed()",
+        "Finished in state Skipped(no pods)",
+        "Finished in state Failed(no traffic)",
+    ]
+
+
+def test_submitted_steps_run_beside_each_other(terminal: AtTerminal) -> None:
+    meeting = threading.Barrier(2, timeout=20)
+
+    @step("meet", description="Needs the other one.")
+    def meet() -> object:
+        meeting.wait()
+        return outside()
+
+    first, second = submit(meet), submit(meet)
+    assert first.result() is second.result() is terminal
+    failing = submit(release, Chart("viz"), Runs(away(NotReady)))
+    with pytest.raises(NotReady):
+        failing.result()
+    assert isinstance(failing.result(raise_on_failure=False), NotReady)
+    terminal.await_rest()
+
+
+def test_an_interrupt_ends_what_waits_in_other_threads(
+    terminal: AtTerminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(at_terminal, "DELAYS", (600.0,) * 4)
+    begun = threading.Event()
+
+    @step("rollout", description="Waits for pods that never come.")
+    def rollout() -> None:
+        with RolloutProgress("north", "rollout") as progress:
+            begun.set()
+            while True:
+                progress(0, 1, "none is ready")
+
+    waiting = submit(rollout)
+    retrying = submit(release, Chart("viz"), Runs(away()))
+    assert begun.wait(20)
+    terminal.interrupt()
+    for future in (waiting, retrying):
+        with pytest.raises(Interrupted):
+            future.result()
+
+
+def test_a_plan_is_shown_before_it_is_approved(mesh: MeshConfig, plan: Any) -> None:
+    asked: list[tuple[str, str, float]] = []
+
+    def answer(*question: Any) -> bool | None:
+        asked.append(question)
+        return [True, False, None][len(asked) - 1]
+
+    with within(surroundings := AtTerminal("upgrade", answer)):
+        surroundings.markdown("# The plan", "key", "A plan")
+        await_approval(mesh, plan)
+        with pytest.raises(Refused):
+            await_approval(mesh, plan)
+        with pytest.raises(InvalidInput, match="found no answer"):
+            await_approval(mesh, plan)
+    what = "the upgrade of mesh north from edge-25.4.4 to edge-26.8.3"
+    assert asked == [(what, text, 3600.0) for text in ("# The plan", "", "")]
+
+
+@pytest.fixture
+def mesh() -> MeshConfig:
+    policy = {
+        "automatic": "approved",
+        "approval_hours": 1,
+        "window": {"cron": "0 3 1 1 *", "duration_minutes": 5},
+    }
+    return MeshConfig.model_validate({"name": "north", "upgrade": policy})
+
+
+@pytest.fixture
+def plan() -> Any:
+    @dataclass(frozen=True)
+    class Plan:
+        source: str = "edge-25.4.4"
+        target: str = "edge-26.8.3"
+
+    return Plan()
+
+
+def test_there_is_no_deployment_that_could_wait_for_a_window(mesh: Any, plan: Any) -> None:
+    assert declined(mesh) == ""
+    with pytest.raises(InvalidInput, match="accept `window`"):
+        postponed(mesh, plan)
+
+
+def test_a_secret_block_needs_a_server() -> None:
+    store = key_store(MeshConfig(), None)  # pyright: ignore[reportArgumentType]
+    # A mesh whose anchor is there already needs no place for a key.
+    assert store.load() is None
+    assert "PREFECT_API_URL names no Prefect server" in store.where
+    with pytest.raises(InvalidInput, match=r"Set PREFECT_API_URL, or .*trust_anchor.key_file"):
+        load_secret("new-key")
+
+
+def test_nothing_is_reported_anywhere() -> None:
+    assert failures_in_a_row("north") == 0
+    assert outside().last("linkerd-north-verify") is None
+    send([])
+    with outside().alone("linkerd-rotation-north", 60):
+        assert outside().owner.startswith("a command on ")
+
+
+def test_where_prefect_is_there_already_a_flow_is_prefects() -> None:
+    assert type(flow(name="linkerd-x")(lambda: 1)).__name__ == "Flow"
+    assert End("Completed").data is None
