@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prefect_linkerd.mesh.rotation.webhooks import WebhookOptions, WebhookRenewal
+from prefect_linkerd.mesh.rotation.options import WebhookOptions
+from prefect_linkerd.mesh.rotation.webhooks import WebhookRenewal
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.rotation import claimed_mesh

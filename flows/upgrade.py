@@ -1,10 +1,10 @@
 """Upgrade a mesh to a newer Linkerd, or roll back to the one that it had."""
 
+from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.errors import MeshUnhealthy, NotReady, ReleaseError, UpgradeUndone
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
 from prefect_linkerd.mesh.report.report import Report
-from prefect_linkerd.mesh.restarts import RestartPolicy
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan, require_plan
 from prefect_linkerd.tasks.admission import await_approval, declined, postponed
 from prefect_linkerd.tasks.flow import flow

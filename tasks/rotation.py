@@ -13,12 +13,11 @@ from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.records.rotation import RotationClaim, RotationRecord
-from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions, WebhookOptions
 from prefect_linkerd.mesh.rotation.phases import CERTIFICATE_PHASES, PHASES, PhaseName
 from prefect_linkerd.mesh.rotation.plan import RotationPlan, look
 from prefect_linkerd.mesh.rotation.run import Rotation
 from prefect_linkerd.mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
-from prefect_linkerd.mesh.rotation.webhooks import WebhookOptions
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key

@@ -5,12 +5,8 @@ from __future__ import annotations
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation import webhooks
-from prefect_linkerd.mesh.rotation.webhooks import (
-    WebhookOptions,
-    WebhookRenewal,
-    renewal_markdown,
-    renewal_notice,
-)
+from prefect_linkerd.mesh.rotation.options import WebhookOptions
+from prefect_linkerd.mesh.rotation.webhooks import WebhookRenewal, renewal_markdown, renewal_notice
 from prefect_linkerd.mesh.snapshot.mesh import Certificates
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of

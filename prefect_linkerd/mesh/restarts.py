@@ -32,9 +32,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import Field
-
-from prefect_linkerd.mesh.config.model import Section
+from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.errors import ApiError, NotReady
 from prefect_linkerd.mesh.install.injection import PROXY_VERSION, restart
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
@@ -57,38 +55,6 @@ WRITERS = 8
 
 Stage = Literal["control plane", "extensions", "workloads"]
 STAGES: tuple[Stage, ...] = ("control plane", "extensions", "workloads")
-
-
-class RestartPolicy(Section):
-    """How fast, and in which order, meshed workloads are restarted."""
-
-    batch_size: int = Field(
-        default=10,
-        ge=1,
-        le=1000,
-        title="Batch size",
-        description="Workloads that are restarted at once. The next batch begins when all of them "
-        "are rolled out. The control plane's are always restarted one by one.",
-    )
-    max_unavailable: int | None = Field(
-        default=None,
-        ge=1,
-        title="Unavailable pods",
-        description="Pods that the update strategies of one batch may remove at once, together; "
-        "a workload that removes more by itself gets its own batch. Empty: no bound.",
-    )
-    namespaces: tuple[str, ...] = Field(
-        default=(),
-        title="Namespaces first",
-        description="Namespaces that are restarted first, one after the other; then all others.",
-    )
-    pause_seconds: float = Field(
-        default=0,
-        ge=0,
-        le=86400,
-        title="Pause (seconds)",
-        description="Time between two batches, to look at dashboards.",
-    )
 
 
 @dataclass(frozen=True, slots=True)

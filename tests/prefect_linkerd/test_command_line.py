@@ -15,16 +15,20 @@ from typing import Any
 
 import pytest
 
-from prefect_linkerd.cli import CERTIFICATES, COMMANDS, FLEET, VERIFY, main
+from prefect_linkerd import cli, flow_commands
+from prefect_linkerd.cli import main
+from prefect_linkerd.fleet_command import FLEET
 from prefect_linkerd.mesh.config.model import ClusterAccess, MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.options import Parameter, arguments_of, flags_of
+from prefect_linkerd.read_commands import CERTIFICATES, VERIFY
 from prefect_linkerd.steps import Steps
 from prefect_linkerd.target import cluster_words, confirm_target, installed_words
 from tests.support.repository import ROOT
 
-FLOWS = {command.flow: command.parameters for command in COMMANDS} | {
+FLOW_COMMANDS = {name: make() for name, make in flow_commands.COMMANDS.items()}
+FLOWS = {command.flow: command.parameters for command in FLOW_COMMANDS.values()} | {
     "verify_mesh": (VERIFY,),
     "check_certificates": (CERTIFICATES,),
     "fleet": FLEET,
@@ -55,8 +59,43 @@ def test_every_flow_is_a_command() -> None:
     assert modules - FLOWS.keys() == {"verify_meshes"}
 
 
+def test_each_command_is_in_the_module_that_the_list_names() -> None:
+    assert [name for name, (module, _) in cli.COMMANDS.items() if module == "flow_commands"] == [
+        *FLOW_COMMANDS
+    ]
+    for name, command in FLOW_COMMANDS.items():
+        assert command.name == name
+
+
+HEAVY = "{'prefect', 'prefect_kubernetes', 'kubernetes', 'cryptography', 'httpx', 'rich'}"
+LIST = "from prefect_linkerd.cli import main; assert not main([sys.argv[1]])"
+LOAD = "from prefect_linkerd import cli; [cli._loaded(name) for name in cli.COMMANDS]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "argument", "heavy"),
+    [
+        (LIST, "--help", f"{HEAVY} | {{'pydantic', 'yaml'}}"),
+        (LIST, "--version", f"{HEAVY} | {{'pydantic', 'yaml'}}"),
+        (LOAD, "each command's own help", HEAVY),
+    ],
+)
+def test_help_and_completion_import_little(program: str, argument: str, heavy: str) -> None:
+    """A person waits for them."""
+    code = f"import sys; {program}; found = ({heavy}) & sys.modules.keys(); assert not found, found"
+    done = subprocess.run(
+        [sys.executable, "-c", code, argument],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_flags_become_the_models_that_flows_take() -> None:
-    command = next(c for c in COMMANDS if c.name == "rotate-anchor")
+    command = FLOW_COMMANDS["rotate-anchor"]
     flags = flags_of(command.parameters)
     given = dict.fromkeys((flag.name.replace("-", "_") for flag in flags), None)
     assert arguments_of(command.parameters, flags, given) == {}

@@ -6,16 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from prefect_linkerd.mesh.checks.scopes import Scope
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
 Severity = Literal["error", "warning"]
-Scope = Literal["pre", "crds", "control-plane", "proxy", "cni", "viz", "jaeger", "beyond"]
-"""Which command of the linkerd CLI has a check: `check --pre`, `check --crds`, `check`,
-`check --proxy`, `check --linkerd-cni-enabled`, `viz check` and `jaeger check`; `beyond` are our
-own."""
-
 Outcome = Literal["success", "warning", "error", "skipped"]
 
 HINTS = "https://linkerd.io/2/checks/#"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from prefect_linkerd.mesh.checks.check import Scope
+from prefect_linkerd.mesh.checks.scopes import Scope
 from prefect_linkerd.mesh.config.model import Section
 
 DEFAULT_SCOPES: tuple[Scope, ...] = ("control-plane", "cni", "proxy", "viz", "jaeger", "beyond")

@@ -13,9 +13,9 @@ from prefect_linkerd.mesh.checks.check import (
     Category,
     CategoryResult,
     CheckResult,
-    Scope,
     run_checks,
 )
+from prefect_linkerd.mesh.checks.scopes import Scope
 from prefect_linkerd.mesh.errors import MeshUnhealthy
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, expiries
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot

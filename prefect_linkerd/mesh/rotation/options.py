@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from prefect_linkerd.mesh.config.model import Section, TrustAnchorConfig
-from prefect_linkerd.mesh.restarts import RestartPolicy
+from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 
 Action = Literal["rotate", "dry_run", "abort", "recover"]
 ApprovedPhase = Literal["renew", "bundle", "spread", "switch", "drop"]
@@ -133,6 +133,30 @@ class RotationOptions(Section):
         description="How long the identity service has to load a new issuer before it is "
         "restarted. Kubelets are asked to show it at once; without that it takes up to two "
         "minutes.",
+    )
+    lease_seconds: float = Field(
+        default=60,
+        ge=3,
+        le=3600,
+        title="Lease (seconds)",
+        description="After how long a run that died may be taken over by another one.",
+    )
+
+
+class WebhookOptions(Section):
+    """How new certificates for the webhooks are made."""
+
+    approval: bool = Field(
+        default=False,
+        title="Ask first",
+        description="The run pauses before its first change until somebody resumes it.",
+    )
+    approval_hours: float = Field(
+        default=24,
+        gt=0,
+        le=24 * 30,
+        title="Approval (hours)",
+        description="How long the run waits for an approval; then it fails, and can be run again.",
     )
     lease_seconds: float = Field(
         default=60,

@@ -15,9 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pydantic import Field
-
-from prefect_linkerd.mesh.config.model import MeshConfig, Section
+from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotReady
 from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm, desired_release
@@ -96,30 +94,6 @@ WEBHOOKS: dict[Part, tuple[Webhook, ...]] = {
 """The webhooks of each part of the mesh, in the order in which the parts are upgraded."""
 
 CONTROL_PLANES: tuple[Part, ...] = ("linkerd2", "linkerd-control-plane")
-
-
-class WebhookOptions(Section):
-    """How new certificates for the webhooks are made."""
-
-    approval: bool = Field(
-        default=False,
-        title="Ask first",
-        description="The run pauses before its first change until somebody resumes it.",
-    )
-    approval_hours: float = Field(
-        default=24,
-        gt=0,
-        le=24 * 30,
-        title="Approval (hours)",
-        description="How long the run waits for an approval; then it fails, and can be run again.",
-    )
-    lease_seconds: float = Field(
-        default=60,
-        ge=3,
-        le=3600,
-        title="Lease (seconds)",
-        description="After how long a run that died may be taken over by another one.",
-    )
 
 
 @dataclass(frozen=True)

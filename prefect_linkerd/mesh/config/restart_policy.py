@@ -1,0 +1,39 @@
+"""What a user says about restarts; apart from what restarts, so that a form loads fast."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from prefect_linkerd.mesh.config.model import Section
+
+
+class RestartPolicy(Section):
+    """How fast, and in which order, meshed workloads are restarted."""
+
+    batch_size: int = Field(
+        default=10,
+        ge=1,
+        le=1000,
+        title="Batch size",
+        description="Workloads that are restarted at once. The next batch begins when all of them "
+        "are rolled out. The control plane's are always restarted one by one.",
+    )
+    max_unavailable: int | None = Field(
+        default=None,
+        ge=1,
+        title="Unavailable pods",
+        description="Pods that the update strategies of one batch may remove at once, together; "
+        "a workload that removes more by itself gets its own batch. Empty: no bound.",
+    )
+    namespaces: tuple[str, ...] = Field(
+        default=(),
+        title="Namespaces first",
+        description="Namespaces that are restarted first, one after the other; then all others.",
+    )
+    pause_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=86400,
+        title="Pause (seconds)",
+        description="Time between two batches, to look at dashboards.",
+    )
