@@ -45,7 +45,7 @@ def _end(state: str, *, is_step: bool) -> str:
 
 @contextmanager
 def shown(logger: logging.Logger, *, quiet: bool) -> Generator[None]:
-    """Shows what a logger is told while in the block, and nobody else does.
+    """Shows what is logged while in the block, instead of the logger's own handlers.
 
     Args:
         quiet: whether only warnings and errors are shown.

@@ -23,7 +23,6 @@ from pydantic_core import CoreSchema
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 
-
 LOGO = HttpUrl(
     "https://raw.githubusercontent.com/cncf/artwork/main/projects/linkerd/icon/color/"
     "linkerd-icon-color.png"
