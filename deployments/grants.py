@@ -21,11 +21,11 @@ from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOT
 from prefect_linkerd.mesh.install.namespaces import namespaces
 from prefect_linkerd.mesh.install.registry import pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, SPLIT_KINDS
 from prefect_linkerd.mesh.records.rotation import RECORD as ROTATION
 from prefect_linkerd.mesh.records.upgrade import NAME as UPGRADE
 from prefect_linkerd.mesh.rotation.key_ring import SECRETS_BESIDE
 from prefect_linkerd.mesh.rotation.webhooks import WEBHOOKS
-from prefect_linkerd.mesh.smoke.routing import SPLIT_KINDS
 from prefect_linkerd.mesh.snapshot.mesh import INGRESS_KINDS, POLICY_KINDS, secret_names
 
 RBAC = "rbac.authorization.k8s.io"
@@ -448,8 +448,7 @@ def _kept(config: MeshConfig) -> set[str]:
 def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     """The bundle by the control plane's own release, the keys, and restarts of all meshed."""
     linkerd = config.namespaces.linkerd
-    planes: tuple[ChartName, ...] = ("linkerd2", "linkerd-control-plane")
-    plane = [obj for name in planes for obj in objects.get(name, ())]
+    plane = [obj for name in CONTROL_PLANE_CHARTS for obj in objects.get(name, ())]
     found: list[Held | Grant] = [
         *_rotation(config),
         *restarts(),

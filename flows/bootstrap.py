@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, require_bootstrap_plan
 from prefect_linkerd.mesh.bootstrap.proof import Proof, require_proof
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
 from prefect_linkerd.tasks.emojivoto import emojivoto
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.ingress import ingress
@@ -61,13 +62,13 @@ def bootstrap(
     if crds is not None:
         crds.result()
 
-    control_plane = charts.get("linkerd2") or charts["linkerd-control-plane"]
+    control_plane = charts[release_facts(mesh.linkerd).control_plane_chart]
     release(mesh, control_plane, facts, anchor.bundle)
 
     # Everything from here on is a workload of the mesh and independent of the others.
     on_top = [
         submit(release, mesh, charts[name], facts, anchor.bundle)
-        for name in ("linkerd-viz", "linkerd-jaeger")
+        for name in EXTENSION_CHARTS
         if name in charts
     ]
     app = submit(emojivoto, mesh) if mesh.emojivoto.enabled else None

@@ -2,6 +2,7 @@
 
 from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.errors import MeshUnhealthy, NotReady, ReleaseError, UpgradeUndone
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
 from prefect_linkerd.mesh.report.report import Report
@@ -142,7 +143,7 @@ def _go(
     if "linkerd-crds" in charts:
         keep_crds(mesh, planned)
         release(mesh, charts["linkerd-crds"], facts)
-    control_plane = charts.get("linkerd2") or charts["linkerd-control-plane"]
+    control_plane = charts[release_facts(mesh.linkerd).control_plane_chart]
     claim.check()
     release(mesh, control_plane, facts, planned.bundle)
 
@@ -151,7 +152,7 @@ def _go(
             uninstall(mesh, gone.name)
     extensions = [
         submit(release, mesh, charts[name], facts, planned.bundle)
-        for name in ("linkerd-viz", "linkerd-jaeger")
+        for name in EXTENSION_CHARTS
         if name in charts
     ]
     for extension in extensions:

@@ -12,12 +12,13 @@ import httpx
 import yaml
 from rich.console import Console
 
+from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import UPSTREAM
 from prefect_linkerd.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox, state_folder
 
 NAME = "demo"
-VERSION = "edge-26.8.3"
+VERSION = MeshConfig().version
 HOST = "viz.example.com"
 REPOSITORY = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("SHARED_DIR", REPOSITORY.parent / "shared"))

@@ -20,6 +20,7 @@ from prefect_linkerd.mesh.install.dependencies import (
     releases_of,
     wanted_version,
 )
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
 from prefect_linkerd.mesh.planning.desired import wanted_release
 from prefect_linkerd.tasks.injection import mend_injection
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
@@ -77,7 +78,7 @@ def _reconcile(
     log = get_run_logger()
     with RolloutProgress(mesh.name, desired.name) as progress:
         outcome = Helm(cluster).reconcile(desired, progress)
-        if chart.name in ("linkerd-viz", "linkerd-jaeger"):
+        if chart.name in EXTENSION_CHARTS:
             mend_injection(cluster, mesh, desired.namespace, progress)
     log.info(
         "Release %s/%s: %s, chart %s %s, revision %d",

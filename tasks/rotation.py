@@ -12,6 +12,7 @@ from prefect_linkerd.mesh.config.model import UpgradePolicy
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.records.rotation import RotationClaim, RotationRecord
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions, WebhookOptions
 from prefect_linkerd.mesh.rotation.phases import CERTIFICATE_PHASES, PHASES, PhaseName
@@ -79,8 +80,7 @@ def with_key(new: NewAnchor) -> NewAnchor:
 
 
 def control_plane_chart(mesh: LinkerdMesh) -> Chart:
-    one = mesh.linkerd.layout == "one-chart"
-    return ChartCatalog(mesh).find("linkerd2" if one else "linkerd-control-plane")
+    return ChartCatalog(mesh).find(release_facts(mesh.linkerd).control_plane_chart)
 
 
 def claim_of(

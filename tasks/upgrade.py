@@ -15,6 +15,7 @@ from prefect_linkerd.mesh.helm.values import ClusterFacts, proxy_version
 from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.kubernetes.rollout import Workload, await_rollouts, read_workloads
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.planning import chart_split
 from prefect_linkerd.mesh.planning.chart_split import CONTROL_PLANE, CRDS, OLD
@@ -38,7 +39,6 @@ from prefect_linkerd.mesh.restarts import (
 )
 from prefect_linkerd.mesh.upgrade.path import newest_hop
 from prefect_linkerd.mesh.upgrade.plan import (
-    EXTENSIONS,
     UpgradePlan,
     at_version,
     plan_markdown,
@@ -331,7 +331,7 @@ def _go_back(
             return False
         case "roll back":
             is_done = helm.roll_back(*owner, kept.revision, mesh.timeout_seconds, progress)
-            if back.part in EXTENSIONS:
+            if back.part in EXTENSION_CHARTS:
                 mend_injection(cluster, mesh, kept.namespace, progress)
             return is_done
 

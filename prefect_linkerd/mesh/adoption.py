@@ -37,6 +37,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.install.dependencies import KINDS, Dependency, is_served, releases_of
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.linkerd.facts import last_with
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
 
@@ -147,7 +148,7 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
         {
             "namespaces": {**names, "cert_manager": manager},
             "jaeger": {"enabled": True},
-            "version": "stable-2.14.10",
+            "version": str(last_with("linkerd-jaeger")),
         }
     )
     mesh = read_mesh_releases(cluster, config, releases)
@@ -309,7 +310,7 @@ def _config(snapshot: AdoptionSnapshot) -> tuple[dict[str, Any], list[str]]:
     extra = _own_values(user, defaults, left_out, "linkerd-control-plane")
     if extra:
         found["values"] = {"inline": extra}
-    default: dict[str, Any] = MeshConfig(version="stable-2.14.10").model_dump(mode="json")
+    default: dict[str, Any] = MeshConfig().model_dump(mode="json")
     del default["version"]
     return _differing(found, default), left_out
 

@@ -14,6 +14,7 @@ from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.checks.scopes import Scope
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.certificates import KeyPair
 from prefect_linkerd.mesh.report.report import Report, verify
@@ -73,6 +74,7 @@ def on(version: str, *values: Any, name: str | None = None) -> Any:
 
 def configuration(version: str, shared: Path, folder: Path, kubeconfig: Path) -> MeshConfig:
     """A mesh with everything in it, self-signed, its charts from the mirror."""
+    facts = release_facts(LinkerdVersion.parse(version))
     return MeshConfig.model_validate(
         {
             "name": version.replace(".", "-"),
@@ -82,7 +84,7 @@ def configuration(version: str, shared: Path, folder: Path, kubeconfig: Path) ->
             "profile": "demo",
             "emojivoto": {"manifest": str(shared / "manifests/emojivoto.yml")},
             "viz": {"dashboard": {"host": "viz.example.com"}},
-            "jaeger": {"enabled": LinkerdVersion.parse(version).has_jaeger},
+            "jaeger": {"enabled": "linkerd-jaeger" in facts.extensions},
             "trust_anchor": {
                 "key_file": str(folder / "anchor.key"),
                 "passphrase": meshes.PASSPHRASE,

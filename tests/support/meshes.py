@@ -34,6 +34,7 @@ from prefect_linkerd.mesh.install.injection import ensure_meshed
 from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
 from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
@@ -199,8 +200,7 @@ def await_lease(cluster: Cluster) -> None:
 
 
 def chart_of(config: MeshConfig) -> Any:
-    is_one_chart = config.linkerd.layout == "one-chart"
-    return ChartCatalog(config).find("linkerd2" if is_one_chart else "linkerd-control-plane")
+    return ChartCatalog(config).find(release_facts(config.linkerd).control_plane_chart)
 
 
 def plan(

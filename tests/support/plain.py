@@ -27,6 +27,7 @@ from prefect_linkerd.mesh.helm.installed import read_mesh_releases
 from prefect_linkerd.mesh.identity.issuer import chart_issuer
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.pki.certificates import KeyPair, create_trust_anchor, sign_issuer
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.report.report import verify
@@ -145,7 +146,7 @@ class Plain:
             place = ("--namespace", names.namespace, f"--type={scheme}")
             self.run_kubectl("create", "secret", "generic", ISSUER_SECRET, *place, *content)
         settings += ["--wait", "--timeout", "4m"]
-        if self.config(version).linkerd.layout == "one-chart":
+        if release_facts(self.config(version).linkerd).has_one_chart:
             # Its CronJob is of an API that this Kubernetes lacks.
             settings += ["--set", "disableHeartBeat=true"]
             chart = self.chart("linkerd2", version)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from prefect_linkerd.mesh.checks.scopes import Scope
 from prefect_linkerd.mesh.errors import MeshError
-from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.linkerd.spans import ALL_VERSIONS, Versions
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
 Severity = Literal["error", "warning"]
@@ -35,54 +35,6 @@ class Problem:
 
 Problems = Iterator[Problem]
 Judge = Callable[[Snapshot], Iterable[Problem]]
-
-
-EdgeRelease = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Versions:
-    """The Linkerd versions that have a check.
-
-    Stable ones by their minors: `since` the first that has it and `until` the last. Edges:
-    `since_edge` the first that has it and `before_edge` the first that has it no more. What ended
-    with a stable minor is in no edge, unless `before_edge` says until when.
-    """
-
-    since: tuple[int, int] | None = None
-    until: tuple[int, int] | None = None
-    edge_only: bool = False
-    since_edge: EdgeRelease | None = None
-    before_edge: EdgeRelease | None = None
-
-    def __contains__(self, version: LinkerdVersion) -> bool:
-        if version.channel == "edge":
-            if self.before_edge is not None:
-                return version.numbers < self.before_edge
-            has_begun = self.since_edge is None or version.numbers >= self.since_edge
-            return has_begun and self.until is None
-        if self.edge_only:
-            return False
-        after = self.since is None or version.minor >= self.since
-        return after and (self.until is None or version.minor <= self.until)
-
-    def __str__(self) -> str:
-        if self.edge_only:
-            return f"edge-{_dotted(self.since_edge)} and newer" if self.since_edge else "edge"
-        first = _dotted(self.since) if self.since else "2.11"
-        ended = f", edges before {_dotted(self.before_edge)}" if self.before_edge else ""
-        if self.until is None:
-            text = f"{first} and newer" if self.since else "all"
-            return f"{first} to 2.14{ended}" if ended else text
-        last = _dotted(self.until)
-        return (first if first == last else f"{first} to {last}") + ended
-
-
-def _dotted(numbers: tuple[int, ...]) -> str:
-    return ".".join(map(str, numbers))
-
-
-ALL_VERSIONS = Versions()
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prefect_linkerd.mesh.checks.check import (
-    Category,
-    EdgeRelease,
-    Problem,
-    Problems,
-    Skip,
-    Versions,
-)
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.resources import labels_of, missing
-from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
 crd = Category("linkerd-crd", "crds")
@@ -58,53 +52,13 @@ def _(snapshot: Snapshot) -> Problems:
     return missing("ServiceAccount", names, snapshot.service_accounts, remedy=AGAIN)
 
 
-# What `linkerd-crds` installs: each CRD, and its last version since which stable minor and which
-# edge. A later line for the same CRD takes the place of the ones before it. Source: the templates
-# of charts/linkerd-crds at each release, and which of them the CLI renders for its check: the
-# Gateway API's own are checked from 2.14 (edge-23.7.1) until edge-24.8.1.
-_GATEWAY_UNTIL: EdgeRelease = (24, 8, 1)
-_CRDS: tuple[tuple[str, str, tuple[int, int] | None, EdgeRelease], ...] = (
-    ("serviceprofiles.linkerd.io", "v1alpha2", (2, 12), (23, 1, 1)),
-    ("authorizationpolicies.policy.linkerd.io", "v1alpha1", (2, 12), (23, 1, 1)),
-    ("meshtlsauthentications.policy.linkerd.io", "v1alpha1", (2, 12), (23, 1, 1)),
-    ("networkauthentications.policy.linkerd.io", "v1alpha1", (2, 12), (23, 1, 1)),
-    ("serverauthorizations.policy.linkerd.io", "v1beta1", (2, 12), (23, 1, 1)),
-    ("servers.policy.linkerd.io", "v1beta1", (2, 12), (23, 1, 1)),
-    ("servers.policy.linkerd.io", "v1beta2", None, (24, 1, 1)),
-    ("servers.policy.linkerd.io", "v1beta3", None, (24, 7, 4)),
-    ("httproutes.policy.linkerd.io", "v1beta1", (2, 12), (23, 1, 1)),
-    ("httproutes.policy.linkerd.io", "v1beta2", (2, 13), (23, 1, 2)),
-    ("httproutes.policy.linkerd.io", "v1beta3", (2, 14), (23, 6, 1)),
-    ("httproutes.gateway.networking.k8s.io", "v1beta1", (2, 14), (23, 7, 1)),
-    ("grpcroutes.gateway.networking.k8s.io", "v1alpha2", None, (24, 5, 2)),
-    ("externalworkloads.workload.linkerd.io", "v1alpha1", None, (24, 1, 1)),
-    ("externalworkloads.workload.linkerd.io", "v1beta1", None, (24, 2, 4)),
-    ("egressnetworks.policy.linkerd.io", "v1alpha1", None, (24, 10, 4)),
-    ("httplocalratelimitpolicies.policy.linkerd.io", "v1alpha1", None, (24, 11, 2)),
-)
-
-
-def expected_crds(version: LinkerdVersion) -> dict[str, str]:
-    """The CRDs that a Linkerd version needs, each with the version of it that has to be there."""
-    is_edge = version.channel == "edge"
-    return {
-        name: last
-        for name, last, stable, edge in _CRDS
-        if (version.numbers >= edge if is_edge else stable is not None and version.minor >= stable)
-        and not (
-            name.endswith(".gateway.networking.k8s.io")
-            and is_edge
-            and version.numbers >= _GATEWAY_UNTIL
-        )
-    }
-
-
 def _missing_crds(snapshot: Snapshot) -> Problems:
-    if not snapshot.version.at_least((2, 12)):
-        names, found = ["serviceprofiles.linkerd.io"], labels_of(snapshot.crds)
-        yield from missing("CustomResourceDefinition", names, found, remedy=AGAIN)
+    facts = release_facts(snapshot.version)
+    if not facts.checks_crd_versions:
+        found = labels_of(snapshot.crds)
+        yield from missing("CustomResourceDefinition", facts.crds, found, remedy=AGAIN)
         return
-    for name, version in expected_crds(snapshot.version).items():
+    for name, version in facts.crds.items():
         subject, obj = f"CustomResourceDefinition/{name}", snapshot.crds.get(name)
         if obj is None:
             yield Problem(subject, "it does not exist", AGAIN)
@@ -116,7 +70,7 @@ def _missing_crds(snapshot: Snapshot) -> Problems:
     "l5d-existence-crd",
     "control plane CustomResourceDefinitions exist",
     fatal=True,
-    versions=Versions(since=(2, 12)),
+    versions=versions_where(lambda facts: not facts.has_one_chart),
 )
 def _(snapshot: Snapshot) -> Problems:
     return _missing_crds(snapshot)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems
 from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdated
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Service, ServicePort, Snapshot
 
 data_plane = Category("linkerd-data-plane", "proxy")
@@ -31,7 +32,7 @@ def not_running(snapshot: Snapshot, pods: Sequence[Pod], place: str) -> Problems
     if not pods:
         yield Problem(place, "it has no pod with a proxy", "Look at its workloads' pods.")
     over = {"Completed", "NodeShutdown", "Shutdown"}
-    over |= {"Terminated"} if snapshot.version.at_least((2, 12)) else set()
+    over |= {"Terminated"} if release_facts(snapshot.version).counts_terminated_as_over else set()
     for pod in pods:
         if pod.status in over:
             continue

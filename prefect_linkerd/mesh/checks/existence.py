@@ -9,10 +9,12 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.config import AGAIN, COMPONENTS
 from prefect_linkerd.mesh.checks.resources import missing
 from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
 
 existence = Category("linkerd-existence", "control-plane")
@@ -80,7 +82,7 @@ def _(snapshot: Snapshot) -> Problems:
         pod
         for pod in snapshot.pods_in(namespace)
         if pod.phase == "Running"
-        and (COMPONENT in pod.labels or not snapshot.version.at_least((2, 12)))
+        and (COMPONENT in pod.labels or not release_facts(snapshot.version).finds_pods_by_label)
     ]
     for component in COMPONENTS:
         running = [pod for pod in pods if component_of(pod) == component]
@@ -111,7 +113,7 @@ def unready(pod: Pod) -> list[str]:
     "l5d-cluster-networks-verified",
     "cluster networks can be verified",
     "warning",
-    versions=Versions(until=(2, 11)),
+    versions=versions_where(lambda facts: facts.checks_networks_can_be_verified),
 )
 def _(snapshot: Snapshot) -> Problems:
     for node in snapshot.nodes:
@@ -137,11 +139,12 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 _ADD = "Add {} to clusterNetworks in the control plane's values, and run bootstrap again."
-_NETWORKS = Versions(since=(2, 12))
 
 
 @existence.check(
-    "l5d-cluster-networks-pods", "cluster networks contains all pods", versions=_NETWORKS
+    "l5d-cluster-networks-pods",
+    "cluster networks contains all pods",
+    versions=versions_where(lambda facts: facts.checks_networks_of_pods),
 )
 def _(snapshot: Snapshot) -> Problems:
     networks = cluster_networks(snapshot)
@@ -152,7 +155,9 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @existence.check(
-    "l5d-cluster-networks-pods", "cluster networks contains all services", versions=_NETWORKS
+    "l5d-cluster-networks-pods",
+    "cluster networks contains all services",
+    versions=versions_where(lambda facts: facts.checks_networks_of_services),
 )
 def _(snapshot: Snapshot) -> Problems:
     networks = cluster_networks(snapshot)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.config import COMPONENTS
 from prefect_linkerd.mesh.checks.existence import installed_values
 from prefect_linkerd.mesh.checks.resources import labels_of
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import EXTENSION, Snapshot
 
 ha = Category("linkerd-ha-checks", "control-plane")
@@ -24,7 +25,7 @@ ADMISSION_WEBHOOKS = "config.linkerd.io/admission-webhooks"
     "l5d-injection-disabled",
     "pod injection disabled on kube-system",
     "warning",
-    versions=Versions(until=(2, 14), before_edge=(24, 3, 4)),
+    versions=versions_where(lambda facts: facts.checks_injection_disabled),
 )
 def _(snapshot: Snapshot) -> Problems:
     found = snapshot.mutating_webhooks.get("linkerd-proxy-injector-webhook-config", {})
@@ -58,7 +59,7 @@ def _(snapshot: Snapshot) -> Problems:
     "l5d-extension-namespaces",
     "namespace configuration for extensions",
     "warning",
-    versions=Versions(edge_only=True, since_edge=(23, 11, 4)),
+    versions=versions_where(lambda facts: facts.checks_extension_namespaces),
 )
 def _(snapshot: Snapshot) -> Problems:
     by_extension: dict[str, list[str]] = defaultdict(list)

@@ -14,6 +14,7 @@ from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.existence import installed_values
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
     read_certificates,
@@ -239,7 +240,7 @@ def stale_bundles(snapshot: Snapshot, namespace: str | None = None) -> Problems:
     The control plane's own read it from its ConfigMap, and so cannot have another one.
     """
     control_plane = snapshot.config.namespaces.linkerd
-    if snapshot.version.at_least((2, 12)):
+    if release_facts(snapshot.version).publishes_trust_bundle:
         current, source = snapshot.trust_bundle, f"ConfigMap/{control_plane}/{TRUST_ROOTS}"
     else:
         current = str(installed_values(snapshot).get("identityTrustAnchorsPEM", ""))

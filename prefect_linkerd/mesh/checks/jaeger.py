@@ -6,14 +6,15 @@ Source: linkerd2 `jaeger/cmd/check.go`; the extension ended in 2025.
 from __future__ import annotations
 
 from prefect_linkerd.mesh.checks import pods
-from prefect_linkerd.mesh.checks.check import Category, Problems, Versions
+from prefect_linkerd.mesh.checks.check import Category, Problems
 from prefect_linkerd.mesh.checks.extensions import missing_namespace, namespace_of
 from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdated
+from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
 jaeger = Category("linkerd-jaeger", "jaeger")
 
-WITH_JAEGER = Versions(before_edge=(25, 8, 6))
+WITH_JAEGER = versions_where(lambda facts: "linkerd-jaeger" in facts.extensions)
 
 
 @jaeger.check(

@@ -8,30 +8,14 @@ from __future__ import annotations
 
 import re
 
-from prefect_linkerd.mesh.checks.check import Category, EdgeRelease, Problem, Problems, Versions
-from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems
+from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
 kubernetes_api = Category("kubernetes-api", "control-plane", also=("pre", "crds"))
 kubernetes_version = Category("kubernetes-version", "control-plane", also=("pre", "crds"))
 gateway_api_crd = Category("gateway-api-crd", "control-plane", also=("pre", "crds"))
-
-MINIMUM_OF_STABLE: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = (
-    ((2, 12), (1, 21)),
-    ((2, 11), (1, 17)),
-)
-"""The oldest Kubernetes of each stable Linkerd minor, newest first."""
-
-MINIMUM_OF_EDGE: tuple[tuple[EdgeRelease, tuple[int, int]], ...] = (
-    ((26, 5, 1), (1, 31)),
-    ((25, 2, 3), (1, 23)),
-    ((23, 12, 2), (1, 22)),
-    ((23, 1, 1), (1, 21)),
-)
-"""The oldest Kubernetes from an edge release on, newest first."""
-
-GATEWAY_API = "v1.5.1"
-"""The release of the Gateway API that linkerd's own message names."""
 
 
 @kubernetes_api.check("k8s-api", "can initialize the client", fatal=True)
@@ -51,7 +35,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 @kubernetes_version.check("k8s-version", "is running the minimum Kubernetes API version")
 def _(snapshot: Snapshot) -> Problems:
-    major, minor = minimum_kubernetes(snapshot.version)
+    major, minor = release_facts(snapshot.version).minimum_kubernetes
     found = re.match(r"v?(\d+)\.(\d+)", snapshot.kubernetes)
     if found is None:
         text = f"the version {snapshot.kubernetes!r} is of an unknown form"
@@ -61,28 +45,22 @@ def _(snapshot: Snapshot) -> Problems:
         yield Problem("Kubernetes", text, "Upgrade Kubernetes, or use an older Linkerd.")
 
 
-def minimum_kubernetes(version: LinkerdVersion) -> tuple[int, int]:
-    """The oldest Kubernetes that a Linkerd version runs on."""
-    if version.channel == "edge":
-        return next(oldest for first, oldest in MINIMUM_OF_EDGE if version.numbers >= first)
-    return next(oldest for first, oldest in MINIMUM_OF_STABLE if version.minor >= first)
-
-
 @gateway_api_crd.check(
     "gateway-api-crd",
     "Gateway API CRDs are installed",
     fatal=True,
-    versions=Versions(edge_only=True, since_edge=(26, 7, 1)),
+    versions=versions_where(lambda facts: facts.checks_gateway_api),
 )
 def _(snapshot: Snapshot) -> Problems:
     names = [f"{plural}.gateway.networking.k8s.io" for plural in ("httproutes", "grpcroutes")]
     found = [snapshot.crds[name] for name in names if name in snapshot.crds]
     if not found:
+        release = release_facts(snapshot.version).gateway_api_release
         yield Problem(
             "CustomResourceDefinition/" + names[0],
             "the Gateway API's CRDs are not installed",
             "Let linkerd-crds install them (installGatewayAPI), or apply standard-install.yaml of "
-            f"https://github.com/kubernetes-sigs/gateway-api/releases/tag/{GATEWAY_API}.",
+            f"https://github.com/kubernetes-sigs/gateway-api/releases/tag/{release}.",
         )
     if any(crd["metadata"]["annotations"].get("linkerd.io/created-by") for crd in found):
         return

@@ -11,14 +11,15 @@ from collections.abc import Iterable
 from prefect_linkerd.mesh.checks.check import Problem, Problems
 from prefect_linkerd.mesh.checks.data_plane import not_running
 from prefect_linkerd.mesh.checks.identity import stale_bundles
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.snapshot.mesh import EXTENSION, Pod, Snapshot
 
 COMPONENT = "linkerd.io/control-plane-component"
 
 
 def of_extension(snapshot: Snapshot, name: str, namespace: str) -> list[Pod]:
-    """An extension's own pods; from 2.12 on linkerd goes by their label."""
-    is_labelled = snapshot.version.at_least((2, 12))
+    """An extension's own pods: where linkerd goes by their label, those that have it."""
+    is_labelled = release_facts(snapshot.version).finds_pods_by_label
     return [
         pod
         for pod in snapshot.pods_in(namespace)

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
-from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.resources import labels_of, of_control_plane
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
+from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot, timestamp
 
 pre_kubernetes_setup = Category("pre-kubernetes-setup", "pre")
@@ -97,8 +98,8 @@ def _(snapshot: Snapshot) -> Problems:
                 )
 
 
-# Before 2.12 `linkerd install` looked at these itself, before it printed anything.
-_ONE_CHART = Versions(until=(2, 11))
+# Later `linkerd install` looks at these itself, before it prints anything.
+_CHECKED = versions_where(lambda facts: facts.checks_nothing_is_installed)
 
 
 def _not_there(kind: str, found: Iterable[str]) -> Problems:
@@ -107,16 +108,14 @@ def _not_there(kind: str, found: Iterable[str]) -> Problems:
         yield Problem(f"{kind}/{name}", text, "Uninstall the Linkerd that it belongs to.")
 
 
-@pre_linkerd_global_resources.check(
-    "pre-l5d-existence", "no ClusterRoles exist", versions=_ONE_CHART
-)
+@pre_linkerd_global_resources.check("pre-l5d-existence", "no ClusterRoles exist", versions=_CHECKED)
 def _(snapshot: Snapshot) -> Problems:
     found = snapshot.cluster_roles
     return _not_there("ClusterRole", (n for n in found if of_control_plane(found[n])))
 
 
 @pre_linkerd_global_resources.check(
-    "pre-l5d-existence", "no ClusterRoleBindings exist", versions=_ONE_CHART
+    "pre-l5d-existence", "no ClusterRoleBindings exist", versions=_CHECKED
 )
 def _(snapshot: Snapshot) -> Problems:
     found = snapshot.cluster_role_bindings
@@ -124,7 +123,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @pre_linkerd_global_resources.check(
-    "pre-l5d-existence", "no CustomResourceDefinitions exist", versions=_ONE_CHART
+    "pre-l5d-existence", "no CustomResourceDefinitions exist", versions=_CHECKED
 )
 def _(snapshot: Snapshot) -> Problems:
     found = labels_of(snapshot.crds)
@@ -132,7 +131,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @pre_linkerd_global_resources.check(
-    "pre-l5d-existence", "no MutatingWebhookConfigurations exist", versions=_ONE_CHART
+    "pre-l5d-existence", "no MutatingWebhookConfigurations exist", versions=_CHECKED
 )
 def _(snapshot: Snapshot) -> Problems:
     found = labels_of(snapshot.mutating_webhooks)
@@ -141,7 +140,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @pre_linkerd_global_resources.check(
-    "pre-l5d-existence", "no ValidatingWebhookConfigurations exist", versions=_ONE_CHART
+    "pre-l5d-existence", "no ValidatingWebhookConfigurations exist", versions=_CHECKED
 )
 def _(snapshot: Snapshot) -> Problems:
     found = labels_of(snapshot.validating_webhooks)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.existence import installed_values
 from prefect_linkerd.mesh.install.injection import PROXY_VERSION
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
 
 linkerd_version = Category("linkerd-version", "control-plane", also=("pre", "crds"))
@@ -105,8 +106,8 @@ def proxies_outdated(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
 
 def proxies_differ(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
     """The running pods whose proxy is not of the configured version."""
-    # Before 2.14 linkerd looked at pods in any state.
-    wanted, everywhere = snapshot.config.version, not snapshot.version.at_least((2, 14))
+    wanted = snapshot.config.version
+    everywhere = not release_facts(snapshot.version).compares_running_proxies_only
     for pod in pods:
         if pod.proxy is None or not (everywhere or pod.status == "Running") or not _known(pod):
             continue

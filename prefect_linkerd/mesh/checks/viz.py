@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from prefect_linkerd.mesh.checks import pods
-from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.extensions import missing_namespace, namespace_of
 from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdated
 from prefect_linkerd.mesh.checks.webhooks import decoded, ending, not_served
 from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
+from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 from prefect_linkerd.mesh.snapshot.proxy_metrics import Prometheus
 
@@ -24,10 +25,10 @@ COMPONENTS = ("web", "tap", "metrics-api", "tap-injector")
 TAP_SECRET = "tap-k8s-tls"  # noqa: S105 the name of an object
 
 RUN = "Run bootstrap, which installs what is missing."
-ONLY_2_11 = Versions(until=(2, 11))
-UNTIL_2_12 = Versions(until=(2, 12))
-SINCE_2_12 = Versions(since=(2, 12))
-SINCE_2_13 = Versions(since=(2, 13))
+ROLES_ARE_WARNINGS = versions_where(lambda facts: not facts.viz_roles_are_errors)
+ROLES_ARE_ERRORS = versions_where(lambda facts: facts.viz_roles_are_errors)
+CLIENT_FIRST = versions_where(lambda facts: facts.viz_client_comes_first)
+CLIENT_LATER = versions_where(lambda facts: not facts.viz_client_comes_first)
 
 viz = Category("linkerd-viz", "viz")
 viz_data_plane = Category("linkerd-viz-data-plane", "viz")
@@ -47,9 +48,9 @@ def _client(snapshot: Snapshot) -> Problems:
         yield Problem("/".join(owner), "no pod of it is running", "Look at its pods' events.")
 
 
-viz.check("l5d-viz-existence-client", "can initialize the client", fatal=True, versions=SINCE_2_13)(
-    _client
-)
+viz.check(
+    "l5d-viz-existence-client", "can initialize the client", fatal=True, versions=CLIENT_FIRST
+)(_client)
 
 
 def _cluster_roles(snapshot: Snapshot) -> Problems:
@@ -66,26 +67,29 @@ def _cluster_role_bindings(snapshot: Snapshot) -> Problems:
     )
 
 
-# In 2.11 both are warnings, and stop what follows even so.
+# As warnings they stop what follows even so.
 viz.check(
     "l5d-viz-cr-exists",
     "linkerd-viz ClusterRoles exist",
     "warning",
     fatal=True,
-    versions=ONLY_2_11,
+    versions=ROLES_ARE_WARNINGS,
 )(_cluster_roles)
-viz.check("l5d-viz-cr-exists", "linkerd-viz ClusterRoles exist", fatal=True, versions=SINCE_2_12)(
-    _cluster_roles
-)
+viz.check(
+    "l5d-viz-cr-exists", "linkerd-viz ClusterRoles exist", fatal=True, versions=ROLES_ARE_ERRORS
+)(_cluster_roles)
 viz.check(
     "l5d-viz-crb-exists",
     "linkerd-viz ClusterRoleBindings exist",
     "warning",
     fatal=True,
-    versions=ONLY_2_11,
+    versions=ROLES_ARE_WARNINGS,
 )(_cluster_role_bindings)
 viz.check(
-    "l5d-viz-crb-exists", "linkerd-viz ClusterRoleBindings exist", fatal=True, versions=SINCE_2_12
+    "l5d-viz-crb-exists",
+    "linkerd-viz ClusterRoleBindings exist",
+    fatal=True,
+    versions=ROLES_ARE_ERRORS,
 )(_cluster_role_bindings)
 
 
@@ -170,9 +174,9 @@ def _(snapshot: Snapshot) -> Problems:
     yield from found or pods.absent(own, ["prometheus"], namespace)
 
 
-viz.check("l5d-viz-existence-client", "can initialize the client", fatal=True, versions=UNTIL_2_12)(
-    _client
-)
+viz.check(
+    "l5d-viz-existence-client", "can initialize the client", fatal=True, versions=CLIENT_LATER
+)(_client)
 
 
 @viz.check("l5d-viz-metrics-api", "viz extension self-check", fatal=True)
@@ -191,7 +195,7 @@ def _(snapshot: Snapshot) -> Problems:
     "l5d-viz-data-plane-prom-authz",
     "prometheus is authorized to scrape data plane pods",
     "warning",
-    versions=SINCE_2_12,
+    versions=versions_where(lambda facts: facts.checks_prometheus_authorization),
 )
 def _(snapshot: Snapshot) -> Problems:
     namespace_of(snapshot, "viz")

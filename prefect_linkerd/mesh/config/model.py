@@ -23,16 +23,9 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from prefect_linkerd.mesh.linkerd.facts import LINKERD_CHARTS, release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.linkerd.version_range import is_constraint
-
-LINKERD_CHARTS = (
-    "linkerd2",
-    "linkerd-crds",
-    "linkerd-control-plane",
-    "linkerd-viz",
-    "linkerd-jaeger",
-)
 
 EMOJIVOTO = (
     "https://raw.githubusercontent.com/linkerd/website/e867ceadf1163b10aaa19d9800a90ffb4e8d1964"
@@ -847,7 +840,7 @@ class MeshConfig(Section):
     @model_validator(mode="after")
     def _combination(self) -> MeshConfig:
         version = self.linkerd
-        if self.jaeger.enabled and not version.has_jaeger:
+        if self.jaeger.enabled and "linkerd-jaeger" not in release_facts(version).extensions:
             raise ValueError(
                 f"{version} has no linkerd-jaeger chart: turn jaeger off, or choose an older "
                 "version; newer proxies export traces by proxy.tracing values"

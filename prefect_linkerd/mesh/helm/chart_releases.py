@@ -23,9 +23,18 @@ from prefect_linkerd.mesh.helm.charts import (
     linkerd_of,
     read_index,
 )
+from prefect_linkerd.mesh.linkerd.facts import (
+    CONTROL_PLANE_CHARTS,
+    EXTENSION_CHARTS,
+    LINKERD_CHARTS,
+    LinkerdChart,
+    release_facts,
+)
 from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
 
-_OF_A_RELEASE: tuple[ChartName, ...] = ("linkerd2", "linkerd-crds", "linkerd-control-plane")
+_OF_A_RELEASE: tuple[LinkerdChart, ...] = tuple(
+    name for name in LINKERD_CHARTS if name not in EXTENSION_CHARTS
+)
 
 
 @dataclass(frozen=True)
@@ -61,22 +70,17 @@ def released(entries: Mapping[ChartName, Sequence[Entry]]) -> list[ChartRelease]
 
     A control plane whose CRDs' chart is not published yet is no release.
     """
-    control_planes: tuple[ChartName, ...] = ("linkerd2", "linkerd-control-plane")
     versions = {
         version
-        for name in control_planes
+        for name in CONTROL_PLANE_CHARTS
         for entry in entries.get(name, ())
         if (version := linkerd_of(entry, name)) is not None
     }
     found: list[ChartRelease] = []
     for version in sorted(versions):
-        names: tuple[ChartName, ...] = (
-            ("linkerd2",)
-            if version.layout == "one-chart"
-            else ("linkerd-crds", "linkerd-control-plane")
-        )
         charts = [
-            (name, choose_linkerd(entries.get(name, ()), name, version, None)) for name in names
+            (name, choose_linkerd(entries.get(name, ()), name, version, None))
+            for name in release_facts(version).charts
         ]
         if all(entry is not None for _, entry in charts):
             found.append(ChartRelease(version, tuple((n, e.version) for n, e in charts if e)))

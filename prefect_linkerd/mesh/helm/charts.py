@@ -25,19 +25,17 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ChartError, InvalidInput
 from prefect_linkerd.mesh.helm.environment import helm_environment
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects, read_yaml
+from prefect_linkerd.mesh.linkerd.facts import (
+    CONTROL_PLANE_CHARTS,
+    CRDS_CHARTS,
+    LinkerdChart,
+    release_facts,
+)
 from prefect_linkerd.mesh.linkerd.releases import chart_version, release_of
 from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
 from prefect_linkerd.mesh.linkerd.version_range import admits
 
-ChartName = Literal[
-    "linkerd2",
-    "linkerd-crds",
-    "linkerd-control-plane",
-    "linkerd-viz",
-    "linkerd-jaeger",
-    "cert-manager",
-    "traefik",
-]
+ChartName = Literal[LinkerdChart, "cert-manager", "traefik"]
 
 UPSTREAM: dict[str, str] = {
     "stable": "https://helm.linkerd.io/stable",
@@ -81,11 +79,7 @@ class Entry:
 
 def charts_of(config: MeshConfig) -> tuple[ChartName, ...]:
     """The Linkerd charts that a configuration installs, in the order of their installation."""
-    names: list[ChartName] = (
-        ["linkerd2"]
-        if config.linkerd.layout == "one-chart"
-        else ["linkerd-crds", "linkerd-control-plane"]
-    )
+    names: list[ChartName] = [*release_facts(config.linkerd).charts]
     if config.viz.enabled:
         names.append("linkerd-viz")
     if config.jaeger.enabled:
@@ -227,10 +221,13 @@ class ChartCatalog:
                 found="a registry, which has none",
                 remedy="Use a repository with an index.yaml to learn of new releases.",
             )
-        # Releases before 2.12 are of the one chart alone.
-        for name in ("linkerd-control-plane", "linkerd2"):
-            if newest := newest_release(self._entries(source, name), name, channel):
-                return newest
+        found = [
+            newest
+            for name in CONTROL_PLANE_CHARTS
+            if (newest := newest_release(self._entries(source, name), name, channel)) is not None
+        ]
+        if found:
+            return max(found)
         raise ChartError(
             f"chart source {source}",
             expected=f"a release of channel {channel}",
@@ -431,7 +428,7 @@ def read_chart(name: ChartName, path: Path, source: str) -> Chart:
         path=path,
         defaults=_values(path, "values.yaml"),
         ha=_values(path, "values-ha.yaml"),
-        has_crds=name in ("linkerd2", "linkerd-crds", "cert-manager", "traefik"),
+        has_crds=name in (*CRDS_CHARTS, "cert-manager", "traefik"),
         is_rehearsal=annotations.get("prefect-linkerd.dev/rehearsal") == "true",
     )
 

@@ -50,6 +50,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
     workload_summary,
 )
 from prefect_linkerd.mesh.kubernetes.stall import Trouble, pod_trouble
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
 
 T = TypeVar("T")
 
@@ -122,7 +123,7 @@ def desired_release(
     # The one hook of the extensions writes labels and annotations of their namespace, which
     # bootstrap has done already.
     # In 2.12 no value leads its image to a private registry; jaeger's has no pull secret there.
-    is_extension = chart.name in ("linkerd-viz", "linkerd-jaeger")
+    is_extension = chart.name in EXTENSION_CHARTS
     hooks = not (is_extension and config.registry is not None)
     ref = at or ReleaseRef(chart.name, namespace)
     return DesiredRelease(ref.name, ref.namespace, chart, values, config.timeout_seconds, hooks)

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TypeVar
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.helm.ownership import Owner, owner_of, owner_of_release, release_of
 from prefect_linkerd.mesh.helm.records import Release, ReleaseRef, read_release, read_releases
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, LINKERD_CHARTS, LinkerdChart
 
-Part = Literal["linkerd2", "linkerd-crds", "linkerd-control-plane", "linkerd-viz", "linkerd-jaeger"]
+T = TypeVar("T")
+
+Part = LinkerdChart
 """A part of the mesh, by the chart that installs it."""
 
-PARTS: tuple[Part, ...] = get_args(Part)
+PARTS: tuple[Part, ...] = LINKERD_CHARTS
 
 _CRD = "apiextensions.k8s.io/v1", "CustomResourceDefinition", "serviceprofiles.linkerd.io"
 _DESTINATION = "apps/v1", "Deployment", "linkerd-destination"
@@ -53,12 +56,12 @@ class MeshReleases:
 
     @property
     def control_plane(self) -> Release | None:
-        return self.releases.get("linkerd-control-plane") or self.releases.get("linkerd2")
+        return _of_control_plane(self.releases)
 
     @property
     def driver(self) -> Owner | None:
         """Who owns the control plane; None where there is none."""
-        return self.owners.get("linkerd-control-plane") or self.owners.get("linkerd2")
+        return _of_control_plane(self.owners)
 
     def owner(self, chart: str) -> Owner | None:
         """Who owns what a chart installs; None where that is not there, or no part of the mesh."""
@@ -68,6 +71,11 @@ class MeshReleases:
         """Where a chart's release is; None where it is not installed."""
         found = next((r for part, r in self.releases.items() if part == chart), None)
         return found.ref if found is not None else None
+
+
+def _of_control_plane(found: Mapping[Part, T]) -> T | None:
+    """What belongs to the control plane, of the newer chart if both are there."""
+    return next((found[part] for part in reversed(CONTROL_PLANE_CHARTS) if part in found), None)
 
 
 def namespace_of(part: Part, config: MeshConfig) -> str:

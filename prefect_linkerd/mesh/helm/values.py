@@ -15,6 +15,8 @@ from prefect_linkerd.mesh.config.model import ExtraValues, MeshConfig, PrivateRe
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.charts import Chart, ChartName
 from prefect_linkerd.mesh.helm.images import image_values
+from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.linkerd.spans import versions_where
 
 Values = dict[str, Any]
 Key = tuple[str, ...]
@@ -230,18 +232,20 @@ def load_extra_values(extra: ExtraValues) -> list[Values]:
 def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[tuple[str, str, str]]:
     """What this cluster cannot take of a configuration: subject, message and remedy of each."""
     problems: list[tuple[str, str, str]] = []
-    layout = config.linkerd.layout
-    if config.ha and layout == "one-chart" and "policy/v1beta1" not in facts.api_versions:
+    release = release_facts(config.linkerd)
+    is_beta = release.has_beta_disruption_budgets
+    if config.ha and is_beta and "policy/v1beta1" not in facts.api_versions:
+        later = versions_where(lambda facts: not facts.has_beta_disruption_budgets)
         problems.append(
             (
                 f"high availability of {config.linkerd}",
                 "its chart has PodDisruptionBudgets of policy/v1beta1, which Kubernetes "
                 f"{facts.version} does not serve any more",
-                "Turn ha off, choose stable-2.12 or newer, or use Kubernetes 1.24.",
+                f"Turn ha off, choose {later.first_stable} or newer, or use Kubernetes 1.24.",
             )
         )
     has_credentials = config.registry is not None and config.registry.username is not None
-    if has_credentials and config.jaeger.enabled and layout == "one-chart":
+    if has_credentials and config.jaeger.enabled and not release.jaeger_takes_pull_secrets:
         problems.append(
             (
                 f"linkerd-jaeger of {config.linkerd}",
@@ -268,11 +272,12 @@ def _control_plane(
             }
         },
     }
-    if chart.name == "linkerd2":
+    if "installNamespace" in chart.defaults:
         values |= {"namespace": namespaces.linkerd, "installNamespace": False}
-        if "batch/v1beta1" not in facts.api_versions:
-            # Its heartbeat is a CronJob of batch/v1beta1, which Kubernetes 1.25 took away.
-            values["disableHeartBeat"] = True
+    has_beta_heartbeat = release_facts(config.linkerd).has_beta_heartbeat
+    if has_beta_heartbeat and "batch/v1beta1" not in facts.api_versions:
+        # Kubernetes 1.25 removed that API.
+        values["disableHeartBeat"] = True
     if config.issuer == "cert-manager" and config.cert_manager.webhook_certificates:
         for key, certificate in (
             ("proxyInjector", "linkerd-proxy-injector"),

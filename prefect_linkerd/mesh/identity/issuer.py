@@ -44,6 +44,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
+from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
     KeyPair,
@@ -193,7 +194,7 @@ def with_kept(cluster: Cluster, config: MeshConfig, chart: Chart, values: Values
         namespace = cluster.get("v1", "Namespace", place.get(chart.name, names.linkerd))
         if namespace is not None and owner_of(namespace).release is not None:
             kept["installNamespace"] = True
-    if chart.name in ("linkerd2", "linkerd-control-plane"):
+    if chart.name in CONTROL_PLANE_CHARTS:
         secret = cluster.get("v1", "Secret", ISSUER_SECRET, names.linkerd)
         kept = merge(kept, chart_issuer(secret))
     return merge(values, kept)

@@ -10,6 +10,7 @@ from prefect_linkerd.mesh.helm.ownership import Owner, Role, decide, owner_of, r
 from prefect_linkerd.mesh.helm.records import RESOURCE_POLICY
 from prefect_linkerd.mesh.helm.values import load_extra_values, merge
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 
 LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 EXTERNAL_PROMETHEUS = "viz.linkerd.io/external-prometheus"
@@ -22,9 +23,11 @@ def namespaces(config: MeshConfig) -> list[Object]:
     2.12 on of linkerd-control-plane and what the extensions' namespace-metadata job writes.
     """
     names = config.namespaces
-    has_pod_security = config.linkerd.at_least((2, 12))
+    facts = release_facts(config.linkerd)
     # linkerd-init needs capabilities that only the privileged standard grants.
-    privileged = {"pod-security.kubernetes.io/enforce": "privileged"} if has_pod_security else {}
+    privileged = (
+        {"pod-security.kubernetes.io/enforce": "privileged"} if facts.labels_pod_security else {}
+    )
     found = [
         _namespace(
             names.linkerd,
@@ -37,10 +40,9 @@ def namespaces(config: MeshConfig) -> list[Object]:
             {"linkerd.io/inject": "disabled"},
         )
     ]
-    # Until 2.11 the extensions' pods are injected by their namespace, later by themselves.
     injected = (
         {"linkerd.io/inject": "enabled", "config.linkerd.io/proxy-await": "enabled"}
-        if config.linkerd.layout == "one-chart"
+        if facts.injects_extensions_by_namespace
         else {}
     )
     if config.viz.enabled:

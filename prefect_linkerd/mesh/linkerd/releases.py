@@ -1,12 +1,12 @@
 """Which chart versions make up which Linkerd release.
 
-Three rules, in the order in which releases were made:
+Three rules, in the order in which releases were made (`ReleaseFacts.chart_numbers`):
 
-- Until 2.11 every chart has Linkerd's own numbers.
-- From 2.12 to edge-24.2.5 each chart counts for itself, and `linkerd-crds` does not say which
-  Linkerd it belongs to (one version of it serves many). These are in the table. The stable channel
-  ended with 2.14.10, so it is complete.
-- From edge-24.3.1 on every chart has the release's date.
+- At first every chart has Linkerd's own numbers.
+- Then each chart counts for itself, and `linkerd-crds` does not say which Linkerd it belongs to
+  (one version of it serves many). These are in the table. The stable channel ended with 2.14.10,
+  so it is complete.
+- Now every chart has the release's date.
 
 Source: `charts/*/Chart.yaml` and `*/charts/*/Chart.yaml` at each release's tag, and
 `bin/helm-build`, in https://github.com/linkerd/linkerd2
@@ -14,12 +14,15 @@ Source: `charts/*/Chart.yaml` and `*/charts/*/Chart.yaml` at each release's tag,
 
 from __future__ import annotations
 
+from prefect_linkerd.mesh.linkerd.facts import LinkerdChart, release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 
-FIRST_DATED_EDGE = (24, 3, 1)
-"""The first edge release whose charts have its date as their version."""
-
-_CHARTS = ("linkerd-crds", "linkerd-control-plane", "linkerd-viz", "linkerd-jaeger")
+_CHARTS: tuple[LinkerdChart, ...] = (
+    "linkerd-crds",
+    "linkerd-control-plane",
+    "linkerd-viz",
+    "linkerd-jaeger",
+)
 _TABLE = """
 stable-2.12.0   1.4.0      1.9.0         30.3.0         30.4.0
 stable-2.12.1   1.4.0      1.9.3         30.3.3         30.4.3
@@ -130,12 +133,13 @@ def chart_version(chart: str, release: LinkerdVersion) -> str | None:
     """
     if (row := RELEASES.get(release)) is not None:
         return row.get(chart)
-    if release.layout == "one-chart":
-        return ".".join(map(str, release.numbers))
-    if release.channel == "edge" and release.numbers >= FIRST_DATED_EDGE:
-        year, month, number = release.numbers
-        return f"20{year}.{month}.{number}"
-    return None
+    match release_facts(release).chart_numbers:
+        case "version":
+            return ".".join(map(str, release.numbers))
+        case "date":
+            return f"20{'.'.join(map(str, release.numbers))}"
+        case "own":
+            return None
 
 
 def release_of(chart: str, version: str) -> str | None:

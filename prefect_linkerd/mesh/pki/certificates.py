@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 from pydantic import SecretStr
 
 from prefect_linkerd.mesh.errors import CertificateError, InvalidInput
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.pem import (
     has_explicit_curve,
@@ -506,9 +507,9 @@ def unsupported_crypto(
 ) -> Unsupported | None:
     """What a Linkerd version does not support in a certificate; None where all is well.
 
-    The one rule for every anchor and issuer here, whether given, found or made. In 2.11 both have
-    to be ECDSA P-256 with an ECDSA SHA-256 signature. Since 2.12 a trust anchor may be RSA of 2048
-    or 4096 bits, and sign with SHA-256; an issuer's own key is still ECDSA P-256. The proxies'
+    The one rule for every anchor and issuer here, whether given, found or made. Both have to be
+    ECDSA P-256 with an ECDSA SHA-256 signature. Where a version allows it, a trust anchor may be
+    RSA of 2048 or 4096 bits, and sign with SHA-256; an issuer's own key is P-256. The proxies'
     TLS library verifies more than that, but `linkerd check` fails on it and identity does not load
     such an issuer in every version.
 
@@ -516,7 +517,7 @@ def unsupported_crypto(
     CheckTrustAnchorAlgoRequirements and CheckIssuerCertAlgoRequirements at stable-2.12.6,
     stable-2.14.10 and edge-26.8.3; linkerd2-proxy `linkerd/rustls/src/crypto.rs` at v2.366.0.
     """
-    allows_rsa = version.at_least((2, 12))
+    allows_rsa = release_facts(version).allows_rsa_anchors
     keys = (_P256, *_RSA) if is_anchor and allows_rsa else (_P256,)
     if info.key not in keys:
         return Unsupported("key", info.key, _or(keys))

@@ -19,6 +19,7 @@ from prefect_linkerd.mesh.identity.issuer import webhook_authorities, with_kept
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.install.dependencies import Dependency, own_release, wanted_version
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.planning.preflight import gateway_api_owner
 
 BUNDLE_VALUE = "identityTrustAnchorsPEM"
@@ -115,7 +116,7 @@ def _is_undeclared(
     out of date whenever cert-manager renews the anchor.
     """
     identity: object = values.get("identity")
-    if chart.name not in ("linkerd2", "linkerd-control-plane") or not (
+    if chart.name not in CONTROL_PLANE_CHARTS or not (
         isinstance(identity, dict) and cast("Values", identity).get("externalCA")
     ):
         return False

@@ -23,6 +23,7 @@ from prefect_linkerd.mesh.helm.safety_values import UnsafeValue
 from prefect_linkerd.mesh.helm.values import FIELDS, SAFETY, Key, Values, leaves, merge
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.pki.certificates import fingerprints
 from prefect_linkerd.mesh.planning.preflight import Finding
 
@@ -221,7 +222,7 @@ def _unsafe(change: ReleaseChange) -> Iterator[Finding]:
 def _domains(change: ReleaseChange) -> Iterator[Finding]:
     """Domains of the installed control plane that are not the configuration's."""
     before = change.before
-    if before is None or change.chart not in ("linkerd2", "linkerd-control-plane"):
+    if before is None or change.chart not in CONTROL_PLANE_CHARTS:
         return
     have, want = merge(before.defaults, before.values), merge(change.defaults, change.values)
     for key, setting in (

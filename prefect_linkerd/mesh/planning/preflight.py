@@ -26,6 +26,7 @@ from prefect_linkerd.mesh.install.registry import pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import is_ready
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, Permission, denied, in_words
+from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, CRDS_CHARTS, release_facts
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """Linkerd's own bound. Source: linkerd2 `pkg/healthcheck`, `AllowedClockSkew`."""
@@ -156,7 +157,9 @@ _Verbs = tuple[str, str, tuple[str, ...]]
 
 
 def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
-    names, is_new = config.namespaces, config.linkerd.at_least((2, 12))
+    names, facts = config.namespaces, release_facts(config.linkerd)
+    # Kubernetes no longer serves batch/v1beta1, and `mesh.helm.values` turns such a heartbeat off.
+    has_heartbeat = not facts.has_beta_heartbeat
     released: list[_Verbs] = [
         ("serviceaccounts", "", _WRITES),
         ("services", "", _WRITES),
@@ -171,16 +174,20 @@ def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
     roles: list[_Verbs] = [("roles", _RBAC, _WRITES), ("rolebindings", _RBAC, _WRITES)]
     jobs: list[_Verbs] = [("jobs", "batch", _WRITES)]
     found: dict[str, list[_Verbs]] = {names.linkerd: [*released, *config_maps]}
-    if is_new or config.viz.enabled:
+    if has_heartbeat or config.viz.enabled:
         found[names.linkerd] += roles
-    if is_new:
+    if has_heartbeat:
         found[names.linkerd] += [("cronjobs", "batch", _WRITES)]
     for extension, is_on in (
         (names.viz, config.viz.enabled),
         (names.jaeger, config.jaeger.enabled),
     ):
         if is_on:
-            found[extension] = [*released, *config_maps, *(roles + jobs if is_new else [])]
+            found[extension] = [
+                *released,
+                *config_maps,
+                *(roles + jobs if facts.labels_extensions_by_job else []),
+            ]
     if config.issuer == "cert-manager" and config.cert_manager.install:
         found[names.cert_manager] = [*released, *roles, *jobs]
     if config.traefik.enabled and config.traefik.install:
@@ -246,7 +253,7 @@ def read_preflight(
     lacking = denied_permissions(cluster, config, more)
     crds = list(cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"))
     owned = [
-        Owned(name_of(crd), owner_of(crd), frozenset({"linkerd2", "linkerd-crds"}))
+        Owned(name_of(crd), owner_of(crd), frozenset[str](CRDS_CHARTS))
         for crd in crds
         if crd["spec"]["group"] in _LINKERD_GROUPS[:2]
     ]
@@ -256,7 +263,7 @@ def read_preflight(
         ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
     ):
         for obj in cluster.list(api_version, kind, labels="linkerd.io/control-plane-ns"):
-            charts_of_it = frozenset({"linkerd2", "linkerd-control-plane"})
+            charts_of_it = frozenset[str](CONTROL_PLANE_CHARTS)
             owned.append(Owned(name_of(obj), owner_of(obj), charts_of_it))
     nodes = list(cluster.list("v1", "Node"))
     wanted = {str(name) for name in config.namespaces.model_dump().values()}
@@ -511,7 +518,7 @@ def _releases(
         if chart is None:
             continue
         subject = f"Helm release {release.namespace}/{release.name}"
-        if chart.name in ("linkerd2", "linkerd-control-plane") and release.ref not in own:
+        if chart.name in CONTROL_PLANE_CHARTS and release.ref not in own:
             found.append(
                 Finding(
                     "pre-l5d-existence",

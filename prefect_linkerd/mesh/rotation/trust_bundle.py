@@ -34,6 +34,7 @@ from prefect_linkerd.mesh.identity.issuer import with_kept
 from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, last_change, name_of
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.pki.certificates import fingerprints, join_bundle, read_certificates
 from prefect_linkerd.mesh.rotation.leaves import MARGIN
 
@@ -124,7 +125,7 @@ def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> TrustBundle:
     """Reads the trust bundle and the release that declares it; changes nothing."""
     namespace = config.namespaces.linkerd
     roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
-    part = control_plane_part(config)
+    part = release_facts(config.linkerd).control_plane_chart
     found = read_mesh_releases(cluster, config, parts=[part], namespaces={namespace}, values=True)
     release = found.control_plane
     values = release.values if release is not None and release.values else {}
@@ -136,10 +137,6 @@ def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> TrustBundle:
         declared=str(values.get(VALUE) or ""),
         driver=found.driver,
     )
-
-
-def control_plane_part(config: MeshConfig) -> Literal["linkerd2", "linkerd-control-plane"]:
-    return "linkerd2" if config.linkerd.layout == "one-chart" else "linkerd-control-plane"
 
 
 def _owner(roots: Object | None, values: Mapping[str, Any]) -> Owner:
@@ -236,13 +233,13 @@ def _no_release(config: MeshConfig, driver: ReleaseOwner | None) -> MeshError:
     namespace = config.namespaces.linkerd
     if driver is None:
         return NotReady(
-            f"Helm release of {control_plane_part(config)} in {namespace}",
+            f"Helm release of {release_facts(config.linkerd).control_plane_chart} in {namespace}",
             expected="the control plane's release",
             found="none, and no control plane",
             remedy="Set namespaces.linkerd to where it is, or install the mesh by bootstrap.",
         )
     return NotReady(
-        f"Helm release of {control_plane_part(config)} in {namespace}",
+        f"Helm release of {release_facts(config.linkerd).control_plane_chart} in {namespace}",
         expected="the control plane's release",
         found=f"none that can be read: the control plane belongs to {driver}",
         remedy="Change it there; these flows write meshes of Helm alone.",

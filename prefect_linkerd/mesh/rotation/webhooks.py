@@ -29,6 +29,7 @@ from prefect_linkerd.mesh.install.injection import ensure_meshed
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, read_record
 from prefect_linkerd.mesh.report.events import Notice
@@ -92,8 +93,6 @@ WEBHOOKS: dict[Part, tuple[Webhook, ...]] = {
     ),
 }
 """The webhooks of each part of the mesh, in the order in which the parts are upgraded."""
-
-CONTROL_PLANES: tuple[Part, ...] = ("linkerd2", "linkerd-control-plane")
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,9 @@ def _require_same(cluster: Cluster, config: MeshConfig, plan: RenewalPlan) -> No
     its values would take the old ones back.
     """
     linkerd = config.namespaces.linkerd
-    plane = next((each.release for each in plan.releases if each.part in CONTROL_PLANES), None)
+    plane = next(
+        (each.release for each in plan.releases if each.part in CONTROL_PLANE_CHARTS), None
+    )
     if plane is None:
         return
     bundle = read_trust_bundle(cluster, config)
@@ -340,7 +341,7 @@ def renew_webhooks(
         helm.upgrade_again(
             desired_release(config, chart, release.values or {}, release.ref), on_progress
         )
-        if each.part not in CONTROL_PLANES:
+        if each.part not in CONTROL_PLANE_CHARTS:
             # Its pods may have come up while no injector answered.
             ensure_meshed(cluster, release.place, config.timeout_seconds, on_progress)
     now = read_secrets(cluster, config)

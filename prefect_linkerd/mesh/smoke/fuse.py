@@ -22,7 +22,7 @@ from typing import Self
 from prefect_linkerd.mesh.errors import ApiError, NotReady
 from prefect_linkerd.mesh.install.ingress import API_VERSIONS as TRAEFIK_API_VERSIONS
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
-from prefect_linkerd.mesh.smoke.routing import SPLIT_KINDS
+from prefect_linkerd.mesh.linkerd.facts import SPLIT_KINDS
 
 RUN_LABEL = "smoke.prefect-linkerd/run"
 FUSE_LABEL = "smoke.prefect-linkerd/fuse"

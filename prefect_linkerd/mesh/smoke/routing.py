@@ -1,17 +1,7 @@
 """How traffic is split between Services, in the words of each Linkerd version.
 
-| Linkerd | kind |
-|---|---|
-| 2.11 | `TrafficSplit` (split.smi-spec.io), part of Linkerd then |
-| 2.12 | `ServiceProfile` with `dstOverrides`: its HTTPRoute has no backendRefs yet, and SMI's
-  TrafficSplit is an extension that writes these same overrides |
-| 2.13 | `HTTPRoute` (policy.linkerd.io), which has backendRefs from v1beta2 on |
-| 2.14, edge | `HTTPRoute` (gateway.networking.k8s.io), or policy.linkerd.io's where the Gateway
-  API's CRDs are not installed |
-
-Sources: https://linkerd.io/2.11/features/traffic-split/,
-https://linkerd.io/2/reference/service-profiles/, https://linkerd.io/2/reference/httproute/ and
-the CRDs of Linkerd's charts.
+`mesh.linkerd.facts` has the kinds: a `TrafficSplit`, a `ServiceProfile` with `dstOverrides`, or an
+`HTTPRoute`, which is the Gateway API's, or Linkerd's own where the cluster does not serve that.
 """
 
 from __future__ import annotations
@@ -22,30 +12,16 @@ from typing import Any
 
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 
 PORT = 80
 """The port of every Service of a smoke test."""
 
 GATEWAY = "gateway.networking.k8s.io"
-POLICY = "policy.linkerd.io"
-
-_GATEWAY_ROUTES = ((f"{GATEWAY}/v1", "HTTPRoute"), (f"{GATEWAY}/v1beta1", "HTTPRoute"))
-_POLICY_ROUTES = ((f"{POLICY}/v1beta3", "HTTPRoute"), (f"{POLICY}/v1beta2", "HTTPRoute"))
-_PROFILES = (("linkerd.io/v1alpha2", "ServiceProfile"),)
-_SPLITS = (
-    ("split.smi-spec.io/v1alpha2", "TrafficSplit"),
-    ("split.smi-spec.io/v1alpha1", "TrafficSplit"),
-)
-
-SPLIT_KINDS = (*_GATEWAY_ROUTES, *_POLICY_ROUTES, *_PROFILES, *_SPLITS)
-"""Every kind that may lead a smoke test's traffic, each in every version of it."""
 
 # Source: linkerd2 `policy-controller/k8s/status`.
 _POLICY_CONTROLLER = "linkerd.io/policy-controller"
-
-# The first edge whose proxies obey the Gateway API's own HTTPRoute, as stable-2.14 does.
-_FIRST_EDGE_WITH_GATEWAY_API = (23, 8, 1)
 
 
 @dataclass(frozen=True)
@@ -61,39 +37,24 @@ class SplitApi:
         return self.kind == "HTTPRoute"
 
 
-def split_candidates(version: LinkerdVersion) -> tuple[tuple[str, str], ...]:
-    """The kinds that this version's proxies obey, the one to be preferred first."""
-    if version.channel == "edge":
-        if version.numbers < _FIRST_EDGE_WITH_GATEWAY_API:
-            return _POLICY_ROUTES
-        return (*_GATEWAY_ROUTES, *_POLICY_ROUTES)
-    return {
-        (2, 11): _SPLITS,
-        (2, 12): _PROFILES,
-        (2, 13): _POLICY_ROUTES,
-        # Its policy controller reads v1beta1.
-        (2, 14): (*_GATEWAY_ROUTES[::-1], *_POLICY_ROUTES),
-    }[version.minor]
-
-
 def choose_split(version: LinkerdVersion, serves: Callable[[str, str], bool]) -> SplitApi:
     """The first kind for this version that the API server serves.
 
     Raises:
         InvalidInput: it serves none; the message says whose CRDs are missing.
     """
-    candidates = split_candidates(version)
+    facts = release_facts(version)
+    candidates = facts.splits
     for api_version, kind in candidates:
         if serves(api_version, kind):
             return SplitApi(api_version, kind)
     api_version, kind = candidates[-1]
-    chart = "linkerd2" if version.layout == "one-chart" else "linkerd-crds"
     raise InvalidInput(
         f"{kind} ({api_version.split('/')[0]})",
         expected=f"the API server to serve what {version} splits traffic by: "
         + " or ".join(f"{kind} {api_version}" for api_version, kind in candidates),
         found="none of it",
-        remedy=f"Its CRD comes with chart {chart}: reinstall that release.",
+        remedy=f"Its CRD comes with chart {facts.crds_chart}: reinstall that release.",
     )
 
 

@@ -9,17 +9,15 @@ from collections.abc import Iterable
 
 from prefect_linkerd.mesh.config.model import UpgradePolicy
 from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.linkerd.facts import LAST_STABLE_MINOR, skipped_minors
 from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
 from prefect_linkerd.mesh.linkerd.version_range import admits
-
-LAST_STABLE = (2, 14)
-"""The last minor with stable releases of the project's own; edge follows it."""
 
 
 def why_not(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] | None:
     """Why a version cannot follow another, and what to do instead; None where it can."""
     if target < current:
-        if current.channel == "edge" and target.channel == "stable":
+        if current.channel != target.channel:
             return (
                 f"{current} is newer than every stable release: there is no way back from edge",
                 "Choose an edge release.",
@@ -28,17 +26,13 @@ def why_not(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] 
             f"it is older than {current}, and a downgrade is not supported",
             "An upgrade that fails rolls back by itself; to return later, reinstall.",
         )
-    if current.channel == "edge":
+    skipped = skipped_minors(current, target)
+    if not skipped:
         return None
-    first = current.minor
-    last = target.minor if target.channel == "stable" else (first[0], LAST_STABLE[1] + 1)
-    if last[1] - first[1] <= 1:
-        return None
-    skipped = ", ".join(f"stable-{first[0]}.{minor}" for minor in range(first[1] + 1, last[1]))
     return (
-        f"it skips {skipped}: stable minors are upgraded one at a time, and edge follows "
-        f"stable-{LAST_STABLE[0]}.{LAST_STABLE[1]}",
-        f"Upgrade to a stable-{first[0]}.{first[1] + 1} release first.",
+        f"it skips {', '.join(skipped)}: stable minors are upgraded one at a time, and edge "
+        f"follows {LAST_STABLE_MINOR}",
+        f"Upgrade to a {skipped[0]} release first.",
     )
 
 

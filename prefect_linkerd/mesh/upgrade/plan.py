@@ -26,6 +26,7 @@ from prefect_linkerd.mesh.helm.records import Release, Revision
 from prefect_linkerd.mesh.helm.values import ClusterFacts, Values
 from prefect_linkerd.mesh.install.dependencies import releases_of
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
+from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, EXTENSION_CHARTS, release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.linkerd.version_range import admits
 from prefect_linkerd.mesh.planning.chart_split import OLD
@@ -46,15 +47,7 @@ from prefect_linkerd.mesh.planning.preflight import Finding
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
 from prefect_linkerd.mesh.upgrade.path import wants, why_not
 
-LINKERD = ("linkerd2", "linkerd-control-plane")
-EXTENSIONS: tuple[ChartName, ...] = ("linkerd-viz", "linkerd-jaeger")
-
 C = TypeVar("C", bound=MeshConfig)
-
-_RENAMED = {
-    # Source: https://linkerd.io/2.12/tasks/upgrade/#upgrade-notice-stable-2120
-    "policyController.defaultAllowPolicy": "proxy.defaultInboundPolicy",
-}
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,7 @@ def source_version(installed: Mapping[str, Revision], record: UpgradeRecord | No
     """
     if record is not None:
         return record.source
-    for name in LINKERD:
+    for name in CONTROL_PLANE_CHARTS:
         if (revision := installed.get(name)) is not None:
             return revision.app_version
     raise InvalidInput(
@@ -129,7 +122,7 @@ def source_version(installed: Mapping[str, Revision], record: UpgradeRecord | No
 def at_version(config: C, version: LinkerdVersion) -> C:
     """A mesh's configuration at another Linkerd version, without the extension that it lacks."""
     update: dict[str, Any] = {"version": str(version)}
-    if not version.has_jaeger:
+    if "linkerd-jaeger" not in release_facts(version).extensions:
         update["jaeger"] = config.jaeger.model_copy(update={"enabled": False})
     return config.model_copy(update=update)
 
@@ -214,7 +207,7 @@ def _steps(snapshot: PlanSnapshot) -> list[ChartStep]:
         found.append(ChartStep(OLD, "split", installed[OLD].chart_version, ""))
     found += [
         ChartStep(name, "uninstall", installed[name].chart_version, "")
-        for name in EXTENSIONS
+        for name in EXTENSION_CHARTS
         if name in installed and name not in snapshot.charts
     ]
     return found
@@ -225,10 +218,14 @@ def _values(snapshot: PlanSnapshot) -> list[ValuesChange]:
     for name, chart in snapshot.charts.items():
         before = _before(snapshot, name)
         if before is not None:
-            change = values_change(name, before.defaults, chart.defaults, _RENAMED)
+            change = values_change(name, before.defaults, chart.defaults, _renamed(snapshot))
             if change.removed or change.renamed or change.added:
                 found.append(change)
     return found
+
+
+def _renamed(snapshot: PlanSnapshot) -> Mapping[str, str]:
+    return release_facts(snapshot.target).renamed_values
 
 
 def _before(snapshot: PlanSnapshot, name: str) -> Revision | None:
@@ -274,7 +271,7 @@ def _lost(snapshot: PlanSnapshot) -> list[Finding]:
         before = _before(snapshot, name)
         if before is None:
             continue
-        change = values_change(name, before.defaults, chart.defaults, _RENAMED)
+        change = values_change(name, before.defaults, chart.defaults, _renamed(snapshot))
         renamed = dict(change.renamed)
         for key in lost_values(snapshot.user_values.get(name, {}), before.defaults, chart.defaults):
             text = f"its place is taken by {renamed[key]}" if key in renamed else "it is gone"
@@ -293,12 +290,12 @@ def _lost(snapshot: PlanSnapshot) -> list[Finding]:
 
 def _extensions(snapshot: PlanSnapshot) -> list[Finding]:
     found: list[Finding] = []
-    for name in EXTENSIONS:
+    for name in EXTENSION_CHARTS:
         release = snapshot.installed.get(name)
         if release is None or name in snapshot.charts:
             continue
         extension = name.removeprefix("linkerd-")
-        is_gone = name == "linkerd-jaeger" and not snapshot.target.has_jaeger
+        is_gone = name not in release_facts(snapshot.target).extensions
         found.append(
             Finding(
                 extension,
@@ -349,16 +346,17 @@ def _dependencies(snapshot: PlanSnapshot) -> list[Finding]:
 
 
 def _traffic_splits(snapshot: PlanSnapshot) -> list[Finding]:
+    source, target = release_facts(snapshot.source), release_facts(snapshot.target)
     has_adaptor = any(release.chart == "linkerd-smi" for release in snapshot.releases)
-    if not snapshot.traffic_splits or has_adaptor or not snapshot.target.at_least((2, 12)):
+    if not snapshot.traffic_splits or has_adaptor or target.splits_by("TrafficSplit"):
         return []
     names = ", ".join(name_of(obj) for obj in snapshot.traffic_splits[:5])
     more = len(snapshot.traffic_splits) - 5
-    # From 2.12 on they have done nothing already.
-    severity = "warning" if snapshot.source.at_least((2, 12)) else "error"
+    # Where the version before does not look at them either, nothing changes.
+    severity = "error" if source.splits_by("TrafficSplit") else "warning"
     remedy = (
         "Install the linkerd-smi extension first: https://linkerd.io/2.12/tasks/linkerd-smi/"
-        if not snapshot.target.at_least((2, 13))
+        if not target.splits_by("HTTPRoute")
         else "Replace each by an HTTPRoute with weighted backendRefs, shown below, or install "
         "linkerd-smi: https://linkerd.io/2.14/features/traffic-split/"
     )

@@ -16,6 +16,7 @@ from prefect_linkerd.mesh.helm.values import ClusterFacts, proxy_version
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.install.dependencies import own_release, wanted_version
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
 from prefect_linkerd.mesh.planning.chart_split import OLD
 from prefect_linkerd.mesh.planning.desired import wanted_release
@@ -25,13 +26,7 @@ from prefect_linkerd.mesh.planning.release_changes import Comparison, installed_
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord, read_record
 from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from prefect_linkerd.mesh.snapshot.mesh import Pod
-from prefect_linkerd.mesh.upgrade.plan import (
-    LINKERD,
-    PlanSnapshot,
-    at_version,
-    check_path,
-    source_version,
-)
+from prefect_linkerd.mesh.upgrade.plan import PlanSnapshot, at_version, check_path, source_version
 
 TRAFFIC_SPLIT = ("split.smi-spec.io/v1alpha2", "TrafficSplit")
 
@@ -69,7 +64,7 @@ def read_source(
         InvalidInput: there is no Linkerd.
         OwnershipConflict: there is one that is no Helm release, such as Argo CD's.
     """
-    if record is None and not installed.keys() & set(LINKERD):
+    if record is None and not installed.keys() & set(CONTROL_PLANE_CHARTS):
         driver = read_mesh_releases(cluster, config, releases).driver
         if driver is not None:
             raise refuse_theirs(

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
 from prefect_linkerd.mesh.planning.chart_split import CONTROL_PLANE, CRDS, OLD
 from prefect_linkerd.mesh.records.upgrade import RecordedRelease, UpgradeRecord
-from prefect_linkerd.mesh.upgrade.plan import EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,6 @@ def way_back(record: UpgradeRecord, present: Collection[str]) -> list[BackStep]:
 
 
 def _order(release: RecordedRelease) -> int:
-    order = (CONTROL_PLANE, *EXTENSIONS)
+    order = (CONTROL_PLANE, *EXTENSION_CHARTS)
     part = release.stands_for
     return order.index(part) if part in order else len(order)

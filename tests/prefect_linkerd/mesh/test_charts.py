@@ -28,6 +28,7 @@ from prefect_linkerd.mesh.helm.charts import (
 )
 from prefect_linkerd.mesh.helm.images import rewrite_image
 from prefect_linkerd.mesh.helm.values import merge
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 
 
@@ -36,10 +37,11 @@ def test_every_release_of_a_repository_has_its_charts(charts_dir: Path, channel:
     entries = folder_entries(charts_dir / channel, "linkerd-control-plane")
     assert entries
     for entry in entries:
+        facts = release_facts(LinkerdVersion.parse(entry.app_version))
         config = MeshConfig(
             version=entry.app_version,
             charts={"mirror": charts_dir},
-            jaeger={"enabled": LinkerdVersion.parse(entry.app_version).has_jaeger},
+            jaeger={"enabled": "linkerd-jaeger" in facts.extensions},
         )
         catalog = ChartCatalog(config)
         for name in charts_of(config):

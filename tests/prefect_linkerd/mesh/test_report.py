@@ -12,9 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from prefect_linkerd.mesh.atomic_file import write_whole
-from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip, Versions
+from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.linkerd.spans import Versions
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.report.events import verdict_notice

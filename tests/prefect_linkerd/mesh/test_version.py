@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 
 versions = st.one_of(
@@ -34,18 +35,18 @@ def test_versions_are_ordered_and_stable_comes_first(
 
 
 @pytest.mark.parametrize(
-    ("name", "layout", "jaeger"),
+    ("name", "charts", "jaeger"),
     [
-        ("stable-2.11.5", "one-chart", True),
-        ("stable-2.12.6", "crds-and-control-plane", True),
-        ("stable-2.14.10", "crds-and-control-plane", True),
-        ("edge-25.4.4", "crds-and-control-plane", True),
-        ("edge-26.8.3", "crds-and-control-plane", False),
+        ("stable-2.11.5", ("linkerd2",), True),
+        ("stable-2.12.6", ("linkerd-crds", "linkerd-control-plane"), True),
+        ("stable-2.14.10", ("linkerd-crds", "linkerd-control-plane"), True),
+        ("edge-25.4.4", ("linkerd-crds", "linkerd-control-plane"), True),
+        ("edge-26.8.3", ("linkerd-crds", "linkerd-control-plane"), False),
     ],
 )
-def test_what_follows_from_a_version(name: str, layout: str, jaeger: bool) -> None:
-    version = LinkerdVersion.parse(name)
-    assert (version.layout, version.has_jaeger) == (layout, jaeger)
+def test_what_follows_from_a_version(name: str, charts: tuple[str, ...], jaeger: bool) -> None:
+    facts = release_facts(LinkerdVersion.parse(name))
+    assert (facts.charts, "linkerd-jaeger" in facts.extensions) == (charts, jaeger)
 
 
 @given(st.text())

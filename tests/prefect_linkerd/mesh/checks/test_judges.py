@@ -13,12 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_linkerd.mesh.checks import CATEGORIES
-from prefect_linkerd.mesh.checks.check import CheckResult, Versions
-from prefect_linkerd.mesh.checks.config import expected_crds
+from prefect_linkerd.mesh.checks.check import CheckResult
 from prefect_linkerd.mesh.checks.data_plane import OPAQUE_PORTS, opaque_mismatch
 from prefect_linkerd.mesh.checks.existence import component_of, contains, includes, parse_network
 from prefect_linkerd.mesh.checks.identity import chains
-from prefect_linkerd.mesh.checks.kubernetes import minimum_kubernetes
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ChartError, InvalidInput
 from prefect_linkerd.mesh.helm.charts import ChartCatalog, Entry, newest_release
@@ -26,6 +24,8 @@ from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
+from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.linkerd.spans import Versions
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
@@ -246,7 +246,7 @@ def test_pods_of_the_host_and_without_an_address_have_no_network() -> None:
     ],
 )
 def test_the_oldest_kubernetes(version: str, minimum: tuple[int, int]) -> None:
-    assert minimum_kubernetes(LinkerdVersion.parse(version)) == minimum
+    assert release_facts(LinkerdVersion.parse(version)).minimum_kubernetes == minimum
     major, minor = minimum
     for text, outcome in (
         (f"v{major}.{minor}.0", "success"),
@@ -344,7 +344,7 @@ def test_expected_crds_are_those_of_the_chart(
     values = {"installGatewayAPI": False} if "installGatewayAPI" in chart.defaults else {}
     facts = ClusterFacts(cluster.version(), cluster.api_versions())
     rendered = Helm(cluster, helm_path).render(chart, "linkerd-crds", "linkerd", values, facts)
-    assert expected_crds(config.linkerd) == {
+    assert release_facts(config.linkerd).crds == {
         obj["metadata"]["name"]: obj["spec"]["versions"][-1]["name"] for obj in rendered
     }
 

@@ -22,7 +22,8 @@ from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.helm.safety_values import UnsafeValue
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.kubernetes.selector import matches
-from prefect_linkerd.mesh.linkerd.skew import FIRST_EDGES, major_of, skew_problem
+from prefect_linkerd.mesh.linkerd.facts import FIRST_EDGES, release_facts
+from prefect_linkerd.mesh.linkerd.skew import skew_problem
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.planning.desired import differing_keys
 from prefect_linkerd.mesh.snapshot.mesh import Certificates, Snapshot, WorkloadState, pod_of
@@ -257,7 +258,7 @@ VERSIONS = st.one_of(
 def test_a_control_plane_supports_the_version_before_its_own(
     control_plane: LinkerdVersion, proxy: LinkerdVersion
 ) -> None:
-    ahead = major_of(control_plane) - major_of(proxy)
+    ahead = release_facts(control_plane).series - release_facts(proxy).series
     assert (skew_problem(control_plane, proxy) is None) == (ahead in (0, 1))
 
 
@@ -269,9 +270,9 @@ def test_a_version_supports_itself(version: LinkerdVersion) -> None:
 def test_the_edges_of_each_version_are_in_order() -> None:
     assert list(FIRST_EDGES) == sorted(FIRST_EDGES)
     assert list(FIRST_EDGES.values()) == sorted(FIRST_EDGES.values())
-    assert major_of(LinkerdVersion.parse("edge-24.11.8")) == 17
-    assert major_of(LinkerdVersion.parse("edge-25.4.3")) == 17
-    assert major_of(LinkerdVersion.parse("edge-26.8.3")) == 20
+    assert release_facts(LinkerdVersion.parse("edge-24.11.8")).series == 17
+    assert release_facts(LinkerdVersion.parse("edge-25.4.3")).series == 17
+    assert release_facts(LinkerdVersion.parse("edge-26.8.3")).series == 20
 
 
 def test_old_proxies_are_reported_by_workload_and_unknown_ones_left_alone() -> None:

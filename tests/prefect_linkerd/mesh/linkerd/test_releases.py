@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.releases import RELEASES, chart_version, release_of
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 
@@ -52,7 +53,7 @@ one_chart = st.integers(0, 5).map(lambda patch: LinkerdVersion("stable", (2, 11,
 
 @given(st.one_of(st.sampled_from(sorted(RELEASES)), edges, one_chart))
 def test_a_control_planes_chart_tells_the_release(release: LinkerdVersion) -> None:
-    chart = "linkerd2" if release.layout == "one-chart" else "linkerd-control-plane"
+    chart = release_facts(release).control_plane_chart
     version = chart_version(chart, release)
     assert version is not None
     assert release_of(chart, version) == str(release)

@@ -13,15 +13,10 @@ import pytest
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, InvalidInput
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
-from prefect_linkerd.mesh.smoke.routing import (
-    SplitApi,
-    choose_split,
-    refusal,
-    split,
-    split_candidates,
-)
+from prefect_linkerd.mesh.smoke.routing import SplitApi, choose_split, refusal, split
 from prefect_linkerd.mesh.smoke.run import SmokeRun
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
@@ -149,7 +144,7 @@ def test_linkerds_own_route_stands_in_for_the_gateway_apis(version: str) -> None
 
 
 def test_edges_before_the_gateway_api_get_linkerds_own_route() -> None:
-    early = split_candidates(LinkerdVersion.parse("edge-23.4.1"))
+    early = release_facts(LinkerdVersion.parse("edge-23.4.1")).splits
     assert {api_version.split("/")[0] for api_version, _ in early} == {"policy.linkerd.io"}
 
 

@@ -1,0 +1,533 @@
+"""Every fact about a Linkerd version: what it is made of, what it needs, and what it understands.
+
+`HISTORY` has one row for each change of Linkerd's that these flows have to know. A row begins with
+a stable release, an edge, or both, and holds until a later row says otherwise; so a version that is
+in no row has the facts of the last row before it. Everything else asks `release_facts(version)` and
+never compares versions.
+
+Which chart versions make up a release is in `mesh.linkerd.releases`. What a chart says itself is
+read from the chart: its `kubeVersion`, and which values it has.
+
+Sources are paths in https://github.com/linkerd/linkerd2, as `tag:path`, or addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypedDict, Unpack, cast, get_args
+
+from prefect_linkerd.mesh.linkerd.version import OLDEST, Channel, LinkerdVersion
+
+ControlPlaneChart = Literal["linkerd2", "linkerd-control-plane"]
+CrdsChart = Literal["linkerd2", "linkerd-crds"]
+ExtensionChart = Literal["linkerd-viz", "linkerd-jaeger"]
+LinkerdChart = Literal[CrdsChart, ControlPlaneChart, ExtensionChart]
+
+CONTROL_PLANE_CHARTS: tuple[ControlPlaneChart, ...] = get_args(ControlPlaneChart)
+"""The charts that install a control plane, in any version."""
+CRDS_CHARTS: tuple[CrdsChart, ...] = get_args(CrdsChart)
+"""The charts that install Linkerd's CRDs, in any version."""
+EXTENSION_CHARTS: tuple[ExtensionChart, ...] = get_args(ExtensionChart)
+"""The extensions that these flows install, in any version."""
+LINKERD_CHARTS: tuple[LinkerdChart, ...] = get_args(LinkerdChart)
+
+Numbers = tuple[int, int, int]
+Entries = Mapping[str, str | None]
+Kind = tuple[str, str]
+"""An API version and a kind."""
+
+_GATEWAY_V1: Kind = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+_GATEWAY_V1BETA1: Kind = ("gateway.networking.k8s.io/v1beta1", "HTTPRoute")
+_POLICY_ROUTES: tuple[Kind, ...] = (
+    ("policy.linkerd.io/v1beta3", "HTTPRoute"),
+    ("policy.linkerd.io/v1beta2", "HTTPRoute"),
+)
+_PROFILES: tuple[Kind, ...] = (("linkerd.io/v1alpha2", "ServiceProfile"),)
+_SPLITS: tuple[Kind, ...] = (
+    ("split.smi-spec.io/v1alpha2", "TrafficSplit"),
+    ("split.smi-spec.io/v1alpha1", "TrafficSplit"),
+)
+SPLIT_KINDS = (_GATEWAY_V1, _GATEWAY_V1BETA1, *_POLICY_ROUTES, *_PROFILES, *_SPLITS)
+"""Every kind that splits traffic in some version of Linkerd, each in every version of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseFacts:
+    """What one Linkerd version is.
+
+    Attributes:
+        series: The x of the Linkerd 2.x that it belongs to.
+        crds_chart: The chart with Linkerd's CRDs.
+        control_plane_chart: The chart with the control plane; the same one until the split.
+        extensions: The charts of the extensions that it has.
+        chart_numbers: What its charts are numbered by: Linkerd's own version, each chart's own
+            (`mesh.linkerd.releases`), or the release's date.
+        minimum_kubernetes: The oldest Kubernetes that `linkerd check` lets pass.
+        crds: The CRDs that `linkerd check` looks for, each with its last version.
+        checks_crd_versions: Whether it looks for those versions, and not for names alone.
+        splits: The kinds by which its proxies split traffic, the preferred one first.
+        renamed_values: Values of its control plane's chart by their former names.
+        allows_rsa_anchors: Whether a trust anchor may be RSA, not only ECDSA P-256.
+        publishes_trust_bundle: Whether proxies are compared to the ConfigMap
+            `linkerd-identity-trust-roots`, and not to the values in `linkerd-config`.
+        labels_pod_security: Whether namespaces are labelled for Pod Security Admission.
+        injects_extensions_by_namespace: Whether extensions are injected because their namespace
+            is annotated, and not by annotations of their own pods.
+        labels_extensions_by_job: Whether each extension's chart has a Job that labels the
+            namespace, with a Role of its own.
+        has_beta_heartbeat: Whether the control plane's CronJob is of batch/v1beta1.
+        has_beta_disruption_budgets: Whether PodDisruptionBudgets are of policy/v1beta1.
+        jaeger_takes_pull_secrets: Whether linkerd-jaeger can name image pull secrets.
+        finds_pods_by_label: Whether `linkerd check` finds the pods of the control plane and of
+            extensions by their labels.
+        counts_terminated_as_over: Whether a pod with status Terminated needs no ready proxy.
+        compares_running_proxies_only: Whether proxies of pods that do not run are left out of the
+            comparison with the CLI's version.
+        checks_nothing_is_installed: Whether `linkerd check --pre` looks for a control plane.
+        checks_networks_can_be_verified: Whether nodes without a podCIDR are a warning.
+        checks_networks_of_pods: Whether clusterNetworks has to contain the pods' addresses.
+        checks_networks_of_services: Whether it has to contain the Services' addresses.
+        viz_roles_are_errors: Whether missing RBAC of viz is an error, not a warning.
+        viz_client_comes_first: Whether viz's client is checked before its objects.
+        checks_prometheus_authorization: Whether viz's Prometheus must be allowed to scrape.
+        checks_injection_disabled: Whether high availability asks for a label of kube-system.
+        checks_extension_namespaces: Whether an extension may have one namespace only.
+        checks_gateway_api: Whether the Gateway API's CRDs have to be there.
+        gateway_api_release: The release of the Gateway API that this check tells to install.
+    """
+
+    series: int
+    crds_chart: CrdsChart
+    control_plane_chart: ControlPlaneChart
+    extensions: tuple[ExtensionChart, ...]
+    chart_numbers: Literal["version", "own", "date"]
+    minimum_kubernetes: tuple[int, int]
+    crds: Mapping[str, str]
+    checks_crd_versions: bool
+    splits: tuple[Kind, ...]
+    renamed_values: Mapping[str, str]
+    allows_rsa_anchors: bool
+    publishes_trust_bundle: bool
+    labels_pod_security: bool
+    injects_extensions_by_namespace: bool
+    labels_extensions_by_job: bool
+    has_beta_heartbeat: bool
+    has_beta_disruption_budgets: bool
+    jaeger_takes_pull_secrets: bool
+    finds_pods_by_label: bool
+    counts_terminated_as_over: bool
+    compares_running_proxies_only: bool
+    checks_nothing_is_installed: bool
+    checks_networks_can_be_verified: bool
+    checks_networks_of_pods: bool
+    checks_networks_of_services: bool
+    viz_roles_are_errors: bool
+    viz_client_comes_first: bool
+    checks_prometheus_authorization: bool
+    checks_injection_disabled: bool
+    checks_extension_namespaces: bool
+    checks_gateway_api: bool
+    gateway_api_release: str
+
+    @property
+    def charts(self) -> tuple[LinkerdChart, ...]:
+        """The charts of the CRDs and the control plane, in the order of their installation."""
+        if self.crds_chart == self.control_plane_chart:
+            return (self.control_plane_chart,)
+        return (self.crds_chart, self.control_plane_chart)
+
+    @property
+    def has_one_chart(self) -> bool:
+        """Whether one chart has both the CRDs and the control plane."""
+        return len(self.charts) == 1
+
+    def splits_by(self, kind: str) -> bool:
+        """Whether its proxies split traffic by a kind, such as `HTTPRoute`."""
+        return any(kind == name for _, name in self.splits)
+
+
+class Changes(TypedDict, total=False):
+    """The facts that a row changes; of a mapping, its new entries, and None for one that ends."""
+
+    series: int
+    crds_chart: CrdsChart
+    control_plane_chart: ControlPlaneChart
+    extensions: tuple[ExtensionChart, ...]
+    chart_numbers: Literal["version", "own", "date"]
+    minimum_kubernetes: tuple[int, int]
+    crds: Entries
+    checks_crd_versions: bool
+    splits: tuple[Kind, ...]
+    renamed_values: Entries
+    allows_rsa_anchors: bool
+    publishes_trust_bundle: bool
+    labels_pod_security: bool
+    injects_extensions_by_namespace: bool
+    labels_extensions_by_job: bool
+    has_beta_heartbeat: bool
+    has_beta_disruption_budgets: bool
+    jaeger_takes_pull_secrets: bool
+    finds_pods_by_label: bool
+    counts_terminated_as_over: bool
+    compares_running_proxies_only: bool
+    checks_nothing_is_installed: bool
+    checks_networks_can_be_verified: bool
+    checks_networks_of_pods: bool
+    checks_networks_of_services: bool
+    viz_roles_are_errors: bool
+    viz_client_comes_first: bool
+    checks_prometheus_authorization: bool
+    checks_injection_disabled: bool
+    checks_extension_namespaces: bool
+    checks_gateway_api: bool
+    gateway_api_release: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A change of Linkerd's, with the first stable release and the first edge that have it.
+
+    `stable` is None for a change that came after the last stable release.
+    """
+
+    stable: Numbers | None
+    edge: Numbers | None
+    source: tuple[str, ...]
+    changes: Changes
+
+    def holds_for(self, version: LinkerdVersion) -> bool:
+        """Whether a version is the row's first one or a later one."""
+        first = self.stable if version.channel == "stable" else self.edge
+        return first is not None and version.numbers >= first
+
+
+def _row(
+    *source: str,
+    stable: Numbers | None = None,
+    edge: Numbers | None = None,
+    **changes: Unpack[Changes],
+) -> Row:
+    return Row(stable, edge, source, changes)
+
+
+HISTORY: tuple[Row, ...] = (
+    _row(
+        "stable-2.11.0:charts/linkerd2",
+        "stable-2.11.0:viz/charts/linkerd-viz",
+        "stable-2.11.0:jaeger/charts/linkerd-jaeger",
+        "stable-2.11.0:pkg/healthcheck/healthcheck.go",
+        "stable-2.11.0:pkg/issuercerts/issuercerts.go",
+        "https://linkerd.io/2.11/features/traffic-split/",
+        stable=(2, 11, 0),
+        edge=(21, 9, 5),
+        series=11,
+        crds_chart="linkerd2",
+        control_plane_chart="linkerd2",
+        extensions=("linkerd-viz", "linkerd-jaeger"),
+        chart_numbers="version",
+        minimum_kubernetes=(1, 17),
+        crds={"serviceprofiles.linkerd.io": "v1alpha2"},
+        checks_crd_versions=False,
+        splits=_SPLITS,
+        renamed_values={},
+        allows_rsa_anchors=False,
+        publishes_trust_bundle=False,
+        labels_pod_security=False,
+        injects_extensions_by_namespace=True,
+        labels_extensions_by_job=False,
+        has_beta_heartbeat=True,
+        has_beta_disruption_budgets=True,
+        jaeger_takes_pull_secrets=False,
+        finds_pods_by_label=False,
+        counts_terminated_as_over=False,
+        compares_running_proxies_only=False,
+        checks_nothing_is_installed=True,
+        checks_networks_can_be_verified=True,
+        checks_networks_of_pods=False,
+        checks_networks_of_services=False,
+        viz_roles_are_errors=False,
+        viz_client_comes_first=False,
+        checks_prometheus_authorization=False,
+        checks_injection_disabled=True,
+        checks_extension_namespaces=False,
+        checks_gateway_api=False,
+        gateway_api_release="",
+    ),
+    # Edges before 22.8.3 have these one by one, and are too old for these flows.
+    _row(
+        "https://linkerd.io/2.12/tasks/upgrade/#upgrade-notice-stable-2120",
+        "stable-2.12.0:charts/linkerd-control-plane",
+        "stable-2.12.0:charts/linkerd-crds",
+        "stable-2.12.0:viz/charts/linkerd-viz/templates/namespace-metadata.yaml",
+        "stable-2.12.0:jaeger/charts/linkerd-jaeger",
+        "stable-2.12.0:pkg/k8s/api.go",
+        "stable-2.12.0:pkg/healthcheck/healthcheck.go",
+        "stable-2.12.0:pkg/issuercerts/issuercerts.go",
+        "stable-2.12.0:viz/pkg/healthcheck/healthcheck.go",
+        "https://linkerd.io/2/reference/service-profiles/",
+        stable=(2, 12, 0),
+        edge=(22, 8, 3),
+        series=12,
+        crds_chart="linkerd-crds",
+        control_plane_chart="linkerd-control-plane",
+        chart_numbers="own",
+        minimum_kubernetes=(1, 21),
+        crds={
+            "authorizationpolicies.policy.linkerd.io": "v1alpha1",
+            "httproutes.policy.linkerd.io": "v1beta1",
+            "meshtlsauthentications.policy.linkerd.io": "v1alpha1",
+            "networkauthentications.policy.linkerd.io": "v1alpha1",
+            "serverauthorizations.policy.linkerd.io": "v1beta1",
+            "servers.policy.linkerd.io": "v1beta1",
+        },
+        checks_crd_versions=True,
+        # Its HTTPRoute has no backendRefs yet, and SMI's TrafficSplit is an extension that writes
+        # these same overrides.
+        splits=_PROFILES,
+        renamed_values={"policyController.defaultAllowPolicy": "proxy.defaultInboundPolicy"},
+        allows_rsa_anchors=True,
+        publishes_trust_bundle=True,
+        # The charts do so from 2.13 on, but 2.12's linkerd-init needs it as well.
+        labels_pod_security=True,
+        injects_extensions_by_namespace=False,
+        labels_extensions_by_job=True,
+        has_beta_heartbeat=False,
+        has_beta_disruption_budgets=False,
+        jaeger_takes_pull_secrets=True,
+        finds_pods_by_label=True,
+        counts_terminated_as_over=True,
+        checks_nothing_is_installed=False,
+        checks_networks_can_be_verified=False,
+        checks_networks_of_pods=True,
+        checks_networks_of_services=True,
+        viz_roles_are_errors=True,
+        checks_prometheus_authorization=True,
+    ),
+    _row(
+        "edge-23.1.2:charts/linkerd-crds/templates/policy/httproute.yaml",
+        stable=(2, 13, 0),
+        edge=(23, 1, 2),
+        crds={"httproutes.policy.linkerd.io": "v1beta2"},
+    ),
+    _row(
+        "edge-23.3.2:CHANGES.md",
+        "https://linkerd.io/2/reference/httproute/",
+        stable=(2, 13, 0),
+        edge=OLDEST["edge"],
+        splits=_POLICY_ROUTES,
+        viz_client_comes_first=True,
+    ),
+    _row(
+        "https://linkerd.io/releases/",
+        stable=(2, 13, 0),
+        edge=(23, 4, 1),
+        series=13,
+    ),
+    _row(
+        "edge-23.6.1:charts/linkerd-crds/templates/policy/httproute.yaml",
+        stable=(2, 14, 0),
+        edge=(23, 6, 1),
+        crds={"httproutes.policy.linkerd.io": "v1beta3"},
+    ),
+    _row(
+        "edge-23.7.1:charts/linkerd-crds/templates/gateway.networking.k8s.io_httproutes.yaml",
+        stable=(2, 14, 0),
+        edge=(23, 7, 1),
+        crds={"httproutes.gateway.networking.k8s.io": "v1beta1"},
+    ),
+    # The policy controller of 2.14 reads v1beta1.
+    _row(
+        "https://linkerd.io/2/reference/httproute/",
+        stable=(2, 14, 0),
+        splits=(_GATEWAY_V1BETA1, _GATEWAY_V1, *_POLICY_ROUTES),
+    ),
+    _row(
+        "https://linkerd.io/2/reference/httproute/",
+        edge=(23, 8, 1),
+        splits=(_GATEWAY_V1, _GATEWAY_V1BETA1, *_POLICY_ROUTES),
+    ),
+    _row(
+        "https://linkerd.io/releases/",
+        stable=(2, 14, 0),
+        edge=(23, 8, 3),
+        series=14,
+    ),
+    _row(
+        "stable-2.14.1:pkg/healthcheck/healthcheck.go",
+        stable=(2, 14, 0),
+        edge=OLDEST["edge"],
+        compares_running_proxies_only=True,
+    ),
+    _row(
+        "edge-23.11.4:pkg/healthcheck/healthcheck.go",
+        edge=(23, 11, 4),
+        checks_extension_namespaces=True,
+    ),
+    _row(
+        "edge-23.12.2:pkg/k8s/api.go",
+        edge=(23, 12, 2),
+        minimum_kubernetes=(1, 22),
+    ),
+    _row(
+        "edge-24.1.1:charts/linkerd-crds/templates",
+        edge=(24, 1, 1),
+        crds={
+            "externalworkloads.workload.linkerd.io": "v1alpha1",
+            "servers.policy.linkerd.io": "v1beta2",
+        },
+    ),
+    _row(
+        "https://linkerd.io/releases/",
+        "edge-24.2.4:charts/linkerd-crds/templates/workload/external-workload.yaml",
+        edge=(24, 2, 4),
+        series=15,
+        crds={"externalworkloads.workload.linkerd.io": "v1beta1"},
+    ),
+    _row(
+        "edge-24.3.1:bin/helm-build",
+        edge=(24, 3, 1),
+        chart_numbers="date",
+    ),
+    _row(
+        "edge-24.3.4:pkg/healthcheck/healthcheck.go",
+        edge=(24, 3, 4),
+        checks_injection_disabled=False,
+    ),
+    _row(
+        "edge-24.5.2:charts/linkerd-crds/templates/gateway.networking.k8s.io_grpcroutes.yaml",
+        edge=(24, 5, 2),
+        crds={"grpcroutes.gateway.networking.k8s.io": "v1alpha2"},
+    ),
+    _row(
+        "edge-24.7.4:charts/linkerd-crds/templates/policy/server.yaml",
+        edge=(24, 7, 4),
+        crds={"servers.policy.linkerd.io": "v1beta3"},
+    ),
+    # The Gateway API's CRDs are optional from here on.
+    _row(
+        "edge-24.8.1:cli/cmd/check.go",
+        edge=(24, 8, 1),
+        crds={
+            "grpcroutes.gateway.networking.k8s.io": None,
+            "httproutes.gateway.networking.k8s.io": None,
+        },
+    ),
+    _row(
+        "https://linkerd.io/releases/",
+        edge=(24, 8, 2),
+        series=16,
+    ),
+    _row(
+        "edge-24.10.4:charts/linkerd-crds/templates/policy/egress-network.yaml",
+        edge=(24, 10, 4),
+        crds={"egressnetworks.policy.linkerd.io": "v1alpha1"},
+    ),
+    _row(
+        "edge-24.11.2:charts/linkerd-crds/templates/policy/http-local-ratelimit-policy.yaml",
+        edge=(24, 11, 2),
+        crds={"httplocalratelimitpolicies.policy.linkerd.io": "v1alpha1"},
+    ),
+    _row(
+        "https://linkerd.io/releases/",
+        edge=(24, 11, 8),
+        series=17,
+    ),
+    _row(
+        "edge-25.2.3:pkg/k8s/api.go",
+        edge=(25, 2, 3),
+        minimum_kubernetes=(1, 23),
+    ),
+    _row(
+        "https://linkerd.io/releases/",
+        edge=(25, 4, 4),
+        series=18,
+    ),
+    _row(
+        "https://github.com/linkerd/linkerd2/pull/14558",
+        edge=(25, 8, 6),
+        extensions=("linkerd-viz",),
+    ),
+    _row(
+        "https://linkerd.io/releases/",
+        edge=(25, 10, 7),
+        series=19,
+    ),
+    _row(
+        "edge-26.5.1:pkg/k8s/api.go",
+        edge=(26, 5, 1),
+        minimum_kubernetes=(1, 31),
+    ),
+    _row(
+        "https://linkerd.io/releases/",
+        "edge-26.7.1:pkg/healthcheck/healthcheck.go",
+        edge=(26, 7, 1),
+        series=20,
+        checks_gateway_api=True,
+        gateway_api_release="v1.5.1",
+    ),
+)
+"""Every change of Linkerd's that these flows have to know, in the order of its edges."""
+
+
+@cache
+def release_facts(version: LinkerdVersion) -> ReleaseFacts:
+    """What a Linkerd version is; one newer than every row is as the last row says.
+
+    Example:
+        >>> release_facts(LinkerdVersion.parse("stable-2.11.5")).charts
+        ('linkerd2',)
+        >>> release_facts(LinkerdVersion.parse("edge-26.8.3")).extensions
+        ('linkerd-viz',)
+    """
+    facts: dict[str, Any] = {}
+    for row in HISTORY:
+        if row.holds_for(version):
+            for name, value in row.changes.items():
+                is_more = isinstance(value, Mapping) and name in facts
+                facts[name] = {**facts[name], **cast("Entries", value)} if is_more else value
+    return ReleaseFacts(**{name: _without_ended(value) for name, value in facts.items()})
+
+
+def _without_ended(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: entry for key, entry in cast("Entries", value).items() if entry is not None}
+
+
+LAST_STABLE = max(row.stable for row in HISTORY if row.stable)[:2]
+"""The last minor with stable releases of the project's own; edge follows it."""
+
+LAST_STABLE_MINOR = f"stable-{LAST_STABLE[0]}.{LAST_STABLE[1]}"
+
+FIRST_EDGES: Mapping[int, Numbers] = {
+    row.changes["series"]: row.edge for row in HISTORY if "series" in row.changes and row.edge
+}
+"""The first edge of each Linkerd 2.x; later ones belong to it until the next."""
+
+
+def first_versions(channel: Channel) -> tuple[LinkerdVersion, ...]:
+    """The versions of a channel at which something changed, the oldest supported one first."""
+    oldest = LinkerdVersion(channel, OLDEST[channel])
+    firsts = {row.stable if channel == "stable" else row.edge for row in HISTORY}
+    changed = {LinkerdVersion(channel, numbers) for numbers in firsts if numbers is not None}
+    return (oldest, *sorted(version for version in changed if version > oldest))
+
+
+def skipped_minors(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, ...]:
+    """The stable minors between a version and a later one, such as `stable-2.13`.
+
+    Every edge comes after the last of them.
+    """
+    if current.channel == "edge":
+        return ()
+    major, first = current.numbers[:2]
+    last = target.numbers[1] if target.channel == "stable" else LAST_STABLE[1] + 1
+    return tuple(f"stable-{major}.{minor}" for minor in range(first + 1, last))
+
+
+def last_with(extension: ExtensionChart) -> LinkerdVersion:
+    """A version of the newest facts that still have an extension."""
+    versions = (*first_versions("stable"), *first_versions("edge"))
+    return max(v for v in versions if extension in release_facts(v).extensions)
