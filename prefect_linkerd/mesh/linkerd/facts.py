@@ -227,7 +227,7 @@ HISTORY: tuple[Row, ...] = (
         control_plane_chart="linkerd2",
         extensions=("linkerd-viz", "linkerd-jaeger"),
         chart_numbers="version",
-        minimum_kubernetes=(1, 17),
+        minimum_kubernetes=(1, 16),
         crds={"serviceprofiles.linkerd.io": "v1alpha2"},
         checks_crd_versions=False,
         splits=_SPLITS,
@@ -244,7 +244,7 @@ HISTORY: tuple[Row, ...] = (
         counts_terminated_as_over=False,
         compares_running_proxies_only=False,
         checks_nothing_is_installed=True,
-        checks_networks_can_be_verified=True,
+        checks_networks_can_be_verified=False,
         checks_networks_of_pods=False,
         checks_networks_of_services=False,
         viz_roles_are_errors=False,
@@ -254,6 +254,18 @@ HISTORY: tuple[Row, ...] = (
         checks_extension_namespaces=False,
         checks_gateway_api=False,
         gateway_api_release="",
+    ),
+    _row(
+        "stable-2.11.1:pkg/k8s/k8s.go",
+        stable=(2, 11, 1),
+        edge=(21, 10, 2),
+        minimum_kubernetes=(1, 17),
+    ),
+    _row(
+        "stable-2.11.2:pkg/healthcheck/healthcheck.go",
+        stable=(2, 11, 2),
+        edge=(22, 2, 4),
+        checks_networks_can_be_verified=True,
     ),
     # Edges before 22.8.3 have these one by one, and are too old for these flows.
     _row(
@@ -294,16 +306,27 @@ HISTORY: tuple[Row, ...] = (
         injects_extensions_by_namespace=False,
         labels_extensions_by_job=True,
         has_beta_heartbeat=False,
-        has_beta_disruption_budgets=False,
         jaeger_takes_pull_secrets=True,
         finds_pods_by_label=True,
         counts_terminated_as_over=True,
         checks_nothing_is_installed=False,
         checks_networks_can_be_verified=False,
         checks_networks_of_pods=True,
+        checks_prometheus_authorization=True,
+    ),
+    _row(
+        "stable-2.12.1:charts/linkerd-control-plane/templates/destination.yaml",
+        stable=(2, 12, 1),
+        edge=(22, 9, 1),
+        has_beta_disruption_budgets=False,
+    ),
+    _row(
+        "stable-2.12.2:pkg/healthcheck/healthcheck.go",
+        "stable-2.12.2:viz/pkg/healthcheck/healthcheck.go",
+        stable=(2, 12, 2),
+        edge=(22, 10, 2),
         checks_networks_of_services=True,
         viz_roles_are_errors=True,
-        checks_prometheus_authorization=True,
     ),
     _row(
         "edge-23.1.2:charts/linkerd-crds/templates/policy/httproute.yaml",
@@ -315,8 +338,13 @@ HISTORY: tuple[Row, ...] = (
         "edge-23.3.2:CHANGES.md",
         "https://linkerd.io/2/reference/httproute/",
         stable=(2, 13, 0),
-        edge=OLDEST["edge"],
+        edge=(23, 3, 2),
         splits=_POLICY_ROUTES,
+    ),
+    _row(
+        "edge-23.3.4:viz/pkg/healthcheck/healthcheck.go",
+        stable=(2, 13, 0),
+        edge=(23, 3, 4),
         viz_client_comes_first=True,
     ),
     _row(
@@ -333,20 +361,12 @@ HISTORY: tuple[Row, ...] = (
     ),
     _row(
         "edge-23.7.1:charts/linkerd-crds/templates/gateway.networking.k8s.io_httproutes.yaml",
+        "edge-23.7.1:policy-controller/k8s/index/src/outbound/index.rs",
         stable=(2, 14, 0),
         edge=(23, 7, 1),
         crds={"httproutes.gateway.networking.k8s.io": "v1beta1"},
-    ),
-    # The policy controller of 2.14 reads v1beta1.
-    _row(
-        "https://linkerd.io/2/reference/httproute/",
-        stable=(2, 14, 0),
+        # The policy controller reads v1beta1.
         splits=(_GATEWAY_V1BETA1, _GATEWAY_V1, *_POLICY_ROUTES),
-    ),
-    _row(
-        "https://linkerd.io/2/reference/httproute/",
-        edge=(23, 8, 1),
-        splits=(_GATEWAY_V1, _GATEWAY_V1BETA1, *_POLICY_ROUTES),
     ),
     _row(
         "https://linkerd.io/releases/",
@@ -356,8 +376,8 @@ HISTORY: tuple[Row, ...] = (
     ),
     _row(
         "stable-2.14.1:pkg/healthcheck/healthcheck.go",
-        stable=(2, 14, 0),
-        edge=OLDEST["edge"],
+        stable=(2, 14, 1),
+        edge=(23, 9, 2),
         compares_running_proxies_only=True,
     ),
     _row(
@@ -436,8 +456,10 @@ HISTORY: tuple[Row, ...] = (
     ),
     _row(
         "edge-25.2.3:pkg/k8s/api.go",
+        "edge-25.2.3:policy-controller/k8s/api/Cargo.toml",
         edge=(25, 2, 3),
         minimum_kubernetes=(1, 23),
+        splits=(_GATEWAY_V1, _GATEWAY_V1BETA1, *_POLICY_ROUTES),
     ),
     _row(
         "https://linkerd.io/releases/",
@@ -446,7 +468,7 @@ HISTORY: tuple[Row, ...] = (
     ),
     _row(
         "https://github.com/linkerd/linkerd2/pull/14558",
-        edge=(25, 8, 6),
+        edge=(25, 10, 1),
         extensions=("linkerd-viz",),
     ),
     _row(
@@ -465,6 +487,11 @@ HISTORY: tuple[Row, ...] = (
         edge=(26, 7, 1),
         series=20,
         checks_gateway_api=True,
+        gateway_api_release="v1.2.1",
+    ),
+    _row(
+        "edge-26.8.2:pkg/healthcheck/healthcheck.go",
+        edge=(26, 8, 2),
         gateway_api_release="v1.5.1",
     ),
 )

@@ -446,7 +446,7 @@ COMBINATIONS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
         {"version": "stable-2.11.5", "ha": True},
         {
             "Turn ha off": {"ha": False},
-            "choose stable-2.12 or newer": {"version": "stable-2.12.6"},
+            "choose stable-2.12.1 or newer": {"version": "stable-2.12.6"},
             "or use Kubernetes 1.24": {},
         },
     ),
