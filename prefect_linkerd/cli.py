@@ -22,6 +22,10 @@ COMMANDS = {
         "All that `linkerd check` knows, and more; read straight from the cluster.",
     ),
     "certificates": ("read_commands", "Which certificates expire soon, in a second."),
+    "status": (
+        "read_commands",
+        "What a mesh is: versions, releases, certificates, its key's place, unfinished work.",
+    ),
     "adopt": (
         "flow_commands",
         "Print the configuration of a running mesh that Helm installed; change nothing.",

@@ -12,9 +12,15 @@ from pydantic import SecretStr, ValidationError
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
-from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, keeps_key, read_snapshot
+from prefect_linkerd.mesh.identity.trust_anchor import (
+    ANCHOR_SECRET,
+    keeps_key,
+    read_snapshot,
+    read_tls_secret,
+)
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh_file import wrong_fields
+from prefect_linkerd.tasks.names import mesh_key
 
 PASSPHRASE = "PREFECT_LINKERD_PASSPHRASE"  # noqa: S105 the name of a variable
 """The environment variable with a key file's passphrase."""
@@ -122,6 +128,24 @@ def key_words(config: MeshConfig, server: str) -> str:
             "provided, without it. Rotations need it where it is."
         )
     return place_words(config, store.where, server)
+
+
+def key_row(config: MeshConfig, cluster: Cluster) -> str:
+    """Where the configuration says that the key is, and whether it is there, in one line.
+
+    Whether a Secret block is there only its server knows.
+    """
+    anchor = config.trust_anchor
+    if anchor.custody == "in-cluster":
+        where = f"Secret/{config.anchor_namespace}/{ANCHOR_SECRET}"
+        found = read_tls_secret(cluster, ANCHOR_SECRET, config.anchor_namespace)
+        is_there = found is not None and found.private_key is not None
+    elif anchor.key_file is not None:
+        where, is_there = f"file {anchor.key_file}", anchor.key_file.expanduser().exists()
+    else:
+        block = anchor.secret_block or mesh_key(config.name, "trust-anchor")
+        return f"Prefect Secret block {block}, on your Prefect server"
+    return where if is_there else f"not there: {where}"
 
 
 def place_words(config: MeshConfig, where: str, server: str) -> str:

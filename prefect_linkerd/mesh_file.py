@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 
-Key = Literal["given", "asked", "unused"]
-"""A key file's passphrase: it has to be in the mesh's file, may be asked for, or is not needed.
+Key = Literal["given", "asked", "unused", "place"]
+"""A key file's passphrase: it has to be in the mesh's file, may be asked for, or is not needed;
+with `place` the key file stays in the configuration all the same.
 
 It is asked for at a terminal, or taken from the environment.
 """
@@ -71,9 +72,12 @@ def _find_passphrase(fields: dict[str, Any], key: Key) -> None:
     given = cast("dict[str, Any]", anchor)
     if not (path := given.get("key_file")) or given.get("passphrase"):
         return
-    from prefect_linkerd.key_place import find_passphrase
+    from prefect_linkerd.key_place import SHORTEST, find_passphrase
 
-    if key == "unused":
+    if key == "place":
+        # A configuration with a key file has to have one.
+        fields["trust_anchor"] = {**given, "passphrase": "-" * SHORTEST}
+    elif key == "unused":
         fields["trust_anchor"] = {k: v for k, v in given.items() if k != "key_file"}
     elif (found := find_passphrase(Path(str(path)))) is not None:
         fields["trust_anchor"] = {**given, "passphrase": found}

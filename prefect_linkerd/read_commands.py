@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +23,14 @@ from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.options import Parameter, arguments_of, flags_of
 
+if TYPE_CHECKING:
+    from prefect_linkerd.mesh.config.model import MeshConfig
+    from prefect_linkerd.mesh.kubernetes.client import Cluster
+    from prefect_linkerd.mesh.report.report import Report
+
+PAUSE = 2.0
+"""Seconds between two looks of a verification that waits."""
+
 VERIFY = Parameter("options", VerifyOptions, without=("thresholds",))
 """Thresholds are for events, which need a server."""
 CERTIFICATES = Parameter("thresholds", ExpiryThresholds)
@@ -29,6 +38,8 @@ CERTIFICATES = Parameter("thresholds", ExpiryThresholds)
 
 def command(name: str) -> Callable[..., None]:
     """The function of the command of this name."""
+    if name == "status":
+        return with_flags(_status, ())
     if name == "verify":
         return with_flags(_verify, flags_of((VERIFY,)))
     return with_flags(_certificates, flags_of((CERTIFICATES,)))
@@ -39,37 +50,100 @@ def _verify(
     settings: SET = None,
     kubeconfig: KUBECONFIG = None,
     context: CONTEXT = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            help="Check the applications of this namespace alone, and the mesh itself.",
+        ),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For how long a failed check may pass yet.")
+    ] = 0.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail with warnings, too.")] = False,
     output: Annotated[
-        Literal["text", "json", "prometheus"],
-        typer.Option("--output", "-o", help="What stdout is for; json is linkerd's own shape."),
+        Literal["text", "short", "wide", "json", "prometheus"],
+        typer.Option(
+            "--output",
+            "-o",
+            help="What stdout is for. short: only what did not hold; wide: everything; json is "
+            "linkerd's own shape.",
+        ),
     ] = "text",
     **given: Any,
 ) -> None:
     from prefect_linkerd.mesh.atomic_file import write_whole
-    from prefect_linkerd.mesh.checks import CATEGORIES
     from prefect_linkerd.mesh.kubernetes.client import Cluster
     from prefect_linkerd.mesh.report.metrics import as_metrics
-    from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text, verify
-    from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
+    from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text
 
     def work() -> None:
         options = arguments_of((VERIFY,), flags_of((VERIFY,)), given).get("options")
         options = options or VerifyOptions()
         config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
-        cluster = Cluster.from_access(config.access)
-        snapshot = read_snapshot(cluster, config, permissions="pre" in options.scopes)
-        report = verify(snapshot, CATEGORIES, options.scopes, options.ignore)
+        cluster, deadline = Cluster.from_access(config.access), time.monotonic() + wait
+        while is_bad(report := _report(cluster, config, options, namespace), strict=strict):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(min(PAUSE, wait))
         as_json = json.dumps(as_linkerd_json(report), indent=2) + "\n"
-        texts = {"json": as_json, "prometheus": as_metrics(report), "text": as_text(report)}
-        for path, text in (
-            (options.json_file, as_json),
-            (options.metrics_file, texts["prometheus"]),
-        ):
+        for path, text in ((options.json_file, as_json), (options.metrics_file, None)):
             if path is not None:
-                write_whole(path, text)
-        print(texts[output], end="")
-        if report.exit_code:
+                write_whole(path, as_metrics(report) if text is None else text)
+        match output:
+            case "json":
+                print(as_json, end="")
+            case "prometheus":
+                print(as_metrics(report), end="")
+            case _:
+                print(as_text(report, output), end="")
+        if is_bad(report, strict=strict):
             raise Failed
+
+    guarded(work, output)
+
+
+def is_bad(report: Report, *, strict: bool) -> bool:
+    """Whether a check failed; with `strict` also whether one warns."""
+    return report.verdict == "failed" or (strict and report.verdict == "degraded")
+
+
+def _report(
+    cluster: Cluster, config: MeshConfig, options: VerifyOptions, namespace: str | None
+) -> Report:
+    from prefect_linkerd.mesh.checks import CATEGORIES
+    from prefect_linkerd.mesh.report.report import verify
+    from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
+
+    snapshot = read_snapshot(cluster, config, permissions="pre" in options.scopes)
+    if namespace is not None:
+        snapshot = snapshot.narrowed(namespace)
+    return verify(snapshot, CATEGORIES, options.scopes, options.ignore)
+
+
+def _status(
+    mesh: MESH = None,
+    settings: SET = None,
+    kubeconfig: KUBECONFIG = None,
+    context: CONTEXT = None,
+    output: OUTPUT = "text",
+) -> None:
+    from prefect_linkerd.key_place import key_row
+    from prefect_linkerd.mesh.kubernetes.client import Cluster
+    from prefect_linkerd.mesh.status import read_status, status_json, status_rows
+    from prefect_linkerd.target import cluster_words
+
+    def work() -> None:
+        config = load_mesh(mesh, kubeconfig, context, settings or (), "place")
+        cluster = Cluster.from_access(config.access)
+        status, key = read_status(cluster, config), key_row(config, cluster)
+        if output == "json":
+            print(json.dumps({**status_json(status), "key": key}, indent=2))
+            return
+        rows = [("cluster", cluster_words(config.access)), *status_rows(status)]
+        for name, line in (*rows, ("anchor's key", key)):
+            print(f"{name:<13} {line}".rstrip())
 
     guarded(work, output)
 
@@ -79,6 +153,15 @@ def _certificates(
     settings: SET = None,
     kubeconfig: KUBECONFIG = None,
     context: CONTEXT = None,
+    fail_days: Annotated[
+        int,
+        typer.Option(
+            metavar="NUMBER",
+            min=0,
+            help="Exit with code 1 if a certificate has fewer days left. 0: if one has expired. "
+            "One that cert-manager renews only counts once it is late.",
+        ),
+    ] = 0,
     output: OUTPUT = "text",
     **given: Any,
 ) -> None:
@@ -106,7 +189,8 @@ def _certificates(
         else:
             for row in rows:
                 print("{days_left:>10}  {certificate}  {object}  {remedy}".format(**row).rstrip())
-        if any(expiry.days_left <= 0 for expiry in found):
+        is_late = bool(fail_days and expiring(found, config, [fail_days]))
+        if is_late or any(expiry.days_left <= 0 for expiry in found):
             raise Failed
 
     guarded(work, output)

@@ -164,21 +164,29 @@ def _explained(result: CheckResult) -> str:
     return f"[{id_}]({where})" if where.startswith("https:") else f"{id_}, see {where}"
 
 
-def as_text(report: Report) -> str:
+def as_text(report: Report, detail: Literal["short", "text", "wide"] = "text") -> str:
     """The report as `linkerd check` prints it.
 
-    Source: linkerd2 `pkg/healthcheck/healthcheck_output.go` (runChecksTable).
+    Args:
+        detail: short: only the checks that did not hold, as `linkerd check -o short`; wide: also
+            each check's id, the checks that were skipped and why, and every problem.
+
+    Source: linkerd2 `pkg/healthcheck/healthcheck_output.go` (runChecksTable, runChecksShort).
     """
-    signs = {"success": "\u221a", "warning": "\u203c", "error": "\u00d7"}
+    signs = {"success": "\u221a", "warning": "\u203c", "error": "\u00d7", "skipped": "-"}
+    hidden = {"short": ("success", "skipped"), "text": ("skipped",), "wide": ()}[detail]
     lines: list[str] = []
     for category in report.categories:
-        shown = [result for result in category.results if result.outcome != "skipped"]
+        shown = [result for result in category.results if result.outcome not in hidden]
         if not shown:
             continue
         lines += [category.name, "-" * len(category.name)]
         for result in shown:
-            lines.append(f"{signs[result.outcome]} {result.check.description}")
-            lines += [f"    {line}" for line in _problems(result)]
+            more = f" ({result.check.id})" if detail == "wide" else ""
+            lines.append(f"{signs[result.outcome]} {result.check.description}{more}")
+            problems = result.problems if detail == "wide" else _problems(result)
+            lines += [f"    {line}" for line in problems]
+            lines += [f"    skipped: {result.reason}"] if result.outcome == "skipped" else []
             lines += [f"    see {hint(result)} for hints"] if result.problems else []
         lines.append("")
     status = signs["error" if report.verdict == "failed" else "success"]

@@ -328,6 +328,17 @@ class Snapshot:
         unread = {k: v for k, v in self.unread.items() if k not in parts}
         return Snapshot.of(known | parts, unread)
 
+    def narrowed(self, namespace: str) -> Snapshot:
+        """The same snapshot with the applications of one namespace alone, and the mesh's own."""
+        names = self.config.namespaces
+        kept = {names.linkerd, names.viz, names.jaeger, CNI_NAMESPACE, "kube-system", namespace}
+        parts: dict[str, object] = {}
+        if "pods" not in self.unread:
+            parts["pods"] = tuple(pod for pod in self.pods if pod.namespace in kept)
+        if "workloads" not in self.unread:
+            parts["workloads"] = tuple(w for w in self.workloads if w.namespace in kept)
+        return self.changed(**parts)
+
     @property
     def unread(self) -> Mapping[str, MeshError]:
         """The parts that could not be read, with the reason."""

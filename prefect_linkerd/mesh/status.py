@@ -1,0 +1,176 @@
+"""What a mesh is at this moment, for people: versions, releases, certificates, unfinished work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.installed import MeshReleases, read_mesh_releases
+from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.records.rotation import RotationRecord
+from prefect_linkerd.mesh.records.rotation import read_record as read_rotation
+from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
+from prefect_linkerd.mesh.records.upgrade import read_record as read_upgrade
+from prefect_linkerd.mesh.snapshot.expiry import Expiry, read_expiries
+
+
+@dataclass(frozen=True)
+class Status:
+    """A mesh as its cluster shows it.
+
+    `linkerd` is the version of the control plane's release, empty where Helm installed none;
+    `owner` says who owns the control plane. `rotation` and `upgrade` are those not finished.
+    """
+
+    mesh: str
+    kubernetes: str
+    linkerd: str
+    configured: str
+    owner: str
+    releases: tuple[Release, ...]
+    expiries: tuple[Expiry, ...]
+    rotation: RotationRecord | None
+    upgrade: UpgradeRecord | None
+
+
+def read_status(cluster: Cluster, config: MeshConfig) -> Status:
+    """Reads a mesh; changes nothing.
+
+    Raises:
+        ApiError: the API server did not answer, or refused a read.
+    """
+    rotation = read_rotation(cluster, config.namespaces.linkerd)
+    return decide_status(
+        config,
+        cluster.version(),
+        read_mesh_releases(cluster, config),
+        read_expiries(cluster, config),
+        rotation,
+        read_upgrade(cluster, config),
+    )
+
+
+def decide_status(
+    config: MeshConfig,
+    kubernetes: str,
+    installed: MeshReleases,
+    expiries: Sequence[Expiry],
+    rotation: RotationRecord | None,
+    upgrade: UpgradeRecord | None,
+) -> Status:
+    """What was read, put together."""
+    control_plane = installed.control_plane
+    return Status(
+        mesh=config.name,
+        kubernetes=kubernetes,
+        linkerd=control_plane.app_version if control_plane else "",
+        configured=str(config.linkerd),
+        owner=str(installed.driver) if installed.driver else "",
+        releases=tuple(installed.releases.values()),
+        expiries=tuple(expiries),
+        rotation=rotation if rotation is not None and rotation.is_open else None,
+        upgrade=upgrade,
+    )
+
+
+def status_rows(status: Status) -> list[tuple[str, str]]:
+    """A status as pairs of a heading and a line; a heading is empty where it is the same."""
+    owner = f" ({status.owner})" if status.owner else ""
+    rows = [
+        ("mesh", status.mesh),
+        ("kubernetes", status.kubernetes),
+        ("linkerd", f"{status.linkerd or 'not installed by Helm'}{owner}"),
+    ]
+    if status.linkerd and status.configured != status.linkerd:
+        rows.append(("", f"the mesh's file wants {status.configured}"))
+    rows += _named(
+        "releases",
+        [f"{r.ref}: {r.chart} {r.chart_version}, {r.status}" for r in status.releases] or ["none"],
+    )
+    rows += _named("certificates", [_certificate(e) for e in status.expiries] or ["none"])
+    return rows + _unfinished(status)
+
+
+def _certificate(expiry: Expiry) -> str:
+    renewed = f", renewed by {expiry.renewed_by}" if expiry.renewed_by else ""
+    ended = "expired" if expiry.days_left <= 0 else f"{expiry.days_left:.0f} days left"
+    return f"{expiry.name}: {ended}, until {expiry.info.not_after:%Y-%m-%d}{renewed}"
+
+
+def _unfinished(status: Status) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    if (rotation := status.rotation) is not None:
+        begun = datetime.fromisoformat(rotation.begun)
+        going = "back to" if rotation.is_going_back else "to"
+        rows += [
+            ("rotation", f"begun {begun:%Y-%m-%d %H:%M} UTC, in phase {rotation.phase}, not done"),
+            ("", f"{going} trust anchor sha256 {rotation.goal}"),
+            ("", "resume: rotate-anchor; give up: rotate-anchor --action abort"),
+        ]
+    if (upgrade := status.upgrade) is not None:
+        going = "going back" if upgrade.direction == "back" else "not done"
+        resume = "resume: upgrade"
+        if upgrade.direction == "forward":
+            resume += "; give up: upgrade --go-back"
+        rows += [
+            (
+                "upgrade",
+                f"from {upgrade.source} to {upgrade.target}, begun "
+                f"{upgrade.started:%Y-%m-%d %H:%M} UTC, {going}",
+            ),
+            *([("", upgrade.reason)] if upgrade.reason else []),
+            ("", resume),
+        ]
+    return rows or [("unfinished", "nothing")]
+
+
+def _named(name: str, lines: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name if number == 0 else "", line) for number, line in enumerate(lines)]
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """A status for programs; no value of a release and no certificate's key is in it."""
+    return {
+        "mesh": status.mesh,
+        "kubernetes": status.kubernetes,
+        "linkerd": status.linkerd,
+        "configured": status.configured,
+        "owner": status.owner,
+        "releases": [
+            {
+                "name": r.name,
+                "namespace": r.namespace,
+                "chart": r.chart,
+                "version": r.chart_version,
+                "revision": r.revision,
+                "status": r.status,
+            }
+            for r in status.releases
+        ],
+        "certificates": [
+            {
+                "name": e.name,
+                "object": e.subject,
+                "not_after": e.info.not_after.isoformat(),
+                "days_left": round(e.days_left, 2),
+                "renewed_by": e.renewed_by,
+            }
+            for e in status.expiries
+        ],
+        "rotation": None
+        if (r := status.rotation) is None
+        else {"phase": r.phase, "begun": r.begun, "goal": r.goal, "back": r.is_going_back},
+        "upgrade": None
+        if (u := status.upgrade) is None
+        else {
+            "source": u.source,
+            "target": u.target,
+            "started": u.started.isoformat(),
+            "direction": u.direction,
+            "reason": u.reason,
+        },
+    }
