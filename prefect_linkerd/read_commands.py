@@ -19,7 +19,7 @@ from prefect_linkerd.arguments import (
     guarded,
     with_flags,
 )
-from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOptions
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.options import Parameter, arguments_of, flags_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from prefect_linkerd.mesh.checks import CATEGORIES
-from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
+from prefect_linkerd.mesh.config.verification import DEFAULT_SCOPES
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.report import report

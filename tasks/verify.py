@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.checks import CATEGORIES
-from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOptions
 from prefect_linkerd.mesh.report.events import certificate_notices, verdict_notice
 from prefect_linkerd.mesh.report.metrics import as_metrics
 from prefect_linkerd.mesh.report.report import (

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.checks.check import Category, Check
-from prefect_linkerd.mesh.checks.scopes import Scope
+from prefect_linkerd.mesh.config.verification import Scope
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
 Family = Literal["core", "viz", "jaeger", "multicluster"]

@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.checks.check import (
     CheckResult,
     run_checks,
 )
-from prefect_linkerd.mesh.checks.scopes import Scope
+from prefect_linkerd.mesh.config.verification import Scope
 from prefect_linkerd.mesh.errors import MeshUnhealthy
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, expiries
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot

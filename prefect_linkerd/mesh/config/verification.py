@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
-from prefect_linkerd.mesh.checks.scopes import Scope
 from prefect_linkerd.mesh.config.model import Section
+
+Scope = Literal["pre", "crds", "control-plane", "proxy", "cni", "viz", "jaeger", "beyond"]
+"""Which command of the linkerd CLI has a check: `check --pre`, `check --crds`, `check`,
+`check --proxy`, `check --linkerd-cni-enabled`, `viz check` and `jaeger check`; `beyond` are our
+own."""
 
 DEFAULT_SCOPES: tuple[Scope, ...] = ("control-plane", "cni", "proxy", "viz", "jaeger", "beyond")
 
