@@ -44,7 +44,8 @@ def key_use(flow: str) -> KeyUse:
 class Command:
     """A flow as a command: the flow's name, and its parameters but for the mesh.
 
-    `asks_for_target` says whether it asks before it changes a cluster that no mesh file names.
+    `asks_for_target` says whether it asks before it changes a cluster that no mesh file names, and
+    `has_dry_action` whether its dry run is an action of the flow.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Command:
     parameters: tuple[Parameter, ...] = ()
     takes_mesh: bool = True
     asks_for_target: bool = False
+    has_dry_action: bool = False
     needs_server: bool = False
 
     @property
@@ -115,6 +117,7 @@ def _rotate_anchor() -> Command:
             Parameter("new_anchor", NewAnchor, prefix="new-anchor-"),
             Parameter("options", RotationOptions),
         ),
+        has_dry_action=True,
     )
 
 
@@ -183,6 +186,9 @@ def command(name: str) -> Callable[..., None]:
     """The function of the command of this name."""
     command = COMMANDS[name]()
     flags = flags_of(command.parameters)
+    more = [*(KEY_FLAGS if command.keeps_key else ())]
+    if command.has_dry_action:
+        more += flags_of((DRY_RUN,))
 
     def with_mesh(
         mesh: MESH = None,
@@ -199,6 +205,8 @@ def command(name: str) -> Callable[..., None]:
             chosen = [*(settings or ()), *_key_settings(given)]
             config = load_mesh(mesh, kubeconfig, context, chosen, key)
             arguments = arguments_of(command.parameters, flags, given)
+            if command.has_dry_action and given["dry_run"]:
+                arguments["action"] = _dry(arguments.get("action", "rotate"))
             if command.asks_for_target and mesh is None and not arguments.get("dry_run"):
                 from prefect_linkerd.target import confirm_target
 
@@ -218,7 +226,18 @@ def command(name: str) -> Callable[..., None]:
         )
 
     own = with_mesh if command.takes_mesh else without_mesh
-    return with_flags(own, [*flags, *(KEY_FLAGS if command.keeps_key else ())])
+    return with_flags(own, [*flags, *more])
+
+
+def _dry(action: str) -> str:
+    if action in ("rotate", "dry_run"):
+        return "dry_run"
+    raise InvalidInput(
+        "flags",
+        expected="--dry-run, or another action than rotate",
+        found=f"--dry-run and --action {action}",
+        remedy="Give one of them. --dry-run shows the plan of a rotation.",
+    )
 
 
 def _key_settings(given: dict[str, Any]) -> list[str]:
@@ -248,6 +267,10 @@ def run_flow(
             found="none",
             remedy="Set PREFECT_API_URL.",
         )
+    if config is not None:
+        from prefect_linkerd.target import reached
+
+        reached(config.access)
     keeps_key = command.keeps_key and not is_dry(arguments)
     if config is not None and keeps_key and is_plain:
         from prefect_linkerd.key_place import with_place

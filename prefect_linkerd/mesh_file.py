@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
@@ -42,13 +44,15 @@ def load_mesh(
     try:
         content: Any = yaml.safe_load(path.read_text()) if path else {}
         if not isinstance(content, dict):
-            raise ValueError("no mapping")
-    except (OSError, ValueError, yaml.YAMLError) as error:
+            raise TypeError("no fields")
+    except (OSError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInput(
             subject,
             expected="a readable YAML or JSON file with the mesh's fields",
-            found=type(error).__name__,
-            remedy="Name an existing file.",
+            found=_cause(error),
+            remedy="Name an existing file."
+            if isinstance(error, OSError)
+            else "Write fields as in docs/options.md.",
         ) from None
     fields = cast("dict[str, Any]", content)
     given = {"kubeconfig": kubeconfig, "context": context}
@@ -63,6 +67,15 @@ def load_mesh(
         return MeshConfig.model_validate(fields)
     except ValidationError as error:
         raise wrong_fields(subject, error, "fields of docs/options.md") from None
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong with a file, and where; never its text, which may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark) is not None:
+        return f"no valid YAML at line {mark.line + 1}, column {mark.column + 1}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) if isinstance(error, TypeError) else "no text in UTF-8"
 
 
 def _find_passphrase(fields: dict[str, Any], key: Key) -> None:
@@ -103,13 +116,28 @@ def load_fleet(paths: Sequence[Path], key: Key = "given") -> dict[str, MeshConfi
     return found
 
 
-def wrong_fields(subject: str, error: ValidationError, expected: str) -> InvalidInput:
+def wrong_fields(
+    subject: str, error: ValidationError, expected: str, model: type[BaseModel] = MeshConfig
+) -> InvalidInput:
     """Every wrong field with what is wrong about it, and no value, as one may be a secret."""
     wrong = "; ".join(
-        f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ")
+        f"{'.'.join(map(str, item['loc']))}: {_wrong(item, model)}".removeprefix(": ")
         for item in error.errors()
     )
     return InvalidInput(subject, expected=expected, found=wrong, remedy="Fix these fields.")
+
+
+def _wrong(item: ErrorDetails, model: type[BaseModel]) -> str:
+    if item["type"] != "extra_forbidden":
+        return item["msg"]
+    *parents, name = map(str, item["loc"])
+    section: type[BaseModel] | None = model
+    for parent in parents:
+        field = section.model_fields.get(parent) if section is not None else None
+        kind: Any = field.annotation if field is not None else None
+        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    near = get_close_matches(name, section.model_fields, 1) if section is not None else []
+    return f"there is no such field; did you mean {near[0]}?" if near else "there is no such field"
 
 
 def fields_of(settings: Sequence[str]) -> dict[str, Any]:

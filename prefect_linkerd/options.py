@@ -125,7 +125,9 @@ def arguments_of(
             try:
                 values[parameter.name] = parameter.model.model_validate(values[parameter.name])
             except ValidationError as error:
-                raise wrong_fields("flags", error, "values as `--help` has them") from None
+                raise wrong_fields(
+                    "flags", error, "values as `--help` has them", parameter.model
+                ) from None
     return values
 
 

@@ -74,15 +74,15 @@ def _verify(
     **given: Any,
 ) -> None:
     from prefect_linkerd.mesh.atomic_file import write_whole
-    from prefect_linkerd.mesh.kubernetes.client import Cluster
     from prefect_linkerd.mesh.report.metrics import as_metrics
     from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text
+    from prefect_linkerd.target import reached
 
     def work() -> None:
         options = arguments_of((VERIFY,), flags_of((VERIFY,)), given).get("options")
         options = options or VerifyOptions()
         config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
-        cluster, deadline = Cluster.from_access(config.access), time.monotonic() + wait
+        cluster, deadline = reached(config.access), time.monotonic() + wait
         while is_bad(report := _report(cluster, config, options, namespace), strict=strict):
             if time.monotonic() >= deadline:
                 break
@@ -130,13 +130,12 @@ def _status(
     output: OUTPUT = "text",
 ) -> None:
     from prefect_linkerd.key_place import key_row
-    from prefect_linkerd.mesh.kubernetes.client import Cluster
     from prefect_linkerd.mesh.status import read_status, status_json, status_rows
-    from prefect_linkerd.target import cluster_words
+    from prefect_linkerd.target import cluster_words, reached
 
     def work() -> None:
         config = load_mesh(mesh, kubeconfig, context, settings or (), "place")
-        cluster = Cluster.from_access(config.access)
+        cluster = reached(config.access)
         status, key = read_status(cluster, config), key_row(config, cluster)
         if output == "json":
             print(json.dumps({**status_json(status), "key": key}, indent=2))
@@ -165,14 +164,14 @@ def _certificates(
     output: OUTPUT = "text",
     **given: Any,
 ) -> None:
-    from prefect_linkerd.mesh.kubernetes.client import Cluster
     from prefect_linkerd.mesh.snapshot.expiry import expiring, read_expiries
+    from prefect_linkerd.target import reached
 
     def work() -> None:
         flags = flags_of((CERTIFICATES,))
         thresholds = arguments_of((CERTIFICATES,), flags, given).get("thresholds")
         config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
-        found = read_expiries(Cluster.from_access(config.access), config)
+        found = read_expiries(reached(config.access), config)
         due = expiring(found, config, (thresholds or ExpiryThresholds()).days)
         rows = [
             {

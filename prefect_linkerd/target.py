@@ -9,6 +9,7 @@ import typer
 from prefect_linkerd.mesh.config.model import ClusterAccess, MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.charts import charts_of
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.kubeconfig import choose, read_kubeconfig
 from prefect_linkerd.mesh.planning.desired import dependencies_of
 
@@ -49,6 +50,17 @@ def _agrees() -> bool:
         return typer.confirm("Install?", err=True)
     except (typer.Abort, EOFError):
         return False
+
+
+def reached(access: ClusterAccess) -> Cluster:
+    """The cluster of an access, which answers: a person need not wait for requests repeated.
+
+    Raises:
+        ApiError: nobody answers there.
+    """
+    cluster = Cluster.from_access(access)
+    cluster.reach()
+    return cluster
 
 
 def cluster_words(access: ClusterAccess) -> str:

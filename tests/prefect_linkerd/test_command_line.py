@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,91 @@ def test_each_flag_of_the_access_wins_over_its_own_field(
     assert (given.kubeconfig, given.context, given.in_cluster) == (wanted, *found[1:])
     if access is None:
         assert load_mesh(None, kubeconfig, flags.get("context")).access == given
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("viz: {enabeld: true}", "viz.enabeld: there is no such field; did you mean enabled?"),
+        ("issuerr: cert-manager", "issuerr: there is no such field; did you mean issuer?"),
+        ("quite: different", "quite: there is no such field. Fix"),
+        ("name: x\nviz: {a: b\n  c: d", "found no valid YAML at line 3, column 4. Write"),
+        ("- name", "found no fields. Write"),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong_and_where(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mesh.yaml").write_text(text)
+    assert main(["certificates", str(tmp_path / "mesh.yaml")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_cluster_that_does_not_answer_fails_at_once_in_the_systems_words(
+    context_only: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = time.monotonic()
+    for command in ("verify", "certificates", "status", "adopt"):
+        assert main([command]) == 1
+        said = capsys.readouterr().err
+        assert f"an answer to GET from {context_only}, found connection refused." in said
+        # Once, and without a step that would be tried again.
+        assert len(said.splitlines()) == 1
+    # The library repeats a request for 20 s.
+    assert time.monotonic() - begin < 15
+
+
+@pytest.mark.usefixtures("context_only")
+def test_a_dry_run_is_no_other_action(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --dry-run no place for a key is asked for, and the flow is asked for its plan alone."""
+    asked: list[dict[str, Any]] = []
+
+    def record(_command: Any, _config: Any, arguments: dict[str, Any], *_: Any) -> None:
+        asked.append(arguments)
+
+    monkeypatch.setattr(flow_commands, "run_flow", record)
+    assert main(["rotate-anchor", "--dry-run"]) == 0
+    assert main(["rotate-anchor", "--action", "dry_run"]) == 0
+    assert asked == [{"action": "dry_run"}] * 2
+    assert flow_commands.is_dry(asked[0])
+    assert main(["rotate-anchor", "--dry-run", "--action", "abort"]) == 2
+    assert "found --dry-run and --action abort. Give one" in capsys.readouterr().err
+
+
+PROFILE = 'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "http://127.0.0.1:1/api"\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "environment", "has"),
+    [
+        ({}, {}, False),
+        ({}, {"PREFECT_API_URL": "http://127.0.0.1:1/api"}, True),
+        ({"prefect.toml": "[plugins]\nenabled = true\n"}, {}, False),
+        ({"prefect.toml": '[api]\nurl = "http://127.0.0.1:1/api"\n'}, {}, True),
+        ({"home/profiles.toml": PROFILE}, {}, True),
+    ],
+)
+@pytest.mark.slow
+def test_a_users_server_is_found_wherever_prefect_finds_it(
+    files: dict[str, str], environment: dict[str, str], has: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    code = "from prefect_linkerd.user_server import has_server; print(has_server())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=clean | {"PREFECT_HOME": str(tmp_path / "home")} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.split() == [str(has)]
 
 
 def test_a_plugins_words_come_to_the_terminal(

@@ -115,6 +115,13 @@ def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
     assert kept is not None
     assert kept.is_open
     assert read_trust_bundle(cluster, config).anchors == before
+    printed, _ = terminal.run("status")
+    assert f"linkerd       {VERSION} (" in printed
+    assert "linkerd/linkerd-control-plane: linkerd-control-plane " in printed
+    assert "trust anchor: " in printed
+    assert ", in phase prepare, not done" in printed
+    assert "resume: rotate-anchor; give up: rotate-anchor --action abort" in printed
+    assert f"anchor's key  file {tmp_path}/anchor.key\n" in printed
     # Nobody to ask is a no.
     _, said = terminal.run(*ROTATE, "--approvals", "bundle", code=2)
     assert "nobody at a terminal to ask" in said
@@ -125,6 +132,11 @@ def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
     record = json.loads(printed)
     assert (record["phase"], record["goal"]) == ("done", kept.goal)
     assert read_trust_bundle(cluster, config).anchors == {kept.goal} != before
+    status = json.loads(terminal.run("status", "-o", "json")[0])
+    assert (status["rotation"], status["upgrade"], status["mesh"]) == (None, None, config.name)
+    assert {c["name"] for c in status["certificates"]} >= {"trust anchor", "issuer"}
+    assert len(terminal.run("certificates", "--fail-days", "3000", code=1)[0].splitlines()) > 2
+    terminal.run("certificates", "--fail-days", "10")
     assert "PRIVATE KEY" not in printed + said
     assert "done" not in said
     # Helm has its caches; we leave nothing.

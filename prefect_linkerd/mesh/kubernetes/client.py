@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import tempfile
 import threading
 import time
@@ -65,6 +66,20 @@ class ApiResource:
 
 def _is_transient(error: BaseException) -> bool:
     return isinstance(error, ApiError) and error.transient
+
+
+def _cause(error: BaseException) -> str:
+    """Why no answer came, in the words of what failed first: the system's, or those of TLS."""
+    # urllib3 wraps what it got as `reason`, or raises from it.
+    while (inner := getattr(error, "reason", None) or error.__cause__) is not None:
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"a certificate that is not trusted: {error.verify_message}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return type(error).__name__
 
 
 class Cluster:
@@ -173,12 +188,10 @@ class Cluster:
                     self._timeout if timeout is None else timeout,
                 )
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                # What urllib3 wraps says more than that it gave up.
-                cause = getattr(error, "reason", None) or error
                 raise ApiError(
                     subject or path,
                     expected=f"an answer to {method} from {self.host}",
-                    found=type(cause).__name__,
+                    found=_cause(error),
                     remedy="Check that the API server runs and can be reached from here.",
                 ) from None
             if response.status >= 400:
@@ -240,6 +253,18 @@ class Cluster:
         return orjson.loads(answer)
 
     # Discovery
+
+    def reach(self) -> None:
+        """Asks the API server once whether it is there: a person does not wait for repeats.
+
+        Raises:
+            ApiError: no answer came at all.
+        """
+        try:
+            self.read("/version", repeat=False)
+        except ApiError as error:
+            if error.status == 0:
+                raise
 
     def version(self) -> str:
         """The API server's version, such as `v1.34.4`."""

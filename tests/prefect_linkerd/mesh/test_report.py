@@ -144,6 +144,16 @@ def test_the_text_is_that_of_linkerd(report: Report) -> None:
     assert lines[-1] == "Status check results are ×"  # noqa: RUF001 linkerd's own sign
 
 
+def test_the_text_may_be_short_or_wide(report: Report) -> None:
+    short = as_text(report, "short").splitlines()
+    assert not [line for line in short if line.startswith(("√", "-  "))]
+    assert "‼ nothing ends soon" in short
+    wide = as_text(report, "wide").splitlines()
+    assert "√ all is well (good)" in wide
+    assert not [line for line in wide if "more" in line and line.startswith("    and")]
+    assert any(line.startswith("    skipped: ") for line in wide)
+
+
 def test_the_page_says_what_changed_since_the_last_run(report: Report) -> None:
     before = failing_ids(report_rows(report)) - {"bad"} | {"gone"}
     page = report_markdown(report, before)
