@@ -77,7 +77,7 @@ def _fleet(
                 "fleet",
                 expected="files of meshes alone, or names of blocks alone",
                 found=", ".join(name for name in named if Path(name) not in files),
-                remedy="Name existing files.",
+                remedy="Name files that exist; or blocks alone, of your Prefect server.",
             )
         flow = str(arguments.get("deployment", "verify_mesh"))
         of_key = key_use(flow)

@@ -50,9 +50,7 @@ def load_mesh(
             subject,
             expected="a readable YAML or JSON file with the mesh's fields",
             found=_cause(error),
-            remedy="Name an existing file."
-            if isinstance(error, OSError)
-            else "Write fields as in docs/options.md.",
+            remedy="Name an existing file with lines such as `version: edge-26.8.3`.",
         ) from None
     fields = cast("dict[str, Any]", content)
     given = {"kubeconfig": kubeconfig, "context": context}
@@ -124,7 +122,7 @@ def wrong_fields(
         f"{'.'.join(map(str, item['loc']))}: {_wrong(item, model)}".removeprefix(": ")
         for item in error.errors()
     )
-    return InvalidInput(subject, expected=expected, found=wrong, remedy="Fix these fields.")
+    return InvalidInput(subject, expected=expected, found=wrong, remedy="Correct these fields.")
 
 
 def _wrong(item: ErrorDetails, model: type[BaseModel]) -> str:
@@ -171,6 +169,6 @@ def _set(fields: dict[str, Any], setting: str) -> None:
             f"field {path}",
             expected="field=value or section.field=value, the value as in YAML",
             found="something else",
-            remedy="Write it like --set viz.dashboard.host=viz.example.com.",
+            remedy="Write it like --set access.context=production.",
         ) from None
     place[last] = value

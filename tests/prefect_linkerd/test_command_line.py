@@ -322,7 +322,7 @@ def test_wrong_input_ends_with_2_and_names_itself(
     assert main(["bootstrap", str(tmp_path / "none.yaml"), "--output", "json"]) == 2
     said = json.loads(capsys.readouterr().out)
     assert said["error"] == "InvalidInput"
-    assert said["remedy"] == "Name an existing file."
+    assert said["remedy"] == "Name an existing file with lines such as `version: edge-26.8.3`."
     assert main(["upgrade", "--restarts-batch-size", "many"]) == 2
     assert main(["nothing"]) == 2
     assert "No such command" in capsys.readouterr().err

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.advice import heard
+
 ConfigFactory = Callable[..., dict[str, Any]]
 FlowRunner = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -50,6 +52,7 @@ class Flows:
         status = stdout.readline()
         assert status, "the process that runs flows has ended"
         said, logged = (file.read_text() for file in files)
+        heard(said + logged)
         return subprocess.CompletedProcess([flow], int(status), said, logged)
 
     def upgrade(self, config: dict[str, Any], **options: Any) -> dict[str, Any]:

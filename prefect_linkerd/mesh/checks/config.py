@@ -17,7 +17,8 @@ from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 crd = Category("linkerd-crd", "crds")
 config = Category("linkerd-config", "control-plane")
 
-AGAIN = "Run bootstrap again, which reinstalls the release."
+AGAIN = "Have Helm make it again: `helm rollback` of the release to its present revision."
+"""Bootstrap leaves a release alone that is deployed with the wanted chart and values."""
 COMPONENTS = ("destination", "identity", "proxy-injector")
 SERVICE_ACCOUNTS = tuple(f"linkerd-{component}" for component in COMPONENTS)
 

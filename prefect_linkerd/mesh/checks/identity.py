@@ -30,7 +30,13 @@ EXPIRING_SOON = timedelta(days=60)
 """Source: linkerd2 `pkg/issuercerts`, `expirationWarningThresholdInDays`."""
 
 ROTATE = "Run rotate_anchor."
-REISSUE = "Have a new issuer signed by the trust anchor (rotate_anchor, or cert-manager)."
+RECOVER = "Check the clock; where it has ended, run rotate_anchor with recover."
+RESTORE = "Put the mesh's trust anchors there again, in PEM."
+ISSUE = "Run bootstrap, which issues one; where cert-manager keeps it, look at its Certificate."
+REISSUE = (
+    "Delete the Secret and run bootstrap again, which issues a new one; where cert-manager keeps "
+    "it, renew its Certificate (cmctl renew)."
+)
 
 EXTERNAL, OWN = "kubernetes.io/tls", "linkerd.io/tls"
 KEYS = {EXTERNAL: ("ca.crt", "tls.crt", "tls.key"), OWN: ("crt.pem", "key.pem")}
@@ -89,7 +95,7 @@ def _(snapshot: Snapshot) -> Problems:
     subject, secret = _subject(snapshot), _secret(snapshot)
     scheme = _scheme(snapshot)
     if secret is None:
-        yield Problem(subject, "it does not exist", REISSUE)
+        yield Problem(subject, "it does not exist", ISSUE)
         return
     lacking = [key for key in KEYS[scheme] if key not in secret.keys]
     if lacking:
@@ -97,7 +103,7 @@ def _(snapshot: Snapshot) -> Problems:
         yield Problem(subject, text, REISSUE)
         return
     yield from _unreadable(secret.certificate, subject, REISSUE)
-    yield from _unreadable(_anchors_text(snapshot), f"trust anchors of {subject}", ROTATE)
+    yield from _unreadable(_anchors_text(snapshot), f"trust anchors of {subject}", RESTORE)
     if secret.has_matching_key is False:
         yield Problem(subject, "its key is not the key of its certificate", REISSUE)
     elif secret.has_matching_key is None:
@@ -134,7 +140,7 @@ def _named(anchor: CertificateInfo, snapshot: Snapshot) -> str:
 def _(snapshot: Snapshot) -> Problems:
     for anchor in anchors(snapshot):
         if text := not_valid_now(anchor, snapshot.now):
-            yield Problem(_named(anchor, snapshot), text, ROTATE)
+            yield Problem(_named(anchor, snapshot), text, RECOVER)
 
 
 def not_valid_now(info: CertificateInfo, now: datetime) -> str:
@@ -181,7 +187,8 @@ def _(snapshot: Snapshot) -> Problems:
 )
 def _(snapshot: Snapshot) -> Problems:
     if text := not_valid_now(issuer_chain(snapshot)[0], snapshot.now):
-        yield Problem(_subject(snapshot), text, REISSUE)
+        remedy = "Check the clock; where it has ended, run rotate_issuer with accept_downtime."
+        yield Problem(_subject(snapshot), text, remedy)
 
 
 @identity.check(
@@ -191,7 +198,7 @@ def _(snapshot: Snapshot) -> Problems:
 )
 def _(snapshot: Snapshot) -> Problems:
     if text := ends_soon(issuer_chain(snapshot)[0], snapshot.now):
-        yield Problem(_subject(snapshot), text, REISSUE)
+        yield Problem(_subject(snapshot), text, "Run rotate_issuer.")
 
 
 @identity.check(
@@ -201,7 +208,11 @@ def _(snapshot: Snapshot) -> Problems:
 def _(snapshot: Snapshot) -> Problems:
     if not chains(issuer_chain(snapshot), anchors(snapshot), snapshot.now, _subject(snapshot)):
         text = "no trust anchor that is valid now signed it"
-        yield Problem(_subject(snapshot), text, REISSUE)
+        remedy = (
+            "Put the anchor that signed it back into the trust bundle, or run rotate_anchor with "
+            "recover and accept_downtime."
+        )
+        yield Problem(_subject(snapshot), text, remedy)
 
 
 def chains(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prefect_linkerd.mesh.checks.check import Problem, Problems
+from prefect_linkerd.mesh.checks.config import AGAIN
 from prefect_linkerd.mesh.checks.data_plane import not_running
 from prefect_linkerd.mesh.checks.identity import stale_bundles
 from prefect_linkerd.mesh.linkerd.facts import release_facts
@@ -43,7 +44,8 @@ def absent(pods: Iterable[Pod], components: Iterable[str], namespace: str) -> Pr
             yield Problem(
                 f"Deployment/{namespace}/{component}",
                 "there is no pod of it",
-                "Look at the events of the Deployment and its ReplicaSet, or run bootstrap.",
+                "Look at the events of the Deployment and its ReplicaSet. Where it is gone: "
+                + AGAIN,
             )
 
 

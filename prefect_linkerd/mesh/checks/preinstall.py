@@ -31,7 +31,8 @@ def _(snapshot: Snapshot) -> Problems:
     name = snapshot.config.namespaces.linkerd
     if name in snapshot.namespaces:
         text = "it exists already"
-        yield Problem(f"Namespace/{name}", text, "Uninstall what is in it, or choose another one.")
+        remedy = "Delete it, or set namespaces.linkerd to another one."
+        yield Problem(f"Namespace/{name}", text, remedy)
 
 
 @pre_kubernetes_setup.check("pre-k8s-cluster-k8s", "can create non-namespaced resources")

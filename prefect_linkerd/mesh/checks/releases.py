@@ -31,7 +31,7 @@ def _(snapshot: Snapshot) -> Problems:
                 f"its revision {release.revision} is {release.status} since "
                 f"{release.updated:%Y-%m-%d %H:%M} UTC",
                 "Unless something works on it now, "
-                + _remedy(snapshot, release, "run bootstrap, which finishes it."),
+                + _unless_theirs(snapshot, release, "run bootstrap, which finishes it."),
             )
 
 
@@ -42,8 +42,8 @@ def _(snapshot: Snapshot) -> Problems:
             yield Problem(
                 _subject(release),
                 f"its revision {release.revision} failed on {release.updated:%Y-%m-%d %H:%M} UTC",
-                "Look at `helm history` and fix what it names. "
-                + _remedy(snapshot, release, "Then run bootstrap again."),
+                "Fix what `helm history` names, then "
+                + _unless_theirs(snapshot, release, "run bootstrap again."),
             )
 
 
@@ -80,7 +80,7 @@ def _(snapshot: Snapshot) -> Problems:
                 _subject(release),
                 f"it is of chart {' '.join(have)} instead of {' '.join(want)}",
                 "Set the configured version to the installed one, or "
-                + _remedy(snapshot, release, "run the upgrade."),
+                + _unless_theirs(snapshot, release, "run the upgrade."),
             )
 
 
@@ -102,18 +102,18 @@ def _(snapshot: Snapshot) -> Problems:
                 f"its values differ from the configuration's in {', '.join(keys[:20])}"
                 + (f" and {len(keys) - 20} more" if len(keys) > 20 else ""),
                 "Write the change into the configuration, or "
-                + _remedy(snapshot, release, "run bootstrap to bring them back."),
+                + _unless_theirs(snapshot, release, "run bootstrap to bring them back."),
             )
 
 
-def _remedy(snapshot: Snapshot, release: Release, ours: str) -> str:
+def _unless_theirs(snapshot: Snapshot, release: Release, remedy: str) -> str:
     """What to do about a release: by a flow, or where its owner keeps it."""
     installed = snapshot.installed
     owners = (installed.owners[part] for part, r in installed.releases.items() if r == release)
     of_mesh = next(owners, None)
     owner = of_mesh or owner_of_release(release)
     is_theirs = decide(owner, "mesh" if of_mesh else "shared") == "theirs"
-    return f"change it where it is kept: it belongs to {owner}." if is_theirs else ours
+    return f"change it where it is kept: it belongs to {owner}." if is_theirs else remedy
 
 
 def _subject(release: Release) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
+from prefect_linkerd.mesh.checks.config import AGAIN
 from prefect_linkerd.mesh.checks.existence import installed_values
 from prefect_linkerd.mesh.install.injection import PROXY_VERSION
 from prefect_linkerd.mesh.linkerd.facts import release_facts
@@ -68,7 +69,7 @@ def _(snapshot: Snapshot) -> Problems:
         yield Problem(
             f"ConfigMap/{snapshot.config.namespaces.linkerd}/linkerd-config",
             "its values do not say linkerdVersion",
-            "Run bootstrap again, which reinstalls the release.",
+            AGAIN,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from prefect_linkerd.mesh.checks import pods
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
+from prefect_linkerd.mesh.checks.config import AGAIN
 from prefect_linkerd.mesh.checks.extensions import missing_namespace, namespace_of
 from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdated
 from prefect_linkerd.mesh.checks.webhooks import decoded, ending, not_served
@@ -24,7 +25,6 @@ TAP_API = "v1alpha1.tap.linkerd.io"
 COMPONENTS = ("web", "tap", "metrics-api", "tap-injector")
 TAP_SECRET = "tap-k8s-tls"  # noqa: S105 the name of an object
 
-RUN = "Run bootstrap, which installs what is missing."
 ROLES_ARE_WARNINGS = versions_where(lambda facts: not facts.viz_roles_are_errors)
 ROLES_ARE_ERRORS = versions_where(lambda facts: facts.viz_roles_are_errors)
 CLIENT_FIRST = versions_where(lambda facts: facts.viz_client_comes_first)
@@ -98,7 +98,7 @@ def _(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "viz")
     service = snapshot.api_services.get(TAP_API)
     if service is None:
-        yield Problem(f"APIService/{TAP_API}", "it does not exist", RUN)
+        yield Problem(f"APIService/{TAP_API}", "it does not exist", AGAIN)
         return
     _read_secrets(snapshot, namespace)
     authority = decoded(service["spec"].get("caBundle", ""))
@@ -122,7 +122,7 @@ def _(snapshot: Snapshot) -> Problems:
     subject = f"APIService/{TAP_API}"
     service = snapshot.api_services.get(TAP_API)
     if service is None:
-        yield Problem(subject, "it does not exist", RUN)
+        yield Problem(subject, "it does not exist", AGAIN)
         return
     conditions: list[dict[str, str]] = service.get("status", {}).get("conditions") or []
     for condition in conditions:
@@ -270,4 +270,4 @@ def _missing(kind: str, wanted: Iterable[str], found: Iterable[str]) -> Problems
     there = frozenset(found)
     for name in wanted:
         if name not in there:
-            yield Problem(f"{kind}/{name}", "it does not exist", RUN)
+            yield Problem(f"{kind}/{name}", "it does not exist", AGAIN)

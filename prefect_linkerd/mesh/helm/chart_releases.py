@@ -107,7 +107,7 @@ def new_releases(
             f"index of {source}",
             expected="Linkerd releases" + (f", such as {sorted(before)[-1]}" if before else ""),
             found="none" if not versions else "none of those that were there",
-            remedy="Check the repository: its index may be broken or another's.",
+            remedy="Fix the repository's index, or name another repository.",
         )
     # A release that was withdrawn and comes back is not announced again.
     after = Known(answer.etag, before | versions)
@@ -150,7 +150,7 @@ def _entries(content: bytes, source: str) -> dict[ChartName, Sequence[Entry]]:
             f"{source.rstrip('/')}/index.yaml",
             expected="the index of a Helm repository",
             found=f"broken entries ({type(error).__name__})",
-            remedy="Check the repository: nothing is installed from a broken index.",
+            remedy="Fix the repository's index: nothing is installed from a broken one.",
         ) from None
 
 
@@ -178,7 +178,10 @@ def _tags(source: str, name: ChartName) -> Iterator[str]:
             yield from cast("list[str]", answer.get("tags") or [])
         except (ValueError, AttributeError):
             raise ChartError(
-                url, expected="a list of tags", found="something else", remedy="Check the registry."
+                url,
+                expected="a list of tags",
+                found="something else",
+                remedy="Correct the registry's address.",
             ) from None
         following = response.links.get("next", {}).get("url")
         url = urljoin(f"https://{host}", following) if following else None
@@ -202,5 +205,5 @@ def _no_access(source: str) -> ChartError:
         source,
         expected="a registry whose tags anybody may list",
         found="that it asks for a log-in",
-        remedy="Watch a repository with an index.yaml, or a mirror without log-in.",
+        remedy="Name a repository with an index.yaml, or a registry without log-in.",
     )

@@ -179,14 +179,14 @@ class ChartCatalog:
         if source.startswith("oci://"):
             return self._from_registry(source, name, version)
         entries = self._entries(source, name)
-        is_linkerd = name not in ("cert-manager", "traefik")
+        is_by_release = version is None and name not in ("cert-manager", "traefik")
         chosen = (
             choose_linkerd(entries, name, self._config.linkerd, self._own_version(name))
-            if is_linkerd and version is None
+            if is_by_release
             else choose_newest(entries, version)
         )
         if chosen is None:
-            if is_linkerd and version is None:
+            if is_by_release:
                 version = self._linkerd_version(name)
                 expected = f"{version or 'the version'} of {self._config.linkerd}"
             else:
@@ -195,8 +195,8 @@ class ChartCatalog:
                 f"{entry.version} ({entry.app_version})" if entry.app_version else entry.version
                 for entry in entries
             ]
-            remedy = "Choose a version that the repository has, or another chart source."
-            if is_linkerd and version is None:
+            remedy = "Choose one of these versions, or another chart source (charts)."
+            if is_by_release:
                 remedy = f"Name the chart's version in charts.versions. {remedy}"
             raise ChartError(
                 f"chart {name} in {source}",
@@ -219,7 +219,7 @@ class ChartCatalog:
                 f"chart source {source}",
                 expected=f"an index that names the newest release of channel {channel}",
                 found="a registry, which has none",
-                remedy="Use a repository with an index.yaml to learn of new releases.",
+                remedy="Set charts.linkerd to a repository with an index.yaml.",
             )
         found = [
             newest
@@ -232,7 +232,8 @@ class ChartCatalog:
             f"chart source {source}",
             expected=f"a release of channel {channel}",
             found="none",
-            remedy="Check the chart source, or the channel of the mesh's version.",
+            remedy="Set charts.linkerd or charts.mirror to a source that has one, or version to a "
+            "release of the other channel.",
         )
 
     def _own_version(self, name: ChartName) -> str | None:
@@ -266,7 +267,8 @@ class ChartCatalog:
                 url,
                 expected=f"SHA-256 {entry.digest}, as the index says",
                 found="another one",
-                remedy="The repository or the way to it is broken: do not install from it.",
+                remedy="Do not install it: the repository, or what is between, is broken. Choose "
+                "another chart source (charts).",
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=target.parent)
@@ -285,7 +287,8 @@ class ChartCatalog:
                     f"chart {name} in {source}",
                     expected=f"the chart version of {self._config.linkerd}",
                     found="none known: a registry has no index to look it up in",
-                    remedy="Name it in charts.versions, or use a repository with an index.yaml.",
+                    remedy="Name it in charts.versions, or set charts.linkerd to a repository with "
+                    "an index.yaml.",
                 )
         reference = f"{source.rstrip('/')}/{name}"
         helm = shutil.which("helm")
@@ -312,7 +315,7 @@ class ChartCatalog:
                     reference,
                     expected=f"version {wanted or 'of any release'}",
                     found=done.stderr.strip()[-500:] or "nothing",
-                    remedy="Check the registry's address and `helm registry login`.",
+                    remedy="Correct the registry's address, or log in by `helm registry login`.",
                 )
                 failure.transient = "not found" not in done.stderr
                 raise failure
@@ -364,7 +367,7 @@ def index_entries(index: object, name: ChartName, source: str) -> list[Entry]:
             f"{source}/index.yaml",
             expected="the index of a Helm repository",
             found="something else",
-            remedy="Check the repository's address.",
+            remedy="Correct the repository's address, below which index.yaml is.",
         )
     entries: Mapping[str, Any] = cast("Mapping[str, Any]", index)["entries"]
     return [
@@ -390,7 +393,8 @@ def folder_entries(folder: Path, name: ChartName) -> list[Entry]:
             f"chart source {folder}",
             expected="a folder with charts",
             found="no folder",
-            remedy="Name an existing folder, or leave the setting empty for upstream.",
+            remedy="Name an existing folder, or leave charts.mirror and charts.linkerd empty for "
+            "upstream.",
         )
     if (index := folder / "index.yaml").exists():
         return index_entries(read_index(index.read_bytes()), name, str(folder))
@@ -416,7 +420,7 @@ def read_chart(name: ChartName, path: Path, source: str) -> Chart:
             str(path),
             expected=f"the chart {name}",
             found=str(metadata.get("name") or "no chart"),
-            remedy="Check the chart source.",
+            remedy="Put the chart's own package there, or choose another chart source (charts).",
         )
     annotations: dict[str, Any] = metadata.get("annotations") or {}
     return Chart(
@@ -476,7 +480,7 @@ def _members(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, str]]:
             str(path),
             expected="a chart's package",
             found=type(error).__name__,
-            remedy="Check the chart source.",
+            remedy="Put the chart's own package there, or choose another chart source (charts).",
         ) from None
 
 
@@ -507,7 +511,7 @@ def download(
             url,
             expected="that it can be downloaded",
             found=f"status {status}" if status else type(error).__name__,
-            remedy="Check the chart source, or give a mirror folder (charts.mirror).",
+            remedy="Correct the address, or name a folder with the charts (charts.mirror).",
         )
         failure.transient = status is None or status >= 500
         raise failure from None

@@ -621,8 +621,8 @@ def _failure(subject: str, error: helm_errors.Error, trouble: list[str]) -> Rele
         expected="helm to succeed",
         found="; ".join([message[-1500:], *trouble]),
         remedy=(
-            "Another installer owns the named object: uninstall that, or give it away by its "
-            "meta.helm.sh annotations."
+            "Another installer owns the named object: uninstall that, or give it away by the "
+            "meta.helm.sh annotations and the label that helm names."
             if "invalid ownership metadata" in text
             else "Fix what helm names, then run again."
         ),

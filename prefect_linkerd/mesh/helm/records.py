@@ -270,7 +270,7 @@ def _unreadable(secret: Object) -> ReleaseError:
         name_of({"kind": "Secret", **secret}),
         expected="a release as Helm 3 keeps it",
         found="something that cannot be read",
-        remedy="Look at it by `helm history`; where Helm cannot read it either, delete it.",
+        remedy="Delete this Secret, where `helm history` cannot read the release either.",
     )
 
 

@@ -229,15 +229,24 @@ def load_extra_values(extra: ExtraValues) -> list[Values]:
     return [*layers, extra.inline]
 
 
-def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[tuple[str, str, str]]:
-    """What this cluster cannot take of a configuration: subject, message and remedy of each."""
-    problems: list[tuple[str, str, str]] = []
+@dataclass(frozen=True)
+class Unfit:
+    """What of a configuration a cluster cannot take."""
+
+    subject: str
+    message: str
+    remedy: str
+
+
+def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[Unfit]:
+    """Everything of a configuration that this cluster cannot take."""
+    problems: list[Unfit] = []
     release = release_facts(config.linkerd)
     is_beta = release.has_beta_disruption_budgets
     if config.ha and is_beta and "policy/v1beta1" not in facts.api_versions:
         later = versions_where(lambda facts: not facts.has_beta_disruption_budgets)
         problems.append(
-            (
+            Unfit(
                 f"high availability of {config.linkerd}",
                 "its chart has PodDisruptionBudgets of policy/v1beta1, which Kubernetes "
                 f"{facts.version} does not serve any more",
@@ -247,7 +256,7 @@ def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[tuple[str
     has_credentials = config.registry is not None and config.registry.username is not None
     if has_credentials and config.jaeger.enabled and not release.jaeger_takes_pull_secrets:
         problems.append(
-            (
+            Unfit(
                 f"linkerd-jaeger of {config.linkerd}",
                 "its chart cannot use pull secrets",
                 "Turn jaeger off, or let the nodes log in to the registry.",

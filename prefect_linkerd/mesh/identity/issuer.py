@@ -32,6 +32,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     ISSUER_SECRET,
     LABELS,
     LINKERD_TLS,
+    PROVIDE_KEY,
     TLS,
     KeyStore,
     TlsSecret,
@@ -88,7 +89,7 @@ def ensure_self_signed_issuer(
     pair = _signing_pair(
         store,
         anchor,
-        remedy="Bring the key (trust_anchor.private_key), or name the place that holds it.",
+        remedy=PROVIDE_KEY,
     )
     issuer = sign_issuer(pair, config.trust_domain, config.lifetimes.issuer, now)
     info = check_issuer(
@@ -453,7 +454,8 @@ def ensure_cert_manager_issuer(
         _signing_pair(
             store,
             anchor,
-            remedy="Bring the key (trust_anchor.private_key), or use issuer mode self-signed.",
+            remedy="Provide it (trust_anchor.certificate_file and private_key_file), or set issuer "
+            "to self-signed.",
         )
     else:
         # Neither the Certificate nor the issuer that it names is ours to write.

@@ -46,6 +46,12 @@ LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 THIS_CLUSTER = "this cluster"
 """The cluster of a key that is kept in the mesh's own cluster."""
 
+PROVIDE_KEY = (
+    "Provide it (trust_anchor.certificate_file and private_key_file), or name the place where it "
+    "is kept (trust_anchor.secret_block or key_file)."
+)
+"""What to do where the mesh's anchor is known and its key is not."""
+
 Origin = Literal["adopted", "brought", "made"]
 
 

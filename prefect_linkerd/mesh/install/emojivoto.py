@@ -35,7 +35,7 @@ def load_manifest(location: str) -> list[Object]:
             f"manifest {location}",
             expected="readable Kubernetes objects",
             found=type(error).__name__,
-            remedy="Check emojivoto.manifest, or turn emojivoto.enabled off.",
+            remedy="Correct emojivoto.manifest, or turn emojivoto.enabled off.",
         )
         failure.transient = isinstance(error, httpx.TransportError)
         raise failure from None
@@ -44,7 +44,7 @@ def load_manifest(location: str) -> list[Object]:
             f"manifest {location}",
             expected="Kubernetes objects",
             found="something else",
-            remedy="Check emojivoto.manifest, or turn emojivoto.enabled off.",
+            remedy="Correct emojivoto.manifest, or turn emojivoto.enabled off.",
         )
     return cast("list[Object]", found)
 

@@ -217,9 +217,9 @@ class Cluster:
         except (TypeError, ValueError, KeyError):
             message = answer.decode(errors="replace").strip()[:300]
         remedies = {
-            401: "The credentials are not accepted: renew the kubeconfig.",
-            403: "Grant this identity the permission (see docs/permissions.md).",
-            404: "Check the name, and that its CRD is installed.",
+            401: "Log in to the cluster again: its credentials are not accepted.",
+            403: "Grant this identity the role of docs/permissions.md.",
+            404: "Create it, or its namespace or CRD, whichever the message names.",
             409: "It was changed or made by somebody else meanwhile: run again.",
             422: "The API does not accept the object as written: fix the field that it names.",
         }

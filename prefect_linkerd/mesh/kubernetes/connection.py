@@ -163,7 +163,9 @@ class Connection:
                 "cluster access",
                 expected="a usable kubeconfig context or a pod's service account",
                 found=str(error),
-                remedy="Correct the kubeconfig, or run inside the cluster.",
+                remedy="Run in a pod of the cluster, or turn access.in_cluster off."
+                if self._context is None
+                else "Correct this in the kubeconfig, or log in to the cluster again.",
             ) from None
         return kube.ApiClient(configuration)
 
@@ -235,7 +237,7 @@ def authorization(user: KubeUser, credential: Credential | None) -> dict[str, st
                     f"token file {user.token_file}",
                     expected="a token",
                     found=error.strerror or type(error).__name__,
-                    remedy="Correct tokenFile in the kubeconfig, or write the token there.",
+                    remedy="Write the token to that file, or correct tokenFile in the kubeconfig.",
                 ) from None
     if token:
         return {"Authorization": f"Bearer {token}"}

@@ -230,8 +230,8 @@ def read_kubeconfig(path: Path | None = None) -> Kubeconfig:
             "cluster access",
             expected="a kubeconfig",
             found=f"none at {', '.join(map(str, paths)) or 'KUBECONFIG, which names no file'}",
-            remedy="Name one, or set KUBECONFIG. In a pod, set access.in_cluster to use its "
-            "service account.",
+            remedy="Name one by access.kubeconfig or --kubeconfig, or set KUBECONFIG. In a pod, "
+            "set access.in_cluster to use its service account.",
         )
     return merge(found)
 
@@ -262,7 +262,8 @@ def read_file(path: Path) -> Kubeconfig:
             subject,
             expected="a readable kubeconfig file",
             found=words or "no YAML",
-            remedy="Name an existing file, or set KUBECONFIG.",
+            # A file that is named is the only one read: KUBECONFIG would not help.
+            remedy="Correct that file, or name another one by access.kubeconfig or --kubeconfig.",
         ) from None
     return resolve_paths(Kubeconfig.parse(content, subject), path.parent.absolute())
 
@@ -338,14 +339,15 @@ def choose(config: Kubeconfig, name: str | None = None) -> KubeContext:
             "kubeconfig",
             expected="a current context",
             found=f"none set; contexts: {known}",
-            remedy="Name a context, or set it with `kubectl config use-context`.",
+            remedy="Name one by access.context or --context, or choose it with "
+            "`kubectl config use-context`.",
         )
     if name not in contexts:
         raise InvalidInput(
             "kubeconfig",
             expected=f"the context {name}",
             found=f"contexts: {known}",
-            remedy="Name a context that the kubeconfig has.",
+            remedy="Name one of these by access.context or --context, or another kubeconfig.",
         )
     context = contexts[name]
     cluster = {entry.name: entry.cluster for entry in config.clusters}.get(context.cluster)
@@ -365,7 +367,7 @@ def choose(config: Kubeconfig, name: str | None = None) -> KubeContext:
             f"kubeconfig context {name}",
             expected="a cluster and a user that can be used",
             found="; ".join(faults),
-            remedy="Correct the kubeconfig; `kubectl config view` shows it.",
+            remedy="Correct this in the kubeconfig; `kubectl config view` shows it.",
         )
     return KubeContext(name, context.cluster, context.user, cluster, user)
 

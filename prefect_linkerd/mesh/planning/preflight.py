@@ -328,8 +328,8 @@ def preflight(
         *_issuer(snapshot, config),
         *_releases(snapshot, config, charts),
         *(
-            Finding("pl-combination", "error", subject, message, remedy)
-            for subject, message, remedy in check_combination(config, snapshot.facts)
+            Finding("pl-combination", "error", unfit.subject, unfit.message, unfit.remedy)
+            for unfit in check_combination(config, snapshot.facts)
         ),
         *(
             Finding(
@@ -417,7 +417,7 @@ def _owners(
     for item in snapshot.owned:
         # A release that something else drives is named by `_driven`.
         if item.charts & installing and item.owner.release not in own:
-            key = _in_words(item.owner), _existing(item.owner)
+            key = _in_words(item.owner), _existing_remedy(item.owner)
             foreign.setdefault(key, []).append(item.subject)
     return [
         Finding(
@@ -431,7 +431,7 @@ def _owners(
     ]
 
 
-def _existing(owner: Owner) -> str:
+def _existing_remedy(owner: Owner) -> str:
     """What to do about a Linkerd that this mesh's releases do not own."""
     if owner.release is not None:
         return (

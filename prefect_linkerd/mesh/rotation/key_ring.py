@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ANCHOR_SECRET,
+    PROVIDE_KEY,
     THIS_CLUSTER,
     KeyStore,
     is_same,
@@ -101,8 +102,7 @@ class KeyRing:
                 self.current.where,
                 expected=f"the private key of the trust anchor {fingerprint}, there or beside it",
                 found="none of the three places has it, and it is not provided either",
-                remedy="Provide it (trust_anchor.certificate_file and private_key_file), or name "
-                "the place where it is kept (trust_anchor.secret_block or key_file).",
+                remedy=PROVIDE_KEY,
             )
         return pair
 

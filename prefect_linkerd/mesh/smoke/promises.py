@@ -253,7 +253,8 @@ def entry_point(services: Sequence[Object], namespace: str, cluster_domain: str)
         "Traefik's Service",
         expected=f"a Service labelled {_TRAEFIK} with a port named web, or 80",
         found=", ".join(s["metadata"]["name"] for s in ordered) or "none",
-        remedy="Let bootstrap install Traefik, or label the Service of the one that is there.",
+        remedy="Let bootstrap install Traefik, or give the Service of the one that is there the "
+        f"label {_TRAEFIK} and a port named web.",
     )
 
 

@@ -20,11 +20,11 @@ def why_not(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] 
         if current.channel != target.channel:
             return (
                 f"{current} is newer than every stable release: there is no way back from edge",
-                "Choose an edge release.",
+                "Choose a newer edge release.",
             )
         return (
             f"it is older than {current}, and a downgrade is not supported",
-            "An upgrade that fails rolls back by itself; to return later, reinstall.",
+            f"Choose {current} or a newer release. An upgrade that fails rolls back by itself.",
         )
     skipped = skipped_minors(current, target)
     if not skipped:

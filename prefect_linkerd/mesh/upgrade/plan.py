@@ -23,7 +23,7 @@ from prefect_linkerd.mesh.helm.chart_changes import (
 from prefect_linkerd.mesh.helm.charts import Chart, ChartName
 from prefect_linkerd.mesh.helm.ownership import owner_of_release
 from prefect_linkerd.mesh.helm.records import Release, Revision
-from prefect_linkerd.mesh.helm.values import ClusterFacts, Values
+from prefect_linkerd.mesh.helm.values import FIELDS, ClusterFacts, Values
 from prefect_linkerd.mesh.install.dependencies import releases_of
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, EXTENSION_CHARTS, release_facts
@@ -115,7 +115,7 @@ def source_version(installed: Mapping[str, Revision], record: UpgradeRecord | No
         "Helm releases",
         expected="a mesh that was installed by Helm: linkerd2 or linkerd-control-plane",
         found=", ".join(sorted(installed)) or "none",
-        remedy="Make a mesh with bootstrap; one of the linkerd CLI has to be moved to Helm first.",
+        remedy="Install a mesh by bootstrap. One of the linkerd CLI has to be uninstalled first.",
     )
 
 
@@ -259,7 +259,7 @@ def _policy(snapshot: PlanSnapshot) -> list[Finding]:
             "error",
             f"Linkerd version {snapshot.target}",
             f"the mesh's upgrade policy wants {wanted}",
-            "Choose another version, or change upgrade.channel or upgrade.constraint.",
+            "Choose another version, change upgrade.channel or upgrade.constraint, or accept it.",
             acceptable=True,
         )
     ]
@@ -281,7 +281,9 @@ def _lost(snapshot: PlanSnapshot) -> list[Finding]:
                     "error",
                     f"value {key} of {name}",
                     f"you set it, and chart {chart.version} does not know it: {text}",
-                    "Change the mesh's extra values.",
+                    f"Set that instead in the extra values ({FIELDS[name]}), or remove it."
+                    if key in renamed
+                    else f"Remove it from the extra values ({FIELDS[name]}).",
                     acceptable=True,
                 )
             )
@@ -307,10 +309,10 @@ def _extensions(snapshot: PlanSnapshot) -> list[Finding]:
                     else f"{extension}.enabled is off in the configuration"
                 )
                 + ", so it would be uninstalled",
-                "Let proxies export traces by the control plane's proxy.tracing values instead: "
+                "Accept it. Proxies then export traces by the control plane's value proxy.tracing: "
                 "https://linkerd.io/2/tasks/distributed-tracing/"
                 if is_gone
-                else f"Set {extension}.enabled to keep it.",
+                else f"Set {extension}.enabled to keep it, or accept it.",
                 acceptable=True,
             )
         )
@@ -326,8 +328,8 @@ def _dependencies(snapshot: PlanSnapshot) -> list[Finding]:
             theirs = ", ".join(map(str, owners)) or "no Helm release"
             text = f"it is not these flows' ({theirs}), so it is left as it is"
             remedy = (
-                "Leave it out of upgrade.dependencies, or let these flows have it: "
-                f"{name.replace('-', '_')}.install and .adopt."
+                "Leave it out of upgrade.dependencies, or let these flows have it: set "
+                f"{name.replace('-', '_')}.install and .adopt to true."
             )
             found.append(Finding("dependency", "warning", name, text, remedy))
             continue
@@ -339,7 +341,8 @@ def _dependencies(snapshot: PlanSnapshot) -> list[Finding]:
                     f"Helm release {before.namespace}/{before.name}",
                     f"chart version {chart.version} is older than {before.chart_version}, and a "
                     "downgrade is not supported",
-                    f"Ask for a newer version of {name}, or leave it out of upgrade.dependencies.",
+                    f"Set {name.replace('-', '_')}.version to a newer one, or leave it out of "
+                    "upgrade.dependencies.",
                 )
             )
     return found

@@ -35,6 +35,7 @@ from tests.prefect_linkerd.mesh.test_preflight import (
     helm,
     release,
 )
+from tests.support.advice import follows, follows_each
 
 KUSTOMIZE = {"metadata": {"name": "n", "labels": {"kustomize.toolkit.fluxcd.io/name": "k"}}}
 MANAGED = MeshConfig.model_validate(
@@ -71,13 +72,13 @@ ADVICE: dict[str, tuple[Situation, str, Situation]] = {
     ),
     "clocks": (
         (replace(GOOD, local_clock=NOW + timedelta(hours=1)), CONFIG),
-        "Set the clocks",
+        "Set the clocks (NTP)",
         (GOOD, CONFIG),
     ),
     "nodes": ((replace(GOOD, unready_nodes=3), CONFIG), "Fix the nodes", (GOOD, CONFIG)),
     "permissions": (
         (replace(GOOD, denied=(Permission("create", "namespaces"),)), CONFIG),
-        "permission",
+        "Grant it the role of docs/permissions.md",
         (GOOD, CONFIG),
     ),
     "a namespace on its way out": (
@@ -129,7 +130,7 @@ ADVICE: dict[str, tuple[Situation, str, Situation]] = {
             ),
             CONFIG,
         ),
-        "Change it there",
+        "Change it there. verify_mesh, check_certificates and smoke_test work on this mesh",
         (GOOD, CONFIG),
     ),
     "another version": (
@@ -153,7 +154,7 @@ ADVICE: dict[str, tuple[Situation, str, Situation]] = {
 }
 
 
-@pytest.mark.parametrize("case", ADVICE)
+@follows_each(ADVICE)
 def test_preflights_advice_fixes_what_it_is_about(case: str) -> None:
     (before, config), advice, (after, changed) = ADVICE[case]
     remedies = [f.remedy for f in errors(before, config)]
@@ -165,6 +166,9 @@ def errors(snapshot: PreflightSnapshot, config: MeshConfig) -> list[Finding]:
     return [f for f in preflight(snapshot, config, CHARTS) if f.severity == "error"]
 
 
+@follows(
+    "Set there what Linkerd needs: ",
+)
 @pytest.mark.parametrize("wanted", namespaces(MANAGED), ids=lambda o: o["metadata"]["name"])
 def test_what_a_namespace_is_said_to_lack_is_all_that_it_lacks(wanted: dict[str, Any]) -> None:
     found = {"metadata": {**KUSTOMIZE["metadata"], "name": wanted["metadata"]["name"]}}
@@ -179,6 +183,10 @@ def test_what_a_namespace_is_said_to_lack_is_all_that_it_lacks(wanted: dict[str,
     assert lacks(wanted, {"metadata": metadata}) == []
 
 
+@follows(
+    "Let its owner finish that installation, or uninstall it",
+    "turn its install setting on",
+)
 @pytest.mark.parametrize("name", ["cert-manager", "traefik"])
 def test_advice_about_a_dependency(name: Dependency) -> None:
     key = name.replace("-", "_")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import SecretStr
 
 from prefect_linkerd.mesh.config.model import ExtraValues, MeshConfig
-from prefect_linkerd.mesh.errors import CertificateError, InvalidInput, MeshError, OwnershipConflict
+from prefect_linkerd.mesh.errors import CertificateError, InvalidInput, OwnershipConflict
 from prefect_linkerd.mesh.helm.values import ClusterFacts, check_combination, load_extra_values
 from prefect_linkerd.mesh.identity.issuer import check_issuer_secret
 from prefect_linkerd.mesh.identity.trust_anchor import (
@@ -44,6 +43,7 @@ from prefect_linkerd.mesh.snapshot.expiry import Role, expiring
 from tests.prefect_linkerd.mesh.test_anchor_decision import ISSUERS, ONE, TWO, WHERE, snapshot
 from tests.prefect_linkerd.mesh.test_expiry import expiry
 from tests.prefect_linkerd.mesh.test_safety_values import PLANE, judged
+from tests.support.advice import advice, follows, follows_each
 from tests.support.certificates import DOMAIN, NOW, YEAR, Made, make, private_pem
 
 CONFIG = MeshConfig()
@@ -51,12 +51,6 @@ PASSPHRASE = SecretStr("correct horse battery staple")
 ROOT = make()
 RSA = rsa.generate_private_key(65537, 2048)
 ISSUER = "identity.linkerd.cluster.local"
-
-
-def advice(error: type[MeshError], work: Callable[[], object]) -> str:
-    with pytest.raises(error) as caught:
-        work()
-    return caught.value.remedy
 
 
 Anchor = tuple[str, str, datetime]
@@ -141,7 +135,7 @@ ANCHORS: dict[str, tuple[Anchor, str, Anchor]] = {
 }
 
 
-@pytest.mark.parametrize("case", ANCHORS)
+@follows_each(ANCHORS)
 def test_advice_about_a_trust_anchor(case: str) -> None:
     def check(pem: str, domain: str, now: datetime) -> object:
         return check_trust_anchor(pem, domain, now, "anchor", version=CONFIG.linkerd)
@@ -151,6 +145,9 @@ def test_advice_about_a_trust_anchor(case: str) -> None:
     assert check(*after)
 
 
+@follows(
+    "Run rotate_anchor, which gives",
+)
 def test_an_anchor_in_use_is_replaced_by_one_that_fits() -> None:
     """`rotate_anchor` makes one as bootstrap does."""
     weak = make(key=ec.generate_private_key(ec.SECP384R1()))
@@ -170,7 +167,7 @@ def issuer(signer: Made, **options: Any) -> str:
 
 
 EXPIRED = make(ends=timedelta(hours=-1))
-AGAIN = "Delete the Secret and run bootstrap again"
+AGAIN = "Delete the Secret and run bootstrap again, which issues a new one."
 NEW = sign_issuer(ROOT.pair, DOMAIN, YEAR, NOW).certificate
 Issuer = tuple[str, str, str]
 FIT: Issuer = (NEW, ROOT.pem, DOMAIN)
@@ -180,7 +177,7 @@ CHAINS: dict[str, tuple[Issuer, str, Issuer]] = {
     "RSA": ((issuer(ROOT, key=RSA), ROOT.pem, DOMAIN), AGAIN, FIT),
     "expired: rotate_issuer": (
         (issuer(ROOT, ends=timedelta(hours=-1)), ROOT.pem, DOMAIN),
-        "run rotate_issuer with accept_downtime",
+        "Check the clock. Where it has ended, run rotate_issuer with accept_downtime",
         FIT,
     ),
     "expired: bootstrap": (
@@ -210,13 +207,13 @@ CHAINS: dict[str, tuple[Issuer, str, Issuer]] = {
     ),
     "an expired anchor's": (
         (issuer(EXPIRED), EXPIRED.pem, DOMAIN),
-        "run rotate_anchor with recover",
+        "Check the clock; where it has ended, run rotate_anchor with recover.",
         FIT,
     ),
 }
 
 
-@pytest.mark.parametrize("case", CHAINS)
+@follows_each(CHAINS)
 def test_advice_about_an_issuer(case: str) -> None:
     def check(pem: str, bundle: str, domain: str) -> object:
         return check_issuer(pem, bundle, domain, NOW, "issuer", version=CONFIG.linkerd)
@@ -226,6 +223,9 @@ def test_advice_about_an_issuer(case: str) -> None:
     assert check(*after)
 
 
+@follows(
+    "Check the clock; where it has ended, run rotate_anchor with recover.",
+)
 def test_advice_about_an_anchor_that_signs_no_more() -> None:
     def sign(anchor: Made, now: datetime = NOW) -> KeyPair:
         return sign_issuer(anchor.pair, DOMAIN, YEAR, now)
@@ -236,6 +236,10 @@ def test_advice_about_an_anchor_that_signs_no_more() -> None:
     assert sign(ROOT)
 
 
+@follows(
+    "Run rotate_issuer, which writes both.",
+    "Add the issuer's certificate and key to it as tls.crt and tls.key",
+)
 def test_advice_about_an_issuers_secret() -> None:
     pair = sign_issuer(ROOT.pair, DOMAIN, YEAR, NOW)
 
@@ -273,13 +277,13 @@ KEYS: dict[str, tuple[tuple[str, str | None], str, tuple[str, str | None]]] = {
     "a certificate": ((ROOT.pem, None), "Give the key in PEM", (private_pem(ROOT.key), None)),
     "Ed25519": (
         (private_pem(ed25519.Ed25519PrivateKey.generate()), None),
-        "again with ECDSA P-256",
+        "Create the certificate and its key again with ECDSA P-256",
         (private_pem(ROOT.key), None),
     ),
 }
 
 
-@pytest.mark.parametrize("case", KEYS)
+@follows_each(KEYS)
 def test_advice_about_a_private_key(case: str) -> None:
     def load(key: str, passphrase: str | None) -> object:
         return load_private_key(
@@ -291,6 +295,10 @@ def test_advice_about_a_private_key(case: str) -> None:
     assert load(*after)
 
 
+@follows(
+    "Give the key that was made with this certificate.",
+    "Give private_key.",
+)
 def test_advice_about_a_key_of_another_certificate() -> None:
     other = SecretStr(private_pem(make().key))
     text = advice(InvalidInput, lambda: check_key_matches(ROOT.pem, other, "key"))
@@ -302,6 +310,9 @@ def test_advice_about_a_key_of_another_certificate() -> None:
     assert brought_key(both, ROOT.pem)
 
 
+@follows(
+    "Issue the certificate again for an ECDSA P-256 key.",
+)
 def test_advice_about_a_certificate_whose_key_is_of_no_known_kind() -> None:
     der = ROOT.certificate.public_bytes(Encoding.DER)
     # The OID of a named curve, of which the last byte is changed: 1.2.840.10045.3.1.7.
@@ -332,7 +343,7 @@ CHOICES: dict[str, tuple[Choice, str, Choice]] = {
     ),
     "another is kept: another place": (
         (snapshot(brought=TWO, has_key=True, kept=ONE), CONFIG),
-        "Choose another place for the key",
+        "Choose another place for the key (trust_anchor.secret_block or key_file)",
         (snapshot(brought=TWO, has_key=True), CONFIG),
     ),
     "another is kept: that one": (
@@ -352,7 +363,7 @@ CHOICES: dict[str, tuple[Choice, str, Choice]] = {
     ),
     "another cluster's: shared": (
         (snapshot(kept=ONE, kept_by="elsewhere"), CONFIG),
-        "set trust_anchor.share_anchor",
+        "as multi-cluster needs, set trust_anchor.share_anchor",
         (snapshot(kept=ONE, kept_by="elsewhere"), shared(share_anchor=True)),
     ),
     "an issuer alone: its anchor": (
@@ -368,13 +379,18 @@ CHOICES: dict[str, tuple[Choice, str, Choice]] = {
 }
 
 
-@pytest.mark.parametrize("case", CHOICES)
+@follows_each(CHOICES)
 def test_advice_about_the_choice_of_an_anchor(case: str) -> None:
     before, text, after = CHOICES[case]
     assert text in advice(InvalidInput, lambda: decide_trust_anchor(*before, NOW, WHERE))
     decide_trust_anchor(*after, NOW, WHERE)
 
 
+@follows(
+    "Choose another place for the key, or move that one away.",
+    "Name another key_file.",
+    "Name another trust_anchor.key_file",
+)
 def test_advice_about_a_key_file(tmp_path: Path) -> None:
     store = FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE)
     store.store_once(ROOT.pair)
@@ -401,6 +417,10 @@ def test_advice_about_a_key_file(tmp_path: Path) -> None:
     FileKeyStore(folder / "anchor.pem", PASSPHRASE).store_once(other)
 
 
+@follows(
+    "Name an existing file that the flow's user may read.",
+    "Convert it: openssl x509 -inform der",
+)
 def test_advice_about_a_provided_file(tmp_path: Path) -> None:
     def pair_in(certificate: str, key: str) -> KeyPair | None:
         files = shared(certificate_file=tmp_path / certificate, private_key_file=tmp_path / key)
@@ -426,6 +446,10 @@ def run(command: str, folder: Path) -> None:
     subprocess.run(shlex.split(command), cwd=folder, check=True, capture_output=True)
 
 
+@follows(
+    "Name an existing YAML file.",
+    "Write keys and values, as in a chart's values.yaml.",
+)
 def test_advice_about_a_values_file(tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
 
@@ -464,37 +488,59 @@ COMBINATIONS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("case", COMBINATIONS)
+@follows_each(COMBINATIONS)
 def test_advice_about_what_a_cluster_cannot_take(case: str) -> None:
     new = ClusterFacts("v1.34.4", frozenset({"v1", "batch/v1"}))
     old = replace(new, version="v1.24.0", api_versions=new.api_versions | {"policy/v1beta1"})
     before, ways = COMBINATIONS[case]
-    [(_, _, text)] = check_combination(MeshConfig.model_validate(before), new)
+    [unfit] = check_combination(MeshConfig.model_validate(before), new)
     for way, change in ways.items():
-        assert way in text
+        assert way in unfit.remedy
         facts = new if change else old
         assert check_combination(MeshConfig.model_validate(before | change), facts) == []
 
 
-@pytest.mark.real_charts
-@pytest.mark.parametrize(
-    ("version", "value"),
-    [
-        ("edge-26.8.3", {"identityTrustAnchorsPEM": ONE}),
-        ("edge-26.8.3", {"identityTrustDomain": "other"}),
-        ("edge-26.8.3", {"clusterDomain": "other"}),
-        ("edge-26.8.3", {"identity": {"issuer": {"scheme": "linkerd.io/tls"}}}),
+EDGE = "edge-26.8.3"
+VALUES: dict[str, tuple[tuple[str, dict[str, Any]], str]] = {
+    # A version, and extra values of the control plane's chart or of viz's.
+    "an anchor": (
+        (EDGE, {"identityTrustAnchorsPEM": ONE}),
+        "Remove it there: provide an anchor by trust_anchor.certificate or certificate_file, and",
+    ),
+    "a trust domain": (
+        (EDGE, {"identityTrustDomain": "other"}),
+        "Remove it there: the mesh's trust_domain says it.",
+    ),
+    "a cluster domain": (
+        (EDGE, {"clusterDomain": "other"}),
+        "Remove it there: the mesh's cluster_domain says it.",
+    ),
+    "a scheme": (
+        (EDGE, {"identity": {"issuer": {"scheme": "linkerd.io/tls"}}}),
+        "Remove it there: the issuer's Secret decides it, and rotate_issuer renews that.",
+    ),
+    "a namespace": (
         ("stable-2.11.5", {"namespace": "other"}),
+        "Remove it there: the mesh's namespaces say it.",
+    ),
+    "a namespace that is made": (
         ("stable-2.11.5", {"installNamespace": True}),
+        "Remove it there: the mesh's namespaces are made outside Helm.",
+    ),
+    "viz's idea of the control plane": (
         ("stable-2.14.10", {"linkerdNamespace": "other"}),
-    ],
-)
-def test_a_value_that_is_removed_is_the_meshs(
-    charts_dir: Path, version: str, value: dict[str, Any]
-) -> None:
+        "Remove it there: the mesh's namespaces.linkerd says it.",
+    ),
+}
+
+
+@pytest.mark.real_charts
+@follows_each(VALUES)
+def test_a_value_that_is_removed_is_the_meshs(charts_dir: Path, case: str) -> None:
+    (version, value), words = VALUES[case]
     chart = PLANE.get(version, "linkerd-viz")
     [said], wrong = judged(charts_dir, version, chart, ExtraValues(inline=value))
-    assert said.remedy.startswith("Remove it there: ")
+    assert said.remedy.startswith(words)
     none, right = judged(charts_dir, version, chart, ExtraValues())
     assert none == []
     assert wrong == right
@@ -503,5 +549,6 @@ def test_a_value_that_is_removed_is_the_meshs(
 @pytest.mark.parametrize("role", ["trust anchor", "issuer", "webhook"])
 def test_a_certificate_that_was_renewed_is_not_announced(role: Role) -> None:
     [due] = expiring([expiry(3, role)], CONFIG, [60, 7])
+    # What follows it: rotations of tests/mesh/rotation.
     assert due.remedy.startswith("Run rotate_")
     assert expiring([expiry(90, role)], CONFIG, [60, 7]) == ()

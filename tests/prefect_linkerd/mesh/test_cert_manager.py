@@ -20,6 +20,7 @@ from prefect_linkerd.mesh.errors import InvalidInput, NotReady, OwnershipConflic
 from prefect_linkerd.mesh.identity.issuer import (
     cert_manager_objects,
     ensure_cert_manager_issuer,
+    ensure_self_signed_issuer,
     webhook_authorities,
 )
 from prefect_linkerd.mesh.identity.trust_anchor import (
@@ -38,6 +39,7 @@ from prefect_linkerd.mesh.pki.certificates import (
 )
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from tests.support.advice import follows
 from tests.support.certificates import DOMAIN, YEAR
 from tests.support.people import by_kubectl, content
 
@@ -261,6 +263,7 @@ def own_anchor(cluster: Cluster) -> KeyPair:
     return replace(create_trust_anchor(DOMAIN, YEAR, now()), cluster=cluster_uid(cluster))
 
 
+@follows("Fix what the message names, then run again.")
 def test_a_failure_says_what_cert_manager_says(certified: Cluster) -> None:
     mesh = config(namespaces={"linkerd": "mesh-failing", "viz": "mesh-failing-viz"})
     make_namespaces(certified, mesh)
@@ -274,8 +277,13 @@ def test_a_failure_says_what_cert_manager_says(certified: Cluster) -> None:
     assert 'secrets "linkerd-trust-anchor" not found' in error.found
     # Both the condition and an event say it.
     assert error.found.count('"linkerd-trust-anchor" not found') >= 2
+    pair = store.load()
+    assert pair is not None
+    ClusterKeyStore(certified, "mesh-failing").store_once(pair)
+    assert ensure_cert_manager_issuer(certified, mesh, anchor, store, now(), timeout=60)
 
 
+@follows("Provide it (trust_anchor.certificate_file and private_key_file), or set issuer")
 def test_without_the_anchors_key_in_the_cluster_nothing_is_asked_of_cert_manager(
     certified: Cluster,
 ) -> None:
@@ -284,9 +292,10 @@ def test_without_the_anchors_key_in_the_cluster_nothing_is_asked_of_cert_manager
     store = Kept(own_anchor(certified))
     anchor = ensure_trust_anchor(certified, mesh, store, now())
     for other in (Kept(None), Kept(create_trust_anchor(DOMAIN, YEAR, now()))):
-        with pytest.raises(InvalidInput, match="issuer mode self-signed"):
+        with pytest.raises(InvalidInput, match="set issuer to self-signed"):
             ensure_cert_manager_issuer(certified, mesh, anchor, other, now(), timeout=4)
     assert list(certified.list("cert-manager.io/v1", "Certificate", "mesh-keyless")) == []
+    assert ensure_self_signed_issuer(certified, mesh, anchor, store, now()).origin == "made"
 
 
 def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Cluster) -> None:

@@ -24,6 +24,7 @@ from prefect_linkerd.mesh.helm.chart_releases import (
 )
 from prefect_linkerd.mesh.helm.charts import ChartName, Entry
 from sandbox.credentials import Credentials
+from tests.support.advice import follows
 
 NUMBERS = [f"26.{month}.{number}" for month in range(1, 9) for number in (1, 2)]
 
@@ -164,9 +165,21 @@ def test_a_registry_is_watched_by_its_tags(registry: Tags) -> None:
     assert new_releases(known, read_repository(registry.source, known), registry.source)[0] == []
 
 
+@follows(
+    "Name a repository with an index.yaml, or a registry without log-in.",
+    "Correct the registry's address.",
+)
 def test_a_registry_that_asks_for_a_log_in_or_has_nothing_is_named(registry: Tags) -> None:
     with pytest.raises(ChartError, match="found none"):
         new_releases(None, read_repository(registry.source, None), registry.source)
     registry.is_open = False
     with pytest.raises(ChartError, match="asks for a log-in"):
         read_repository(registry.source, None)
+    registry.is_open = True
+    page, registry.page = registry.page, lambda *_: (200, {}, ["no registry"])
+    with pytest.raises(ChartError, match="something else"):
+        read_repository(registry.source, None)
+    registry.page = page
+    registry.tags = {name: ["2026.8.3"] for name in ("linkerd-crds", "linkerd-control-plane")}
+    _, known = new_releases(None, read_repository(registry.source, None), registry.source)
+    assert known.versions == {"edge-26.8.3"}

@@ -38,6 +38,7 @@ from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from prefect_linkerd.mesh.upgrade.plan import plan_upgrade, require_plan
 from prefect_linkerd.mesh.upgrade.snapshot import read_plan
+from tests.support.advice import follows
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.installed import SCOPES
 from tests.support.meshes import FAST, chart_of, ring_of, store_of
@@ -166,6 +167,7 @@ def test_each_driver_is_named_by_every_flow_that_would_write(
 KUSTOMIZE = {"kustomize.toolkit.fluxcd.io/name": "apps"}
 
 
+@follows("Let that leave its content alone: a rotation writes the anchors there.")
 def test_a_bundle_that_something_else_brings_back_is_not_rotated(
     cluster: Cluster, namespace: str
 ) -> None:
@@ -183,6 +185,7 @@ def test_a_bundle_that_something_else_brings_back_is_not_rotated(
     require_writable_bundle(cluster, config, bundle)
 
 
+@follows("Let that leave its content alone: a rotation writes the new anchor and its key there.")
 def test_an_anchors_key_that_something_else_brings_back_is_not_rotated(
     cluster: Cluster, namespace: str
 ) -> None:
@@ -202,5 +205,10 @@ def test_an_anchors_key_that_something_else_brings_back_is_not_rotated(
     applied(cluster, secret, "controller")
     with pytest.raises(OwnershipConflict, match=f"SealedSecret/{namespace}/{ANCHOR_SECRET}"):
         require_writable_key(cluster, config)
+    # As advised: what brought it back has let go of it.
+    cluster.delete("v1", "Secret", ANCHOR_SECRET, namespace)
+    own = {"name": ANCHOR_SECRET, "namespace": namespace}
+    applied(cluster, {**secret, "metadata": own}, "kubectl")
+    require_writable_key(cluster, config)
     offline = config.trust_anchor.model_copy(update={"custody": "offline"})
     require_writable_key(cluster, config.model_copy(update={"trust_anchor": offline}))

@@ -27,6 +27,7 @@ from prefect_linkerd.mesh.helm.client import (
 from prefect_linkerd.mesh.helm.records import Release, read_release, read_releases
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from sandbox.cluster import Sandbox
+from tests.support.advice import follows
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 CHART = Chart("linkerd-viz", "1.0.0", "", "", "here", Path("x"))
@@ -173,6 +174,7 @@ def test_install_nothing_and_upgrade(
     assert listed["chart"] == f"{found.chart}-{found.chart_version}"
 
 
+@follows("Fix what helm names, then run again.")
 def test_a_failure_names_what_is_not_ready_and_is_mended_by_the_next_run(
     helm: Helm, namespace: str, tmp_path: Path
 ) -> None:
@@ -246,6 +248,7 @@ def test_an_upgrade_that_cannot_end_well_goes_back_early(
     assert (back.status, back.values) == ("deployed", {"text": "one"})
 
 
+@follows("Another run has changed it: let that finish, then run again.")
 def test_a_release_is_upgraded_to_what_it_is_and_to_nothing_else(
     helm: Helm, namespace: str, tmp_path: Path, cluster: Cluster
 ) -> None:
@@ -259,6 +262,9 @@ def test_a_release_is_upgraded_to_what_it_is_and_to_nothing_else(
     assert text_in(cluster, namespace) != before
     with pytest.raises(ReleaseError, match="Another run has changed it"):
         helm.upgrade_again(release_of(random, namespace, text="other"))
+    # As the other run leaves it.
+    helm.reconcile(release_of(random, namespace, text="other"))
+    helm.upgrade_again(release_of(random, namespace, text="other"))
 
 
 def test_a_release_left_pending_is_recovered_without_deleting_an_object(
@@ -294,6 +300,7 @@ def test_a_release_left_pending_is_recovered_without_deleting_an_object(
     assert after["data"]["text"] == "new"
 
 
+@follows("Another installer owns the named object: uninstall that, or give it away")
 def test_an_object_of_somebody_else_is_not_taken(
     cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path
 ) -> None:
@@ -306,6 +313,13 @@ def test_an_object_of_somebody_else_is_not_taken(
     found = cluster.get("v1", "ConfigMap", "content", namespace)
     assert found is not None
     assert "data" not in found
+    names = {"release-name": "app", "release-namespace": namespace}
+    marks = {f"meta.helm.sh/{key}": value for key, value in names.items()}
+    labels = {"app.kubernetes.io/managed-by": "Helm"}
+    patch = {"metadata": {"annotations": marks, "labels": labels}}
+    cluster.merge("v1", "ConfigMap", "content", namespace, patch)
+    given = helm.reconcile(release_of(make_chart(tmp_path / "chart"), namespace, text="x"))
+    assert given.release.status == "deployed"
 
 
 def test_values_are_on_no_command_line_and_in_no_message(

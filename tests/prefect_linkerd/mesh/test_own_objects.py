@@ -30,6 +30,7 @@ from prefect_linkerd.mesh.install.registry import ensure_pull_secrets, own_pull_
 from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER, Cluster, Object, name_of
 from prefect_linkerd.mesh.planning.preflight import Finding
 from tests.prefect_linkerd.mesh.test_ingress import crd
+from tests.support.advice import follows
 from tests.support.people import applied, by_kubectl, content, live
 
 HELM = {"meta.helm.sh/release-name": "shop", "meta.helm.sh/release-namespace": "apps"}
@@ -118,6 +119,9 @@ def findings(cluster: Cluster, config: MeshConfig) -> list[Finding]:
     return [*foreign_findings(read_foreign(cluster, own_objects(cluster, config, facts)))]
 
 
+@follows(
+    "To leave it to its owner, set emojivoto.enabled to false; or name another namespace",
+)
 def test_a_persons_emojivoto_is_never_written(cluster: Cluster, application: MeshConfig) -> None:
     theirs = [
         by_kubectl(cluster, own.wanted | _unlabelled(own.wanted))
@@ -174,6 +178,9 @@ def test_an_earlier_versions_emojivoto_is_ours(cluster: Cluster, application: Me
         assert there.get("generation", 1) == 1
 
 
+@follows(
+    "To leave that namespace as it is, set emojivoto.enabled to false",
+)
 def test_a_persons_workloads_are_not_meshed_by_the_namespace(
     cluster: Cluster, application: MeshConfig
 ) -> None:
@@ -233,6 +240,10 @@ def routes(cluster: Cluster, config: MeshConfig) -> list[Finding]:
     return findings(cluster, without_emojivoto(config))
 
 
+@follows(
+    "To leave the dashboard's route to its owner, leave viz.dashboard.host empty.",
+    "To leave the route to its owner, set traefik.enabled to false",
+)
 def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig) -> None:
     """By the names that Linkerd's documentation gives them, as ours have."""
     app, viz = routed.namespaces.emojivoto, routed.namespaces.viz
@@ -279,6 +290,9 @@ def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig
     assert content(cluster, theirs[2:]) == before[2:]
 
 
+@follows(
+    " To use the owner's password, ",
+)
 def test_a_password_of_somebody_else_is_used_or_left(cluster: Cluster, routed: MeshConfig) -> None:
     viz = routed.namespaces.viz
     theirs = by_kubectl(cluster, users(viz, "auth"))
@@ -301,6 +315,9 @@ def test_a_password_of_somebody_else_is_used_or_left(cluster: Cluster, routed: M
 # Pull secrets
 
 
+@follows(
+    "Name another registry.pull_secret",
+)
 def test_a_persons_pull_secret_is_never_written(cluster: Cluster, namespace: str) -> None:
     config = MeshConfig.model_validate(
         {

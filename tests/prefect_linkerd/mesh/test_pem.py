@@ -31,6 +31,7 @@ from prefect_linkerd.mesh.pki.certificates import (
     read_certificates,
 )
 from prefect_linkerd.mesh.pki.pem import has_explicit_curve, has_explicit_key_curve, is_key_for_go
+from tests.support.advice import follows
 from tests.support.certificates import DOMAIN, NOW, make, private_pem
 from tests.support.shared import lacks
 
@@ -72,6 +73,9 @@ def follow(remedy: str, folder: Path) -> None:
         runner(folder)(command)
 
 
+@follows(
+    "Convert its key, then the certificate:",
+)
 def test_an_anchor_with_explicit_curve_parameters_is_refused_and_converted_by_its_remedy(
     folder: Path,
 ) -> None:
@@ -86,6 +90,9 @@ def test_an_anchor_with_explicit_curve_parameters_is_refused_and_converted_by_it
     check_key_matches(converted, SecretStr((folder / "named.key").read_text()), "key")
 
 
+@follows(
+    "Its certificate has to be converted as well.",
+)
 @pytest.mark.parametrize("name", ["sec1.key", "anchor.key"])
 def test_a_key_with_explicit_curve_parameters_is_refused_and_converted_by_its_remedy(
     name: str, folder: Path, tmp_path: Path
@@ -121,6 +128,27 @@ def test_an_issuer_with_explicit_curve_parameters_is_refused(folder: Path) -> No
     )
 
 
+@follows("then have a certificate issued for it again.")
+def test_a_signed_certificate_with_explicit_curve_parameters_is_issued_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(folder / "sec1.key", tmp_path / "anchor.key")
+    root = make()
+    (tmp_path / "ca.crt").write_text(root.pem)
+    (tmp_path / "ca.key").write_text(private_pem(root.key))
+
+    def issue(key: str) -> str:
+        runner(tmp_path)(f"req -new -key {key} -subj /CN=identity.linkerd.cluster.local -out csr")
+        runner(tmp_path)("x509 -req -in csr -CA ca.crt -CAkey ca.key -days 30 -out issuer.crt")
+        return (tmp_path / "issuer.crt").read_text()
+
+    with pytest.raises(CertificateError, match="explicit curve parameters") as caught:
+        read_certificates(issue("anchor.key"), "issuer")
+    follow(caught.value.remedy, tmp_path)
+    assert read_certificates(issue("named.key"), "issuer")
+
+
+@follows("Convert it: openssl x509 -in anchor.pem -out anchor.crt")
 def test_a_trusted_certificate_is_refused_and_converted_by_its_remedy(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         lacks("openssl")

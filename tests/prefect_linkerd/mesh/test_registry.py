@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +18,9 @@ import pytest
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ChartError
-from prefect_linkerd.mesh.helm.charts import ChartCatalog
+from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
 from sandbox.credentials import Credentials
+from tests.support.advice import advice, follows
 
 CONFIG_TYPE = "application/vnd.cncf.helm.config.v1+json"
 LAYER_TYPE = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
@@ -44,12 +47,19 @@ def registry_handler(name: str, version: str, package: bytes) -> type[BaseHTTPRe
     manifest_digest = descriptor(manifest, "")["digest"]
 
     class Registry(BaseHTTPRequestHandler):
+        log_in = ""
+
         def do_HEAD(self) -> None:
             self.do_GET()
 
         def do_GET(self) -> None:
             last = self.path.rsplit("/", 1)[-1]
-            if self.path == "/v2/":
+            if self.log_in and self.headers.get("Authorization") != self.log_in:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="charts"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif self.path == "/v2/":
                 self.answer(b"{}", "application/json")
             elif self.path.endswith("/tags/list"):
                 tags = {"name": f"charts/{name}", "tags": [version]}
@@ -78,7 +88,11 @@ def registry_handler(name: str, version: str, package: bytes) -> type[BaseHTTPRe
 
 @pytest.fixture
 def registry(
-    charts_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helm_path: str
+    request: pytest.FixtureRequest,
+    charts_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    helm_path: str,
 ) -> Iterator[str]:
     """Serves linkerd-crds 2026.8.3; its oci:// address."""
     Credentials(tmp_path / "pki").issue("server", "registry")
@@ -95,6 +109,8 @@ def registry(
     shutil.copy(helm_path, folder / "helm")
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "pki/ca.crt"))
+    monkeypatch.setenv("HELM_REGISTRY_CONFIG", str(tmp_path / "registries"))
+    monkeypatch.setattr(handler, "log_in", getattr(request, "param", ""))
     yield f"oci://127.0.0.1:{server.server_port}/charts"
     server.shutdown()
     server.server_close()
@@ -125,3 +141,36 @@ def test_a_version_that_the_registry_lacks_is_named(registry: str, tmp_path: Pat
     config = MeshConfig(version="edge-25.4.4", charts={"linkerd": registry})
     with pytest.raises(ChartError, match=r"version 2025\.4\.4"):
         ChartCatalog(config, cache=tmp_path / "cache").find("linkerd-crds")
+
+
+USER, WORD = "reader", "x" * 8
+LOG_IN = "Basic " + base64.b64encode(f"{USER}:{WORD}".encode()).decode()
+
+
+@follows(
+    "Name it in charts.versions, or set charts.linkerd to a repository with an index.yaml.",
+    "Install helm 3.13 or newer: https://helm.sh/docs/intro/install/",
+    "Correct the registry's address, or log in by `helm registry login`.",
+)
+@pytest.mark.parametrize("registry", [LOG_IN], indirect=True)
+def test_advice_about_a_registry(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(source: str = registry, **versions: str) -> Chart:
+        charts = {"linkerd": source, "versions": {"edge-99.1.1": versions}}
+        config = MeshConfig.model_validate({"version": "edge-99.1.1", "charts": charts})
+        return ChartCatalog(config, cache=tmp_path / "cache").find("linkerd-crds")
+
+    monkeypatch.setattr("prefect_linkerd.mesh.helm.charts.chart_version", lambda *_: None)
+    advice(ChartError, find)
+    own = {"linkerd-crds": "2026.8.3"}
+    with monkeypatch.context() as without:
+        without.setenv("PATH", str(tmp_path))
+        assert "helm 3.13" in advice(ChartError, lambda: find(**own))
+    elsewhere = f"{registry}-elsewhere"
+    for source in (registry, elsewhere):
+        assert "registry login" in advice(ChartError, lambda s=source: find(s, **own))
+    host = registry.removeprefix("oci://").partition("/")[0]
+    command = ["helm", "registry", "login", host, "--username", USER, "--password-stdin"]
+    subprocess.run(command, input=WORD.encode(), check=True, capture_output=True)
+    assert find(**own).version == "2026.8.3"

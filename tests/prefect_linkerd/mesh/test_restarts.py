@@ -31,6 +31,7 @@ from prefect_linkerd.mesh.restarts import (
     target_of,
 )
 from prefect_linkerd.mesh.snapshot.mesh import Pod, pod_of
+from tests.support.advice import follows
 
 CONTROL_PLANE = "linkerd"
 EXTENSION = "linkerd-viz"
@@ -456,6 +457,9 @@ def test_a_data_plane_is_restarted_and_what_is_done_stays_done(
     assert seen[-1] == (2, 2, "all restarted")
 
 
+@follows(
+    "Fix the unhealthy pods, or loosen the budget, then run again.",
+)
 def test_a_budget_is_waited_for(cluster: Cluster, namespace: str) -> None:
     def bystander(name: str, *, ready: bool) -> None:
         """A pod under the same budget that is no part of the mesh."""

@@ -6,10 +6,13 @@ import time
 from typing import Any
 
 import pytest
+import yaml
 
 from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts, rollout_status
+from prefect_linkerd.mesh.kubernetes.rollout import Workload, await_rollouts, rollout_status
+from tests.support.advice import follows
+from tests.support.waiting import eventually
 from tests.support.workloads import deployment
 
 
@@ -83,6 +86,7 @@ def test_an_exceeded_deadline_and_a_failed_job_are_failures() -> None:
     assert rollout_status(obj("Job", {}, {"conditions": [failed]})).failure
 
 
+@follows("Fix what the pods and events name, then run again.")
 def test_a_failure_names_the_pod_its_reason_and_events(cluster: Cluster, namespace: str) -> None:
     annotations = {"sandbox.prefect-linkerd/ready": "false"}
     cluster.create(deployment("bad", namespace, annotations=annotations))
@@ -93,6 +97,19 @@ def test_a_failure_names_the_pod_its_reason_and_events(cluster: Cluster, namespa
     assert f"Pod/{namespace}/bad-" in text
     assert "ContainersNotReady" in text
     assert "Scheduled: Successfully assigned" in text
+    fixed(cluster, namespace, "bad")
+
+
+def fixed(cluster: Cluster, namespace: str, name: str) -> None:
+    """Takes what keeps a Deployment's pods from being ready out of it; it then comes up."""
+    annotations = {**dict.fromkeys(waiting("")), "tests/again": "1"}
+    patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
+    cluster.merge("apps/v1", "Deployment", name, namespace, patch)
+    comes_up(cluster, ("Deployment", namespace, name))
+
+
+def comes_up(cluster: Cluster, workload: Workload) -> None:
+    await_rollouts(cluster, [workload], 60, lambda *_: None, every=0.2)
 
 
 def waiting(reason: str) -> dict[str, str]:
@@ -134,6 +151,7 @@ def test_an_image_that_is_not_there_is_told_while_it_is_waited_for(
     assert "pull secret" in late.value.remedy
 
 
+@follows("Fix the image's name, its registry or the pull secret, then run again.")
 @pytest.mark.usefixtures("soon")
 def test_a_wait_ends_early_where_nothing_will_come(cluster: Cluster, namespace: str) -> None:
     cluster.create(deployment("bad", namespace, annotations=waiting("InvalidImageName")))
@@ -142,8 +160,17 @@ def test_a_wait_ends_early_where_nothing_will_come(cluster: Cluster, namespace: 
         await_rollouts(cluster, [("Deployment", namespace, "bad")], 60, lambda *_: None, every=0.2)
     assert time.monotonic() - begin < 30
     assert late.value.expected == "to be rolled out"
+    fixed(cluster, namespace, "bad")
 
 
+RESTRICTED = """
+securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
+containers:
+  - securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+"""
+
+
+@follows("Set the securityContext that admission asks for, or ")
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])
 def test_pod_security_ends_a_wait_with_its_own_words(
@@ -160,8 +187,25 @@ def test_pod_security_ends_a_wait_with_its_own_words(
         await_rollouts(cluster, [(kind, namespace, "web")], 60, lambda *_: None, every=0.2)
     assert "waiting longer does not help" in late.value.found
     assert "securityContext" in late.value.remedy
+    if kind == "Deployment":
+        spec = yaml.safe_load(RESTRICTED)
+        spec["containers"][0] |= {"name": obj["spec"]["template"]["spec"]["containers"][0]["name"]}
+        patch = {"spec": {"template": {"spec": spec}}}
+        kind_ = "application/strategic-merge-patch+json"
+        path = cluster.path("apps/v1", kind, namespace, "web")
+        cluster.request("PATCH", path, body=patch, content_type=kind_)
+    else:
+        labels = {"pod-security.kubernetes.io/enforce": "baseline"}
+        cluster.merge("v1", "Namespace", namespace, None, {"metadata": {"labels": labels}})
+        # As somebody who runs it again.
+        cluster.delete("apps/v1", kind, "web", namespace)
+        eventually(lambda: cluster.get("apps/v1", kind, "web", namespace) is None)
+        cluster.create(obj)
+    comes_up(cluster, (kind, namespace, "web"))
 
 
+@follows("Raise the ResourceQuota, or make room below it.")
+@pytest.mark.usefixtures("soon")
 def test_pods_that_are_refused_are_explained_by_the_replica_set(
     cluster: Cluster, namespace: str
 ) -> None:
@@ -175,8 +219,14 @@ def test_pods_that_are_refused_are_explained_by_the_replica_set(
     cluster.create(deployment("big", namespace))
     with pytest.raises(NotReady, match="exceeded quota"):
         await_rollouts(cluster, [("Deployment", namespace, "big")], 4, lambda *_: None, every=0.2)
+    cluster.merge("v1", "ResourceQuota", "none", namespace, {"spec": {"hard": {"pods": "9"}}})
+    # The controller tries a new ReplicaSet at once, and the old one after a while.
+    fixed(cluster, namespace, "big")
 
 
+@follows("Run again.")
 def test_a_workload_that_is_gone_is_named(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(NotReady, match=f"Deployment/{namespace}/none"):
         await_rollouts(cluster, [("Deployment", namespace, "none")], 0, lambda *_: None)
+    cluster.create(deployment("none", namespace))
+    comes_up(cluster, ("Deployment", namespace, "none"))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object
+from tests.support.advice import Test, recorded, register, require
 from tests.support.installed import DEFAULT, Failures, InstalledMesh, on
 
 Cause = Callable[[InstalledMesh], AbstractContextManager[object]]
@@ -39,11 +42,32 @@ def fault(
     return Fault(name, cause, frozenset(failures), version)
 
 
-def each_of(faults: Sequence[Fault]) -> pytest.MarkDecorator:
-    """Runs a test once a fault, with the parameters `mesh` and `fault`."""
+def each_of(faults: Sequence[Fault], advice: Mapping[str, Sequence[str]]) -> Callable[[Test], Test]:
+    """Runs a test once a fault, with the parameters `mesh` and `fault`.
+
+    The test puts each fault back as its remedy says.
+
+    Args:
+        advice: by a fault's name words of remedies for it.
+    """
+    assert advice.keys() <= {each.name for each in faults}
     found = [on(each.version, each, name=f"{each.version}: {each.name}") for each in faults]
     # Without the scope pytest would install the mesh anew for each.
-    return pytest.mark.parametrize(("mesh", "fault"), found, indirect=["mesh"], scope="package")
+    runs = pytest.mark.parametrize(("mesh", "fault"), found, indirect=["mesh"], scope="package")
+
+    def declare(test: Test) -> Test:
+        for words in advice.values():
+            register(words, test)
+
+        @functools.wraps(test)
+        def run(*, fault: Fault, **rest: Any) -> None:
+            with recorded() as remedies:
+                test(fault=fault, **rest)
+            require(tuple(advice.get(fault.name, ())), remedies)
+
+        return runs(run)
+
+    return declare
 
 
 @contextmanager

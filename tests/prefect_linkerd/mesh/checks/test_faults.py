@@ -603,8 +603,48 @@ FAULTS = [
 ]
 
 
+ADVICE: dict[str, tuple[str, ...]] = {
+    "a quota refuses the control plane's pods": ("Fix what rejects its pods, such as a quota",),
+    "no node takes a pod": ("Make room on the nodes, or add one.",),
+    "clusterNetworks is too small": ("to clusterNetworks in the control plane's values, and run",),
+    "a node runs docker": ("Set proxyInit.runAsRoot to true in the control plane's values.",),
+    "CNI is enabled and not installed": ("Install chart linkerd2-cni, or set cniEnabled to false",),
+    "the issuer is missing": ("Run bootstrap, which issues one;",),
+    "the issuer's key is another one": (
+        "Delete the Secret and run bootstrap again, which issues a new one; where cert-manager",
+    ),
+    "the trust anchor has ended": (
+        "Check the clock; where it has ended, run rotate_anchor with recover.",
+    ),
+    "the trust anchor ends soon": ("Run rotate_anchor.",),
+    "the issuer has ended": (
+        "Check the clock; where it has ended, run rotate_issuer with accept_downtime.",
+    ),
+    "the issuer ends soon": ("Run rotate_issuer.",),
+    "another anchor signed the issuer": (
+        "Put the anchor that signed it back into the trust bundle, or run rotate_anchor with "
+        "recover and accept_downtime.",
+    ),
+    "a proxy has another trust anchor": (
+        "Restart its workload.",
+        "Restart it: its pods are then injected with the present trust bundle.",
+    ),
+    "a proxy of the control plane is of another version": (
+        "Set version to it, and run the upgrade flow.",
+    ),
+    "the control plane is of another version": ("Run the upgrade flow, or correct version.",),
+    "a pod is labelled where it should be annotated": ("Make it an annotation.",),
+    "a Service is annotated where it should be labelled": ("Make it a label.",),
+    "a port is opaque on the Service alone": ("Annotate both alike (",),
+    "high availability with one replica": ("Scale it, or look at the pods that are not ready.",),
+    "the injector fails closed for kube-system too": ("Label it ",),
+    "two namespaces are the same extension's": ("Keep it on the extension's own.",),
+    "the Gateway API is missing": ("Let linkerd-crds install them (installGatewayAPI), or apply",),
+}
+
+
 @pytest.mark.real_charts
-@each_of(FAULTS)
+@each_of(FAULTS, ADVICE)
 def test_a_fault_is_found_by_exactly_its_checks(mesh: InstalledMesh, fault: Fault) -> None:
     healthy = allowed(mesh)
     with fault.cause(mesh):

@@ -743,7 +743,36 @@ FAULTS = [
 ]
 
 
-@each_of(FAULTS)
+ADVICE: dict[str, tuple[str, ...]] = {
+    "the issuer ends before a leaf would": (
+        "Renew the issuer or rotate the trust anchor before then:",
+    ),
+    "an anchor of the bundle is about to end": (
+        "Start rotate_anchor; its end removes anchors that are no longer used.",
+    ),
+    "a workload came up without a proxy": ("Restart it, now that the injector answers;",),
+    "a proxy is two versions older than the control plane": (
+        "Restart it, once the control plane is of the version that is wanted.",
+    ),
+    "a release is left pending": ("run bootstrap, which finishes it.",),
+    "a release has failed": ("run bootstrap again.",),
+    "a release has other values": ("run bootstrap to bring them back.",),
+    "a release is of another chart": ("run the upgrade.",),
+    "a release's record is gone": ("Let this identity list the Secrets of the namespace that has",),
+    "a Server selects no pod": ("Fix its podSelector or port, or delete it.",),
+    "a ServerAuthorization has no Server": ("Fix what it names, or delete it.",),
+    "an AuthorizationPolicy has no target": ("Fix its targetRef, or delete it.",),
+    "an AuthorizationPolicy requires nobody": ("Create what it requires, or fix the reference.",),
+    "a route has no parent": ("Fix its parentRefs, or delete it.",),
+    "a route has no backend": ("Fix its backendRefs: requests for it are answered with errors.",),
+    "an IngressRoute leads to no Service": ("Fix its backend, or delete it.",),
+    "an IngressRoute uses no Middleware": ("Create the Middleware, or take it out of the route.",),
+    "viz's namespace is not known as such": ("Run bootstrap, which installs what is missing.",),
+    "Prometheus may not scrape a workload": ("Apply what `linkerd viz allow-scrapes -n ",),
+}
+
+
+@each_of(FAULTS, ADVICE)
 def test_a_fault_is_found_by_exactly_its_checks(mesh: InstalledMesh, fault: Fault) -> None:
     healthy = allowed(mesh)
     with fault.cause(mesh):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +14,7 @@ from prefect_linkerd.mesh.helm.records import Release, read_releases
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
 from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks, renew_webhooks
 from tests.prefect_linkerd.mesh.checks.healthy import allowed
+from tests.support.advice import follows
 from tests.support.certificates import NOW, make
 from tests.support.installed import DEFAULT, InstalledMesh, on
 
@@ -43,6 +45,10 @@ def content(mesh: InstalledMesh) -> dict[str, Release]:
     return {release.name: replace(release, **unset) for release in found}
 
 
+@follows(
+    "Run rotate_webhooks, or let cert-manager keep it:",
+    "Run rotate_webhooks, which has the chart make a new one;",
+)
 @pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="package")
 def test_rotate_webhooks_renews_an_old_certificate_and_changes_nothing_else(
     mesh: InstalledMesh, helm_path: str
@@ -78,3 +84,22 @@ def test_rotate_webhooks_renews_an_old_certificate_and_changes_nothing_else(
     assert done.left == ()
     assert content(mesh) == releases
     assert mesh.settles_to(allowed(mesh)) == allowed(mesh)
+
+
+@follows("Have Helm make it again: `helm rollback` of the release to its present revision.")
+@pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="package")
+def test_helm_makes_again_what_a_release_lacks(mesh: InstalledMesh, helm_path: str) -> None:
+    config = "v1", "ConfigMap", "linkerd-config", "linkerd"
+    mesh.cluster.delete("v1", "ServiceAccount", "linkerd-heartbeat", "linkerd")
+    broken = {"data": {"values": "[: not yaml"}}
+    mesh.cluster.merge(*config, broken)
+    found = {(result.check.id, result.outcome) for result in mesh.report().failing}
+    assert ("l5d-existence-linkerd-config", "error") in found
+    [release] = [r for r in read_releases(mesh.cluster, ["linkerd"]) if r.name.endswith("plane")]
+    with mesh.cluster.kubeconfig_file() as file:
+        where = ["--namespace", release.namespace, "--kubeconfig", str(file)]
+        command = [helm_path, "rollback", release.name, str(release.revision), *where]
+        subprocess.run(command, check=True, capture_output=True)
+    assert mesh.settles_to(allowed(mesh)) == allowed(mesh)
+    [after] = [r for r in read_releases(mesh.cluster, ["linkerd"]) if r.name == release.name]
+    assert after.labels == release.labels

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
-
-import pytest
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import (
@@ -53,6 +50,7 @@ from tests.prefect_linkerd.mesh.rotation.test_certificate_phases import (
 )
 from tests.prefect_linkerd.mesh.rotation.test_key_ring import PASSPHRASE, anchor, fp
 from tests.prefect_linkerd.mesh.rotation.test_webhooks import PLANE, certificate, release
+from tests.support.advice import advice, follows, follows_each
 from tests.support.certificates import NOW, make
 
 CONFIG = MeshConfig()
@@ -60,12 +58,10 @@ ACCEPTED = RotationOptions(accept_downtime=True)
 FLUX = {"name": "n", "labels": {"kustomize.toolkit.fluxcd.io/name": "k"}}
 
 
-def advice(error: type[MeshError], work: Callable[[], object]) -> str:
-    with pytest.raises(error) as caught:
-        work()
-    return caught.value.remedy
-
-
+@follows(
+    "Provide a new one, or none",
+    "Provide one that lives longer.",
+)
 def test_advice_about_a_new_anchor() -> None:
     old, new = make().pem, make().pem
     short = make(ends=timedelta(hours=2)).pem
@@ -101,7 +97,7 @@ MESHES: dict[str, tuple[Asked, str, Asked]] = {
     ),
     "a mesh that is not well: fixed": (
         ("rotate", RotationOptions(), UNWELL),
-        "Fix what is named",
+        "Fix what is named, or turn allow_unhealthy on",
         ("rotate", RotationOptions(), WELL),
     ),
     "a mesh that is not well: accepted": (
@@ -112,7 +108,7 @@ MESHES: dict[str, tuple[Asked, str, Asked]] = {
 }
 
 
-@pytest.mark.parametrize("case", MESHES)
+@follows_each(MESHES)
 def test_advice_about_the_state_of_the_mesh(case: str) -> None:
     def ask(action: Action, options: RotationOptions, state: dict[str, Any]) -> None:
         refuse(CONFIG, options, action, **state)
@@ -145,7 +141,7 @@ def often(every: timedelta) -> RotationSnapshot:
 
 
 LAYOUTS: dict[str, tuple[Layout, str, Layout]] = {
-    "an anchor is provided: none": (plain(new=BROUGHT), "Provide none", plain()),
+    "an anchor is provided: none": (plain(new=BROUGHT), "Provide none, or replace", plain()),
     "an anchor is provided: no Certificate": (
         plain(new=BROUGHT),
         "or replace that Certificate by a Secret of your own first",
@@ -190,7 +186,7 @@ LAYOUTS: dict[str, tuple[Layout, str, Layout]] = {
 }
 
 
-@pytest.mark.parametrize("case", LAYOUTS)
+@follows_each(LAYOUTS)
 def test_advice_where_cert_manager_makes_the_anchor(case: str) -> None:
     def ask(
         snapshot: RotationSnapshot,
@@ -209,6 +205,10 @@ def test_advice_where_cert_manager_makes_the_anchor(case: str) -> None:
     ask(*after)
 
 
+@follows(
+    "Set it to Always, then run again.",
+    "Let a self-signed issuer make the anchor",
+)
 def test_advice_about_an_anchor_that_a_certificate_owns() -> None:
     def judge(policy: str | None, certificates: str) -> MeshError | None:
         secret = TlsSecret.of(tls_secret("a", "n", certificates, anchor().private_key, ""))
@@ -226,6 +226,11 @@ def test_advice_about_an_anchor_that_a_certificate_owns() -> None:
     assert judge("Always", OLD.pem) is None
 
 
+@follows(
+    "run rotate_anchor to begin a rotation.",
+    "Provide none to resume it, or abort it first.",
+    "Run abort until it is done, then rotate again.",
+)
 def test_advice_about_a_rotation_that_has_begun() -> None:
     first, second = make().pem, make().pem
     origin, goal = (next(iter(fingerprints(pem, "a"))) for pem in (make().pem, first))
@@ -249,6 +254,9 @@ def test_advice_about_a_rotation_that_has_begun() -> None:
     assert _decide_goal(None, second, "rotate") in fingerprints(second, "a")
 
 
+@follows(
+    "run rotate_anchor again, which continues to the new anchor",
+)
 def test_advice_where_there_is_no_way_back(tmp_path: Path) -> None:
     managed = MeshConfig.model_validate(
         {"issuer": "cert-manager", "trust_anchor": {"custody": "in-cluster"}}
@@ -265,6 +273,9 @@ def test_advice_where_there_is_no_way_back(tmp_path: Path) -> None:
     require_way_back(nothing, managed, ring, fp(origin))
 
 
+@follows(
+    "or name the place where it is kept (trust_anchor.secret_block or key_file).",
+)
 def test_advice_about_a_key_that_is_nowhere(tmp_path: Path) -> None:
     pair = anchor()
     store = FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE)
@@ -277,6 +288,9 @@ def test_advice_about_a_key_that_is_nowhere(tmp_path: Path) -> None:
     assert KeyRing(kept_at).require(fp(pair)) == pair
 
 
+@follows(
+    "Give this cluster another place for its key",
+)
 def test_advice_about_another_clusters_key(tmp_path: Path) -> None:
     store = FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE)
     store.store_once(replace(anchor(), cluster="theirs"))
@@ -292,6 +306,12 @@ def chart(version: str) -> Chart:
     return Chart("linkerd-control-plane", version, version, "", "mirror", Path(), {}, {})
 
 
+@follows(
+    "Set the mesh's version to what is installed",
+    "Set namespaces.linkerd to where it is, or install the mesh by bootstrap.",
+    "Change it there; these flows write meshes of Helm alone.",
+    "Change it there: what these flows write it would undo.",
+)
 def test_advice_about_the_control_planes_release() -> None:
     installed = Release("r", "linkerd", "linkerd-control-plane", "1", "1", 1, "deployed", NOW)
     bundle = TrustBundle("", None, "release", installed, "")
@@ -313,6 +333,10 @@ def test_advice_about_the_control_planes_release() -> None:
     ask(bundle)
 
 
+@follows(
+    "Renew the issuer there.",
+    "Set the mesh's issuer to cert-manager",
+)
 def test_advice_about_an_issuer_that_somebody_keeps() -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "data": {}}
     theirs = {**secret, "metadata": FLUX}
@@ -327,6 +351,9 @@ def test_advice_about_an_issuer_that_somebody_keeps() -> None:
     require_writable({**secret, "metadata": {"name": "n"}}, CONFIG)
 
 
+@follows(
+    "Nothing was changed by this run.",
+)
 def test_advice_about_permissions() -> None:
     lacks = in_words([Permission("patch", "secrets")])
     assert advice(PreflightFailed, lambda: require(lacks)).endswith(

@@ -21,6 +21,7 @@ from prefect_linkerd.mesh.smoke.options import SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import entry_point, keep_promise
 from prefect_linkerd.mesh.smoke.run import SmokeRun, runs_pods
 from sandbox.cluster import Sandbox
+from tests.support.advice import follows
 
 DYING = """
 import os, signal, sys
@@ -162,6 +163,7 @@ def test_a_run_that_lives_keeps_its_objects_and_is_left_alone(
     assert left(cluster, namespace) == []
 
 
+@follows("Run the test again.")
 def test_a_run_whose_owner_was_taken_away_says_so(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,15 +179,22 @@ def test_a_run_whose_owner_was_taken_away_says_so(
         with pytest.raises(NotReady, match="owns this test's own"):
             go_on()
     assert left(cluster, namespace) == []
+    with start(cluster, namespace) as again:
+        again.front("web", "stable")
 
 
-def test_a_namespace_that_is_not_there_is_a_result_with_a_remedy(cluster: Cluster) -> None:
+@follows("Let bootstrap deploy emojivoto (emojivoto.enabled), or name another namespace in the")
+def test_a_namespace_that_is_not_there_is_a_result_with_a_remedy(
+    cluster: Cluster, namespace: str
+) -> None:
     options = SmokeOptions(namespace="nowhere")
     with pytest.raises(InvalidInput, match="Namespace/nowhere"), start(cluster, "nowhere"):
         pass
     result = keep_promise("canary", cluster, MeshConfig(), options)
     assert result.outcome == "failed"
     assert "Let bootstrap deploy emojivoto" in result.remedy
+    with start(cluster, namespace):
+        pass
 
 
 def test_pods_without_a_proxy_fail_the_test_and_are_removed(

@@ -1,0 +1,221 @@
+"""Every remedy is followed by a test, or stands below with the reason why none can do so.
+
+Its words are held against what they name: fields, flags, flows, and other programs' commands.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from prefect_linkerd import cli, flow_commands
+from prefect_linkerd.fleet_command import FLEET
+from prefect_linkerd.mesh.config.model import MeshConfig
+from sandbox.binaries import Binaries
+from tests.support.advice import FOLLOWED
+from tests.support.remedies import ROOT, about, every_remedy
+
+NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
+    "says where the cause is written, as nothing that we read has it: what helps depends on it": (
+        "Look at that Certificate's conditions and cert-manager's log.",
+        "Look at its CertificateRequest by `kubectl describe` and at cert-manager's log.",
+        "Check that cert-manager runs, and look at its log.",
+        "Look at the pods that are not, and at their nodes.",
+        "Look at its workloads' pods.",
+        "Look at its events.",
+        "Look at the proxy's log.",
+        "Look at its pods and their events.",
+        "Look at the containers' logs.",
+        "Some networks never do: check manually that clusterNetworks covers every pod.",
+        "Look at the pods that the Service selects.",
+        "Look at the events of the Deployment and its ReplicaSet. Where it is gone:",
+        "Look at the identity controller's log, then restart it.",
+        "Look at the identity controller's log and at the proxy's.",
+        "Look at its log, and by `linkerd viz stat` at who fails.",
+        "Look at its pods' events.",
+        "Look at the pods of Deployment tap.",
+        "Look at Deployment tap.",
+        "Look at the pod of Deployment prometheus and at its log.",
+        "Look at its pod and its log.",
+        "Wait for a scrape; else check its inbound policy.",
+        "Look at the pod by `kubectl describe pod` and at its containers' logs.",
+        "Look at the events of its ReplicaSet: a quota, a webhook or a node refuses them.",
+        "cert-manager should have renewed it: look at its Certificate and its log.",
+        "Look at cert-manager's log.",
+        "Look at the proxy injector: it may not see the cluster's present state.",
+        "Fix what cert-manager names, then run again.",
+        "Look at its log and events.",
+        "Look at its conditions and cert-manager's log, then run again.",
+        "Look at cert-manager's log, and which Secret its issuer reads.",
+        "See who else writes it: sources of a Bundle, or a GitOps controller.",
+        "Look at `helm get manifest` of the release: its chart may not generate it.",
+        "Look for finalizers, and whether the garbage collector runs; delete by label ",
+        "See whether the proxy injector runs and its webhook answers.",
+        "Look at the policy container of linkerd-destination;",
+        "Look at the task run's log.",
+        "See which pods keep coming up with the old trust bundle, then run again.",
+        "Look at the run of each.",
+        "Report this with the version in use.",
+    ),
+    "points to other remedies, each with a test of its own": (
+        "Accepted.",
+        "Fix what is named, then run bootstrap again.",
+        "The run's artifacts name every problem and its remedy.",
+        "Look at their runs; then run the fleet again with the same goes_on.",
+        "See verify_mesh for the cause; rotate_anchor with recover gives the mesh a new anchor",
+    ),
+    "asks for the same run again: tests kill every flow at every step, and run it again": (
+        "Run upgrade again without go_back, which finishes it.",
+        "Let that one finish; this run has stopped and changed nothing since.",
+        "Run again: the rotation continues to that one.",
+        "Fix it, then run again.",
+        "Do manually what is named, then run again: it resumes from here.",
+        "Create it again, then run again.",
+        "Run upgrade again.",
+        "Run upgrade again: it makes a new plan.",
+        "Nothing was changed. Run upgrade again to ask again.",
+        "Run it again to resume; --yes approves without asking.",
+        "again and works. Fix this, then run upgrade again.",
+        "Finish what was interrupted first: run bootstrap, upgrade or rotate_anchor again,",
+        "Finish the rotation by rotate_anchor; else put the release's anchors back.",
+    ),
+    "names a flow whose own tests begin where it is advised": (
+        "Run rotate_anchor, which takes over from there.",
+        "Run rotate_anchor, which takes over and makes a new issuer as well.",
+        "Run rotate_webhooks.",
+        "Install Linkerd by bootstrap.",
+        "Run bootstrap, or reinstall the mesh by Helm.",
+        "Create it again, or run bootstrap where that made it.",
+        "Restart its workload, once the injector answers.",
+        "Uninstall the Linkerd that it belongs to.",
+        "Install the earlier version by its chart.",
+    ),
+    "is for the owner of something that these flows never write": (
+        "Only cert-manager may write Secret/",
+        "Let that leave this Secret's content alone: each rotation copies an anchor there.",
+        "Put the anchor that signed it back into the trust bundle.",
+        "Put the mesh's trust anchors there again, in PEM.",
+        "Renew them where they come from.",
+        "Upgrade it there: these flows upgrade Helm releases alone.",
+        "See that nodes can pull ",
+    ),
+    "needs a Prefect server with deployments, blocks or a worker": (
+        "Run a deployment, which waits for the window, or accept `window`.",
+        "Run prefect deploy --all.",
+        "Save the key there. A rotation that has begun needs none: give no anchor.",
+        "Set PREFECT_API_URL.",
+        "Set PREFECT_API_URL to your server's address, and run it again.",
+        "Set PREFECT_API_URL, or name another place for the key:",
+        "Name the meshes in meshes.",
+        "Name the meshes; use verify_mesh for a file.",
+    ),
+}
+"""By the reason: words of the remedies."""
+
+TEXTS: dict[str, list[str]] = defaultdict(list)
+"""Where each text of a remedy is written."""
+
+for _remedy in every_remedy():
+    TEXTS[_remedy.text].append(_remedy.place)
+
+
+@pytest.fixture(scope="module")
+def followed() -> dict[str, str]:
+    """The words of the remedies that tests follow, by the modules that register them."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if path != Path(__file__) and re.search(r"@(follows|each_of)", path.read_text()):
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    return FOLLOWED
+
+
+def reasoned() -> list[str]:
+    return [words for each in NOT_FOLLOWED.values() for words in each]
+
+
+def test_every_remedy_is_followed_by_a_test(followed: dict[str, str]) -> None:
+    done = {text for words in (*followed, *reasoned()) for text in about(words, TEXTS)}
+    left = [f"{', '.join(TEXTS[text])}: {text}" for text in TEXTS if text not in done]
+    assert left == [], "follow each in a test (tests/support/advice.py)"
+
+
+def test_each_registration_is_of_one_remedy(followed: dict[str, str]) -> None:
+    found = {words: about(words, TEXTS) for words in followed}
+    wrong = {f"{followed[w]}: {w}": texts for w, texts in found.items() if len(texts) != 1}
+    assert wrong == {}, "write more of the remedy, so that it is one"
+
+
+def test_no_reason_is_for_a_remedy_that_a_test_follows(followed: dict[str, str]) -> None:
+    done = {text for words in followed for text in about(words, TEXTS)}
+    for words in reasoned():
+        found = about(words, TEXTS)
+        assert len(found) == 1, f"{words}: {found}"
+        assert not done & set(found), words
+
+
+# What remedies name
+
+
+def models(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """The fields of a model and of those in it, each as `a.b`."""
+    for name, field in model.model_fields.items():
+        yield f"{path}{name}"
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if inspect.isclass(inner) and issubclass(inner, BaseModel):
+                yield from models(inner, f"{path}{name}.")
+
+
+COMMANDS = [make() for make in flow_commands.COMMANDS.values()]
+PARAMETERS = [p for command in COMMANDS for p in command.parameters] + list(FLEET)
+FIELDS = {*models(MeshConfig)}
+OPTIONS = {name for p in PARAMETERS if p.model is not None for name in models(p.model)}
+NAMES = {p.name for p in PARAMETERS}
+FLOWS = {path.stem for path in (ROOT / "flows").glob("[a-z]*.py")}
+FILES = (".pem", ".crt", ".key", ".der", ".yaml", ".md", ".sh", ".io")
+OF_OTHERS = {"proxy.tracing", "identity.externalCA"}
+"""Values of Linkerd's charts."""
+
+
+def words(pattern: str) -> set[str]:
+    return {word for text in TEXTS for word in re.findall(pattern, text)}
+
+
+def test_every_field_that_a_remedy_names_is_there() -> None:
+    dotted = words(r"(?<![\w/.:-])[a-z][a-z_]*(?:\.[a-z_]+)+(?![\w/])")
+    wrong = {d for d in dotted if d not in FIELDS | OPTIONS | OF_OTHERS and not d.endswith(FILES)}
+    assert wrong == {"values.inline"} - FIELDS
+    assert len(dotted & FIELDS) > 15
+    known = {part for name in (*FIELDS, *OPTIONS) for part in name.split(".")} | FLOWS | NAMES
+    assert words(r"\b[a-z]+_[a-z_]+\b") - known == set()
+
+
+FLAGS_OF_OTHERS = {"--previous", "--profile", "--all"}
+"""Of `kubectl logs`, `step certificate create` and `prefect deploy`."""
+
+
+def test_every_flag_that_a_remedy_names_is_there() -> None:
+    commands = map(cli._loaded, cli.COMMANDS)
+    flags = {flag for command in commands for p in command.params for flag in p.opts}
+    assert words(r"--[a-z][a-z-]+") - FLAGS_OF_OTHERS <= flags
+
+
+def test_every_command_that_a_remedy_names_is_there(binaries: Binaries) -> None:
+    programs = {"kubectl": str(binaries.kubectl), "helm": str(binaries.helm)}
+    named = words(r"`((?:kubectl|helm) [^`]+)`")
+    assert named
+    for command in sorted(named):
+        program, *rest = command.split()
+        done = subprocess.run(
+            [programs[program], *rest, "--help"], capture_output=True, check=False
+        )
+        text = done.stdout.decode()
+        assert done.returncode == 0, command
+        assert f"{program} {rest[0]}" in text, command
