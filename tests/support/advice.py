@@ -70,7 +70,7 @@ def follows_each(table: Mapping[str, Any], at: int = 1) -> Callable[[Test], Test
                 test(*args, **kwargs)
             require(_words(table[kwargs["case"]][at]), remedies)
 
-        return pytest.mark.parametrize("case", table)(run)
+        return pytest.mark.parametrize("case", table)(run)  # pyright: ignore[reportReturnType]
 
     return declare
 

@@ -111,10 +111,10 @@ def test_advice_before_the_issuer_is_rotated(
 @follows("Let it finish, or cancel it, then run this again.")
 def test_advice_about_another_run(cluster: Cluster, namespace: str) -> None:
     def claim(owner: str) -> None:
-        with RotationClaim(cluster, namespace, owner, 1):
+        with RotationClaim(cluster, namespace, owner, 6):
             pass
 
-    with RotationClaim(cluster, namespace, "first", 1):
+    with RotationClaim(cluster, namespace, "first", 6):
         advice(OwnershipConflict, lambda: claim("second"))
     claim("second")
 
