@@ -256,12 +256,11 @@ def object_changes(
 def own_folder_crds(cluster: Cluster, chart: Chart) -> list[Object]:
     """The CRDs of a chart's folder, but for those that somebody else has put there."""
     found = folder_crds(chart)
-    live = (cluster.get("apiextensions.k8s.io/v1", CRD, crd["metadata"]["name"]) for crd in found)
-    return [
-        crd
-        for crd, there in zip(found, live, strict=True)
-        if there is None or may_upgrade_crd(there)
-    ]
+    if not found:
+        return []
+    live = cluster.list("apiextensions.k8s.io/v1", CRD, metadata_only=True)
+    theirs = {crd["metadata"]["name"] for crd in live if not may_upgrade_crd(crd)}
+    return [crd for crd in found if crd["metadata"]["name"] not in theirs]
 
 
 def _deletion(cluster: Cluster, obj: Object) -> ObjectChange | None:

@@ -13,6 +13,7 @@ import yaml
 from prefect_linkerd.mesh.bootstrap.snapshot import foreign_findings, own_objects, read_crowd
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import OwnershipConflict
+from prefect_linkerd.mesh.helm.chart_changes import own_folder_crds
 from prefect_linkerd.mesh.helm.charts import read_chart
 from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, differences, foreign, read_foreign
@@ -464,7 +465,11 @@ def test_whose_crds_are_upgraded_with_a_chart(
 
 
 def test_a_persons_crds_stay_where_a_chart_has_them_too(
-    cluster: Cluster, namespace: str, helm_path: str, tmp_path: Path
+    cluster: Cluster,
+    namespace: str,
+    helm_path: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     group = f"{namespace}.example.com"
     theirs, ours = crd(group, "Theirs"), crd(group, "Ours")
@@ -492,6 +497,18 @@ def test_a_persons_crds_stay_where_a_chart_has_them_too(
         assert labels() == [None, "1.0.0"]
         helm.reconcile(chart("1.1.0"))
         assert labels() == [None, "1.1.0"]
+        asked: list[str] = []
+        read = Cluster.read
+
+        def counted(self: Cluster, path: str, *args: Any, **options: Any) -> Any:
+            asked.append(path)
+            return read(self, path, *args, **options)
+
+        monkeypatch.setattr(Cluster, "read", counted)
+        found = own_folder_crds(cluster, chart("1.2.0").chart)
+        assert [crd["metadata"]["name"] for crd in found] == names[1:]
+        # One list, no matter how many CRDs the chart has.
+        assert len([path for path in asked if "customresourcedefinitions" in path]) == 1
     finally:
         for name in names:
             cluster.delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", name)
