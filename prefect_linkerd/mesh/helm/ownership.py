@@ -55,6 +55,12 @@ _HELM = "helm"
 _HELM_CONTROLLER = "helm-controller"
 _TERRAFORM = ("terraform", "hashicorp")
 _ARGO_CD = ("argocd", "argo-cd")
+_INSTANCE = "app.kubernetes.io/instance"
+_NO_RECORD = ("ancient-changes", "before-first-apply")
+"""What the API server calls those writers that it no longer keeps apart.
+
+Source: apimachinery `pkg/util/managedfields/internal` (capmanagers.go, skipnonapplied.go).
+"""
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,9 @@ def decide(owner: Owner | None, role: Role) -> Ownership:
 def owner_of(obj: Mapping[str, Any]) -> Owner:
     """Who owns an object, by its metadata alone.
 
+    Argo CD's label `app.kubernetes.io/instance` counts where its field manager has set it, or where
+    nobody is on record for it on an object of a chart that no Helm release has.
+
     Sources: https://fluxcd.io/flux/components/helm/helmreleases/ and
     https://fluxcd.io/flux/components/kustomize/kustomizations/ (labels),
     https://argo-cd.readthedocs.io/en/stable/user-guide/resource_tracking/,
@@ -121,6 +130,10 @@ def owner_of(obj: Mapping[str, Any]) -> Owner:
         return found
     if (found := _by_gitops(annotations, labels, release)) is not None:
         return found
+    setters = _setters_of_instance(metadata)
+    application = Owner("Argo CD", f"Argo CD's Application {labels.get(_INSTANCE)}", release)
+    if any(name.lower().startswith(_ARGO_CD) for name in setters):
+        return application
     managers = _managers(metadata)
     if (found := _by_manager(managers, release)) is not None:
         return found
@@ -130,6 +143,8 @@ def owner_of(obj: Mapping[str, Any]) -> Owner:
         (FIELD_MANAGER, "Apply") in managers
     ):
         return OURS
+    if _INSTANCE in labels and not setters and _is_rendered(annotations, labels):
+        return application
     if annotations.get("linkerd.io/created-by", "").startswith("linkerd/cli"):
         return Owner("linkerd CLI", "the linkerd CLI")
     for manager, _ in managers:
@@ -230,6 +245,36 @@ def _by_gitops(
     if application := tracking or labels.get("argocd.argoproj.io/instance"):
         return Owner("Argo CD", f"Argo CD's Application {application}", release)
     return None
+
+
+def _setters_of_instance(metadata: Mapping[str, Any]) -> list[str]:
+    """Who set the label by which Argo CD tracks objects by default before 3.0, as far as on record.
+
+    Charts and people set it too, with values of their own, so that it proves nothing by itself.
+    Source: https://argo-cd.readthedocs.io/en/release-2.14/user-guide/resource_tracking/
+    """
+    entries: list[Mapping[str, Any]] = metadata.get("managedFields") or []
+    return [
+        name
+        for entry in entries
+        if (name := str(entry.get("manager", ""))) not in _NO_RECORD
+        and f"f:{_INSTANCE}" in _below(entry, "fieldsV1", "f:metadata", "f:labels")
+    ]
+
+
+def _below(found: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    for key in path:
+        found = found.get(key) or {}
+    return found
+
+
+def _is_rendered(annotations: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Whether an object is of a chart; one that no release has was rendered, as Argo CD does it."""
+    return (
+        labels.get("app.kubernetes.io/managed-by") == "Helm"
+        or "helm.sh/chart" in labels
+        or annotations.get("linkerd.io/created-by", "").startswith("linkerd/helm")
+    )
 
 
 def _managers(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:

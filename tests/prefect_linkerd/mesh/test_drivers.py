@@ -16,6 +16,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import MeshError, OwnershipConflict
 from prefect_linkerd.mesh.helm.charts import ChartCatalog, charts_of
 from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.installed import MARKS, Part, read_mesh_releases
 from prefect_linkerd.mesh.helm.records import (
     RELEASE_NAME,
     RELEASE_NAMESPACE,
@@ -24,7 +25,7 @@ from prefect_linkerd.mesh.helm.records import (
     secret_name,
 )
 from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.rotation.options import NewAnchor
@@ -46,7 +47,10 @@ from tests.support.people import applied
 from tests.support.ready_meshes import ReadyMesh
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
-PARTS = ("linkerd-crds", "linkerd-control-plane")
+PARTS: tuple[Part, ...] = ("linkerd-crds", "linkerd-control-plane")
+INSTANCE = "app.kubernetes.io/instance"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+LINKERDS = "linkerd.io/created-by"
 
 
 def release_objects(cluster: Cluster) -> list[Object]:
@@ -118,6 +122,45 @@ def argo_cd(cluster: Cluster) -> str:
     return "Argo CD's Application linkerd-mesh"
 
 
+def argo_cd_by_label(cluster: Cluster) -> str:
+    """By default before 3.0 its mark is a label that charts set as well; its manager is on record.
+
+    Source: gitops-engine `pkg/utils/kube/resource_ops.go` (newApplyOptions).
+    """
+    annotations = {"argocd.argoproj.io/tracking-id": None, LAST_APPLIED: "{}"}
+    metadata = {"annotations": annotations, "labels": {INSTANCE: "linkerd-by-label"}}
+    for obj in release_objects_by_argo_cd(cluster):
+        name, place = obj["metadata"]["name"], obj["metadata"].get("namespace")
+        cluster.request(
+            "PATCH",
+            cluster.path(obj["apiVersion"], obj["kind"], place, name),
+            query={"fieldManager": "argocd-controller"},
+            body={"metadata": metadata},
+            content_type=MERGE_PATCH,
+        )
+    return "Argo CD's Application linkerd-by-label"
+
+
+def argo_cd_off_the_record(cluster: Cluster) -> str:
+    """A restored backup, or too many writers, leave the label alone."""
+    objects = release_objects_by_argo_cd(cluster)
+    mark(cluster, objects, labels={INSTANCE: "linkerd-restored"})
+    mark(cluster, objects, managedFields=[{}])
+    return "Argo CD's Application linkerd-restored"
+
+
+def release_objects_by_argo_cd(cluster: Cluster) -> list[Object]:
+    """The objects that Argo CD has taken over."""
+    return [
+        found
+        for api_version, kind, place in {
+            (*MARKS[part][:2], None if part == "linkerd-crds" else "linkerd") for part in PARTS
+        }
+        for found in cluster.list(api_version, kind, place)
+        if LINKERDS in (found["metadata"].get("annotations") or {})
+    ]
+
+
 def plans(cluster: Cluster, config: MeshConfig, helm: Helm) -> dict[str, Callable[[], Any]]:
     """What each flow does before its first write."""
     store, ring, now = store_of(cluster, config), ring_of(cluster, config), datetime.now(UTC)
@@ -145,7 +188,7 @@ def test_each_driver_is_named_by_every_flow_that_would_write(
     sandbox, config = ready_mesh(SOURCE)
     cluster = sandbox.cluster()
     helm = Helm(cluster, helm_path)
-    for take_over in (flux, terraform, argo_cd):
+    for take_over in (flux, terraform, argo_cd, argo_cd_by_label):
         owner = take_over(cluster)
         before = settled_versions(cluster)
         for flow, plan in plans(cluster, config, helm).items():
@@ -159,6 +202,9 @@ def test_each_driver_is_named_by_every_flow_that_would_write(
         errors = {r.check.id: str(r.problems[0]) for r in report.failing if r.outcome == "error"}
         assert not errors, owner
         assert resource_versions(cluster) == before
+    owner = argo_cd_off_the_record(cluster)
+    found = read_mesh_releases(cluster, config).owners
+    assert {part: str(found[part]) for part in PARTS} == dict.fromkeys(PARTS, owner)
 
 
 # What a rotation writes beside releases

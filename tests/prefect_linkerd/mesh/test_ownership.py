@@ -14,6 +14,7 @@ from prefect_linkerd.mesh.helm.ownership import Owner, Ownership, decide, owner_
 from prefect_linkerd.mesh.helm.records import MADE_HERE, Release, ReleaseRef
 from prefect_linkerd.mesh.install.dependencies import decide_dependency, own_release
 from prefect_linkerd.mesh.install.namespaces import foreign_owner, lacks, namespaces
+from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 HELM = {"meta.helm.sh/release-name": "mesh", "meta.helm.sh/release-namespace": "infra"}
@@ -29,6 +30,20 @@ def by(manager: str, operation: str = "Update", **more: Any) -> dict[str, Any]:
 
 def reference(api_version: str, kind: str, **more: Any) -> dict[str, Any]:
     return obj(ownerReferences=[{"apiVersion": api_version, "kind": kind, "name": "o", **more}])
+
+
+INSTANCE = {"app.kubernetes.io/instance": "mesh"}
+
+
+def instance(*managers: str, **metadata: Any) -> dict[str, Any]:
+    """An object with the label of which each manager is on record as having set it."""
+    fields = {"f:metadata": {"f:labels": {"f:app.kubernetes.io/instance": {}}}}
+    labels = {**INSTANCE, **metadata.pop("labels", {})}
+    entries = [{"manager": m, "operation": "Update", "fieldsV1": fields} for m in managers]
+    return obj(managedFields=entries, labels=labels, **metadata)
+
+
+LINKERDS = {"linkerd.io/created-by": "linkerd/helm stable-2.14.10"}
 
 
 OBJECTS: list[tuple[dict[str, Any], str, Ownership, Ownership]] = [
@@ -86,8 +101,46 @@ OBJECTS: list[tuple[dict[str, Any], str, Ownership, Ownership]] = [
         "theirs",
     ),
     (by("argocd-controller"), "Argo CD", "theirs", "theirs"),
-    # Argo CD's old label is also what charts call their release.
-    (obj(labels={"app.kubernetes.io/instance": "mesh"}), "nobody known", "adopted", "theirs"),
+    # Argo CD's default label before 3.0: it counts where Argo CD has set it, under either name.
+    (instance("argocd-controller"), "Argo CD's Application mesh", "theirs", "theirs"),
+    (instance("argocd-application-controller"), "Argo CD's Application mesh", "theirs", "theirs"),
+    (
+        instance("helm", "argocd-controller", annotations=HELM),
+        "Argo CD's Application mesh",
+        "theirs",
+        "theirs",
+    ),
+    # Nobody is on record, and the object is of a chart that no release has.
+    (instance(annotations=LINKERDS), "Argo CD's Application mesh", "theirs", "theirs"),
+    (
+        instance("ancient-changes", labels={"app.kubernetes.io/managed-by": "Helm"}),
+        "Argo CD's Application mesh",
+        "theirs",
+        "theirs",
+    ),
+    (
+        instance("before-first-apply", labels={"helm.sh/chart": "traefik-37.0.0"}),
+        "Argo CD's Application mesh",
+        "theirs",
+        "theirs",
+    ),
+    # It is also what charts call their release, and what people call theirs by kustomize.
+    (obj(labels=INSTANCE), "nobody known", "adopted", "theirs"),
+    (instance("helm", annotations=HELM), "Helm release infra/mesh", "adopted", "theirs"),
+    (
+        obj(labels=INSTANCE, annotations={**HELM, **LINKERDS}),
+        "Helm release infra/mesh",
+        "adopted",
+        "theirs",
+    ),
+    (
+        instance("kubectl-client-side-apply", annotations=LINKERDS),
+        "somebody's kubectl",
+        "adopted",
+        "theirs",
+    ),
+    (instance(FIELD_MANAGER, labels=MADE_HERE), "prefect-linkerd", "ours", "ours"),
+    (instance("Terraform"), "Terraform", "theirs", "theirs"),
     (by("Terraform", "Apply"), "Terraform", "theirs", "theirs"),
     (by("HashiCorp"), "Terraform", "theirs", "theirs"),
     (by("terraform-provider-helm_v3", annotations=HELM), "Terraform", "theirs", "theirs"),
