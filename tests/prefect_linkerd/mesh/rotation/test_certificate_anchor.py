@@ -58,12 +58,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def mesh(shared_dir: Path, binaries: Binaries, folder: Path) -> Iterator[Rotated]:
+def workloads(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--workloads") or WORKLOADS
+
+
+@pytest.fixture(scope="module")
+def mesh(shared_dir: Path, binaries: Binaries, folder: Path, workloads: int) -> Iterator[Rotated]:
     with Sandbox("certificate-anchor", binaries=binaries) as sandbox:
         helm = str(binaries.helm)
         config = documented(shared_dir, folder, name="documented")
         install_documented(sandbox, helm, shared_dir, config)
-        add_workloads(sandbox.cluster(), WORKLOADS)
+        add_workloads(sandbox.cluster(), workloads)
         yield Rotated(sandbox, sandbox.cluster(), config, helm)
 
 
@@ -118,7 +123,7 @@ def started(mesh: Rotated) -> dict[str, Any]:
 
 
 def test_killed_and_aborted_in_every_phase_it_goes_forward_and_says_so(
-    mesh: Rotated, folder: Path
+    mesh: Rotated, folder: Path, workloads: int
 ) -> None:
     before, theirs = mesh.anchors(), spec_and_managers(mesh)
     # Somebody never made the copy, so that there is something to prepare.
@@ -135,12 +140,12 @@ def test_killed_and_aborted_in_every_phase_it_goes_forward_and_says_so(
             ("rotate", "POST namespaces/cert-manager/secrets 1", "prepare"),
             # cert-manager is asked, and has perhaps not issued.
             ("rotate", "PATCH certificates/linkerd-trust-anchor/status 1", "renew"),
-            ("abort", "PATCH namespaces/apps/deployments 3 spread", "spread"),
+            ("abort", f"PATCH namespaces/apps/deployments {workloads // 4} spread", "spread"),
             ("abort", "PATCH certificates/linkerd-identity-issuer/status 1", "spread"),
-            ("rotate", "PATCH namespaces/apps/deployments 4 switch", "switch"),
+            ("rotate", f"PATCH namespaces/apps/deployments {workloads // 3} switch", "switch"),
             # The old anchor leaves the bundle; then in the middle of the last restarts.
             ("abort", "PATCH secrets/linkerd-previous-anchor 1", "switch"),
-            ("rotate", "PATCH namespaces/apps/deployments 2 drop", "drop"),
+            ("rotate", f"PATCH namespaces/apps/deployments {workloads // 6} drop", "drop"),
         ):
             killed = run(action, place)
             assert killed.returncode == -signal.SIGKILL, f"{place}: {killed.stderr[-3000:]}"
@@ -208,7 +213,7 @@ def identity_pods_of_one_rollout(text: str) -> bool:
     return bool(re.search(r"linkerd-identity-\S+ cannot verify linkerd-identity-\S+$", text))
 
 
-def test_what_cert_manager_began_by_itself_is_taken_over(mesh: Rotated) -> None:
+def test_what_cert_manager_began_by_itself_is_taken_over(mesh: Rotated, workloads: int) -> None:
     """The worst of it: nobody made the copy, and the issuer was renewed as well."""
     before = mesh.anchors()
     stale = create_trust_anchor("cluster.local", mesh.config.lifetimes.anchor, mesh.cluster.clock())
@@ -223,7 +228,8 @@ def test_what_cert_manager_began_by_itself_is_taken_over(mesh: Rotated) -> None:
         current = anchor.current.fingerprint
         await_roots(mesh.cluster, mesh.config, frozenset({current}) | unrelated)
         (problem,) = said(mesh, "pl-anchor-trusted")
-        assert re.search(r"15 proxies do not trust it: .*come in 2[0-3]\.\d h", problem), problem
+        without = rf"{workloads + 3} proxies do not trust it: .*come in 2[0-3]\.\d h"
+        assert re.search(without, problem), problem
         with pytest.raises(InvalidInput, match="rotate_anchor, which takes over"):
             look_at_issuer(
                 mesh.cluster,
@@ -240,7 +246,7 @@ def test_what_cert_manager_began_by_itself_is_taken_over(mesh: Rotated) -> None:
         assert found.goal is not None
         assert found.goal.fingerprint == current
 
-        phases = mesh.rotate()
+        phases = mesh.rotate(options=PATIENT)
 
     assert phases == ["bundle", "spread", "switch", "drop", "done"]
     settled(mesh, besides=before | unrelated)
