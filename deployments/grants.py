@@ -396,12 +396,12 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         kinds = ("certificates", "issuers")
         for place in (names.linkerd, *webhook_servers(config)):
             found.append(Grant(apply, "cert-manager.io", kinds, place))
+            # Whether somebody else's Certificate keeps a Secret.
+            found.append(Grant(("list",), "cert-manager.io", ("certificates",), place))
             found.append(
                 Grant(("list",), "cert-manager.io", ("certificaterequests",), place, sometimes=True)
             )
             found.append(Grant(("get",), "", ("secrets",), place, sometimes=True))
-        # Whether somebody else's Certificate keeps the issuer.
-        found.append(Grant(("list",), "cert-manager.io", ("certificates",), names.linkerd))
         if config.cert_manager.issuer_kind == "ClusterIssuer":
             found.append(Grant(apply, "cert-manager.io", ("clusterissuers",)))
             found.append(Grant(("create", "get"), "", ("secrets",), names.cert_manager))

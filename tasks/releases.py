@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm, Outcome
@@ -11,7 +9,7 @@ from prefect_linkerd.mesh.helm.installed import PARTS, locate
 from prefect_linkerd.mesh.helm.ownership import owner_of_release
 from prefect_linkerd.mesh.helm.records import ReleaseRef, read_releases
 from prefect_linkerd.mesh.helm.values import ClusterFacts
-from prefect_linkerd.mesh.identity.issuer import webhook_authorities
+from prefect_linkerd.mesh.identity.issuer import with_webhooks
 from prefect_linkerd.mesh.install.dependencies import (
     Dependency,
     decide_dependency,
@@ -72,8 +70,7 @@ def _reconcile(
     at: ReleaseRef | None = None,
 ) -> Outcome:
     cluster = cluster_of(mesh)
-    if mesh.issuer == "cert-manager":
-        facts = replace(facts, webhook_authorities=webhook_authorities(cluster, mesh))
+    facts = with_webhooks(facts, cluster, mesh)
     desired = wanted_release(cluster, mesh, chart, facts, trust_bundle, at)
     log = get_run_logger()
     with RolloutProgress(mesh.name, desired.name) as progress:

@@ -15,6 +15,7 @@ import yaml
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import CertificateError, InvalidInput, MeshError, NotReady
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
 from prefect_linkerd.mesh.helm.installed import MARKS, MeshReleases, Part, read_mesh_releases
 from prefect_linkerd.mesh.helm.ownership import Owner, owner_of, owner_of_release
 from prefect_linkerd.mesh.helm.records import Release, Revision, deployed, read_releases
@@ -23,7 +24,6 @@ from prefect_linkerd.mesh.identity.certificate_anchor import (
     TRUST_MANAGER,
     CertificateAnchor,
     anchors_in,
-    certificate_for,
     read_certificate_anchor,
     signing_secret,
 )
@@ -161,7 +161,7 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
     bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
     secret = cluster.get("v1", "Secret", ISSUER_SECRET, linkerd)
     issuer = TlsSecret.of(secret) if secret is not None else None
-    certificates = list(cluster.list("cert-manager.io/v1", "Certificate", linkerd))
+    certificates = list(cluster.list(CERT_MANAGER, "Certificate", linkerd))
     dependencies = tuple(
         r for name in (*KINDS, "trust-manager") for r in releases_of(name, releases)
     )

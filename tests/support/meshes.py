@@ -19,7 +19,7 @@ from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
 from prefect_linkerd.mesh.identity.issuer import (
     ensure_cert_manager_issuer,
     ensure_self_signed_issuer,
-    webhook_authorities,
+    with_webhooks,
 )
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
@@ -100,11 +100,8 @@ def install(
 
     def release(name: ChartName, bundle: str = "") -> None:
         chart = catalog.find(name)
-        facts = ClusterFacts(
-            cluster.version(),
-            cluster.api_versions(),
-            webhook_authorities=webhook_authorities(cluster, config),
-        )
+        facts = ClusterFacts(cluster.version(), cluster.api_versions())
+        facts = with_webhooks(facts, cluster, config)
         values = values_for(chart, config, facts, trust_bundle=bundle)
         helm.reconcile(desired_release(config, chart, values))
 

@@ -1,7 +1,6 @@
 """The objects that these flows make beside Helm's releases, written only where they are ours.
 
-Ours is what carries our label or was applied by our field manager, as by versions that set no
-label. What somebody else keeps in its place is used as it is where it does, and refused otherwise:
+What somebody else keeps in the place of one is used as it is where it does, and refused otherwise:
 never written.
 """
 
@@ -12,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from prefect_linkerd.mesh.errors import OwnershipConflict
-from prefect_linkerd.mesh.helm.ownership import Owner, decide, owner_of, refuse_theirs
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for, is_theirs
+from prefect_linkerd.mesh.helm.ownership import Owner, owner_of, refuse_theirs
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 
 Advice = Callable[[Object], str]
@@ -74,16 +74,25 @@ def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
 
 def foreign(own: OwnObject, found: Object | None) -> Foreign | None:
     """Whose object is in the place of one of ours; None where these flows may write it."""
-    owner = owner_of(found) if found is not None else None
-    if found is None or owner is None or decide(owner, "shared") != "theirs":
+    if found is None or not is_theirs(found):
         return None
-    return Foreign(name_of(own.wanted), owner, own.advice(found))
+    return Foreign(name_of(found), owner_of(found), own.advice(found))
 
 
 def find(cluster: Cluster, wanted: Object) -> Object | None:
-    """What is in the place of an object; None also where its kind is not served."""
+    """What is in the place of an object; None also where its kind is not served.
+
+    The place of a Certificate is the Secret that it makes: somebody else's for the same Secret
+    may have any name.
+    """
     metadata = wanted["metadata"]
     api_version, kind, namespace = wanted["apiVersion"], wanted["kind"], metadata.get("namespace")
+    if (api_version, kind) == (CERT_MANAGER, "Certificate"):
+        found = list(cluster.list(api_version, kind, namespace))
+        keeper = certificate_for(found, wanted["spec"]["secretName"])
+        if keeper is not None and is_theirs(keeper):
+            return keeper
+        return next((obj for obj in found if obj["metadata"]["name"] == metadata["name"]), None)
     return cluster.get(api_version, kind, metadata["name"], namespace)
 
 
@@ -93,19 +102,27 @@ def read_foreign(cluster: Cluster, objects: Iterable[OwnObject]) -> list[Foreign
     return [each for each in judged if each is not None and each.remedy]
 
 
-def ensure_own(cluster: Cluster, objects: Sequence[OwnObject]) -> None:
+def ensure_own(cluster: Cluster, objects: Sequence[OwnObject]) -> list[Object]:
     """Applies each object, or uses somebody else's in its place; all are looked at first.
+
+    Returns: the objects that are used.
 
     Raises:
         OwnershipConflict: somebody else's is in the way; nothing was written.
     """
-    judged = [(own.wanted, foreign(own, find(cluster, own.wanted))) for own in objects]
-    for _, theirs in judged:
+    there = [find(cluster, own.wanted) for own in objects]
+    for own, found in zip(objects, there, strict=True):
+        theirs = foreign(own, found)
         if theirs is not None and theirs.remedy:
             raise conflict(theirs)
-    for wanted, theirs in judged:
-        if theirs is None:
-            cluster.apply(wanted)
+    used: list[Object] = []
+    for own, found in zip(objects, there, strict=True):
+        if found is not None and is_theirs(found):
+            used.append(found)
+        else:
+            cluster.apply(own.wanted)
+            used.append(own.wanted)
+    return used
 
 
 def conflict(theirs: Foreign) -> OwnershipConflict:

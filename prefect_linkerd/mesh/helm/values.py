@@ -67,6 +67,8 @@ class ClusterFacts:
     gateway_api_owner: str = ""
     webhook_authorities: dict[str, str] = field(default_factory=dict[str, str])
     """The CA certificate (PEM) of the webhooks of a namespace, for charts that want it told."""
+    webhook_keepers: dict[str, str] = field(default_factory=dict[str, str])
+    """Somebody else's Certificate in the place of one of ours, which is `namespace/name`."""
 
 
 def values_for(
@@ -302,7 +304,8 @@ def _external(
 ) -> Values:
     """A webhook whose certificate cert-manager keeps; cainjector writes the CA where it can."""
     if "injectCaFrom" in chart.defaults.get(key, {}):
-        return {"externalSecret": True, "injectCaFrom": f"{namespace}/{certificate}"}
+        name = facts.webhook_keepers.get(f"{namespace}/{certificate}", certificate)
+        return {"externalSecret": True, "injectCaFrom": f"{namespace}/{name}"}
     return {"externalSecret": True, "caBundle": facts.webhook_authorities.get(namespace, "")}
 
 

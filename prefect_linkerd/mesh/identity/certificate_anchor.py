@@ -26,8 +26,8 @@ from prefect_linkerd.mesh.errors import (
     NotReady,
     OwnershipConflict,
 )
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
 from prefect_linkerd.mesh.helm.ownership import owner_of, refuse_theirs
-from prefect_linkerd.mesh.identity.issuer import CERT_MANAGER
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ISSUER_SECRET,
     TLS,
@@ -134,11 +134,6 @@ def anchors_in(pem: str) -> frozenset[str]:
         return fingerprints(pem, "trust anchor") if pem.strip() else frozenset()
     except CertificateError:
         return frozenset()
-
-
-def certificate_for(certificates: Iterable[Object], secret: str) -> Object | None:
-    """The Certificate that owns a Secret."""
-    return next((obj for obj in certificates if obj["spec"].get("secretName") == secret), None)
 
 
 def signing_secret(cluster: Cluster, config: MeshConfig, issuer: Object) -> tuple[str, str] | None:

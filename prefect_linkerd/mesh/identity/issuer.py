@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -16,17 +16,11 @@ from prefect_linkerd.mesh.errors import (
     NotReady,
     OwnershipConflict,
 )
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for, is_theirs
 from prefect_linkerd.mesh.helm.charts import Chart
-from prefect_linkerd.mesh.helm.own_objects import (
-    Advice,
-    OwnObject,
-    differences,
-    ensure_own,
-    find,
-    foreign,
-)
+from prefect_linkerd.mesh.helm.own_objects import Advice, OwnObject, differences, ensure_own, find
 from prefect_linkerd.mesh.helm.ownership import owner_of
-from prefect_linkerd.mesh.helm.values import Values, merge
+from prefect_linkerd.mesh.helm.values import ClusterFacts, Values, merge
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ANCHOR_SECRET,
     ISSUER_SECRET,
@@ -55,7 +49,6 @@ from prefect_linkerd.mesh.pki.certificates import (
     sign_issuer,
 )
 
-CERT_MANAGER = "cert-manager.io/v1"
 IDENTITY_PODS = "linkerd.io/control-plane-component=identity"
 WEBHOOK_ISSUER = "webhook-issuer"
 
@@ -271,6 +264,24 @@ def webhook_authorities(cluster: Cluster, config: MeshConfig) -> dict[str, str]:
     return found
 
 
+def with_webhooks(facts: ClusterFacts, cluster: Cluster, config: MeshConfig) -> ClusterFacts:
+    """Facts with what cert-manager keeps of the webhooks of a cluster, where it is to keep them."""
+    if config.issuer != "cert-manager" or not config.cert_manager.webhook_certificates:
+        return facts
+    keepers: dict[str, str] = {}
+    for namespace, servers in webhook_servers(config).items():
+        certificates = list(cluster.list(CERT_MANAGER, "Certificate", namespace))
+        for certificate, service in servers.items():
+            keeper = certificate_for(certificates, f"{service}-k8s-tls")
+            if keeper is not None and is_theirs(keeper):
+                keepers[f"{namespace}/{certificate}"] = keeper["metadata"]["name"]
+    return replace(
+        facts,
+        webhook_authorities=webhook_authorities(cluster, config),
+        webhook_keepers=keepers,
+    )
+
+
 def _webhook_objects(config: MeshConfig, namespace: str, servers: dict[str, str]) -> list[Object]:
     """A CA of the namespace's own, and a certificate of each webhook server signed by it."""
     ca_days = config.lifetimes.anchor_days
@@ -364,9 +375,8 @@ def read_needed(cluster: Cluster, config: MeshConfig) -> list[OwnObject]:
     overwrite.
     """
     own = {name_of(each.wanted): each for each in own_cert_manager_objects(config)}
-    theirs = {
-        name for name, each in own.items() if foreign(each, find(cluster, each.wanted)) is not None
-    }
+    there = {name: find(cluster, each.wanted) for name, each in own.items()}
+    theirs = {name for name, found in there.items() if found is not None and is_theirs(found)}
     authorities = {
         f"Certificate/{namespace}/{WEBHOOK_ISSUER}"
         for namespace in webhook_servers(config)
@@ -448,25 +458,16 @@ def ensure_cert_manager_issuer(
     started = time.monotonic()
     namespace = config.namespaces.linkerd
     was_there = read_tls_secret(cluster, ISSUER_SECRET, namespace) is not None
-    needed_objects = read_needed(cluster, config)
-    theirs = _foreign_certificate(cluster, namespace)
-    if theirs is None:
+    _, certificate = cert_manager_objects(config)[:2]
+    keeper = find(cluster, certificate)
+    if keeper is None or not is_theirs(keeper):
         _signing_pair(
             store,
             anchor,
             remedy="Provide it (trust_anchor.certificate_file and private_key_file), or set issuer "
             "to self-signed.",
         )
-    else:
-        # Neither the Certificate nor the issuer that it names is ours to write.
-        issuer, certificate = map(name_of, cert_manager_objects(config)[:2])
-        left = {issuer, certificate}
-        needed_objects = [own for own in needed_objects if name_of(own.wanted) not in left]
-    ensure_own(cluster, needed_objects)
-    awaited = {name_of(obj): obj for obj in (own.wanted for own in needed_objects)}
-    if theirs is not None:
-        awaited[name_of(theirs)] = theirs
-    await_ready(cluster, list(awaited.values()), timeout)
+    await_ready(cluster, ensure_own(cluster, read_needed(cluster, config)), timeout)
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
     secret = read_tls_secret(cluster, ISSUER_SECRET, namespace)
     if secret is None:
@@ -482,19 +483,6 @@ def ensure_cert_manager_issuer(
     if not was_there:
         refresh_mounts(cluster, namespace, IDENTITY_PODS)
     return Issuer(info, "adopted" if was_there else "made")
-
-
-def _foreign_certificate(cluster: Cluster, namespace: str) -> Object | None:
-    """The Certificate of the mesh's issuer, where somebody else made it; of any name."""
-    return next(
-        (
-            obj
-            for obj in cluster.list(CERT_MANAGER, "Certificate", namespace)
-            if obj["spec"].get("secretName") == ISSUER_SECRET
-            and not LABELS.items() <= obj["metadata"].get("labels", {}).items()
-        ),
-        None,
-    )
 
 
 def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> None:

@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.helm.ownership import owner_of
 from prefect_linkerd.mesh.helm.records import Release, ReleaseRef, read_release
 from prefect_linkerd.mesh.helm.safety_values import unsafe_values
 from prefect_linkerd.mesh.helm.values import ClusterFacts, Values, values_for
-from prefect_linkerd.mesh.identity.issuer import webhook_authorities, with_kept
+from prefect_linkerd.mesh.identity.issuer import with_kept, with_webhooks
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.install.dependencies import Dependency, own_release, wanted_version
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
@@ -67,8 +67,7 @@ def wanted_on(
     Args:
         new: the dependencies that would be installed.
     """
-    if config.issuer == "cert-manager":
-        facts = replace(facts, webhook_authorities=webhook_authorities(cluster, config))
+    facts = with_webhooks(facts, cluster, config)
     charts = [(catalog.find(name), trust_bundle, mesh.ref(name)) for name in charts_of(config)]
     for name in dependencies_of(config):
         own = own_release(name, config, releases)

@@ -16,9 +16,9 @@ from typing import Any
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import NotReady
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
 from prefect_linkerd.mesh.helm.ownership import decide, owner_of, refuse_theirs
-from prefect_linkerd.mesh.identity.certificate_anchor import certificate_for
-from prefect_linkerd.mesh.identity.issuer import CERT_MANAGER, IDENTITY_PODS
+from prefect_linkerd.mesh.identity.issuer import IDENTITY_PODS
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ISSUER_SECRET,
     TlsSecret,

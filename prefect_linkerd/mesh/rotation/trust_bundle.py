@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, MeshError, NotReady
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
 from prefect_linkerd.mesh.helm.charts import Chart
 from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
 from prefect_linkerd.mesh.helm.installed import read_mesh_releases
@@ -25,11 +26,7 @@ from prefect_linkerd.mesh.helm.ownership import Owner as ReleaseOwner
 from prefect_linkerd.mesh.helm.ownership import owner_of, refuse_theirs
 from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.helm.values import Values, merge
-from prefect_linkerd.mesh.identity.certificate_anchor import (
-    CERT_MANAGER,
-    TRUST_MANAGER,
-    certificate_for,
-)
+from prefect_linkerd.mesh.identity.certificate_anchor import TRUST_MANAGER
 from prefect_linkerd.mesh.identity.issuer import with_kept
 from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, last_change, name_of

@@ -17,11 +17,16 @@ import yaml
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, NotReady, OwnershipConflict
+from prefect_linkerd.mesh.helm.charts import ChartCatalog
+from prefect_linkerd.mesh.helm.own_objects import foreign
+from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
 from prefect_linkerd.mesh.identity.issuer import (
     cert_manager_objects,
     ensure_cert_manager_issuer,
     ensure_self_signed_issuer,
+    own_cert_manager_objects,
     webhook_authorities,
+    with_webhooks,
 )
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
@@ -29,7 +34,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     cluster_uid,
     ensure_trust_anchor,
 )
-from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.client import Cluster, name_of
 from prefect_linkerd.mesh.pki.certificates import (
     KeyPair,
     check_key_matches,
@@ -332,3 +337,49 @@ def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Clu
     # Nothing of ours is needed beside it.
     found = cluster.list("cert-manager.io/v1", "Issuer", name)
     assert [obj["metadata"]["name"] for obj in found] == ["mine"]
+
+
+@pytest.mark.real_charts
+def test_a_certificate_of_another_name_for_the_same_secret_is_used(
+    certified: Cluster, charts_dir: Path
+) -> None:
+    """As Linkerd's documentation calls them, or anybody: cert-manager lets one of two write it."""
+    cluster, name = certified, "mesh-named"
+    viz = f"{name}-viz"
+    mesh = config(
+        namespaces={"linkerd": name, "viz": viz},
+        version="edge-26.8.3",
+        charts={"mirror": str(charts_dir)},
+    )
+    make_namespaces(cluster, mesh)
+    store = ClusterKeyStore(cluster, name)
+    anchor = ensure_trust_anchor(cluster, mesh, store, now())
+    ours = {name_of(obj): obj for obj in cert_manager_objects(mesh)}
+    issuer = ours[f"Issuer/{viz}/webhook-selfsigned"]
+    place = {"name": "webhook-issuer", "namespace": viz}
+    theirs = [by_kubectl(cluster, {**issuer, "metadata": place})]
+    for was, is_now in (("tap", "tap-cert"), ("linkerd-tap-injector", "tap-injector")):
+        certificate = ours[f"Certificate/{viz}/{was}"]
+        theirs.append(
+            by_kubectl(cluster, {**certificate, "metadata": {"name": is_now, "namespace": viz}})
+        )
+    before = content(cluster, theirs)
+    ensure_cert_manager_issuer(cluster, mesh, anchor, store, now(), timeout=60)
+
+    assert [said for _, _, said, _ in content(cluster, theirs)] == [
+        said for _, _, said, _ in before
+    ]
+    found = cluster.list("cert-manager.io/v1", "Certificate", viz)
+    # Nothing of ours is in that namespace, not even a CA that nothing needs.
+    assert {obj["metadata"]["name"] for obj in found} == {"tap-cert", "tap-injector"}
+    facts = with_webhooks(ClusterFacts(cluster.version(), cluster.api_versions()), cluster, mesh)
+    assert facts.webhook_keepers == {
+        f"{viz}/tap": "tap-cert",
+        f"{viz}/linkerd-tap-injector": "tap-injector",
+    }
+    values = values_for(ChartCatalog(mesh).find("linkerd-viz"), mesh, facts)
+    assert values["tapInjector"]["injectCaFrom"] == f"{viz}/tap-injector"
+    own = {name_of(each.wanted): each for each in own_cert_manager_objects(mesh)}
+    lacking = foreign(own[f"Certificate/{viz}/tap"], {**theirs[1], "spec": {"secretName": "x"}})
+    assert lacking is not None
+    assert lacking.subject == f"Certificate/{viz}/tap-cert"

@@ -13,6 +13,7 @@ import yaml
 from prefect_linkerd.mesh.bootstrap.snapshot import foreign_findings, own_objects, read_crowd
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import OwnershipConflict
+from prefect_linkerd.mesh.helm.cert_manager import certificate_for, is_theirs
 from prefect_linkerd.mesh.helm.chart_changes import own_folder_crds
 from prefect_linkerd.mesh.helm.charts import read_chart
 from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
@@ -397,6 +398,23 @@ def test_how_long_a_certificate_lasts_is_its_owners() -> None:
     theirs = found(("kubectl-create", "Update")) | {"spec": spec}
     assert own.advice(theirs) == ""
     assert "spec.isCA: true" in own.advice(theirs | {"spec": {**spec, "isCA": False}})
+
+
+def keeper(name: str, *managers: tuple[str, str], **metadata: Any) -> Object:
+    obj = found(*managers, **metadata)
+    return {**obj, "metadata": {**obj["metadata"], "name": name}, "spec": {"secretName": "s"}}
+
+
+def test_of_two_certificates_of_one_secret_somebody_elses_counts() -> None:
+    ours = keeper("a", labels=LABELS)
+    unlabelled = keeper("b", (FIELD_MANAGER, "Apply"))
+    theirs = keeper("c", ("kubectl-create", "Update"))
+    other = {**theirs, "spec": {}}
+    assert certificate_for([ours, other, theirs], "s") == theirs
+    assert certificate_for([other, unlabelled], "s") == unlabelled
+    assert certificate_for([other], "s") is None
+    # As an earlier version applied it, without a label.
+    assert [is_theirs(each) for each in (ours, unlabelled, theirs)] == [False, False, True]
 
 
 ALL = [name_of(obj) for obj in cert_manager_objects(MANAGED)]
