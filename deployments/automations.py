@@ -220,6 +220,27 @@ def alerts(block: UUID) -> list[AutomationCore]:
             "worker may run. Look at the runs of verify_mesh.",
         ),
         tell(
+            "linkerd: a webhook CA expires soon",
+            "the CA of a mesh's webhooks expires soon, and no flow replaces it.",
+            EventTrigger(
+                match=ResourceSpecification(
+                    {
+                        "prefect.resource.id": "linkerd.mesh.*",
+                        ROLE: "webhook CA",
+                        RENEWED_BY: "nobody",
+                    }
+                ),
+                expect={EXPIRING},
+                for_each={"prefect.resource.id"},
+                posture=Posture.Reactive,
+                threshold=1,
+                within=ONCE_IN,
+            ),
+            "The webhook CA of mesh {{ event.resource.name }} expires soon",
+            "{{ event.payload.object }}: {{ event.payload.days_left }} days are left.\n"
+            "{{ event.payload.remedy }}",
+        ),
+        tell(
             "linkerd: a run waits for approval",
             "a flow waits for approval.",
             EventTrigger(

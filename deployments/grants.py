@@ -25,8 +25,9 @@ from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, SPLIT_KINDS
 from prefect_linkerd.mesh.records.rotation import RECORD as ROTATION
 from prefect_linkerd.mesh.records.upgrade import NAME as UPGRADE
 from prefect_linkerd.mesh.rotation.key_ring import SECRETS_BESIDE
-from prefect_linkerd.mesh.rotation.webhooks import WEBHOOKS
+from prefect_linkerd.mesh.smoke.routing import SPLIT_KINDS
 from prefect_linkerd.mesh.snapshot.mesh import INGRESS_KINDS, POLICY_KINDS, secret_names
+from prefect_linkerd.mesh.snapshot.webhooks import WEBHOOKS, webhooks_of
 
 RBAC = "rbac.authorization.k8s.io"
 ROLES = ("ClusterRole", "Role")
@@ -216,12 +217,39 @@ def waits(place: str, *, sometimes: bool = False) -> list[Grant]:
 
 
 def certificate_reads(config: MeshConfig) -> list[Grant]:
-    """What `check_certificates` reads: the trust bundle and a handful of Secrets, by name."""
+    """What `check_certificates` reads: the trust bundle and a handful of objects, by name."""
+    return [*_named_certificates(config), *_webhook_signers(config)]
+
+
+def _named_certificates(config: MeshConfig) -> list[Grant]:
     linkerd = config.namespaces.linkerd
     return [
         Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
         Grant(("get",), "", ("secrets",), linkerd, _secrets(config, in_linkerd=True)),
         _extension_secrets(config),
+    ]
+
+
+def _webhook_signers(config: MeshConfig) -> list[Grant]:
+    """Which CA the API server trusts for each webhook, and what cert-manager signs it with."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for _, webhook in webhooks_of(config):
+        group, kind, name = webhook.trusted_by
+        names.setdefault((group, f"{kind.lower()}s"), []).append(name)
+    return [
+        *(
+            Grant(("list",), group, (resource,), "", tuple(each))
+            for (group, resource), each in names.items()
+        ),
+        *_issuer_reads(),
+    ]
+
+
+def _issuer_reads() -> list[Grant]:
+    """Any issuer that signs a webhook's certificate; the API group is there with cert-manager."""
+    return [
+        Grant(("list",), "cert-manager.io", ("certificates",), sometimes=True),
+        Grant(("get",), "cert-manager.io", ("clusterissuers", "issuers"), sometimes=True),
     ]
 
 
@@ -285,7 +313,7 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
             Grant(read, group, tuple(sorted(names)), sometimes=group not in policies)
             for group, names in sorted(plurals.items())
         ),
-        Grant(read, "cert-manager.io", ("certificates",), sometimes=True),
+        *_issuer_reads(),
         *_anchor_owner_reads(config),
         _extension_secrets(config),
         # As those of viz and of the CNI plugin.
@@ -497,7 +525,7 @@ def rotate_webhooks(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     linkerd = config.namespaces.linkerd
     charts: Objects = {name: objects[name] for name in WEBHOOKS if name in objects}
     found: list[Held | Grant] = [
-        *certificate_reads(config),
+        *_named_certificates(config),
         *_lease(config),
         Grant(("list",), "cert-manager.io", ("certificates",), sometimes=True),
         Grant(("get",), "trust.cert-manager.io", ("bundles",), "", (TRUST_ROOTS,), sometimes=True),

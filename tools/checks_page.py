@@ -62,6 +62,7 @@ PARTS: dict[str, str] = {
     "service_accounts": "ServiceAccounts",
     "services": "Services",
     "trust_bundle": "ConfigMap linkerd-identity-trust-roots",
+    "webhook_signers": "the webhooks' CAs, cert-manager's Certificates and issuers",
     "validating_webhooks": "ValidatingWebhookConfigurations",
     "wanted": "the configuration's charts and values",
     "workloads": "workloads",

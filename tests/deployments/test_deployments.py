@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -22,9 +23,16 @@ from prefect_linkerd.deployments.plugin import is_deploy
 from prefect_linkerd.deployments.register import sync_automations
 from prefect_linkerd.flows.check_certificates import check_certificates
 from prefect_linkerd.flows.verify_mesh import verify_mesh
+from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, tls_secret
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.pki.certificates import create_trust_anchor, sign_issuer
+from prefect_linkerd.mesh.pki.certificates import (
+    create_trust_anchor,
+    read_certificates,
+    sign_issuer,
+)
+from prefect_linkerd.mesh.report.events import certificate_notices
+from prefect_linkerd.mesh.snapshot.expiry import Expiry, expiring
 from prefect_linkerd.tasks.chart_releases import RELEASED, resource_of
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.names import CHANGES, READS, TAG, deployment_name
@@ -215,6 +223,21 @@ def test_a_mesh_without_a_verdict_is_told(server: Server, inbox: Inbox) -> None:
 
     [message] = eventually(told)
     assert message["subject"] == "Mesh quiet is not verified any more"
+
+
+def test_a_webhook_ca_that_no_flow_replaces_is_told(server: Server, inbox: Inbox) -> None:
+    made = create_trust_anchor("cluster.local", timedelta(days=5), datetime.now(UTC))
+    info = read_certificates(made.certificate, "ca")[0]
+    found = Expiry("webhook CA", "ca", "Secret/m/ca", info, 5, remedy="Do this.")
+    # The second is for cert-manager to see to.
+    for each in (found, replace(found, renewed_by="cert-manager", days_left=0), found):
+        (notice,) = certificate_notices("lost", expiring([each], MeshConfig(), [7]))
+        resource = Resource({**notice.resource})
+        _send(server, Event(event=notice.event, resource=resource, payload={**notice.payload}))
+    [message] = eventually(lambda: inbox.about("expires soon"))
+    assert message["subject"] == "The webhook CA of mesh lost expires soon"
+    assert "Secret/m/ca: 5 days are left." in message["body"]
+    assert "Do this." in message["body"]
 
 
 def test_a_run_that_waits_and_a_run_that_fails_are_told(server: Server, inbox: Inbox) -> None:

@@ -7,7 +7,7 @@ made for, who renews it, and what its end means for the proxies' own certificate
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
@@ -113,6 +113,17 @@ def _(snapshot: Snapshot) -> Problems:
         "https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/"
     )
     yield from _ending(snapshot, "webhook", _kept(snapshot), remedy)
+
+
+@certificates.check(
+    "pl-webhook-ca-days-left",
+    "CAs of webhook certificates have 30 days or a third of their life left",
+    "warning",
+)
+def _(snapshot: Snapshot) -> Problems:
+    _ = snapshot.webhook_signers
+    kept = {e.subject for e in expiries(snapshot) if e.role == "webhook CA" and e.renewed_by}
+    yield from _ending(snapshot, "webhook CA", {k.removeprefix("Secret/") for k in kept})
 
 
 @certificates.check(
@@ -228,7 +239,7 @@ def _(snapshot: Snapshot) -> Problems:
         )
 
 
-def _ending(snapshot: Snapshot, role: Role, kept: Mapping[str, Object], remedy: str) -> Problems:
+def _ending(snapshot: Snapshot, role: Role, kept: Collection[str], remedy: str = "") -> Problems:
     # Read here, so that a part that could not be read is an error and no pass.
     _ = snapshot.trust_bundle if role == "trust anchor" else snapshot.secrets
     for expiry in expiries(snapshot):
@@ -240,7 +251,7 @@ def _ending(snapshot: Snapshot, role: Role, kept: Mapping[str, Object], remedy: 
                 f"{info.common_name or info.subject} {when} on {_moment(info.not_after)} "
                 f"({expiry.days_left:.1f} days)"
             )
-            yield Problem(expiry.subject, text, remedy)
+            yield Problem(expiry.subject, text, remedy or expiry.remedy)
 
 
 def _is_soon(expiry: Expiry, now: datetime) -> bool:

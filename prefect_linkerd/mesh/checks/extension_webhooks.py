@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems
-from prefect_linkerd.mesh.checks.webhooks import decoded, not_served
+from prefect_linkerd.mesh.checks.webhooks import not_served
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+from prefect_linkerd.mesh.snapshot.webhooks import decoded
 
 INJECTORS = ("linkerd-tap-injector-webhook-config", "linkerd-jaeger-injector-webhook-config")
 

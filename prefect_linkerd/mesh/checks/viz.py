@@ -15,11 +15,12 @@ from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.config import AGAIN
 from prefect_linkerd.mesh.checks.extensions import missing_namespace, namespace_of
 from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdated
-from prefect_linkerd.mesh.checks.webhooks import decoded, ending, not_served
+from prefect_linkerd.mesh.checks.webhooks import ending, not_served
 from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 from prefect_linkerd.mesh.snapshot.proxy_metrics import Prometheus
+from prefect_linkerd.mesh.snapshot.webhooks import decoded
 
 TAP_API = "v1alpha1.tap.linkerd.io"
 COMPONENTS = ("web", "tap", "metrics-api", "tap-injector")

@@ -5,7 +5,6 @@ Source: linkerd2 `pkg/healthcheck`, category linkerd-webhooks-and-apisvc-tls.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
@@ -13,7 +12,9 @@ from prefect_linkerd.mesh.checks.identity import chains, ends_soon, not_valid_no
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
+from prefect_linkerd.mesh.snapshot.expiry import expiries
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+from prefect_linkerd.mesh.snapshot.webhooks import decoded
 
 webhooks = Category("linkerd-webhooks-and-apisvc-tls", "control-plane")
 
@@ -66,7 +67,8 @@ def not_served(
         return
     ended = [(root, text) for root in roots if (text := not_valid_now(root, snapshot.now))]
     for root, text in ended:
-        yield Problem(f"CA {root.common_name} ({root.serial}) of {host}", text, RENEW)
+        subject_of_root = f"CA {root.common_name} ({root.serial}) of {host}"
+        yield Problem(subject_of_root, text, _new_root(snapshot, root))
     if text := not_valid_now(chain[0], snapshot.now):
         yield Problem(subject, text, RENEW)
     elif not ended and not chains(chain, roots, snapshot.now, subject):
@@ -77,16 +79,17 @@ def not_served(
         yield Problem(subject, f"it is not for {host}; its DNS names are: {names}", RENEW)
 
 
+def _new_root(snapshot: Snapshot, root: CertificateInfo) -> str:
+    """How a CA is replaced; a chart makes a new one with each certificate."""
+    found = (e for e in expiries(snapshot) if e.info.fingerprint == root.fingerprint)
+    return next((e.remedy for e in found if e.role == "webhook CA" and not e.renewed_by), RENEW)
+
+
 def ending(snapshot: Snapshot, namespace: str, secret: str) -> Problems:
     """The certificates of a server's Secret that end soon."""
     for info in serving_chain(snapshot, namespace, secret):
         if text := ends_soon(info, snapshot.now):
             yield Problem(f"Secret/{namespace}/{secret} ({info.common_name})", text, RENEW)
-
-
-def decoded(bundle: str) -> str:
-    """A `caBundle` as PEM; what is not base64 of text is no certificate either."""
-    return base64.b64decode(bundle).decode(errors="replace")
 
 
 def _mutating(snapshot: Snapshot) -> Mapping[str, Object]:

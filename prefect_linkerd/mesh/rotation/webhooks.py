@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotReady
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
 from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm, desired_release
 from prefect_linkerd.mesh.helm.installed import Part, parts_of, read_mesh_releases
@@ -36,63 +37,7 @@ from prefect_linkerd.mesh.report.events import Notice
 from prefect_linkerd.mesh.rotation.permissions import lacking, require
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from prefect_linkerd.mesh.snapshot.mesh import Certificates, read_secrets
-
-
-@dataclass(frozen=True)
-class Webhook:
-    """A webhook of a chart: the value that is about it, its Secret, and what holds its CA."""
-
-    value: str
-    secret: str
-    trusted_by: tuple[str, str, str]
-    """Group, resource and name."""
-
-
-_ADMISSION = "admissionregistration.k8s.io"
-_MUTATING = (_ADMISSION, "mutatingwebhookconfigurations")
-_VALIDATING = (_ADMISSION, "validatingwebhookconfigurations")
-
-_CONTROL_PLANE = (
-    Webhook(
-        "proxyInjector",
-        "linkerd-proxy-injector-k8s-tls",
-        (*_MUTATING, "linkerd-proxy-injector-webhook-config"),
-    ),
-    Webhook(
-        "profileValidator",
-        "linkerd-sp-validator-k8s-tls",
-        (*_VALIDATING, "linkerd-sp-validator-webhook-config"),
-    ),
-    Webhook(
-        "policyValidator",
-        "linkerd-policy-validator-k8s-tls",
-        (*_VALIDATING, "linkerd-policy-validator-webhook-config"),
-    ),
-)
-WEBHOOKS: dict[Part, tuple[Webhook, ...]] = {
-    "linkerd2": _CONTROL_PLANE,
-    "linkerd-control-plane": _CONTROL_PLANE,
-    "linkerd-viz": (
-        Webhook(
-            "tap",
-            "tap-k8s-tls",
-            ("apiregistration.k8s.io", "apiservices", "v1alpha1.tap.linkerd.io"),
-        ),
-        Webhook(
-            "tapInjector",
-            "tap-injector-k8s-tls",
-            (*_MUTATING, "linkerd-tap-injector-webhook-config"),
-        ),
-    ),
-    "linkerd-jaeger": (
-        Webhook(
-            "webhook",
-            "jaeger-injector-k8s-tls",
-            (*_MUTATING, "linkerd-jaeger-injector-webhook-config"),
-        ),
-    ),
-}
-"""The webhooks of each part of the mesh, in the order in which the parts are upgraded."""
+from prefect_linkerd.mesh.snapshot.webhooks import WEBHOOKS, Webhook
 
 
 @dataclass(frozen=True)
@@ -111,10 +56,14 @@ class RenewedRelease:
 
 @dataclass(frozen=True)
 class RenewalPlan:
-    """The releases that are upgraded again; `left` says who renews what no chart makes."""
+    """The releases that are upgraded again; `left` says who renews what no chart makes.
+
+    `kept` are the Certificates (namespace, name) by which cert-manager renews some of that.
+    """
 
     releases: tuple[RenewedRelease, ...]
     left: tuple[str, ...]
+    kept: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,12 +98,12 @@ def plan_renewal(
         owners: who owns each part.
         certificates: cert-manager's Certificates in the mesh's namespaces.
     """
-    kept = {
-        (obj["metadata"]["namespace"], obj["spec"]["secretName"]): obj["metadata"]["name"]
-        for obj in certificates
-    }
+    by_namespace: dict[str, list[Object]] = {}
+    for obj in certificates:
+        by_namespace.setdefault(obj["metadata"]["namespace"], []).append(obj)
     found: list[RenewedRelease] = []
     left: list[str] = []
+    kept: list[tuple[str, str]] = []
     for part, webhooks in WEBHOOKS.items():
         release, owner = releases.get(part), owners.get(part)
         if release is None or release.status == "uninstalled":
@@ -166,14 +115,18 @@ def plan_renewal(
             continue
         made: list[Webhook] = []
         for webhook in webhooks:
-            key = (release.place, webhook.secret)
-            if text := _made_elsewhere(webhook, release.values or {}, kept.get(key, "")):
-                left.append(f"Secret/{'/'.join(key)}: {text}")
-            else:
+            keeper = certificate_for(by_namespace.get(release.place, ()), webhook.secret)
+            name: str = keeper["metadata"]["name"] if keeper is not None else ""
+            text = _made_elsewhere(webhook, release.values or {}, name)
+            if not text:
                 made.append(webhook)
+                continue
+            left.append(f"Secret/{release.place}/{webhook.secret}: {text}")
+            if name:
+                kept.append((release.place, name))
         if made:
             found.append(RenewedRelease(part, release, tuple(made)))
-    return RenewalPlan(tuple(found), tuple(left))
+    return RenewalPlan(tuple(found), tuple(left), tuple(kept))
 
 
 def _made_elsewhere(webhook: Webhook, values: Mapping[str, Any], certificate: str) -> str:
@@ -215,7 +168,7 @@ def read_renewal(cluster: Cluster, config: MeshConfig) -> RenewalPlan:
     parts: list[Part] = [part for part in parts_of(config) if part in WEBHOOKS]
     installed = read_mesh_releases(cluster, config, parts=parts, namespaces=places, values=True)
     certificates = [
-        obj for place in places for obj in cluster.list("cert-manager.io/v1", "Certificate", place)
+        obj for place in places for obj in cluster.list(CERT_MANAGER, "Certificate", place)
     ]
     plan = plan_renewal(installed.releases, installed.owners, certificates)
     if not plan.releases:
@@ -223,7 +176,7 @@ def read_renewal(cluster: Cluster, config: MeshConfig) -> RenewalPlan:
             f"webhooks of mesh {config.name}",
             expected="a certificate that the chart of a Helm release made",
             found="; ".join(plan.left) or "no Helm release of Linkerd",
-            remedy="Renew them where they come from."
+            remedy=_elsewhere(plan)
             if plan.left
             else "Run bootstrap, or reinstall the mesh by Helm.",
         )
@@ -238,6 +191,20 @@ def read_renewal(cluster: Cluster, config: MeshConfig) -> RenewalPlan:
             )
     _require_same(cluster, config, plan)
     return plan
+
+
+def _elsewhere(plan: RenewalPlan) -> str:
+    """How certificates are renewed that no chart makes."""
+    found = [] if len(plan.kept) == len(plan.left) else ["Renew them where they come from."]
+    if plan.kept:
+        names: dict[str, list[str]] = {}
+        for namespace, name in plan.kept:
+            names.setdefault(namespace, []).append(name)
+        commands = " && ".join(
+            f"cmctl renew --namespace {place} {' '.join(each)}" for place, each in names.items()
+        )
+        found.append(f"cert-manager renews its own before they expire; at once by: {commands}")
+    return " ".join(found)
 
 
 def _places(config: MeshConfig) -> list[str]:
@@ -297,8 +264,8 @@ def renewal_permissions(
         found.append(Permission("patch", "secrets", namespace=each.release.place))
         found.append(Permission("patch", "deployments", "apps", each.release.place))
         for webhook in each.webhooks:
-            group, resource, name = webhook.trusted_by
-            found.append(Permission("patch", resource, group, name=name))
+            group, kind, name = webhook.trusted_by
+            found.append(Permission("patch", f"{kind.lower()}s", group, name=name))
     return found
 
 

@@ -18,16 +18,17 @@ from prefect_linkerd.mesh.snapshot.mesh import (
     read_secrets,
     read_trust_bundle,
 )
+from prefect_linkerd.mesh.snapshot.webhooks import WebhookSigner, read_webhook_signers
 
-Role = Literal["trust anchor", "issuer", "webhook"]
+Role = Literal["trust anchor", "issuer", "webhook", "webhook CA"]
 
 
 @dataclass(frozen=True)
 class Expiry:
     """One certificate of the mesh: what it is for, where it is, and how long it has.
 
-    `days_left` is negative once it has ended. `renewed_by` says who renews it by itself, empty
-    where nobody does.
+    `days_left` is negative once it has expired. `renewed_by` says who renews it by itself, empty
+    where nobody does; `remedy` what to do about it where no flow renews it.
     """
 
     role: Role
@@ -36,6 +37,7 @@ class Expiry:
     info: CertificateInfo
     days_left: float
     renewed_by: Literal["", "cert-manager"] = ""
+    remedy: str = ""
 
     @property
     def lifetime(self) -> timedelta:
@@ -51,18 +53,15 @@ class Expiring:
 
     @property
     def remedy(self) -> str:
-        """Which flow fixes it."""
+        """Which flow fixes it, or what else."""
         if self.expiry.renewed_by:
             return "cert-manager should have renewed it: look at its Certificate and its log."
-        return {
-            "trust anchor": "Run rotate_anchor.",
-            "issuer": "Run rotate_issuer.",
-            "webhook": "Run rotate_webhooks.",
-        }[self.expiry.role]
+        flows = {"trust anchor": "rotate_anchor", "issuer": "rotate_issuer"}
+        return self.expiry.remedy or f"Run {flows.get(self.expiry.role, 'rotate_webhooks')}."
 
 
 def read_expiries(cluster: Cluster, config: MeshConfig) -> tuple[Expiry, ...]:
-    """Every certificate of a mesh by a handful of reads: its trust bundle and named Secrets.
+    """Every certificate of a mesh by a handful of reads, most of them of named objects.
 
     Raises:
         ApiError: one of them could not be read.
@@ -70,7 +69,8 @@ def read_expiries(cluster: Cluster, config: MeshConfig) -> tuple[Expiry, ...]:
     """
     bundle = read_trust_bundle(cluster, config)
     secrets = read_secrets(cluster, config)
-    return _sorted(_expiries(config, bundle, secrets, cluster.clock()))
+    signers = read_webhook_signers(cluster, config)
+    return _sorted(_expiries(config, bundle, secrets, signers, cluster.clock()))
 
 
 def expiries(snapshot: Snapshot) -> tuple[Expiry, ...]:
@@ -81,6 +81,7 @@ def expiries(snapshot: Snapshot) -> tuple[Expiry, ...]:
             snapshot.config,
             "" if "trust_bundle" in unread else snapshot.trust_bundle,
             {} if "secrets" in unread else snapshot.secrets,
+            () if "webhook_signers" in unread else snapshot.webhook_signers,
             snapshot.now,
             is_lenient=True,
         )
@@ -95,6 +96,7 @@ def _expiries(
     config: MeshConfig,
     bundle: str,
     secrets: Mapping[str, Certificates],
+    signers: Iterable[WebhookSigner],
     now: datetime,
     *,
     is_lenient: bool = False,
@@ -115,6 +117,62 @@ def _expiries(
                 info.days_left(now),
                 "cert-manager" if secret.is_cert_managers or _is_kept(config, name) else "",
             )
+    yield from _authorities(secrets, signers, now, is_lenient)
+
+
+def _authorities(
+    secrets: Mapping[str, Certificates],
+    signers: Iterable[WebhookSigner],
+    now: datetime,
+    is_lenient: bool,
+) -> Iterator[Expiry]:
+    """The CAs of webhooks, but for certificates that are their own, as charts make them."""
+    by_authority: dict[tuple[str, str], list[WebhookSigner]] = {}
+    infos: dict[str, CertificateInfo] = {}
+    for signer in signers:
+        subject, secret = f"Secret/{signer.key}", secrets.get(signer.key)
+        if secret is None:
+            continue
+        leaf, *found = _read(secret.certificate, subject, is_lenient) or [None]
+        for pem, where in ((secret.authority, subject), (signer.bundle, signer.trusted_by)):
+            found += _read(pem, where, is_lenient)
+        for info in found:
+            if info is not None and (leaf is None or info.fingerprint != leaf.fingerprint):
+                infos[info.fingerprint] = info
+                signed = by_authority.setdefault((signer.namespace, info.fingerprint), [])
+                if signer not in signed:
+                    signed.append(signer)
+    for (namespace, fingerprint), signed in by_authority.items():
+        info, first = infos[fingerprint], signed[0]
+        yield Expiry(
+            "webhook CA",
+            f"webhook CA of {namespace}",
+            f"Secret/{first.signing or first.key}",
+            info,
+            info.days_left(now),
+            "cert-manager" if first.keeper else "",
+            _new_authority(signed),
+        )
+
+
+def _new_authority(signed: Sequence[WebhookSigner]) -> str:
+    """How the CA of webhooks is replaced."""
+    first = signed[0]
+    names = " ".join(each.certificate for each in signed if each.certificate)
+    if first.signing:
+        return (
+            f"Put another CA into Secret/{first.signing} (tls.crt and tls.key), then have "
+            "cert-manager renew what the old one signed: cmctl renew --namespace "
+            f"{first.namespace} {names}. Where the release's values have its caBundle, set that "
+            "as well. Or let a cert-manager Certificate keep that Secret."
+        )
+    if names:
+        return f"Renew the CA where the issuer of Certificate {names} has it."
+    values = ", ".join(each.webhook.value for each in signed)
+    return (
+        "Renew the CA and what it signed where they come from, such as the release's values "
+        f"crtPEM, keyPEM and caBundle of {values}."
+    )
 
 
 def _is_kept(config: MeshConfig, name: str) -> bool:

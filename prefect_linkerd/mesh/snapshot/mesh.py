@@ -47,6 +47,7 @@ from prefect_linkerd.mesh.snapshot.proxy_metrics import (
     read_prometheus,
     read_proxy_metrics,
 )
+from prefect_linkerd.mesh.snapshot.webhooks import WebhookSigner, read_webhook_signers, webhooks_of
 
 READERS = 6
 """Parts that are read at the same time."""
@@ -57,14 +58,6 @@ CONTROL_PLANE_NS = "linkerd.io/control-plane-ns"
 CNI_NAMESPACE = "linkerd-cni"
 """Where the CNI plugin's chart goes, and where `linkerd check` looks for it by default."""
 EXTENSION = "linkerd.io/extension"
-
-WEBHOOK_SECRETS = (
-    "linkerd-proxy-injector-k8s-tls",
-    "linkerd-sp-validator-k8s-tls",
-    "linkerd-policy-validator-k8s-tls",
-)
-VIZ_SECRETS = ("tap-k8s-tls", "tap-injector-k8s-tls")
-JAEGER_SECRETS = ("jaeger-injector-k8s-tls",)
 
 POLICY_KINDS: tuple[tuple[str, str], ...] = (
     ("policy.linkerd.io", "Server"),
@@ -260,6 +253,7 @@ class Snapshot:
     `newest` is the newest Linkerd release of the mesh's channel in its chart source. `denied` are
     the permissions of an installation that this identity lacks; None where they were not asked for.
     `anchor_owner` is the Certificate of the trust anchor, where cert-manager makes that.
+    `webhook_signers` says who signs the webhooks' certificates.
 
     Raises:
         MeshError: from any attribute whose part could not be read.
@@ -298,6 +292,7 @@ class Snapshot:
     ingresses: Mapping[tuple[str, str], tuple[Object, ...]]
     certificates: tuple[Object, ...]
     anchor_owner: AnchorOwner | None
+    webhook_signers: tuple[WebhookSigner, ...]
     wanted: tuple[DesiredRelease, ...]
     prometheus: Prometheus | None
     proxy_sample: ProxySample
@@ -490,6 +485,7 @@ def _readers(cluster: Cluster, config: MeshConfig) -> dict[str, Callable[[], obj
         "anchor_owner": lambda: (
             read_anchor_owner(cluster, config) if config.issuer == "cert-manager" else None
         ),
+        "webhook_signers": lambda: read_webhook_signers(cluster, config),
     }
 
 
@@ -925,11 +921,8 @@ def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> str:
 
 def secret_names(config: MeshConfig) -> list[tuple[str, str]]:
     """Namespace and name of the Secrets with the certificates of the issuer and the webhooks."""
-    names = config.namespaces
-    wanted = [(names.linkerd, name) for name in (ISSUER_SECRET, *WEBHOOK_SECRETS)]
-    wanted += [(names.viz, name) for name in VIZ_SECRETS]
-    wanted += [(names.jaeger, name) for name in JAEGER_SECRETS]
-    return wanted
+    found = [(namespace, webhook.secret) for namespace, webhook in webhooks_of(config)]
+    return [(config.namespaces.linkerd, ISSUER_SECRET), *found]
 
 
 def read_secrets(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates]:

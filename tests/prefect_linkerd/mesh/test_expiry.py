@@ -16,11 +16,16 @@ from pydantic import ValidationError
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.config.verification import ExpiryThresholds
-from prefect_linkerd.mesh.pki.certificates import create_trust_anchor, read_certificates
+from prefect_linkerd.mesh.pki.certificates import (
+    create_trust_anchor,
+    read_certificates,
+    sign_issuer,
+)
 from prefect_linkerd.mesh.report.events import certificate_notices
 from prefect_linkerd.mesh.report.timeline import expiry_timeline
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, Role, expiries, expiring
-from prefect_linkerd.mesh.snapshot.mesh import certificates_of
+from prefect_linkerd.mesh.snapshot.mesh import Certificates, certificates_of
+from prefect_linkerd.mesh.snapshot.webhooks import WebhookSigner, webhooks_of
 from tests.support.certificates import DOMAIN, NOW
 from tests.support.snapshots import empty_snapshot
 
@@ -69,6 +74,95 @@ def test_what_cert_manager_wrote_is_renewed_by_it_whoever_configured_that() -> N
         snapshot = empty_snapshot(secrets={"linkerd-viz/tap-k8s-tls": certificates})
         (only,) = expiries(snapshot)
         assert (only.role, only.name, only.renewed_by) == ("webhook", "tap", renewed_by)
+
+
+# The CA of webhooks
+
+INJECTOR = "linkerd/linkerd-proxy-injector-k8s-tls"
+TAP = "linkerd-viz/tap-k8s-tls"
+CA = create_trust_anchor(DOMAIN, timedelta(days=20), NOW)
+LEAVES = [sign_issuer(CA, DOMAIN, timedelta(days=1), NOW).certificate for _ in range(2)]
+FROM_STEP = {"certificate": "injector", "signing": "linkerd/webhook-issuer-tls"}
+
+
+def signer(key: str, bundle: str, **more: str) -> WebhookSigner:
+    place, name = key.split("/")
+    webhook = next(each for _, each in webhooks_of(SELF_SIGNED) if each.secret == name)
+    return WebhookSigner(place, webhook, bundle, **more)
+
+
+def webhook(certificate: str, authority: str = "", *, by_cert_manager: bool = True) -> Certificates:
+    keys = frozenset({"tls.crt", "tls.key"})
+    return Certificates("", keys, certificate, authority, True, is_cert_managers=by_cert_manager)
+
+
+def authorities(
+    *found: tuple[Certificates, WebhookSigner],
+) -> dict[str, Expiry]:
+    snapshot = empty_snapshot(
+        secrets={each.key: secret for secret, each in found},
+        webhook_signers=tuple(each for _, each in found),
+    )
+    return {e.name: e for e in expiries(snapshot) if e.role == "webhook CA"}
+
+
+def test_a_webhook_ca_that_a_person_made_is_announced_with_what_replaces_it() -> None:
+    found = authorities(
+        (webhook(LEAVES[0], CA.certificate), signer(INJECTOR, CA.certificate, **FROM_STEP))
+    )
+    (due,) = expiring(found.values(), SELF_SIGNED, [60])
+    assert due.expiry.subject == "Secret/linkerd/webhook-issuer-tls"
+    assert (round(due.expiry.days_left), due.expiry.renewed_by) == (20, "")
+    assert "Put another CA into Secret/linkerd/webhook-issuer-tls" in due.remedy
+    assert "cmctl renew --namespace linkerd injector." in due.remedy
+    (notice,) = certificate_notices("prod", [due])
+    assert (notice.payload["role"], notice.payload["remedy"]) == ("webhook CA", due.remedy)
+
+
+def test_a_webhook_ca_that_cert_manager_keeps_is_left_to_it() -> None:
+    kept = signer(INJECTOR, CA.certificate, **FROM_STEP, keeper="webhook-issuer")
+    found = authorities((webhook(LEAVES[0], CA.certificate), kept))
+    assert [e.renewed_by for e in found.values()] == ["cert-manager"]
+    assert expiring(found.values(), SELF_SIGNED, [60]) == ()
+
+
+def test_webhooks_of_a_namespace_share_their_ca_and_a_charts_have_none() -> None:
+    second = "linkerd/linkerd-sp-validator-k8s-tls"
+    found = authorities(
+        (webhook(LEAVES[0], CA.certificate), signer(INJECTOR, CA.certificate, **FROM_STEP)),
+        (
+            webhook(LEAVES[1], CA.certificate),
+            signer(second, CA.certificate, **{**FROM_STEP, "certificate": "validator"}),
+        ),
+        # genSelfSignedCert: the certificate is its own CA.
+        (webhook(PAIR.certificate, by_cert_manager=False), signer(TAP, PAIR.certificate)),
+    )
+    assert found.keys() == {"webhook CA of linkerd"}
+    assert "linkerd injector validator." in found["webhook CA of linkerd"].remedy
+
+
+@pytest.mark.parametrize(
+    ("secret", "bundle", "more", "remedy"),
+    [
+        # The API server alone has it, as where it is the value caBundle.
+        (webhook(LEAVES[0], by_cert_manager=False), CA.certificate, {}, "caBundle of tap"),
+        # An intermediate that follows the certificate.
+        (webhook(LEAVES[0] + CA.certificate, by_cert_manager=False), "", {}, "caBundle of tap"),
+        # An issuer that is no CA of this cluster, such as Vault.
+        (
+            webhook(LEAVES[0], CA.certificate),
+            "",
+            {"certificate": "t"},
+            "the issuer of Certificate t",
+        ),
+    ],
+)
+def test_every_ca_of_a_webhook_counts(
+    secret: Certificates, bundle: str, more: dict[str, str], remedy: str
+) -> None:
+    (only,) = authorities((secret, signer(TAP, bundle, **more))).values()
+    assert only.info.fingerprint == read_certificates(CA.certificate, "ca")[0].fingerprint
+    assert remedy in only.remedy
 
 
 @pytest.mark.parametrize(

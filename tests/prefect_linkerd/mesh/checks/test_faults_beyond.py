@@ -39,7 +39,7 @@ from tests.prefect_linkerd.mesh.checks.faults import (
     removed,
 )
 from tests.prefect_linkerd.mesh.checks.healthy import allowed
-from tests.support.certificates import NOW, make, parsed
+from tests.support.certificates import NOW, Made, make, parsed
 from tests.support.installed import InstalledMesh, on
 from tests.support.workloads import deployment
 
@@ -154,13 +154,34 @@ def stale_tap_authority(mesh: InstalledMesh) -> AbstractContextManager[object]:
     return changed(mesh.cluster, "apiregistration.k8s.io/v1", "APIService", name, None, change)
 
 
+TAP_INJECTOR = "tap-injector.linkerd-viz.svc"
+
+
 @contextmanager
 def ending_webhook(mesh: InstalledMesh) -> Generator[None]:
     """A certificate of the tap injector at its end, and the caBundle that fits it."""
     start = datetime.now(UTC) - NOW
-    host = "tap-injector.linkerd-viz.svc"
-    own = make(host, starts=start - 355 * DAY, ends=start + 10 * DAY, dns_names=(host,))
-    bundle = base64.b64encode(own.pem.encode()).decode()
+    names = (TAP_INJECTOR,)
+    own = make(TAP_INJECTOR, starts=start - 355 * DAY, ends=start + 10 * DAY, dns_names=names)
+    with served(mesh, own, own):
+        yield
+
+
+@contextmanager
+def ending_authority(mesh: InstalledMesh) -> Generator[None]:
+    """The tap injector's certificate outlives the CA that signed it."""
+    start = datetime.now(UTC) - NOW
+    authority = make("webhook", starts=start - 345 * DAY, ends=start + 20 * DAY)
+    names, ends = (TAP_INJECTOR,), start + 300 * DAY
+    own = make(TAP_INJECTOR, starts=start, ends=ends, dns_names=names, signer=authority)
+    with served(mesh, own, authority):
+        yield
+
+
+@contextmanager
+def served(mesh: InstalledMesh, own: Made, authority: Made) -> Generator[None]:
+    """The tap injector has a certificate, and the API server trusts a CA for it."""
+    bundle = base64.b64encode(authority.pem.encode()).decode()
     with (
         changed(
             mesh.cluster,
@@ -591,6 +612,11 @@ FAULTS = [
         "an extension's webhook certificate is about to end",
         ending_webhook,
         warnings="pl-webhook-days-left",
+    ),
+    fault(
+        "the CA of an extension's webhook is about to end",
+        ending_authority,
+        warnings="pl-webhook-ca-days-left",
     ),
     fault(
         "a Certificate is not issued",

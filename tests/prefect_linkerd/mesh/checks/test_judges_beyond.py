@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.checks.check import CheckResult
+from prefect_linkerd.mesh.checks.webhooks import not_served
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, ChartError
 from prefect_linkerd.mesh.helm.charts import Chart
@@ -33,6 +34,7 @@ from prefect_linkerd.mesh.snapshot.proxy_metrics import (
     ProxySample,
     Responses,
 )
+from prefect_linkerd.mesh.snapshot.webhooks import WebhookSigner, webhooks_of
 from tests.support.certificates import NOW, YEAR, Made, make
 from tests.support.snapshots import empty_snapshot
 
@@ -157,6 +159,28 @@ def test_an_anchor_is_reported_within_30_days_or_the_last_third(lived: int, left
     result = judge(empty_snapshot(trust_bundle=anchor.pem), "pl-anchor-days-left")
     is_late = left * DAY + timedelta(minutes=1) < min(30 * DAY, life / 3)
     assert result.outcome == ("warning" if is_late else "success")
+
+
+def test_an_expired_webhook_ca_is_replaced_where_it_is() -> None:
+    """rotate_webhooks makes nothing new where cert-manager signs by a CA that a person made."""
+    host, key = "tap.linkerd-viz.svc", "linkerd-viz/tap-k8s-tls"
+    authority = make("webhook", starts=-2 * DAY, ends=-HOUR)
+    own = make(host, signer=authority, dns_names=(host,), is_ca=False)
+    secret = Certificates("", frozenset({"tls.crt", "tls.key"}), own.pem, authority.pem, True)
+    (webhook,) = (each for _, each in webhooks_of(MeshConfig()) if key.endswith(f"/{each.secret}"))
+    by_chart = WebhookSigner("linkerd-viz", webhook, "")
+    by_hand = replace(by_chart, certificate="tap", signing="linkerd-viz/ca")
+    kept = replace(by_hand, keeper="ca")
+    for signer, says in (
+        (by_hand, "Put another CA into Secret/linkerd-viz/ca"),
+        (kept, "where cert-manager keeps it, look at"),
+    ):
+        snapshot = empty_snapshot(secrets={key: secret}, webhook_signers=(signer,))
+        (problem,) = not_served(snapshot, "linkerd-viz", "tap-k8s-tls", authority.pem, host)
+        assert says in problem.remedy
+        assert judge(snapshot, "pl-webhook-ca-days-left").outcome == (
+            "warning" if signer is by_hand else "success"
+        )
 
 
 def test_an_issuer_that_cert_manager_keeps_is_judged_by_its_renewal() -> None:

@@ -63,6 +63,7 @@ def test_what_no_chart_makes_is_left_to_whoever_does() -> None:
     assert "cert-manager renews it by Certificate linkerd-proxy-injector-k8s-tls-cert" in injector
     assert "profileValidator.crtPEM" in profiles
     assert "policyValidator.externalSecret is set: its owner" in policies
+    assert plan.kept == (("linkerd", "linkerd-proxy-injector-k8s-tls-certificate"),)
     one = plan_renewal({PLANE: release(PLANE, proxyInjector=EXTERNAL)}, {PLANE: OURS}, kept)
     assert len(one.releases[0].secrets) == 2
     assert len(one.left) == 1

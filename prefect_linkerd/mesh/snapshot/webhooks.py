@@ -1,0 +1,162 @@
+"""Linkerd's webhooks: where their certificates are, who signs them, and which CA clients trust."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
+from prefect_linkerd.mesh.helm.installed import Part, namespace_of
+from prefect_linkerd.mesh.identity.certificate_anchor import signing_secret
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A webhook of a chart: the value that is about it, its Secret, and what holds its CA."""
+
+    value: str
+    secret: str
+    trusted_by: tuple[str, str, str]
+    """Group, kind and name."""
+
+
+_MUTATING = ("admissionregistration.k8s.io", "MutatingWebhookConfiguration")
+_VALIDATING = ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration")
+
+_CONTROL_PLANE = (
+    Webhook(
+        "proxyInjector",
+        "linkerd-proxy-injector-k8s-tls",
+        (*_MUTATING, "linkerd-proxy-injector-webhook-config"),
+    ),
+    Webhook(
+        "profileValidator",
+        "linkerd-sp-validator-k8s-tls",
+        (*_VALIDATING, "linkerd-sp-validator-webhook-config"),
+    ),
+    Webhook(
+        "policyValidator",
+        "linkerd-policy-validator-k8s-tls",
+        (*_VALIDATING, "linkerd-policy-validator-webhook-config"),
+    ),
+)
+WEBHOOKS: dict[Part, tuple[Webhook, ...]] = {
+    "linkerd2": _CONTROL_PLANE,
+    "linkerd-control-plane": _CONTROL_PLANE,
+    "linkerd-viz": (
+        Webhook(
+            "tap",
+            "tap-k8s-tls",
+            ("apiregistration.k8s.io", "APIService", "v1alpha1.tap.linkerd.io"),
+        ),
+        Webhook(
+            "tapInjector",
+            "tap-injector-k8s-tls",
+            (*_MUTATING, "linkerd-tap-injector-webhook-config"),
+        ),
+    ),
+    "linkerd-jaeger": (
+        Webhook(
+            "webhook",
+            "jaeger-injector-k8s-tls",
+            (*_MUTATING, "linkerd-jaeger-injector-webhook-config"),
+        ),
+    ),
+}
+"""The webhooks of each part of the mesh, in the order in which the parts are upgraded.
+
+Source: linkerd2 `templates/*-rbac.yaml` of each chart.
+"""
+
+
+def webhooks_of(config: MeshConfig) -> list[tuple[str, Webhook]]:
+    """Every webhook that a mesh may have, once, with its namespace."""
+    return [
+        (namespace_of(part, config), webhook)
+        for part, webhooks in WEBHOOKS.items()
+        if part != "linkerd2"
+        for webhook in webhooks
+    ]
+
+
+@dataclass(frozen=True)
+class WebhookSigner:
+    """Who signs a webhook's certificate.
+
+    `bundle` is the CA (PEM) by which the API server verifies the webhook. `certificate` names the
+    cert-manager Certificate that keeps its Secret, if one does; `signing` is the Secret
+    (`namespace/name`) that its issuer signs with, empty where that is outside this cluster; and
+    `keeper` the Certificate that keeps that one.
+    """
+
+    namespace: str
+    webhook: Webhook
+    bundle: str
+    certificate: str = ""
+    signing: str = ""
+    keeper: str = ""
+
+    @property
+    def key(self) -> str:
+        """The webhook's Secret, as `namespace/name`."""
+        return f"{self.namespace}/{self.webhook.secret}"
+
+    @property
+    def trusted_by(self) -> str:
+        """The object that holds the CA, as messages name it."""
+        _, kind, name = self.webhook.trusted_by
+        return f"{kind}/{name}"
+
+
+def read_webhook_signers(cluster: Cluster, config: MeshConfig) -> tuple[WebhookSigner, ...]:
+    """Who signs each webhook's certificate; changes nothing and reads no Secret.
+
+    A webhook that is not installed is left out.
+    """
+    certificates: dict[str, list[Object]] = {}
+
+    def keeper(namespace: str, secret: str) -> Object | None:
+        if namespace not in certificates:
+            found = cluster.list(CERT_MANAGER, "Certificate", namespace)
+            certificates[namespace] = list(found)
+        return certificate_for(certificates[namespace], secret)
+
+    def read() -> Iterator[WebhookSigner]:
+        for namespace, webhook in webhooks_of(config):
+            group, kind, name = webhook.trusted_by
+            # A list of one, as who may list a kind need not be allowed to get each object.
+            found = cluster.list(f"{group}/v1", kind, fields=f"metadata.name={name}")
+            trusting = next(iter(found), None)
+            if trusting is None:
+                continue
+            certificate = keeper(namespace, webhook.secret)
+            place = signing_secret(cluster, config, certificate) if certificate else None
+            own = keeper(*place) if place is not None else None
+            yield WebhookSigner(
+                namespace,
+                webhook,
+                bundle_of(trusting),
+                certificate["metadata"]["name"] if certificate is not None else "",
+                "/".join(place) if place is not None else "",
+                own["metadata"]["name"] if own is not None else "",
+            )
+
+    return tuple(read())
+
+
+def bundle_of(trusting: Object) -> str:
+    """The CA certificates (PEM) by which the API server verifies what it calls."""
+    hooks: list[dict[str, Any]] = trusting.get("webhooks") or []
+    clients: list[dict[str, Any]] = [hook.get("clientConfig") or {} for hook in hooks]
+    if not hooks:
+        clients = [trusting.get("spec") or {}]
+    return "\n".join(dict.fromkeys(decoded(client.get("caBundle") or "") for client in clients))
+
+
+def decoded(bundle: str) -> str:
+    """A `caBundle` as PEM; what is not base64 of text is no certificate either."""
+    return base64.b64decode(bundle).decode(errors="replace")
