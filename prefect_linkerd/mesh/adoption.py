@@ -15,7 +15,7 @@ import yaml
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import CertificateError, InvalidInput, MeshError, NotReady
-from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for, is_theirs
 from prefect_linkerd.mesh.helm.installed import MARKS, MeshReleases, Part, read_mesh_releases
 from prefect_linkerd.mesh.helm.ownership import Owner, owner_of, owner_of_release
 from prefect_linkerd.mesh.helm.records import Release, Revision, deployed, read_releases
@@ -40,6 +40,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.linkerd.facts import last_with
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
+from prefect_linkerd.mesh.snapshot.webhooks import plan_renewal, webhooks_of
 
 FlowName = Literal[
     "verify_mesh",
@@ -49,6 +50,7 @@ FlowName = Literal[
     "upgrade",
     "rotate_issuer",
     "rotate_anchor",
+    "rotate_webhooks",
 ]
 
 ANCHORS = ("identityTrustAnchorsPEM",)
@@ -80,7 +82,8 @@ class AdoptionSnapshot:
 
     Where cert-manager signs the issuer, `signing` is the Secret (namespace, name) that it signs
     with, None where its issuer is of another kind than CA; and `anchor` is the trust anchor that a
-    Certificate owns, or why that cannot be read. `bundle_owner` is who owns trust-manager's Bundle.
+    Certificate owns, or why that cannot be read. `bundle_owner` is who owns trust-manager's Bundle,
+    and `certificates` are cert-manager's in the mesh's namespaces.
     """
 
     base: MeshConfig
@@ -98,7 +101,7 @@ class AdoptionSnapshot:
     signing: tuple[str, str] | None
     anchor: CertificateAnchor | MeshError | None = field(repr=False)
     cert_manager_in: str
-    webhook_certificates: bool
+    certificates: tuple[Object, ...]
     dependencies: tuple[Release, ...]
     served: frozenset[Dependency]
 
@@ -161,11 +164,16 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
     bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
     secret = cluster.get("v1", "Secret", ISSUER_SECRET, linkerd)
     issuer = TlsSecret.of(secret) if secret is not None else None
-    certificates = list(cluster.list(CERT_MANAGER, "Certificate", linkerd))
+    certificates = [
+        obj
+        for place in dict.fromkeys(namespace for namespace, _ in webhooks_of(config))
+        for obj in cluster.list(CERT_MANAGER, "Certificate", place)
+    ]
     dependencies = tuple(
         r for name in (*KINDS, "trust-manager") for r in releases_of(name, releases)
     )
-    certificate = certificate_for(certificates, ISSUER_SECRET)
+    in_linkerd = [obj for obj in certificates if obj["metadata"]["namespace"] == linkerd]
+    certificate = certificate_for(in_linkerd, ISSUER_SECRET)
     signing = signing_secret(cluster, config, certificate) if certificate is not None else None
     return AdoptionSnapshot(
         base=base,
@@ -187,9 +195,7 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
         signing=signing,
         anchor=_certificate_anchor(cluster, config) if certificate is not None else None,
         cert_manager_in=manager,
-        webhook_certificates=any(
-            str(c["spec"].get("secretName", "")).endswith("-k8s-tls") for c in certificates
-        ),
+        certificates=tuple(certificates),
         dependencies=dependencies,
         served=frozenset(name for name in KINDS if is_served(name, cluster.serves)),
     )
@@ -322,7 +328,11 @@ def _cert_manager(snapshot: AdoptionSnapshot, names: Mapping[str, str]) -> dict[
         "cert_manager": {
             "install": False,
             "issuer_kind": "ClusterIssuer" if is_cluster else "Issuer",
-            "webhook_certificates": snapshot.webhook_certificates,
+            # Somebody else's are among the values.
+            "webhook_certificates": any(
+                str(obj["spec"].get("secretName", "")).endswith("-k8s-tls") and not is_theirs(obj)
+                for obj in snapshot.certificates
+            ),
         },
         "trust_anchor": {"custody": "in-cluster"},
         "namespaces": {**names, "cert_manager": snapshot.cert_manager_in},
@@ -475,6 +485,9 @@ def _outlook(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[
         issuer.append("the private key of the trust anchor is needed")
     yield Outlook("rotate_issuer", not issuer, tuple(issuer))
     yield Outlook("rotate_anchor", not anchor, tuple(anchor))
+    renewal = plan_renewal(snapshot.mesh.releases, snapshot.mesh.owners, snapshot.certificates)
+    is_made = bool(renewal.releases)
+    yield Outlook("rotate_webhooks", is_made, () if is_made else renewal.left)
 
 
 def _anchor_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from prefect_linkerd.mesh.errors import InvalidInput, OwnershipConflict
 from prefect_linkerd.mesh.identity.certificate_anchor import TRUST_MANAGER
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.rotation.issuer_renewal import await_issued, renew
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks
+from prefect_linkerd.mesh.snapshot.expiry import expiring, read_expiries
 from sandbox.cluster import Sandbox
 from tests.support.cluster_state import every_object
 from tests.support.flows import Flows
@@ -28,8 +32,16 @@ from tests.support.invariant import Invariant
 from tests.support.meshes import PASSPHRASE, add_workloads, plan, rotate
 from tests.support.plain import Names, Plain, failing, issuer_never_missing, new_issuer
 from tests.support.ready_meshes import ReadyMeshes
-from tests.support.trust_manager import CURRENT, documented, install_documented
+from tests.support.trust_manager import (
+    CURRENT,
+    SERVERS,
+    documented,
+    install_documented,
+    trusted,
+    webhook_ca,
+)
 from tests.support.upgrades import proxies
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.real_charts, pytest.mark.timeout(600)]
 
@@ -41,6 +53,7 @@ EVERY_FLOW = {
     "upgrade",
     "rotate_issuer",
     "rotate_anchor",
+    "rotate_webhooks",
 }
 NEEDS_KEY = "private key of the trust anchor"
 WORKLOADS = 2
@@ -52,7 +65,7 @@ DOCUMENTED = Names()
 
 
 SHORT_LIVED = {"l5d-identity-issuer-cert-not-expiring-soon"}
-"""Linkerd warns of an issuer of less than 60 days, and documents one of two for cert-manager."""
+"""Linkerd warns of what lasts less than 60 days, and documents a day or two for cert-manager."""
 
 LAYOUT = {
     "issuer": "cert-manager",
@@ -63,6 +76,10 @@ LAYOUT = {
     },
     "trust_anchor": {"custody": "in-cluster"},
     "values": {"inline": {"identity": {"externalCA": True}}},
+}
+WEBHOOKS = {
+    value: {"externalSecret": True, "injectCaFrom": f"linkerd/{name}"}
+    for value, name in SERVERS.items()
 }
 
 
@@ -206,7 +223,7 @@ def without_copy(cluster: Cluster) -> Iterator[None]:
 
 
 def managers(cluster: Cluster) -> dict[str, Any]:
-    """What cert-manager and trust-manager are told, which is nobody's to change here."""
+    """What cert-manager and trust-manager are told, which nobody may change here."""
     kinds = ("Certificate", "Issuer", "ClusterIssuer")
     told = [obj for kind in kinds for obj in cluster.list("cert-manager.io/v1", kind)]
     told += cluster.list(TRUST_MANAGER, "Bundle")
@@ -214,6 +231,39 @@ def managers(cluster: Cluster) -> dict[str, Any]:
         f"{obj['kind']}/{obj['metadata']['name']}": (obj["spec"], obj["metadata"].get("labels"))
         for obj in told
     }
+
+
+def cmctl_renew(cluster: Cluster, advice: str) -> list[str]:
+    """Does what advice says by `cmctl renew`, and waits for it; the Certificates that it names."""
+    command = re.search(r"cmctl renew --namespace (\S+) ([\w -]+)", advice)
+    assert command is not None, advice
+    names = command[2].split()
+    for name in names:
+        renew(cluster, command[1], name)
+    for name in names:
+        await_issued(cluster, command[1], name, f"{name}-k8s-tls", 60)
+    return names
+
+
+def gets_another_webhook_ca(mesh: Plain, config: MeshConfig) -> None:
+    """Its end is announced, and averted as advised; rotate_webhooks leaves it all to its owners."""
+    cluster = mesh.cluster
+    found = {e.name: e for e in read_expiries(cluster, config) if e.role == "webhook CA"}
+    assert found.keys() == {"webhook CA of linkerd"}
+    (due,) = (e for e in expiring(found.values(), config, [30]) if not e.expiry.renewed_by)
+    assert due.expiry.subject == "Secret/linkerd/webhook-issuer-tls"
+    said = failing(mesh, config)
+    assert "pl-webhook-ca-days-left" in said
+    assert due.remedy in said["pl-webhook-ca-days-left"]
+    with pytest.raises(InvalidInput, match="cert-manager renews it by Certificate") as refused:
+        look_at_webhooks(cluster, config)
+
+    before = trusted(cluster)
+    assert "Put another CA into Secret/linkerd/webhook-issuer-tls" in due.remedy
+    webhook_ca(cluster, 300)
+    renewed = cmctl_renew(cluster, due.remedy)
+    assert renewed == cmctl_renew(cluster, refused.value.remedy) == list(SERVERS.values())
+    eventually(lambda: len(trusted(cluster)) == 1 and not trusted(cluster) & before, every=0.2)
 
 
 def reasons(found: Adoption) -> dict[str, str]:
@@ -270,3 +320,22 @@ def test_the_documented_cert_manager_layout_is_looked_after(
         assert managers(cluster) == before
         assert failing(mesh, config).keys() == SHORT_LIVED
         assert proxies(cluster) == {target}
+
+
+def test_the_documented_webhook_certificates_are_left_to_their_owner(
+    ready_meshes: ReadyMeshes, shared_dir: Path, helm_path: str, charts_dir: Path, tmp_path: Path
+) -> None:
+    version = "edge-25.4.4"
+
+    def install(sandbox: Sandbox, folder: Path) -> None:
+        config = documented(shared_dir, folder, version)
+        install_documented(sandbox, helm_path, shared_dir, config, webhook_ca_days=20)
+
+    with ready_meshes.copy(f"documented webhooks {version}", tmp_path, install) as sandbox:
+        found = adopted(sandbox, charts_dir)
+        assert (working(found), found.missing) == (EVERY_FLOW - {"rotate_webhooks"}, ())
+        assert "by Certificate linkerd-proxy-injector" in reasons(found)["rotate_webhooks"]
+        fields: dict[str, Any] = yaml.safe_load(adoption_yaml(found))
+        assert fields["values"]["inline"] == {"identity": {"externalCA": True}, **WEBHOOKS}
+        mesh = Plain(sandbox, helm_path, charts_dir, tmp_path)
+        gets_another_webhook_ca(mesh, MeshConfig.model_validate(fields))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,23 @@ import yaml
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER
 from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.identity.issuer import await_ready
-from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, read_tls_secret
+from prefect_linkerd.mesh.identity.trust_anchor import (
+    ISSUER_SECRET,
+    TRUST_ROOTS,
+    read_tls_secret,
+    tls_secret,
+)
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.pki.certificates import signed_by
+from prefect_linkerd.mesh.pki.certificates import create_trust_anchor, signed_by
 from prefect_linkerd.mesh.rotation.issuer_renewal import await_issued, renew
+from prefect_linkerd.mesh.snapshot.webhooks import read_webhook_signers
 from sandbox.cluster import Sandbox
+from tests.support.certificates import DOMAIN
 from tests.support.meshes import configuration
+from tests.support.people import applied
 from tests.support.waiting import eventually
 
 HOME = "cert-manager"
@@ -128,8 +138,79 @@ def apply_file(cluster: Cluster, path: Path) -> list[dict[str, Any]]:
     return objects
 
 
-def install_documented(sandbox: Sandbox, helm: str, shared: Path, config: MeshConfig) -> None:
-    """The documentation's steps, one by one."""
+SERVERS = {
+    "proxyInjector": "linkerd-proxy-injector",
+    "profileValidator": "linkerd-sp-validator",
+    "policyValidator": "linkerd-policy-validator",
+}
+"""The webhooks of the control plane: the value about each, and its Certificate and Service."""
+
+
+MADE_ELSEWHERE = "externalSecret"
+
+
+def webhook_ca(cluster: Cluster, days_left: float) -> None:
+    """The CA of the webhooks: `step certificate create`, then `kubectl create secret tls`."""
+    year = timedelta(days=365)
+    made = create_trust_anchor(DOMAIN, year, datetime.now(UTC) - year + timedelta(days=days_left))
+    secret = tls_secret(
+        "webhook-issuer-tls", "linkerd", made.certificate, made.private_key, made.certificate
+    )
+    del secret["metadata"]["labels"], secret["data"]["ca.crt"]
+    applied(cluster, secret, "kubectl")
+
+
+def webhook_certificates(cluster: Cluster, days_left: float) -> dict[str, str]:
+    """Webhook certificates by cert-manager; the control plane's values for them.
+
+    Source: https://linkerd.io/2.14/tasks/automatically-rotating-webhook-tls-credentials/
+    """
+    webhook_ca(cluster, days_left)
+    issuer = {"name": "webhook-issuer", "namespace": "linkerd"}
+    spec: dict[str, Any] = {"ca": {"secretName": "webhook-issuer-tls"}}
+    objects = [{"kind": "Issuer", "metadata": issuer, "spec": spec}]
+    values: dict[str, str] = {}
+    for value, name in SERVERS.items():
+        host = f"{name}.linkerd.svc"
+        spec = {
+            "secretName": f"{name}-k8s-tls",
+            "duration": "24h",
+            "renewBefore": "1h",
+            "issuerRef": {"name": "webhook-issuer", "kind": "Issuer"},
+            "commonName": host,
+            "dnsNames": [host],
+            "isCA": False,
+            "privateKey": {"algorithm": "ECDSA", "encoding": "PKCS8"},
+            "usages": ["server auth"],
+        }
+        metadata = {"name": name, "namespace": "linkerd"}
+        objects.append({"kind": "Certificate", "metadata": metadata, "spec": spec})
+        values |= {f"{value}.{MADE_ELSEWHERE}": "true", f"{value}.injectCaFrom": f"linkerd/{name}"}
+    made = [applied(cluster, {"apiVersion": CERT_MANAGER, **obj}, "kubectl") for obj in objects]
+    await_ready(cluster, made, 60)
+    return values
+
+
+def trusted(cluster: Cluster) -> set[str]:
+    """The CAs by which the API server verifies the control plane's webhooks."""
+    signers = read_webhook_signers(cluster, MeshConfig())
+    return {signer.bundle.strip() for signer in signers}
+
+
+def install_documented(
+    sandbox: Sandbox,
+    helm: str,
+    shared: Path,
+    config: MeshConfig,
+    *,
+    webhook_ca_days: float | None = None,
+) -> None:
+    """The documentation's steps, one by one.
+
+    Args:
+        webhook_ca_days: how many days the CA has left by which cert-manager signs the webhooks'
+            certificates too; None: the chart makes them.
+    """
     cluster = sandbox.cluster()
     files = shared / "cases" / "cert-manager-trust-manager"
     labels = {"linkerd.io/is-control-plane": "true"}
@@ -147,6 +228,9 @@ def install_documented(sandbox: Sandbox, helm: str, shared: Path, config: MeshCo
     copy_anchor(cluster)
     apply_file(cluster, files / "bundle.yaml")
     eventually(lambda: cluster.get("v1", "ConfigMap", TRUST_ROOTS, "linkerd"), every=0.1)
+    webhooks: dict[str, str] = {}
+    if webhook_ca_days is not None:
+        webhooks = webhook_certificates(cluster, webhook_ca_days)
     catalog = ChartCatalog(config)
     helm_install(sandbox, helm, "linkerd-crds", catalog.find("linkerd-crds").path, "linkerd")
     helm_install(
@@ -156,4 +240,7 @@ def install_documented(sandbox: Sandbox, helm: str, shared: Path, config: MeshCo
         catalog.find("linkerd-control-plane").path,
         "linkerd",
         **{"identity.externalCA": "true", "identity.issuer.scheme": "kubernetes.io/tls"},
+        **webhooks,
     )
+    # cainjector has told the API server whom to trust.
+    eventually(lambda: "" not in trusted(cluster), every=0.1)

@@ -11,23 +11,20 @@ https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotReady
-from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
+from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER
 from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm, desired_release
 from prefect_linkerd.mesh.helm.installed import Part, parts_of, read_mesh_releases
-from prefect_linkerd.mesh.helm.ownership import Owner
-from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.helm.values import merge
 from prefect_linkerd.mesh.identity.issuer import chart_issuer
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.install.injection import ensure_meshed
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
@@ -37,33 +34,7 @@ from prefect_linkerd.mesh.report.events import Notice
 from prefect_linkerd.mesh.rotation.permissions import lacking, require
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from prefect_linkerd.mesh.snapshot.mesh import Certificates, read_secrets
-from prefect_linkerd.mesh.snapshot.webhooks import WEBHOOKS, Webhook
-
-
-@dataclass(frozen=True)
-class RenewedRelease:
-    """A release that is upgraded again, and the webhooks whose certificates change by it."""
-
-    part: Part
-    release: Release
-    webhooks: tuple[Webhook, ...]
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """The Secrets of its webhooks, as `namespace/name`."""
-        return tuple(f"{self.release.place}/{webhook.secret}" for webhook in self.webhooks)
-
-
-@dataclass(frozen=True)
-class RenewalPlan:
-    """The releases that are upgraded again; `left` says who renews what no chart makes.
-
-    `kept` are the Certificates (namespace, name) by which cert-manager renews some of that.
-    """
-
-    releases: tuple[RenewedRelease, ...]
-    left: tuple[str, ...]
-    kept: tuple[tuple[str, str], ...] = ()
+from prefect_linkerd.mesh.snapshot.webhooks import WEBHOOKS, RenewalPlan, plan_renewal
 
 
 @dataclass(frozen=True)
@@ -81,65 +52,6 @@ class WebhookRenewal:
 
     renewed: tuple[Renewed, ...]
     left: tuple[str, ...]
-
-
-# The plan
-
-
-def plan_renewal(
-    releases: Mapping[Part, Release],
-    owners: Mapping[Part, Owner],
-    certificates: Iterable[Object] = (),
-) -> RenewalPlan:
-    """Which releases have to be upgraded again; reads and changes nothing.
-
-    Args:
-        releases: those of the mesh, with their values.
-        owners: who owns each part.
-        certificates: cert-manager's Certificates in the mesh's namespaces.
-    """
-    by_namespace: dict[str, list[Object]] = {}
-    for obj in certificates:
-        by_namespace.setdefault(obj["metadata"]["namespace"], []).append(obj)
-    found: list[RenewedRelease] = []
-    left: list[str] = []
-    kept: list[tuple[str, str]] = []
-    for part, webhooks in WEBHOOKS.items():
-        release, owner = releases.get(part), owners.get(part)
-        if release is None or release.status == "uninstalled":
-            if owner is not None:
-                left.append(f"{part} is no Helm release: {owner} makes its certificates")
-            continue
-        if owner is not None and owner.reconciles:
-            left.append(f"Helm release {release.ref} belongs to {owner}: upgrade it there")
-            continue
-        made: list[Webhook] = []
-        for webhook in webhooks:
-            keeper = certificate_for(by_namespace.get(release.place, ()), webhook.secret)
-            name: str = keeper["metadata"]["name"] if keeper is not None else ""
-            text = _made_elsewhere(webhook, release.values or {}, name)
-            if not text:
-                made.append(webhook)
-                continue
-            left.append(f"Secret/{release.place}/{webhook.secret}: {text}")
-            if name:
-                kept.append((release.place, name))
-        if made:
-            found.append(RenewedRelease(part, release, tuple(made)))
-    return RenewalPlan(tuple(found), tuple(left), tuple(kept))
-
-
-def _made_elsewhere(webhook: Webhook, values: Mapping[str, Any], certificate: str) -> str:
-    """Who makes a webhook's certificate, if the chart does not; empty where it does."""
-    given: object = values.get(webhook.value)
-    own = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
-    if own.get("externalSecret"):
-        if certificate:
-            return f"cert-manager renews it by Certificate {certificate}"
-        return f"{webhook.value}.externalSecret is set: its owner has to renew it"
-    if own.get("crtPEM"):
-        return f"it is the value {webhook.value}.crtPEM: replace that, keyPEM and caBundle"
-    return ""
 
 
 # Reading
@@ -176,9 +88,7 @@ def read_renewal(cluster: Cluster, config: MeshConfig) -> RenewalPlan:
             f"webhooks of mesh {config.name}",
             expected="a certificate that the chart of a Helm release made",
             found="; ".join(plan.left) or "no Helm release of Linkerd",
-            remedy=_elsewhere(plan)
-            if plan.left
-            else "Run bootstrap, or reinstall the mesh by Helm.",
+            remedy=plan.elsewhere if plan.left else "Run bootstrap, or reinstall the mesh by Helm.",
         )
     for each in plan.releases:
         if each.release.status != "deployed":
@@ -191,20 +101,6 @@ def read_renewal(cluster: Cluster, config: MeshConfig) -> RenewalPlan:
             )
     _require_same(cluster, config, plan)
     return plan
-
-
-def _elsewhere(plan: RenewalPlan) -> str:
-    """How certificates are renewed that no chart makes."""
-    found = [] if len(plan.kept) == len(plan.left) else ["Renew them where they come from."]
-    if plan.kept:
-        names: dict[str, list[str]] = {}
-        for namespace, name in plan.kept:
-            names.setdefault(namespace, []).append(name)
-        commands = " && ".join(
-            f"cmctl renew --namespace {place} {' '.join(each)}" for place, each in names.items()
-        )
-        found.append(f"cert-manager renews its own before they expire; at once by: {commands}")
-    return " ".join(found)
 
 
 def _places(config: MeshConfig) -> list[str]:

@@ -1,15 +1,17 @@
-"""Linkerd's webhooks: where their certificates are, who signs them, and which CA clients trust."""
+"""Linkerd's webhooks: who makes and signs their certificates, and which CA clients trust."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
 from prefect_linkerd.mesh.helm.installed import Part, namespace_of
+from prefect_linkerd.mesh.helm.ownership import Owner
+from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.identity.certificate_anchor import signing_secret
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 
@@ -160,3 +162,102 @@ def bundle_of(trusting: Object) -> str:
 def decoded(bundle: str) -> str:
     """A `caBundle` as PEM; what is not base64 of text is no certificate either."""
     return base64.b64decode(bundle).decode(errors="replace")
+
+
+# New certificates
+
+
+@dataclass(frozen=True)
+class RenewedRelease:
+    """A release that is upgraded again, and the webhooks whose certificates change by it."""
+
+    part: Part
+    release: Release
+    webhooks: tuple[Webhook, ...]
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The Secrets of its webhooks, as `namespace/name`."""
+        return tuple(f"{self.release.place}/{webhook.secret}" for webhook in self.webhooks)
+
+
+@dataclass(frozen=True)
+class RenewalPlan:
+    """The releases that are upgraded again; `left` says who renews what no chart makes.
+
+    `kept` are the Certificates (namespace, name) by which cert-manager renews some of that.
+    """
+
+    releases: tuple[RenewedRelease, ...]
+    left: tuple[str, ...]
+    kept: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def elsewhere(self) -> str:
+        """How certificates are renewed that no chart makes."""
+        found = [] if len(self.kept) == len(self.left) else ["Renew them where they come from."]
+        if self.kept:
+            names: dict[str, list[str]] = {}
+            for namespace, name in self.kept:
+                names.setdefault(namespace, []).append(name)
+            commands = " && ".join(
+                f"cmctl renew --namespace {place} {' '.join(each)}" for place, each in names.items()
+            )
+            found.append(f"cert-manager renews its own before they expire; at once by: {commands}")
+        return " ".join(found)
+
+
+def plan_renewal(
+    releases: Mapping[Part, Release],
+    owners: Mapping[Part, Owner],
+    certificates: Iterable[Object] = (),
+) -> RenewalPlan:
+    """Which releases have to be upgraded again; reads and changes nothing.
+
+    Args:
+        releases: those of the mesh, with their values.
+        owners: who owns each part.
+        certificates: cert-manager's Certificates in the mesh's namespaces.
+    """
+    by_namespace: dict[str, list[Object]] = {}
+    for obj in certificates:
+        by_namespace.setdefault(obj["metadata"]["namespace"], []).append(obj)
+    found: list[RenewedRelease] = []
+    left: list[str] = []
+    kept: list[tuple[str, str]] = []
+    for part, webhooks in WEBHOOKS.items():
+        release, owner = releases.get(part), owners.get(part)
+        if release is None or release.status == "uninstalled":
+            if owner is not None:
+                left.append(f"{part} is no Helm release: {owner} makes its certificates")
+            continue
+        if owner is not None and owner.reconciles:
+            left.append(f"Helm release {release.ref} belongs to {owner}: upgrade it there")
+            continue
+        made: list[Webhook] = []
+        for webhook in webhooks:
+            keeper = certificate_for(by_namespace.get(release.place, ()), webhook.secret)
+            name: str = keeper["metadata"]["name"] if keeper is not None else ""
+            text = _made_elsewhere(webhook, release.values or {}, name)
+            if not text:
+                made.append(webhook)
+                continue
+            left.append(f"Secret/{release.place}/{webhook.secret}: {text}")
+            if text.startswith("cert-manager"):
+                kept.append((release.place, name))
+        if made:
+            found.append(RenewedRelease(part, release, tuple(made)))
+    return RenewalPlan(tuple(found), tuple(left), tuple(kept))
+
+
+def _made_elsewhere(webhook: Webhook, values: Mapping[str, Any], certificate: str) -> str:
+    """Who makes a webhook's certificate, if the chart does not; empty where it does."""
+    given: object = values.get(webhook.value)
+    own = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
+    if own.get("externalSecret"):
+        if certificate:
+            return f"cert-manager renews it by Certificate {certificate}"
+        return f"{webhook.value}.externalSecret is set: its owner has to renew it"
+    if own.get("crtPEM"):
+        return f"it is the value {webhook.value}.crtPEM: replace that, keyPEM and caBundle"
+    return ""

@@ -82,6 +82,7 @@ def test_a_plain_mesh_is_described_as_it_is(
         "upgrade": True,
         "rotate_issuer": False,
         "rotate_anchor": True,
+        "rotate_webhooks": True,
     }
     assert [text.partition(" (")[0] for text in found.missing] == [
         "the private key of the trust anchor"

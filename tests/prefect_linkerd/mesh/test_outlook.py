@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,7 +60,7 @@ def described(**more: Any) -> Adoption:
         "signing": None,
         "anchor": None,
         "cert_manager_in": "cert-manager",
-        "webhook_certificates": False,
+        "certificates": (),
         "dependencies": (),
         "served": frozenset(),
     }
@@ -167,7 +168,7 @@ def certificate_anchor(**more: Any) -> CertificateAnchor:
 def test_what_cert_manager_makes_is_renewed_whoever_owns_the_release() -> None:
     driven = MeshReleases({"linkerd-control-plane": RELEASE}, {"linkerd-control-plane": FLUX})
     found = signed(mesh=driven, signing=("cert-manager", "root"), anchor=certificate_anchor())
-    assert set(why_not(found)) == {"bootstrap", "upgrade"}
+    assert set(why_not(found)) == {"bootstrap", "upgrade", "rotate_webhooks"}
     lack = OwnershipConflict("Bundle", expected="two sources", found="one", remedy="Add one.")
     found = signed(anchor=certificate_anchor(obstacle=lack))
     assert why_not(found) == {"rotate_anchor": str(lack)}
@@ -213,3 +214,56 @@ def test_an_issuer_of_another_kind_than_cert_managers_own_can_be_configured() ->
     found = signed("AWSPCAClusterIssuer")
     assert "signs with no Secret" in why_not(found)["rotate_anchor"]
     assert MeshConfig.model_validate(found.config).issuer == "cert-manager"
+
+
+SERVERS = {
+    "proxyInjector": "linkerd-proxy-injector",
+    "profileValidator": "linkerd-sp-validator",
+    "policyValidator": "linkerd-policy-validator",
+}
+
+
+def keeping(name: str, **labels: str) -> dict[str, Any]:
+    """A Certificate for a webhook's Secret, under a name of its own."""
+    metadata = {"name": f"my-{name}", "namespace": "linkerd", "labels": labels}
+    return {"metadata": metadata, "spec": {"secretName": f"{name}-k8s-tls"}}
+
+
+@pytest.mark.parametrize(
+    "trusts",
+    [
+        # The ways of Linkerd's documentation, through the years, to say which CA is trusted.
+        {"injectCaFrom": "linkerd/my-linkerd-proxy-injector"},
+        {"injectCaFromSecret": f"linkerd/{SERVERS['proxyInjector']}-k8s-tls"},
+        {"caBundle": ANCHOR.certificate},
+    ],
+)
+def test_webhook_certificates_that_cert_manager_makes_stay_their_owners(
+    trusts: dict[str, str],
+) -> None:
+    values = {name: {"externalSecret": True, **trusts} for name in SERVERS}
+    parts = ("linkerd-control-plane", "linkerd", 1, "deployed", "linkerd-control-plane", "1")
+    mesh = MeshReleases(
+        {"linkerd-control-plane": replace(RELEASE, values=values)}, {"linkerd-control-plane": HELM}
+    )
+    more: dict[str, Any] = {
+        "mesh": mesh,
+        "revisions": {
+            "linkerd-control-plane": Revision(*parts, "stable-2.14.10", values, {}, (), {})
+        },
+        "certificates": tuple(map(keeping, SERVERS.values())),
+    }
+    for found in (described(**more), signed(signing=("linkerd", "linkerd-trust-anchor"), **more)):
+        assert found.config["values"]["inline"] == values
+        assert not found.config.get("cert_manager", {}).get("webhook_certificates")
+        reason = why_not(found)["rotate_webhooks"]
+        for name in SERVERS.values():
+            assert f"cert-manager renews it by Certificate my-{name}" in reason
+        assert {"bootstrap", "upgrade"}.isdisjoint(why_not(found))
+
+
+def test_webhook_certificates_that_these_flows_keep_are_kept() -> None:
+    label = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
+    ours = tuple(keeping(name, **label) for name in SERVERS.values())
+    config = signed(signing=("linkerd", "linkerd-trust-anchor"), certificates=ours).config
+    assert config["cert_manager"].get("webhook_certificates", True)

@@ -39,7 +39,7 @@ from prefect_linkerd.mesh.rotation.preconditions import (
 )
 from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot
 from prefect_linkerd.mesh.rotation.trust_bundle import TrustBundle, require_installed
-from prefect_linkerd.mesh.rotation.webhooks import plan_renewal
+from prefect_linkerd.mesh.snapshot.webhooks import plan_renewal
 from tests.prefect_linkerd.mesh.rotation.test_certificate_phases import (
     NEW,
     OLD,

@@ -9,7 +9,7 @@ import pytest
 from prefect_linkerd.mesh.helm.installed import Part
 from prefect_linkerd.mesh.helm.ownership import OURS, Owner
 from prefect_linkerd.mesh.helm.records import Release, ReleaseRef
-from prefect_linkerd.mesh.rotation.webhooks import plan_renewal
+from prefect_linkerd.mesh.snapshot.webhooks import plan_renewal
 from tests.support.certificates import NOW
 
 EXTERNAL = {"externalSecret": True}
