@@ -75,8 +75,9 @@ def _cause(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"a certificate that is not trusted: {error.verify_message}"
+    for tls in (error, *error.args):
+        if isinstance(tls, ssl.SSLCertVerificationError):
+            return f"SSLError, its certificate is not trusted: {tls.verify_message}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return type(error).__name__
