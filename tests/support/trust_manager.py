@@ -122,7 +122,7 @@ def apply_patiently(cluster: Cluster, obj: dict[str, Any]) -> None:
     deadline = time.monotonic() + 30
     while True:
         try:
-            cluster.apply(obj)
+            applied(cluster, obj, "kubectl")
             return
         except ApiError:
             if time.monotonic() > deadline:
