@@ -25,7 +25,6 @@ from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, SPLIT_KINDS
 from prefect_linkerd.mesh.records.rotation import RECORD as ROTATION
 from prefect_linkerd.mesh.records.upgrade import NAME as UPGRADE
 from prefect_linkerd.mesh.rotation.key_ring import SECRETS_BESIDE
-from prefect_linkerd.mesh.smoke.routing import SPLIT_KINDS
 from prefect_linkerd.mesh.snapshot.mesh import INGRESS_KINDS, POLICY_KINDS, secret_names
 from prefect_linkerd.mesh.snapshot.webhooks import WEBHOOKS, webhooks_of
 

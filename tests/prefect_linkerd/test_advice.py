@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefect_linkerd.cli import main
+from prefect_linkerd.flow_commands import _dry
 from prefect_linkerd.key_place import PASSPHRASE, is_chosen, with_place
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
@@ -19,6 +20,12 @@ from prefect_linkerd.own_worker import _alone
 from prefect_linkerd.target import confirm_target
 from prefect_linkerd.user_server import has_server
 from tests.support.advice import advice, follows
+
+
+@follows("Give one of them. --dry-run shows the plan of a rotation.")
+def test_advice_about_a_dry_run() -> None:
+    advice(InvalidInput, lambda: _dry("abort"))
+    assert _dry("rotate") == "dry_run"
 
 
 @follows(

@@ -160,9 +160,9 @@ def test_each_flag_of_the_access_wins_over_its_own_field(
     [
         ("viz: {enabeld: true}", "viz.enabeld: there is no such field; did you mean enabled?"),
         ("issuerr: cert-manager", "issuerr: there is no such field; did you mean issuer?"),
-        ("quite: different", "quite: there is no such field. Fix"),
-        ("name: x\nviz: {a: b\n  c: d", "found no valid YAML at line 3, column 4. Write"),
-        ("- name", "found no fields. Write"),
+        ("quite: different", "quite: there is no such field. Correct"),
+        ("name: x\nviz: {a: b\n  c: d", "found no valid YAML at line 3, column 4. Name"),
+        ("- name", "found no fields. Name"),
     ],
 )
 def test_a_wrong_file_says_what_is_wrong_and_where(

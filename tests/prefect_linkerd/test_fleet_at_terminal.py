@@ -29,9 +29,7 @@ class Terminal:
         self._cwd = uncopied_folder(folder / "here")
         # A folder of somebody's own that is called like one of our packages.
         (self._cwd / "mesh").mkdir()
-        (self._cwd / "prefect_linkerd/mesh/__init__.py").write_text(
-            "raise SystemExit('somebody else's')"
-        )
+        (self._cwd / "mesh/__init__.py").write_text("raise SystemExit('somebody else's')")
 
     def fleet(self, *arguments: str | Path, code: int = 0) -> Any:
         done = subprocess.run(

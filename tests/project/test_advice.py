@@ -91,7 +91,7 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
     "names a flow whose own tests begin where it is advised": (
         "Run rotate_anchor, which takes over from there.",
         "Run rotate_anchor, which takes over and makes a new issuer as well.",
-        "Run rotate_webhooks.",
+        "Run ….",
         "Install Linkerd by bootstrap.",
         "Run bootstrap, or reinstall the mesh by Helm.",
         "Create it again, or run bootstrap where that made it.",
@@ -104,7 +104,6 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
         "Let that leave this Secret's content alone: each rotation copies an anchor there.",
         "Put the anchor that signed it back into the trust bundle.",
         "Put the mesh's trust anchors there again, in PEM.",
-        "Renew them where they come from.",
         "Upgrade it there: these flows upgrade Helm releases alone.",
         "See that nodes can pull ",
     ),

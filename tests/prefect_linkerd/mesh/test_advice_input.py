@@ -14,10 +14,11 @@ from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.fleet import FleetOptions, plan_fleet
 from prefect_linkerd.mesh.helm.client import OLDEST_HELM, require_helm
 from prefect_linkerd.mesh.install.ingress import API_VERSIONS, choose_api_version
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.planning.preflight import Finding, preflight
 from prefect_linkerd.mesh.smoke.promises import entry_point
-from prefect_linkerd.mesh.smoke.routing import choose_split, split_candidates
+from prefect_linkerd.mesh.smoke.routing import choose_split
 from prefect_linkerd.mesh.upgrade.plan import plan_upgrade
 from tests.prefect_linkerd.mesh.test_advice import seen
 from tests.prefect_linkerd.mesh.test_chart_changes import crd
@@ -27,7 +28,7 @@ from tests.support.advice import advice, follows
 
 
 @follows(
-    "Choose stable-2.11 to stable-2.14, or an edge.",
+    "Choose a newer release.",
     "Write the channel, a dash and three numbers.",
 )
 def test_advice_about_a_version() -> None:
@@ -95,7 +96,7 @@ def test_advice_about_a_kind_of_split() -> None:
     version = LinkerdVersion.parse("stable-2.14.10")
     advice(InvalidInput, lambda: choose_split(version, lambda *_: False))
     # As chart linkerd-crds of this version has it.
-    served = split_candidates(version)[-1]
+    served = release_facts(version).splits[-1]
     assert choose_split(version, lambda *kind: kind == served)
 
 

@@ -26,6 +26,7 @@ from prefect_linkerd.mesh.report.timeline import expiry_timeline
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, Role, expiries, expiring
 from prefect_linkerd.mesh.snapshot.mesh import Certificates, certificates_of
 from prefect_linkerd.mesh.snapshot.webhooks import WebhookSigner, webhooks_of
+from tests.support.advice import follows
 from tests.support.certificates import DOMAIN, NOW
 from tests.support.snapshots import empty_snapshot
 
@@ -141,6 +142,36 @@ def test_webhooks_of_a_namespace_share_their_ca_and_a_charts_have_none() -> None
     assert "linkerd injector validator." in found["webhook CA of linkerd"].remedy
 
 
+NEW_CA = create_trust_anchor(DOMAIN, timedelta(days=400), NOW)
+NEW_LEAF = sign_issuer(NEW_CA, DOMAIN, timedelta(days=1), NOW).certificate
+
+
+@follows(
+    "Put another CA into Secret/",
+    "Renew the CA and what it signed where they come from, such as the release's values ",
+    "Renew the CA where the issuer of Certificate ",
+)
+def test_a_new_webhook_ca_is_enough() -> None:
+    for secret, renewed, more in (
+        (webhook(LEAVES[0], CA.certificate), webhook(NEW_LEAF, NEW_CA.certificate), FROM_STEP),
+        (
+            webhook(LEAVES[0] + CA.certificate, by_cert_manager=False),
+            webhook(NEW_LEAF + NEW_CA.certificate, by_cert_manager=False),
+            {},
+        ),
+        (
+            webhook(LEAVES[0], CA.certificate),
+            webhook(NEW_LEAF, NEW_CA.certificate),
+            {"certificate": "t"},
+        ),
+    ):
+        found = [
+            expiring(authorities((each, signer(INJECTOR, "", **more))).values(), SELF_SIGNED, [60])
+            for each in (secret, renewed)
+        ]
+        assert [len(due) for due in found] == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("secret", "bundle", "more", "remedy"),
     [
@@ -156,6 +187,7 @@ def test_webhooks_of_a_namespace_share_their_ca_and_a_charts_have_none() -> None
             "the issuer of Certificate t",
         ),
     ],
+    ids=["in caBundle alone", "an intermediate", "an issuer elsewhere"],
 )
 def test_every_ca_of_a_webhook_counts(
     secret: Certificates, bundle: str, more: dict[str, str], remedy: str

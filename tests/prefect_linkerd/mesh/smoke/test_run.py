@@ -279,5 +279,5 @@ def test_traefiks_plain_port_is_found_in_its_own_namespace_first() -> None:
     url = entry_point(services, "traefik", "k8s.example.org")
     assert url == "http://traefik.traefik.svc.k8s.example.org:80/"
     assert entry_point(services[:1], "traefik", "cluster.local").endswith(".local:8000/")
-    with pytest.raises(InvalidInput, match="label the Service"):
+    with pytest.raises(InvalidInput, match="give the Service of the one that is there the label"):
         entry_point([traefik("traefik", ("websecure", 443))], "traefik", "cluster.local")
