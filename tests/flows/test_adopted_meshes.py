@@ -264,6 +264,7 @@ def gets_another_webhook_ca(mesh: Plain, config: MeshConfig) -> None:
     renewed = cmctl_renew(cluster, due.remedy)
     assert renewed == cmctl_renew(cluster, refused.value.remedy) == list(SERVERS.values())
     eventually(lambda: len(trusted(cluster)) == 1 and not trusted(cluster) & before, every=0.2)
+    eventually(lambda: "pl-webhook-ca-days-left" not in failing(mesh, config), every=1)
 
 
 def reasons(found: Adoption) -> dict[str, str]:
