@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_linkerd.mesh.errors import MeshError
-from prefect_linkerd.mesh.smoke.fuse import clear_leftovers
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import keep_promise
 from prefect_linkerd.mesh.smoke.report import (
@@ -15,6 +14,8 @@ from prefect_linkerd.mesh.smoke.report import (
     smoke_markdown,
     smoke_table,
 )
+from prefect_linkerd.mesh.smoke.run import SMOKE
+from prefect_linkerd.mesh.traffic.fuse import clear_leftovers
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import (
@@ -34,7 +35,7 @@ from prefect_linkerd.tasks.step import step
 def leftovers(mesh: LinkerdMesh, options: SmokeOptions) -> list[str]:
     """The ids of the dead runs that were removed; runs that live are left alone."""
     namespace = options.namespace or mesh.namespaces.emojivoto
-    removed = clear_leftovers(cluster_of(mesh), namespace)
+    removed = clear_leftovers(cluster_of(mesh), SMOKE, namespace)
     if removed:
         get_run_logger().warning("Removed what dead smoke tests left: %s", ", ".join(removed))
     return removed

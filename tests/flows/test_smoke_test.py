@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.smoke.fuse import FUSE_LABEL
 from prefect_linkerd.mesh.smoke.options import PROMISES, Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import keep_promise
 from prefect_linkerd.mesh.smoke.report import (
@@ -25,6 +24,7 @@ from prefect_linkerd.mesh.smoke.report import (
     require_smoke,
     smoke_markdown,
 )
+from prefect_linkerd.mesh.smoke.run import SMOKE
 from prefect_linkerd.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.binaries import Binaries
@@ -164,7 +164,7 @@ def test_a_run_outlives_the_api_server(stage: Stage, tmp_path: Path) -> None:
     # The first look at a fuse that burns says that a test is in the middle of its work.
     with ThreadPoolExecutor() as pool:
         running = pool.submit(stage.smoke_test, tmp_path, {"promises": ["traffic-split"]})
-        while not list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=FUSE_LABEL)):
+        while not list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=SMOKE.fuse_label)):
             assert not running.done()
         stage.sandbox.stop_apiserver()
         # Longer than one step waits by itself, so that it fails and is tried again.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prefect_linkerd.mesh.kubernetes.client import Object
 
 
@@ -21,3 +23,8 @@ def runs_containers(node: Object) -> bool:
     status = node.get("status", {})
     runtime = str(status.get("nodeInfo", {}).get("containerRuntimeVersion", ""))
     return "://" in runtime and "kwok.x-k8s.io/node" not in node["metadata"].get("annotations", {})
+
+
+def runs_pods(nodes: Iterable[Object]) -> bool:
+    """Whether some node would take a pod and run its containers."""
+    return any(runs_containers(node) and not node["spec"].get("unschedulable") for node in nodes)

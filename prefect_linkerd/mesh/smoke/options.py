@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from prefect_linkerd.mesh.config.model import Namespace, Section
+from prefect_linkerd.mesh.traffic.workloads import IMAGE, valid_image
 
 Promise = Literal["load-balancing", "traffic-split", "canary", "fault-injection", "ingress"]
 PROMISES: tuple[Promise, ...] = get_args(Promise)
@@ -30,7 +31,7 @@ class SmokeOptions(Section):
         description="An existing namespace that the tests' own pods run in. Empty: emojivoto's.",
     )
     image: str = Field(
-        default="docker.io/library/python:3.13-alpine",
+        default=IMAGE,
         title="Image",
         description="Any image with python3 (3.9 or newer) for clients and backends. "
         "With a private registry its registry is replaced like that of every image.",
@@ -133,14 +134,7 @@ class SmokeOptions(Section):
             raise ValueError(f"no test is named: name some of {', '.join(PROMISES)}")
         return [promise for promise in PROMISES if promise in value]
 
-    @field_validator("image")
-    @classmethod
-    def _image(cls, value: str) -> str:
-        if not value or "://" in value or value != "".join(value.split()):
-            raise ValueError(
-                f"{value!r} is no image: write repository:tag, such as python:3.13-alpine"
-            )
-        return value
+    _image = field_validator("image")(valid_image)
 
     @field_validator("weights")
     @classmethod

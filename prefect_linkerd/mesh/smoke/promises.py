@@ -25,7 +25,7 @@ from prefect_linkerd.mesh.smoke.judgement import (
 )
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.report import SmokeResult, Step
-from prefect_linkerd.mesh.smoke.routing import PORT, SplitApi, choose_split
+from prefect_linkerd.mesh.smoke.routing import SplitApi, choose_split
 from prefect_linkerd.mesh.smoke.run import (
     OnStep,
     PromiseNotKept,
@@ -33,8 +33,9 @@ from prefect_linkerd.mesh.smoke.run import (
     ignore_progress,
     ignore_step,
 )
-from prefect_linkerd.mesh.smoke.traffic import Traffic
 from prefect_linkerd.mesh.smoke.workloads import Backend
+from prefect_linkerd.mesh.traffic.program import Traffic
+from prefect_linkerd.mesh.traffic.workloads import PORT
 
 _FRONT = "web"
 

@@ -14,9 +14,7 @@ from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
-
-PORT = 80
-"""The port of every Service of a smoke test."""
+from prefect_linkerd.mesh.traffic.workloads import PORT
 
 GATEWAY = "gateway.networking.k8s.io"
 

@@ -11,25 +11,35 @@ from typing import Any, Self
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, InvalidInput, MeshError, NotReady
+from prefect_linkerd.mesh.install.ingress import API_VERSIONS as TRAEFIK_API_VERSIONS
 from prefect_linkerd.mesh.install.injection import proxy_of
 from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
-from prefect_linkerd.mesh.kubernetes.nodes import runs_containers
+from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts, describe, pod_reason
-from prefect_linkerd.mesh.smoke.fuse import RUN_LABEL, Fuse, fuse_name
+from prefect_linkerd.mesh.linkerd.facts import SPLIT_KINDS
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.report import Measurement, Step
 from prefect_linkerd.mesh.smoke.routing import SplitApi, refusal, split
-from prefect_linkerd.mesh.smoke.traffic import Traffic, read_traffic
-from prefect_linkerd.mesh.smoke.workloads import (
-    Backend,
-    backend,
-    client,
-    client_seconds,
-    program,
-    service,
-)
+from prefect_linkerd.mesh.smoke.workloads import Backend, backend, client, client_seconds
+from prefect_linkerd.mesh.traffic.fuse import Family, Fuse
+from prefect_linkerd.mesh.traffic.program import Traffic, read_traffic
+from prefect_linkerd.mesh.traffic.workloads import labelled, program, service
 
+SMOKE = Family(
+    "smoke",
+    leading=(
+        *SPLIT_KINDS,
+        *(
+            (api_version, kind)
+            for api_version in TRAEFIK_API_VERSIONS
+            for kind in ("IngressRoute", "Middleware")
+        ),
+    ),
+)
+"""Smoke tests as a family of runs."""
+
+RUN_LABEL = SMOKE.run_label
 PROMISE_LABEL = "smoke.prefect-linkerd/promise"
 ROLE_LABEL = "smoke.prefect-linkerd/role"
 
@@ -50,11 +60,6 @@ def ignore_progress(_ready: int, _wanted: int, _text: str) -> None:
 
 class PromiseNotKept(Exception):
     """A step failed and is recorded; what follows it makes no sense."""
-
-
-def runs_pods(nodes: Sequence[Object]) -> bool:
-    """Whether some node would take a pod and run its containers."""
-    return any(runs_containers(node) and not node["spec"].get("unschedulable") for node in nodes)
 
 
 class SmokeRun:
@@ -89,12 +94,12 @@ class SmokeRun:
         self.remedy = ""
         self._on_step, self._on_progress = on_step, on_progress
         self._labels = {**LABELS, RUN_LABEL: self.id, PROMISE_LABEL: promise}
-        self._fuse = Fuse(cluster, self.id, self.namespace, self._labels)
+        self._fuse = Fuse(cluster, SMOKE, self.id, self.namespace, self._labels)
         self._runs_pods = True
 
     def name(self, role: str) -> str:
         """The name of an object of this run: a stranger's never begins like it."""
-        return f"{fuse_name(self.id)}-{role}"
+        return f"{SMOKE.fuse_name(self.id)}-{role}"
 
     # Life and end
 
@@ -121,19 +126,9 @@ class SmokeRun:
 
     # Objects
 
-    def _labelled(self, obj: Object) -> Object:
-        labels = self._labels
-        metadata = {**obj["metadata"], "labels": {**labels, **obj["metadata"].get("labels", {})}}
-        obj = {**obj, "metadata": metadata}
-        if (template := obj.get("spec", {}).get("template")) is not None:
-            inner = template.get("metadata", {})
-            inner = {**inner, "labels": {**labels, **inner.get("labels", {})}}
-            obj["spec"] = {**obj["spec"], "template": {**template, "metadata": inner}}
-        return obj
-
     def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
         """Applies an object as one of this run's, owned by its fuse."""
-        obj = self._labelled(obj)
+        obj = labelled(obj, self._labels)
         obj["metadata"]["ownerReferences"] = [self._fuse.reference()]
         applied = self.cluster.apply(obj, dry_run=dry_run)
         if not dry_run and (name := name_of(obj)) not in self.objects:

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.helm.images import rewrite_image
 from prefect_linkerd.mesh.kubernetes.client import Object
-from prefect_linkerd.mesh.smoke import traffic
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
-from prefect_linkerd.mesh.smoke.routing import PORT
+from prefect_linkerd.mesh.traffic.workloads import CONTAINER_PORT, container, pod, serving
 
-PROGRAM = "traffic.py"
-CONTAINER_PORT = 8080
 # Long enough that requests overlap, so that a balancer that counts what is pending has a choice.
 DELAY_MS = 5
 WARM_UP_SECONDS = 30
-
-_FOLDER = "/smoke"
 
 
 @dataclass(frozen=True)
@@ -30,26 +22,6 @@ class Backend:
     name: str
     replicas: int = 1
     fail_percent: int = 0
-
-
-def program(name: str, namespace: str) -> Object:
-    """The ConfigMap with the program that every pod of a test runs."""
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": namespace},
-        "data": {PROGRAM: Path(traffic.__file__).read_text()},
-    }
-
-
-def service(name: str, namespace: str, selector: Mapping[str, str]) -> Object:
-    port = {"name": "http", "port": PORT, "targetPort": CONTAINER_PORT}
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"selector": dict(selector), "ports": [port]},
-    }
 
 
 def backend(
@@ -72,27 +44,9 @@ def backend(
         *("--replica", "$(POD_NAME)", "--fail-percent", str(role.fail_percent)),
         *("--delay-ms", str(DELAY_MS)),
     ]
-    container = _container("backend", config, options, arguments)
-    container["env"] = [
-        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    ]
-    container["ports"] = [{"name": "http", "containerPort": CONTAINER_PORT}]
-    container["readinessProbe"] = {
-        "httpGet": {"path": "/ready", "port": "http"},
-        "periodSeconds": 2,
-    }
-    template = _pod(config, container, program_name, labels=selector)
-    template["spec"]["terminationGracePeriodSeconds"] = 5
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "replicas": role.replicas,
-            "selector": {"matchLabels": dict(selector)},
-            "template": template,
-        },
-    }
+    serves = container("backend", config, options.image, arguments)
+    template = pod(config, serves, program_name, labels=selector)
+    return serving(name, namespace, role.replicas, serves, template, selector)
 
 
 def client(
@@ -119,10 +73,10 @@ def client(
     ]
     for header, value in headers.items():
         arguments += ["--header", f"{header}={value}"]
-    container = _container("client", config, options, arguments)
+    sends = container("client", config, options.image, arguments)
     # What a crash printed is the message then.
-    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
-    template = _pod(config, container, program_name, labels={}, meshed=meshed)
+    sends["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    template = pod(config, sends, program_name, labels={}, meshed=meshed)
     template["spec"]["restartPolicy"] = "Never"
     return {
         "apiVersion": "batch/v1",
@@ -139,55 +93,3 @@ def client(
 def client_seconds(options: SmokeOptions) -> int:
     """The most that a client Job may take from its start, its image's pull included."""
     return options.timeout_seconds + WARM_UP_SECONDS + options.traffic_seconds
-
-
-def _container(
-    name: str, config: MeshConfig, options: SmokeOptions, arguments: list[str]
-) -> dict[str, Any]:
-    image = options.image
-    if config.registry is not None:
-        image = rewrite_image(image, config.registry.host)
-    return {
-        "name": name,
-        "image": image,
-        "command": ["python3", f"{_FOLDER}/{PROGRAM}"],
-        "args": arguments,
-        "resources": {
-            "requests": {"cpu": "20m", "memory": "32Mi"},
-            "limits": {"memory": "128Mi"},
-        },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": 65534,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "volumeMounts": [{"name": "program", "mountPath": _FOLDER, "readOnly": True}],
-    }
-
-
-def _pod(
-    config: MeshConfig,
-    container: dict[str, Any],
-    program_name: str,
-    *,
-    labels: Mapping[str, str],
-    meshed: bool = True,
-) -> dict[str, Any]:
-    annotations = {"linkerd.io/inject": "enabled" if meshed else "disabled"}
-    if meshed:
-        annotations |= {
-            # The application starts once its proxy is up.
-            "config.linkerd.io/proxy-await": "enabled",
-            # Whatever the mesh's default is: a test asks about routing, not about policy.
-            "config.linkerd.io/default-inbound-policy": "all-unauthenticated",
-        }
-    spec: dict[str, Any] = {
-        "containers": [container],
-        "volumes": [{"name": "program", "configMap": {"name": program_name}}],
-    }
-    if config.registry is not None and config.registry.username is not None:
-        spec["imagePullSecrets"] = [{"name": config.registry.pull_secret}]
-    return {"metadata": {"labels": dict(labels), "annotations": annotations}, "spec": spec}

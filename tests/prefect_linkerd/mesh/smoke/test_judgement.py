@@ -22,7 +22,7 @@ from prefect_linkerd.mesh.smoke.judgement import (
     next_shift,
     plausible_counts,
 )
-from prefect_linkerd.mesh.smoke.traffic import Traffic
+from prefect_linkerd.mesh.traffic.program import Traffic
 
 ALARM = 1e-6
 

@@ -15,11 +15,12 @@ import pytest
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.smoke import fuse as fuses
-from prefect_linkerd.mesh.smoke.fuse import clear_leftovers, last_tended
+from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import entry_point, keep_promise
-from prefect_linkerd.mesh.smoke.run import SmokeRun, runs_pods
+from prefect_linkerd.mesh.smoke.run import SMOKE, SmokeRun
+from prefect_linkerd.mesh.traffic import fuse as fuses
+from prefect_linkerd.mesh.traffic.fuse import clear_leftovers, last_tended
 from sandbox.cluster import Sandbox
 from tests.support.advice import follows
 
@@ -27,10 +28,10 @@ DYING = """
 import os, signal, sys
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.smoke import fuse
+from prefect_linkerd.mesh.traffic import fuse
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
 from prefect_linkerd.mesh.smoke.run import SmokeRun
-from prefect_linkerd.mesh.smoke.workloads import program
+from prefect_linkerd.mesh.traffic.workloads import program
 from pathlib import Path
 
 fuse.FUSE_SECONDS = int(sys.argv[3])
@@ -70,7 +71,7 @@ def die(sandbox: Sandbox, namespace: str, fuse_seconds: int = 120) -> str:
 
 
 def left(cluster: Cluster, namespace: str, run: str = "") -> list[str]:
-    labels = f"{fuses.RUN_LABEL}={run}" if run else fuses.RUN_LABEL
+    labels = f"{SMOKE.run_label}={run}" if run else SMOKE.run_label
     kinds = [
         ("batch/v1", "Job"),
         ("apps/v1", "Deployment"),
@@ -132,9 +133,9 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
     dead = die(sandbox, namespace)
     assert len(left(cluster, namespace, dead)) >= 4
     monkeypatch.setattr(fuses, "SILENT_AFTER_SECONDS", 4)
-    assert clear_leftovers(cluster, namespace) == [dead]
+    assert clear_leftovers(cluster, SMOKE, namespace) == [dead]
     assert left(cluster, namespace) == []
-    assert clear_leftovers(cluster, namespace) == []
+    assert clear_leftovers(cluster, SMOKE, namespace) == []
 
 
 def test_without_a_next_run_kubernetes_itself_removes_it(
@@ -155,7 +156,7 @@ def test_a_run_that_lives_keeps_its_objects_and_is_left_alone(
         run.front("web", "stable")
         until = time.monotonic() + 12
         while time.monotonic() < until:
-            assert clear_leftovers(cluster, namespace) == []
+            assert clear_leftovers(cluster, SMOKE, namespace) == []
         assert left(cluster, namespace, run.id) == [
             f"Job/smoke-{run.id}",
             f"Service/{run.name('web')}",
@@ -163,7 +164,7 @@ def test_a_run_that_lives_keeps_its_objects_and_is_left_alone(
     assert left(cluster, namespace) == []
 
 
-@follows("Run the test again.")
+@follows("Run again.")
 def test_a_run_whose_owner_was_taken_away_says_so(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +177,7 @@ def test_a_run_whose_owner_was_taken_away_says_so(
                 run.front("web", "stable")
                 time.sleep(0.1)
 
-        with pytest.raises(NotReady, match="owns this test's own"):
+        with pytest.raises(NotReady, match="owns all that this run makes"):
             go_on()
     assert left(cluster, namespace) == []
     with start(cluster, namespace) as again:

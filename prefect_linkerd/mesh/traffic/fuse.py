@@ -1,4 +1,4 @@
-"""What owns everything that a smoke test makes, so that nothing of it stays.
+"""What owns everything that a run of smoke tests or of the probe makes, so that nothing stays.
 
 Everything that a run makes is owned by one object, its *fuse*: a Job of no pods that is complete
 at once and that Kubernetes deletes some time after, with all that it owns. While the run lives it
@@ -15,17 +15,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
 from prefect_linkerd.mesh.errors import ApiError, NotReady
-from prefect_linkerd.mesh.install.ingress import API_VERSIONS as TRAEFIK_API_VERSIONS
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
-from prefect_linkerd.mesh.linkerd.facts import SPLIT_KINDS
-
-RUN_LABEL = "smoke.prefect-linkerd/run"
-FUSE_LABEL = "smoke.prefect-linkerd/fuse"
 
 FUSE_SECONDS = 120
 TEND_EVERY_SECONDS = 5.0
@@ -34,15 +30,7 @@ SILENT_AFTER_SECONDS = 30
 
 REMOVED_WITHIN_SECONDS = 120
 
-_TRAEFIK_KINDS = tuple(
-    (api_version, kind)
-    for api_version in TRAEFIK_API_VERSIONS
-    for kind in ("IngressRoute", "Middleware")
-)
-# What leads traffic: it goes first, so that an injected fault ends at once.
-_LEADING = (*SPLIT_KINDS, *_TRAEFIK_KINDS)
 _KINDS = (
-    *_LEADING,
     ("batch/v1", "Job"),
     ("apps/v1", "Deployment"),
     ("apps/v1", "ReplicaSet"),
@@ -52,21 +40,46 @@ _KINDS = (
 )
 
 
-def fuse_name(run: str) -> str:
-    """The name of a run's fuse, which the names of all its objects begin with."""
-    return f"smoke-{run}"
+@dataclass(frozen=True)
+class Family:
+    """The runs of one purpose: how their objects are named and labelled, and of which kinds.
+
+    `leading` are the kinds that lead traffic: they go first, so that an injected fault ends at
+    once.
+    """
+
+    name: str
+    leading: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def run_label(self) -> str:
+        """The label of everything that a run makes; its value is the run's id."""
+        return f"{self.name}.prefect-linkerd/run"
+
+    @property
+    def fuse_label(self) -> str:
+        return f"{self.name}.prefect-linkerd/fuse"
+
+    @property
+    def kinds(self) -> tuple[tuple[str, str], ...]:
+        """Every kind that a run may make, itself or by a controller."""
+        return (*self.leading, *_KINDS)
+
+    def fuse_name(self, run: str) -> str:
+        """The name of a run's fuse, which the names of all its objects begin with."""
+        return f"{self.name}-{run}"
 
 
-def fuse(run: str, namespace: str, labels: Mapping[str, str]) -> Object:
+def fuse(family: Family, run: str, namespace: str, labels: Mapping[str, str]) -> Object:
     """A Job that never makes a pod, is complete at once and is deleted after `FUSE_SECONDS`."""
     pod = {"restartPolicy": "Never", "containers": [{"name": "none", "image": "none"}]}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": fuse_name(run),
+            "name": family.fuse_name(run),
             "namespace": namespace,
-            "labels": {**labels, RUN_LABEL: run, FUSE_LABEL: "true"},
+            "labels": {**labels, family.run_label: run, family.fuse_label: "true"},
         },
         "spec": {
             "completions": 0,
@@ -101,16 +114,22 @@ class Fuse:
     """
 
     def __init__(
-        self, cluster: Cluster, run: str, namespace: str, labels: Mapping[str, str]
+        self,
+        cluster: Cluster,
+        family: Family,
+        run: str,
+        namespace: str,
+        labels: Mapping[str, str],
     ) -> None:
-        self._cluster, self._run, self._namespace, self._labels = cluster, run, namespace, labels
+        self._cluster, self._family, self._run = cluster, family, run
+        self._namespace, self._labels = namespace, labels
         self._uid = ""
         self._is_lost = False
         self._is_over = threading.Event()
         self._tender = threading.Thread(target=self._tend, daemon=True)
 
     def __enter__(self) -> Self:
-        lit = self._cluster.apply(fuse(self._run, self._namespace, self._labels))
+        lit = self._cluster.apply(fuse(self._family, self._run, self._namespace, self._labels))
         self._uid = str(lit["metadata"]["uid"])
         self._tender.start()
         return self
@@ -123,7 +142,7 @@ class Fuse:
     ) -> None:
         self._is_over.set()
         self._tender.join()
-        remove(self._cluster, self._namespace, self._run)
+        remove(self._cluster, self._family, self._namespace, self._run)
 
     def reference(self) -> dict[str, str]:
         """What an object says that the fuse owns.
@@ -131,13 +150,13 @@ class Fuse:
         Raises:
             NotReady: the fuse is gone, and what it owned with it.
         """
-        name = fuse_name(self._run)
+        name = self._family.fuse_name(self._run)
         if self._is_lost:
             raise NotReady(
                 f"Job/{self._namespace}/{name}",
-                expected="the object that owns this test's own to be there",
+                expected="the object that owns all that this run makes",
                 found="that it is gone: the API server was unreachable, or somebody deleted it",
-                remedy="Run the test again.",
+                remedy="Run again.",
             )
         return {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": self._uid}
 
@@ -148,7 +167,7 @@ class Fuse:
                 self._extend()
 
     def _extend(self) -> None:
-        name = fuse_name(self._run)
+        name = self._family.fuse_name(self._run)
         job = self._cluster.get("batch/v1", "Job", name, self._namespace)
         if job is None or job["metadata"]["uid"] != self._uid:
             self._is_lost = True
@@ -161,7 +180,7 @@ class Fuse:
         self._cluster.merge("batch/v1", "Job", name, self._namespace, patch)
 
 
-def clear_leftovers(cluster: Cluster, namespace: str) -> list[str]:
+def clear_leftovers(cluster: Cluster, family: Family, namespace: str) -> list[str]:
     """Removes what dead runs left in a namespace; waits for as long as it takes to be sure.
 
     A run that lives, here or elsewhere, is left alone.
@@ -176,9 +195,11 @@ def clear_leftovers(cluster: Cluster, namespace: str) -> list[str]:
     removed: list[str] = []
     while True:
         # First what is owned, then the owners: an owner is always the older.
-        there = _runs(cluster, namespace)
-        jobs = list(cluster.list("batch/v1", "Job", namespace, labels=FUSE_LABEL))
-        tended = {str(job["metadata"]["labels"][RUN_LABEL]): last_tended(job) for job in jobs}
+        there = _runs(cluster, family, namespace)
+        jobs = list(cluster.list("batch/v1", "Job", namespace, labels=family.fuse_label))
+        tended = {
+            str(job["metadata"]["labels"][family.run_label]): last_tended(job) for job in jobs
+        }
         now = cluster.clock()
         silent = {
             run
@@ -186,7 +207,7 @@ def clear_leftovers(cluster: Cluster, namespace: str) -> list[str]:
             if (now - moment).total_seconds() > SILENT_AFTER_SECONDS
         }
         for run in sorted(silent | (there - set(tended))):
-            remove(cluster, namespace, run)
+            remove(cluster, family, namespace, run)
             removed.append(run)
         # Who tended the fuse after we began is alive.
         if all(moment > began for run, moment in tended.items() if run not in silent):
@@ -194,12 +215,12 @@ def clear_leftovers(cluster: Cluster, namespace: str) -> list[str]:
         time.sleep(1)
 
 
-def _runs(cluster: Cluster, namespace: str) -> set[str]:
+def _runs(cluster: Cluster, family: Family, namespace: str) -> set[str]:
     """The runs that something is left of, whether their fuse is there or not."""
     return {
-        str(obj["metadata"]["labels"][RUN_LABEL])
-        for api_version, kind in _served(cluster, _KINDS)
-        for obj in cluster.list(api_version, kind, namespace, labels=RUN_LABEL)
+        str(obj["metadata"]["labels"][family.run_label])
+        for api_version, kind in _served(cluster, family.kinds)
+        for obj in cluster.list(api_version, kind, namespace, labels=family.run_label)
     }
 
 
@@ -213,18 +234,18 @@ def _served(cluster: Cluster, kinds: Sequence[tuple[str, str]]) -> list[tuple[st
     return list(groups.values())
 
 
-def remove(cluster: Cluster, namespace: str, run: str) -> None:
+def remove(cluster: Cluster, family: Family, namespace: str, run: str) -> None:
     """Deletes everything of a run, and waits until it is gone.
 
     Raises:
         NotReady: naming what does not go.
     """
-    labels = f"{RUN_LABEL}={run}"
-    for api_version, kind in _served(cluster, _LEADING):
+    labels = f"{family.run_label}={run}"
+    for api_version, kind in _served(cluster, family.leading):
         for obj in cluster.list(api_version, kind, namespace, labels=labels):
             cluster.delete(api_version, kind, obj["metadata"]["name"], namespace)
-    cluster.delete("batch/v1", "Job", fuse_name(run), namespace)
-    kinds = _served(cluster, _KINDS)
+    cluster.delete("batch/v1", "Job", family.fuse_name(run), namespace)
+    kinds = _served(cluster, family.kinds)
     deadline = time.monotonic() + REMOVED_WITHIN_SECONDS
     while left := [
         name_of(obj)

@@ -1,11 +1,16 @@
-"""The program of the smoke tests' pods: an HTTP backend that says who it is, and a client.
+"""The program of smoke tests' and the probe's pods: a backend that says who it is, and clients.
 
     python3 traffic.py serve --backend stable --replica pod-1
     python3 traffic.py send --url http://web.shop.svc.cluster.local/ --requests 500
+    python3 traffic.py probe --name 0-before --replica pod-1 --ask 0-before \\
+        --url http://probe-1-{}.shop.svc.cluster.local/
+
+`probe` is a backend that also asks others, all the time, and says on a port of its own what it saw:
+`/results`, and `/ask?server=A&server=B`, which first sets whom it asks.
 
 It is put into the cluster as it stands here, in a ConfigMap, and run with any image that has Python
-3.9 or newer; so it imports nothing but the standard library. Both ends are bounded: the client by
-its number of requests and by time, the backend by its pod.
+3.9 or newer; so it imports nothing but the standard library. All ends are bounded: a client that
+sends by its number of requests and by time, the others by their pods.
 """
 
 from __future__ import annotations
@@ -13,17 +18,20 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import re
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 BACKEND_HEADER = "smoke-backend"
 REPLICA_HEADER = "smoke-replica"
@@ -31,6 +39,10 @@ CLIENT_HEADER = "smoke-client-id"
 # Linkerd's inbound proxy sets it to the client's mTLS identity, and takes it away where there is
 # none. Source: linkerd2-proxy `linkerd/app/inbound/src/http/set_identity_header.rs`.
 LINKERD_CLIENT_ID = "l5d-client-id"
+
+# Why a proxy answered in the place of a server. Source: linkerd2-proxy
+# `linkerd/app/core/src/errors/respond.rs`.
+LINKERD_ERROR = "l5d-proxy-error"
 
 # What a container may leave behind for its pod's status (Kubernetes: 4096 bytes).
 RESULT_LIMIT = 4000
@@ -169,11 +181,11 @@ class _Tally:
             )
 
 
-def percentiles(values: Sequence[float]) -> dict[str, float]:
+def percentiles(values: Iterable[float]) -> dict[str, float]:
     """Nearest-rank percentiles and the largest; nothing of nothing."""
-    if not values:
-        return {}
     ordered = sorted(values)
+    if not ordered:
+        return {}
     found = {f"p{p}": ordered[max(0, -(-len(ordered) * p // 100) - 1)] for p in PERCENTILES}
     found["max"] = ordered[-1]
     return {name: round(value, 2) for name, value in found.items()}
@@ -324,8 +336,241 @@ class _Answer(BaseHTTPRequestHandler):
         """Nobody reads a line for every request."""
 
 
+REASONS = 10
+"""Different reasons that are told apart for each server that is asked."""
+REASON_LIMIT = 200
+RECENT = 1000
+"""Answers whose latencies are kept."""
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+class Asking:
+    """Asks one server again and again until it is told to stop, and counts.
+
+    Until the server answers for the first time, failures are `early` and count as none, for at most
+    `warm_up` seconds: a Service that has just been made is not known everywhere at once.
+
+    Args:
+        client: who asks.
+        server: who should answer.
+        connect: host and port of a proxy that requests are sent to in the place of the server.
+    """
+
+    def __init__(
+        self,
+        client: str,
+        server: str,
+        url: str,
+        *,
+        interval: float,
+        timeout: float,
+        warm_up: float,
+        connect: tuple[str, int] | None = None,
+    ) -> None:
+        self._server, self._target = server, urlsplit(url)
+        self._interval, self._timeout, self._warm_up = interval, timeout, warm_up
+        self._address = connect or (self._target.hostname or "", self._target.port or 80)
+        self._headers = {
+            "User-Agent": f"prefect-linkerd-probe/{client}",
+            "Host": self._target.netloc,
+        }
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._ok = self._failed = self._early = self._identified = 0
+        self._reasons: dict[str, int] = {}
+        self._last = ""
+        self._latencies: deque[float] = deque(maxlen=RECENT)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Lets the request that is under way come to its end; there is none after it."""
+        self._over.set()
+        self._thread.join(self._timeout + 1)
+
+    def said(self) -> dict[str, Any]:
+        """What was seen so far: `ok`, `failed`, `reasons` of failures and so on, as JSON."""
+        with self._lock:
+            return {
+                "ok": self._ok,
+                "failed": self._failed,
+                "early": self._early,
+                "identified": self._identified,
+                "reasons": dict(self._reasons),
+                "last": self._last,
+                "latency_ms": percentiles(self._latencies),
+            }
+
+    def _work(self) -> None:
+        began = time.monotonic()
+        connection: http.client.HTTPConnection | None = None
+        while not self._over.is_set():
+            asked = time.monotonic()
+            if connection is None:
+                connection = http.client.HTTPConnection(*self._address, timeout=self._timeout)
+            try:
+                connection.request("GET", self._target.path or "/", headers=self._headers)
+                response = connection.getresponse()
+                response.read()
+                reason = self._judge(response)
+            except (OSError, http.client.HTTPException) as error:
+                response, reason = None, f"{type(error).__name__}: {error}"
+            now = time.monotonic()
+            if reason:
+                connection.close()
+                connection = None
+            self._count(reason[:REASON_LIMIT], response, now - asked, now - began)
+            self._over.wait(max(0.0, self._interval - (time.monotonic() - asked)))
+        if connection is not None:
+            connection.close()
+
+    def _judge(self, response: http.client.HTTPResponse) -> str:
+        """Why an answer is none, or nothing."""
+        if why := response.getheader(LINKERD_ERROR):
+            return f"{response.status}, {LINKERD_ERROR}: {why}"
+        if not 200 <= response.status < 300:
+            return str(response.status)
+        backend = response.getheader(BACKEND_HEADER)
+        if backend != self._server:
+            return f"{response.status} of {backend or 'something else'}"
+        return ""
+
+    def _count(
+        self,
+        reason: str,
+        response: http.client.HTTPResponse | None,
+        took: float,
+        age: float,
+    ) -> None:
+        with self._lock:
+            if not reason and response is not None:
+                self._ok += 1
+                self._identified += bool(response.getheader(CLIENT_HEADER))
+                self._latencies.append(took * 1000)
+                return
+            self._last = reason
+            if not self._ok and not self._failed and age <= self._warm_up:
+                self._early += 1
+                return
+            self._failed += 1
+            if reason not in self._reasons and len(self._reasons) >= REASONS:
+                reason = "other reasons"
+            self._reasons[reason] = self._reasons.get(reason, 0) + 1
+
+
+class Prober(ThreadingHTTPServer):
+    """Asks servers by their names, and says what it saw.
+
+    Args:
+        ask: makes what asks a server, which has not started yet.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self, address: tuple[str, int], name: str, replica: str, ask: Callable[[str], Asking]
+    ) -> None:
+        self._name, self._replica, self._ask = name, replica, ask
+        self._process = uuid.uuid4().hex
+        self._asked: dict[str, list[Asking]] = {}
+        self._asking: dict[str, Asking] = {}
+        self._changing = threading.Lock()
+        is_everywhere = not address[0] and socket.has_dualstack_ipv6()
+        self.address_family = socket.AF_INET6 if is_everywhere else socket.AF_INET
+        super().__init__(address, _Results)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def ask(self, servers: Sequence[str]) -> None:
+        """Asks these and no others; returns when no request to another is under way."""
+        with self._changing:
+            gone = [self._asking.pop(name) for name in set(self._asking) - set(servers)]
+            for server in sorted(set(servers) - set(self._asking)):
+                asking = self._ask(server)
+                self._asking[server] = asking
+                self._asked.setdefault(server, []).append(asking)
+                asking.start()
+            for asking in gone:
+                asking.stop()
+
+    def results(self) -> dict[str, Any]:
+        """What was seen of every server that was ever asked; each in the pieces it was asked in."""
+        with self._changing:
+            return {
+                "client": self._name,
+                "replica": self._replica,
+                # A container that restarts counts from 0 again, under the same pod's name.
+                "process": self._process,
+                "asks": sorted(self._asking),
+                "servers": {
+                    server: [one.said() for one in pieces] for server, pieces in self._asked.items()
+                },
+            }
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no news."""
+
+
+class _Results(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        server = cast("Prober", self.server)
+        target = urlsplit(self.path)
+        names = parse_qs(target.query).get("server", [])
+        if target.path not in ("/results", "/ask"):
+            self._answer(404, {"error": "there is /results and /ask"})
+        elif not all(NAME.fullmatch(name) for name in names):
+            self._answer(400, {"error": "no name of a server"})
+        else:
+            if target.path == "/ask":
+                server.ask(names)
+            self._answer(200, server.results())
+
+    def _answer(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base's own name
+        """Nobody reads a line for every request."""
+
+
+def probe(given: argparse.Namespace) -> None:
+    """Serves, asks and says what it saw, until the process ends."""
+    host, _, port = str(given.connect).rpartition(":")
+
+    def ask(server: str) -> Asking:
+        return Asking(
+            given.name,
+            server,
+            given.url.replace("{}", server),
+            interval=given.interval,
+            timeout=given.timeout,
+            warm_up=given.warm_up,
+            connect=(host, int(port)) if given.connect else None,
+        )
+
+    backend = Backend((given.host, given.port), backend=given.name, replica=given.replica)
+    prober = Prober((given.host, given.results_port), given.name, given.replica, ask)
+    threading.Thread(target=backend.serve_forever, daemon=True).start()
+    ports = backend.server_address[1], prober.server_address[1]
+    print(f"serving on ports {ports[0]} {ports[1]}", flush=True)
+    prober.ask(given.ask)
+    prober.serve_forever()
+
+
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Smoke test traffic.")
+    parser = argparse.ArgumentParser(description="Traffic of smoke tests and the probe.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve")
     serve.add_argument("--host", default="127.0.0.1", help="empty: every address")
@@ -343,6 +588,18 @@ def _arguments() -> argparse.ArgumentParser:
     client.add_argument("--warm-up", type=float, default=0.0)
     client.add_argument("--header", action="append", default=[], help="Name=value")
     client.add_argument("--result", default="/dev/termination-log")
+    prober = commands.add_parser("probe")
+    prober.add_argument("--host", default="127.0.0.1", help="empty: every address")
+    prober.add_argument("--port", type=int, default=8080)
+    prober.add_argument("--results-port", type=int, default=8081)
+    prober.add_argument("--name", required=True)
+    prober.add_argument("--replica", required=True)
+    prober.add_argument("--url", required=True, help="of a server; {} stands for its name")
+    prober.add_argument("--ask", action="append", default=[], help="a server's name")
+    prober.add_argument("--interval", type=float, default=0.2)
+    prober.add_argument("--timeout", type=float, default=5.0)
+    prober.add_argument("--warm-up", type=float, default=30.0)
+    prober.add_argument("--connect", default="", help="host:port that requests are sent to")
     return parser
 
 
@@ -364,6 +621,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ) as backend:
             print(f"serving on port {backend.server_address[1]}", flush=True)
             backend.serve_forever()
+        return
+    if given.command == "probe":
+        signal.signal(signal.SIGTERM, _stop)
+        probe(given)
         return
     traffic = send(
         given.url,

@@ -1,0 +1,1 @@
+"""Requests of our own: the program that pods run, their objects, and what removes them again."""

@@ -1,0 +1,199 @@
+"""The probe's half of the program, on loopback: it asks, is told whom to ask, and says."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from prefect_linkerd.mesh.traffic.program import Asking, Backend, Prober
+
+
+class StandIn(ThreadingHTTPServer):
+    """A proxy between the probe and its servers, which fails as `says` wants."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.says: tuple[int, dict[str, str]] = (200, {})
+        self.hosts: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Answer)
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, StandIn)
+        server.hosts.append(self.headers["Host"])
+        status, headers = server.says
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+OK = {"smoke-backend": "1-spread", "smoke-client-id": "probe.linkerd"}
+
+
+@pytest.fixture
+def proxy() -> Iterator[StandIn]:
+    with StandIn() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+Ask = Callable[..., Asking]
+
+
+@pytest.fixture
+def ask(proxy: StandIn) -> Iterator[Ask]:
+    with ExitStack() as stack:
+
+        def start(warm_up: float = 0.0) -> Asking:
+            asking = Asking(
+                "0-before",
+                "1-spread",
+                "http://probe-1-spread.shop.svc.cluster.local/",
+                interval=0.005,
+                timeout=2,
+                warm_up=warm_up,
+                connect=("127.0.0.1", proxy.server_address[1]),
+            )
+            asking.start()
+            stack.callback(asking.stop)
+            return asking
+
+        yield start
+
+
+def until(asking: Asking, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    deadline = time.monotonic() + 10
+    while not holds(said := asking.said()):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.01)
+    return said
+
+
+def test_answers_latencies_and_identities_are_counted(proxy: StandIn, ask: Ask) -> None:
+    proxy.says = 200, OK
+    said = until(ask(), lambda said: said["ok"] >= 20)
+    assert said["failed"] == said["early"] == 0
+    assert said["identified"] == said["ok"]
+    assert said["latency_ms"]["p99"] > 0
+    assert set(proxy.hosts) == {"probe-1-spread.shop.svc.cluster.local"}
+
+
+def test_a_failure_has_the_proxys_own_reason(proxy: StandIn, ask: Ask) -> None:
+    proxy.says = 200, OK
+    asking = ask()
+    until(asking, lambda said: said["ok"] > 0)
+    proxy.says = 503, {"l5d-proxy-error": "invalid peer certificate: UnknownIssuer"}
+    reason = "503, l5d-proxy-error: invalid peer certificate: UnknownIssuer"
+    said = until(asking, lambda said: said["reasons"].get(reason, 0) >= 3)
+    assert said["failed"] >= 3
+    assert said["last"] == reason
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ((500, {}), "500"),
+        ((200, {}), "200 of something else"),
+        ((200, {"smoke-backend": "0-before"}), "200 of 0-before"),
+    ],
+)
+def test_an_answer_that_is_not_the_servers_is_a_failure(
+    says: tuple[int, dict[str, str]], reason: str, proxy: StandIn, ask: Ask
+) -> None:
+    proxy.says = says
+    assert reason in until(ask(), lambda said: said["failed"] > 0)["reasons"]
+
+
+def test_before_the_first_answer_failures_count_only_after_the_warm_up(
+    proxy: StandIn, ask: Ask
+) -> None:
+    proxy.says = 503, {}
+    asking = ask(warm_up=60)
+    assert until(asking, lambda said: said["early"] > 3)["failed"] == 0
+    proxy.says = 200, OK
+    until(asking, lambda said: said["ok"] > 0)
+    # It answered once: from now on every failure counts, though the warm-up is not over.
+    proxy.says = 503, {}
+    assert until(asking, lambda said: said["failed"] > 0)["reasons"] == {
+        "503": asking.said()["failed"]
+    }
+    never = ask(warm_up=0.05)
+    assert until(never, lambda said: said["failed"] > 0)["ok"] == 0
+
+
+def test_nobody_is_asked_after_it_was_told_to_stop(proxy: StandIn, ask: Ask) -> None:
+    proxy.says = 200, OK
+    asking = ask()
+    until(asking, lambda said: said["ok"] > 0)
+    asking.stop()
+    before = asking.said()
+    time.sleep(0.05)
+    assert asking.said() == before
+
+
+def results(port: int, path: str) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def test_it_is_told_whom_to_ask_and_keeps_what_it_saw() -> None:
+    """Of servers that it asks no more as well, so that no count is lost with a generation."""
+    with (
+        Backend(("127.0.0.1", 0), backend="0-before", replica="pod") as backend,
+        Prober(
+            ("127.0.0.1", 0),
+            "0-before",
+            "pod",
+            lambda server: Asking(
+                "0-before",
+                server,
+                f"http://{server}/",
+                interval=0.005,
+                timeout=2,
+                warm_up=0,
+                connect=("127.0.0.1", backend.server_address[1]),
+            ),
+        ) as prober,
+    ):
+        port = prober.server_address[1]
+        for server in (backend, prober):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert results(port, "/results")[1]["servers"] == {}
+        assert results(port, "/ask?server=0-before&server=1-spread")[1]["asks"] == [
+            "0-before",
+            "1-spread",
+        ]
+        while not (said := results(port, "/results")[1]["servers"])["0-before"][0]["ok"]:
+            time.sleep(0.01)
+        status, after = results(port, "/ask?server=0-before")
+        assert (status, after["asks"]) == (200, ["0-before"])
+        # Another backend answered in the place of that server.
+        assert set(after["servers"]["1-spread"][0]["reasons"]) == {"200 of 0-before"}
+        assert after["servers"]["0-before"][0]["ok"] >= said["0-before"][0]["ok"]
+        assert results(port, "/ask")[1]["asks"] == []
+        # It asks nobody but its own kind, whatever it is told.
+        assert results(port, "/ask?server=http://example.com")[0] == 400
+        assert results(port, "/anything")[0] == 404
+        prober.shutdown()
+        backend.shutdown()
