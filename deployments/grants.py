@@ -19,9 +19,11 @@ from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
 from prefect_linkerd.mesh.identity.issuer import webhook_servers
 from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.install.namespaces import namespaces
-from prefect_linkerd.mesh.install.registry import pull_secrets
+from prefect_linkerd.mesh.install.registry import pull_secret, pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, SPLIT_KINDS
+from prefect_linkerd.mesh.probe.options import NAMESPACE as PROBE
+from prefect_linkerd.mesh.probe.workloads import probe_permissions
 from prefect_linkerd.mesh.records.rotation import RECORD as ROTATION
 from prefect_linkerd.mesh.records.upgrade import NAME as UPGRADE
 from prefect_linkerd.mesh.rotation.key_ring import SECRETS_BESIDE
@@ -362,6 +364,23 @@ def restarts() -> list[Grant]:
     ]
 
 
+def probe(config: MeshConfig) -> list[Held | Grant]:
+    """The probe's objects in its own namespace; only where nodes run containers."""
+    found: list[Held | Grant] = [
+        Grant(("list",), "", ("nodes",)),
+        Grant(("get",), "", ("namespaces",), "", (PROBE,), sometimes=True),
+        # How it comes up, and why it does not.
+        Grant(("list",), "", ("events",), PROBE, sometimes=True),
+    ]
+    pulls = pull_secret(config, PROBE) is not None
+    asked: dict[tuple[str, str], list[str]] = {}
+    for each in probe_permissions(PROBE, creates=False, pulls=pulls):
+        asked.setdefault((each.group, each.resource), []).append(each.verb)
+    for (group, resource), verbs in asked.items():
+        found.append(Grant(tuple(verbs), group, (resource,), PROBE, sometimes=True))
+    return found
+
+
 def _preflight_reads(config: MeshConfig) -> list[Grant]:
     names = tuple(namespace["metadata"]["name"] for namespace in namespaces(config))
     admission = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
@@ -450,6 +469,7 @@ def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         *_lease(config),
         Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
         Grant(("get",), "", ("secrets",), linkerd),
+        *probe(config),
     ]
     changed: Objects = {name: each for name, each in objects.items() if name not in _kept(config)}
     for content in changed.values():
@@ -563,6 +583,7 @@ def _rotation(config: MeshConfig) -> list[Held | Grant]:
         Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
         *_lease(config),
         Grant(("get",), "trust.cert-manager.io", ("bundles",), "", (TRUST_ROOTS,), sometimes=True),
+        *probe(config),
     ]
     if config.issuer == "cert-manager":
         found += [

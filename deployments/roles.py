@@ -22,6 +22,8 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import ChartName
 from prefect_linkerd.mesh.install.namespaces import namespaces
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.probe.options import NAMESPACE as PROBE
+from prefect_linkerd.mesh.probe.workloads import namespace as probe_namespace
 from prefect_linkerd.mesh_file import load_mesh
 
 FOLDER = Path(__file__).with_name("rbac")
@@ -58,7 +60,8 @@ def grants_of(flow: str, config: MeshConfig, objects: Objects) -> Sequence[Held 
 def manifests(flow: str, config: MeshConfig, objects: Objects | None = None) -> list[Object]:
     """The ServiceAccount of a flow, its roles and their bindings, ready to be applied.
 
-    For bootstrap also the mesh's namespaces, as roles cannot be in a namespace that is not there.
+    For bootstrap also the mesh's namespaces, and for flows with a probe the probe's, as roles
+    cannot be in a namespace that does not exist.
 
     Args:
         objects: what each chart installs, for a flow that installs some.
@@ -75,6 +78,8 @@ def manifests(flow: str, config: MeshConfig, objects: Objects | None = None) -> 
     ]
     if flow == "bootstrap":
         found += namespaces(config)
+    if any(grant.namespace == PROBE for grant in granted):
+        found.append(probe_namespace())
     for namespace in sorted({grant.namespace for grant in granted}):
         scope = "" if namespace else "Cluster"
         metadata: Object = {"name": name, "labels": labels}

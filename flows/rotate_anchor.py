@@ -8,6 +8,7 @@ from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOpt
 from prefect_linkerd.mesh.rotation.plan import RotationPlan
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.probe import probing
 from prefect_linkerd.tasks.rotation import (
     advance,
     approve,
@@ -21,6 +22,7 @@ from prefect_linkerd.tasks.rotation import (
 
 MADE_HERE = NewAnchor()
 DEFAULTS = RotationOptions()
+DOWNTIME = "a recovery has downtime"
 STEPS = 12
 """Phases that one run goes through at most: pods that come and go may bring one back."""
 
@@ -40,14 +42,16 @@ def rotate_anchor(
     """Replaces the trust anchor and the issuer of a running mesh, phase by phase.
 
     Each phase is proven before the next one begins. The run may be stopped or killed at any point:
-    run it again, from any machine, and it resumes from what is in the cluster.
+    run it again, from any machine, and it resumes from what is in the cluster. Meanwhile meshed
+    pods of its own ask each other, old ones and new ones: if requests fail, it stops before the
+    next batch of restarts.
 
     Args:
         mesh: Which mesh.
         action: rotate, or resume a rotation. dry_run: only plan. abort: go back to the old
             anchor. recover: a mesh whose certificates have expired, with downtime.
         new_anchor: The new trust anchor; created here if none is provided.
-        options: The pace of restarts, approvals, and what is allowed.
+        options: The pace of restarts, approvals, the probe, and what is allowed.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
@@ -58,13 +62,15 @@ def rotate_anchor(
     with claimed_rotation(mesh, options) as rotation:
         if was_done_meanwhile(rotation, plan):
             return rotation.record
-        begin(rotation, new_anchor, action)
-        for _ in range(STEPS):
-            phase = upcoming(rotation, action)
-            if phase == "done":
-                return finish(mesh, rotation, plan)
-            approve(phase, options)
-            advance(mesh, rotation, phase, action)
+        with probing(mesh, options.probe, absent=DOWNTIME if action == "recover" else "") as probe:
+            rotation.probe = probe
+            begin(rotation, new_anchor, action)
+            for _ in range(STEPS):
+                phase = upcoming(rotation, action)
+                if phase == "done":
+                    return finish(mesh, rotation, plan)
+                approve(phase, options)
+                advance(mesh, rotation, phase, action)
         raise NotReady(
             f"mesh {mesh.name}",
             expected=f"its rotation to end within {STEPS} phases",

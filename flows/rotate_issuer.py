@@ -7,6 +7,7 @@ from prefect_linkerd.mesh.rotation.options import RotationOptions
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.issuer_rotation import approve_issuer, look_at_issuer, rotate_the_issuer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.probe import probing
 from prefect_linkerd.tasks.rotation import claimed_mesh
 
 DEFAULTS = RotationOptions()
@@ -35,4 +36,6 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
     before = look_at_issuer(mesh, options)
     approve_issuer(options)
     with claimed_mesh(mesh, options) as claim:
-        return rotate_the_issuer(mesh, claim, options, before)
+        absent = "downtime is accepted" if options.accept_downtime else ""
+        with probing(mesh, options.probe, absent=absent) as probe:
+            return rotate_the_issuer(mesh, claim, options, before, probe)

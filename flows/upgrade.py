@@ -1,8 +1,16 @@
 """Upgrade a mesh to a newer Linkerd, or roll back to the one that it had."""
 
 from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
-from prefect_linkerd.mesh.errors import MeshUnhealthy, NotReady, ReleaseError, UpgradeUndone
+from prefect_linkerd.mesh.errors import (
+    MeshUnhealthy,
+    NotReady,
+    ReleaseError,
+    RequestsFailed,
+    UpgradeUndone,
+)
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
+from prefect_linkerd.mesh.probe.options import ProbeOptions
+from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
 from prefect_linkerd.mesh.report.report import Report
@@ -12,6 +20,7 @@ from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.gate import verify
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.outside import Ending, completed
+from prefect_linkerd.tasks.probe import ask_probe, probing
 from prefect_linkerd.tasks.releases import release
 from prefect_linkerd.tasks.rotation import claim_of
 from prefect_linkerd.tasks.step import submit
@@ -36,6 +45,7 @@ from prefect_linkerd.tasks.upgrade import (
 )
 
 DEFAULTS = RestartPolicy()
+PROBE = ProbeOptions()
 NOTHING: list[str] = []
 
 
@@ -52,6 +62,7 @@ def upgrade(
     accept: list[str] = NOTHING,
     go_back: bool = False,
     restarts: RestartPolicy = DEFAULTS,
+    probe: ProbeOptions = PROBE,
 ) -> UpgradePlan | Ending:
     """Brings a mesh one step further, and back again when a gate fails.
 
@@ -66,6 +77,7 @@ def upgrade(
             ahead outside the maintenance window.
         go_back: Gives an interrupted upgrade up, and goes back.
         restarts: How fast, and in which order, the data plane is restarted.
+        probe: Requests of its own meanwhile, and how many may fail before it goes back.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
@@ -87,7 +99,11 @@ def upgrade(
             return planned.plan
         await_approval(mesh, planned.plan)
     with claim_of(mesh, mesh.upgrade) as claim:
-        return _upgrade(mesh, planned, claim, restarts, go_back=go_back)
+        if planned.record is None:
+            verify(planned.before)
+        is_back = go_back or (planned.record is not None and planned.record.direction == "back")
+        with probing(planned.before, probe, tolerant=is_back) as requests:
+            return _upgrade(mesh, planned, claim, restarts, requests, go_back=go_back)
 
 
 def _upgrade(
@@ -95,30 +111,30 @@ def _upgrade(
     planned: Planned,
     claim: RotationClaim,
     restarts: RestartPolicy,
+    probe: Probe,
     *,
     go_back: bool,
 ) -> UpgradePlan:
     """There, or back, with the right to change the mesh."""
-    if planned.record is None:
-        verify(planned.before)
     record = begin_record(mesh, planned)
     if go_back:
         record = turn_back(mesh, record, "a person said so")
 
     if record.direction == "forward":
         try:
-            verified = _go(planned, record, claim, restarts)
-        except (MeshUnhealthy, NotReady, ReleaseError) as failure:
+            verified = _go(planned, record, claim, restarts, probe)
+        except (MeshUnhealthy, NotReady, ReleaseError, RequestsFailed) as failure:
             if isinstance(failure, ReleaseError) and failure.transient:
                 raise
             record = turn_back(mesh, record, str(failure))
         else:
-            arrived(planned, record, verified)
+            arrived(planned, record, verified, probe.outcome)
             end_record(mesh, planned.plan)
             return planned.plan
 
-    verified = _return(planned, record, claim, restarts)
-    went_back(planned, record, verified)
+    probe.only_count()
+    verified = _return(planned, record, claim, restarts, probe)
+    went_back(planned, record, verified, probe.outcome)
     end_record(mesh)
     raise UpgradeUndone(
         f"mesh {mesh.name}",
@@ -129,7 +145,11 @@ def _upgrade(
 
 
 def _go(
-    planned: Planned, record: UpgradeRecord, claim: RotationClaim, restarts: RestartPolicy
+    planned: Planned,
+    record: UpgradeRecord,
+    claim: RotationClaim,
+    restarts: RestartPolicy,
+    probe: Probe,
 ) -> Report:
     """Forward: CRDs, control plane, extensions, data plane, and the proof."""
     mesh, charts, facts = planned.after, planned.charts, planned.facts
@@ -159,16 +179,24 @@ def _go(
         extension.result()
 
     soak(mesh, record)
+    if probe.asks:
+        ask_probe(probe, "control plane")
     claim.check()
-    move_data_plane(mesh, restarts)
+    move_data_plane(mesh, restarts, probe)
     verified = verify(mesh, patience=mesh.upgrade.settle_seconds)
+    if probe.asks:
+        ask_probe(probe, "verified")
     if planned.plan.splits:
         finish_split(mesh, planned, record)
     return verified
 
 
 def _return(
-    planned: Planned, record: UpgradeRecord, claim: RotationClaim, restarts: RestartPolicy
+    planned: Planned,
+    record: UpgradeRecord,
+    claim: RotationClaim,
+    restarts: RestartPolicy,
+    probe: Probe,
 ) -> Report:
     """Back: every release at its recorded revision, the proxies with them, and the proof."""
     mesh = planned.before
@@ -177,5 +205,5 @@ def _return(
     claim.check()
     roll_back(mesh, record)
     claim.check()
-    move_data_plane(mesh, restarts)
+    move_data_plane(mesh, restarts, probe)
     return verify(mesh, patience=mesh.upgrade.settle_seconds)

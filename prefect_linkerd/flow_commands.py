@@ -76,6 +76,7 @@ def _adopt() -> Command:
 
 def _upgrade() -> Command:
     from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
+    from prefect_linkerd.mesh.probe.options import ProbeOptions
 
     return Command(
         "upgrade",
@@ -96,6 +97,7 @@ def _upgrade() -> Command:
             ),
             Parameter("go_back", bool, False, help="Give an interrupted upgrade up; go back."),
             Parameter("restarts", RestartPolicy, prefix="restarts-"),
+            Parameter("probe", ProbeOptions, prefix="probe-"),
         ),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo
+from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation import issuer as issuer_rotation
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation, ReleaseWriter
@@ -42,12 +43,13 @@ def rotate_the_issuer(
     claim: RotationClaim,
     options: RotationOptions,
     before: CertificateInfo | None,
+    probe: Probe,
 ) -> IssuerRotation:
     cluster = cluster_of(mesh)
     ring = key_ring(mesh, cluster)
     with RolloutProgress(mesh.name, "issuer") as progress:
         done = issuer_rotation.rotate_issuer(
-            cluster, mesh, ring, claim, options, before, _writer(mesh), progress
+            cluster, mesh, ring, claim, options, before, _writer(mesh), progress, probe
         )
     create_markdown_artifact(
         issuer_markdown(mesh.name, done),

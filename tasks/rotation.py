@@ -183,18 +183,20 @@ def advance(mesh: LinkerdMesh, rotation: Rotation, phase: PhaseName, action: Act
                 rotation.switch(progress)
             case _:
                 rotation.drop(progress)
+    rotation.conclude(phase)
 
 
 @step("done", description="Verifies the mesh, forgets the other keys and tells the story.")
 def finish(mesh: LinkerdMesh, rotation: Rotation, plan: RotationPlan) -> RotationRecord:
     rotation.finish()
-    record = rotation.record
+    record, requests = rotation.record, rotation.probe.outcome
     create_markdown_artifact(
-        story_markdown(mesh.name, record, plan),
+        story_markdown(mesh.name, record, plan, requests),
         key=mesh_key(mesh.name, "rotation"),
         description=f"Trust anchor of mesh {mesh.name}",
     )
-    send([rotation_notice(mesh.name, record)])
+    send([rotation_notice(mesh.name, record, requests)])
+    get_run_logger().info("Probe: %s", requests.sentence)
     if mesh.trust_anchor.brought:
         get_run_logger().warning(
             "The mesh's configuration still brings its old trust anchor: empty "

@@ -19,6 +19,9 @@ from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.planning import chart_split
 from prefect_linkerd.mesh.planning.chart_split import CONTROL_PLANE, CRDS, OLD
+from prefect_linkerd.mesh.probe.counts import Outcome
+from prefect_linkerd.mesh.probe.restarting import restart_beside
+from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.upgrade import (
     RecordedRelease,
     UpgradeRecord,
@@ -35,7 +38,6 @@ from prefect_linkerd.mesh.restarts import (
     Restarted,
     RestartPolicy,
     read_data_plane,
-    restart_data_plane,
 )
 from prefect_linkerd.mesh.upgrade.path import newest_hop
 from prefect_linkerd.mesh.upgrade.plan import (
@@ -262,14 +264,16 @@ def soak(mesh: LinkerdMesh, record: UpgradeRecord) -> UpgradeRecord:
 
 
 @step("data plane", description="Restarts every workload with another proxy, batch by batch.")
-def move_data_plane(mesh: LinkerdMesh, policy: RestartPolicy) -> Restarted:
+def move_data_plane(mesh: LinkerdMesh, policy: RestartPolicy, probe: Probe) -> Restarted:
     """Until every proxy is of the mesh's version, save those that have to be restarted manually.
 
     What keeps its proxies at another version is left alone, and named.
     """
     cluster, version = cluster_of(mesh), proxy_version(mesh)
     with RolloutProgress(mesh.name, "data plane") as progress:
-        done = restart_data_plane(
+        done = restart_beside(
+            probe,
+            "data plane",
             cluster,
             lambda: read_data_plane(cluster, mesh.namespaces.linkerd),
             lambda data_plane: is_behind(data_plane, version),
@@ -348,9 +352,9 @@ def end_record(mesh: LinkerdMesh, plan: UpgradePlan | None = None) -> None:
 
 
 @step("arrived", description="Says that the mesh is upgraded, and keeps its version in its block.")
-def arrived(planned: Planned, record: UpgradeRecord, verified: Report) -> None:
+def arrived(planned: Planned, record: UpgradeRecord, verified: Report, requests: Outcome) -> None:
     mesh = planned.after
-    _tell(mesh, planned.plan, "linkerd.mesh.upgraded", record, verified)
+    _tell(mesh, planned.plan, "linkerd.mesh.upgraded", record, verified, requests)
     keep_version(mesh)
 
 
@@ -368,12 +372,18 @@ def keep_version(mesh: LinkerdMesh) -> None:
 
 
 @step("went back", description="Says that the mesh is at its former version again, and why.")
-def went_back(planned: Planned, record: UpgradeRecord, verified: Report) -> None:
-    _tell(planned.before, planned.plan, "linkerd.mesh.upgrade-undone", record, verified)
+def went_back(planned: Planned, record: UpgradeRecord, verified: Report, requests: Outcome) -> None:
+    event = "linkerd.mesh.upgrade-undone"
+    _tell(planned.before, planned.plan, event, record, verified, requests)
 
 
 def _tell(
-    mesh: LinkerdMesh, plan: UpgradePlan, event: str, record: UpgradeRecord, verified: Report
+    mesh: LinkerdMesh,
+    plan: UpgradePlan,
+    event: str,
+    record: UpgradeRecord,
+    verified: Report,
+    requests: Outcome,
 ) -> None:
     is_back = record.direction == "back"
     lines = [
@@ -391,10 +401,16 @@ def _tell(
     ]
     if pinned := [f for f in plan.findings if f.id.startswith("pinned-")]:
         lines += ["", "## Left alone", "", *(f"- {f.subject}: {f.message}" for f in pinned)]
+    lines += requests.markdown()
     create_markdown_artifact(
         "\n".join(lines) + "\n",
         key=mesh_key(mesh.name, "upgrade"),
         description=f"Mesh {mesh.name}: {record.source} to {record.target}",
     )
-    payload = {"from": record.source, "to": record.target, "reason": record.reason}
+    payload = {
+        "from": record.source,
+        "to": record.target,
+        "reason": record.reason,
+        "requests": requests.payload,
+    }
     send([Notice(event, mesh.name, payload)])

@@ -109,6 +109,10 @@ class SmokeTestFailed(MeshError):
     """The mesh fails a test; what the tests created is removed."""
 
 
+class RequestsFailed(MeshError):
+    """More of the probe's requests failed than may; `found` names the pairs, and why."""
+
+
 class UpgradeUndone(MeshError):
     """An upgrade failed and the mesh is at its former version again; `found` says why."""
 

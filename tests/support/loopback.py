@@ -1,8 +1,10 @@
 """Stands where a kubelet and Linkerd's data plane would be, so that smoke tests have traffic.
 
 `LoopbackNode` is a node of a sandbox whose pods run as processes on 127.0.0.1: the program of their
-ConfigMap, with their own arguments. Their requests go through `DataPlane`, a proxy on loopback that
-reads Services, routes and splits from the API server and goes by them, as Linkerd's proxies would.
+ConfigMap, with their own arguments. Pods without it are simulated, as on every other node. Their
+requests go through `DataPlane`, a proxy on loopback that reads Services, routes and splits from the
+API server and goes by them, as Linkerd's proxies would. `ThroughNode` reaches the port on which the
+probe's pods tell their results.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import contextlib
 import http.client
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -31,14 +34,23 @@ TARGET_HEADER = "loopback-target"
 IDENTITY = "default.emojivoto.serviceaccount.identity.linkerd.cluster.local"
 
 
+PROGRAMS = ("backend", "client", "probe")
+"""The containers that run the program of their ConfigMap."""
+
+
 @dataclass
 class Process:
-    """A pod that runs: its process, and the port that it serves on."""
+    """A pod that runs: its process, and the ports that it serves and tells its results on.
+
+    A pod that does not run the program is simulated: it has no process.
+    """
 
     pod: Object
-    popen: subprocess.Popen[str]
+    popen: subprocess.Popen[str] | None
     result: Path
+    ip: str
     port: int = 0
+    results: int = 0
     said: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -61,6 +73,7 @@ class LoopbackNode:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._cordoned: list[str] = []
+        self._started = 0
         plane.node = self
 
     def __enter__(self) -> Self:
@@ -82,8 +95,9 @@ class LoopbackNode:
         self._over.set()
         self._thread.join()
         for process in self.processes.values():
-            process.popen.kill()
-            process.popen.wait()
+            if process.popen is not None:
+                process.popen.kill()
+                process.popen.wait()
         self.cluster.delete("v1", "Node", NODE)
         for name in self._cordoned:
             self.cluster.merge("v1", "Node", name, None, {"spec": {"unschedulable": None}})
@@ -155,8 +169,9 @@ class LoopbackNode:
         process = self.processes.get(uid)
         if pod["metadata"].get("deletionTimestamp"):
             if process is not None:
-                process.popen.send_signal(signal.SIGTERM)
-                process.popen.wait(timeout=20)
+                if process.popen is not None:
+                    process.popen.send_signal(signal.SIGTERM)
+                    process.popen.wait(timeout=20)
                 del self.processes[uid]
             path = self.cluster.path(
                 "v1", "Pod", pod["metadata"]["namespace"], pod["metadata"]["name"]
@@ -170,7 +185,11 @@ class LoopbackNode:
     def _start(self, pod: Object) -> Process:
         namespace = pod["metadata"]["namespace"]
         spec = pod["spec"]
-        container = next(c for c in spec["containers"] if c["name"] in ("backend", "client"))
+        self._started += 1
+        ip = f"10.250.{self._started // 250}.{self._started % 250 + 1}"
+        container = next((c for c in spec["containers"] if c["name"] in PROGRAMS), None)
+        if container is None:
+            return Process(pod, None, self.folder / "none", ip)
         volume = next(v for v in spec["volumes"] if v["name"] == "program")
         content = self.cluster.get("v1", "ConfigMap", volume["configMap"]["name"], namespace)
         assert content is not None
@@ -182,7 +201,12 @@ class LoopbackNode:
         assert container["command"][0] == "python3"
         program = folder / Path(container["command"][1]).name
         arguments = [a.replace("$(POD_NAME)", pod["metadata"]["name"]) for a in container["args"]]
-        if container["name"] == "backend":
+        if container["name"] == "probe":
+            for flag in ("--host", "--port", "--results-port"):
+                value = "127.0.0.1" if flag == "--host" else "0"
+                arguments[arguments.index(flag) + 1] = value
+            arguments += ["--connect", f"127.0.0.1:{self.plane.port}"]
+        elif container["name"] == "backend":
             # Every pod would have an address of its own; here each has a port.
             arguments[arguments.index("--host") + 1] = "127.0.0.1"
             arguments[arguments.index("--port") + 1] = "0"
@@ -199,14 +223,15 @@ class LoopbackNode:
             text=True,
             env={"PATH": os.environ["PATH"]},
         )
-        process = Process(pod, popen, result)
-        if container["name"] == "backend":
+        process = Process(pod, popen, result, ip)
+        if container["name"] != "client":
             assert popen.stdout is not None
-            process.port = int(popen.stdout.readline().split()[-1])
+            ports = [int(word) for word in popen.stdout.readline().split() if word.isdigit()]
+            process.port, process.results = ports[0], ports[-1]
         return process
 
     def _report(self, process: Process) -> None:
-        code = process.popen.poll()
+        code = process.popen.poll() if process.popen is not None else None
         pod = process.pod
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         running = {"running": {"startedAt": now}}
@@ -240,9 +265,23 @@ class LoopbackNode:
                 "ready": code is None,
                 "restartCount": 0,
                 # The proxy goes on when its application has ended.
-                "state": state if container["name"] in ("backend", "client") else running,
+                "state": state if container["name"] in PROGRAMS else running,
             }
             for container in pod["spec"]["containers"]
+        ]
+        over = {"terminated": {"exitCode": 0, "startedAt": now, "finishedAt": now}}
+        first = [
+            {
+                "name": container["name"],
+                "image": container["image"],
+                "imageID": "",
+                "ready": True,
+                "restartCount": 0,
+                "started": is_sidecar,
+                "state": running if is_sidecar else over,
+            }
+            for container in pod["spec"].get("initContainers", [])
+            for is_sidecar in [container.get("restartPolicy") == "Always"]
         ]
         self._status(
             "v1",
@@ -253,7 +292,9 @@ class LoopbackNode:
                 "phase": "Running",
                 "conditions": conditions,
                 "containerStatuses": statuses,
-                "podIP": "127.0.0.1",
+                "initContainerStatuses": first,
+                "podIP": process.ip,
+                "podIPs": [{"ip": process.ip}],
                 "startTime": now,
             },
         )
@@ -276,11 +317,60 @@ def _containers(pod: Object) -> list[dict[str, Any]]:
     return pod["spec"]["containers"] + pod["spec"].get("initContainers", [])
 
 
+UNTRUSTED = "client error (Connect): invalid peer certificate: UnknownIssuer"
+"""What a proxy says where the other's certificate is of an anchor that it lacks."""
+
+
+def phase_of(name: str) -> str:
+    """The phase of a generation of the probe, by its name or its Service's."""
+    found = re.search(r"(?:^|-)\d+-([a-z-]+)$", name)
+    return found[1] if found is not None else ""
+
+
+class ThroughNode(Cluster):
+    """The API server as these tests reach it: it leads to no port of a pod that is a process here.
+
+    It is asked all the same, so that it says whether this identity may.
+    """
+
+    node: LoopbackNode | None = None
+    silent: frozenset[str] = frozenset()
+    """Pods whose results cannot be reached."""
+
+    @classmethod
+    def of(cls, cluster: Cluster, node: LoopbackNode) -> ThroughNode:
+        """As some identity sees the cluster."""
+        found = cls(cluster._as_kubeconfig())
+        found.node = node
+        return found
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        found = RESULTS.fullmatch(path)
+        if found is None or self.node is None:
+            return super().request(method, path, **options)
+        try:
+            super().request(method, path, **options)
+        except ApiError as error:
+            if error.status == 403 or found["pod"] in self.silent:
+                raise
+        for process in list(self.node.processes.values()):
+            if process.pod["metadata"]["name"] == found["pod"]:
+                connection = http.client.HTTPConnection("127.0.0.1", process.results, timeout=10)
+                connection.request(method, found["rest"])
+                answer = connection.getresponse()
+                return answer.read(), answer.headers
+        raise AssertionError(f"no such pod: {path}")
+
+
+RESULTS = re.compile(r"/api/v1/namespaces/[^/]+/pods/(?P<pod>[^/:]+):8081/proxy(?P<rest>/.*)")
+
+
 class DataPlane:
     """What Linkerd's proxies and Traefik do with a request, by the objects of the API server.
 
     `ignores_splits`, `ignores_override` and `sticks` make it do what a mesh that does not work
-    does; `refuses_routes` makes it turn down every HTTPRoute.
+    does; `refuses_routes` makes it turn down every HTTPRoute. `breaks` are the pairs of the probe's
+    generations, by their phases, of which the client's proxy says that it cannot reach the server.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -290,6 +380,7 @@ class DataPlane:
         self.ignores_override = False
         self.sticks = False
         self.refuses_routes = False
+        self.breaks: set[tuple[str, str]] = set()
         self._over = threading.Event()
         self._state: dict[str, list[Object]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -435,9 +526,12 @@ class DataPlane:
                     connection.close()
 
             def do_GET(self) -> None:
-                target, _, is_meshed = self.headers[TARGET_HEADER].partition(",")
                 host = self.headers["Host"]
+                target, _, is_meshed = self.headers.get(TARGET_HEADER, f"{host},yes").partition(",")
                 name, namespace = plane.choose(target, host)
+                client = self.headers.get("User-Agent", "").rpartition("/")[2]
+                if (phase_of(client), phase_of(name)) in plane.breaks:
+                    return self.answer(503, {"l5d-proxy-error": UNTRUSTED}, b"")
                 if (name, namespace) == ("web-svc", "emojivoto"):
                     return self.answer(200, {}, b"emojivoto")
                 pods = list(plane.pods(name, namespace).values())

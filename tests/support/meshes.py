@@ -35,6 +35,7 @@ from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
 from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
 from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
@@ -228,6 +229,7 @@ def rotate(
     options: RotationOptions = FAST,
     action: Action = "rotate",
     owner: str = "test",
+    probe: Probe | None = None,
 ) -> list[str]:
     """What the flow does, without Prefect; the phases that were gone through."""
     new = new or NewAnchor()
@@ -238,6 +240,7 @@ def rotate(
         # A helm whose flow died is not waited for as long as one that may live.
         helm = Helm(cluster, helm_path, grace=5)
         rotation = Rotation(cluster, config, helm, chart_of(config), ring, claim, options)
+        rotation.probe = probe or rotation.probe
         rotation.begin(new, action)
         while True:
             phase = rotation.next_phase(recover=action == "recover")
@@ -246,6 +249,7 @@ def rotate(
             step(rotation, phase, action)
             if phase == "done":
                 return phases
+            rotation.conclude(phase)
 
 
 def step(rotation: Rotation, phase: str, action: Action) -> None:

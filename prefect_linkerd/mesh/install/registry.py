@@ -11,31 +11,30 @@ from prefect_linkerd.mesh.install.namespaces import LABELS, namespaces
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 
 
-def pull_secrets(config: MeshConfig) -> list[Object]:
-    """The pull secret of every namespace; none where the registry asks for no log-in."""
+def pull_secret(config: MeshConfig, namespace: str) -> Object | None:
+    """The pull secret of a namespace; None where the registry asks for no log-in."""
     registry = config.registry
     if registry is None or registry.username is None or registry.password is None:
-        return []
+        return None
     password = registry.password.get_secret_value()
     basic = base64.b64encode(f"{registry.username}:{password}".encode()).decode()
     # Credentials count for the host; a path is part of the images' names.
     host = registry.host.split("/")[0]
     entry = {"username": registry.username, "password": password, "auth": basic}
     content = json.dumps({"auths": {host: entry}})
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": registry.pull_secret,
-                "namespace": namespace["metadata"]["name"],
-                "labels": LABELS,
-            },
-            "type": "kubernetes.io/dockerconfigjson",
-            "data": {".dockerconfigjson": base64.b64encode(content.encode()).decode()},
-        }
-        for namespace in namespaces(config)
-    ]
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": registry.pull_secret, "namespace": namespace, "labels": dict(LABELS)},
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": base64.b64encode(content.encode()).decode()},
+    }
+
+
+def pull_secrets(config: MeshConfig) -> list[Object]:
+    """The pull secret of every namespace; none where the registry asks for no log-in."""
+    made = (pull_secret(config, each["metadata"]["name"]) for each in namespaces(config))
+    return [secret for secret in made if secret is not None]
 
 
 def own_pull_secrets(config: MeshConfig) -> list[OwnObject]:

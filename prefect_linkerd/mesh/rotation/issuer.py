@@ -16,6 +16,8 @@ from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret,
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
+from prefect_linkerd.mesh.probe.counts import Outcome
+from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, read_record
 from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane, restart_data_plane
 from prefect_linkerd.mesh.rotation.issuer_renewal import (
@@ -34,15 +36,21 @@ from prefect_linkerd.mesh.rotation.preconditions import renewed_there
 from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot, read_rotation
 from prefect_linkerd.mesh.rotation.trust_bundle import require_installed, write_release
 
+NO_REQUESTS = Probe().outcome
+
 
 @dataclass(frozen=True)
 class IssuerRotation:
-    """What was done: the issuer before and after, and since when identity signs with it."""
+    """What was done: the issuer before and after, and since when identity signs with it.
+
+    `requests` are what the probe counted meanwhile.
+    """
 
     before: CertificateInfo | None
     after: CertificateInfo
     since: datetime
     restarted: int
+    requests: Outcome = NO_REQUESTS
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,7 @@ def rotate_issuer(
     before: CertificateInfo | None,
     writer: ReleaseWriter,
     on_progress: OnProgress,
+    probe: Probe | None = None,
 ) -> IssuerRotation:
     """A new issuer, loaded by identity. Nothing else is restarted while the old one is valid.
 
@@ -153,11 +162,15 @@ def rotate_issuer(
         writer: for an issuer that the control plane's chart makes: its release's values follow.
         before: the issuer as it was looked at. Where another one has taken its place since then,
             by this step's first try or by another run, that one is enough.
+        probe: asks meanwhile; once identity signs with the new issuer a generation starts that has
+            certificates of it.
 
     Raises:
         InvalidInput: see `look_at_issuer`.
         NotReady: cert-manager did not issue it, or identity does not load it.
+        RequestsFailed: more of the probe's requests failed than may.
     """
+    probe = probe or Probe()
     snapshot = look_at_issuer(cluster, config, ring, options, writer)
     # A run that died may have written the new issuer already.
     expired = options.accept_downtime or is_expired(snapshot, cluster.clock())
@@ -175,6 +188,10 @@ def rotate_issuer(
     if expired:
         cluster.wait_until(since)
         restarted = _restart_all(cluster, config, options, since, on_progress)
+    elif probe.asks:
+        cluster.wait_until(since)
+        probe.arrive("issuer")
+        probe.leave("issuer")
     secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
     if secret is None:
         raise NotReady(
@@ -189,7 +206,8 @@ def rotate_issuer(
         chart = writer.find_chart()
         write_release(cluster, writer.helm, chart, config, release, {}, on_progress)
     after = check_issuer_secret(secret, config, snapshot.bundle.roots, cluster.clock())
-    return IssuerRotation(before, after, since, restarted)
+    probe.conclude("issuer")
+    return IssuerRotation(before, after, since, restarted, probe.outcome)
 
 
 def _fingerprint(info: CertificateInfo | None) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from prefect_linkerd.mesh.config.model import Section, TrustAnchorConfig
 from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
+from prefect_linkerd.mesh.probe.options import ProbeOptions
 
 Action = Literal["rotate", "dry_run", "abort", "recover"]
 ApprovedPhase = Literal["renew", "bundle", "spread", "switch", "drop"]
@@ -93,6 +94,11 @@ class RotationOptions(Section):
 
     restarts: RestartPolicy = Field(
         default_factory=RestartPolicy, title="Restarts", description="The pace of restarts."
+    )
+    probe: ProbeOptions = Field(
+        default_factory=ProbeOptions,
+        title="Probe",
+        description="Requests of our own while the mesh changes.",
     )
     renewal: Literal["restart", "wait"] = Field(
         default="restart",

@@ -44,6 +44,8 @@ from prefect_linkerd.mesh.pki.certificates import (
     join_bundle,
     read_certificates,
 )
+from prefect_linkerd.mesh.probe.restarting import restart_beside
+from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import (
     RotationClaim,
     RotationRecord,
@@ -56,7 +58,6 @@ from prefect_linkerd.mesh.restarts import (
     Needs,
     plan_restarts,
     read_data_plane,
-    restart_data_plane,
 )
 from prefect_linkerd.mesh.rotation.issuer_renewal import (
     IDENTITY,
@@ -119,6 +120,8 @@ class Rotation:
     Args:
         chart: the control plane's, in the version that is installed.
         claim: the right to rotate, held.
+
+    `probe` is set while one asks; a run may go without.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class Rotation:
         self._ring = ring
         self._claim = claim
         self._options = options
+        self.probe = Probe()
 
     @property
     def record(self) -> RotationRecord:
@@ -516,6 +520,7 @@ class Rotation:
         deadline = time.monotonic() + lifetime.total_seconds()
         while True:
             self._claim.check()
+            self.probe.check("switch, while proxies renew")
             snapshot = self._with_issued(self.read())
             total = len(snapshot.data_plane.pods)
             left = list(unproven(snapshot, "switch"))
@@ -615,9 +620,20 @@ class Rotation:
             self._ring.settle(self.record.goal)
             self._cluster.delete("v1", "Secret", PREVIOUS_ISSUER, namespace)
         self._claim.tell("done", "The mesh has one anchor, and everything is of it.")
+        if self.probe.asks:
+            self._claim.tell("done", f"Probe of this run: {self.probe.outcome.sentence}.")
         return snapshot
 
     # Parts
+
+    def conclude(self, phase: PhaseName) -> None:
+        """Writes down what the probe counted in a phase.
+
+        Raises:
+            RequestsFailed: more of its requests failed than may.
+        """
+        if text := self.probe.conclude(phase):
+            self._claim.tell(phase, f"Probe: {text}.")
 
     def _restart(
         self, phase: PhaseName, on_progress: OnProgress, *, but_identity: bool = False
@@ -653,7 +669,9 @@ class Rotation:
             restarted = {**record.restarted, phase: tuple(dict.fromkeys((*done, *names)))}
             self._claim.save(replace(record, restarted=restarted))
 
-        restart_data_plane(
+        restart_beside(
+            self.probe,
+            phase,
             self._cluster,
             lambda: read_data_plane(self._cluster, self._config.namespaces.linkerd),
             judge,

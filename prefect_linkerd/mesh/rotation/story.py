@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo
+from prefect_linkerd.mesh.probe.counts import Outcome
 from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.report.events import Notice
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
@@ -34,8 +35,12 @@ def plan_markdown(mesh: str, plan: RotationPlan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def story_markdown(mesh: str, record: RotationRecord, plan: RotationPlan) -> str:
-    """A rotation that is over, as a page: what there was, what there is, and all between."""
+def story_markdown(mesh: str, record: RotationRecord, plan: RotationPlan, requests: Outcome) -> str:
+    """A rotation that is over, as a page: what there was, what there is, and all between.
+
+    Args:
+        requests: what the probe of the run that finished it counted.
+    """
     going = "back to the old anchor" if record.is_going_back else "to a new anchor"
     lines = [f"# Trust anchor of {mesh}: rotated {going}", ""]
     lines += ["| | before | after |", "|---|---|---|"]
@@ -47,10 +52,10 @@ def story_markdown(mesh: str, record: RotationRecord, plan: RotationPlan) -> str
     for phase, workloads in record.restarted.items():
         lines += ["", f"## Restarted in {phase}: {len(workloads)}", ""]
         lines += [f"- {name}" for name in workloads]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *requests.markdown()]) + "\n"
 
 
-def rotation_notice(mesh: str, record: RotationRecord) -> Notice:
+def rotation_notice(mesh: str, record: RotationRecord, requests: Outcome) -> Notice:
     """`linkerd.anchor.rotated`, or `.restored` where the old one is the only one again."""
     return Notice(
         f"linkerd.anchor.{'restored' if record.is_going_back else 'rotated'}",
@@ -60,6 +65,7 @@ def rotation_notice(mesh: str, record: RotationRecord) -> Notice:
             "to": record.goal,
             "begun": record.begun,
             "restarts": {phase: len(names) for phase, names in record.restarted.items()},
+            "requests": requests.payload,
         },
     )
 
@@ -67,12 +73,16 @@ def rotation_notice(mesh: str, record: RotationRecord) -> Notice:
 def issuer_markdown(mesh: str, done: IssuerRotation) -> str:
     """A new issuer, as a page."""
     before = _named(done.before) if done.before else "none"
-    return (
-        f"# Issuer of {mesh}: rotated\n\n"
-        f"- before: {before}\n- after: {_named(done.after)}\n"
-        f"- identity signs with it since {done.since:%Y-%m-%d %H:%M:%S} UTC\n"
-        f"- workloads restarted: {done.restarted}\n"
-    )
+    lines = [
+        f"# Issuer of {mesh}: rotated",
+        "",
+        f"- before: {before}",
+        f"- after: {_named(done.after)}",
+        f"- identity signs with it since {done.since:%Y-%m-%d %H:%M:%S} UTC",
+        f"- workloads restarted: {done.restarted}",
+        *done.requests.markdown(),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def issuer_notice(mesh: str, done: IssuerRotation) -> Notice:
@@ -85,6 +95,7 @@ def issuer_notice(mesh: str, done: IssuerRotation) -> Notice:
             "to": done.after.fingerprint,
             "not_after": done.after.not_after.isoformat(),
             "restarts": done.restarted,
+            "requests": done.requests.payload,
         },
     )
 

@@ -1,0 +1,252 @@
+"""What the probe counted, and whether that is good enough. Pure.
+
+Each client counts for itself, by the server's generation. A ledger holds the last word of every
+process of a client, of those as well that are gone; what happened since some moment is the
+difference of two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+SETTLED = 10
+"""Answers of a pair from each client that make it settled: it works, and that was no chance."""
+
+SHOWN = 5
+"""Pairs and reasons that a message names."""
+
+Pair = tuple[str, str]
+"""The generations of a client and of the server that it asks."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Requests of one pair, or of many together.
+
+    `identified` are the answers whose server saw the client's mTLS identity. `early` failures are
+    those before a new server's first answer, which count as none; `last` is the last failure's
+    reason. `p50`, `p99` and `slowest` are milliseconds, the largest of any client.
+    """
+
+    ok: int = 0
+    failed: int = 0
+    early: int = 0
+    identified: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict[str, int])
+    last: str = ""
+    p50: float = 0.0
+    p99: float = 0.0
+    slowest: float = 0.0
+
+    @property
+    def sent(self) -> int:
+        return self.ok + self.failed
+
+    def __add__(self, other: Count) -> Count:
+        return Count(
+            ok=self.ok + other.ok,
+            failed=self.failed + other.failed,
+            early=self.early + other.early,
+            identified=self.identified + other.identified,
+            reasons=dict(Counter(self.reasons) + Counter(other.reasons)),
+            last=other.last or self.last,
+            p50=max(self.p50, other.p50),
+            p99=max(self.p99, other.p99),
+            slowest=max(self.slowest, other.slowest),
+        )
+
+    def since(self, before: Count) -> Count:
+        """What came after an earlier count of the same; latencies are of the latest answers."""
+        return Count(
+            ok=self.ok - before.ok,
+            failed=self.failed - before.failed,
+            early=self.early - before.early,
+            identified=self.identified - before.identified,
+            reasons=dict(Counter(self.reasons) - Counter(before.reasons)),
+            last=self.last,
+            p50=self.p50,
+            p99=self.p99,
+            slowest=self.slowest,
+        )
+
+    def __str__(self) -> str:
+        """In words, the failures last.
+
+        >>> str(Count(ok=10899, identified=10899, p50=2.4, p99=9.0))
+        'p50 2 ms, p99 9 ms, 10,899 with an mTLS identity, 10,899 requests, 0 failed'
+        """
+        latency = f"p50 {self.p50:.0f} ms, p99 {self.p99:.0f} ms, " if self.ok else ""
+        identified = f"{self.identified:,} with an mTLS identity, "
+        return f"{latency}{identified}{self.sent:,} requests, {self.failed:,} failed"
+
+
+NOTHING = Count()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one client said: its generation, its counts by the server's, and by which process."""
+
+    client: str
+    servers: Mapping[str, Count]
+    process: str = ""
+
+
+def read_said(content: Any) -> Said:
+    """A client's own words, as `program.Prober` writes them.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        servers = {
+            str(server): total(_count(piece) for piece in pieces)
+            for server, pieces in content["servers"].items()
+        }
+        return Said(str(content["client"]), servers, str(content["process"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not what a probe says: {error!r}") from None
+
+
+def _count(piece: Mapping[str, Any]) -> Count:
+    latency: Mapping[str, float] = piece["latency_ms"]
+    return Count(
+        ok=piece["ok"],
+        failed=piece["failed"],
+        early=piece["early"],
+        identified=piece["identified"],
+        reasons=piece["reasons"],
+        last=piece["last"],
+        p50=latency.get("p50", 0.0),
+        p99=latency.get("p99", 0.0),
+        slowest=latency.get("max", 0.0),
+    )
+
+
+def total(counts: Iterable[Count]) -> Count:
+    return sum(counts, NOTHING)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The last word of every process of a client, by its id; one that restarts is another one."""
+
+    words: Mapping[str, Said] = field(default_factory=dict[str, Said])
+
+    def heard(self, said: Iterable[Said]) -> Ledger:
+        """With what some clients have said since."""
+        return Ledger({**self.words, **{one.process: one for one in said}})
+
+    @property
+    def pairs(self) -> dict[Pair, Count]:
+        """The counts of every pair, over all clients."""
+        found: dict[Pair, Count] = {}
+        for said in self.words.values():
+            for server, count in said.servers.items():
+                pair = said.client, server
+                found[pair] = found.get(pair, NOTHING) + count
+        return found
+
+    @property
+    def all(self) -> Count:
+        return total(self.pairs.values())
+
+
+def since(now: Ledger, before: Ledger) -> dict[Pair, Count]:
+    """Each pair's counts after an earlier ledger."""
+    earlier = before.pairs
+    found = {pair: count.since(earlier.get(pair, NOTHING)) for pair, count in now.pairs.items()}
+    return {pair: count for pair, count in found.items() if count.sent or count.early}
+
+
+def unsettled(said: Mapping[str, Said], servers: Sequence[str]) -> list[str]:
+    """The clients and servers of which it is not known yet whether they can talk.
+
+    Args:
+        said: what every living client said, by its pod.
+        servers: the living generations.
+    """
+    found: list[str] = []
+    for pod, one in sorted(said.items()):
+        for server in servers:
+            count = one.servers.get(server, NOTHING)
+            if count.ok < SETTLED:
+                why = f": {count.last}" if count.last else ""
+                found.append(f"{one.client} ({pod}) to {server}{why}")
+    return found
+
+
+def too_many(ledger: Ledger, allowed: int) -> bool:
+    """Whether more requests failed than may."""
+    return ledger.all.failed > allowed
+
+
+def failing(ledger: Ledger) -> str:
+    """Which pairs fail, and why: the worst first."""
+    worst = sorted(
+        ((pair, count) for pair, count in ledger.pairs.items() if count.failed),
+        key=lambda item: -item[1].failed,
+    )
+    words = [
+        f"{client} to {server}: {count.failed:,} of {count.sent:,} ({_reasons(count)})"
+        for (client, server), count in worst[:SHOWN]
+    ]
+    left = len(worst) - SHOWN
+    return "; ".join([*words, *([f"and {left} pairs more"] if left > 0 else [])])
+
+
+def _reasons(count: Count) -> str:
+    most = sorted(count.reasons.items(), key=lambda item: -item[1])[:SHOWN]
+    return ", ".join(f"{reason}: {number:,}" for reason, number in most)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run's probe found, or why there was none (`absent`)."""
+
+    pairs: Mapping[Pair, Count] = field(default_factory=dict[Pair, Count])
+    absent: str = ""
+
+    @property
+    def all(self) -> Count:
+        return total(self.pairs.values())
+
+    @property
+    def sentence(self) -> str:
+        """How an artifact and an event end.
+
+        >>> Outcome({("0-before", "0-before"): Count(ok=1234)}).sentence
+        '1,234 requests, 0 failed'
+        >>> Outcome(absent="the probe is off").sentence
+        'no requests: the probe is off'
+        """
+        if self.absent:
+            return f"no requests: {self.absent}"
+        count = self.all
+        return f"{count.sent:,} requests, {count.failed:,} failed"
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The same for an event."""
+        if self.absent:
+            return {"text": self.sentence}
+        count = self.all
+        return {"sent": count.sent, "failed": count.failed, "text": self.sentence}
+
+    def markdown(self) -> list[str]:
+        """The end of an artifact."""
+        lines = ["", "## Requests of the probe", ""]
+        if self.pairs:
+            lines += ["| client | server | requests | failed | mTLS | p50 | p99 | reasons |"]
+            lines += ["|---|---|---|---|---|---|---|---|"]
+            lines += [
+                f"| {client} | {server} | {count.sent:,} | {count.failed:,} | "
+                f"{count.identified:,} | {count.p50:.0f} ms | {count.p99:.0f} ms | "
+                f"{_reasons(count).replace('|', ' ')} |"
+                for (client, server), count in sorted(self.pairs.items())
+            ]
+            lines += [""]
+        return [*lines, f"{self.sentence[0].upper()}{self.sentence[1:]}."]

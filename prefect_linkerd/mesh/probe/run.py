@@ -1,0 +1,596 @@
+"""One probe on a cluster: what it makes, what it hears, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from urllib.parse import urlencode
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import (
+    ApiError,
+    InvalidInput,
+    MeshError,
+    NotReady,
+    PreflightFailed,
+    RequestsFailed,
+)
+from prefect_linkerd.mesh.helm.own_objects import (
+    OwnObject,
+    always,
+    conflict,
+    ensure_own,
+    find,
+    foreign,
+)
+from prefect_linkerd.mesh.install.injection import proxy_of
+from prefect_linkerd.mesh.install.namespaces import LABELS
+from prefect_linkerd.mesh.install.registry import pull_secret
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
+from prefect_linkerd.mesh.kubernetes.permissions import GRANT, denied, in_words
+from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
+from prefect_linkerd.mesh.probe.counts import (
+    SETTLED,
+    SHOWN,
+    Count,
+    Ledger,
+    Outcome,
+    Said,
+    failing,
+    read_said,
+    since,
+    too_many,
+    total,
+    unsettled,
+)
+from prefect_linkerd.mesh.probe.generations import BEFORE, Generation, Generations
+from prefect_linkerd.mesh.probe.options import ProbeOptions
+from prefect_linkerd.mesh.probe.workloads import (
+    GENERATION_LABEL,
+    MADE_LABEL,
+    PROBE,
+    RESULTS_PORT,
+    generation,
+    namespace,
+    probe_permissions,
+)
+from prefect_linkerd.mesh.snapshot.mesh import Pod
+from prefect_linkerd.mesh.traffic.fuse import Fuse, clear_leftovers
+from prefect_linkerd.mesh.traffic.workloads import labelled, program, service
+
+SIMULATED = "no node runs containers, so that nothing can be asked"
+TURN_OFF = "or turn the probe off (probe.enabled)"
+
+HEARD_WITHIN_SECONDS = 30
+"""How long every generation may be silent: a pod may be on its way to another node."""
+
+SETTLED_WITHIN_SECONDS = 15
+"""How long a generation may take beyond its warm-up and the time of its requests."""
+
+GONE_WITHIN_SECONDS = 120
+READERS = 8
+
+# What a namespace that a run has created may hold when it is deleted: nothing but what every
+# namespace has.
+_OTHERS = (
+    ("v1", "Pod"),
+    ("v1", "Service"),
+    ("v1", "Secret"),
+    ("v1", "PersistentVolumeClaim"),
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "StatefulSet"),
+    ("apps/v1", "DaemonSet"),
+    ("batch/v1", "Job"),
+    ("batch/v1", "CronJob"),
+)
+_IN_EVERY_NAMESPACE = "kube-root-ca.crt"
+
+Say = Callable[[str], None]
+
+
+class Probe:
+    """What a change of a mesh sees of its probe; as it stands here, one that asks nothing.
+
+    Args:
+        absent: why not.
+    """
+
+    asks = False
+
+    def __init__(self, absent: str = "there was no probe") -> None:
+        self._absent = absent
+
+    @property
+    def outcome(self) -> Outcome:
+        """What was counted so far."""
+        return Outcome(absent=self._absent)
+
+    def is_own(self, pod: Pod) -> bool:  # noqa: ARG002
+        """Whether a pod is the probe's, which nothing else may restart."""
+        return False
+
+    def is_newest(self, pod: Pod) -> bool:  # noqa: ARG002
+        """Whether a pod is of the newest generation."""
+        return False
+
+    def arrive(self, phase: str) -> None:
+        """Starts a phase's generation beside the others, and lets all of them ask each other.
+
+        Raises:
+            NotReady: its pods do not come up, or nothing can be heard of them.
+            RequestsFailed: see `check`.
+        """
+
+    def check(self, where: str) -> None:
+        """Counts what was asked since the last time.
+
+        Raises:
+            RequestsFailed: more failed than may; names the pairs, and why.
+            NotReady: no client of a generation can be heard.
+        """
+
+    def leave(self, phase: str) -> None:
+        """Ends every generation but the newest, once nobody asks it any more.
+
+        Raises:
+            NotReady: its pods do not go.
+            RequestsFailed: see `check`.
+        """
+
+    def conclude(self, phase: str) -> str:  # noqa: ARG002
+        """Checks, and says what was counted in a phase; empty where nothing was."""
+        return ""
+
+    def only_count(self) -> None:
+        """From now on failures are counted and stop nothing: the mesh is on its way back."""
+
+    def end(self) -> None:
+        """Removes everything."""
+
+
+class AskingProbe(Probe):
+    """A probe that asks. `start` begins it, `end` removes all that it made.
+
+    Args:
+        say: called with what was counted, batch by batch, and with what does not go as it should.
+        on_progress: called while a generation comes up.
+    """
+
+    asks = True
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        config: MeshConfig,
+        options: ProbeOptions,
+        *,
+        say: Say,
+        on_progress: OnProgress,
+    ) -> None:
+        super().__init__()
+        self._cluster, self._config, self._options = cluster, config, options
+        self._say, self._on_progress = say, on_progress
+        self._id = secrets.token_hex(4)
+        self._place: str = options.namespace or namespace()["metadata"]["name"]
+        self._labels = {**LABELS, PROBE.run_label: self._id}
+        self._fuse = Fuse(cluster, PROBE, self._id, self._place, self._labels)
+        self._is_lit = False
+        self._generations = Generations()
+        self._ledger = Ledger()
+        self._checked = self._concluded = self._ledger
+        self._judges = True
+
+    # Life and end
+
+    def start(self) -> None:
+        """The first generation is up, and its pods can ask each other.
+
+        Raises:
+            InvalidInput: the namespace of the options does not exist.
+            OwnershipConflict: the probe's own namespace belongs to somebody else.
+            PreflightFailed: this identity may not do what it takes.
+            NotReady, RequestsFailed: see `arrive`.
+        """
+        try:
+            self._ensure_place()
+            for run in clear_leftovers(self._cluster, PROBE, self._place):
+                self._say(f"Removed what probe {run} left, whose run died")
+            self._fuse.__enter__()
+            self._is_lit = True
+            self._ensure_pull_secret()
+            self._own(program(self._name("program"), self._place))
+            self.arrive(BEFORE)
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Removes everything. Where it cannot, it says so: what is left goes with the fuse."""
+        try:
+            if self._is_lit:
+                self._is_lit = False
+                self._fuse.__exit__(None, None, None)
+            self._remove_place()
+        except MeshError as error:
+            self._say(f"The probe is not all gone yet: {error}")
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self._ledger.pairs)
+
+    def only_count(self) -> None:
+        self._judges = False
+
+    @contextmanager
+    def _tolerant(self) -> Generator[None]:
+        """Where the probe only counts, its own faults are said and stop nothing."""
+        try:
+            yield
+        except MeshError as error:
+            if self._judges:
+                raise
+            self._say(f"Probe: {error}")
+
+    # The namespace
+
+    def _ensure_place(self) -> None:
+        if self._options.namespace is not None:
+            self._require(creates=False)
+            if self._cluster.get("v1", "Namespace", self._place) is None:
+                raise InvalidInput(
+                    f"Namespace/{self._place}",
+                    expected="it to exist, as probe.namespace names it",
+                    found="nothing",
+                    remedy="Create it, or leave probe.namespace empty.",
+                )
+            return
+        wanted = namespace()
+        found = self._await_place(find(self._cluster, wanted))
+        remedy = f"Name another namespace (probe.namespace), {TURN_OFF}."
+        if (theirs := foreign(OwnObject(wanted, always(remedy)), found)) is not None:
+            raise conflict(theirs)
+        self._require(creates=found is None)
+        if found is None:
+            wanted["metadata"]["labels"][MADE_LABEL] = "true"
+            self._cluster.apply(wanted)
+
+    def _await_place(self, found: Object | None) -> Object | None:
+        """The namespace, once it is not going any more: a run before this one has ended."""
+        deadline = time.monotonic() + GONE_WITHIN_SECONDS
+        while found is not None and found["metadata"].get("deletionTimestamp"):
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    name_of(found),
+                    expected=f"to be gone within {GONE_WITHIN_SECONDS} s",
+                    found="that it is still being deleted",
+                    remedy=f"Look at its conditions; name another (probe.namespace), {TURN_OFF}.",
+                )
+            time.sleep(1.0)
+            found = self._cluster.get("v1", "Namespace", self._place)
+        return found
+
+    def _require(self, *, creates: bool) -> None:
+        asked = probe_permissions(self._place, creates=creates, pulls=self._pulls)
+        if lacking := denied(self._cluster, asked):
+            raise PreflightFailed(
+                "permissions of the probe",
+                expected="all that it does, before anything changes",
+                found=in_words(lacking),
+                remedy=f"{GRANT[:-1]}, {TURN_OFF}. Nothing was changed by this run.",
+            )
+
+    @property
+    def _pulls(self) -> bool:
+        return pull_secret(self._config, self._place) is not None
+
+    def _ensure_pull_secret(self) -> None:
+        wanted = pull_secret(self._config, self._place)
+        if wanted is not None and find(self._cluster, wanted) is None:
+            wanted["metadata"]["ownerReferences"] = [self._fuse.reference()]
+            self._cluster.apply(wanted)
+
+    def _remove_place(self) -> None:
+        """Deletes a namespace that a run has created, if nobody else has put anything there."""
+        if self._options.namespace is not None:
+            return
+        found = self._cluster.get("v1", "Namespace", self._place)
+        if found is None or MADE_LABEL not in found["metadata"].get("labels", {}):
+            return
+        for api_version, kind in _OTHERS:
+            if any(self._cluster.list(api_version, kind, self._place, metadata_only=True)):
+                self._say(f"Namespace/{self._place} stays: there is a {kind} in it")
+                return
+        for obj in self._cluster.list("v1", "ConfigMap", self._place, metadata_only=True):
+            if obj["metadata"]["name"] != _IN_EVERY_NAMESPACE:
+                self._say(f"Namespace/{self._place} stays: {name_of(obj)} is in it")
+                return
+        self._cluster.delete("v1", "Namespace", self._place)
+
+    # Generations
+
+    def _name(self, part: str) -> str:
+        return f"{PROBE.fuse_name(self._id)}-{part}"
+
+    def _own(self, obj: Object) -> None:
+        """Makes an object of this run, owned by its fuse."""
+        obj = labelled(obj, self._labels)
+        obj["metadata"]["ownerReferences"] = [self._fuse.reference()]
+        remedy = "Run again: the next run has other names."
+        ensure_own(self._cluster, [OwnObject(obj, always(remedy))])
+
+    def is_own(self, pod: Pod) -> bool:
+        return pod.namespace == self._place and pod.labels.get(PROBE.run_label) == self._id
+
+    def is_newest(self, pod: Pod) -> bool:
+        newest = self._generations.newest
+        return (
+            self.is_own(pod)
+            and newest is not None
+            and pod.labels.get(GENERATION_LABEL) == newest.name
+        )
+
+    def arrive(self, phase: str) -> None:
+        with self._tolerant():
+            grown = self._generations.starting(phase)
+            self._deploy(self._generations.next(phase), grown)
+            self._generations = grown
+            self._settle(phase)
+
+    def _deploy(self, made: Generation, all_of_them: Generations) -> None:
+        selector = {PROBE.run_label: self._id, GENERATION_LABEL: made.name}
+        name = self._name(made.name)
+        self._own(service(name, self._place, selector))
+        host = f"{self._name('{}')}.{self._place}.svc.{self._config.cluster_domain}"
+        self._own(
+            generation(
+                name,
+                self._place,
+                self._config,
+                self._options,
+                made.name,
+                all_of_them.names,
+                url=f"http://{host}/",
+                program_name=self._name("program"),
+                selector=selector,
+            )
+        )
+        workload, timeout = ("Deployment", self._place, name), self._options.timeout_seconds
+        try:
+            await_rollouts(self._cluster, [workload], timeout, self._on_progress, every=0.5)
+        except NotReady as error:
+            raise NotReady(
+                error.subject,
+                expected=error.expected,
+                found=error.found,
+                remedy=f"{error.remedy} Name another image (probe.image), {TURN_OFF}.",
+            ) from None
+        bare = [name_of(pod) for pod in self._pods([made]) if proxy_of(pod) is None]
+        if bare:
+            raise NotReady(
+                bare[0],
+                expected="a container linkerd-proxy, as linkerd.io/inject asks for",
+                found="none",
+                remedy=f"See whether the proxy injector runs and its webhook answers, {TURN_OFF}.",
+            )
+
+    def leave(self, phase: str) -> None:
+        where = f"{phase}, after its restarts"
+        self.check(where)
+        older, kept = self._generations.older, self._generations.ending_older()
+        with self._tolerant():
+            # Nobody asks them any more, nor do they ask: so that their end is no failure.
+            self._hear(kept, leaving=older)
+            self._judge(where)
+            self._remove(older)
+            # Last: a step that is tried again begins with the same ones.
+            self._generations = kept
+
+    def _remove(self, older: Iterable[Generation]) -> None:
+        older = tuple(older)
+        for each in older:
+            name = self._name(each.name)
+            self._cluster.delete("v1", "Service", name, self._place)
+            self._cluster.delete("apps/v1", "Deployment", name, self._place)
+        deadline = time.monotonic() + GONE_WITHIN_SECONDS
+        while left := self._pods(older):
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    name_of(left[0]),
+                    expected=f"to be gone within {GONE_WITHIN_SECONDS} s, with its Deployment",
+                    found=f"{len(left)} of the probe's pods",
+                    remedy="See whether their nodes are ready and the garbage collector runs, then "
+                    f"run again, {TURN_OFF}.",
+                )
+            time.sleep(0.5)
+
+    def _pods(self, generations: Iterable[Generation]) -> list[Object]:
+        names = {each.name for each in generations}
+        labels = f"{PROBE.run_label}={self._id}"
+        return [
+            pod
+            for pod in self._cluster.list("v1", "Pod", self._place, labels=labels)
+            if pod["metadata"]["labels"].get(GENERATION_LABEL) in names
+        ]
+
+    # Counting
+
+    def check(self, where: str) -> None:
+        with self._tolerant():
+            self._hear(self._generations)
+        counted = total(since(self._ledger, self._checked).values())
+        self._checked = self._ledger
+        self._say(f"Probe, {where}: {counted}")
+        self._judge(where)
+
+    def conclude(self, phase: str) -> str:
+        self.check(phase)
+        counted: Count = total(since(self._ledger, self._concluded).values())
+        self._concluded = self._ledger
+        return str(counted)
+
+    def _judge(self, where: str) -> None:
+        if self._judges and too_many(self._ledger, self._options.allowed_failures):
+            count = self._ledger.all
+            raise self._failed(
+                where, f"{count.failed:,} of {count.sent:,} failed: {failing(self._ledger)}"
+            )
+
+    def _failed(self, where: str, found: str) -> RequestsFailed:
+        allowed = self._options.allowed_failures
+        return RequestsFailed(
+            f"mesh {self._config.name}, {where}",
+            expected=f"at most {allowed} failed requests between the probe's meshed pods"
+            if allowed
+            else "no failed request between the probe's meshed pods",
+            found=found,
+            remedy="Run verify_mesh and fix what it names, then run again: it resumes from the "
+            "cluster's state. Allow failures that have another cause (probe.allowed_failures), "
+            f"{TURN_OFF}.",
+        )
+
+    def _settle(self, where: str) -> None:
+        """Waits until every client has heard of every server."""
+        options = self._options
+        asking = SETTLED / options.requests_per_second
+        within = options.warm_up_seconds + 2 * asking + SETTLED_WITHIN_SECONDS
+        deadline = time.monotonic() + within
+        while True:
+            said = self._hear(self._generations)
+            self._judge(where)
+            left = unsettled(said, self._generations.names)
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                text = f"too few answers within {within:.0f} s: {'; '.join(left[:SHOWN])}"
+                if self._judges:
+                    raise self._failed(where, text)
+                self._say(f"Probe, {where}: {text}")
+                return
+            time.sleep(0.5)
+
+    def _hear(
+        self, generations: Generations, leaving: tuple[Generation, ...] = ()
+    ) -> dict[str, Said]:
+        """Hears every client, and says to each whom it is to ask: these generations.
+
+        Args:
+            leaving: those whose clients are to ask nobody any more.
+
+        Returns:
+            What every client said that could be heard and is not leaving, by its pod.
+
+        Raises:
+            NotReady: of one generation none can be heard.
+        """
+        deadline = time.monotonic() + HEARD_WITHIN_SECONDS
+        names = {each.name for each in leaving} | set(generations.names)
+        while True:
+            pods = [p for p in self._pods((*generations.living, *leaving)) if _is_running(p)]
+            said, silent = self._read(pods, generations.names)
+            self._ledger = self._ledger.heard(said.values())
+            if names <= {one.client for one in said.values()}:
+                break
+            if time.monotonic() > deadline:
+                raise self._unheard(silent)
+            time.sleep(0.5)
+        for name, why in silent.items():
+            self._say(f"Probe: Pod/{self._place}/{name} cannot be heard: {why}")
+        return {pod: one for pod, one in said.items() if one.client in generations.names}
+
+    def _read(
+        self, pods: list[Object], asked: tuple[str, ...]
+    ) -> tuple[dict[str, Said], dict[str, str]]:
+        """What clients say, by their pods, and why others say nothing."""
+        query = urlencode([("server", name) for name in asked])
+
+        def read(pod: Object) -> Said | str:
+            name, is_leaving = pod["metadata"]["name"], _generation_of(pod) not in asked
+            path = f"/api/v1/namespaces/{self._place}/pods/{name}:{RESULTS_PORT}/proxy/ask"
+            try:
+                answer, _ = self._cluster.request(
+                    "GET",
+                    path if is_leaving else f"{path}?{query}",
+                    subject=name_of(pod),
+                    repeat=False,
+                    timeout=self._options.request_timeout_seconds + 5,
+                )
+                return read_said(json.loads(answer))
+            except ApiError as error:
+                return error.found
+            except ValueError as error:
+                return f"an answer that cannot be read: {error}"
+
+        names = [str(pod["metadata"]["name"]) for pod in pods]
+        with ThreadPoolExecutor(READERS) as pool:
+            answers = dict(zip(names, pool.map(read, pods), strict=True))
+        return (
+            {name: one for name, one in answers.items() if isinstance(one, Said)},
+            {name: one for name, one in answers.items() if isinstance(one, str)},
+        )
+
+    def _unheard(self, silent: Mapping[str, str]) -> NotReady:
+        names = ", ".join(self._generations.names)
+        reasons = "; ".join(f"Pod/{self._place}/{name}: {why}" for name, why in silent.items())
+        return NotReady(
+            f"probe of mesh {self._config.name}",
+            expected=f"a client of each generation ({names}) to be heard through the API server's "
+            "pod proxy",
+            found=reasons or "no running pod of one of them",
+            remedy=f"Grant get on pods/proxy in namespace {self._place} (docs/permissions.md), see "
+            f"whether the API server reaches pods on port {RESULTS_PORT}, {TURN_OFF}.",
+        )
+
+
+def _generation_of(pod: Object) -> str:
+    return str(pod["metadata"]["labels"].get(GENERATION_LABEL, ""))
+
+
+def _is_running(pod: Object) -> bool:
+    is_going = bool(pod["metadata"].get("deletionTimestamp"))
+    return not is_going and pod.get("status", {}).get("phase") == "Running"
+
+
+def _silent(_text: str) -> None:
+    """For callers who read the outcome at the end."""
+
+
+def _no_progress(_ready: int, _wanted: int, _text: str) -> None:
+    """For callers who do not show it."""
+
+
+def start_probe(
+    cluster: Cluster,
+    config: MeshConfig,
+    options: ProbeOptions,
+    *,
+    say: Say = _silent,
+    on_progress: OnProgress = _no_progress,
+) -> Probe:
+    """A probe that asks, or says why it does not.
+
+    Raises:
+        MeshError: see `AskingProbe.start`; nothing is left of it.
+    """
+    if not options.enabled:
+        return Probe("the probe is off (probe.enabled)")
+    try:
+        nodes = list(cluster.list("v1", "Node"))
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        raise PreflightFailed(
+            "permissions of the probe",
+            expected="to list nodes, to know whether pods run on them",
+            found=error.found,
+            remedy=f"{GRANT[:-1]}, {TURN_OFF}. Nothing was changed by this run.",
+        ) from None
+    if not runs_pods(nodes):
+        return Probe(SIMULATED)
+    probe = AskingProbe(cluster, config, options, say=say, on_progress=on_progress)
+    probe.start()
+    return probe

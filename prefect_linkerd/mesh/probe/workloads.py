@@ -1,0 +1,101 @@
+"""The objects of the probe: its namespace, and a generation's pods behind a Service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.install.namespaces import LABELS
+from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.permissions import Permission
+from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
+from prefect_linkerd.mesh.traffic.fuse import Family
+from prefect_linkerd.mesh.traffic.workloads import CONTAINER_PORT, container, pod, serving
+
+PROBE = Family("probe")
+GENERATION_LABEL = "probe.prefect-linkerd/generation"
+MADE_LABEL = "probe.prefect-linkerd/made"
+"""On a namespace that a run has created, and that a run deletes."""
+
+RESULTS_PORT = 8081
+
+
+def namespace() -> Object:
+    """The probe's own namespace, as an administrator may create it beside a narrow role."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": NAMESPACE,
+            # linkerd-init needs capabilities that only the privileged standard grants.
+            "labels": {**LABELS, "pod-security.kubernetes.io/enforce": "privileged"},
+        },
+    }
+
+
+def generation(
+    name: str,
+    place: str,
+    config: MeshConfig,
+    options: ProbeOptions,
+    server: str,
+    asked: Sequence[str],
+    *,
+    url: str,
+    program_name: str,
+    selector: Mapping[str, str],
+) -> Object:
+    """A Deployment whose pods answer, ask, and say what they saw.
+
+    Args:
+        server: the generation's name.
+        asked: the generations that it asks from the start.
+        url: that of a generation's Service; `{}` stands for the generation's name.
+    """
+    arguments = [
+        *("probe", "--host", "", "--port", str(CONTAINER_PORT)),
+        *("--results-port", str(RESULTS_PORT), "--name", server, "--replica", "$(POD_NAME)"),
+        *("--url", url, "--interval", str(round(1 / options.requests_per_second, 3))),
+        *("--timeout", str(options.request_timeout_seconds)),
+        *("--warm-up", str(options.warm_up_seconds)),
+    ]
+    for each in asked:
+        arguments += ["--ask", each]
+    probes = container("probe", config, options.image, arguments)
+    template = pod(config, probes, program_name, labels=selector)
+    # Results are read past the proxy, so that a mesh that fails does not hide that it does.
+    template["metadata"]["annotations"]["config.linkerd.io/skip-inbound-ports"] = str(RESULTS_PORT)
+    template["spec"]["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": dict(selector)},
+        }
+    ]
+    return serving(name, place, options.replicas, probes, template, selector)
+
+
+def probe_permissions(place: str, *, creates: bool, pulls: bool) -> list[Permission]:
+    """What the probe does in its namespace.
+
+    Args:
+        creates: whether it creates the namespace, and deletes it.
+        pulls: whether it makes a pull secret there.
+    """
+    verbs = ("get", "list", "create", "patch", "delete")
+    kinds = (("configmaps", ""), ("services", ""), ("deployments", "apps"), ("jobs", "batch"))
+    found = [Permission(verb, kind, group, place) for kind, group in kinds for verb in verbs]
+    found += [
+        Permission("list", "pods", namespace=place),
+        Permission("list", "replicasets", "apps", place),
+        Permission("get", "pods/proxy", namespace=place),
+    ]
+    if pulls:
+        found += [
+            Permission(verb, "secrets", namespace=place) for verb in ("get", "create", "patch")
+        ]
+    if creates:
+        found += [Permission(verb, "namespaces", name=place) for verb in ("patch", "delete")]
+        found.append(Permission("create", "namespaces"))
+    return found
