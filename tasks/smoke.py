@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.load.fuse import clear_leftovers
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import keep_promise
 from prefect_linkerd.mesh.smoke.report import (
@@ -15,7 +16,6 @@ from prefect_linkerd.mesh.smoke.report import (
     smoke_table,
 )
 from prefect_linkerd.mesh.smoke.run import SMOKE
-from prefect_linkerd.mesh.traffic.fuse import clear_leftovers
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import (

@@ -19,6 +19,7 @@ from prefect.context import TaskRunContext
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import is_pod_ready
+from tests.support.loopback import through_node
 
 READY = "sandbox.prefect-linkerd/ready"
 
@@ -125,6 +126,16 @@ def lag_behind(step: str, version: str) -> None:
 
     _name_steps_in_threads()
     Cluster.request = lagging_request  # type: ignore[method-assign]
+
+
+def lead_to_processes() -> None:
+    """Lets this process reach the results of a probe whose pods run on a `LoopbackNode`."""
+    request = Cluster.request
+
+    def led_request(self: Cluster, method: str, path: str, **options: Any) -> Any:
+        return through_node(request, self, method, path, **options)
+
+    Cluster.request = led_request  # type: ignore[method-assign]
 
 
 def _name_steps_in_threads() -> None:

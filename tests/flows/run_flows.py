@@ -3,9 +3,10 @@
     python -m tests.flows.run_flows < LINES
 
 A line of standard input is a request as JSON: `flow` by name, `mesh`, `parameters`, perhaps a
-fault (`kill`, `ill` or `lag`, with the arguments of `tests.flows.faults`), and the files that take
-the run's output. The line of the answer is the exit status of the run's process, negative for a
-signal. What a run returns, or the error that it raises, is the last line of its output, as JSON.
+fault (`kill`, `ill` or `lag`, with the arguments of `tests.flows.faults`), whether pods run on a
+`LoopbackNode` (`loopback`), and the files that take the run's output. The line of the answer is the
+exit status of the run's process, negative for a signal. What a run returns, or the error that it
+raises, is the last line of its output, as JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from prefect_linkerd.mesh.bootstrap.proof import Proof
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
-from tests.flows.faults import fall_ill, kill_in, lag_behind
+from tests.flows.faults import fall_ill, kill_in, lag_behind, lead_to_processes
 
 FLOWS: dict[str, Any] = {
     "bootstrap": bootstrap,
@@ -54,6 +55,8 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         fall_ill(*ill)
     if lag := request.get("lag"):
         lag_behind(*lag)
+    if request.get("loopback"):
+        lead_to_processes()
     mesh = LinkerdMesh.model_validate(request["mesh"])
     try:
         if request["flow"] == "watch_charts":

@@ -29,9 +29,14 @@ class Flows:
         kill: tuple[str, int] | None = None,
         ill: tuple[str, int, str] | None = None,
         lag: tuple[str, str] | None = None,
+        loopback: bool = False,
         **parameters: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """One run to its end; `kill`, `ill` and `lag` are arguments of `tests.flows.faults`."""
+        """One run to its end; `kill`, `ill` and `lag` are arguments of `tests.flows.faults`.
+
+        Args:
+            loopback: whether pods run on a `LoopbackNode`.
+        """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -44,6 +49,7 @@ class Flows:
             "kill": kill,
             "ill": ill,
             "lag": lag,
+            "loopback": loopback,
             "stdout": str(files[0]),
             "stderr": str(files[1]),
         }

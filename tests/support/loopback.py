@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,7 +41,7 @@ PROGRAMS = ("backend", "client", "probe")
 
 @dataclass
 class Process:
-    """A pod that runs: its process, and the ports that it serves and tells its results on.
+    """A pod that runs: its process, and the port that it serves on.
 
     A pod that does not run the program is simulated: it has no process.
     """
@@ -50,7 +51,6 @@ class Process:
     result: Path
     ip: str
     port: int = 0
-    results: int = 0
     said: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -81,7 +81,9 @@ class LoopbackNode:
             name = node["metadata"]["name"]
             self.cluster.merge("v1", "Node", name, None, {"spec": {"unschedulable": True}})
             self._cordoned.append(name)
-        self.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+        # The control plane asks for it.
+        metadata = {"name": NODE, "labels": {"kubernetes.io/os": "linux"}}
+        self.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         self._heartbeat()
         self._thread.start()
         return self
@@ -227,7 +229,11 @@ class LoopbackNode:
         if container["name"] != "client":
             assert popen.stdout is not None
             ports = [int(word) for word in popen.stdout.readline().split() if word.isdigit()]
-            process.port, process.results = ports[0], ports[-1]
+            process.port = ports[0]
+            if container["name"] == "probe":
+                annotations = {RESULTS_PORT: str(ports[1])}
+                name, patch = pod["metadata"]["name"], {"metadata": {"annotations": annotations}}
+                self.cluster.merge("v1", "Pod", name, namespace, patch)
         return process
 
     def _report(self, process: Process) -> None:
@@ -333,36 +339,49 @@ class ThroughNode(Cluster):
     It is asked all the same, so that it says whether this identity may.
     """
 
-    node: LoopbackNode | None = None
     silent: frozenset[str] = frozenset()
     """Pods whose results cannot be reached."""
 
     @classmethod
-    def of(cls, cluster: Cluster, node: LoopbackNode) -> ThroughNode:
+    def of(cls, cluster: Cluster) -> ThroughNode:
         """As some identity sees the cluster."""
-        found = cls(cluster._as_kubeconfig())
-        found.node = node
-        return found
+        return cls(cluster._as_kubeconfig())
 
     def request(self, method: str, path: str, **options: Any) -> Any:
-        found = RESULTS.fullmatch(path)
-        if found is None or self.node is None:
-            return super().request(method, path, **options)
-        try:
-            super().request(method, path, **options)
-        except ApiError as error:
-            if error.status == 403 or found["pod"] in self.silent:
-                raise
-        for process in list(self.node.processes.values()):
-            if process.pod["metadata"]["name"] == found["pod"]:
-                connection = http.client.HTTPConnection("127.0.0.1", process.results, timeout=10)
-                connection.request(method, found["rest"])
-                answer = connection.getresponse()
-                return answer.read(), answer.headers
-        raise AssertionError(f"no such pod: {path}")
+        return through_node(Cluster.request, self, method, path, self.silent, **options)
 
 
-RESULTS = re.compile(r"/api/v1/namespaces/[^/]+/pods/(?P<pod>[^/:]+):8081/proxy(?P<rest>/.*)")
+def through_node(
+    request: Callable[..., Any],
+    cluster: Cluster,
+    method: str,
+    path: str,
+    silent: frozenset[str] = frozenset(),
+    **options: Any,
+) -> Any:
+    """A request that is led to the results port of a pod's process, where it is for one."""
+    found = RESULTS.fullmatch(path)
+    if found is None:
+        return request(cluster, method, path, **options)
+    try:
+        request(cluster, method, path, **options)
+    except ApiError as error:
+        if error.status == 403 or found["pod"] in silent:
+            raise
+    (pod,) = cluster.list("v1", "Pod", found["place"], fields=f"metadata.name={found['pod']}")
+    port = int(pod["metadata"]["annotations"][RESULTS_PORT])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, found["rest"])
+    answer = connection.getresponse()
+    return answer.read(), answer.headers
+
+
+RESULTS_PORT = "loopback.prefect-linkerd/results"
+"""The annotation of a pod with the port that its process tells its results on."""
+
+RESULTS = re.compile(
+    r"/api/v1/namespaces/(?P<place>[^/]+)/pods/(?P<pod>[^/:]+):8081/proxy(?P<rest>/.*)"
+)
 
 
 class DataPlane:

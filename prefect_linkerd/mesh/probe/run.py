@@ -34,6 +34,8 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, denied, in_words
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
+from prefect_linkerd.mesh.load.fuse import Fuse, clear_leftovers
+from prefect_linkerd.mesh.load.workloads import labelled, program, service
 from prefect_linkerd.mesh.probe.counts import (
     SETTLED,
     SHOWN,
@@ -60,8 +62,6 @@ from prefect_linkerd.mesh.probe.workloads import (
     probe_permissions,
 )
 from prefect_linkerd.mesh.snapshot.mesh import Pod
-from prefect_linkerd.mesh.traffic.fuse import Fuse, clear_leftovers
-from prefect_linkerd.mesh.traffic.workloads import labelled, program, service
 
 SIMULATED = "no node runs containers, so that nothing can be asked"
 TURN_OFF = "or turn the probe off (probe.enabled)"

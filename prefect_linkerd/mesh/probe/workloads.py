@@ -8,9 +8,9 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
+from prefect_linkerd.mesh.load.fuse import Family
+from prefect_linkerd.mesh.load.workloads import CONTAINER_PORT, container, pod, serving
 from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
-from prefect_linkerd.mesh.traffic.fuse import Family
-from prefect_linkerd.mesh.traffic.workloads import CONTAINER_PORT, container, pod, serving
 
 PROBE = Family("probe")
 GENERATION_LABEL = "probe.prefect-linkerd/generation"

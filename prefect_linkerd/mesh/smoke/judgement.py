@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prefect_linkerd.mesh.traffic.program import Traffic
+from prefect_linkerd.mesh.load.program import Traffic
 
 
 def judge_success(traffic: Traffic, least: float) -> list[str]:

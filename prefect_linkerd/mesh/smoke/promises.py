@@ -13,6 +13,8 @@ from prefect_linkerd.mesh.errors import ApiError, InvalidInput, MeshError
 from prefect_linkerd.mesh.install.ingress import APP_ROUTE, choose_api_version, override, route
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.load.program import Traffic
+from prefect_linkerd.mesh.load.workloads import PORT
 from prefect_linkerd.mesh.smoke.judgement import (
     judge_canary,
     judge_faults,
@@ -34,8 +36,6 @@ from prefect_linkerd.mesh.smoke.run import (
     ignore_step,
 )
 from prefect_linkerd.mesh.smoke.workloads import Backend
-from prefect_linkerd.mesh.traffic.program import Traffic
-from prefect_linkerd.mesh.traffic.workloads import PORT
 
 _FRONT = "web"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefect_linkerd.mesh.errors import SmokeTestFailed
+from prefect_linkerd.mesh.load.program import Traffic
 from prefect_linkerd.mesh.smoke.options import Promise
-from prefect_linkerd.mesh.traffic.program import Traffic
 
 Outcome = Literal["passed", "failed", "skipped"]
 

@@ -14,7 +14,7 @@ from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
-from prefect_linkerd.mesh.traffic.workloads import PORT
+from prefect_linkerd.mesh.load.workloads import PORT
 
 GATEWAY = "gateway.networking.k8s.io"
 

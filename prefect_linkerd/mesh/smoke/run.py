@@ -18,13 +18,13 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts, describe, pod_reason
 from prefect_linkerd.mesh.linkerd.facts import SPLIT_KINDS
+from prefect_linkerd.mesh.load.fuse import Family, Fuse
+from prefect_linkerd.mesh.load.program import Traffic, read_traffic
+from prefect_linkerd.mesh.load.workloads import labelled, program, service
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.report import Measurement, Step
 from prefect_linkerd.mesh.smoke.routing import SplitApi, refusal, split
 from prefect_linkerd.mesh.smoke.workloads import Backend, backend, client, client_seconds
-from prefect_linkerd.mesh.traffic.fuse import Family, Fuse
-from prefect_linkerd.mesh.traffic.program import Traffic, read_traffic
-from prefect_linkerd.mesh.traffic.workloads import labelled, program, service
 
 SMOKE = Family(
     "smoke",

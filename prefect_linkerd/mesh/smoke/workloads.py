@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.load.workloads import CONTAINER_PORT, container, pod, serving
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
-from prefect_linkerd.mesh.traffic.workloads import CONTAINER_PORT, container, pod, serving
 
 # Long enough that requests overlap, so that a balancer that counts what is pending has a choice.
 DELAY_MS = 5

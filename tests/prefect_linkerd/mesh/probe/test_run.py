@@ -23,13 +23,13 @@ from prefect_linkerd.mesh.errors import (
     RequestsFailed,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.load import fuse as fuses
 from prefect_linkerd.mesh.probe import run as runs
 from prefect_linkerd.mesh.probe.counts import SETTLED
 from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
 from prefect_linkerd.mesh.probe.run import SIMULATED, AskingProbe, start_probe
 from prefect_linkerd.mesh.probe.workloads import PROBE, namespace
 from prefect_linkerd.mesh.snapshot.mesh import read_pods
-from prefect_linkerd.mesh.traffic import fuse as fuses
 from sandbox.cluster import Sandbox
 from tests.support.identities import as_account
 from tests.support.loopback import UNTRUSTED, DataPlane, LoopbackNode, ThroughNode
@@ -228,18 +228,18 @@ def test_old_asks_new_and_new_asks_old_with_its_role_and_a_failing_pair_stops_it
     sandbox, _ = ready_mesh("edge-26.8.3")
     admin = sandbox.cluster()
     said: list[str] = []
-    with DataPlane(admin) as plane, LoopbackNode(admin, tmp_path, plane) as node:
+    with DataPlane(admin) as plane, LoopbackNode(admin, tmp_path, plane):
         with pytest.raises(PreflightFailed, match="may not get pods/proxy"):
             asking(with_role(admin, "pods/proxy"), said).start()
         with pytest.raises(PreflightFailed, match="list nodes"):
             start_probe(with_role(admin, "nodes"), MeshConfig(), QUICK)
         assert left(admin) == []
 
-        probe = asking(ThroughNode.of(with_role(admin), node), said)
+        probe = asking(ThroughNode.of(with_role(admin)), said)
         probe.start()
         try:
             it_asks(probe, admin, plane, said)
-            it_hears(probe, monkeypatch)
+            it_hears(probe, admin, monkeypatch)
         finally:
             probe.end()
         assert left(admin) == []
@@ -277,16 +277,14 @@ def it_asks(probe: AskingProbe, admin: Cluster, plane: DataPlane, said: list[str
     assert probe.outcome.all.failed > 0
 
 
-def it_hears(probe: AskingProbe, monkeypatch: pytest.MonkeyPatch) -> None:
+def it_hears(probe: AskingProbe, admin: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A generation of which nothing can be heard is no good news either."""
     cluster = probe._cluster
     assert isinstance(cluster, ThroughNode)
-    assert cluster.node is not None
     monkeypatch.setattr(runs, "HEARD_WITHIN_SECONDS", 0.2)
     monkeypatch.setattr(probe, "_judges", True)
-    pods = [p.pod["metadata"]["name"] for p in cluster.node.processes.values() if p.results]
+    pods = [pod.name for pod in read_pods(admin, NAMESPACE)]
     cluster.silent = frozenset(name for name in pods if "-1-spread-" in name)
     with pytest.raises(NotReady, match="through the API server's pod proxy") as unheard:
         probe.check("switch")
     assert "pods/proxy" in unheard.value.remedy
-    cluster.silent = frozenset()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefect_linkerd.mesh.load.program import Traffic
 from prefect_linkerd.mesh.smoke.judgement import (
     Shift,
     is_plausible,
@@ -22,7 +23,6 @@ from prefect_linkerd.mesh.smoke.judgement import (
     next_shift,
     plausible_counts,
 )
-from prefect_linkerd.mesh.traffic.program import Traffic
 
 ALARM = 1e-6
 

@@ -16,11 +16,11 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
+from prefect_linkerd.mesh.load import fuse as fuses
+from prefect_linkerd.mesh.load.fuse import clear_leftovers, last_tended
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import entry_point, keep_promise
 from prefect_linkerd.mesh.smoke.run import SMOKE, SmokeRun
-from prefect_linkerd.mesh.traffic import fuse as fuses
-from prefect_linkerd.mesh.traffic.fuse import clear_leftovers, last_tended
 from sandbox.cluster import Sandbox
 from tests.support.advice import follows
 
@@ -28,10 +28,10 @@ DYING = """
 import os, signal, sys
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.traffic import fuse
+from prefect_linkerd.mesh.load import fuse
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
 from prefect_linkerd.mesh.smoke.run import SmokeRun
-from prefect_linkerd.mesh.traffic.workloads import program
+from prefect_linkerd.mesh.load.workloads import program
 from pathlib import Path
 
 fuse.FUSE_SECONDS = int(sys.argv[3])

@@ -9,7 +9,7 @@ from typing import Any
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.images import rewrite_image
 from prefect_linkerd.mesh.kubernetes.client import Object
-from prefect_linkerd.mesh.traffic import program as traffic
+from prefect_linkerd.mesh.load import program as traffic
 
 PROGRAM = "traffic.py"
 PORT = 80

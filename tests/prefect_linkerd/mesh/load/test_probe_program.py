@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prefect_linkerd.mesh.traffic.program import Asking, Backend, Prober
+from prefect_linkerd.mesh.load.program import Asking, Backend, Prober
 
 
 class StandIn(ThreadingHTTPServer):

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_linkerd.mesh.traffic import program as traffic
-from prefect_linkerd.mesh.traffic.program import (
+from prefect_linkerd.mesh.load import program as traffic
+from prefect_linkerd.mesh.load.program import (
     RESULT_LIMIT,
     Backend,
     Traffic,

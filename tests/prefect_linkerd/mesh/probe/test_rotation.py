@@ -1,0 +1,99 @@
+"""A rotation and its probe: a failing pair stops it before the next batch, and then it resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prefect_linkerd.mesh.errors import RequestsFailed
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.probe.options import ProbeOptions
+from prefect_linkerd.mesh.probe.run import AskingProbe
+from prefect_linkerd.mesh.probe.workloads import PROBE
+from prefect_linkerd.mesh.records.rotation import read_record
+from prefect_linkerd.mesh.restarts import RestartPolicy
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.mesh.snapshot.mesh import read_pods
+from tests.support.invariant import Invariant
+from tests.support.loopback import UNTRUSTED, DataPlane, LoopbackNode, ThroughNode
+from tests.support.meshes import FAST, await_lease, rotate
+from tests.support.ready_meshes import ReadyMesh
+
+OPTIONS = FAST.model_copy(
+    update={
+        "probe": ProbeOptions(replicas=1, requests_per_second=50, warm_up_seconds=1),
+        # Two batches of workloads.
+        "restarts": RestartPolicy(batch_size=2),
+    }
+)
+
+
+def started(cluster: Cluster) -> dict[str, str]:
+    """The workloads' pods, by the names of their Deployments."""
+    return {pod.owner[2]: pod.uid for pod in read_pods(cluster, namespace="apps") if pod.owner}
+
+
+@pytest.mark.timeout(300)
+def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
+    ready_mesh: ReadyMesh, helm_path: str, tmp_path: Path
+) -> None:
+    sandbox, config = ready_mesh("edge-26.8.3", workloads=4)
+    admin = sandbox.cluster()
+    before = started(admin)
+    assert len(before) == 4
+    said: list[str] = []
+    with DataPlane(admin) as plane, LoopbackNode(admin, tmp_path, plane):
+        cluster = ThroughNode.of(admin)
+
+        def probe() -> AskingProbe:
+            made = AskingProbe(
+                cluster, config, OPTIONS.probe, say=said.append, on_progress=lambda *_: None
+            )
+            made.start()
+            return made
+
+        # The server of the new generation has a certificate that the old one's proxy refuses.
+        plane.breaks = {("before", "spread")}
+        first = probe()
+        try:
+            with pytest.raises(RequestsFailed) as stopped:
+                rotate(cluster, config, helm_path, options=OPTIONS, probe=first)
+        finally:
+            first.end()
+        assert "phase" not in stopped.value.subject
+        assert "0-before to 1-spread: " in stopped.value.found
+        assert UNTRUSTED in stopped.value.found
+        # The control plane was restarted, and of the workloads none.
+        record = read_record(admin, "linkerd")
+        assert record is not None
+        assert record.phase == "spread"
+        assert all("/linkerd/" in name for name in record.restarted["spread"])
+        assert started(admin) == before
+        assert not list(admin.list("v1", "Pod", "linkerd-probe", labels=PROBE.run_label))
+
+        plane.breaks = set()
+        await_lease(admin)
+        second = probe()
+        try:
+            with Invariant(sandbox):
+                phases = rotate(cluster, config, helm_path, options=OPTIONS, probe=second)
+        finally:
+            second.end()
+        assert phases == ["spread", "switch", "drop", "done"]
+        record = read_record(admin, "linkerd")
+        assert record is not None
+        assert read_trust_bundle(admin, config).anchors == {record.goal}
+        told = [chapter.text for chapter in record.story if chapter.text.startswith("Probe")]
+        assert len(told) == 4
+        assert all(text.endswith(" 0 failed.") for text in told)
+        # Old and new asked each other in every phase, and there was no other pair.
+        names = ("0-before", "1-spread", "2-switch", "3-drop")
+        met = {(a, b) for n, a in enumerate(names) for b in names[max(n - 1, 0) : n + 2]}
+        assert set(second.outcome.pairs) == met
+        assert not list(admin.list("v1", "Pod", "linkerd-probe", labels=PROBE.run_label))
+        assert not [
+            name for names in record.restarted.values() for name in names if "linkerd-probe" in name
+        ]
+        # Each batch was gated.
+        assert any(text.startswith("Probe, spread, before batch 5: ") for text in said)
