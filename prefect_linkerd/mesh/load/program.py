@@ -339,6 +339,8 @@ class _Answer(BaseHTTPRequestHandler):
 REASONS = 10
 """Different reasons that are told apart for each server that is asked."""
 REASON_LIMIT = 200
+DRAIN_SECONDS = 4
+"""How long a pod of the probe serves after it was told to end, unless it was told to ask nobody."""
 RECENT = 1000
 """Answers whose latencies are kept."""
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -498,6 +500,11 @@ class Prober(ThreadingHTTPServer):
             for asking in gone:
                 asking.stop()
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is anybody that it asks: it is told to ask nobody before it is removed."""
+        return bool(self._asking)
+
     def results(self) -> dict[str, Any]:
         """What was seen of every server that was ever asked; each in the pieces it was asked in."""
         with self._changing:
@@ -563,6 +570,14 @@ def probe(given: argparse.Namespace) -> None:
     backend = Backend((given.host, given.port), backend=given.name, replica=given.replica)
     prober = Prober((given.host, given.results_port), given.name, given.replica, ask)
     threading.Thread(target=backend.serve_forever, daemon=True).start()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if prober.asks:
+            # Nobody knows of its end: where its node is drained it serves until they do.
+            time.sleep(DRAIN_SECONDS)
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
     ports = backend.server_address[1], prober.server_address[1]
     print(f"serving on ports {ports[0]} {ports[1]}", flush=True)
     prober.ask(given.ask)
@@ -623,7 +638,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             backend.serve_forever()
         return
     if given.command == "probe":
-        signal.signal(signal.SIGTERM, _stop)
         probe(given)
         return
     traffic = send(

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlencode
 
 from prefect_linkerd.mesh.config.model import MeshConfig
@@ -183,6 +183,7 @@ class AskingProbe(Probe):
         self._generations = Generations()
         self._ledger = Ledger()
         self._checked = self._concluded = self._ledger
+        self._where: str = ""
         self._judges = True
 
     # Life and end
@@ -214,6 +215,9 @@ class AskingProbe(Probe):
         try:
             if self._is_lit:
                 self._is_lit = False
+                with suppress(MeshError):
+                    # Asking nobody, they end at once.
+                    self._read(self._pods(self._generations.living), ())
                 self._fuse.__exit__(None, None, None)
             self._remove_place()
         except MeshError as error:
@@ -423,8 +427,10 @@ class AskingProbe(Probe):
         with self._tolerant():
             self._hear(self._generations)
         counted = total(since(self._ledger, self._checked).values())
-        self._checked = self._ledger
-        self._say(f"Probe, {where}: {counted}")
+        # A wait checks again and again: it is said once, and when something fails.
+        if where != self._where or counted.failed:
+            self._checked, self._where = self._ledger, where
+            self._say(f"Probe, {where}: {counted}")
         self._judge(where)
 
     def conclude(self, phase: str) -> str:
@@ -541,8 +547,10 @@ class AskingProbe(Probe):
             expected=f"a client of each generation ({names}) to be heard through the API server's "
             "pod proxy",
             found=reasons or "no running pod of one of them",
-            remedy=f"Grant get on pods/proxy in namespace {self._place} (docs/permissions.md), see "
-            f"whether the API server reaches pods on port {RESULTS_PORT}, {TURN_OFF}.",
+            remedy="If the API server was unreachable for minutes, the probe is gone with its "
+            f"fuse: run again. Else grant get on pods/proxy in namespace {self._place} "
+            "(docs/permissions.md), see whether the API server reaches pods on port "
+            f"{RESULTS_PORT}, {TURN_OFF}.",
         )
 
 

@@ -9,6 +9,7 @@ from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.load.fuse import Family
+from prefect_linkerd.mesh.load.program import DRAIN_SECONDS
 from prefect_linkerd.mesh.load.workloads import CONTAINER_PORT, container, pod, serving
 from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
 
@@ -64,7 +65,11 @@ def generation(
     probes = container("probe", config, options.image, arguments)
     template = pod(config, probes, program_name, labels=selector)
     # Results are read past the proxy, so that a mesh that fails does not hide that it does.
-    template["metadata"]["annotations"]["config.linkerd.io/skip-inbound-ports"] = str(RESULTS_PORT)
+    template["metadata"]["annotations"] |= {
+        "config.linkerd.io/skip-inbound-ports": str(RESULTS_PORT),
+        # Source: https://linkerd.io/2/tasks/graceful-shutdown/
+        "config.alpha.linkerd.io/proxy-wait-before-exit-seconds": str(DRAIN_SECONDS),
+    }
     template["spec"]["topologySpreadConstraints"] = [
         {
             "maxSkew": 1,
@@ -73,7 +78,9 @@ def generation(
             "labelSelector": {"matchLabels": dict(selector)},
         }
     ]
-    return serving(name, place, options.replicas, probes, template, selector)
+    made = serving(name, place, options.replicas, probes, template, selector)
+    template["spec"]["terminationGracePeriodSeconds"] = 2 * DRAIN_SECONDS
+    return made
 
 
 def probe_permissions(place: str, *, creates: bool, pulls: bool) -> list[Permission]:
