@@ -569,19 +569,18 @@ def probe(given: argparse.Namespace) -> None:
 
     backend = Backend((given.host, given.port), backend=given.name, replica=given.replica)
     prober = Prober((given.host, given.results_port), given.name, given.replica, ask)
-    threading.Thread(target=backend.serve_forever, daemon=True).start()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        if prober.asks:
-            # Nobody knows of its end: where its node is drained it serves until they do.
-            time.sleep(DRAIN_SECONDS)
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, stop)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
+    for server in (backend, prober):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
     ports = backend.server_address[1], prober.server_address[1]
     print(f"serving on ports {ports[0]} {ports[1]}", flush=True)
     prober.ask(given.ask)
-    prober.serve_forever()
+    ended.wait()
+    # Nobody knows of its end: where its node is drained it serves until they do.
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while prober.asks and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.mesh.load import program
 from prefect_linkerd.mesh.load.program import Asking, Backend, Prober
 
 
@@ -197,3 +201,31 @@ def test_it_is_told_whom_to_ask_and_keeps_what_it_saw() -> None:
         assert results(port, "/anything")[0] == 404
         prober.shutdown()
         backend.shutdown()
+
+
+def test_told_to_end_it_serves_until_nobody_counts_on_it() -> None:
+    """As on a node that is drained; a pod that was told to ask nobody ends at once."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, program.__file__, "probe", "--port", "0", "--results-port", "0"),
+            *("--name", "0-before", "--replica", "pod", "--url", "http://127.0.0.1:9/{}"),
+            *("--ask", "0-before"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        serves, tells = (int(word) for word in process.stdout.readline().split()[-2:])
+        assert results(tells, "/results")[1]["asks"] == ["0-before"]
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        connection = http.client.HTTPConnection("127.0.0.1", serves, timeout=5)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
+        assert results(tells, "/ask")[1]["asks"] == []
+        assert process.wait(2) == 0
+    finally:
+        process.kill()
+        process.wait()
