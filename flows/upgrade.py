@@ -6,6 +6,7 @@ from prefect_linkerd.mesh.errors import (
     NotReady,
     ReleaseError,
     RequestsFailed,
+    TrafficDropped,
     UpgradeUndone,
 )
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
@@ -76,7 +77,8 @@ def upgrade(
         accept: Ids of the plan's findings that a person has looked at and accepts; `window` goes
             ahead outside the maintenance window.
         go_back: Gives an interrupted upgrade up, and goes back.
-        restarts: How fast, and in which order, the data plane is restarted.
+        restarts: How fast, and in which order, the data plane is restarted, and by how much success
+            rates may drop.
         probe: Requests of its own meanwhile, and how many may fail before it goes back.
 
     Raises:
@@ -123,7 +125,13 @@ def _upgrade(
     if record.direction == "forward":
         try:
             verified = _go(planned, record, claim, restarts, probe)
-        except (MeshUnhealthy, NotReady, ReleaseError, RequestsFailed) as failure:
+        except (
+            MeshUnhealthy,
+            NotReady,
+            ReleaseError,
+            RequestsFailed,
+            TrafficDropped,
+        ) as failure:
             if isinstance(failure, ReleaseError) and failure.transient:
                 raise
             record = turn_back(mesh, record, str(failure))
@@ -182,7 +190,7 @@ def _go(
     if probe.asks:
         ask_probe(probe, "control plane")
     claim.check()
-    move_data_plane(mesh, restarts, probe)
+    move_data_plane(mesh, restarts, probe, is_way_back=False)
     verified = verify(mesh, patience=mesh.upgrade.settle_seconds)
     if probe.asks:
         ask_probe(probe, "verified")
@@ -205,5 +213,5 @@ def _return(
     claim.check()
     roll_back(mesh, record)
     claim.check()
-    move_data_plane(mesh, restarts, probe)
+    move_data_plane(mesh, restarts, probe, is_way_back=True)
     return verify(mesh, patience=mesh.upgrade.settle_seconds)

@@ -25,6 +25,7 @@ from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger, outside
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.step import step
+from prefect_linkerd.tasks.traffic import told
 from prefect_linkerd.tasks.trust_anchor import key_ring, load_secret
 
 
@@ -160,7 +161,7 @@ def await_approval(of: str, options: RotationOptions | WebhookOptions) -> None:
 
 @step("phase", run_name="{phase}", description="One phase, and its proof.")
 def advance(mesh: LinkerdMesh, rotation: Rotation, phase: PhaseName, action: Action) -> None:
-    with RolloutProgress(mesh.name, phase) as progress:
+    with RolloutProgress(mesh.name, phase) as progress, told(mesh.name, lambda: rotation.traffic):
         if action == "recover":
             match phase:
                 case "switch":
@@ -191,7 +192,7 @@ def finish(mesh: LinkerdMesh, rotation: Rotation, plan: RotationPlan) -> Rotatio
     rotation.finish()
     record, requests = rotation.record, rotation.probe.outcome
     create_markdown_artifact(
-        story_markdown(mesh.name, record, plan, requests),
+        story_markdown(mesh.name, record, plan, requests, rotation.traffic),
         key=mesh_key(mesh.name, "rotation"),
         description=f"Trust anchor of mesh {mesh.name}",
     )

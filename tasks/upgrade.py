@@ -39,6 +39,7 @@ from prefect_linkerd.mesh.restarts import (
     RestartPolicy,
     read_data_plane,
 )
+from prefect_linkerd.mesh.traffic.watch import TrafficWatch
 from prefect_linkerd.mesh.upgrade.path import newest_hop
 from prefect_linkerd.mesh.upgrade.plan import (
     UpgradePlan,
@@ -63,6 +64,7 @@ from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.step import step
+from prefect_linkerd.tasks.traffic import told
 
 SOAK_LOOKS = 10.0
 """Seconds between two looks at a control plane that soaks."""
@@ -264,13 +266,30 @@ def soak(mesh: LinkerdMesh, record: UpgradeRecord) -> UpgradeRecord:
 
 
 @step("data plane", description="Restarts every workload with another proxy, batch by batch.")
-def move_data_plane(mesh: LinkerdMesh, policy: RestartPolicy, probe: Probe) -> Restarted:
+def move_data_plane(
+    mesh: LinkerdMesh, policy: RestartPolicy, probe: Probe, *, is_way_back: bool
+) -> Restarted:
     """Until every proxy is of the mesh's version, save those that have to be restarted manually.
 
     What keeps its proxies at another version is left alone, and named.
+
+    Args:
+        is_way_back: a drop of success rates is shown, and stops nothing: there is no other way.
+
+    Raises:
+        TrafficDropped: fewer requests of a workload succeed since its restart.
     """
     cluster, version = cluster_of(mesh), proxy_version(mesh)
-    with RolloutProgress(mesh.name, "data plane") as progress:
+    watch = TrafficWatch(
+        cluster,
+        max_drop=policy.max_success_drop,
+        seconds=policy.traffic_seconds,
+        stops=not is_way_back,
+        remedy="Look at its log and its proxy's, or allow a further drop with the option "
+        "restarts.max_success_drop.",
+    )
+    watch.phase = "way back" if is_way_back else "upgrade"
+    with RolloutProgress(mesh.name, "data plane") as progress, told(mesh.name, lambda: watch.rows):
         done = restart_beside(
             probe,
             "data plane",
@@ -280,6 +299,7 @@ def move_data_plane(mesh: LinkerdMesh, policy: RestartPolicy, probe: Probe) -> R
             policy,
             timeout=mesh.timeout_seconds,
             on_progress=progress,
+            watch=watch,
         )
     log = get_run_logger()
     for left in done.by_hand:

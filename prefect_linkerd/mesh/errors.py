@@ -113,6 +113,10 @@ class RequestsFailed(MeshError):
     """More of the probe's requests failed than may; `found` names the pairs, and why."""
 
 
+class TrafficDropped(MeshError):
+    """Fewer requests of a workload succeed since a batch of restarts; `found` says how many."""
+
+
 class UpgradeUndone(MeshError):
     """An upgrade failed and the mesh is at its former version again; `found` says why."""
 

@@ -46,6 +46,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
     rollout_status,
 )
 from prefect_linkerd.mesh.snapshot.mesh import CONTROL_PLANE_NS, Pod, read_pods
+from prefect_linkerd.mesh.traffic.watch import TrafficWatch
 
 ATTEMPTS = 3
 """How often what still needs a restart afterwards is tried: the injector may have been behind."""
@@ -489,6 +490,7 @@ def restart_data_plane(
     on_progress: OnProgress,
     tolerated: frozenset[Workload] = frozenset(),
     before_batch: Callable[[Batch], None] = lambda _: None,
+    watch: TrafficWatch | None = None,
 ) -> Restarted:
     """Restarts batch by batch until no pod needs it any more, save those left for a person.
 
@@ -500,8 +502,10 @@ def restart_data_plane(
         timeout: seconds that one batch may take.
         before_batch: called before each batch; stops everything by raising.
         tolerated: workloads known not to be well: restarted, but not waited for.
+        watch: compares the requests of each batch before and after its restart.
 
     Raises:
+        TrafficDropped: fewer requests succeed since a batch; the next one is not begun.
         NotReady: a workload did not come up again, a PodDisruptionBudget never allowed its restart,
             or its new pods still need one.
     """
@@ -534,18 +538,40 @@ def restart_data_plane(
                 time.sleep(policy.pause_seconds)
             before_batch(batch)
             _await_budgets(cluster, batch, covered, timeout, tolerated)
+            if watch is not None:
+                names = (target.subject for target in batch.targets)
+                watch.before(names, judged_by(batch, data_plane), data_plane.pods)
             left = _restart(cluster, batch.workloads)
             waited = [w for w in left if w not in tolerated]
             await_rollouts(
                 cluster, waited, timeout, _beyond(len(done), total, on_progress), may_go=True
             )
             done += left
+            if watch is not None:
+                following = plan.batches[number + 1 : number + 2]
+                ahead = judged_by(following[0], data_plane) if following else ()
+                row = watch.after(ahead)
+                on_progress(min(len(done), total), total, str(row))
     raise NotReady(
         "/".join(next(iter(left or done), ("data plane",))),
         expected="pods that need no restart, after a restart",
         found=f"that they still do, after {ATTEMPTS} more",
         remedy="Look at the proxy injector: it may not see the cluster's present state.",
     )
+
+
+def judged_by(batch: Batch, data_plane: DataPlane) -> frozenset[str]:
+    """The workloads whose requests tell whether a batch's restart went well.
+
+    Its own; for the control plane, which answers no request of users, those of every workload.
+    """
+    if batch.stage == "control plane":
+        return frozenset(
+            target.subject
+            for target in data_plane.targets.values()
+            if data_plane.stage(target.workload[1]) == "workloads"
+        )
+    return frozenset(target.subject for target in batch.targets)
 
 
 def _came_up_bare(cluster: Cluster, restarted: Iterable[Workload]) -> list[Workload]:

@@ -37,3 +37,21 @@ class RestartPolicy(Section):
         title="Pause (seconds)",
         description="Time between two batches, to look at dashboards.",
     )
+    max_success_drop: float | None = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        title="Success may drop by (percentage points)",
+        description="By how much the success rate of requests to a restarted workload, or of one "
+        "that calls it, may drop. A further drop stops a rotation before its next batch and rolls "
+        "an upgrade back. Proxies count the requests; too few to tell decide nothing. Empty: "
+        "requests are not watched.",
+    )
+    traffic_seconds: float = Field(
+        default=5.0,
+        ge=1,
+        le=600,
+        title="Count requests for (seconds)",
+        description="How long requests are counted after a batch, and before the next one. Batches "
+        "without traffic are not waited for.",
+    )

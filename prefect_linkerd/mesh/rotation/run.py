@@ -109,6 +109,14 @@ from prefect_linkerd.mesh.rotation.trust_bundle import (
     write_trust_bundle,
 )
 from prefect_linkerd.mesh.snapshot.mesh import Pod
+from prefect_linkerd.mesh.traffic.watch import BatchTraffic, TrafficWatch
+
+STOPPED = (
+    "Look at its log and its proxy's. Then run again: the rotation resumes with the next batch. Or "
+    "allow a further drop with the option restarts.max_success_drop, or go back with the action "
+    "abort (not where cert-manager makes the anchor)."
+)
+"""What to do where fewer requests succeed after a restart."""
 
 REISSUES = 3
 """How often cert-manager is asked: it may have signed by what it still had in memory."""
@@ -142,6 +150,17 @@ class Rotation:
         self._claim = claim
         self._options = options
         self.probe = Probe()
+        self._watch = TrafficWatch(
+            cluster,
+            max_drop=options.restarts.max_success_drop,
+            seconds=options.restarts.traffic_seconds,
+            remedy=STOPPED,
+        )
+
+    @property
+    def traffic(self) -> tuple[BatchTraffic, ...]:
+        """The requests of each batch that this run has restarted."""
+        return tuple(self._watch.rows)
 
     @property
     def record(self) -> RotationRecord:
@@ -582,7 +601,7 @@ class Rotation:
             return lambda pod: not recovered(pod)
 
         # Without a certificate hardly anything is ready, and what is not is no reason to wait.
-        self._restart_all("spread", judge, on_progress, unwell(snapshot))
+        self._restart_all("spread", judge, on_progress, unwell(snapshot), is_down=True)
 
     # done
 
@@ -661,7 +680,18 @@ class Rotation:
         judge: Callable[[DataPlane], Needs],
         on_progress: OnProgress,
         tolerated: frozenset[Workload],
+        *,
+        is_down: bool = False,
     ) -> None:
+        """Restarts what needs it.
+
+        Args:
+            is_down: whether requests fail anyway.
+        """
+        watch = self._watch
+        # Going back is not stopped halfway: that leaves the mesh no better.
+        watch.phase, watch.stops = phase, not self.record.is_going_back
+
         def before(batch: Batch) -> None:
             record = self.record
             done = record.restarted.get(phase, ())
@@ -680,6 +710,7 @@ class Rotation:
             on_progress=on_progress,
             tolerated=tolerated,
             before_batch=before,
+            watch=None if is_down else watch,
         )
 
     def _prove(self, phase: PhaseName, *, but_identity: bool = False) -> None:

@@ -10,6 +10,7 @@ from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.report.events import Notice
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
 from prefect_linkerd.mesh.rotation.plan import RotationPlan
+from prefect_linkerd.mesh.traffic.watch import BatchTraffic
 
 
 def plan_markdown(mesh: str, plan: RotationPlan) -> str:
@@ -35,11 +36,18 @@ def plan_markdown(mesh: str, plan: RotationPlan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def story_markdown(mesh: str, record: RotationRecord, plan: RotationPlan, requests: Outcome) -> str:
+def story_markdown(
+    mesh: str,
+    record: RotationRecord,
+    plan: RotationPlan,
+    requests: Outcome,
+    traffic: Sequence[BatchTraffic] = (),
+) -> str:
     """A rotation that is over, as a page: what there was, what there is, and all between.
 
     Args:
         requests: what the probe of the run that finished it counted.
+        traffic: the requests of each batch that the last run has restarted.
     """
     going = "back to the old anchor" if record.is_going_back else "to a new anchor"
     lines = [f"# Trust anchor of {mesh}: rotated {going}", ""]
@@ -49,6 +57,7 @@ def story_markdown(mesh: str, record: RotationRecord, plan: RotationPlan, reques
     lines += [f"| issuer at the start of this run | `{before}` | see the Secret |", ""]
     lines += ["| when | phase | what |", "|---|---|---|"]
     lines += [f"| {c.at} | {c.phase} | {c.text} |" for c in record.story]
+    lines += _listed("Requests", [f"{row.phase}, {row}" for row in traffic])
     for phase, workloads in record.restarted.items():
         lines += ["", f"## Restarted in {phase}: {len(workloads)}", ""]
         lines += [f"- {name}" for name in workloads]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from prefect_linkerd.mesh.chance import is_plausible, plausible_counts
 from prefect_linkerd.mesh.load.program import Traffic
 
 
@@ -66,37 +66,6 @@ def judge_spread(traffic: Traffic, backend: str, replicas: int, least: float) ->
             "requests are not balanced by a proxy"
         )
     return problems
-
-
-def is_plausible(count: int, total: int, share: float, false_alarm: float) -> bool:
-    """Whether `count` of `total` independent requests may well be a draw at `share`.
-
-    By the Chernoff bound in its relative-entropy form, which holds for every total: a draw as far
-    off as this one has a probability of at most `2 exp(-total * KL(count/total || share))`.
-    Source: Hoeffding, Probability inequalities for sums of bounded random variables (1963), th. 1.
-    """
-    if total == 0:
-        return False
-    if share <= 0 or share >= 1:
-        return count == round(share) * total
-    return total * _relative_entropy(count / total, share) <= math.log(2 / false_alarm)
-
-
-def _relative_entropy(q: float, p: float) -> float:
-    left = q * math.log(q / p) if q > 0 else 0.0
-    right = (1 - q) * math.log((1 - q) / (1 - p)) if q < 1 else 0.0
-    return left + right
-
-
-def plausible_counts(total: int, share: float, false_alarm: float) -> tuple[int, int]:
-    """The least and the most requests that are plausible at a share."""
-    around = round(total * share)
-    low, high = around, around
-    while low > 0 and is_plausible(low - 1, total, share, false_alarm):
-        low -= 1
-    while high < total and is_plausible(high + 1, total, share, false_alarm):
-        high += 1
-    return low, high
 
 
 def judge_split(traffic: Traffic, weights: Mapping[str, int], false_alarm: float) -> list[str]:

@@ -166,18 +166,28 @@ def read_proxy_metrics(
 
 
 def _ask_proxy(cluster: Cluster, pod: Pod, timeout: float) -> ProxyMetrics | str:
-    path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{ADMIN_PORT}/proxy/metrics"
     try:
-        answer, _ = cluster.request(
-            "GET", path, subject=pod.subject, accept="text/plain", repeat=False, timeout=timeout
-        )
-        return parse_proxy_metrics(answer.decode())
+        return parse_proxy_metrics(metrics_of(cluster, pod, timeout))
     except ApiError as error:
-        if _is_denied(error):
+        if is_denied(error):
             raise
         return error.found
     except ValueError as error:
         return f"an answer that cannot be read: {error}"
+
+
+def metrics_of(cluster: Cluster, pod: Pod, timeout: float) -> str:
+    """The metrics of one proxy, as text; asked for once.
+
+    Raises:
+        ApiError: no answer, or this identity may not use the pod's proxy subresource
+            (`is_denied`).
+    """
+    path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{ADMIN_PORT}/proxy/metrics"
+    answer, _ = cluster.request(
+        "GET", path, subject=pod.subject, accept="text/plain", repeat=False, timeout=timeout
+    )
+    return answer.decode()
 
 
 def read_prometheus(
@@ -215,7 +225,7 @@ def read_prometheus(
             "by (namespace, deployment, statefulset, daemonset, classification)"
         )
     except ApiError as error:
-        if _is_denied(error):
+        if is_denied(error):
             raise
         return Prometheus("refuses" if error.status == 403 else "silent", error.found)
     except (ValueError, KeyError, TypeError) as error:
@@ -247,7 +257,7 @@ def _by_workload(result: list[dict[str, Any]]) -> dict[str, Responses]:
     return found
 
 
-def _is_denied(error: MeshError) -> bool:
+def is_denied(error: MeshError) -> bool:
     """Whether the API server itself refused, by RBAC, and not what it led to."""
     return (
         isinstance(error, ApiError)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_linkerd.mesh.errors import ApiError
-from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.snapshot.proxy_metrics import (
     Responses,
     choose_sample,
@@ -25,6 +21,7 @@ from prefect_linkerd.mesh.snapshot.proxy_metrics import (
     read_proxy_metrics,
 )
 from tests.prefect_linkerd.mesh.checks.test_judges_beyond import pod
+from tests.support.api_server import Answer, ApiServer, admin
 from tests.support.installed import InstalledMesh, on
 
 ENDS = 1_795_620_542.646
@@ -54,52 +51,10 @@ classification="failure",grpc_status="",error=""}} 1000
 """
 OLDER = PROXY.replace("control_identity", "identity")
 
-Answer = tuple[int, str]
 FORBIDDEN = {
     "kind": "Status",
     "message": 'pods "web-1:4191" is forbidden: User "viewer" cannot get resource "pods/proxy"',
 }
-
-
-class ApiServer:
-    """As much of an API server as leads requests on to pods: answers by path."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Callable[[dict[str, list[str]]], Answer]] = {}
-        self.asked: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                url = urlsplit(self.path)
-                outer.asked.append(url.path)
-                answer = outer.answers.get(url.path, lambda _query: (503, "no endpoints"))
-                status, text = answer(parse_qs(url.query))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text.encode())))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *_: Any) -> None:
-                """Says nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def cluster(self) -> Cluster:
-        address = f"http://127.0.0.1:{self.server.server_address[1]}"
-        context = {"cluster": "c", "user": "u"}
-        return Cluster(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "x",
-                "contexts": [{"name": "x", "context": context}],
-                "clusters": [{"name": "c", "cluster": {"server": address}}],
-                "users": [{"name": "u", "user": {"token": "none"}}],
-            }
-        )
 
 
 @pytest.fixture
@@ -108,10 +63,6 @@ def api() -> Iterator[ApiServer]:
     yield server
     server.server.shutdown()
     server.server.server_close()
-
-
-def admin(name: str) -> str:
-    return f"/api/v1/namespaces/app/pods/{name}:4191/proxy/metrics"
 
 
 QUERY = "/api/v1/namespaces/linkerd-viz/services/http:prometheus:9090/proxy/api/v1/query"

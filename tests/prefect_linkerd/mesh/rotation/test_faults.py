@@ -19,7 +19,7 @@ from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import NewAnchor
 from prefect_linkerd.mesh.rotation.run import Rotation
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
-from tests.prefect_linkerd.mesh.rotation.fault_proxy import FaultProxy
+from tests.support.fault_proxy import FaultProxy
 from tests.support.invariant import Invariant
 from tests.support.meshes import (
     FAST,

@@ -26,6 +26,11 @@ NONE: Mapping[str, str] = MappingProxyType({})
 FAULTS = ("429", "500", "reset", "lost")
 
 
+class _Server(ThreadingHTTPServer):
+    # Clients connect side by side.
+    request_queue_size = 64
+
+
 class FaultProxy:
     """While open, `kubeconfig` is that of a cluster whose API server fails a share of requests."""
 
@@ -59,7 +64,7 @@ class FaultProxy:
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = _Server(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
 
@@ -123,7 +128,12 @@ class FaultProxy:
             request.close_connection = True
             request.connection.close()
             return
-        answer(request, response.status, response.data, response.headers)
+        status, data = self.amended(request.path, response.status, response.data)
+        answer(request, status, data, response.headers)
+
+    def amended(self, path: str, status: int, data: bytes) -> tuple[int, bytes]:  # noqa: ARG002
+        """What is answered in the place of the API server's answer; here that itself."""
+        return status, data
 
 
 def answer(
