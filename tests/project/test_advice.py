@@ -99,6 +99,18 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
         "Uninstall the Linkerd that it belongs to.",
         "Install the earlier version by its chart.",
     ),
+    "needs nodes that run containers; it names the option that turns the probe off, too": (
+        "Look at its conditions; name another (probe.namespace), ….",
+        "Run again: the next run has other names.",
+        "… Name another image (probe.image), ….",
+        "See whether their nodes are ready and the garbage collector runs, then run again, ….",
+        "If the API server was unreachable for minutes, the probe is gone with its fuse: run again.",
+        "…, …. The mesh is as it was.",
+    ),
+    "says what the same error of a rotation does, which a test follows": (
+        "Look at its log and its proxy's, or allow a further drop with the option "
+        "restarts.max_success_drop.",
+    ),
     "is for the owner of something that these flows never write": (
         "Only cert-manager may write Secret/",
         "Let that leave this Secret's content alone: each rotation copies an anchor there.",

@@ -42,7 +42,7 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Family:
-    """The runs of one purpose: how their objects are named and labelled, and of which kinds.
+    """The runs of one purpose: how their objects are named and labelled, and their kinds.
 
     `leading` are the kinds that lead traffic: they go first, so that an injected fault ends at
     once.

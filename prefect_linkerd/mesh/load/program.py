@@ -337,17 +337,17 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 REASONS = 10
-"""Different reasons that are told apart for each server that is asked."""
+"""Different reasons that are counted apart for each server that is asked."""
 REASON_LIMIT = 200
 DRAIN_SECONDS = 4
-"""How long a pod of the probe serves after it was told to end, unless it was told to ask nobody."""
+"""How long a pod of the probe serves after SIGTERM, unless it had stopped asking before."""
 RECENT = 1000
 """Answers whose latencies are kept."""
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class Asking:
-    """Asks one server again and again until it is told to stop, and counts.
+    """Asks one server again and again until it is stopped, and counts.
 
     Until the server answers for the first time, failures are `early` and count as none, for at most
     `warm_up` seconds: a Service that has just been made is not known everywhere at once.
@@ -429,7 +429,7 @@ class Asking:
             connection.close()
 
     def _judge(self, response: http.client.HTTPResponse) -> str:
-        """Why an answer is none, or nothing."""
+        """Why a response is no answer; empty where it is one."""
         if why := response.getheader(LINKERD_ERROR):
             return f"{response.status}, {LINKERD_ERROR}: {why}"
         if not 200 <= response.status < 300:
@@ -502,7 +502,7 @@ class Prober(ThreadingHTTPServer):
 
     @property
     def asks(self) -> bool:
-        """Whether there is anybody that it asks: it is told to ask nobody before it is removed."""
+        """Whether there is anybody that it asks: nobody any more before it is removed."""
         return bool(self._asking)
 
     def results(self) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def since(now: Ledger, before: Ledger) -> dict[Pair, Count]:
 
 
 def unsettled(said: Mapping[str, Said], servers: Sequence[str]) -> list[str]:
-    """The clients and servers of which it is not known yet whether they can talk.
+    """The clients and servers that are not known yet to be able to talk.
 
     Args:
         said: what every living client said, by its pod.

@@ -285,7 +285,7 @@ class AskingProbe(Probe):
                 "permissions of the probe",
                 expected="all that it does, before anything changes",
                 found=in_words(lacking),
-                remedy=f"{GRANT[:-1]}, {TURN_OFF}. Nothing was changed by this run.",
+                remedy=f"{GRANT[:-1]}, {TURN_OFF}. The mesh is as it was.",
             )
 
     @property
@@ -595,7 +595,7 @@ def start_probe(
             "permissions of the probe",
             expected="to list nodes, to know whether pods run on them",
             found=error.found,
-            remedy=f"{GRANT[:-1]}, {TURN_OFF}. Nothing was changed by this run.",
+            remedy=f"{GRANT[:-1]}, {TURN_OFF}. The mesh is as it was.",
         ) from None
     if not runs_pods(nodes):
         return Probe(SIMULATED)

@@ -16,6 +16,7 @@ from prefect_linkerd.mesh.records.rotation import read_record
 from prefect_linkerd.mesh.restarts import RestartPolicy
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from prefect_linkerd.mesh.snapshot.mesh import read_pods
+from tests.support.advice import follows
 from tests.support.invariant import Invariant
 from tests.support.loopback import UNTRUSTED, DataPlane, LoopbackNode, ThroughNode
 from tests.support.meshes import FAST, await_lease, rotate
@@ -36,6 +37,9 @@ def started(cluster: Cluster) -> dict[str, str]:
 
 
 @pytest.mark.timeout(300)
+@follows(
+    "Run verify_mesh and fix what it names, then run again: it resumes from the cluster's state."
+)
 def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
     ready_mesh: ReadyMesh, helm_path: str, tmp_path: Path
 ) -> None:

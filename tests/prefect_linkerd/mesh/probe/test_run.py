@@ -28,9 +28,11 @@ from prefect_linkerd.mesh.probe import run as runs
 from prefect_linkerd.mesh.probe.counts import SETTLED
 from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
 from prefect_linkerd.mesh.probe.run import SIMULATED, AskingProbe, start_probe
-from prefect_linkerd.mesh.probe.workloads import PROBE, namespace
+from prefect_linkerd.mesh.probe.workloads import PROBE
+from prefect_linkerd.mesh.probe.workloads import namespace as probe_namespace
 from prefect_linkerd.mesh.snapshot.mesh import read_pods
 from sandbox.cluster import Sandbox
+from tests.support.advice import follows
 from tests.support.identities import as_account
 from tests.support.loopback import UNTRUSTED, DataPlane, LoopbackNode, ThroughNode
 from tests.support.ready_meshes import ReadyMesh
@@ -85,6 +87,7 @@ def test_on_simulated_nodes_it_says_so_and_asks_one_thing(sandbox: Sandbox) -> N
     assert len(cluster.asked) == 1
 
 
+@follows("See whether the proxy injector runs and its webhook answers, ")
 def test_pods_without_a_proxy_are_a_refusal_that_leaves_nothing(cluster: Cluster) -> None:
     """This cluster has no mesh, so nothing injects."""
     with pytest.raises(NotReady, match="expected a container linkerd-proxy") as refused:
@@ -92,10 +95,12 @@ def test_pods_without_a_proxy_are_a_refusal_that_leaves_nothing(cluster: Cluster
     assert "probe.enabled" in refused.value.remedy
     assert left(cluster) == []
     await_no_namespace(cluster)
+    start_probe(cluster, MeshConfig(), ProbeOptions(enabled=False)).end()
 
 
-def test_somebody_elses_namespace_is_never_written(cluster: Cluster) -> None:
-    theirs = namespace()
+@follows("Name another namespace (probe.namespace), ")
+def test_somebody_elses_namespace_is_never_written(cluster: Cluster, namespace: str) -> None:
+    theirs = probe_namespace()
     release = {"meta.helm.sh/release-name": "probe", "meta.helm.sh/release-namespace": NAMESPACE}
     theirs["metadata"] |= {
         "labels": {"app.kubernetes.io/managed-by": "Helm"},
@@ -111,10 +116,14 @@ def test_somebody_elses_namespace_is_never_written(cluster: Cluster) -> None:
         assert found is not None
         assert (found["metadata"]["uid"], found["metadata"]["annotations"]) == (before, release)
         assert left(cluster) == []
+        # With another one it comes as far as on any cluster without an injector.
+        with pytest.raises(NotReady, match="linkerd-proxy"):
+            asking(cluster, [], namespace=namespace).start()
     finally:
         cluster.delete("v1", "Namespace", NAMESPACE)
 
 
+@follows("Create it, or leave probe.namespace empty.")
 def test_a_named_namespace_is_used_as_it_is_and_stays(cluster: Cluster, namespace: str) -> None:
     before = cluster.get("v1", "Namespace", namespace)
     with pytest.raises(NotReady, match="linkerd-proxy"):
@@ -195,7 +204,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
 
 def with_role(cluster: Cluster, *without: str) -> Cluster:
     """The cluster, as an account that has exactly what a flow's role grants its probe."""
-    cluster.apply(namespace())
+    cluster.apply(probe_namespace())
     granted = probe_grants(MeshConfig())
     name = "probe" + "".join(f"-{each.replace('/', '-')}" for each in without)
     account = {"name": name, "namespace": "default"}

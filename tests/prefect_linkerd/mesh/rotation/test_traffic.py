@@ -13,6 +13,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation.options import NewAnchor, RotationOptions
 from prefect_linkerd.mesh.rotation.run import Rotation
+from tests.support.advice import follows
 from tests.support.meshes import FAST, chart_of, quiet, ring_of
 from tests.support.ready_meshes import ReadyMesh
 from tests.support.traffic import WatchedTraffic
@@ -21,6 +22,9 @@ WATCHED = FAST.model_copy(update={"restarts": RestartPolicy(batch_size=1, traffi
 AFTER = RestartPolicy(batch_size=1, traffic_seconds=1, max_success_drop=50)
 
 
+@follows(
+    "Look at its log and its proxy's. Then run again: the rotation resumes with the next batch."
+)
 def test_a_drop_stops_before_the_next_batch_and_the_next_run_goes_on(
     ready_mesh: ReadyMesh, helm_path: str
 ) -> None:
