@@ -104,7 +104,7 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
         "Run again: the next run has other names.",
         "… Name another image (probe.image), ….",
         "See whether their nodes are ready and the garbage collector runs, then run again, ….",
-        "If the API server was unreachable for minutes, the probe is gone with its fuse: run again.",
+        "If the API server was unreachable for minutes, the probe is gone with its fuse",
         "…, …. The mesh is as it was.",
     ),
     "says what the same error of a rotation does, which a test follows": (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NoReturn
@@ -668,6 +668,22 @@ def signed_by(chain_pem: str, bundle_pem: str, subject: str) -> CertificateInfo 
             return None
         intermediates.remove(parent)
         certificate = parent
+
+
+def authorities_of(
+    certificate: CertificateInfo, candidates: Iterable[CertificateInfo]
+) -> list[CertificateInfo]:
+    """Those candidates that signed a certificate, or signed one that did."""
+    left = {info.fingerprint: info for info in candidates}
+    found: list[CertificateInfo] = []
+    signed = [certificate]
+    while signed:
+        loaded = x509.load_pem_x509_certificate(signed.pop().pem.encode())
+        for info in list(left.values()):
+            if _signer(loaded, [x509.load_pem_x509_certificate(info.pem.encode())]):
+                found.append(left.pop(info.fingerprint))
+                signed.append(info)
+    return found
 
 
 def _signer(

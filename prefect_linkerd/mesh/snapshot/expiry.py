@@ -11,7 +11,11 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
+from prefect_linkerd.mesh.pki.certificates import (
+    CertificateInfo,
+    authorities_of,
+    read_certificates,
+)
 from prefect_linkerd.mesh.snapshot.mesh import (
     Certificates,
     Snapshot,
@@ -131,13 +135,16 @@ def _authorities(
     infos: dict[str, CertificateInfo] = {}
     for signer in signers:
         subject, secret = f"Secret/{signer.key}", secrets.get(signer.key)
-        if secret is None:
+        chain = _read(secret.certificate, subject, is_lenient) if secret is not None else []
+        if secret is None or not chain:
             continue
-        leaf, *found = _read(secret.certificate, subject, is_lenient) or [None]
+        leaf, *found = chain
         for pem, where in ((secret.authority, subject), (signer.bundle, signer.trusted_by)):
             found += _read(pem, where, is_lenient)
-        for info in found:
-            if info is not None and (leaf is None or info.fingerprint != leaf.fingerprint):
+        # cert-manager's cainjector keeps former CAs in a caBundle until they expire
+        # (CAInjectorMerging).
+        for info in authorities_of(leaf, found):
+            if info.fingerprint != leaf.fingerprint:
                 infos[info.fingerprint] = info
                 signed = by_authority.setdefault((signer.namespace, info.fingerprint), [])
                 if signer not in signed:

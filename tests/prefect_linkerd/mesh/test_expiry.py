@@ -142,6 +142,13 @@ def test_webhooks_of_a_namespace_share_their_ca_and_a_charts_have_none() -> None
     assert "linkerd injector validator." in found["webhook CA of linkerd"].remedy
 
 
+def test_a_former_ca_that_stays_in_the_ca_bundle_counts_no_more() -> None:
+    """As cert-manager's cainjector keeps it there until it expires."""
+    renewed = webhook(NEW_LEAF, NEW_CA.certificate)
+    found = authorities((renewed, signer(INJECTOR, CA.certificate + NEW_CA.certificate)))
+    assert [round(e.days_left) for e in found.values()] == [400]
+
+
 NEW_CA = create_trust_anchor(DOMAIN, timedelta(days=400), NOW)
 NEW_LEAF = sign_issuer(NEW_CA, DOMAIN, timedelta(days=1), NOW).certificate
 
