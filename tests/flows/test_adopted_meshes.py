@@ -26,11 +26,18 @@ from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks
 from prefect_linkerd.mesh.snapshot.expiry import expiring, read_expiries
 from sandbox.cluster import Sandbox
-from tests.support.cluster_state import every_object
+from tests.support.cluster_state import every_object, resource_versions, settled_versions
 from tests.support.flows import Flows
 from tests.support.invariant import Invariant
 from tests.support.meshes import PASSPHRASE, add_workloads, plan, rotate
-from tests.support.plain import Names, Plain, failing, issuer_never_missing, new_issuer
+from tests.support.plain import (
+    Names,
+    Plain,
+    failing,
+    issuer_never_missing,
+    issuer_of,
+    new_issuer,
+)
 from tests.support.ready_meshes import ReadyMeshes
 from tests.support.trust_manager import (
     CURRENT,
@@ -164,6 +171,18 @@ def keyless(found: Adoption, folder: Path) -> MeshConfig:
     return MeshConfig.model_validate({**fields, "trust_anchor": place})
 
 
+def with_key(found: Adoption, folder: Path) -> dict[str, Any]:
+    """What `adopt` says, and the trust anchor's key that it asks for."""
+    fields: dict[str, Any] = yaml.safe_load(adoption_yaml(found))
+    fields["trust_anchor"] = {
+        "certificate_file": str(folder / "ca.crt"),
+        "private_key_file": str(folder / "ca.key"),
+        "key_file": str(folder / "kept.key"),
+        "passphrase": PASSPHRASE.get_secret_value(),
+    }
+    return fields
+
+
 @pytest.mark.parametrize("made", PLAIN, ids=lambda made: f"{made.version} {made.linkerd}")
 def test_a_plain_mesh_is_looked_after(
     made: Made, plain: Callable[[Made], Plain], charts_dir: Path, tmp_path: Path, flows: Flows
@@ -177,13 +196,7 @@ def test_a_plain_mesh_is_looked_after(
     with pytest.raises(InvalidInput, match=NEEDS_KEY):
         new_issuer(mesh, keyless(found, tmp_path))
 
-    fields: dict[str, Any] = yaml.safe_load(adoption_yaml(found))
-    fields["trust_anchor"] = {
-        "certificate_file": str(tmp_path / "ca.crt"),
-        "private_key_file": str(tmp_path / "ca.key"),
-        "key_file": str(tmp_path / "kept.key"),
-        "passphrase": PASSPHRASE.get_secret_value(),
-    }
+    fields = with_key(found, tmp_path)
     config = MeshConfig.model_validate(fields)
     assert failing(mesh, config) == {}
     with none_lost(cluster, namespace) as gone, Invariant(mesh.sandbox):
@@ -195,6 +208,24 @@ def test_a_plain_mesh_is_looked_after(
         gone |= set(done["deleted"])
     assert failing(mesh, config.model_copy(update={"version": made.target})) == {}
     assert proxies(cluster, namespace) == {made.target}
+
+
+def test_bootstrap_of_a_documented_install_leaves_its_issuer_with_the_chart(
+    plain: Callable[[Made], Plain], charts_dir: Path, tmp_path: Path, flows: Flows
+) -> None:
+    """Once the anchor's key is provided, one run is enough, and Helm deletes nothing."""
+    (made,) = (made for made in PLAIN if made.version == "stable-2.14.5")
+    mesh = plain(made)
+    fields = with_key(adopted(mesh.sandbox, charts_dir), tmp_path)
+    with none_lost(mesh.cluster, made.linkerd):
+        done = flows("bootstrap", fields)
+        assert done.returncode == 0, done.stderr[-4000:]
+    config = MeshConfig.model_validate(fields)
+    assert issuer_of(mesh, made.linkerd).is_charts
+    assert failing(mesh, config) == {}
+    seen = settled_versions(mesh.cluster)
+    assert flows("bootstrap", fields).returncode == 0
+    assert resource_versions(mesh.cluster) == seen
 
 
 def test_a_mesh_whose_anchors_key_is_lost_gets_another_anchor(
