@@ -359,7 +359,7 @@ def restarts() -> list[Grant]:
         Grant(("get", "patch"), "apps", ("deployments",)),
         Grant(("get", "patch"), "apps", ("daemonsets", "statefulsets"), sometimes=True),
         # What proxies have counted around a batch; where nothing, whether pods run at all.
-        Grant(("get",), "", ("pods/proxy",)),
+        Grant(("get",), "", ("pods/proxy",), sometimes=True),
         Grant(("list",), "", ("nodes",), sometimes=True),
         # Why a rollout does not come to its end.
         Grant(("list",), "", ("events",), sometimes=True),
