@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from tests.support.invariant import Invariant
 from tests.support.loopback import UNTRUSTED, DataPlane, LoopbackNode, ThroughNode
 from tests.support.meshes import FAST, await_lease, rotate
 from tests.support.ready_meshes import ReadyMesh
+from tests.support.waiting import eventually
 
 OPTIONS = FAST.model_copy(
     update={
@@ -34,6 +35,10 @@ OPTIONS = FAST.model_copy(
 def started(cluster: Cluster) -> dict[str, str]:
     """The workloads' pods, by the names of their Deployments."""
     return {pod.owner[2]: pod.uid for pod in read_pods(cluster, namespace="apps") if pod.owner}
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
+    return {name for name, uid in before.items() if now[name] != uid}
 
 
 @pytest.mark.timeout(300)
@@ -75,8 +80,8 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
         assert record.phase == "spread"
         restarted = {name.rpartition("/")[2] for name in record.restarted["spread"]}
         assert len(restarted) == 2
-        now = started(admin)
-        assert {name for name, uid in before.items() if now[name] != uid} == restarted
+        # Their former pods may be there for a moment yet.
+        eventually(lambda: changed(before, started(admin)) == restarted, 60)
         assert not list(admin.list("v1", "Pod", "linkerd-probe", labels=PROBE.run_label))
 
         plane.breaks = set()
