@@ -21,6 +21,7 @@ from sandbox.binaries import Binaries
 from tests.support.meshes import PASSPHRASE
 from tests.support.processes import terminal_environment
 from tests.support.ready_meshes import ReadyMesh
+from tests.support.repository import ROOT
 
 VERSION = "edge-25.4.4"
 WITHOUT = "import sys\nfrom prefect_linkerd.cli import main\ncode = main()\n"
@@ -37,7 +38,7 @@ class Terminal:
         self._environment = terminal_environment(folder) | {
             "PATH": path,
             "HOME": str(self._home),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONPATH": str(ROOT),
         }
         self.mesh = folder / "mesh.yaml"
 

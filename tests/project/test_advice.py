@@ -22,7 +22,8 @@ from prefect_linkerd.fleet_command import FLEET
 from prefect_linkerd.mesh.config.model import MeshConfig
 from sandbox.binaries import Binaries
 from tests.support.advice import FOLLOWED
-from tests.support.remedies import ROOT, about, every_remedy
+from tests.support.remedies import about, every_remedy
+from tests.support.repository import ROOT
 
 NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
     "says where the cause is written, as nothing that we read has it: what helps depends on it": (

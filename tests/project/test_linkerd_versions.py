@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
+
 PACKAGES = ("prefect_linkerd", "tasks", "flows", "deployments", "sandbox", "tools")
 ROOM = "prefect_linkerd/mesh/linkerd/"
 

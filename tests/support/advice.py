@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import pytest
 
 from prefect_linkerd.mesh.errors import MeshError
-from tests.support.remedies import FOLDERS, HOLE, PACKAGE, ROOT
+from tests.support.remedies import FOLDERS, HOLE, PACKAGE
+from tests.support.repository import ROOT
 
 Test = TypeVar("Test", bound=Callable[..., None])
 FOLLOWED: dict[str, str] = {}

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
+
 PACKAGE = "prefect_linkerd"
 FOLDERS = ("prefect_linkerd", "tasks", "flows", "deployments")
 """The package, and the folders that it has links to."""

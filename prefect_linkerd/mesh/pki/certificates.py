@@ -674,15 +674,16 @@ def authorities_of(
     certificate: CertificateInfo, candidates: Iterable[CertificateInfo]
 ) -> list[CertificateInfo]:
     """Those candidates that signed a certificate, or signed one that did."""
-    left = {info.fingerprint: info for info in candidates}
+    left = {info: x509.load_pem_x509_certificate(info.pem.encode()) for info in candidates}
     found: list[CertificateInfo] = []
-    signed = [certificate]
+    signed = [x509.load_pem_x509_certificate(certificate.pem.encode())]
     while signed:
-        loaded = x509.load_pem_x509_certificate(signed.pop().pem.encode())
-        for info in list(left.values()):
-            if _signer(loaded, [x509.load_pem_x509_certificate(info.pem.encode())]):
-                found.append(left.pop(info.fingerprint))
-                signed.append(info)
+        child = signed.pop()
+        for info, candidate in list(left.items()):
+            if _signer(child, [candidate]):
+                del left[info]
+                found.append(info)
+                signed.append(candidate)
     return found
 
 

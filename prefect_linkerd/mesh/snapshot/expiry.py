@@ -135,8 +135,7 @@ def _authorities(
     infos: dict[str, CertificateInfo] = {}
     for signer in signers:
         subject, secret = f"Secret/{signer.key}", secrets.get(signer.key)
-        chain = _read(secret.certificate, subject, is_lenient) if secret is not None else []
-        if secret is None or not chain:
+        if secret is None or not (chain := _read(secret.certificate, subject, is_lenient)):
             continue
         leaf, *found = chain
         for pem, where in ((secret.authority, subject), (signer.bundle, signer.trusted_by)):
