@@ -159,7 +159,7 @@ class LoopbackNode:
         beat = time.monotonic()
         while not self._over.wait(0.1):
             # What goes away between a look and a write is no fault.
-            with contextlib.suppress(ApiError):
+            with contextlib.suppress(ApiError, KeyError):
                 if time.monotonic() - beat > 5:
                     beat = time.monotonic()
                     self._heartbeat()
@@ -180,6 +180,7 @@ class LoopbackNode:
             )
             self.cluster.request("DELETE", path, body={"gracePeriodSeconds": 0})
         elif process is None:
+            # A pod whose ConfigMap is not there waits for it, as on any kubelet.
             self.processes[uid] = self._start(pod)
         else:
             self._report(process)
@@ -194,9 +195,10 @@ class LoopbackNode:
             return Process(pod, None, self.folder / "none", ip)
         volume = next(v for v in spec["volumes"] if v["name"] == "program")
         content = self.cluster.get("v1", "ConfigMap", volume["configMap"]["name"], namespace)
-        assert content is not None
+        if content is None:
+            raise KeyError(f"ConfigMap/{namespace}/{volume['configMap']['name']}")
         folder = self.folder / pod["metadata"]["uid"]
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for key, text in content["data"].items():
             (folder / key).write_text(text)
         result = folder / "termination-log"
@@ -258,7 +260,6 @@ class LoopbackNode:
         said = {"phase": "Running", "ready": ready, "code": code}
         if process.said == said:
             return
-        process.said = said
         conditions = [
             {"type": kind, "status": ready, "lastTransitionTime": now}
             for kind in ("Ready", "ContainersReady")
@@ -304,6 +305,8 @@ class LoopbackNode:
                 "startTime": now,
             },
         )
+        # Said once it was heard: a write that the API server refused is made again.
+        process.said = said
 
     def ports(self, selector: dict[str, str], namespace: str) -> dict[str, tuple[int, bool]]:
         """The ports of the pods that a Service selects, and whether each is meshed."""

@@ -15,8 +15,6 @@ PROGRAM = "traffic.py"
 PORT = 80
 """The port of every Service."""
 CONTAINER_PORT = 8080
-IMAGE = "docker.io/library/python:3.13-alpine"
-"""Any image with python3 would do: the program needs nothing else."""
 
 _FOLDER = "/smoke"
 
@@ -128,17 +126,6 @@ def pod(
     if config.registry is not None and config.registry.username is not None:
         spec["imagePullSecrets"] = [{"name": config.registry.pull_secret}]
     return {"metadata": {"labels": dict(labels), "annotations": annotations}, "spec": spec}
-
-
-def valid_image(value: str) -> str:
-    """Checks that a text may be an image's name.
-
-    Raises:
-        ValueError: it cannot be one.
-    """
-    if not value or "://" in value or value != "".join(value.split()):
-        raise ValueError(f"{value!r} is no image: write repository:tag, such as python:3.13-alpine")
-    return value
 
 
 def labelled(obj: Object, labels: Mapping[str, str]) -> Object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from prefect_linkerd.mesh.config.model import Namespace, Section
-from prefect_linkerd.mesh.load.workloads import IMAGE, valid_image
+from prefect_linkerd.mesh.load.image import IMAGE, valid_image
 
 NAMESPACE = "linkerd-probe"
 """The namespace of the probe's own."""

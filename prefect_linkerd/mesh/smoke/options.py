@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from prefect_linkerd.mesh.config.model import Namespace, Section
-from prefect_linkerd.mesh.load.workloads import IMAGE, valid_image
+from prefect_linkerd.mesh.load.image import IMAGE, valid_image
 
 Promise = Literal["load-balancing", "traffic-split", "canary", "fault-injection", "ingress"]
 PROMISES: tuple[Promise, ...] = get_args(Promise)

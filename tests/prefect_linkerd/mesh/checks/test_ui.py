@@ -152,12 +152,19 @@ def _looks_at_the_form(browser: Browser, name: str, deployment: dict[str, Any]) 
     browser.says(next(iter(schema["properties"])))
     # The form is there once its last field is.
     browser.page.get_by_text("Validate parameters").wait_for()
-    shown = browser.text
-    for field in fields:
-        assert field["title"] in shown, f"{name}: {field['title']}"
+
+    def missing() -> list[str]:
+        shown = browser.text.replace("`", "")
+        wanted = [field["title"] for field in fields]
         # Markdown's marks are not shown as they are.
-        words = field["description"].replace("`", "").replace("<", "").split()[:4]
-        assert " ".join(words) in shown.replace("`", ""), f"{name}: {field['description']}"
+        for field in fields:
+            words = field["description"].replace("`", "").replace("<", "").split()[:4]
+            wanted.append(" ".join(words))
+        return [text for text in wanted if text.replace("`", "") not in shown]
+
+    # Descriptions are Markdown, which the page fills in by and by.
+    assert eventually(lambda: not missing()), f"{name}: {missing()}"
+    shown = browser.text
     for broken in ('Property is type "None"', "Unsupported", "JSON Schema"):
         assert broken not in shown, f"{name}: {broken}"
     if name in ("rotate_anchor", "upgrade"):
