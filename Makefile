@@ -29,8 +29,11 @@ packages:
 		$$sudo apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 		$$sudo apt-get -qq install --no-install-recommends $$missing; }
 
+# Where there is no Go on PATH it comes from the package index, for what cannot be downloaded.
+GO := $(shell command -v go >/dev/null 2>&1 || echo --group go)
+
 binaries: setup
-	$(RUN) python -m sandbox binaries
+	$(RUN) $(GO) python -m sandbox binaries
 
 lint: setup
 	$(RUN) ruff check .

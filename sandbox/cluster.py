@@ -25,8 +25,9 @@ from platformdirs import user_state_path
 from prefect_linkerd.loopback import NO_TLS, free_ports
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from sandbox.binaries import KUBERNETES, Binaries, SandboxError, ensure_binaries
+from sandbox.binaries import KUBERNETES, Binaries, ensure_binaries
 from sandbox.credentials import Credentials
+from sandbox.errors import SandboxError
 
 STAGES = Path(__file__).with_name("stages.yaml")
 START_TIMEOUT = 60.0

@@ -1,10 +1,15 @@
-"""The demonstration: a cluster, a Prefect server, and a mesh that is installed there."""
+"""The demonstration: a cluster, a Prefect server with a worker, and a mesh installed there."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +20,12 @@ from rich.console import Console
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import UPSTREAM
 from prefect_linkerd.prefect_server import PrefectServer
+from sandbox.binaries import cache_folder
 from sandbox.cluster import Sandbox, state_folder
 
 NAME = "demo"
+MESH = "mesh"
+"""The mesh's name, and its block's: the one that the schedules of prefect.yaml are for."""
 VERSION = MeshConfig().version
 HOST = "viz.example.com"
 REPOSITORY = Path(__file__).parents[1]
@@ -60,22 +68,71 @@ def choose_material(mirror: Path | None, helm: Path, cache: Path) -> Material:
     return Material("the upstream charts", {})
 
 
+class Worker:
+    """A worker of pool `linkerd` that outlives this process, in a folder of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._pidfile = home / "worker.pid"
+        self.log = home / "worker.log"
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Starts it, unless it runs."""
+        if self._pid() is not None:
+            return
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "prefect", "worker", "start"),
+                    *("--pool", "linkerd", "--type", "process", "--name", NAME, "--limit", "2"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                cwd=self.home,
+                start_new_session=True,
+            )
+        self._pidfile.write_text(str(process.pid))
+
+    def stop(self) -> None:
+        """Ends it with its runs; nothing where it does not run."""
+        if (pid := self._pid()) is None:
+            return
+        for number, patience in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, number)
+            deadline = time.monotonic() + patience
+            while self._pid() is not None and time.monotonic() < deadline:
+                time.sleep(0.1)
+        self._pidfile.unlink(missing_ok=True)
+
+    def _pid(self) -> int | None:
+        with contextlib.suppress(ChildProcessError, OSError, ValueError):
+            pid = int(self._pidfile.read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            return pid if b"worker" in command else None
+        return None
+
+
 def demo(mirror: Path | None = None) -> int:
     """Starts everything, runs `bootstrap`, and leaves the cluster and the UI running.
 
     Returns the exit code of the flow.
     """
     console = Console(stderr=True, highlight=False)
+    begin = time.monotonic()
     sandbox = Sandbox(NAME, detached=True)
     console.print("demo: starting a cluster")
     sandbox.start()
-    server = PrefectServer(state_folder().parent / "demo-prefect", detached=True)
+    server = PrefectServer(_server_home(), detached=True)
     console.print("demo: starting a Prefect server (the first time this takes half a minute)")
     server.start()
-    material = choose_material(mirror, sandbox.binaries.helm, state_folder().parent / "rehearsal")
+    material = choose_material(mirror, sandbox.binaries.helm, _rehearsal())
     console.print(f"demo: installing from {material.words}")
     config = {
-        "name": NAME,
+        "name": MESH,
         "profile": "demo",
         "version": VERSION,
         "access": {"kubeconfig": str(sandbox.kubeconfig)},
@@ -85,23 +142,67 @@ def demo(mirror: Path | None = None) -> int:
         "viz": {"dashboard": {"host": HOST}},
         **({"emojivoto": {"manifest": material.emojivoto}} if material.emojivoto else {}),
     }
-    path = state_folder().parent / "demo-mesh.yaml"
+    path = _configuration()
     path.write_text(yaml.safe_dump(config))
     environment = os.environ | server.environment
     environment["PATH"] = f"{sandbox.binaries.helm.parent}{os.pathsep}{environment['PATH']}"
-    # A process of its own, because Prefect reads its settings when it is imported.
+    # Processes of their own, because Prefect reads its settings when it is imported. The
+    # deployments are made while the mesh is: their first scheduled runs wait for a worker.
+    register = [sys.executable, "-m", "prefect_linkerd.deployments.register", "--mesh", str(path)]
+    with (_server_home() / "register.log").open("wb") as log:
+        registers = subprocess.Popen(register, env=environment, stdout=log, stderr=log)
     command = [sys.executable, "-m", "sandbox.demo_flow", str(path)]
     if material.is_rehearsal:
         command.append("--rehearsal")
-    code = subprocess.run(command, env=environment, check=False).returncode
-    console.print(f"\nPrefect UI     {server.url}")
+    try:
+        code = subprocess.run(command, env=environment, check=False).returncode
+        console.print("demo: making deployments, and starting a worker for them")
+        failed = registers.wait()
+    except BaseException:
+        registers.terminate()
+        raise
+    if failed:
+        console.print(f"demo: no deployments: see {log.name}")
+    else:
+        Worker(_worker_home()).start(environment)
+    console.print(f"\nup in {time.monotonic() - begin:.0f} s")
+    console.print(f"Prefect UI     {server.url}")
     console.print(f"kubeconfig     {sandbox.kubeconfig}")
+    console.print(f"the mesh       {path}")
     console.print("end the demo   make demo-down")
-    return code
+    return code or failed
 
 
 def demo_down() -> int:
-    """Ends what `demo` left running."""
-    PrefectServer(state_folder().parent / "demo-prefect").stop()
+    """Ends what `demo` left running, deletes what it wrote, and says so."""
+    console = Console(stderr=True, highlight=False)
+    Worker(_worker_home()).stop()
+    PrefectServer(_server_home()).stop()
     Sandbox(NAME, detached=True).stop()
+    for written in (_worker_home(), _server_home(), _configuration(), _rehearsal()):
+        if written.is_dir():
+            shutil.rmtree(written)
+        elif written.exists():
+            written.unlink()
+        else:
+            continue
+        console.print(f"removed        {written}")
+    console.print("stopped        the worker, the Prefect server and the cluster")
+    console.print(f"kept           {cache_folder()}, the programs and charts for the next time")
     return 0
+
+
+def _server_home() -> Path:
+    return state_folder().parent / "demo-prefect"
+
+
+def _worker_home() -> Path:
+    return state_folder().parent / "demo-worker"
+
+
+def _configuration() -> Path:
+    return state_folder().parent / "demo-mesh.yaml"
+
+
+def _rehearsal() -> Path:
+    return state_folder().parent / "rehearsal"

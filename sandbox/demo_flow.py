@@ -1,4 +1,4 @@
-"""The demo's run of `bootstrap`: keeps the mesh as a block for the UI, and prints what there is."""
+"""The demo's run of `bootstrap`, and what there is after it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 def main() -> int:
     mesh = LinkerdMesh.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text()))
-    LinkerdMesh.register_type_and_schema()
-    mesh.save(mesh.name, overwrite=True)
     console = Console()
     try:
         proof = cast("Proof", bootstrap(mesh))

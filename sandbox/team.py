@@ -21,7 +21,7 @@ from typing import Self
 
 from prefect_linkerd.loopback import free_ports
 from prefect_linkerd.prefect_server import answers
-from sandbox.binaries import SandboxError
+from sandbox.errors import SandboxError
 
 SETTINGS = Path(__file__).parents[1] / "deployments/team/server.env"
 START_TIMEOUT = 180.0

@@ -18,8 +18,9 @@ import pytest
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
-from sandbox.binaries import Binaries, SandboxError
+from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from sandbox.errors import SandboxError
 from tests.support import meshes
 from tests.support.meshes import configuration
 from tests.support.processes import processes_with
