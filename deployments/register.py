@@ -130,19 +130,15 @@ async def saved_meshes(client: PrefectClient) -> list[LinkerdMesh]:
     With its secrets, as it would not be valid without them.
     """
     found: list[LinkerdMesh] = []
-    while True:
-        page = await client.read_block_documents_by_type(
-            "linkerd-mesh", offset=len(found), limit=200, include_secrets=True
-        )
-        for document in page:
-            mesh = LinkerdMesh._from_block_document(document)  # pyright: ignore[reportPrivateUsage]
-            if "version" not in document.data:
-                # Saved by neither a form nor Python: else the next release of this package would
-                # change what is wanted.
-                await mesh.asave(document.name, overwrite=True, client=client)
-            found.append(mesh)
-        if len(page) < 200:
-            return found
+    # Prefect answers with all of them, whatever the offset and the limit.
+    for document in await client.read_block_documents_by_type("linkerd-mesh", include_secrets=True):
+        mesh = LinkerdMesh._from_block_document(document)  # pyright: ignore[reportPrivateUsage]
+        if "version" not in document.data:
+            # Saved by neither a form nor Python: else the next release of this package would
+            # change what is wanted.
+            await mesh.asave(document.name, overwrite=True, client=client)
+        found.append(mesh)
+    return found
 
 
 async def ensure_schedules(

@@ -3,11 +3,8 @@
 from prefect import flow
 
 from prefect_linkerd.mesh.errors import ChartError
-from prefect_linkerd.mesh.helm.charts import UPSTREAM
-from prefect_linkerd.tasks.chart_releases import alert, look
+from prefect_linkerd.tasks.chart_releases import alert, find_repositories, look
 from prefect_linkerd.tasks.step import submit
-
-LINKERDS = [UPSTREAM["stable"], UPSTREAM["edge"]]
 
 
 @flow(
@@ -16,7 +13,7 @@ LINKERDS = [UPSTREAM["stable"], UPSTREAM["edge"]]
     persist_result=False,
     validate_parameters=True,
 )
-def watch_charts(repositories: list[str] = LINKERDS) -> list[str]:
+def watch_charts(repositories: list[str] | None = None) -> list[str]:
     """Looks at chart repositories and announces each Linkerd release that is new, once.
 
     The event is `linkerd.chart.released`, about resource `linkerd.charts.<channel>`; automations
@@ -24,12 +21,13 @@ def watch_charts(repositories: list[str] = LINKERDS) -> list[str]:
     index is an event `linkerd.chart.index-broken` and a failed run, and starts no upgrade.
 
     Args:
-        repositories: https repositories, oci:// registry paths or folders.
+        repositories: https repositories, oci:// registry paths or folders. Empty: those that the
+            saved meshes take Linkerd's charts from, and where none is saved upstream's two.
 
     Raises:
         ChartError: one could not be read or is broken; the others were looked at nevertheless.
     """
-    looks = [(source, submit(look, source)) for source in repositories]
+    looks = [(source, submit(look, source)) for source in repositories or find_repositories()]
     new: list[str] = []
     broken: list[ChartError] = []
     for source, seen in looks:

@@ -145,7 +145,7 @@ def _watch() -> Command:
     repositories = Parameter(
         "repositories",
         list[str],
-        help="https repository, oci:// registry path or folder; Linkerd's own by default.",
+        help="https repository, oci:// registry path or folder; by default what saved meshes use.",
     )
     return Command("watch", "watch_charts", (repositories,), takes_mesh=False, needs_server=True)
 

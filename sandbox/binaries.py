@@ -251,7 +251,7 @@ def _build(program: Program, say: Report, count: str) -> None:
 
 
 def _go() -> str | None:
-    """Go on `PATH`, else the one of this environment (the dependency group `go`)."""
+    """The Go of `PATH`, else the one of this environment (the dependency group `go`)."""
     beside = Path(sys.executable).with_name("go")
     return shutil.which("go") or (str(beside) if os.access(beside, os.X_OK) else None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -165,12 +166,27 @@ def demo(mirror: Path | None = None) -> int:
         console.print(f"demo: no deployments: see {log.name}")
     else:
         Worker(_worker_home()).start(environment)
+    shell = _write_shell(sandbox)
     console.print(f"\nup in {time.monotonic() - begin:.0f} s")
     console.print(f"Prefect UI     {server.url}")
     console.print(f"kubeconfig     {sandbox.kubeconfig}")
-    console.print(f"the mesh       {path}")
+    console.print(f"try it         . {shell}")
     console.print("end the demo   make demo-down")
     return code or failed
+
+
+def _write_shell(sandbox: Sandbox) -> Path:
+    """A file that a shell reads to have the demo's programs on `PATH`, and its cluster and mesh."""
+    programs = (Path(sys.executable), sandbox.binaries.helm, sandbox.binaries.kubectl)
+    folders = ":".join(dict.fromkeys(shlex.quote(str(program.parent)) for program in programs))
+    path = _shell()
+    path.write_text(
+        f"export PATH={folders}:$PATH\n"
+        f"export KUBECONFIG={shlex.quote(str(sandbox.kubeconfig))}\n"
+        f"export MESH={shlex.quote(str(_configuration()))}\n"
+        'echo "helm, kubectl and prefect-linkerd are on PATH; the mesh is \\$MESH"\n'
+    )
+    return path
 
 
 def demo_down() -> int:
@@ -179,7 +195,7 @@ def demo_down() -> int:
     Worker(_worker_home()).stop()
     PrefectServer(_server_home()).stop()
     Sandbox(NAME, detached=True).stop()
-    for written in (_worker_home(), _server_home(), _configuration(), _rehearsal()):
+    for written in (_worker_home(), _server_home(), _configuration(), _shell(), _rehearsal()):
         if written.is_dir():
             shutil.rmtree(written)
         elif written.exists():
@@ -202,6 +218,10 @@ def _worker_home() -> Path:
 
 def _configuration() -> Path:
     return state_folder().parent / "demo-mesh.yaml"
+
+
+def _shell() -> Path:
+    return state_folder().parent / "demo.sh"
 
 
 def _rehearsal() -> Path:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from typing import cast
 from uuid import NAMESPACE_URL, uuid5
 
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import BlockDocument
 from prefect.events import Event
 from prefect.events.clients import get_events_client
 from prefect.events.schemas.events import Resource
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from pydantic import Field
 
+from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ChartError
 from prefect_linkerd.mesh.helm.chart_releases import (
     ChartRelease,
@@ -21,6 +26,7 @@ from prefect_linkerd.mesh.helm.chart_releases import (
     new_releases,
     read_repository,
 )
+from prefect_linkerd.mesh.helm.charts import UPSTREAM, linkerd_source
 from prefect_linkerd.tasks.step import step
 
 RELEASED = "linkerd.chart.released"
@@ -46,6 +52,30 @@ class KnownCharts(Block):
 def resource_of(channel: str) -> str:
     """The id of the Prefect resource that events about a channel's releases are about."""
     return f"linkerd.charts.{channel}"
+
+
+@step(
+    "find repositories",
+    run_name="find repositories",
+    description="Where the saved meshes take their charts from.",
+)
+def find_repositories() -> list[str]:
+    """The repositories of Linkerd's charts of every mesh that is saved as a block, each once.
+
+    Where no mesh is saved these are upstream's two.
+    """
+    documents: list[BlockDocument] = []
+    # Prefect answers with all of them, whatever the offset and the limit.
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        documents = client.read_block_documents_by_type("linkerd-mesh", include_secrets=False)
+    found = dict.fromkeys(linkerd_source(_charts_of(document)) for document in documents)
+    return list(found) or [UPSTREAM["stable"], UPSTREAM["edge"]]
+
+
+def _charts_of(document: BlockDocument) -> MeshConfig:
+    """What of a block says where its charts come from: nothing there is secret."""
+    said = {key: document.data[key] for key in ("version", "charts") if key in document.data}
+    return MeshConfig.model_validate(said)
 
 
 @step("look", run_name="look at {source}", description="Announces what a repository has new.")

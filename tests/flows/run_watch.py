@@ -21,6 +21,7 @@ from prefect_linkerd.deployments.upgrades import subscription
 from prefect_linkerd.flows.upgrade import upgrade
 from prefect_linkerd.flows.watch_charts import watch_charts
 from prefect_linkerd.mesh.errors import ChartError
+from prefect_linkerd.tasks.chart_releases import find_repositories
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 state: dict[str, Any] = {}
@@ -83,6 +84,8 @@ def main() -> None:
                 answer: Any = asyncio.run(setup(**request))
             case "save":
                 answer = str(asyncio.run(save(**request)))
+            case "repositories":
+                answer = find_repositories.fn()
             case "look":
                 answer = look(**request)
             case "execute":

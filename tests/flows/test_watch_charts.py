@@ -132,6 +132,9 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
     automations = watcher("setup", config=config)["automations"]
     assert automations.count("linkerd: upgrade subscribed on edge releases") == 1
 
+    # It looks where the saved meshes take their charts from.
+    assert f"{config['charts']['mirror']}/edge" in watcher("repositories")
+
     # The first look only takes note.
     repository.publish("25.4.4")
     assert watcher("look", repositories=[repository.url]) == {"new": []}

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
+from prefect_linkerd.mesh.checks.renewal import overdue
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.identity.certificate_anchor import AnchorOwner, issued_by, lacks, renewals
 from prefect_linkerd.mesh.identity.issuer import ready_condition
@@ -19,13 +20,10 @@ from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
 from prefect_linkerd.mesh.records.rotation import RECORD, record_of
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, Role, expiries
-from prefect_linkerd.mesh.snapshot.mesh import Certificates, Snapshot, timestamp
+from prefect_linkerd.mesh.snapshot.mesh import Certificates, Snapshot
 
 SOON = timedelta(days=30)
 """What a certificate should have left; at least a third of its life, where that is less."""
-
-LATE = timedelta(minutes=15)
-"""How long after its time cert-manager may take for a renewal."""
 
 TAKE_OVER = "Run rotate_anchor, which takes over from there."
 
@@ -199,8 +197,7 @@ def _(snapshot: Snapshot) -> Problems:
 @certificates.check("pl-certificate-renewal", "cert-manager renews in time", "warning")
 def _(snapshot: Snapshot) -> Problems:
     for certificate in snapshot.certificates:
-        due = timestamp(certificate.get("status", {}).get("renewalTime"))
-        if due is not None and snapshot.now > due + LATE:
+        if due := overdue(certificate, snapshot.now):
             yield Problem(
                 name_of(certificate),
                 f"its renewal was due on {_moment(due)} and has not happened",

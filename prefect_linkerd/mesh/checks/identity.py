@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.existence import installed_values
+from prefect_linkerd.mesh.checks.renewal import is_renewed
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.linkerd.facts import release_facts
@@ -197,6 +198,8 @@ def _(snapshot: Snapshot) -> Problems:
     "warning",
 )
 def _(snapshot: Snapshot) -> Problems:
+    if is_renewed(snapshot, snapshot.config.namespaces.linkerd, ISSUER_SECRET):
+        return
     if text := ends_soon(issuer_chain(snapshot)[0], snapshot.now):
         yield Problem(_subject(snapshot), text, "Run rotate_issuer.")
 

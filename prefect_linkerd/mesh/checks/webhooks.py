@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.identity import chains, ends_soon, not_valid_now
+from prefect_linkerd.mesh.checks.renewal import is_renewed
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
@@ -86,7 +87,9 @@ def _new_root(snapshot: Snapshot, root: CertificateInfo) -> str:
 
 
 def ending(snapshot: Snapshot, namespace: str, secret: str) -> Problems:
-    """The certificates of a server's Secret that end soon."""
+    """The certificates of a server's Secret that end soon, unless cert-manager renews them."""
+    if is_renewed(snapshot, namespace, secret):
+        return
     for info in serving_chain(snapshot, namespace, secret):
         if text := ends_soon(info, snapshot.now):
             yield Problem(f"Secret/{namespace}/{secret} ({info.common_name})", text, RENEW)

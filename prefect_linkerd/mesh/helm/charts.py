@@ -21,7 +21,7 @@ import yaml
 from platformdirs import user_cache_path
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.config.model import ChartSources, MeshConfig
 from prefect_linkerd.mesh.errors import ChartError, InvalidInput
 from prefect_linkerd.mesh.helm.environment import helm_environment
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects, read_yaml
@@ -134,6 +134,22 @@ def allows_kubernetes(constraint: str, version: str) -> bool | None:
     return admits(constraint, version)
 
 
+def linkerd_source(config: MeshConfig, *, channel: Channel | None = None) -> str:
+    """The repository of Linkerd's charts: as configured, else the mirror's folder, else upstream.
+
+    Args:
+        channel: by default that of the configuration's version.
+    """
+    sources = config.charts
+    return _source(sources, sources.linkerd, channel or config.linkerd.channel)
+
+
+def _source(sources: ChartSources, own: str | None, repository: str) -> str:
+    if own:
+        return own
+    return str(sources.mirror / repository) if sources.mirror else UPSTREAM[repository]
+
+
 class ChartCatalog:
     """Finds charts where a configuration says they are, and keeps packages in the user's cache.
 
@@ -156,17 +172,13 @@ class ChartCatalog:
             channel: of Linkerd; by default that of the configuration's version.
         """
         sources = self._config.charts
-        repository = {"cert-manager": "jetstack", "traefik": "traefik"}.get(
-            name, channel or self._config.linkerd.channel
-        )
-        own = {"cert-manager": sources.cert_manager, "traefik": sources.traefik}.get(
-            name, sources.linkerd
-        )
-        if own:
-            return own
-        if sources.mirror:
-            return str(sources.mirror / repository)
-        return UPSTREAM[repository]
+        match name:
+            case "cert-manager":
+                return _source(sources, sources.cert_manager, "jetstack")
+            case "traefik":
+                return _source(sources, sources.traefik, "traefik")
+            case _:
+                return linkerd_source(self._config, channel=channel)
 
     def find(self, name: ChartName, *, version: str | None = None) -> Chart:
         """A chart of the configuration's Linkerd version; others by chart version, or the newest.

@@ -186,7 +186,9 @@ def test_an_expired_webhook_ca_is_replaced_where_it_is() -> None:
 def test_an_issuer_that_cert_manager_keeps_is_judged_by_its_renewal() -> None:
     short = make("identity", signer=ROOT, starts=-40 * HOUR, ends=8 * HOUR)
     snapshot = empty_snapshot(trust_bundle=ROOT.pem, secrets=issuer(short))
+    ending = "l5d-identity-issuer-cert-not-expiring-soon"
     assert judge(snapshot, "pl-issuer-days-left").outcome == "warning"
+    assert judge(snapshot, ending).outcome == "warning"
     kept = {
         "apiVersion": "cert-manager.io/v1",
         "kind": "Certificate",
@@ -198,13 +200,19 @@ def test_an_issuer_that_cert_manager_keeps_is_judged_by_its_renewal() -> None:
         },
     }
     in_time = snapshot.changed(certificates=(kept,))
-    for id in ("pl-issuer-days-left", "pl-certificate-renewal", "pl-certificate-ready"):  # noqa: A001
+    for id in ("pl-issuer-days-left", "pl-certificate-renewal", "pl-certificate-ready", ending):  # noqa: A001
         assert judge(in_time, id).outcome == "success"
+    other = snapshot.changed(
+        certificates=({**kept, "metadata": {**kept["metadata"], "namespace": "other"}},)
+    )
+    assert judge(other, ending).outcome == "warning"
     late = in_time.changed(now=NOW + 2 * HOUR)
     assert judge(late, "pl-certificate-renewal").outcome == "warning"
+    assert judge(late, ending).outcome == "warning"
     kept["status"]["conditions"] = [
         {"type": "Ready", "status": "False", "reason": "DoesNotExist", "message": "no issuer"}
     ]
+    assert judge(in_time, ending).outcome == "warning"
     refused = judge(late, "pl-certificate-ready")
     assert refused.outcome == "error"
     assert "DoesNotExist: no issuer" in texts(refused)
