@@ -122,7 +122,7 @@ def demo(mirror: Path | None = None) -> int:
 
     Returns the exit code of the flow.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     begin = time.monotonic()
     sandbox = Sandbox(NAME, detached=True)
     console.print("demo: starting a cluster")
@@ -191,7 +191,7 @@ def _write_shell(sandbox: Sandbox) -> Path:
 
 def demo_down() -> int:
     """Ends what `demo` left running, deletes what it wrote, and says so."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     Worker(_worker_home()).stop()
     PrefectServer(_server_home()).stop()
     Sandbox(NAME, detached=True).stop()
