@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.verify import BOOTSTRAP, SHARED
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.names import deployment_name
 from sandbox.cluster import Sandbox
 

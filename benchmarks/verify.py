@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))

@@ -11,7 +11,7 @@ name in namespace `prefect`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -25,36 +25,21 @@ from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.probe.options import NAMESPACE as PROBE
 from prefect_linkerd.mesh.probe.workloads import namespace as probe_namespace
 from prefect_linkerd.mesh_file import load_mesh
+from prefect_linkerd.tasks.declared import declared_flows
 
 FOLDER = Path(__file__).with_name("rbac")
 HOME = "prefect"
 """The namespace of the ServiceAccounts that flows run with."""
 
-READING: dict[str, Callable[[MeshConfig], list[Grant]]] = {
-    "adopt": grants.adoption_reads,
-    "check_certificates": grants.certificate_reads,
-    "verify_mesh": grants.mesh_reads,
-}
-"""The flows that only read. `verify_meshes` runs `verify_mesh`, with each mesh's own identity."""
-
-CHANGING: dict[str, Callable[[MeshConfig, Objects], list[Held | Grant]]] = {
-    "bootstrap": grants.bootstrap,
-    "upgrade": grants.upgrade,
-    "rotate_anchor": grants.rotate_anchor,
-    "rotate_issuer": grants.rotate_issuer,
-    "rotate_webhooks": grants.rotate_webhooks,
-    "smoke_test": grants.smoke_test,
-}
-"""The flows that change a mesh. `watch_charts` asks no cluster anything."""
-
-FLOWS = (*READING, *CHANGING)
+FLOWS = tuple(name for name, flow in declared_flows().items() if flow.declaration.grants)
+"""The flows that ask something of a mesh's cluster themselves."""
 
 
 def grants_of(flow: str, config: MeshConfig, objects: Objects) -> Sequence[Held | Grant]:
     """Everything that a flow may, on a mesh whose charts hold these objects."""
-    if flow in READING:
-        return READING[flow](config)
-    return CHANGING[flow](config, objects)
+    declaration = declared_flows()[flow].declaration
+    function = getattr(grants, declaration.grants)
+    return function(config, objects) if declaration.changes else function(config)
 
 
 def manifests(flow: str, config: MeshConfig, objects: Objects | None = None) -> list[Object]:
@@ -167,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     config = load_mesh(given.mesh, key="unused")
     if given.flow:
-        objects = {} if given.flow in READING else grants.render(config)
+        objects = grants.render(config) if declared_flows()[given.flow].declaration.changes else {}
         if given.to:
             target = load_mesh(given.mesh, settings=[f"version={given.to}"], key="unused")
             objects = both(objects, grants.render(target))

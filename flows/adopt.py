@@ -9,13 +9,15 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
 @flow(
-    name="linkerd-adopt",
-    flow_run_name="adopt {mesh.name}",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="adopt {mesh.name}",
+    changes=False,
+    page="adopt.md",
+    command="adopt",
+    grants="adoption_reads",
 )
 def adopt(mesh: LinkerdMesh) -> Adoption:
-    """Writes the configuration of a running mesh that Helm installed; changes nothing.
+    """Print the configuration of a running mesh that Helm installed, and what each flow can
+    do with it.
 
     Says who owns each part, what each of the other flows could do with the mesh, and what has to
     be added to the configuration first, such as the trust anchor's key.

@@ -21,15 +21,19 @@ NOTHING: list[str] = []
 
 
 @flow(
-    name="linkerd-bootstrap",
-    flow_run_name="bootstrap {mesh.name}",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="bootstrap {mesh.name}",
+    changes=True,
+    page="bootstrap.md",
+    command="bootstrap",
+    grants="bootstrap",
+    fleet=True,
+    key="kept",
+    confirms_cluster=True,
 )
 def bootstrap(
     mesh: LinkerdMesh, dry_run: bool = False, accept: list[str] = NOTHING
 ) -> Proof | BootstrapPlan:
-    """Installs a Linkerd mesh, or finishes what an earlier run began.
+    """Install a mesh, or resume an interrupted install.
 
     Every step looks first at what is there and does only what is missing, so it is safe to run
     again at any time; on a finished mesh it changes nothing.

@@ -14,15 +14,18 @@ DEFAULTS = ExpiryThresholds()
 
 
 @flow(
-    name="linkerd-check-certificates",
-    flow_run_name="certificates of {mesh.name}",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="certificates of {mesh.name}",
+    changes=False,
+    page="verify.md#certificates-alone",
+    command="certificates",
+    grants="certificate_reads",
+    fleet=True,
+    schedules={"daily": {"minutes": 1440, "at": "06:10"}},
 )
 def check_certificates(
     mesh: LinkerdMesh, thresholds: ExpiryThresholds = DEFAULTS
 ) -> tuple[Expiring, ...] | Ending:
-    """Looks at the trust anchors, the issuer and the webhooks' certificates; changes nothing.
+    """List the certificates that expire soon, in about a second; change nothing.
 
     Each that ends soon is an event `linkerd.certificate.expiring`, to which an automation can
     answer with `rotate_anchor` or `rotate_issuer`.

@@ -6,14 +6,15 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from prefect_linkerd.mesh.errors import FleetStopped, InvalidInput
-from prefect_linkerd.mesh.fleet import FleetFlow, FleetOptions, FleetPlan, Outcome
-from prefect_linkerd.tasks.fleet import Round, failures, look, plan_waves, publish, start, take_up
+from prefect_linkerd.mesh.fleet import FleetOptions, FleetPlan, MeshOutcome
+from prefect_linkerd.tasks.fleet import Round, failures, plan_waves, poll, publish, start, take_up
+from prefect_linkerd.tasks.fleet_flows import FleetFlow
+from prefect_linkerd.tasks.flow import flow
 
 EVERY_MESH: list[str] = []
 NOTHING: dict[str, Any] = {}
@@ -23,31 +24,33 @@ PAUSE = 2.0
 
 
 @flow(
-    name="linkerd-fleet",
-    flow_run_name="{deployment} of the fleet",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="{deployment} of the fleet",
+    changes=True,
+    page="operations.md#fleets",
+    command="fleet",
+    needs_server=True,
 )
 def fleet(
     meshes: list[str] = EVERY_MESH,
     deployment: FleetFlow = "verify_mesh",
     parameters: dict[str, Any] = NOTHING,
     options: FleetOptions = DEFAULTS,
-    goes_on: str = "",
+    round_name: str = "",
     dry_run: bool = False,
 ) -> FleetPlan | State[Any]:
-    """Runs a deployment for many meshes: the canaries first, then the rest, until too many fail.
+    """Run one of the other flows for many meshes: the canaries first, then the rest, until too
+    many fail.
 
     Workers do the work, so that many of them look after hundreds of meshes. The run may be killed
-    at any point: run again (or another one with the same `goes_on`), it waits for the runs that it
-    has started, starts no mesh twice, and tries again only those that have failed.
+    at any point: run again (or another one with the same `round_name`), it waits for the runs that
+    it has started, starts no mesh twice, and tries again only those that have failed.
 
     Args:
         meshes: The names of Linkerd Mesh blocks. None: every one that is saved.
         deployment: What is run for each mesh.
         parameters: The deployment's other parameters, the same for each mesh.
         options: Order, pace, and when to stop.
-        goes_on: A name for this round of the fleet, such as a date. A run with the name of one
+        round_name: A name for this round of the fleet, such as a date. A run with the name of one
             that was stopped is resumed. Empty: a new round.
         dry_run: Only shows the waves.
 
@@ -67,10 +70,10 @@ def fleet(
     if dry_run:
         return waves
 
-    round_ = Round(deployment, parameters, goes_on or str(flow_run.id))
+    round_ = Round(deployment, parameters, round_name or str(flow_run.id))
     limit = timedelta(minutes=options.minutes)
     turns = take_up(waves, round_)
-    outcomes: dict[str, Outcome] = {mesh: turn.outcome(limit) for mesh, turn in turns.items()}
+    outcomes: dict[str, MeshOutcome] = {mesh: turn.outcome(limit) for mesh, turn in turns.items()}
     again = [mesh for mesh, outcome in outcomes.items() if outcome == "failed"]
     outcomes |= dict.fromkeys(again, "waiting")
 
@@ -79,7 +82,7 @@ def fleet(
             turns[mesh] = start(mesh, round_, turns[mesh].attempt + 1 if mesh in again else 0)
             outcomes[mesh] = "running"
         time.sleep(PAUSE)
-        look(turns)
+        poll(turns)
         outcomes |= {
             mesh: turns[mesh].outcome(limit)
             for mesh, outcome in outcomes.items()
@@ -97,6 +100,6 @@ def fleet(
             f"{deployment} of the fleet",
             expected=f"at most {options.max_failures} meshes to fail, and no canary",
             found=found,
-            remedy="Look at their runs; then run the fleet again with the same goes_on.",
+            remedy="Look at their runs; then run the fleet again with the same round_name.",
         )
     return Completed(name="Degraded" if failed else None, message=found, data=outcomes)

@@ -28,10 +28,13 @@ STEPS = 12
 
 
 @flow(
-    name="linkerd-rotate-anchor",
-    flow_run_name="{action} anchor of {mesh.name}",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="{action} anchor of {mesh.name}",
+    changes=True,
+    page="rotate-anchor.md",
+    command="rotate-anchor",
+    grants="rotate_anchor",
+    fleet=True,
+    key="kept",
 )
 def rotate_anchor(
     mesh: LinkerdMesh,
@@ -39,7 +42,7 @@ def rotate_anchor(
     new_anchor: NewAnchor = MADE_HERE,
     options: RotationOptions = DEFAULTS,
 ) -> RotationRecord | RotationPlan:
-    """Replaces the trust anchor and the issuer of a running mesh, phase by phase.
+    """Replace the trust anchor and the issuer of a running mesh, with no failed request.
 
     Each phase is proven before the next one begins. The run may be stopped or killed at any point:
     run it again, from any machine, and it resumes from what is in the cluster. Meanwhile meshed

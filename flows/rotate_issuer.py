@@ -14,13 +14,16 @@ DEFAULTS = RotationOptions()
 
 
 @flow(
-    name="linkerd-rotate-issuer",
-    flow_run_name="rotate issuer of {mesh.name}",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="rotate issuer of {mesh.name}",
+    changes=True,
+    page="rotate-anchor.md",
+    command="rotate-issuer",
+    grants="rotate_issuer",
+    fleet=True,
+    key="read",
 )
 def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> IssuerRotation:
-    """Replaces the issuer of a running mesh; the trust anchor stays, and no workload restarts.
+    """Replace the issuer of a running mesh; the trust anchor stays, and no workload restarts.
 
     If the issuer has expired already, every meshed workload is restarted, once a downtime is
     accepted.

@@ -13,13 +13,15 @@ DEFAULTS = WebhookOptions()
 
 
 @flow(
-    name="linkerd-rotate-webhooks",
-    flow_run_name="rotate webhooks of {mesh.name}",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="rotate webhooks of {mesh.name}",
+    changes=True,
+    page="rotate-anchor.md#webhook-certificates",
+    command="rotate-webhooks",
+    grants="rotate_webhooks",
+    fleet=True,
 )
 def rotate_webhooks(mesh: LinkerdMesh, options: WebhookOptions = DEFAULTS) -> WebhookRenewal:
-    """Renews the webhooks' certificates: each Helm release is upgraded to what it is already.
+    """Renew the certificates of Linkerd's webhooks, by the charts that made them.
 
     No version and no value changes. Certificates that cert-manager or the chart's values provide
     are left alone and named. The control plane's webhooks restart, and the extensions' own pods.

@@ -16,13 +16,15 @@ DEFAULTS = SmokeOptions()
 
 
 @flow(
-    name="linkerd-smoke-test",
-    flow_run_name="smoke_test {mesh.name}",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="smoke_test {mesh.name}",
+    changes=True,
+    page="smoke-tests.md",
+    command="smoke-test",
+    grants="smoke_test",
+    fleet=True,
 )
 def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeReport | Ending:
-    """Runs the smoke tests side by side: load balancing, splits, canaries, faults, ingress.
+    """Test load balancing, splits, canaries, faults and ingress with real requests.
 
     Whatever a test makes is gone when it ends. A test that is killed leaves its own objects, which
     the next run removes first, or, without one, Kubernetes itself two minutes later. Where pods are

@@ -51,10 +51,12 @@ NOTHING: list[str] = []
 
 
 @flow(
-    name="linkerd-upgrade",
-    flow_run_name="upgrade {mesh.name} {to}",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="upgrade {mesh.name} {to}",
+    changes=True,
+    page="upgrade.md",
+    command="upgrade",
+    grants="upgrade",
+    fleet=True,
 )
 def upgrade(
     mesh: LinkerdMesh,
@@ -65,7 +67,7 @@ def upgrade(
     restarts: RestartPolicy = DEFAULTS,
     probe: ProbeOptions = PROBE,
 ) -> UpgradePlan | Ending:
-    """Brings a mesh one step further, and back again when a gate fails.
+    """Upgrade a mesh to a newer Linkerd, and roll back when a gate fails.
 
     Run again after an interruption, it resumes where the cluster says that it was, in the same
     direction.

@@ -13,13 +13,26 @@ DEFAULTS = VerifyOptions()
 
 
 @flow(
-    name="linkerd-verify-mesh",
-    flow_run_name="verify {mesh.name}",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="verify {mesh.name}",
+    changes=False,
+    page="verify.md",
+    command="verify",
+    grants="mesh_reads",
+    fleet=True,
+    schedules={
+        # What `linkerd check` looks at; ours are for the deep run.
+        "quick": {
+            "minutes": 15,
+            "at": "00:00",
+            "parameters": {
+                "options": {"scopes": ["control-plane", "cni", "proxy", "viz", "jaeger"]}
+            },
+        },
+        "deep": {"minutes": 1440, "at": "03:05"},
+    },
 )
 def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report | Ending:
-    """Judges a mesh by all that `linkerd check` knows, and more; changes nothing.
+    """Run every check of `linkerd check` and more; change nothing.
 
     The run fails when a check fails, and finishes in state Degraded with warnings
     alone. Its report stays as artifacts, and goes out as an event.

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from prefect import flow, tags
+from prefect import tags
 from prefect.client.schemas.objects import State
 
 from prefect_linkerd.flows.verify_mesh import DEFAULTS, verify_mesh
 from prefect_linkerd.mesh.config.verification import VerifyOptions
 from prefect_linkerd.mesh.errors import InvalidInput, MeshUnhealthy
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
-@flow(name="linkerd-verify-meshes", persist_result=False, validate_parameters=True)
+@flow(
+    run_name="verify meshes",
+    changes=False,
+    page="verify.md",
+    needs_server=True,
+)
 def verify_meshes(meshes: list[str], options: VerifyOptions = DEFAULTS) -> dict[str, str]:
-    """Verifies several meshes; one that is broken, or cannot be reached, does not stop the others.
+    """Verify several meshes; one that is broken, or cannot be reached, does not stop the others.
 
     Args:
         meshes: The names of Linkerd Mesh blocks.

@@ -1,20 +1,22 @@
 """New Linkerd releases, announced as Prefect events."""
 
-from prefect import flow
-
 from prefect_linkerd.mesh.errors import ChartError
-from prefect_linkerd.tasks.chart_releases import alert, find_repositories, look
+from prefect_linkerd.tasks.chart_releases import alert, find_releases, find_repositories
+from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.step import submit
 
 
 @flow(
-    name="linkerd-watch-charts",
-    flow_run_name="watch charts",
-    persist_result=False,
-    validate_parameters=True,
+    run_name="watch charts",
+    changes=False,
+    page="upgrade.md",
+    command="watch",
+    needs_server=True,
+    skips_overlap=True,
+    schedules={"hourly": {"minutes": 60, "at": "00:20"}},
 )
 def watch_charts(repositories: list[str] | None = None) -> list[str]:
-    """Looks at chart repositories and announces each Linkerd release that is new, once.
+    """Announce each new Linkerd release once, as an event that can start upgrades.
 
     The event is `linkerd.chart.released`, about resource `linkerd.charts.<channel>`; automations
     start upgrades by it. The first look at a repository only takes note of what is there. A broken
@@ -27,7 +29,9 @@ def watch_charts(repositories: list[str] | None = None) -> list[str]:
     Raises:
         ChartError: one could not be read or is broken; the others were looked at nevertheless.
     """
-    looks = [(source, submit(look, source)) for source in repositories or find_repositories()]
+    looks = [
+        (source, submit(find_releases, source)) for source in repositories or find_repositories()
+    ]
     new: list[str] = []
     broken: list[ChartError] = []
     for source, seen in looks:

@@ -1,1 +1,1 @@
-"""The command line, for people and scripts at a terminal; it needs no Prefect server."""
+"""Prefect flows that manage the full lifecycle of a Linkerd service mesh."""

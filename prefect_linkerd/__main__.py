@@ -1,5 +1,5 @@
 import sys
 
-from prefect_linkerd.cli import main
+from prefect_linkerd.cli.app import main
 
 sys.exit(main())

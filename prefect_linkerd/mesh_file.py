@@ -83,7 +83,7 @@ def _find_passphrase(fields: dict[str, Any], key: Key) -> None:
     given = cast("dict[str, Any]", anchor)
     if not (path := given.get("key_file")) or given.get("passphrase"):
         return
-    from prefect_linkerd.key_place import SHORTEST, find_passphrase
+    from prefect_linkerd.passphrase import SHORTEST, find_passphrase
 
     if key == "place":
         # A configuration with a key file has to have one.

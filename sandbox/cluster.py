@@ -22,9 +22,9 @@ import httpx
 import yaml
 from platformdirs import user_state_path
 
-from prefect_linkerd.loopback import NO_TLS, free_ports
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.server.loopback import NO_TLS, free_ports
 from sandbox.binaries import KUBERNETES, Binaries, ensure_binaries
 from sandbox.credentials import Credentials
 from sandbox.errors import SandboxError

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import UPSTREAM
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import cache_folder
 from sandbox.cluster import Sandbox, state_folder
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from prefect_linkerd.loopback import free_ports
-from prefect_linkerd.prefect_server import answers
+from prefect_linkerd.server.loopback import free_ports
+from prefect_linkerd.server.prefect_server import answers
 from sandbox.errors import SandboxError
 
 SETTINGS = Path(__file__).parents[1] / "deployments/team/server.env"

@@ -79,7 +79,7 @@ def _charts_of(document: BlockDocument) -> MeshConfig:
 
 
 @step("look", run_name="look at {source}", description="Announces what a repository has new.")
-def look(source: str) -> list[str]:
+def find_releases(source: str) -> list[str]:
     """The Linkerd versions that are new since the last look.
 
     An event is sent before the version is noted: a run that dies in between sends it again, with

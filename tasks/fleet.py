@@ -21,7 +21,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
 from prefect_linkerd.mesh.errors import InvalidInput
-from prefect_linkerd.mesh.fleet import FleetOptions, FleetPlan, Outcome, plan_fleet
+from prefect_linkerd.mesh.fleet import FleetOptions, FleetPlan, MeshOutcome, plan_fleet
 from prefect_linkerd.tasks.linkerd_mesh import reference
 from prefect_linkerd.tasks.names import deployment_name, full_name
 from prefect_linkerd.tasks.step import step
@@ -54,7 +54,7 @@ class Turn:
         # The server's answers always have one.
         return cast("State[Any]", self.run.state)
 
-    def outcome(self, limit: timedelta) -> Outcome:
+    def outcome(self, limit: timedelta) -> MeshOutcome:
         if self.state.is_completed():
             return "succeeded"
         if self.state.is_final():
@@ -123,7 +123,7 @@ def start(mesh: str, round_: Round, attempt: int) -> Turn:
     return Turn(attempt, cast("FlowRun", run))
 
 
-def look(turns: Mapping[str, Turn]) -> None:
+def poll(turns: Mapping[str, Turn]) -> None:
     """Brings every turn that had not ended up to date."""
     by_id: dict[UUID, Turn] = {t.run.id: t for t in turns.values() if not t.state.is_final()}
     if by_id:
@@ -142,7 +142,7 @@ def _runs(wanted: FlowRunFilter) -> list[FlowRun]:
 
 
 def publish(
-    plan: FleetPlan, deployment: str, turns: Mapping[str, Turn], outcomes: Mapping[str, Outcome]
+    plan: FleetPlan, deployment: str, turns: Mapping[str, Turn], outcomes: Mapping[str, MeshOutcome]
 ) -> None:
     """Who is in which wave, and how far, as a table artifact."""
     create_table_artifact(
@@ -156,7 +156,7 @@ def publish(
     )
 
 
-def _row(number: int, mesh: str, turn: Turn | None, outcome: Outcome) -> dict[str, Any]:
+def _row(number: int, mesh: str, turn: Turn | None, outcome: MeshOutcome) -> dict[str, Any]:
     row: dict[str, Any] = {"wave": number, "mesh": mesh, "outcome": outcome}
     if turn is None:
         return {**row, "state": "", "seconds": "", "run": "", "says": ""}
@@ -171,6 +171,6 @@ def _row(number: int, mesh: str, turn: Turn | None, outcome: Outcome) -> dict[st
     }
 
 
-def failures(outcomes: Mapping[str, Outcome], turns: Mapping[str, Turn]) -> list[str]:
+def failures(outcomes: Mapping[str, MeshOutcome], turns: Mapping[str, Turn]) -> list[str]:
     """Each mesh that failed, with its state."""
     return [f"{m} ({turns[m].state.name})" for m, o in outcomes.items() if o == "failed"]

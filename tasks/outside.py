@@ -1,7 +1,7 @@
 """What steps and flows need of the world around them: a log, reports, events, approvals, secrets.
 
 This is the one place where they meet it. Under Prefect it is the run (`tasks.on_prefect`). For a
-command at a terminal without a Prefect server it is the terminal (`tasks.at_terminal`), and nothing
+command at a terminal without a Prefect server it is the terminal (`cli.at_terminal`), and nothing
 here imports Prefect then.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
-from prefect_linkerd.mesh.helm.client import Helm, Outcome
+from prefect_linkerd.mesh.helm.client import Helm, ReleaseOutcome
 from prefect_linkerd.mesh.helm.installed import PARTS, locate
 from prefect_linkerd.mesh.helm.ownership import owner_of_release
 from prefect_linkerd.mesh.helm.records import ReleaseRef, read_releases
@@ -34,7 +34,7 @@ from prefect_linkerd.tasks.step import step
 )
 def release(
     mesh: LinkerdMesh, chart: Chart, facts: ClusterFacts, trust_bundle: str = ""
-) -> Outcome:
+) -> ReleaseOutcome:
     """Installs, upgrades, repairs or leaves alone one release."""
     at = locate(cluster_of(mesh), mesh, chart.name) if chart.name in PARTS else None
     return _reconcile(mesh, chart, facts, trust_bundle, at)
@@ -45,7 +45,7 @@ def release(
     run_name="{name}",
     description="Uses what the cluster has, or keeps a Helm release of it.",
 )
-def dependency(mesh: LinkerdMesh, name: Dependency, facts: ClusterFacts) -> Outcome | None:
+def dependency(mesh: LinkerdMesh, name: Dependency, facts: ClusterFacts) -> ReleaseOutcome | None:
     """None where somebody else installed it, and it is used as it is."""
     cluster = cluster_of(mesh)
     releases = read_releases(cluster)
@@ -68,7 +68,7 @@ def _reconcile(
     facts: ClusterFacts,
     trust_bundle: str = "",
     at: ReleaseRef | None = None,
-) -> Outcome:
+) -> ReleaseOutcome:
     cluster = cluster_of(mesh)
     facts = with_webhooks(facts, cluster, mesh)
     desired = wanted_release(cluster, mesh, chart, facts, trust_bundle, at)

@@ -15,7 +15,7 @@ import pytest
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import Sandbox
 from tests.lengths import length

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/architecture.md"
 PACKAGE = "prefect_linkerd"
 PICTURE = re.compile(r"(?<=<!-- rooms -->\n).*?(?=<!-- end of rooms -->)", re.DOTALL)
-WIDTH = 19
+WIDTH = 22
 
 
 def picture() -> str:

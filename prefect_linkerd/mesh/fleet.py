@@ -11,18 +11,7 @@ from pydantic import Field, model_validator
 from prefect_linkerd.mesh.config.model import Section
 from prefect_linkerd.mesh.errors import InvalidInput
 
-Outcome = Literal["waiting", "running", "succeeded", "failed"]
-FleetFlow = Literal[
-    "verify_mesh",
-    "check_certificates",
-    "upgrade",
-    "rotate_anchor",
-    "rotate_issuer",
-    "rotate_webhooks",
-    "smoke_test",
-    "bootstrap",
-]
-"""What each mesh of a fleet may have a run of."""
+MeshOutcome = Literal["waiting", "running", "succeeded", "failed"]
 
 
 class FleetOptions(Section):
@@ -82,12 +71,12 @@ class FleetPlan:
         """Every mesh, in the order of their turns."""
         return self.canaries + self.rest
 
-    def is_stopped(self, outcomes: Mapping[str, Outcome]) -> bool:
+    def is_stopped(self, outcomes: Mapping[str, MeshOutcome]) -> bool:
         """Whether too much has failed for another mesh to be begun."""
         failed = [mesh for mesh in self.meshes if outcomes.get(mesh) == "failed"]
         return len(failed) > self.max_failures or any(mesh in self.canaries for mesh in failed)
 
-    def upcoming(self, outcomes: Mapping[str, Outcome]) -> tuple[str, ...]:
+    def upcoming(self, outcomes: Mapping[str, MeshOutcome]) -> tuple[str, ...]:
         """Which meshes begin now.
 
         Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 from tests.support.prefect_servers import Inbox, Server, on_server
 

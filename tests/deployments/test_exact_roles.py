@@ -26,7 +26,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.planning.preflight import denied_permissions
 from prefect_linkerd.mesh.records.rotation import read_record
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.support.identities import as_account

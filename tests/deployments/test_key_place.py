@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from prefect_linkerd.cli import main
-from prefect_linkerd.key_place import PASSPHRASE, is_chosen, place_words, with_place
+from prefect_linkerd.cli.app import main
+from prefect_linkerd.cli.key_place import PASSPHRASE, is_chosen, place_words, with_place
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh_file import load_mesh
-from prefect_linkerd.own_server import home
+from prefect_linkerd.server.own_server import home
 from sandbox.cluster import Sandbox
 
 HIDDEN = ("Passphrase", "Repeat")
@@ -33,7 +33,7 @@ import sys
 import termios
 import time
 from pathlib import Path
-from prefect_linkerd.key_place import with_place
+from prefect_linkerd.cli.key_place import with_place
 from prefect_linkerd.mesh_file import load_mesh
 anchor = with_place(load_mesh(Path(sys.argv[1])), "bootstrap").trust_anchor
 print("CHOSEN", anchor.custody, anchor.key_file, bool(anchor.passphrase))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox

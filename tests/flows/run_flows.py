@@ -15,35 +15,19 @@ import json
 import os
 import sys
 import threading
+from importlib import import_module
 from typing import Any
 
-from prefect_linkerd.flows.adopt import adopt
-from prefect_linkerd.flows.bootstrap import bootstrap
-from prefect_linkerd.flows.check_certificates import check_certificates
-from prefect_linkerd.flows.rotate_anchor import rotate_anchor
-from prefect_linkerd.flows.rotate_issuer import rotate_issuer
-from prefect_linkerd.flows.rotate_webhooks import rotate_webhooks
-from prefect_linkerd.flows.smoke_test import smoke_test
-from prefect_linkerd.flows.upgrade import upgrade
-from prefect_linkerd.flows.verify_mesh import verify_mesh
-from prefect_linkerd.flows.watch_charts import watch_charts
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan
 from prefect_linkerd.mesh.bootstrap.proof import Proof
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
+from prefect_linkerd.tasks.declared import declared_flows
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from tests.flows.faults import fall_ill, kill_in, lag_behind, lead_to_processes
 
 FLOWS: dict[str, Any] = {
-    "bootstrap": bootstrap,
-    "upgrade": upgrade,
-    "rotate_anchor": rotate_anchor,
-    "rotate_issuer": rotate_issuer,
-    "rotate_webhooks": rotate_webhooks,
-    "smoke_test": smoke_test,
-    "verify_mesh": verify_mesh,
-    "check_certificates": check_certificates,
-    "adopt": adopt,
+    name: getattr(import_module(f"prefect_linkerd.flows.{name}"), name) for name in declared_flows()
 }
 
 
@@ -60,7 +44,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     mesh = LinkerdMesh.model_validate(request["mesh"])
     try:
         if request["flow"] == "watch_charts":
-            return {"new": watch_charts(**request["parameters"])}
+            return {"new": FLOWS["watch_charts"](**request["parameters"])}
         returned: Any = FLOWS[request["flow"]](mesh, **request["parameters"])
     except MeshError as error:
         if request["flow"] == "bootstrap":

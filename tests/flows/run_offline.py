@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 
 FLOWS = """

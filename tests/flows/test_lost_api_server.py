@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prefect_linkerd.mesh.helm.records import read_release
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory

@@ -20,7 +20,7 @@ from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.restarts import PROXY_VERSION
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.flows import ConfigFactory, Flows
 from tests.support.meshes import add_workloads

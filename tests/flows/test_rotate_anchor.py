@@ -9,7 +9,7 @@ import sys
 
 from prefect_linkerd.mesh.records.rotation import read_record
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
 from tests.support.invariant import Invariant
 from tests.support.meshes import PASSPHRASE, add_workloads, store_of

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory, FlowRunner
 from tests.support.prefect_servers import everything_kept

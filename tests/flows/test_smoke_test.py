@@ -25,7 +25,7 @@ from prefect_linkerd.mesh.smoke.report import (
     smoke_markdown,
 )
 from prefect_linkerd.mesh.smoke.run import SMOKE
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory, FlowRunner, Flows
 from tests.support.prefect_servers import artifact

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefect_linkerd.mesh.records.upgrade import NAME as RECORD
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory, FlowRunner, Flows
 from tests.support.prefect_servers import artifact

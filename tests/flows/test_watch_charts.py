@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.chart_releases import BROKEN, RELEASED
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox

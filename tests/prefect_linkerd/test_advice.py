@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from prefect_linkerd.cli import main
-from prefect_linkerd.flow_commands import _dry
-from prefect_linkerd.key_place import PASSPHRASE, is_chosen, with_place
+from prefect_linkerd.cli.app import main
+from prefect_linkerd.cli.flow_command import _dry
+from prefect_linkerd.cli.key_place import PASSPHRASE, is_chosen, with_place
+from prefect_linkerd.cli.target import confirm_target
+from prefect_linkerd.cli.user_server import has_server
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh_file import load_fleet, load_mesh
-from prefect_linkerd.own_server import home
-from prefect_linkerd.own_worker import _alone
-from prefect_linkerd.target import confirm_target
-from prefect_linkerd.user_server import has_server
+from prefect_linkerd.server.own_server import home
+from prefect_linkerd.server.own_worker import _alone
 from tests.support.advice import advice, follows
 
 

@@ -17,9 +17,10 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from prefect_linkerd import cli, flow_commands
-from prefect_linkerd.fleet_command import FLEET
+from prefect_linkerd.cli import app
+from prefect_linkerd.cli.flags import parameters_of
 from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.tasks.declared import declared_flows
 from sandbox.binaries import Binaries
 from tests.support.advice import FOLLOWED
 from tests.support.remedies import about, every_remedy
@@ -71,7 +72,7 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
         "Accepted.",
         "Fix what is named, then run bootstrap again.",
         "The run's artifacts name every problem and its remedy.",
-        "Look at their runs; then run the fleet again with the same goes_on.",
+        "Look at their runs; then run the fleet again with the same round_name.",
         "See verify_mesh for the cause; rotate_anchor with recover gives the mesh a new anchor",
     ),
     "asks for the same run again: tests kill every flow at every step, and run it again": (
@@ -185,12 +186,11 @@ def models(model: type[BaseModel], path: str = "") -> Iterator[str]:
                 yield from models(inner, f"{path}{name}.")
 
 
-COMMANDS = [make() for make in flow_commands.COMMANDS.values()]
-PARAMETERS = [p for command in COMMANDS for p in command.parameters] + list(FLEET)
+PARAMETERS = [p for flow in declared_flows().values() for p in parameters_of(flow)]
 FIELDS = {*models(MeshConfig)}
 OPTIONS = {name for p in PARAMETERS if p.model is not None for name in models(p.model)}
 NAMES = {p.name for p in PARAMETERS}
-FLOWS = {path.stem for path in (ROOT / "flows").glob("[a-z]*.py")}
+FLOWS = set(declared_flows())
 FILES = (".pem", ".crt", ".key", ".der", ".yaml", ".md", ".sh", ".io")
 OF_OTHERS = {"proxy.tracing", "identity.externalCA"}
 """Values of Linkerd's charts."""
@@ -214,7 +214,7 @@ FLAGS_OF_OTHERS = {"--previous", "--profile", "--all"}
 
 
 def test_every_flag_that_a_remedy_names_is_there() -> None:
-    commands = map(cli._loaded, cli.COMMANDS)
+    commands = map(app.loaded, app.commands())
     flags = {flag for command in commands for p in command.params for flag in p.opts}
     assert words(r"--[a-z][a-z-]+") - FLAGS_OF_OTHERS <= flags
 

@@ -40,7 +40,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("prefect_linkerd/mesh/planning/preflight.py", CHART): "an upgrade makes two of its release",
     ("prefect_linkerd/mesh/snapshot/webhooks.py", CHART): "a table by chart",
     ("prefect_linkerd/mesh/helm/values.py", CHART): "tables by chart",
-    ("prefect_linkerd/flow_commands.py", LITERAL): "an example in the help of --to",
     ("prefect_linkerd/mesh_file.py", LITERAL): "an example of a field",
     ("tools/checks_page.py", LITERAL): "the preface of docs/checks.md",
 }

@@ -18,8 +18,8 @@ from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 
-from prefect_linkerd.loopback import NO_TLS
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.loopback import NO_TLS
+from prefect_linkerd.server.prefect_server import PrefectServer
 from tests.support.repository import ROOT
 
 

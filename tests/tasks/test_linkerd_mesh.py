@@ -9,7 +9,7 @@ import sys
 import yaml
 
 from prefect_linkerd.flows.bootstrap import bootstrap
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.cluster import Sandbox
 from tests.support.schema import undescribed_fields

@@ -97,7 +97,7 @@ class DesiredRelease:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ReleaseOutcome:
     """What was done for a release, and how it is now."""
 
     action: Literal["install", "upgrade", "unchanged"]
@@ -210,7 +210,9 @@ class Helm:
             text = _run(command.run(arguments, json.dumps(values).encode()), f"chart {chart.name}")
         return read_objects(text)
 
-    def reconcile(self, desired: DesiredRelease, on_progress: OnProgress | None = None) -> Outcome:
+    def reconcile(
+        self, desired: DesiredRelease, on_progress: OnProgress | None = None
+    ) -> ReleaseOutcome:
         """Brings a release to the wanted chart, version and values; nothing where it is there.
 
         CRDs of a chart's `crds/` folder, which Helm never upgrades, are applied before an upgrade.
@@ -239,12 +241,12 @@ class Helm:
                 else:
                     break
             if current is not None and action == "unchanged":
-                return Outcome("unchanged", current)
+                return ReleaseOutcome("unchanged", current)
             return self._bring(command, desired, current, on_progress)
 
     def upgrade_again(
         self, desired: DesiredRelease, on_progress: OnProgress | None = None
-    ) -> Outcome:
+    ) -> ReleaseOutcome:
         """Upgrades a release to what it is already, for what its chart generates each time.
 
         Raises:
@@ -271,7 +273,7 @@ class Helm:
         desired: DesiredRelease,
         current: Release | None,
         on_progress: OnProgress | None,
-    ) -> Outcome:
+    ) -> ReleaseOutcome:
         """Installs or upgrades a release and waits for its workloads."""
         subject = f"Helm release {desired.namespace}/{desired.name}"
         key = (self._cluster.host, desired.namespace, desired.name)
@@ -309,7 +311,7 @@ class Helm:
             desired.timeout,
             on_progress or _ignore,
         )
-        return Outcome("install" if is_first else "upgrade", release)
+        return ReleaseOutcome("install" if is_first else "upgrade", release)
 
     def roll_back(
         self,
@@ -571,7 +573,7 @@ class _Watch:
                 ready, wanted, text = workload_summary(workloads)
                 own = [obj for obj in workloads if _release_of(obj) == self._release]
                 late = [obj for obj in own if not rollout_status(obj).is_complete]
-                self._troubles.look(late)
+                self._troubles.inspect(late)
                 text += self._troubles.words
                 idle = 0 if ready < wanted else idle + 1
                 if idle > 1:

@@ -162,7 +162,7 @@ def await_rollouts(
         _, _, text = workload_summary(list(found.values()))
         late = [obj for obj in found.values() if not rollout_status(obj).is_complete]
         waiting = [*gone, *(key for key in waiting if key in found and found[key] in late)]
-        watch.look(late)
+        watch.inspect(late)
         on_progress(len(workloads) - len(waiting), len(workloads), f"{text}{watch.words}")
         if not late and not gone:
             return
@@ -242,7 +242,7 @@ class TroubleWatch:
     def remedy(self) -> str:
         return self.trouble.remedy if self.trouble is not None else FIX
 
-    def look(self, late: Sequence[Object]) -> None:
+    def inspect(self, late: Sequence[Object]) -> None:
         """Looks at some workloads that are not rolled out, if it is time to."""
         if not late:
             self.trouble = None

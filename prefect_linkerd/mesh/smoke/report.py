@@ -10,7 +10,7 @@ from prefect_linkerd.mesh.errors import SmokeTestFailed
 from prefect_linkerd.mesh.load.program import Traffic
 from prefect_linkerd.mesh.smoke.options import Promise
 
-Outcome = Literal["passed", "failed", "skipped"]
+SmokeOutcome = Literal["passed", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Step:
     """One step of a smoke test: what was done, how it ended, and what there is to say."""
 
     name: str
-    outcome: Outcome
+    outcome: SmokeOutcome
     detail: str = ""
 
 
@@ -44,7 +44,7 @@ class SmokeResult:
     remedy: str = ""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SmokeOutcome:
         """Failed where a step failed; passed only where nothing was skipped."""
         outcomes = {step.outcome for step in self.steps}
         if "failed" in outcomes:

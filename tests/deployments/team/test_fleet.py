@@ -44,7 +44,7 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
         "meshes": list(MESHES),
         "deployment": "check_certificates",
         "options": {"canaries": ["canary"], "at_once": 1},
-        "goes_on": "november",
+        "round_name": "november",
     }
 
     planned = server.create_run("fleet", queue=BY_HAND, **parameters, dry_run=True)

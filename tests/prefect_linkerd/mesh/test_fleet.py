@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefect_linkerd.mesh.errors import InvalidInput
-from prefect_linkerd.mesh.fleet import FleetOptions, FleetPlan, Outcome, plan_fleet
+from prefect_linkerd.mesh.fleet import FleetOptions, FleetPlan, MeshOutcome, plan_fleet
 
 NAMES = st.lists(st.sampled_from("abcdefghij"), unique=True, min_size=1)
 
@@ -32,7 +32,7 @@ def test_no_mesh_begins_before_its_turn_nor_after_too_many_failed(
     fleet: tuple[FleetPlan, FleetOptions], bad: Collection[str], chance: Random
 ) -> None:
     plan, options = fleet
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, MeshOutcome] = {}
     begun: list[str] = []
     while (starting := plan.upcoming(outcomes)) or "running" in outcomes.values():
         failed = {m for m, outcome in outcomes.items() if outcome == "failed"}

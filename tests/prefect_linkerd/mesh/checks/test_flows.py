@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prefect_linkerd.cli import main
+from prefect_linkerd.cli.app import main
 from prefect_linkerd.flows.check_certificates import check_certificates
 from prefect_linkerd.flows.verify_mesh import verify_mesh
 from prefect_linkerd.flows.verify_meshes import verify_meshes
@@ -20,7 +20,7 @@ from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOpt
 from prefect_linkerd.mesh.errors import CertificateExpired, MeshUnhealthy
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.report.report import Report
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from tests.prefect_linkerd.mesh.checks.faults import changed, removed
 from tests.support.installed import DEFAULT, InstalledMesh, on

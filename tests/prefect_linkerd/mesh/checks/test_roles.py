@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from prefect_linkerd.deployments.roles import HOME, READING, manifests
+from prefect_linkerd.deployments.grants import Grant
+from prefect_linkerd.deployments.roles import HOME, grants_of, manifests
 from prefect_linkerd.flows.check_certificates import check_certificates
 from prefect_linkerd.flows.verify_mesh import verify_mesh
 from prefect_linkerd.mesh.adoption import read_adoption
@@ -21,7 +22,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.snapshot.expiry import read_expiries
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from tests.prefect_linkerd.mesh.checks.faults import created
 from tests.support.identities import as_account
@@ -112,8 +113,15 @@ def test_check_certificates_reads_a_handful_of_objects_and_no_other(
         assert not cluster.allowed("get", "secrets", namespace=namespace, name="another")
 
 
+READS: dict[str, Callable[[Cluster, MeshConfig], object]] = {
+    "adopt": read_adoption,
+    "check_certificates": read_expiries,
+    "verify_mesh": read_snapshot,
+}
+
+
 @on_a_mesh
-@pytest.mark.parametrize("flow", READING)
+@pytest.mark.parametrize("flow", READS)
 def test_no_role_grants_what_its_flow_does_not_ask_for(
     mesh: InstalledMesh, flow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,13 +135,9 @@ def test_no_role_grants_what_its_flow_does_not_ask_for(
         return request(self, method, path, **options)
 
     monkeypatch.setattr(Cluster, "request", recorded)
-    reads: dict[str, Callable[[Cluster, MeshConfig], object]] = {
-        "adopt": read_adoption,
-        "check_certificates": read_expiries,
-        "verify_mesh": read_snapshot,
-    }
-    reads[flow](mesh.cluster, mesh.config)
-    for grant in READING[flow](mesh.config):
+    READS[flow](mesh.cluster, mesh.config)
+    for grant in grants_of(flow, mesh.config, {}):
+        assert isinstance(grant, Grant)
         for verb in grant.verbs:
             for resource in grant.resources:
                 is_asked = any(

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 from tests.support.installed import DEFAULT, InstalledMesh, on
 from tests.support.meshes import PASSPHRASE
 from tests.support.prefect_servers import Server

@@ -1,4 +1,4 @@
-"""The surroundings of a run at a terminal without a Prefect server: lines, questions, threads.
+"""What stands in for Prefect without a server: how are steps run, retried, approved, interrupted?
 
 Nothing is kept: a result is printed at the end, and what a second run has to know is in the
 cluster.

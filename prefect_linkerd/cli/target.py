@@ -1,4 +1,4 @@
-"""The question before `bootstrap` where no mesh file says which cluster is meant."""
+"""Which cluster is meant? Asked before `bootstrap` where no mesh file says it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Self
 import httpx
 from platformdirs import user_cache_path
 
-from prefect_linkerd.loopback import NO_TLS, free_ports
+from prefect_linkerd.server.loopback import NO_TLS, free_ports
 
 DATABASE = "prefect.db"
 

@@ -1,4 +1,4 @@
-"""Runs on a Prefect server that wait for a person, answered at the terminal that started them."""
+"""How does a terminal answer its runs on a Prefect server that wait for an approval?"""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import tags
 
-from prefect_linkerd.plain_run import Answer
-from prefect_linkerd.tasks.at_terminal import Refused
+from prefect_linkerd.cli.at_terminal import Refused
+from prefect_linkerd.cli.request import Answer
 
 EVERY = 1.0
 """Seconds between two looks."""

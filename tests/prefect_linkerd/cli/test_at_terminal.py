@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.cli import at_terminal
+from prefect_linkerd.cli.at_terminal import LOGGER, AtTerminal, End, Interrupted, Refused
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, ChartError, InvalidInput, MeshError, NotReady
-from prefect_linkerd.tasks import at_terminal
 from prefect_linkerd.tasks.admission import await_approval, declined, postponed
-from prefect_linkerd.tasks.at_terminal import LOGGER, AtTerminal, End, Interrupted, Refused
 from prefect_linkerd.tasks.events import failures_in_a_row, send
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.outside import completed, failed, get_run_logger, outside, within
@@ -215,5 +215,9 @@ def test_nothing_is_reported_anywhere() -> None:
 
 
 def test_where_prefect_is_there_already_a_flow_is_prefects() -> None:
-    assert type(flow(name="linkerd-x")(lambda: 1)).__name__ == "Flow"
+    @flow(run_name="judge", changes=False, page="x.md")
+    def judge() -> None: ...
+
+    assert type(judge).__name__ == "Flow"
+    assert judge.name == "linkerd-judge"
     assert End("Completed").data is None

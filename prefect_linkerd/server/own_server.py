@@ -10,7 +10,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from prefect_linkerd.prefect_server import DATABASE, PrefectServer
+from prefect_linkerd.server.prefect_server import DATABASE, PrefectServer
 
 
 def home() -> Path:

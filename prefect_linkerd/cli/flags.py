@@ -1,4 +1,4 @@
-"""Flags of the command line, made of the models that flows take: the same fields and words."""
+"""Which flags has a command? Those of the parameters and models of its flow, in the same words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import typer
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from prefect_linkerd.mesh_file import wrong_fields
+from prefect_linkerd.mesh_file import fields_of, wrong_fields
+from prefect_linkerd.tasks.declared import DeclaredFlow
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,27 @@ class Parameter:
         return _model(self.kind)
 
 
+def parameters_of(flow: DeclaredFlow) -> tuple[Parameter, ...]:
+    """The parameters of a flow but for its meshes.
+
+    The flags of a model begin with the parameter's name, unless it is `options` or the only model.
+    """
+    found = [p for p in flow.parameters if p.name not in ("mesh", "meshes")]
+    kinds = {p.name: p.kind for p in found}
+    models = [name for name, kind in kinds.items() if _model(kind) is not None]
+    bare = {"options", *(models if len(models) == 1 else ())}
+    return tuple(
+        Parameter(
+            p.name,
+            kinds[p.name],
+            p.default,
+            p.help,
+            prefix="" if p.name in bare else f"{p.name.replace('_', '-')}-",
+        )
+        for p in found
+    )
+
+
 @dataclass(frozen=True)
 class Flag:
     """One flag: what typer needs of it, and where its value belongs."""
@@ -47,20 +69,21 @@ class Flag:
 
     def as_parameter(self) -> inspect.Parameter:
         """A keyword argument that is None where the flag is not given."""
-        choices, base, is_list = _shape(self.kind)
+        offered, base, is_list = _shape(self.kind)
         declared: list[str] = [f"--{self.name}"]
         if base is bool and self.default:
             declared = [f"--{self.name}/--no-{self.name}"]
-        text = self.help + (f" One of {', '.join(choices)}." if choices else "")
+        text = self.help + (f" One of {', '.join(offered)}." if offered else "")
         text += " May be given several times." if is_list else ""
         text += f" [default: {shown}]" if (shown := _shown(self.default)) else ""
         annotation: Any = list[base] | None if is_list else base | None
+        base = dict if get_origin(self.kind) is dict else base
         option = typer.Option(
             *declared,
             help=text,
             show_default=False,
-            metavar="CHOICE" if choices else _WORDS.get(base),
-            autocompletion=_completion(choices) if choices else None,
+            metavar="CHOICE" if offered else _WORDS.get(base),
+            autocompletion=_completion(offered) if offered else None,
         )
         return inspect.Parameter(
             self.name.replace("-", "_"),
@@ -70,7 +93,7 @@ class Flag:
         )
 
 
-_WORDS = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "FILE"}
+_WORDS = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "FILE", dict: "FIELD=VALUE"}
 
 
 def flags_of(parameters: Sequence[Parameter]) -> list[Flag]:
@@ -121,6 +144,8 @@ def arguments_of(
             place = place.setdefault(name, {})
         place[flag.path[-1]] = value
     for parameter in parameters:
+        if parameter.name in values and get_origin(parameter.kind) is dict:
+            values[parameter.name] = fields_of(values[parameter.name])
         if parameter.model is not None and parameter.name in values:
             try:
                 values[parameter.name] = parameter.model.model_validate(values[parameter.name])
@@ -153,22 +178,29 @@ def _shown(value: Any) -> str:
             return str(value)
 
 
+def choices(kind: Any) -> tuple[str, ...]:
+    """What a value of a type may be, where that is one of a few."""
+    return _shape(kind)[0]
+
+
 def _shape(kind: Any) -> tuple[tuple[str, ...], Any, bool]:
     """The choices of a type if it has some, the type of one value, and whether it is a list."""
     if get_origin(kind) in (Union, UnionType):
         [kind] = [each for each in get_args(kind) if each is not type(None)]
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
+    if get_origin(kind) is dict:
+        return (), str, True
     if get_origin(kind) in (list, tuple):
-        choices, base, _ = _shape(get_args(kind)[0])
-        return choices, base, True
+        offered, base, _ = _shape(get_args(kind)[0])
+        return offered, base, True
     if get_origin(kind) is Literal:
         return tuple(map(str, get_args(kind))), str, False
     return (), kind if kind in (bool, int, float, Path) else str, False
 
 
-def _completion(choices: Sequence[str]) -> Any:
+def _completion(offered: Sequence[str]) -> Any:
     def complete(incomplete: str) -> list[str]:
-        return [choice for choice in choices if choice.startswith(incomplete)]
+        return [choice for choice in offered if choice.startswith(incomplete)]
 
     return complete

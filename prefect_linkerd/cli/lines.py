@@ -1,4 +1,4 @@
-"""What a run says while it goes, at a terminal: a line for each thing that happens."""
+"""What does a run say meanwhile? A line for each thing that happens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHORT = 160
 
 
 class Steps(logging.Handler):
-    """Takes records of Prefect's loggers, and those of `prefect_linkerd.tasks.at_terminal`."""
+    """Takes records of Prefect's loggers, and those of `prefect_linkerd.cli.at_terminal`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()

@@ -1,14 +1,13 @@
-"""Where a run from a terminal keeps the trust anchor's private key: chosen before, named after."""
+"""Where does a run keep the trust anchor's private key? Chosen before it, named after it."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
@@ -20,28 +19,8 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh_file import wrong_fields
+from prefect_linkerd.passphrase import PASSPHRASE, find_passphrase
 from prefect_linkerd.tasks.names import mesh_key
-
-PASSPHRASE = "PREFECT_LINKERD_PASSPHRASE"  # noqa: S105 the name of a variable
-"""The environment variable with a key file's passphrase."""
-
-SHORTEST = 12
-"""Characters of a passphrase, as `trust_anchor.passphrase` wants them."""
-
-
-def find_passphrase(key_file: Path) -> SecretStr | None:
-    """The passphrase of a key file, from the environment or the person at the terminal."""
-    if given := os.environ.get(PASSPHRASE):
-        return SecretStr(given)
-    if not sys.stdin.isatty():
-        return None
-    is_new = not key_file.expanduser().exists()
-    text = f"Passphrase of {key_file}" + (f" (at least {SHORTEST} characters)" if is_new else "")
-    while True:
-        typed: str = typer.prompt(text, hide_input=True, confirmation_prompt=is_new, err=True)
-        if len(typed) >= SHORTEST:
-            return SecretStr(typed)
-        typer.echo(f"That is shorter than {SHORTEST} characters.", err=True)
 
 
 def is_chosen(config: MeshConfig) -> bool:

@@ -86,7 +86,7 @@ def test_a_fleet_of_files_stops_and_goes_on(sandbox: Sandbox, tmp_path: Path) ->
         assert terminal.fleet(*files, "north", code=2)["found"] == "north"
         round_ = (
             *("--deployment", "check_certificates", "--canaries", "canary"),
-            *("--at-once", "1", "--goes-on", "november", "--parameters", "thresholds.days=[60]"),
+            *("--at-once", "1", "--round-name", "november", "--parameters", "thresholds.days=[60]"),
         )
         planned = terminal.fleet(*files, *round_, "--dry-run")
         assert (planned["canaries"], planned["rest"]) == (["canary"], ["weak", "last"])

@@ -1,52 +1,34 @@
-"""A flow as the plain procedure that it is: at a terminal, where the user has no Prefect server."""
+"""How is a flow run where the user has no Prefect server? As the plain procedure that it is."""
 
 from __future__ import annotations
 
 import select
 import sys
-from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import typer
 
-from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.steps import shown
-from prefect_linkerd.tasks.at_terminal import LOGGER, Ask, AtTerminal, End
+from prefect_linkerd.cli.at_terminal import LOGGER, Ask, AtTerminal, End
+from prefect_linkerd.cli.lines import shown
+from prefect_linkerd.cli.request import Answer, RunRequest
 from prefect_linkerd.tasks.outside import within
 
-Answer = Literal["ask", "yes", "no"]
-"""How a run that waits for an approval is answered: by asking the person, or without."""
 
-
-def run(
-    flow: str,
-    config: MeshConfig | None,
-    arguments: Mapping[str, Any],
-    *,
-    answer: Answer,
-    quiet: bool,
-) -> End:
-    """Runs a flow to its end: no server, no database, and nothing of it is kept.
-
-    Args:
-        flow: its name, which is that of its module too.
-        config: the mesh; None for a flow that takes none.
-        arguments: the flow's other parameters, by name.
-        answer: how approvals are answered.
-        quiet: whether only warnings and errors are shown.
+def run(request: RunRequest) -> End:
+    """Runs a flow: no server, no database, and nothing of it is kept.
 
     Raises:
         MeshError: what the flow raised.
         Refused: an approval was not given.
     """
-    terminal = AtTerminal(flow.replace("_", "-"), _answers(answer))
-    mesh = {} if config is None else {"mesh": config}
-    with shown(LOGGER, quiet=quiet), within(terminal):
-        found = getattr(import_module(f"prefect_linkerd.flows.{flow}"), flow)
+    terminal = AtTerminal(request.flow.replace("_", "-"), _answers(request.answer))
+    mesh = {} if request.config is None else {"mesh": request.config}
+    with shown(LOGGER, quiet=request.quiet), within(terminal):
+        found = request.load()
         procedure = cast("Callable[..., Any]", getattr(found, "fn", found))
         try:
-            result = procedure(**mesh, **arguments)
+            result = procedure(**mesh, **request.arguments)
             end = result if isinstance(result, End) else End("Completed", data=result)
         except KeyboardInterrupt:
             terminal.interrupt()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import json
 import logging
@@ -10,67 +9,24 @@ import os
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefect_linkerd import cli, flow_commands
-from prefect_linkerd.cli import main
-from prefect_linkerd.fleet_command import FLEET
+from prefect_linkerd.cli import flow_command
+from prefect_linkerd.cli.app import main
+from prefect_linkerd.cli.flags import Parameter, arguments_of, flags_of, parameters_of
+from prefect_linkerd.cli.lines import Steps
+from prefect_linkerd.cli.target import cluster_words, confirm_target, installed_words
 from prefect_linkerd.mesh.config.model import ClusterAccess, MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh_file import load_mesh
-from prefect_linkerd.options import Parameter, arguments_of, flags_of
-from prefect_linkerd.read_commands import CERTIFICATES, VERIFY
-from prefect_linkerd.steps import Steps
-from prefect_linkerd.target import cluster_words, confirm_target, installed_words
-from tests.support.repository import ROOT
-
-FLOW_COMMANDS = {name: make() for name, make in flow_commands.COMMANDS.items()}
-FLOWS = {command.flow: command.parameters for command in FLOW_COMMANDS.values()} | {
-    "verify_mesh": (VERIFY,),
-    "check_certificates": (CERTIFICATES,),
-    "fleet": FLEET,
-}
-
-
-@pytest.mark.parametrize("flow", FLOWS)
-def test_each_command_has_the_options_of_its_flow(flow: str) -> None:
-    wanted = inspect.signature(
-        getattr(import_module(f"prefect_linkerd.flows.{flow}"), flow).fn
-    ).parameters
-    assert [name for name in wanted if name not in ("mesh", "meshes")] == [
-        p.name for p in FLOWS[flow]
-    ]
-    for parameter in FLOWS[flow]:
-        default = wanted[parameter.name].default
-        if (model := parameter.model) is not None:
-            assert isinstance(default, model)
-        elif parameter.default is not None:
-            assert default == parameter.default
-    names = [flag.name for flag in flags_of(FLOWS[flow])]
-    assert len(names) == len(set(names))
-
-
-def test_every_flow_is_a_command() -> None:
-    modules = {path.stem for path in (ROOT / "flows").glob("[a-z]*.py")}
-    # Of several meshes a terminal has `fleet`.
-    assert modules - FLOWS.keys() == {"verify_meshes"}
-
-
-def test_each_command_is_in_the_module_that_the_list_names() -> None:
-    assert [name for name, (module, _) in cli.COMMANDS.items() if module == "flow_commands"] == [
-        *FLOW_COMMANDS
-    ]
-    for name, command in FLOW_COMMANDS.items():
-        assert command.name == name
-
+from prefect_linkerd.tasks.declared import declared_flows
 
 HEAVY = "{'prefect', 'prefect_kubernetes', 'kubernetes', 'cryptography', 'httpx', 'rich'}"
-LIST = "from prefect_linkerd.cli import main; assert not main([sys.argv[1]])"
-LOAD = "from prefect_linkerd import cli; [cli._loaded(name) for name in cli.COMMANDS]"
+LIST = "from prefect_linkerd.cli.app import main; assert not main([sys.argv[1]])"
+LOAD = "from prefect_linkerd.cli import app; [app.loaded(name) for name in app.commands()]"
 
 
 @pytest.mark.slow
@@ -96,12 +52,12 @@ def test_help_and_completion_import_little(program: str, argument: str, heavy: s
 
 
 def test_flags_become_the_models_that_flows_take() -> None:
-    command = FLOW_COMMANDS["rotate-anchor"]
-    flags = flags_of(command.parameters)
+    parameters = parameters_of(declared_flows()["rotate_anchor"])
+    flags = flags_of(parameters)
     given = dict.fromkeys((flag.name.replace("-", "_") for flag in flags), None)
-    assert arguments_of(command.parameters, flags, given) == {}
+    assert arguments_of(parameters, flags, given) == {}
     found = arguments_of(
-        command.parameters,
+        parameters,
         flags,
         {**given, "restarts_batch_size": 7, "approvals": ["switch"], "action": "dry_run"},
     )
@@ -109,7 +65,7 @@ def test_flags_become_the_models_that_flows_take() -> None:
     assert found["options"].approvals == ("switch",)
     assert found["action"] == "dry_run"
     with pytest.raises(InvalidInput, match=r"restarts.batch_size: .*greater than or equal to 1"):
-        arguments_of(command.parameters, flags, {**given, "restarts_batch_size": 0})
+        arguments_of(parameters, flags, {**given, "restarts_batch_size": 0})
     assert Parameter("to", str).model is None
 
 
@@ -197,11 +153,11 @@ def test_a_dry_run_is_no_other_action(
     def record(_command: Any, _config: Any, arguments: dict[str, Any], *_: Any) -> None:
         asked.append(arguments)
 
-    monkeypatch.setattr(flow_commands, "run_flow", record)
+    monkeypatch.setattr(flow_command, "run_flow", record)
     assert main(["rotate-anchor", "--dry-run"]) == 0
     assert main(["rotate-anchor", "--action", "dry_run"]) == 0
     assert asked == [{"action": "dry_run"}] * 2
-    assert flow_commands.is_dry(asked[0])
+    assert flow_command.is_dry(asked[0])
     assert main(["rotate-anchor", "--dry-run", "--action", "abort"]) == 2
     assert "found --dry-run and --action abort. Give one" in capsys.readouterr().err
 
@@ -227,7 +183,7 @@ def test_a_users_server_is_found_wherever_prefect_finds_it(
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    code = "from prefect_linkerd.user_server import has_server; print(has_server())"
+    code = "from prefect_linkerd.cli.user_server import has_server; print(has_server())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

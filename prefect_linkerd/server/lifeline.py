@@ -1,6 +1,6 @@
 """Runs a command for as long as the process that started this one lives, or keeps its pipe open.
 
-python -m prefect_linkerd.lifeline COMMAND...    # ends it at the end of stdin
+python -m prefect_linkerd.server.lifeline COMMAND...    # ends it at the end of stdin
 """
 
 from __future__ import annotations

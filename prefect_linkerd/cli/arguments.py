@@ -1,4 +1,4 @@
-"""What commands have in common: their arguments, and how they end."""
+"""What do commands have in common: which arguments, and how do they end?"""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from prefect_linkerd.cli.flags import Flag
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError
-from prefect_linkerd.options import Flag
 
 Result = Literal["text", "json"]
 

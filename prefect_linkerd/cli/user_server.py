@@ -1,4 +1,4 @@
-"""Whether the user has a Prefect server; found without Prefect's import where it can be."""
+"""Has the user a Prefect server? Found without Prefect's import where it can be."""
 
 from __future__ import annotations
 

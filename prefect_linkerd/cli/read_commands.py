@@ -1,15 +1,16 @@
-"""The commands that read a cluster and need neither a flow nor Prefect."""
+"""What do the commands say that read a cluster, and need neither a flow nor Prefect?"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prefect_linkerd.arguments import (
+from prefect_linkerd.cli.arguments import (
     CONTEXT,
     KUBECONFIG,
     MESH,
@@ -19,9 +20,10 @@ from prefect_linkerd.arguments import (
     guarded,
     with_flags,
 )
+from prefect_linkerd.cli.flags import arguments_of, flags_of, parameters_of
 from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOptions
 from prefect_linkerd.mesh_file import load_mesh
-from prefect_linkerd.options import Parameter, arguments_of, flags_of
+from prefect_linkerd.tasks.declared import declared_flows
 
 if TYPE_CHECKING:
     from prefect_linkerd.mesh.config.model import MeshConfig
@@ -31,9 +33,12 @@ if TYPE_CHECKING:
 PAUSE = 2.0
 """Seconds between two looks of a verification that waits."""
 
-VERIFY = Parameter("options", VerifyOptions, without=("thresholds",))
-"""Thresholds are for events, which need a server."""
-CERTIFICATES = Parameter("thresholds", ExpiryThresholds)
+[VERIFY] = (
+    # For events, which need a server.
+    replace(each, without=("thresholds",))
+    for each in parameters_of(declared_flows()["verify_mesh"])
+)
+[CERTIFICATES] = parameters_of(declared_flows()["check_certificates"])
 
 
 def command(name: str) -> Callable[..., None]:
@@ -73,10 +78,10 @@ def _verify(
     ] = "text",
     **given: Any,
 ) -> None:
+    from prefect_linkerd.cli.target import reached
     from prefect_linkerd.mesh.atomic_file import write_whole
     from prefect_linkerd.mesh.report.metrics import as_metrics
     from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text
-    from prefect_linkerd.target import reached
 
     def work() -> None:
         options = arguments_of((VERIFY,), flags_of((VERIFY,)), given).get("options")
@@ -129,9 +134,9 @@ def _status(
     context: CONTEXT = None,
     output: OUTPUT = "text",
 ) -> None:
-    from prefect_linkerd.key_place import key_row
+    from prefect_linkerd.cli.key_place import key_row
+    from prefect_linkerd.cli.target import cluster_words, reached
     from prefect_linkerd.mesh.status import read_status, status_json, status_rows
-    from prefect_linkerd.target import cluster_words, reached
 
     def work() -> None:
         config = load_mesh(mesh, kubeconfig, context, settings or (), "place")
@@ -164,8 +169,8 @@ def _certificates(
     output: OUTPUT = "text",
     **given: Any,
 ) -> None:
+    from prefect_linkerd.cli.target import reached
     from prefect_linkerd.mesh.snapshot.expiry import expiring, read_expiries
-    from prefect_linkerd.target import reached
 
     def work() -> None:
         flags = flags_of((CERTIFICATES,))

@@ -1,9 +1,12 @@
-"""What a flow's result says to a person at a terminal."""
+"""What does a flow's result say to a person at a terminal?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, cast
+
+import yaml
+from pydantic_core import to_jsonable_python
 
 from prefect_linkerd.mesh.adoption import Adoption, adoption_yaml
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown
@@ -57,8 +60,13 @@ def as_words(mesh: str, state: str, message: str, result: Any) -> str:
         case list():
             lines = [f"{item}\n" for item in cast("list[str]", result)]
             text = "".join(lines) or "nothing new\n"
-        case _:
+        case None:
             text = ""
+        case str():
+            text = f"{result}\n"
+        case _:
+            # A flow whose result has no words yet.
+            text = yaml.safe_dump(to_jsonable_python(result, fallback=str), sort_keys=False)
     return text if state == "Completed" else f"{text}{state}: {message}\n"
 
 

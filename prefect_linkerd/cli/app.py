@@ -1,6 +1,6 @@
-"""`prefect-linkerd`: every flow from a terminal, on the user's Prefect server or without one.
+"""Which commands are there? Every flow that declares one, and those that need no flow.
 
-This module only lists the commands: what one needs is imported when it is asked for.
+What a command needs is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -14,46 +14,27 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
+from prefect_linkerd.tasks.declared import declared_flows
+
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
-COMMANDS = {
-    "bootstrap": ("flow_commands", "Install a mesh, or resume an interrupted install."),
-    "verify": (
-        "read_commands",
-        "All that `linkerd check` knows, and more; read straight from the cluster.",
-    ),
-    "certificates": ("read_commands", "Which certificates expire soon, in a second."),
-    "status": (
-        "read_commands",
-        "What a mesh is: versions, releases, certificates, its key's place, unfinished work.",
-    ),
-    "adopt": (
-        "flow_commands",
-        "Print the configuration of a running mesh that Helm installed; change nothing.",
-    ),
-    "upgrade": (
-        "flow_commands",
-        "Upgrade a mesh to a newer Linkerd, and roll back when a gate fails.",
-    ),
-    "rotate-anchor": (
-        "flow_commands",
-        "A new trust anchor for a running mesh, with no failed request.",
-    ),
-    "rotate-issuer": (
-        "flow_commands",
-        "A new issuer, signed by the trust anchor that the mesh has.",
-    ),
-    "rotate-webhooks": (
-        "flow_commands",
-        "New certificates for Linkerd's webhooks, by the charts that made them.",
-    ),
-    "smoke-test": (
-        "flow_commands",
-        "Test load balancing, splits, faults and ingress with real requests.",
-    ),
-    "watch": ("flow_commands", "New Linkerd releases, each announced once."),
-    "fleet": ("fleet_command", "A flow for many meshes: the canaries first, then the rest."),
+OWN = {
+    "verify": "read_commands",
+    "certificates": "read_commands",
+    "status": "read_commands",
+    "fleet": "fleet_command",
 }
-"""The module of each command, and its line of help. Its `command` gives the function of a name."""
+"""The modules of commands that do more than run a flow, or something else."""
+
+WITHOUT_FLOW = {
+    "status": "Show what a mesh is: versions, releases, certificates, its key's place, unfinished "
+    "work.",
+}
+
+
+def commands() -> dict[str, str]:
+    """The help of each command; that of a flow is the flow's own."""
+    flows = {f.declaration.command: f.summary for f in declared_flows().values()}
+    return {name: flows[name] for name in flows if name} | WITHOUT_FLOW
 
 
 class _Commands(TyperGroup):
@@ -61,14 +42,14 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _loaded(name) if name in COMMANDS else command, rest
+        return name, loaded(name) if name in commands() else command, rest
 
 
-def _loaded(name: str) -> Any:
-    module, text = COMMANDS[name]
+def loaded(name: str) -> Any:
+    """A command with its options."""
     command = cast(
         "Callable[[str], Callable[..., None]]",
-        import_module(f"prefect_linkerd.{module}").command,
+        import_module(f"prefect_linkerd.cli.{OWN.get(name, 'flow_command')}").command,
     )
     alone = typer.Typer(
         add_completion=False,
@@ -76,7 +57,7 @@ def _loaded(name: str) -> Any:
         rich_markup_mode=None,
         context_settings=CONTEXT_SETTINGS,
     )
-    alone.command(name, help=text)(command(name))
+    alone.command(name, help=commands()[name])(command(name))
     return typer.main.get_command(alone)
 
 
@@ -91,7 +72,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=CONTEXT_SETTINGS,
 )
-for _name, (_, _text) in COMMANDS.items():
+for _name, _text in sorted(commands().items()):
     app.command(_name, help=_text)(lambda: None)
 
 

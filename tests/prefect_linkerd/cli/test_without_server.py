@@ -24,7 +24,7 @@ from tests.support.ready_meshes import ReadyMesh
 from tests.support.repository import ROOT
 
 VERSION = "edge-25.4.4"
-WITHOUT = "import sys\nfrom prefect_linkerd.cli import main\ncode = main()\n"
+WITHOUT = "import sys\nfrom prefect_linkerd.cli.app import main\ncode = main()\n"
 WITHOUT += "assert not {'prefect', 'prefect_kubernetes'} & set(sys.modules)\nsys.exit(code)\n"
 """The command; fails where it has loaded Prefect."""
 ROTATE = ("rotate-anchor", "--load-seconds", "5", "--lease-seconds", "5")

@@ -25,7 +25,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
-from prefect_linkerd.own_server import home
+from prefect_linkerd.server.own_server import home
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.names import TAG, deployment_name
 
@@ -113,7 +113,7 @@ def _worker(limit: int) -> Generator[None]:
     with (
         (home() / "fleet.log").open("ab") as output,
         subprocess.Popen(
-            [sys.executable, "-m", "prefect_linkerd.lifeline", *command],
+            [sys.executable, "-m", "prefect_linkerd.server.lifeline", *command],
             env=os.environ
             | {
                 "PREFECT_WORKER_QUERY_SECONDS": "1",

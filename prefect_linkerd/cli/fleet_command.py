@@ -1,4 +1,4 @@
-"""The command that runs a flow for many meshes."""
+"""How does one command run a flow for many meshes?"""
 
 from __future__ import annotations
 
@@ -10,36 +10,23 @@ from typing import Annotated, Any
 
 import typer
 
-from prefect_linkerd.arguments import OUTPUT, QUIET, YES, guarded, with_flags
-from prefect_linkerd.flow_commands import Command, approved, is_dry, key_use, run_flow, show
+from prefect_linkerd.cli.arguments import OUTPUT, QUIET, YES, guarded, with_flags
+from prefect_linkerd.cli.flags import arguments_of, flags_of, parameters_of
+from prefect_linkerd.cli.flow_command import approved, is_dry, run_flow, show
+from prefect_linkerd.cli.request import RunRequest
+from prefect_linkerd.cli.user_server import has_server
 from prefect_linkerd.mesh.errors import InvalidInput
-from prefect_linkerd.mesh.fleet import FleetFlow, FleetOptions
-from prefect_linkerd.mesh_file import fields_of, load_fleet
-from prefect_linkerd.options import Parameter, arguments_of, flags_of
-from prefect_linkerd.user_server import has_server
+from prefect_linkerd.mesh.fleet import FleetOptions
+from prefect_linkerd.mesh_file import load_fleet
+from prefect_linkerd.tasks.declared import declared_flows
 
-FLEET = (
-    Parameter("deployment", FleetFlow, "verify_mesh", help="The flow that each mesh has."),
-    Parameter(
-        "parameters",
-        list[str],
-        help="That flow's other parameters, each as FIELD=VALUE, such as options.scopes=[proxy].",
-    ),
-    Parameter("options", FleetOptions),
-    Parameter(
-        "goes_on",
-        str,
-        "",
-        help="A name for this round of the fleet. A run with the name of one that was stopped "
-        "resumes it.",
-    ),
-    Parameter("dry_run", bool, False, help="Only show the waves."),
-)
+FLEET = declared_flows()["fleet"]
+PARAMETERS = parameters_of(FLEET)
 
 
 def command(_name: str) -> Callable[..., None]:
     """The function of the command."""
-    return with_flags(_fleet, flags_of(FLEET))
+    return with_flags(_fleet, flags_of(PARAMETERS))
 
 
 def _fleet(
@@ -57,11 +44,10 @@ def _fleet(
     **given: Any,
 ) -> None:
     def work() -> None:
-        arguments = arguments_of(FLEET, flags_of(FLEET), given)
-        arguments["parameters"] = fields_of(arguments.get("parameters", ()))
+        arguments = arguments_of(PARAMETERS, flags_of(PARAMETERS), given)
+        arguments.setdefault("parameters", {})
         named = meshes or []
         files = [Path(name) for name in named if Path(name).is_file()]
-        command = Command("fleet", "fleet", takes_mesh=False)
         if not files:
             if not has_server():
                 raise InvalidInput(
@@ -70,7 +56,7 @@ def _fleet(
                     found="neither",
                     remedy="Name the files, or set PREFECT_API_URL.",
                 )
-            run_flow(command, None, {**arguments, "meshes": named}, output, yes, quiet)
+            run_flow(FLEET, None, {**arguments, "meshes": named}, output, yes, quiet)
             return
         if len(files) < len(named):
             raise InvalidInput(
@@ -80,25 +66,25 @@ def _fleet(
                 remedy="Name files that exist; or blocks alone, of your Prefect server.",
             )
         flow = str(arguments.get("deployment", "verify_mesh"))
-        of_key = key_use(flow)
+        of_key = declared_flows()[flow].declaration.key
         fleet = load_fleet(files, "unused" if of_key == "unused" else "asked")
         if of_key == "kept" and not is_dry({**arguments["parameters"], **arguments}):
-            from prefect_linkerd.key_place import is_chosen, no_place
+            from prefect_linkerd.cli.key_place import is_chosen, no_place
 
             # Its server is the command's own in any case.
             for config in fleet.values():
                 if not is_chosen(config):
                     raise no_place(config)
         at_once = arguments.get("options", FleetOptions()).at_once
-        from prefect_linkerd.own_server import own_server
+        from prefect_linkerd.server.own_server import own_server
 
         with own_server(partial(print, file=sys.stderr)):
-            from prefect_linkerd.own_worker import prepared
-            from prefect_linkerd.runs import run
+            from prefect_linkerd.cli.on_server import run
+            from prefect_linkerd.server.own_worker import prepared
 
             arguments["meshes"] = list(fleet)
             with prepared(fleet, flow, at_once), approved("fleet", yes) as answer:
-                state = run("fleet", None, arguments, answer=answer, quiet=quiet)
+                state = run(RunRequest("fleet", None, arguments, answer, quiet))
         show(None, state, output)
 
     guarded(work, output)

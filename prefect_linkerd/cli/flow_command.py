@@ -1,0 +1,215 @@
+"""How does a flow become a command, and how does the command run it?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect_linkerd.cli.arguments import (
+    CONTEXT,
+    KUBECONFIG,
+    MESH,
+    OUTPUT,
+    QUIET,
+    SET,
+    YES,
+    guarded,
+    with_flags,
+)
+from prefect_linkerd.cli.flags import (
+    Flag,
+    Parameter,
+    arguments_of,
+    choices,
+    flags_of,
+    parameters_of,
+)
+from prefect_linkerd.cli.request import Answer, RunRequest
+from prefect_linkerd.cli.user_server import has_server
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh_file import load_mesh
+from prefect_linkerd.tasks.declared import DeclaredFlow, declared_flows
+
+if TYPE_CHECKING:
+    from prefect_linkerd.tasks.outside import Ending
+
+DRY_RUN = Parameter("dry_run", bool, False, help="Show the plan; change nothing.")
+KEY_FLAGS = (
+    Flag(
+        ("key_file",),
+        "key-file",
+        Path,
+        None,
+        "Keep the trust anchor's private key in this file (trust_anchor.key_file), encrypted with "
+        "a passphrase: asked for at a terminal, or in PREFECT_LINKERD_PASSPHRASE.",
+    ),
+    Flag(
+        ("key_in_cluster",),
+        "key-in-cluster",
+        bool,
+        False,
+        "Keep it in a Secret of the cluster (trust_anchor.custody: in-cluster).",
+    ),
+)
+
+
+def is_dry(arguments: dict[str, Any]) -> bool:
+    """Whether a run only shows its plan, or goes back to what there was: it keeps no new key."""
+    return bool(arguments.get("dry_run")) or arguments.get("action") in ("dry_run", "abort")
+
+
+def command(name: str) -> Callable[..., None]:
+    """The function of the command of this name."""
+    [flow] = [f for f in declared_flows().values() if f.declaration.command == name]
+    declaration, parameters = flow.declaration, parameters_of(flow)
+    flags = flags_of(parameters)
+    more = [*(KEY_FLAGS if declaration.key == "kept" else ())]
+    has_dry_action = any(p.name == "action" and "dry_run" in choices(p.kind) for p in parameters)
+    if has_dry_action:
+        more += flags_of((DRY_RUN,))
+
+    def with_mesh(
+        mesh: MESH = None,
+        settings: SET = None,
+        kubeconfig: KUBECONFIG = None,
+        context: CONTEXT = None,
+        output: OUTPUT = "text",
+        yes: YES = False,
+        quiet: QUIET = False,
+        **given: Any,
+    ) -> None:
+        def work() -> None:
+            key = "unused" if declaration.key == "unused" else "asked"
+            chosen = [*(settings or ()), *_key_settings(given)]
+            config = load_mesh(mesh, kubeconfig, context, chosen, key)
+            arguments = arguments_of(parameters, flags, given)
+            if has_dry_action and given["dry_run"]:
+                arguments["action"] = _dry(arguments.get("action", "rotate"))
+            if declaration.confirms_cluster and mesh is None and not is_dry(arguments):
+                from prefect_linkerd.cli.target import confirm_target
+
+                confirm_target(config, yes=yes)
+            run_flow(flow, config, arguments, output, yes, quiet)
+
+        guarded(work, output)
+
+    def without_mesh(
+        output: OUTPUT = "text", yes: YES = False, quiet: QUIET = False, **given: Any
+    ) -> None:
+        guarded(
+            lambda: run_flow(
+                flow, None, arguments_of(parameters, flags, given), output, yes, quiet
+            ),
+            output,
+        )
+
+    return with_flags(with_mesh if flow.takes_mesh else without_mesh, [*flags, *more])
+
+
+def _dry(action: str) -> str:
+    if action in ("rotate", "dry_run"):
+        return "dry_run"
+    raise InvalidInput(
+        "flags",
+        expected="--dry-run, or another action than rotate",
+        found=f"--dry-run and --action {action}",
+        remedy="Give one of them. --dry-run shows the plan of a rotation.",
+    )
+
+
+def _key_settings(given: dict[str, Any]) -> list[str]:
+    """The fields of the mesh that the flags for the key's place stand for."""
+    found: list[str] = []
+    if (path := given.get("key_file")) is not None:
+        found.append(f"trust_anchor.key_file={json.dumps(str(path.expanduser().absolute()))}")
+    if given.get("key_in_cluster"):
+        found.append("trust_anchor.custody=in-cluster")
+    return found
+
+
+def run_flow(
+    flow: DeclaredFlow,
+    config: MeshConfig | None,
+    arguments: dict[str, Any],
+    output: str,
+    yes: bool,
+    quiet: bool,
+) -> None:
+    """Runs a flow: on the user's Prefect server; where there is none, as a plain procedure."""
+    is_plain = not has_server()
+    command = flow.declaration.command
+    if is_plain and flow.declaration.needs_server:
+        raise InvalidInput(
+            command,
+            expected="a Prefect server, which keeps what it finds and sends",
+            found="none",
+            remedy="Set PREFECT_API_URL.",
+        )
+    if config is not None:
+        from prefect_linkerd.cli.target import reached
+
+        reached(config.access)
+    keeps_key = flow.declaration.key == "kept" and not is_dry(arguments)
+    if config is not None and keeps_key and is_plain:
+        from prefect_linkerd.cli.key_place import with_place
+
+        config = with_place(config, flow.name)
+    if is_plain:
+        from prefect_linkerd.cli.without_server import run
+    else:
+        from prefect_linkerd.cli.on_server import run
+    with approved(command, yes) as answer:
+        state = run(RunRequest(flow.name, config, arguments, answer, quiet))
+    if config is not None and keeps_key:
+        _say_key(config, is_plain=is_plain)
+    show(config, state, output)
+
+
+@contextmanager
+def approved(name: str, yes: bool) -> Generator[Answer]:
+    from prefect_linkerd.cli.at_terminal import Refused
+
+    answer = "yes" if yes else "ask" if sys.stdin.isatty() else "no"
+    try:
+        yield answer
+    except Refused:
+        raise InvalidInput(
+            name,
+            expected="to be approved",
+            found="that it was not" if answer == "ask" else "nobody at a terminal to ask",
+            remedy="Run it again to resume; --yes approves without asking.",
+        ) from None
+
+
+def _say_key(config: MeshConfig, *, is_plain: bool) -> None:
+    from prefect_linkerd.cli.key_place import key_words
+
+    if is_plain:
+        from prefect_linkerd.cli.at_terminal import AtTerminal
+        from prefect_linkerd.tasks.outside import within
+
+        with within(AtTerminal("")):
+            said = key_words(config, "")
+    else:
+        from prefect.settings import PREFECT_API_URL
+
+        said = key_words(config, PREFECT_API_URL.value() or "")
+    print(said, file=sys.stderr)
+
+
+def show(config: MeshConfig | None, state: Ending, output: str) -> None:
+    from prefect_linkerd.cli.results import as_words
+
+    result: Any = state.data
+    if output == "json":
+        from pydantic_core import to_jsonable_python
+
+        print(json.dumps(to_jsonable_python(result, fallback=str), indent=2))
+    else:
+        name = config.name if config else ""
+        print(as_words(name, state.name or "", state.message or "", result), end="")
