@@ -9,7 +9,7 @@ from prefect_linkerd.tasks.emojivoto import emojivoto
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.ingress import ingress
 from prefect_linkerd.tasks.issuer import issuer
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.namespaces import namespaces
 from prefect_linkerd.tasks.preflight import find_charts, plan
 from prefect_linkerd.tasks.proof import proof
@@ -46,42 +46,43 @@ def bootstrap(
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
     """
-    charts = find_charts(mesh)
-    planned = plan(mesh, charts, frozenset(accept))
+    live = connect(mesh)
+    charts = find_charts(live)
+    planned = plan(live, charts, frozenset(accept))
     if dry_run:
         return planned.plan
     require_bootstrap_plan(planned.plan)
     facts = planned.facts
 
-    namespaces(mesh)
-    anchor = trust_anchor(mesh)
+    namespaces(live)
+    anchor = trust_anchor(live)
 
     # The CRDs need no identity, and cert-manager's rollout takes its time: side by side.
     crds = (
-        submit(release, mesh, charts["linkerd-crds"], facts) if "linkerd-crds" in charts else None
+        submit(release, live, charts["linkerd-crds"], facts) if "linkerd-crds" in charts else None
     )
     if mesh.issuer == "cert-manager":
-        dependency(mesh, "cert-manager", facts)
-    issuer(mesh, anchor)
+        dependency(live, "cert-manager", facts)
+    issuer(live, anchor)
     if crds is not None:
         crds.result()
 
     control_plane = charts[release_facts(mesh.linkerd).control_plane_chart]
-    release(mesh, control_plane, facts, anchor.bundle)
+    release(live, control_plane, facts, anchor.bundle)
 
     # Everything from here on is a workload of the mesh and independent of the others.
     on_top = [
-        submit(release, mesh, charts[name], facts, anchor.bundle)
+        submit(release, live, charts[name], facts, anchor.bundle)
         for name in EXTENSION_CHARTS
         if name in charts
     ]
-    app = submit(emojivoto, mesh) if mesh.emojivoto.enabled else None
+    app = submit(emojivoto, live) if mesh.emojivoto.enabled else None
     if mesh.traefik.enabled:
-        dependency(mesh, "traefik", facts)
-        ingress(mesh)
+        dependency(live, "traefik", facts)
+        ingress(live)
     for extension in on_top:
         extension.result()
     if app is not None:
         app.result()
 
-    return require_proof(proof(mesh, charts))
+    return require_proof(proof(live, charts))

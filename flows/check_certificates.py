@@ -6,7 +6,7 @@ from prefect_linkerd.mesh.config.verification import ExpiryThresholds
 from prefect_linkerd.mesh.errors import CertificateExpired
 from prefect_linkerd.mesh.snapshot.expiry import Expiring
 from prefect_linkerd.tasks.flow import flow
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.outside import Ending, completed
 from prefect_linkerd.tasks.verify import certificates
 
@@ -37,7 +37,7 @@ def check_certificates(
     Raises:
         CertificateExpired: one has ended already.
     """
-    due = certificates(mesh, thresholds)
+    due = certificates(connect(mesh), thresholds)
     ended = [item for item in due if item.expiry.days_left <= 0]
     if ended:
         raise CertificateExpired(

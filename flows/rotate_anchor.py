@@ -7,7 +7,7 @@ from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
 from prefect_linkerd.mesh.rotation.plan import RotationPlan
 from prefect_linkerd.tasks.flow import flow
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.probe import probing
 from prefect_linkerd.tasks.rotation import (
     advance,
@@ -59,21 +59,22 @@ def rotate_anchor(
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
     """
-    plan = plan_rotation(mesh, new_anchor, options, action)
+    live = connect(mesh)
+    plan = plan_rotation(live, new_anchor, options, action)
     if action == "dry_run":
         return plan
-    with claimed_rotation(mesh, options) as rotation:
+    with claimed_rotation(live, options) as rotation:
         if was_done_meanwhile(rotation, plan):
             return rotation.record
-        with probing(mesh, options.probe, absent=DOWNTIME if action == "recover" else "") as probe:
+        with probing(live, options.probe, absent=DOWNTIME if action == "recover" else "") as probe:
             rotation.probe = probe
             begin(rotation, new_anchor, action)
             for _ in range(STEPS):
                 phase = upcoming(rotation, action)
                 if phase == "done":
-                    return finish(mesh, rotation, plan)
+                    return finish(live, rotation, plan)
                 approve(phase, options)
-                advance(mesh, rotation, phase, action)
+                advance(live, rotation, phase, action)
         raise NotReady(
             f"mesh {mesh.name}",
             expected=f"its rotation to end within {STEPS} phases",

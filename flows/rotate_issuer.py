@@ -6,7 +6,7 @@ from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
 from prefect_linkerd.mesh.rotation.options import RotationOptions
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.issuer_rotation import approve_issuer, look_at_issuer, rotate_the_issuer
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.probe import probing
 from prefect_linkerd.tasks.rotation import claimed_mesh
 
@@ -36,9 +36,10 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
     """
-    before = look_at_issuer(mesh, options)
+    live = connect(mesh)
+    before = look_at_issuer(live, options)
     approve_issuer(options)
-    with claimed_mesh(mesh, options) as claim:
+    with claimed_mesh(live, options) as claim:
         absent = "downtime is accepted" if options.accept_downtime else ""
-        with probing(mesh, options.probe, absent=absent) as probe:
-            return rotate_the_issuer(mesh, claim, options, before, probe)
+        with probing(live, options.probe, absent=absent) as probe:
+            return rotate_the_issuer(live, claim, options, before, probe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect_linkerd.mesh.rotation.options import WebhookOptions
 from prefect_linkerd.mesh.rotation.webhooks import WebhookRenewal
 from prefect_linkerd.tasks.flow import flow
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.rotation import claimed_mesh
 from prefect_linkerd.tasks.webhooks import approve_webhooks, look_at_webhooks, renew_webhooks
 
@@ -33,7 +33,8 @@ def rotate_webhooks(mesh: LinkerdMesh, options: WebhookOptions = DEFAULTS) -> We
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
     """
-    before = look_at_webhooks(mesh)
+    live = connect(mesh)
+    before = look_at_webhooks(live)
     approve_webhooks(options)
-    with claimed_mesh(mesh, options) as claim:
-        return renew_webhooks(mesh, claim, before)
+    with claimed_mesh(live, options) as claim:
+        return renew_webhooks(live, claim, before)

@@ -7,7 +7,7 @@ from typing import Any
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.report import SmokeReport, require_smoke
 from prefect_linkerd.tasks.flow import flow
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.outside import Ending, Future, completed
 from prefect_linkerd.tasks.smoke import leftovers, promise, result_of, show_report
 from prefect_linkerd.tasks.step import submit
@@ -38,15 +38,16 @@ def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeRepo
     Raises:
         SmokeTestFailed: the tests that failed, and why.
     """
-    leftovers(mesh, options)
+    live = connect(mesh)
+    leftovers(live, options)
     tests: dict[Promise, Future[Any]] = {
-        name: submit(promise, mesh, options, name) for name in options.promises
+        name: submit(promise, live, options, name) for name in options.promises
     }
     results = tuple(result_of(name, test) for name, test in tests.items())
     report = SmokeReport(mesh.name, str(mesh.linkerd), results)
     show_report(report)
     # A test that lost the API server was retried, and could not clear up after its first try.
-    leftovers(mesh, options)
+    leftovers(live, options)
     require_smoke(report)
     if skipped := report.skipped:
         return completed(report, name="Skipped", message=f"not proved: {skipped}")

@@ -11,30 +11,27 @@ from prefect_linkerd.mesh.errors import (
 )
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
 from prefect_linkerd.mesh.probe.options import ProbeOptions
-from prefect_linkerd.mesh.probe.run import Probe
-from prefect_linkerd.mesh.records.rotation import RotationClaim
-from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
 from prefect_linkerd.mesh.report.report import Report
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan, require_plan
+from prefect_linkerd.mesh.upgrade.run import Upgrade
 from prefect_linkerd.tasks.admission import await_approval, declined, postponed
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.gate import verify
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.outside import Ending, completed
 from prefect_linkerd.tasks.probe import ask_probe, probing
 from prefect_linkerd.tasks.releases import release
 from prefect_linkerd.tasks.rotation import claim_of
 from prefect_linkerd.tasks.step import submit
 from prefect_linkerd.tasks.upgrade import (
-    Planned,
     arrived,
-    begin_record,
+    begin,
     choose_target,
-    end_record,
+    end,
     finish_split,
+    fix_namespaces,
     keep_crds,
     keep_version,
-    mend_namespaces,
     move_data_plane,
     plan,
     roll_back,
@@ -89,8 +86,9 @@ def upgrade(
     """
     if reason := declined(mesh):
         return completed(name="Skipped", message=reason)
-    target = choose_target(mesh, to or None)
-    planned = plan(mesh, target, frozenset(accept))
+    live = connect(mesh)
+    target = choose_target(live, to or None)
+    planned = plan(live, target, frozenset(accept))
     if dry_run:
         return planned.plan
     if planned.plan.is_done:
@@ -102,31 +100,23 @@ def upgrade(
         if "window" not in accept and postponed(mesh, planned.plan):
             return planned.plan
         await_approval(mesh, planned.plan)
-    with claim_of(mesh, mesh.upgrade) as claim:
+    with claim_of(live, mesh.upgrade) as claim:
         if planned.record is None:
             verify(planned.before)
         is_back = go_back or (planned.record is not None and planned.record.direction == "back")
         with probing(planned.before, probe, tolerant=is_back) as requests:
-            return _upgrade(mesh, planned, claim, restarts, requests, go_back=go_back)
+            return _upgrade(Upgrade(planned, claim, restarts, requests), go_back=go_back)
 
 
-def _upgrade(
-    mesh: LinkerdMesh,
-    planned: Planned,
-    claim: RotationClaim,
-    restarts: RestartPolicy,
-    probe: Probe,
-    *,
-    go_back: bool,
-) -> UpgradePlan:
+def _upgrade(upgrade: Upgrade, *, go_back: bool) -> UpgradePlan:
     """There, or back, with the right to change the mesh."""
-    record = begin_record(mesh, planned)
+    begin(upgrade)
     if go_back:
-        record = turn_back(mesh, record, "a person said so")
+        turn_back(upgrade, "a person said so")
 
-    if record.direction == "forward":
+    if not upgrade.is_going_back:
         try:
-            verified = _go(planned, record, claim, restarts, probe)
+            verified = _apply(upgrade)
         except (
             MeshUnhealthy,
             NotReady,
@@ -136,84 +126,68 @@ def _upgrade(
         ) as failure:
             if isinstance(failure, ReleaseError) and failure.transient:
                 raise
-            record = turn_back(mesh, record, str(failure))
+            turn_back(upgrade, str(failure))
         else:
-            arrived(planned, record, verified, probe.outcome)
-            end_record(mesh, planned.plan)
-            return planned.plan
+            arrived(upgrade, verified)
+            end(upgrade)
+            return upgrade.plan
 
-    probe.only_count()
-    verified = _return(planned, record, claim, restarts, probe)
-    went_back(planned, record, verified, probe.outcome)
-    end_record(mesh)
+    upgrade.probe.only_count()
+    verified = _roll_back(upgrade)
+    went_back(upgrade, verified)
+    end(upgrade)
+    record = upgrade.record
     raise UpgradeUndone(
-        f"mesh {mesh.name}",
+        f"mesh {upgrade.before.name}",
         expected=f"to be upgraded to {record.target}",
         found=record.reason,
         remedy=f"It is at {record.source} again and works. Fix this, then run upgrade again.",
     )
 
 
-def _go(
-    planned: Planned,
-    record: UpgradeRecord,
-    claim: RotationClaim,
-    restarts: RestartPolicy,
-    probe: Probe,
-) -> Report:
+def _apply(upgrade: Upgrade) -> Report:
     """Forward: CRDs, control plane, extensions, data plane, and the proof."""
-    mesh, charts, facts = planned.after, planned.charts, planned.facts
-    mend_namespaces(mesh)
-    for name in mesh.upgrade.dependencies:
+    mesh, charts, facts = upgrade.after, upgrade.charts, upgrade.facts
+    fix_namespaces(upgrade)
+    for name in mesh.config.upgrade.dependencies:
         if name in charts:
             release(mesh, charts[name], facts)
 
-    if planned.plan.splits:
-        split_chart(mesh, planned)
+    if upgrade.plan.splits:
+        split_chart(upgrade)
     if "linkerd-crds" in charts:
-        keep_crds(mesh, planned)
+        keep_crds(upgrade)
         release(mesh, charts["linkerd-crds"], facts)
-    control_plane = charts[release_facts(mesh.linkerd).control_plane_chart]
-    claim.check()
-    release(mesh, control_plane, facts, planned.bundle)
+    control_plane = charts[release_facts(mesh.config.linkerd).control_plane_chart]
+    upgrade.claim.check()
+    release(mesh, control_plane, facts, upgrade.trust_bundle)
 
-    for gone in planned.plan.steps:
+    for gone in upgrade.plan.steps:
         if gone.action == "uninstall":
-            uninstall(mesh, gone.name)
+            uninstall(upgrade, gone.name)
     extensions = [
-        submit(release, mesh, charts[name], facts, planned.bundle)
+        submit(release, mesh, charts[name], facts, upgrade.trust_bundle)
         for name in EXTENSION_CHARTS
         if name in charts
     ]
     for extension in extensions:
         extension.result()
 
-    soak(mesh, record)
-    if probe.asks:
-        ask_probe(probe, "control plane")
-    claim.check()
-    move_data_plane(mesh, restarts, probe, is_way_back=False)
-    verified = verify(mesh, patience=mesh.upgrade.settle_seconds)
-    if probe.asks:
-        ask_probe(probe, "verified")
-    if planned.plan.splits:
-        finish_split(mesh, planned, record)
+    soak(upgrade)
+    if upgrade.probe.asks:
+        ask_probe(upgrade.probe, "control plane")
+    move_data_plane(upgrade)
+    verified = verify(mesh, patience=mesh.config.upgrade.settle_seconds)
+    if upgrade.probe.asks:
+        ask_probe(upgrade.probe, "verified")
+    if upgrade.plan.splits:
+        finish_split(upgrade)
     return verified
 
 
-def _return(
-    planned: Planned,
-    record: UpgradeRecord,
-    claim: RotationClaim,
-    restarts: RestartPolicy,
-    probe: Probe,
-) -> Report:
+def _roll_back(upgrade: Upgrade) -> Report:
     """Back: every release at its recorded revision, the proxies with them, and the proof."""
-    mesh = planned.before
-    # Until 2.11 the extensions' pods are injected by what their namespace says.
-    mend_namespaces(mesh)
-    claim.check()
-    roll_back(mesh, record)
-    claim.check()
-    move_data_plane(mesh, restarts, probe, is_way_back=True)
-    return verify(mesh, patience=mesh.upgrade.settle_seconds)
+    fix_namespaces(upgrade)
+    roll_back(upgrade)
+    move_data_plane(upgrade)
+    return verify(upgrade.before, patience=upgrade.before.config.upgrade.settle_seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect_linkerd.mesh.config.verification import VerifyOptions
 from prefect_linkerd.mesh.report.report import Report, unhealthy
 from prefect_linkerd.tasks.flow import flow
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.outside import Ending, completed
 from prefect_linkerd.tasks.verify import checks, publish
 
@@ -44,8 +44,9 @@ def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report 
     Raises:
         MeshUnhealthy: a check failed; names the checks and what they found.
     """
-    report = checks(mesh, options)
-    publish(mesh, report, options)
+    live = connect(mesh)
+    report = checks(live, options)
+    publish(live, report, options)
     match report.verdict:
         case "healthy":
             return report

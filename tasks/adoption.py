@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from prefect_linkerd.mesh.adoption import Adoption, adoption_markdown, describe, read_adoption
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.step import step
 
 
 @step("look", description="Reads a running mesh and writes its configuration.")
-def look_at_mesh(mesh: LinkerdMesh) -> Adoption:
-    adoption = describe(read_adoption(cluster_of(mesh), mesh))
+def look_at_mesh(mesh: Mesh) -> Adoption:
+    adoption = describe(read_adoption(mesh.cluster, mesh.config))
     log = get_run_logger()
     for part, owner in adoption.owners:
         log.info("%s: %s", part, owner)

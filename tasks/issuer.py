@@ -10,21 +10,20 @@ from prefect_linkerd.mesh.identity.issuer import (
     ensure_self_signed_issuer,
 )
 from prefect_linkerd.mesh.identity.trust_anchor import TrustAnchor
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 from prefect_linkerd.tasks.trust_anchor import key_store
 
 
 @step("issuer", description="The intermediate that signs every proxy's certificate.")
-def issuer(mesh: LinkerdMesh, anchor: TrustAnchor) -> Issuer:
-    cluster = cluster_of(mesh)
-    store = key_store(mesh, cluster)
+def issuer(mesh: Mesh, anchor: TrustAnchor) -> Issuer:
+    store = key_store(mesh)
     now = datetime.now(UTC)
-    if mesh.issuer == "cert-manager":
-        made = ensure_cert_manager_issuer(cluster, mesh, anchor, store, now, mesh.timeout_seconds)
+    if mesh.config.issuer == "cert-manager":
+        made = ensure_cert_manager_issuer(mesh, anchor, store, now, mesh.config.timeout_seconds)
     else:
-        made = ensure_self_signed_issuer(cluster, mesh, anchor, store, now)
+        made = ensure_self_signed_issuer(mesh, anchor, store, now)
     get_run_logger().info(
         "Issuer %s (%s), until %s", made.info.subject, made.origin, made.info.not_after
     )

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation import issuer as issuer_rotation
-from prefect_linkerd.mesh.rotation.issuer import IssuerRotation, ReleaseWriter
+from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
 from prefect_linkerd.mesh.rotation.options import RotationOptions
 from prefect_linkerd.mesh.rotation.story import issuer_markdown, issuer_notice
 from prefect_linkerd.tasks.events import send
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact
 from prefect_linkerd.tasks.progress import RolloutProgress
-from prefect_linkerd.tasks.rotation import await_approval, control_plane_chart
+from prefect_linkerd.tasks.rotation import await_approval
 from prefect_linkerd.tasks.step import step
 from prefect_linkerd.tasks.trust_anchor import key_ring
 
 
 @step("look", description="Checks that the issuer can be rotated; changes nothing.")
-def look_at_issuer(mesh: LinkerdMesh, options: RotationOptions) -> CertificateInfo | None:
-    cluster = cluster_of(mesh)
-    ring = key_ring(mesh, cluster)
-    return issuer_rotation.look_at_issuer(cluster, mesh, ring, options, _writer(mesh)).issuer
-
-
-def _writer(mesh: LinkerdMesh) -> ReleaseWriter:
-    return ReleaseWriter(Helm(cluster_of(mesh)), lambda: control_plane_chart(mesh))
+def look_at_issuer(mesh: Mesh, options: RotationOptions) -> CertificateInfo | None:
+    return issuer_rotation.look_at_issuer(mesh, key_ring(mesh), options).issuer
 
 
 def approve_issuer(options: RotationOptions) -> None:
@@ -39,18 +32,15 @@ def approve_issuer(options: RotationOptions) -> None:
 
 @step("issuer", description="A new issuer, and that identity has loaded it.")
 def rotate_the_issuer(
-    mesh: LinkerdMesh,
+    mesh: Mesh,
     claim: RotationClaim,
     options: RotationOptions,
     before: CertificateInfo | None,
     probe: Probe,
 ) -> IssuerRotation:
-    cluster = cluster_of(mesh)
-    ring = key_ring(mesh, cluster)
+    ring = key_ring(mesh)
     with RolloutProgress(mesh.name, "issuer") as progress:
-        done = issuer_rotation.rotate_issuer(
-            cluster, mesh, ring, claim, options, before, _writer(mesh), progress, probe
-        )
+        done = issuer_rotation.rotate_issuer(mesh, ring, claim, options, before, progress, probe)
     create_markdown_artifact(
         issuer_markdown(mesh.name, done),
         key=mesh_key(mesh.name, "issuer-rotation"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.outside import without_prefect
 
 if TYPE_CHECKING or not without_prefect():
@@ -13,7 +14,7 @@ if TYPE_CHECKING or not without_prefect():
 else:
     LinkerdMesh = MeshConfig
 
-__all__ = ["LinkerdMesh", "block_name", "cluster_of", "reference"]
+__all__ = ["LinkerdMesh", "block_name", "connect", "reference"]
 
 
 def reference(block: str) -> dict[str, Any]:
@@ -21,13 +22,13 @@ def reference(block: str) -> dict[str, Any]:
     return {"$ref": {"block_document_slug": f"linkerd-mesh/{block}"}}
 
 
-def block_name(mesh: LinkerdMesh) -> str | None:
+def block_name(mesh: MeshConfig) -> str | None:
     """The name of the block that a mesh was loaded from; None where it is from none."""
     return getattr(mesh, "_block_document_name", None)
 
 
-def cluster_of(mesh: LinkerdMesh) -> Cluster:
-    """The cluster of a mesh, by its credentials block, else by its cluster access.
+def connect(mesh: MeshConfig) -> Mesh:
+    """The mesh that a flow hands to its steps: by its credentials block, else its cluster access.
 
     Raises:
         InvalidInput: there is no usable kubeconfig or service account.
@@ -36,5 +37,5 @@ def cluster_of(mesh: LinkerdMesh) -> Cluster:
     credentials = getattr(mesh, "credentials", None)
     if credentials is not None and (stored := credentials.cluster_config) is not None:
         config: dict[str, Any] = stored.config  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
-        return Cluster(config, stored.context_name)
-    return Cluster.from_access(mesh.access)
+        return Mesh(Cluster(config, stored.context_name), mesh)
+    return Mesh(Cluster.from_access(mesh.access), mesh)

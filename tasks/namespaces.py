@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.install.registry import ensure_pull_secrets
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 
 
 @step("namespaces", description="Every namespace, with the labels Linkerd wants, and pull secrets.")
-def namespaces(mesh: LinkerdMesh) -> list[str]:
+def namespaces(mesh: Mesh) -> list[str]:
     """The namespaces that were made or changed."""
-    cluster = cluster_of(mesh)
-    changed = ensure_namespaces(cluster, mesh)
+    changed = ensure_namespaces(mesh)
     get_run_logger().info("Namespaces changed: %s", ", ".join(changed) or "none")
-    ensure_pull_secrets(cluster, mesh)
+    ensure_pull_secrets(mesh)
     return changed

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown, plan_bootstrap
 from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
-from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, ChartName, charts_of
-from prefect_linkerd.mesh.helm.client import Helm, require_helm
+from prefect_linkerd.mesh.helm.charts import Chart, ChartName, charts_of
+from prefect_linkerd.mesh.helm.client import require_helm
 from prefect_linkerd.mesh.helm.values import ClusterFacts
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.step import step
@@ -20,9 +20,8 @@ Charts = dict[ChartName, Chart]
 
 
 @step("find charts", description="Finds every chart of the mesh in its repository.")
-def find_charts(mesh: LinkerdMesh) -> Charts:
-    catalog = ChartCatalog(mesh)
-    found: Charts = {name: catalog.find(name) for name in charts_of(mesh)}
+def find_charts(mesh: Mesh) -> Charts:
+    found: Charts = {name: mesh.charts.find(name) for name in charts_of(mesh.config)}
     log = get_run_logger()
     for chart in found.values():
         log.info("Chart %s %s from %s", chart.name, chart.version, chart.source)
@@ -40,17 +39,14 @@ class PlannedBootstrap:
 
 
 @step("preflight", description="Whether the cluster can take the mesh, and what would change.")
-def plan(mesh: LinkerdMesh, charts: Charts, accept: frozenset[str]) -> PlannedBootstrap:
+def plan(mesh: Mesh, charts: Charts, accept: frozenset[str]) -> PlannedBootstrap:
     """Also as a markdown artifact; changes nothing.
 
     Raises:
         InvalidInput: a trust anchor that is provided or kept is unfit, or a dependency is missing.
     """
-    cluster = cluster_of(mesh)
     require_helm()
-    snapshot = read_bootstrap(
-        cluster, Helm(cluster), mesh, tuple(charts.values()), key_store(mesh, cluster), accept
-    )
+    snapshot = read_bootstrap(mesh, tuple(charts.values()), key_store(mesh), accept)
     made = plan_bootstrap(snapshot)
     create_markdown_artifact(
         bootstrap_markdown(made),

@@ -6,16 +6,16 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from prefect_linkerd.mesh.errors import ApiError, MeshError
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe.options import ProbeOptions
 from prefect_linkerd.mesh.probe.run import Probe, start_probe
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 
 
 @step("probe", description="Starts meshed clients and servers that ask each other.")
-def begin_probe(mesh: LinkerdMesh, options: ProbeOptions, say: Callable[[str], None]) -> Probe:
-    return start_probe(cluster_of(mesh), mesh, options, say=say)
+def begin_probe(mesh: Mesh, options: ProbeOptions, say: Callable[[str], None]) -> Probe:
+    return start_probe(mesh, options, say=say)
 
 
 @step("ask probe", run_name="probe: {where}", description="Counts the probe's requests.")
@@ -25,7 +25,7 @@ def ask_probe(probe: Probe, where: str) -> None:
 
 @contextmanager
 def probing(
-    mesh: LinkerdMesh, options: ProbeOptions, *, absent: str = "", tolerant: bool = False
+    mesh: Mesh, options: ProbeOptions, *, absent: str = "", tolerant: bool = False
 ) -> Generator[Probe]:
     """A probe that asks until the end, whatever that is; then nothing of it is left.
 

@@ -12,7 +12,7 @@ from prefect_linkerd.mesh.bootstrap.proof import (
     read_proof,
 )
 from prefect_linkerd.mesh.helm.records import read_releases
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import (
     create_markdown_artifact,
@@ -24,11 +24,10 @@ from prefect_linkerd.tasks.step import step
 
 
 @step("proof", description="Reads the mesh back: control plane, chain, proxies, ingress.")
-def proof(mesh: LinkerdMesh, charts: Charts) -> Proof:
+def proof(mesh: Mesh, charts: Charts) -> Proof:
     """What is installed and whether it works; also as a markdown and a table artifact."""
-    cluster = cluster_of(mesh)
     is_rehearsal = any(chart.is_rehearsal for chart in charts.values())
-    snapshot = read_proof(cluster, mesh, read_releases(cluster), rehearsal=is_rehearsal)
+    snapshot = read_proof(mesh, read_releases(mesh.cluster), rehearsal=is_rehearsal)
     proven = prove(snapshot, datetime.now(UTC))
     for text in proven.unchecked:
         get_run_logger().warning("Not checked: %s", text)

@@ -10,9 +10,7 @@ from pydantic import SecretStr
 
 from prefect_linkerd.mesh.config.model import UpgradePolicy
 from prefect_linkerd.mesh.errors import InvalidInput
-from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
-from prefect_linkerd.mesh.helm.client import Helm
-from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RotationClaim, RotationRecord
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions, WebhookOptions
 from prefect_linkerd.mesh.rotation.phases import CERTIFICATE_PHASES, PHASES, PhaseName
@@ -20,7 +18,6 @@ from prefect_linkerd.mesh.rotation.plan import RotationPlan, look
 from prefect_linkerd.mesh.rotation.run import Rotation
 from prefect_linkerd.mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
 from prefect_linkerd.tasks.events import send
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger, outside
 from prefect_linkerd.tasks.progress import RolloutProgress
@@ -31,19 +28,16 @@ from prefect_linkerd.tasks.trust_anchor import key_ring, load_secret
 
 @step("plan", description="Checks what was given against what is there, and plans the rotation.")
 def plan_rotation(
-    mesh: LinkerdMesh, new_anchor: NewAnchor, options: RotationOptions, action: Action
+    mesh: Mesh, new_anchor: NewAnchor, options: RotationOptions, action: Action
 ) -> RotationPlan:
     """The plan, also as an artifact; nothing is changed."""
-    cluster = cluster_of(mesh)
     plan = look(
-        cluster,
         mesh,
-        control_plane_chart(mesh),
-        key_ring(mesh, cluster),
+        key_ring(mesh),
         with_key(new_anchor),
         options,
         action,
-        cluster.clock(),
+        mesh.cluster.clock(),
     )
     log = get_run_logger()
     for trouble in plan.troubles:
@@ -80,17 +74,13 @@ def with_key(new: NewAnchor) -> NewAnchor:
     return new.with_key(SecretStr(content))
 
 
-def control_plane_chart(mesh: LinkerdMesh) -> Chart:
-    return ChartCatalog(mesh).find(release_facts(mesh.linkerd).control_plane_chart)
-
-
 def claim_of(
-    mesh: LinkerdMesh, options: RotationOptions | WebhookOptions | UpgradePolicy
+    mesh: Mesh, options: RotationOptions | WebhookOptions | UpgradePolicy
 ) -> RotationClaim:
     """The right to rotate or upgrade a mesh: by a lease in the cluster, on whatever servers."""
     return RotationClaim(
-        cluster_of(mesh),
-        mesh.namespaces.linkerd,
+        mesh.cluster,
+        mesh.config.namespaces.linkerd,
         _owner(),
         options.lease_seconds,
         on_wait=get_run_logger().warning,
@@ -98,9 +88,7 @@ def claim_of(
 
 
 @contextmanager
-def claimed_mesh(
-    mesh: LinkerdMesh, options: RotationOptions | WebhookOptions
-) -> Generator[RotationClaim]:
+def claimed_mesh(mesh: Mesh, options: RotationOptions | WebhookOptions) -> Generator[RotationClaim]:
     """`claim_of` a mesh, held.
 
     Runs on a Prefect server queue up before that at its global concurrency limit
@@ -112,13 +100,11 @@ def claimed_mesh(
 
 
 @contextmanager
-def claimed_rotation(mesh: LinkerdMesh, options: RotationOptions) -> Generator[Rotation]:
+def claimed_rotation(mesh: Mesh, options: RotationOptions) -> Generator[Rotation]:
     """A rotation of a mesh's anchor, with the right to it."""
-    cluster = cluster_of(mesh)
     with claimed_mesh(mesh, options) as claim:
-        ring = key_ring(mesh, cluster)
-        chart = control_plane_chart(mesh)
-        yield Rotation(cluster, mesh, Helm(cluster), chart, ring, claim, options)
+        ring = key_ring(mesh)
+        yield Rotation(mesh, ring, claim, options)
 
 
 def _owner() -> str:
@@ -160,35 +146,13 @@ def await_approval(of: str, options: RotationOptions | WebhookOptions) -> None:
 
 
 @step("phase", run_name="{phase}", description="One phase, and its proof.")
-def advance(mesh: LinkerdMesh, rotation: Rotation, phase: PhaseName, action: Action) -> None:
+def advance(mesh: Mesh, rotation: Rotation, phase: PhaseName, action: Action) -> None:
     with RolloutProgress(mesh.name, phase) as progress, told(mesh.name, lambda: rotation.traffic):
-        if action == "recover":
-            match phase:
-                case "switch":
-                    rotation.issue()
-                case "bundle":
-                    rotation.bundle_alone(progress)
-                case _:
-                    rotation.recover(progress)
-            return
-        match phase:
-            case "prepare":
-                rotation.prepare(progress)
-            case "renew":
-                rotation.renew(progress)
-            case "bundle":
-                rotation.bundle(progress)
-            case "spread":
-                rotation.spread(progress)
-            case "switch":
-                rotation.switch(progress)
-            case _:
-                rotation.drop(progress)
-    rotation.conclude(phase)
+        rotation.advance(phase, progress, recover=action == "recover")
 
 
 @step("done", description="Verifies the mesh, forgets the other keys and tells the story.")
-def finish(mesh: LinkerdMesh, rotation: Rotation, plan: RotationPlan) -> RotationRecord:
+def finish(mesh: Mesh, rotation: Rotation, plan: RotationPlan) -> RotationRecord:
     rotation.finish()
     record, requests = rotation.record, rotation.probe.outcome
     create_markdown_artifact(
@@ -198,7 +162,7 @@ def finish(mesh: LinkerdMesh, rotation: Rotation, plan: RotationPlan) -> Rotatio
     )
     send([rotation_notice(mesh.name, record, requests)])
     get_run_logger().info("Probe: %s", requests.sentence)
-    if mesh.trust_anchor.brought:
+    if mesh.config.trust_anchor.brought:
         get_run_logger().warning(
             "The mesh's configuration still brings its old trust anchor: empty "
             "trust_anchor.certificate and private_key, or bring the new one"

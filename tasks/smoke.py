@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.load.fuse import clear_leftovers
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import keep_promise
 from prefect_linkerd.mesh.smoke.report import (
@@ -16,7 +17,6 @@ from prefect_linkerd.mesh.smoke.report import (
     smoke_table,
 )
 from prefect_linkerd.mesh.smoke.run import SMOKE
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import (
     Ending,
@@ -32,17 +32,17 @@ from prefect_linkerd.tasks.step import step
 
 
 @step("leftovers", description="Removes what a killed smoke test left behind.")
-def leftovers(mesh: LinkerdMesh, options: SmokeOptions) -> list[str]:
+def leftovers(mesh: Mesh, options: SmokeOptions) -> list[str]:
     """The ids of the dead runs that were removed; runs that live are left alone."""
-    namespace = options.namespace or mesh.namespaces.emojivoto
-    removed = clear_leftovers(cluster_of(mesh), SMOKE, namespace)
+    namespace = options.namespace or mesh.config.namespaces.emojivoto
+    removed = clear_leftovers(mesh.cluster, SMOKE, namespace)
     if removed:
         get_run_logger().warning("Removed what dead smoke tests left: %s", ", ".join(removed))
     return removed
 
 
 @step("promise", run_name="{promise}", description="Runs one smoke test, and deletes what it made.")
-def promise(mesh: LinkerdMesh, options: SmokeOptions, promise: Promise) -> Ending:
+def promise(mesh: Mesh, options: SmokeOptions, promise: Promise) -> Ending:
     """Says the outcome, with a `SmokeResult` as its data; also as a table artifact."""
     log = get_run_logger()
 
@@ -50,9 +50,7 @@ def promise(mesh: LinkerdMesh, options: SmokeOptions, promise: Promise) -> Endin
         log.info("%s: %s", step.name, ", ".join(filter(None, (step.outcome, step.detail))))
 
     with RolloutProgress(mesh.name, f"smoke {promise}") as progress:
-        result = keep_promise(
-            promise, cluster_of(mesh), mesh, options, on_step=show, on_progress=progress
-        )
+        result = keep_promise(promise, mesh, options, on_step=show, on_progress=progress)
     create_table_artifact(
         smoke_table([result]),
         key=mesh_key(mesh.name, f"smoke-{promise}"),

@@ -8,7 +8,6 @@ from typing import cast
 
 from pydantic import SecretStr
 
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
     FileKeyStore,
@@ -19,10 +18,9 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     is_same,
     refuse_other,
 )
-from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import get_run_logger, outside
 from prefect_linkerd.tasks.step import step
@@ -89,31 +87,30 @@ class SecretBlockKeyStore:
         outside().save_secret(self._name, json.dumps(content), overwrite=overwrite)
 
 
-def key_store(mesh: MeshConfig, cluster: Cluster) -> KeyStore:
+def key_store(mesh: Mesh) -> KeyStore:
     """Where this mesh's trust anchor key is kept, by its configuration."""
-    anchor = mesh.trust_anchor
+    anchor = mesh.config.trust_anchor
     if anchor.custody == "in-cluster":
-        return ClusterKeyStore(cluster, mesh.anchor_namespace)
+        return ClusterKeyStore(mesh.cluster, mesh.config.anchor_namespace)
     if anchor.key_file is not None and anchor.passphrase is not None:
         return FileKeyStore(anchor.key_file, anchor.passphrase)
     return SecretBlockKeyStore(anchor.secret_block or mesh_key(mesh.name, "trust-anchor"))
 
 
-def key_ring(mesh: LinkerdMesh, cluster: Cluster) -> KeyRing:
+def key_ring(mesh: Mesh) -> KeyRing:
     """The places of this mesh's anchor keys, and the key that its configuration provides."""
-    anchor = mesh.trust_anchor
+    anchor = mesh.config.trust_anchor
     return KeyRing(
-        key_store(mesh, cluster),
+        key_store(mesh),
         provided=lambda: brought_pair(anchor),
         is_shared=anchor.share_anchor,
     )
 
 
 @step("trust anchor", description="Adopts, takes or makes the root of trust; never replaces one.")
-def trust_anchor(mesh: LinkerdMesh) -> TrustAnchor:
-    cluster = cluster_of(mesh)
-    store = key_store(mesh, cluster)
-    anchor = ensure_trust_anchor(cluster, mesh, store, datetime.now(UTC))
+def trust_anchor(mesh: Mesh) -> TrustAnchor:
+    store = key_store(mesh)
+    anchor = ensure_trust_anchor(mesh, store, datetime.now(UTC))
     get_run_logger().info(
         "Trust anchor %s (%s), sha256 %s, until %s",
         anchor.info.subject,

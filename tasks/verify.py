@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.events import certificate_notices, verdict_notice
 from prefect_linkerd.mesh.report.metrics import as_metrics
 from prefect_linkerd.mesh.report.report import (
@@ -23,7 +24,6 @@ from prefect_linkerd.mesh.report.timeline import expiry_timeline
 from prefect_linkerd.mesh.snapshot.expiry import Expiring, Expiry, expiring, read_expiries
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from prefect_linkerd.tasks.events import failures_in_a_row, send
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import (
     create_image_artifact,
@@ -36,9 +36,9 @@ from prefect_linkerd.tasks.step import step
 
 
 @step("checks", description="Reads the mesh once and judges it by every check.")
-def checks(mesh: LinkerdMesh, options: VerifyOptions) -> Report:
+def checks(mesh: Mesh, options: VerifyOptions) -> Report:
     """What the checks say. The snapshot stays here: it is large, and old at once."""
-    snapshot = read_snapshot(cluster_of(mesh), mesh, permissions="pre" in options.scopes)
+    snapshot = read_snapshot(mesh, permissions="pre" in options.scopes)
     log = get_run_logger()
     for part, error in snapshot.unread.items():
         log.warning("Not read: %s: %s", part, error)
@@ -50,7 +50,7 @@ def checks(mesh: LinkerdMesh, options: VerifyOptions) -> Report:
 
 
 @step("publish", description="The report as artifacts, files, metrics and events.")
-def publish(mesh: LinkerdMesh, report: Report, options: VerifyOptions) -> None:
+def publish(mesh: Mesh, report: Report, options: VerifyOptions) -> None:
     key = mesh_key(mesh.name, "verify")
     before = _failing_before(f"{key}-checks")
     create_markdown_artifact(
@@ -70,9 +70,9 @@ def publish(mesh: LinkerdMesh, report: Report, options: VerifyOptions) -> None:
 
 
 @step("certificates", description="Reads the mesh's certificates and says which end soon.")
-def certificates(mesh: LinkerdMesh, thresholds: ExpiryThresholds) -> tuple[Expiring, ...]:
+def certificates(mesh: Mesh, thresholds: ExpiryThresholds) -> tuple[Expiring, ...]:
     """The certificates with fewer days left than a threshold; also as a picture and as events."""
-    found = read_expiries(cluster_of(mesh), mesh)
+    found = read_expiries(mesh)
     due = expiring(found, mesh, thresholds.days)
     log = get_run_logger()
     for expiry in found:
@@ -82,7 +82,7 @@ def certificates(mesh: LinkerdMesh, thresholds: ExpiryThresholds) -> tuple[Expir
     return due
 
 
-def _timeline(mesh: LinkerdMesh, found: Sequence[Expiry]) -> None:
+def _timeline(mesh: Mesh, found: Sequence[Expiry]) -> None:
     picture = expiry_timeline(found, f"Certificates of mesh {mesh.name}")
     encoded = base64.b64encode(picture.encode()).decode()
     create_image_artifact(

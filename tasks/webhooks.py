@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation import webhooks
 from prefect_linkerd.mesh.rotation.options import WebhookOptions
 from prefect_linkerd.mesh.rotation.webhooks import WebhookRenewal, renewal_markdown, renewal_notice
 from prefect_linkerd.mesh.snapshot.mesh import Certificates
 from prefect_linkerd.tasks.events import send
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.progress import RolloutProgress
@@ -18,8 +17,8 @@ from prefect_linkerd.tasks.step import step
 
 
 @step("look", description="Checks that the charts can make new certificates; changes nothing.")
-def look_at_webhooks(mesh: LinkerdMesh) -> dict[str, Certificates]:
-    return webhooks.look_at_webhooks(cluster_of(mesh), mesh)
+def look_at_webhooks(mesh: Mesh) -> dict[str, Certificates]:
+    return webhooks.look_at_webhooks(mesh)
 
 
 def approve_webhooks(options: WebhookOptions) -> None:
@@ -30,11 +29,10 @@ def approve_webhooks(options: WebhookOptions) -> None:
 
 @step("webhooks", description="Upgrades each release to what it is, which renews them.")
 def renew_webhooks(
-    mesh: LinkerdMesh, claim: RotationClaim, before: dict[str, Certificates]
+    mesh: Mesh, claim: RotationClaim, before: dict[str, Certificates]
 ) -> WebhookRenewal:
-    cluster = cluster_of(mesh)
     with RolloutProgress(mesh.name, "webhooks") as progress:
-        done = webhooks.renew_webhooks(cluster, mesh, Helm(cluster), claim, before, progress)
+        done = webhooks.renew_webhooks(mesh, claim, before, progress)
     for text in done.left:
         get_run_logger().warning("Not renewed: %s", text)
     create_markdown_artifact(

@@ -18,6 +18,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     read_tls_secret,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh_file import wrong_fields
 from prefect_linkerd.passphrase import PASSPHRASE, find_passphrase
 from prefect_linkerd.tasks.names import mesh_key
@@ -59,7 +60,7 @@ def no_place(config: MeshConfig) -> InvalidInput:
 
 
 def _will_keep_a_key(config: MeshConfig) -> bool:
-    return keeps_key(read_snapshot(Cluster.from_access(config.access), config, None))
+    return keeps_key(read_snapshot(Mesh(Cluster.from_access(config.access), config), None))
 
 
 def _ask(config: MeshConfig) -> MeshConfig:
@@ -100,7 +101,7 @@ def key_words(config: MeshConfig, server: str) -> str:
     """
     from prefect_linkerd.tasks.trust_anchor import key_store
 
-    store = key_store(config, Cluster.from_access(config.access))
+    store = key_store(Mesh(Cluster.from_access(config.access), config))
     if store.load() is None:
         return (
             f"The trust anchor's private key is not in {store.where}: the anchor was there, or "

@@ -118,10 +118,11 @@ def _report(
     cluster: Cluster, config: MeshConfig, options: VerifyOptions, namespace: str | None
 ) -> Report:
     from prefect_linkerd.mesh.checks import CATEGORIES
+    from prefect_linkerd.mesh.mesh import Mesh
     from prefect_linkerd.mesh.report.report import verify
     from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 
-    snapshot = read_snapshot(cluster, config, permissions="pre" in options.scopes)
+    snapshot = read_snapshot(Mesh(cluster, config), permissions="pre" in options.scopes)
     if namespace is not None:
         snapshot = snapshot.narrowed(namespace)
     return verify(snapshot, CATEGORIES, options.scopes, options.ignore)
@@ -136,12 +137,13 @@ def _status(
 ) -> None:
     from prefect_linkerd.cli.key_place import key_row
     from prefect_linkerd.cli.target import cluster_words, reached
+    from prefect_linkerd.mesh.mesh import Mesh
     from prefect_linkerd.mesh.status import read_status, status_json, status_rows
 
     def work() -> None:
         config = load_mesh(mesh, kubeconfig, context, settings or (), "place")
         cluster = reached(config.access)
-        status, key = read_status(cluster, config), key_row(config, cluster)
+        status, key = read_status(Mesh(cluster, config)), key_row(config, cluster)
         if output == "json":
             print(json.dumps({**status_json(status), "key": key}, indent=2))
             return
@@ -170,13 +172,14 @@ def _certificates(
     **given: Any,
 ) -> None:
     from prefect_linkerd.cli.target import reached
+    from prefect_linkerd.mesh.mesh import Mesh
     from prefect_linkerd.mesh.snapshot.expiry import expiring, read_expiries
 
     def work() -> None:
         flags = flags_of((CERTIFICATES,))
         thresholds = arguments_of((CERTIFICATES,), flags, given).get("thresholds")
         config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
-        found = read_expiries(reached(config.access), config)
+        found = read_expiries(Mesh(reached(config.access), config))
         due = expiring(found, config, (thresholds or ExpiryThresholds()).days)
         rows = [
             {

@@ -39,6 +39,7 @@ from prefect_linkerd.mesh.install.dependencies import KINDS, Dependency, is_serv
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.linkerd.facts import last_with
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
 from prefect_linkerd.mesh.snapshot.webhooks import plan_renewal, webhooks_of
 
@@ -174,7 +175,9 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
     )
     in_linkerd = [obj for obj in certificates if obj["metadata"]["namespace"] == linkerd]
     certificate = certificate_for(in_linkerd, ISSUER_SECRET)
-    signing = signing_secret(cluster, config, certificate) if certificate is not None else None
+    signing = (
+        signing_secret(Mesh(cluster, config), certificate) if certificate is not None else None
+    )
     return AdoptionSnapshot(
         base=base,
         linkerd=linkerd,
@@ -193,7 +196,7 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
         },
         issuer_certificate=certificate,
         signing=signing,
-        anchor=_certificate_anchor(cluster, config) if certificate is not None else None,
+        anchor=_certificate_anchor(Mesh(cluster, config)) if certificate is not None else None,
         cert_manager_in=manager,
         certificates=tuple(certificates),
         dependencies=dependencies,
@@ -213,11 +216,9 @@ def _cert_manager_in(cluster: Cluster, releases: Sequence[Release]) -> str:
     return next((obj["metadata"]["namespace"] for obj in found), "cert-manager")
 
 
-def _certificate_anchor(
-    cluster: Cluster, config: MeshConfig
-) -> CertificateAnchor | MeshError | None:
+def _certificate_anchor(mesh: Mesh) -> CertificateAnchor | MeshError | None:
     try:
-        return read_certificate_anchor(cluster, config)
+        return read_certificate_anchor(mesh)
     except (CertificateError, InvalidInput, NotReady) as error:
         return error
 

@@ -10,7 +10,7 @@ from typing import Any
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.installed import MeshReleases, read_mesh_releases
 from prefect_linkerd.mesh.helm.records import Release
-from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.records.rotation import read_record as read_rotation
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
@@ -37,20 +37,20 @@ class Status:
     upgrade: UpgradeRecord | None
 
 
-def read_status(cluster: Cluster, config: MeshConfig) -> Status:
+def read_status(mesh: Mesh) -> Status:
     """Reads a mesh; changes nothing.
 
     Raises:
         ApiError: the API server did not answer, or refused a read.
     """
-    rotation = read_rotation(cluster, config.namespaces.linkerd)
+    rotation = read_rotation(mesh.cluster, mesh.config.namespaces.linkerd)
     return decide_status(
-        config,
-        cluster.version(),
-        read_mesh_releases(cluster, config),
-        read_expiries(cluster, config),
+        mesh.config,
+        mesh.cluster.version(),
+        read_mesh_releases(mesh.cluster, mesh.config),
+        read_expiries(mesh),
         rotation,
-        read_upgrade(cluster, config),
+        read_upgrade(mesh),
     )
 
 

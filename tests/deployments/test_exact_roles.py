@@ -23,6 +23,7 @@ from prefect_linkerd.deployments.roles import HOME, RBAC, both, files, grants_of
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import denied_permissions
 from prefect_linkerd.mesh.records.rotation import read_record
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
@@ -216,7 +217,7 @@ def bootstrapped(terminal: Terminal) -> Terminal:
 def with_bootstraps_role(terminal: Terminal) -> Cluster:
     account = terminal.role("bootstrap")
     deadline = time.monotonic() + 60
-    while denied := denied_permissions(account, terminal.config):
+    while denied := denied_permissions(Mesh(account, terminal.config)):
         assert time.monotonic() < deadline, denied
         time.sleep(0.5)
     return account
@@ -291,7 +292,7 @@ def test_the_flows_on_a_mesh_that_runs(
     terminal.was_exact("rotate_webhooks")
 
     terminal.role("rotate_anchor")
-    before = read_trust_bundle(terminal.cluster, terminal.config).anchors
+    before = read_trust_bundle(Mesh(terminal.cluster, terminal.config)).anchors
     # Somebody says no, and the same rotation goes on when it is run again.
     said = terminal.answered("n", "rotate_anchor", *ROTATION, "--approvals", "bundle", **server)
     assert "waits for approval. Continue? [y/N]:" in said
@@ -301,12 +302,14 @@ def test_the_flows_on_a_mesh_that_runs(
     kept = read_record(terminal.cluster, "linkerd")
     assert kept is not None
     assert kept.is_open
-    assert read_trust_bundle(terminal.cluster, terminal.config).anchors == before
+    assert read_trust_bundle(Mesh(terminal.cluster, terminal.config)).anchors == before
     # There is nobody at this terminal to ask.
     record = terminal.run("rotate_anchor", *ROTATION, "--approvals", "switch", "--yes", **server)
     assert (record["phase"], record["goal"]) == ("done", kept.goal)
     assert (
-        read_trust_bundle(terminal.cluster, terminal.config).anchors == {record["goal"]} != before
+        read_trust_bundle(Mesh(terminal.cluster, terminal.config)).anchors
+        == {record["goal"]}
+        != before
     )
     terminal.was_exact("rotate_anchor")
 
@@ -347,7 +350,7 @@ def test_the_flows_where_cert_manager_keeps_the_issuer(
 
         terminal.role("rotate_anchor")
         record = terminal.run("rotate_anchor", *ROTATION)
-        bundle = read_trust_bundle(terminal.cluster, terminal.config)
+        bundle = read_trust_bundle(Mesh(terminal.cluster, terminal.config))
         assert (record["phase"], bundle.anchors) == ("done", {record["goal"]})
         terminal.was_exact("rotate_anchor")
 

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, KeyStore
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair, create_trust_anchor, fingerprints
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationRecord, read_record
 from prefect_linkerd.mesh.restarts import read_data_plane
@@ -62,10 +63,10 @@ class Named:
 
     @property
     def store(self) -> KeyStore:
-        return key_store(self.mesh, self.cluster)
+        return key_store(Mesh(self.cluster, self.mesh))
 
     def anchors(self) -> frozenset[str]:
-        return read_trust_bundle(self.cluster, self.mesh).anchors
+        return read_trust_bundle(Mesh(self.cluster, self.mesh)).anchors
 
     def record(self) -> RotationRecord:
         record = read_record(self.cluster, "linkerd")

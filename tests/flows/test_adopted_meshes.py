@@ -21,6 +21,7 @@ from prefect_linkerd.mesh.errors import InvalidInput, OwnershipConflict
 from prefect_linkerd.mesh.identity.certificate_anchor import TRUST_MANAGER
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.rotation.issuer_renewal import await_issued, renew
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks
@@ -276,7 +277,7 @@ def cmctl_renew(cluster: Cluster, advice: str) -> list[str]:
 def gets_another_webhook_ca(mesh: Plain, config: MeshConfig) -> None:
     """Its end is announced, and averted as advised; rotate_webhooks leaves it all to its owners."""
     cluster = mesh.cluster
-    found = {e.name: e for e in read_expiries(cluster, config) if e.role == "webhook CA"}
+    found = {e.name: e for e in read_expiries(Mesh(cluster, config)) if e.role == "webhook CA"}
     assert found.keys() == {"webhook CA of linkerd"}
     (due,) = (e for e in expiring(found.values(), config, [30]) if not e.expiry.renewed_by)
     assert due.expiry.subject == "Secret/linkerd/webhook-issuer-tls"
@@ -284,7 +285,7 @@ def gets_another_webhook_ca(mesh: Plain, config: MeshConfig) -> None:
     assert "pl-webhook-ca-days-left" in said
     assert due.remedy in said["pl-webhook-ca-days-left"]
     with pytest.raises(InvalidInput, match="cert-manager renews it by Certificate") as refused:
-        look_at_webhooks(cluster, config)
+        look_at_webhooks(Mesh(cluster, config))
 
     before = trusted(cluster)
     assert "Put another CA into Secret/linkerd/webhook-issuer-tls" in due.remedy
@@ -344,7 +345,7 @@ def test_the_documented_cert_manager_layout_is_looked_after(
             assert rotate(cluster, config, helm_path)[-1] == "done"
             kept = flows("bootstrap", newer)
             assert kept.returncode == 0, kept.stderr[-4000:]
-            assert not read_trust_bundle(cluster, config).declared
+            assert not read_trust_bundle(Mesh(cluster, config)).declared
             assert flows.upgrade(newer, to=target)["done"]
         assert managers(cluster) == before
         assert not failing(mesh, config)

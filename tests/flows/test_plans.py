@@ -16,6 +16,7 @@ from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm, desired_release
 from prefect_linkerd.mesh.helm.records import read_release
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.restarts import PROXY_VERSION
@@ -91,7 +92,7 @@ def test_no_plan_is_silent_about_a_loss(
         "steps": {"linkerd-crds": "kept", "linkerd-control-plane": "unchanged"},
     }
     report = verify(
-        read_snapshot(cluster, MeshConfig.model_validate(whole)), CATEGORIES, DEFAULT_SCOPES
+        read_snapshot(Mesh(cluster, MeshConfig.model_validate(whole))), CATEGORIES, DEFAULT_SCOPES
     )
     assert not [r.check.id for r in report.failing if r.check.id.startswith("pl-release")]
 

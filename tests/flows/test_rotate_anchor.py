@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import read_record
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from prefect_linkerd.server.prefect_server import PrefectServer
@@ -69,7 +70,7 @@ def test_the_flows_rotate_issuer_and_anchor_and_keep_their_secrets(
     record = read_record(cluster, "linkerd")
     assert record is not None
     assert said == {"goal": record.goal, "phase": "done"}
-    assert read_trust_bundle(cluster, config).anchors == {record.goal}
+    assert read_trust_bundle(Mesh(cluster, config)).anchors == {record.goal}
     new = store_of(cluster, config).load()
     assert old is not None
     assert new is not None

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.smoke.options import PROMISES, Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import keep_promise
 from prefect_linkerd.mesh.smoke.report import (
@@ -68,7 +69,7 @@ class Stage:
     def keep(self, promise: Promise, version: str = VERSION, **options: Any) -> SmokeResult:
         mesh = LinkerdMesh.model_validate(self.config | {"version": version})
         chosen = {"settle_seconds": 1, "requests": 400, **options}
-        return keep_promise(promise, self.cluster, mesh, SmokeOptions.model_validate(chosen))
+        return keep_promise(promise, Mesh(self.cluster, mesh), SmokeOptions.model_validate(chosen))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.records import read_releases
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.upgrade import NAME, read_record, write_record
 from tests.flows.faults import READY
 from tests.support.flows import ConfigFactory, Flows
@@ -63,7 +64,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     soaking = {**config, "upgrade": {"soak_minutes": 30, "settle_seconds": 3}}
     killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1))
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
-    record = read_record(cluster, mesh)
+    record = read_record(Mesh(cluster, mesh))
     assert record is not None
     assert record.control_plane_since is not None
     assert proxies(cluster) == {SOURCE, TARGET}
@@ -82,11 +83,11 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     soaking["upgrade"]["soak_minutes"] = 1
     killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1))
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
-    record = read_record(cluster, mesh)
+    record = read_record(Mesh(cluster, mesh))
     assert record is not None
     assert record.control_plane_since is not None
     began = record.control_plane_since - timedelta(seconds=50)
-    write_record(cluster, mesh, record.model_copy(update={"control_plane_since": began}))
+    write_record(Mesh(cluster, mesh), record.model_copy(update={"control_plane_since": began}))
     done = flows("upgrade", soaking, to=TARGET)
     assert json.loads(done.stdout)["target"] == TARGET
     assert f"soaks until {began + timedelta(minutes=1)}" in done.stderr

@@ -10,6 +10,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.identity.trust_anchor import KeyStore, read_tls_secret, tls_secret
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     KeyPair,
     create_trust_anchor,
@@ -20,7 +21,7 @@ from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane, restar
 from prefect_linkerd.mesh.rotation.trust_bundle import write_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.support.invariant import Invariant
-from tests.support.meshes import chart_of, quiet
+from tests.support.meshes import quiet
 
 
 def end_issuer(sandbox: Sandbox, anchor: KeyPair) -> None:
@@ -39,7 +40,7 @@ def end_anchor(sandbox: Sandbox, config: MeshConfig, helm_path: str, store: KeyS
     store.replace(ended)
     _put_issuer(cluster, issuer.certificate, issuer.private_key, ended.certificate)
     helm, bundle = Helm(cluster, helm_path), join_bundle([ended.certificate])
-    write_trust_bundle(cluster, helm, chart_of(config), config, bundle)
+    write_trust_bundle(Mesh(cluster, config, helm), bundle)
     _no_certificate_is_left(sandbox)
     return ended
 

@@ -16,6 +16,7 @@ from prefect_linkerd.mesh.config.verification import Scope
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair
 from prefect_linkerd.mesh.report.report import Report, verify
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot, read_snapshot
@@ -41,7 +42,7 @@ class InstalledMesh:
     anchor: KeyPair
 
     def read(self) -> Snapshot:
-        return read_snapshot(self.cluster, self.config)
+        return read_snapshot(Mesh(self.cluster, self.config))
 
     def report(self, scopes: Iterable[Scope] = SCOPES) -> Report:
         return verify(self.read(), CATEGORIES, scopes)
@@ -58,7 +59,7 @@ class InstalledMesh:
 
 def failing(cluster: Cluster, config: MeshConfig, scopes: Iterable[Scope] = SCOPES) -> Failures:
     """The checks of a mesh, as it is now, that do not hold."""
-    report = verify(read_snapshot(cluster, config), CATEGORIES, scopes)
+    report = verify(read_snapshot(Mesh(cluster, config)), CATEGORIES, scopes)
     return frozenset((result.check.id, result.outcome) for result in report.failing)
 
 

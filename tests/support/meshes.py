@@ -35,6 +35,7 @@ from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
 from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
 from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane
@@ -102,20 +103,20 @@ def install(
     def release(name: ChartName, bundle: str = "") -> None:
         chart = catalog.find(name)
         facts = ClusterFacts(cluster.version(), cluster.api_versions())
-        facts = with_webhooks(facts, cluster, config)
+        facts = with_webhooks(facts, Mesh(cluster, config))
         values = values_for(chart, config, facts, trust_bundle=bundle)
         helm.reconcile(desired_release(config, chart, values))
 
-    ensure_namespaces(cluster, config)
+    ensure_namespaces(Mesh(cluster, config))
     store = store or store_of(cluster, config)
-    anchor = ensure_trust_anchor(cluster, config, store, now)
+    anchor = ensure_trust_anchor(Mesh(cluster, config), store, now)
     if "linkerd-crds" in charts:
         release("linkerd-crds")
     if config.issuer == "cert-manager":
         release("cert-manager")
-        ensure_cert_manager_issuer(cluster, config, anchor, store, now, 120)
+        ensure_cert_manager_issuer(Mesh(cluster, config), anchor, store, now, 120)
     else:
-        ensure_self_signed_issuer(cluster, config, anchor, store, now)
+        ensure_self_signed_issuer(Mesh(cluster, config), anchor, store, now)
     release("linkerd2" if "linkerd2" in charts else "linkerd-control-plane", anchor.bundle)
 
     def extension(name: ChartName, namespace: str) -> None:
@@ -123,12 +124,12 @@ def install(
         ensure_meshed(cluster, namespace, config.timeout_seconds, quiet)
 
     def application() -> None:
-        workloads = ensure_emojivoto(cluster, config)
+        workloads = ensure_emojivoto(Mesh(cluster, config))
         await_rollouts(cluster, workloads, config.timeout_seconds, quiet, every=0.3)
 
     def traefik() -> None:
         release("traefik")
-        ensure_ingress(cluster, config)
+        ensure_ingress(Mesh(cluster, config))
 
     on_top: list[Callable[[], None]] = []
     if "linkerd-viz" in charts:
@@ -210,9 +211,7 @@ def plan(
 ) -> RotationPlan:
     ring = ring_of(cluster, config)
     return look(
-        cluster,
-        config,
-        chart_of(config),
+        Mesh(cluster, config),
         ring,
         new or NewAnchor(),
         options,
@@ -239,27 +238,14 @@ def rotate(
         ring = ring_of(cluster, config)
         # A helm whose flow died is not waited for as long as one that may live.
         helm = Helm(cluster, helm_path, grace=5)
-        rotation = Rotation(cluster, config, helm, chart_of(config), ring, claim, options)
+        rotation = Rotation(Mesh(cluster, config, helm), ring, claim, options)
         rotation.probe = probe or rotation.probe
         rotation.begin(new, action)
         while True:
             phase = rotation.next_phase(recover=action == "recover")
             phases.append(phase)
             assert len(phases) < 20, phases
-            step(rotation, phase, action)
             if phase == "done":
+                rotation.finish()
                 return phases
-            rotation.conclude(phase)
-
-
-def step(rotation: Rotation, phase: str, action: Action) -> None:
-    if phase == "done":
-        rotation.finish()
-    elif action == "recover":
-        {
-            "switch": lambda: rotation.issue(),
-            "bundle": lambda: rotation.bundle_alone(quiet),
-            "spread": lambda: rotation.recover(quiet),
-        }[phase]()
-    else:
-        getattr(rotation, phase)(quiet)
+            rotation.advance(phase, quiet, recover=action == "recover")

@@ -28,19 +28,19 @@ from prefect_linkerd.mesh.identity.issuer import chart_issuer
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair, create_trust_anchor, sign_issuer
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.rotation.issuer import (
     IssuerRotation,
-    ReleaseWriter,
     look_at_issuer,
     rotate_issuer,
 )
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from sandbox.cluster import Sandbox
 from tests.support.installed import SCOPES
-from tests.support.meshes import FAST, PASSPHRASE, chart_of, quiet, ring_of
+from tests.support.meshes import FAST, PASSPHRASE, quiet, ring_of
 from tests.support.shared import require_version
 
 DOMAIN = "cluster.local"
@@ -221,7 +221,7 @@ KEPT = (
 
 def failing(plain: Plain, config: MeshConfig) -> dict[str, str]:
     """The checks that do not hold, but for those that say that a newer Linkerd is out."""
-    report = verify(read_snapshot(plain.cluster, config), CATEGORIES, SCOPES)
+    report = verify(read_snapshot(Mesh(plain.cluster, config)), CATEGORIES, SCOPES)
     return {
         found.check.id: " ".join(map(str, found.problems))
         for found in report.failing
@@ -249,7 +249,7 @@ def is_in_step(plain: Plain, config: MeshConfig) -> None:
 
 def new_issuer(plain: Plain, config: MeshConfig) -> IssuerRotation:
     ring = ring_of(plain.cluster, config)
-    writer = ReleaseWriter(Helm(plain.cluster, plain.helm), lambda: chart_of(config))
-    before = look_at_issuer(plain.cluster, config, ring, FAST, writer).issuer
+    mesh = Mesh(plain.cluster, config, Helm(plain.cluster, plain.helm))
+    before = look_at_issuer(mesh, ring, FAST).issuer
     with RotationClaim(plain.cluster, config.namespaces.linkerd, "issuer", 30) as claim:
-        return rotate_issuer(plain.cluster, config, ring, claim, FAST, before, writer, quiet)
+        return rotate_issuer(mesh, ring, claim, FAST, before, quiet)

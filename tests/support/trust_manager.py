@@ -25,6 +25,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     tls_secret,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor, signed_by
 from prefect_linkerd.mesh.rotation.issuer_renewal import await_issued, renew
 from prefect_linkerd.mesh.snapshot.webhooks import read_webhook_signers
@@ -193,7 +194,7 @@ def webhook_certificates(cluster: Cluster, days_left: float) -> dict[str, str]:
 
 def trusted(cluster: Cluster) -> set[str]:
     """The CAs by which the API server verifies the control plane's webhooks."""
-    signers = read_webhook_signers(cluster, MeshConfig())
+    signers = read_webhook_signers(Mesh(cluster, MeshConfig()))
     return {signer.bundle.strip() for signer in signers}
 
 

@@ -12,6 +12,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
 from prefect_linkerd.mesh.linkerd.releases import chart_version
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory
@@ -88,8 +89,8 @@ def installed_alone(
 def give_application(cluster: Cluster, config: dict[str, Any]) -> dict[str, str]:
     """Emojivoto and the custom resources of the mesh's version; what has to survive."""
     mesh = MeshConfig.model_validate(config)
-    ensure_namespaces(cluster, mesh)
-    workloads = ensure_emojivoto(cluster, mesh)
+    ensure_namespaces(Mesh(cluster, mesh))
+    workloads = ensure_emojivoto(Mesh(cluster, mesh))
     await_rollouts(cluster, workloads, 240, quiet, every=0.3)
     make_custom_resources(cluster, config["version"])
     return that_must_survive(cluster)

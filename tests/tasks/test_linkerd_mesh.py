@@ -19,7 +19,7 @@ import asyncio, json, sys
 import yaml
 from prefect.client.orchestration import get_client
 from prefect_kubernetes.credentials import KubernetesClusterConfig, KubernetesCredentials
-from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, cluster_of
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 
 kubeconfig = yaml.safe_load(open(sys.argv[1]))
 cluster = KubernetesClusterConfig(config=kubeconfig, context_name=kubeconfig["current-context"])
@@ -37,7 +37,7 @@ assert loaded.registry.password.get_secret_value() == "s3cret"
 assert loaded.trust_anchor.passphrase.get_secret_value() == "correct horse battery"
 shown = loaded.model_dump_json()
 assert "s3cret" not in shown and "horse" not in shown and "client-key-data" not in shown, shown
-print(cluster_of(loaded).version())
+print(connect(loaded).cluster.version())
 """
 
 
@@ -52,15 +52,17 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.identity.trust_anchor import decide_trust_anchor, read_snapshot
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.trust_anchor import key_store
 
 cluster, mesh, now = Cluster.from_file(Path(sys.argv[1])), LinkerdMesh(), datetime.now(UTC)
-store = key_store(mesh, cluster)
+store = key_store(Mesh(cluster, mesh))
 
 def decide(config):
     try:
-        return decide_trust_anchor(read_snapshot(cluster, config, store), config, now, store.where)
+        found = read_snapshot(Mesh(cluster, config), store)
+        return decide_trust_anchor(found, config, now, store.where)
     except InvalidInput as error:
         return str(error)
 

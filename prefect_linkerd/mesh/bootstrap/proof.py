@@ -22,6 +22,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
     read_workloads,
     rollout_status,
 )
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, fingerprints, read_certificates
 from prefect_linkerd.mesh.snapshot.mesh import read_pods
 from prefect_linkerd.mesh.snapshot.proxy_metrics import (
@@ -100,44 +101,44 @@ def meshed_namespaces(config: MeshConfig) -> list[str]:
 
 
 def read_proof(
-    cluster: Cluster, config: MeshConfig, releases: Sequence[Release], *, rehearsal: bool = False
+    mesh: Mesh, releases: Sequence[Release], *, rehearsal: bool = False
 ) -> ProofSnapshot:
     """Reads the mesh back."""
-    names = config.namespaces
-    meshed = meshed_namespaces(config)
-    served = cluster.api_versions()
+    names = mesh.config.namespaces
+    meshed = meshed_namespaces(mesh.config)
+    served = mesh.cluster.api_versions()
     api = next((candidate for candidate in API_VERSIONS if candidate in served), "")
     found = {
         name_of(obj)
         for namespace in (names.viz, names.emojivoto)
         for kind in ("Middleware", "IngressRoute")
         if api
-        for obj in cluster.list(api, kind, namespace)
+        for obj in mesh.cluster.list(api, kind, namespace)
     }
     hooks = "admissionregistration.k8s.io/v1"
     return ProofSnapshot(
-        config=config,
-        server_version=cluster.version(),
-        workloads=tuple(obj for name in meshed for obj in read_workloads(cluster, name)),
-        trust_roots=cluster.get("v1", "ConfigMap", TRUST_ROOTS, names.linkerd),
-        issuer=cluster.get("v1", "Secret", ISSUER_SECRET, names.linkerd),
+        config=mesh.config,
+        server_version=mesh.cluster.version(),
+        workloads=tuple(obj for name in meshed for obj in read_workloads(mesh.cluster, name)),
+        trust_roots=mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, names.linkerd),
+        issuer=mesh.cluster.get("v1", "Secret", ISSUER_SECRET, names.linkerd),
         webhooks=tuple(
             obj
             for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
-            for obj in cluster.list(
+            for obj in mesh.cluster.list(
                 hooks, kind, labels=f"linkerd.io/control-plane-ns={names.linkerd}"
             )
         ),
-        pods=tuple(pod for name in meshed for pod in cluster.list("v1", "Pod", name)),
+        pods=tuple(pod for name in meshed for pod in mesh.cluster.list("v1", "Pod", name)),
         ingress=frozenset(found),
         ingress_api=api,
         services=frozenset(
-            name_of(obj) for name in meshed for obj in cluster.list("v1", "Service", name)
+            name_of(obj) for name in meshed for obj in mesh.cluster.list("v1", "Service", name)
         ),
         releases=tuple(releases),
         rehearsal=rehearsal,
-        proxy_version=proxy_version(config),
-        sample=ProxySample() if rehearsal else _ask_proxies(cluster, meshed),
+        proxy_version=proxy_version(mesh.config),
+        sample=ProxySample() if rehearsal else _ask_proxies(mesh.cluster, meshed),
     )
 
 

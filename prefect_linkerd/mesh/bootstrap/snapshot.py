@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapSnapshot, next_action
-from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
-from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.own_objects import Foreign, OwnObject, always, foreign, read_foreign
 from prefect_linkerd.mesh.helm.ownership import owner_of_release
 from prefect_linkerd.mesh.helm.records import Release, deployed, read_release, read_releases
@@ -22,6 +21,7 @@ from prefect_linkerd.mesh.install.namespaces import lacks, namespaces
 from prefect_linkerd.mesh.install.registry import own_pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Cluster, name_of
 from prefect_linkerd.mesh.kubernetes.rollout import KINDS, LONG_RUNNING
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import join_bundle
 from prefect_linkerd.mesh.planning.desired import dependencies_of, wanted_on
 from prefect_linkerd.mesh.planning.losses import some
@@ -38,12 +38,7 @@ NEW_ANCHOR = "a trust anchor that is yet to be made"
 
 
 def read_bootstrap(
-    cluster: Cluster,
-    helm: Helm,
-    config: MeshConfig,
-    charts: Sequence[Chart],
-    store: KeyStore,
-    accepted: frozenset[str] = frozenset(),
+    mesh: Mesh, charts: Sequence[Chart], store: KeyStore, accepted: frozenset[str] = frozenset()
 ) -> BootstrapSnapshot:
     """Everything that the plan of bootstrap depends on.
 
@@ -58,25 +53,27 @@ def read_bootstrap(
             there nor may be installed.
         ChartError: a chart, or emojivoto's manifest, cannot be found.
     """
-    releases = read_releases(cluster)
-    found = read_preflight(cluster, config, releases)
-    findings = preflight(found, config, charts)
+    releases = read_releases(mesh.cluster)
+    found = read_preflight(mesh, releases)
+    findings = preflight(found, mesh.config, charts)
     now = datetime.now(UTC)
     if any(finding.severity == "error" for finding in findings):
-        return BootstrapSnapshot(config, found.facts, now, (), {}, {}, (), findings, "", "made")
-    objects = own_objects(cluster, config, found.facts)
-    findings += foreign_findings([*read_foreign(cluster, objects), *read_crowd(cluster, config)])
-    anchors = read_snapshot(cluster, config, store)
-    origin, certificate = decide_trust_anchor(anchors, config, now, store.where)
+        return BootstrapSnapshot(
+            mesh.config, found.facts, now, (), {}, {}, (), findings, "", "made"
+        )
+    objects = own_objects(mesh, found.facts)
+    findings += foreign_findings([*read_foreign(mesh.cluster, objects), *read_crowd(mesh)])
+    anchors = read_snapshot(mesh, store)
+    origin, certificate = decide_trust_anchor(anchors, mesh.config, now, store.where)
     bundle = NEW_ANCHOR
     if certificate is not None:
         bundle = join_bundle([*([anchors.trusted] if anchors.trusted else []), certificate])
-    wanted = _wanted(cluster, config, found, bundle)
-    current = _current(cluster, wanted)
+    wanted = _wanted(mesh, found, bundle)
+    current = _current(mesh.cluster, wanted)
     installed = {
         each.chart.name: revision
         for each in wanted
-        if (revision := deployed(cluster, each.name, each.namespace)) is not None
+        if (revision := deployed(mesh.cluster, each.name, each.namespace)) is not None
     }
     ours = {r.ref for r in releases if owner_of_release(r).by == "prefect-linkerd"}
     comparisons = [
@@ -90,29 +87,29 @@ def read_bootstrap(
         for each in wanted
     ]
     return BootstrapSnapshot(
-        config=config,
+        config=mesh.config,
         facts=found.facts,
         now=now,
         wanted=wanted,
         current=current,
         installed=installed,
-        changes=read_changes(cluster, helm, config, config, comparisons, found.facts),
+        changes=read_changes(mesh, mesh.config, comparisons, found.facts),
         findings=findings,
         trusted=anchors.trusted,
         anchor=origin,
         new_namespaces=[
             name
-            for each in namespaces(config)
-            if cluster.get("v1", "Namespace", name := each["metadata"]["name"]) is None
+            for each in namespaces(mesh.config)
+            if mesh.cluster.get("v1", "Namespace", name := each["metadata"]["name"]) is None
         ],
         accepted=accepted,
         crds=installed_crds(
-            cluster, installed, [c.desired.chart for c in comparisons if not c.is_settled]
+            mesh.cluster, installed, [c.desired.chart for c in comparisons if not c.is_settled]
         ),
     )
 
 
-def own_objects(cluster: Cluster, config: MeshConfig, facts: ClusterFacts) -> list[OwnObject]:
+def own_objects(mesh: Mesh, facts: ClusterFacts) -> list[OwnObject]:
     """Everything that bootstrap makes beside Helm's releases, but for namespaces.
 
     Left out is what it creates and never overwrites: the issuer's Secret, the trust anchor's.
@@ -120,20 +117,20 @@ def own_objects(cluster: Cluster, config: MeshConfig, facts: ClusterFacts) -> li
     Raises:
         ChartError: emojivoto's manifest cannot be read.
     """
-    found = [*own_pull_secrets(config), *own_routes(config, facts.api_versions)]
-    if config.issuer == "cert-manager" and is_served("cert-manager", cluster.serves):
-        found += read_needed(cluster, config)
-    return [*found, *own_emojivoto(config)] if config.emojivoto.enabled else found
+    found = [*own_pull_secrets(mesh.config), *own_routes(mesh.config, facts.api_versions)]
+    if mesh.config.issuer == "cert-manager" and is_served("cert-manager", mesh.cluster.serves):
+        found += read_needed(mesh)
+    return [*found, *own_emojivoto(mesh.config)] if mesh.config.emojivoto.enabled else found
 
 
-def read_crowd(cluster: Cluster, config: MeshConfig) -> Iterator[Foreign]:
+def read_crowd(mesh: Mesh) -> Iterator[Foreign]:
     """Somebody else's workloads that would be meshed by what emojivoto's namespace is to say.
 
     None where the namespace says it already, or does not exist yet.
     """
-    name = config.namespaces.emojivoto
-    wanted = next((o for o in namespaces(config) if o["metadata"]["name"] == name), None)
-    found = cluster.get("v1", "Namespace", name) if wanted is not None else None
+    name = mesh.config.namespaces.emojivoto
+    wanted = next((o for o in namespaces(mesh.config) if o["metadata"]["name"] == name), None)
+    found = mesh.cluster.get("v1", "Namespace", name) if wanted is not None else None
     if wanted is None or found is None or not lacks(wanted, found):
         return
     advice = always(
@@ -141,9 +138,9 @@ def read_crowd(cluster: Cluster, config: MeshConfig) -> Iterator[Foreign]:
         "the application (namespaces.emojivoto)."
     )
     # Those of the application itself are looked at by name.
-    own = {name_of(each.wanted) for each in own_emojivoto(config)}
+    own = {name_of(each.wanted) for each in own_emojivoto(mesh.config)}
     for kind in LONG_RUNNING:
-        for obj in cluster.list(KINDS[kind], kind, name, metadata_only=True):
+        for obj in mesh.cluster.list(KINDS[kind], kind, name, metadata_only=True):
             theirs = foreign(OwnObject(obj, advice), obj)
             if theirs is not None and theirs.subject not in own:
                 yield theirs
@@ -159,18 +156,16 @@ def foreign_findings(theirs: Iterable[Foreign]) -> Iterator[Finding]:
         yield Finding("pl-owner", "error", some(subjects), text, remedy)
 
 
-def _wanted(
-    cluster: Cluster, config: MeshConfig, found: PreflightSnapshot, bundle: str
-) -> tuple[DesiredRelease, ...]:
+def _wanted(mesh: Mesh, found: PreflightSnapshot, bundle: str) -> tuple[DesiredRelease, ...]:
     new: list[Dependency] = [
         name
-        for name in dependencies_of(config)
-        if decide_dependency(name, config, found.releases, served=is_served(name, cluster.serves))
+        for name in dependencies_of(mesh.config)
+        if decide_dependency(
+            name, mesh.config, found.releases, served=is_served(name, mesh.cluster.serves)
+        )
         == "release"
     ]
-    return wanted_on(
-        cluster, config, ChartCatalog(config), found.facts, found.releases, found.mesh, bundle, new
-    )
+    return wanted_on(mesh, found.facts, found.releases, found.installed, bundle, new)
 
 
 def _current(cluster: Cluster, wanted: Sequence[DesiredRelease]) -> dict[str, Release]:

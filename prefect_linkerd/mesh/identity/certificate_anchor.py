@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import (
     CertificateError,
     InvalidInput,
@@ -38,6 +37,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     unshown,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
     fingerprints,
@@ -136,7 +136,7 @@ def anchors_in(pem: str) -> frozenset[str]:
         return frozenset()
 
 
-def signing_secret(cluster: Cluster, config: MeshConfig, issuer: Object) -> tuple[str, str] | None:
+def signing_secret(mesh: Mesh, issuer: Object) -> tuple[str, str] | None:
     """Namespace and name of the Secret that a Certificate's CA issuer signs with.
 
     A ClusterIssuer's is in cert-manager's cluster resource namespace.
@@ -146,8 +146,8 @@ def signing_secret(cluster: Cluster, config: MeshConfig, issuer: Object) -> tupl
         return None
     kind = reference.get("kind", "Issuer")
     is_cluster = kind == "ClusterIssuer"
-    place = config.namespaces.cert_manager if is_cluster else issuer["metadata"]["namespace"]
-    found = cluster.get(CERT_MANAGER, kind, reference["name"], None if is_cluster else place)
+    place = mesh.config.namespaces.cert_manager if is_cluster else issuer["metadata"]["namespace"]
+    found = mesh.cluster.get(CERT_MANAGER, kind, reference["name"], None if is_cluster else place)
     authority: dict[str, str] = (found or {}).get("spec", {}).get("ca") or {}
     name = authority.get("secretName")
     return (place, name) if name else None
@@ -162,16 +162,17 @@ class AnchorOwner:
     beside: tuple[Object, ...] = ()
 
 
-def read_anchor_owner(cluster: Cluster, config: MeshConfig) -> AnchorOwner | None:
+def read_anchor_owner(mesh: Mesh) -> AnchorOwner | None:
     """Which Certificate owns the anchor; None where none does. Reads no Secret."""
     issuer = certificate_for(
-        cluster.list(CERT_MANAGER, "Certificate", config.namespaces.linkerd), ISSUER_SECRET
+        mesh.cluster.list(CERT_MANAGER, "Certificate", mesh.config.namespaces.linkerd),
+        ISSUER_SECRET,
     )
-    place = signing_secret(cluster, config, issuer) if issuer is not None else None
+    place = signing_secret(mesh, issuer) if issuer is not None else None
     if issuer is None or place is None:
         return None
     namespace, secret = place
-    beside = tuple(cluster.list(CERT_MANAGER, "Certificate", namespace))
+    beside = tuple(mesh.cluster.list(CERT_MANAGER, "Certificate", namespace))
     owner = certificate_for(beside, secret)
     return AnchorOwner(owner, issuer, beside) if owner is not None else None
 
@@ -205,18 +206,18 @@ def lacks(anchor: CertificateInfo, bundle: str, started: datetime | None) -> boo
     return started is not None and started < anchor.not_before
 
 
-def read_certificate_anchor(cluster: Cluster, config: MeshConfig) -> CertificateAnchor | None:
+def read_certificate_anchor(mesh: Mesh) -> CertificateAnchor | None:
     """Reads the layout; None where no Certificate owns the anchor. Changes nothing.
 
     Raises:
         NotReady: cert-manager has not written the anchor yet.
     """
-    found = read_anchor_owner(cluster, config)
+    found = read_anchor_owner(mesh)
     if found is None:
         return None
     owner, issuer, name = found.certificate, found.issuer, found.certificate["spec"]["secretName"]
     namespace: str = owner["metadata"]["namespace"]
-    secret = read_tls_secret(cluster, name, namespace)
+    secret = read_tls_secret(mesh.cluster, name, namespace)
     if secret is None or not secret.certificate:
         raise NotReady(
             f"Secret/{namespace}/{name}",
@@ -225,9 +226,9 @@ def read_certificate_anchor(cluster: Cluster, config: MeshConfig) -> Certificate
             remedy="Look at that Certificate's conditions and cert-manager's log.",
         )
     current = read_certificates(secret.certificate, f"Secret/{namespace}/{name}")[0]
-    signed = read_tls_secret(cluster, ISSUER_SECRET, config.namespaces.linkerd)
-    bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
-    previous, lack = _copy_source(cluster, found, bundle)
+    signed = read_tls_secret(mesh.cluster, ISSUER_SECRET, mesh.config.namespaces.linkerd)
+    bundle = mesh.cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
+    previous, lack = _copy_source(mesh.cluster, found, bundle)
     sources = _sources(bundle)
     inline = [str(source["inLine"]) for source in sources if source.get("inLine")]
     texts = [secret.certificate, previous.certificates if previous else ""]
@@ -241,7 +242,7 @@ def read_certificate_anchor(cluster: Cluster, config: MeshConfig) -> Certificate
         anchor=renewals(owner),
         issuer=renewals(issuer),
         known=join_readable(texts),
-        read_at=cluster.clock(),
+        read_at=mesh.cluster.clock(),
         obstacle=lack or _unfit(owner, secret),
     )
 

@@ -40,6 +40,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
     KeyPair,
@@ -65,7 +66,7 @@ class Issuer:
 
 
 def ensure_self_signed_issuer(
-    cluster: Cluster, config: MeshConfig, anchor: TrustAnchor, store: KeyStore, now: datetime
+    mesh: Mesh, anchor: TrustAnchor, store: KeyStore, now: datetime
 ) -> Issuer:
     """Secret `linkerd-identity-issuer` with an issuer that the anchor signed; adopted if there.
 
@@ -74,37 +75,37 @@ def ensure_self_signed_issuer(
         InvalidInput: there is none, and no key of the anchor to sign one with.
         OwnershipConflict: the Secret is of the form that the linkerd CLI makes.
     """
-    namespace = config.namespaces.linkerd
+    namespace = mesh.config.namespaces.linkerd
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
-    existing = read_tls_secret(cluster, ISSUER_SECRET, namespace)
+    existing = read_tls_secret(mesh.cluster, ISSUER_SECRET, namespace)
     if existing is not None:
-        return Issuer(_check(existing, subject, config, anchor.bundle, now), "adopted")
+        return Issuer(_check(existing, subject, mesh.config, anchor.bundle, now), "adopted")
     pair = _signing_pair(
         store,
         anchor,
         remedy=PROVIDE_KEY,
     )
-    issuer = sign_issuer(pair, config.trust_domain, config.lifetimes.issuer, now)
+    issuer = sign_issuer(pair, mesh.config.trust_domain, mesh.config.lifetimes.issuer, now)
     info = check_issuer(
         issuer.certificate,
         anchor.bundle,
-        config.trust_domain,
+        mesh.config.trust_domain,
         now,
         subject,
-        version=config.linkerd,
+        version=mesh.config.linkerd,
     )
     secret = tls_secret(
         ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
     )
     try:
-        cluster.create(secret)
+        mesh.cluster.create(secret)
     except ApiError as error:
         if error.status != 409:
             raise
         # Another run was faster; what it made must do as well.
-        return ensure_self_signed_issuer(cluster, config, anchor, store, now)
+        return ensure_self_signed_issuer(mesh, anchor, store, now)
     # A control plane that lost its issuer waits for this one.
-    refresh_mounts(cluster, namespace, IDENTITY_PODS)
+    refresh_mounts(mesh.cluster, namespace, IDENTITY_PODS)
     return Issuer(info, "made")
 
 
@@ -175,21 +176,21 @@ def chart_issuer(secret: Object | None) -> Values:
     return {"identity": {"issuer": {"scheme": LINKERD_TLS, "tls": pair}}}
 
 
-def with_kept(cluster: Cluster, config: MeshConfig, chart: Chart, values: Values) -> Values:
+def with_kept(mesh: Mesh, chart: Chart, values: Values) -> Values:
     """A chart's values with what its release made that has to stay: the issuer, the namespace.
 
     Until 2.11 a chart may make its own namespace, which Helm would delete, with everything in it,
     where a later revision does not.
     """
-    names = config.namespaces
+    names = mesh.config.namespaces
     kept: Values = {}
     if "installNamespace" in chart.defaults:
         place = {"linkerd-viz": names.viz, "linkerd-jaeger": names.jaeger}
-        namespace = cluster.get("v1", "Namespace", place.get(chart.name, names.linkerd))
+        namespace = mesh.cluster.get("v1", "Namespace", place.get(chart.name, names.linkerd))
         if namespace is not None and owner_of(namespace).release is not None:
             kept["installNamespace"] = True
     if chart.name in CONTROL_PLANE_CHARTS:
-        secret = cluster.get("v1", "Secret", ISSUER_SECRET, names.linkerd)
+        secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, names.linkerd)
         kept = merge(kept, chart_issuer(secret))
     return merge(values, kept)
 
@@ -254,30 +255,30 @@ def webhook_servers(config: MeshConfig) -> dict[str, dict[str, str]]:
     return servers
 
 
-def webhook_authorities(cluster: Cluster, config: MeshConfig) -> dict[str, str]:
+def webhook_authorities(mesh: Mesh) -> dict[str, str]:
     """The CA certificate (PEM) of each namespace's webhooks, where cert-manager has made it."""
     found: dict[str, str] = {}
-    for namespace in webhook_servers(config):
-        secret = cluster.get("v1", "Secret", f"{WEBHOOK_ISSUER}-tls", namespace)
+    for namespace in webhook_servers(mesh.config):
+        secret = mesh.cluster.get("v1", "Secret", f"{WEBHOOK_ISSUER}-tls", namespace)
         if secret is not None:
             found[namespace] = secret_text(secret).get("tls.crt", "")
     return found
 
 
-def with_webhooks(facts: ClusterFacts, cluster: Cluster, config: MeshConfig) -> ClusterFacts:
+def with_webhooks(facts: ClusterFacts, mesh: Mesh) -> ClusterFacts:
     """Facts with what cert-manager keeps of the webhooks of a cluster, where it is to keep them."""
-    if config.issuer != "cert-manager" or not config.cert_manager.webhook_certificates:
+    if mesh.config.issuer != "cert-manager" or not mesh.config.cert_manager.webhook_certificates:
         return facts
     keepers: dict[str, str] = {}
-    for namespace, servers in webhook_servers(config).items():
-        certificates = list(cluster.list(CERT_MANAGER, "Certificate", namespace))
+    for namespace, servers in webhook_servers(mesh.config).items():
+        certificates = list(mesh.cluster.list(CERT_MANAGER, "Certificate", namespace))
         for certificate, service in servers.items():
             keeper = certificate_for(certificates, f"{service}-k8s-tls")
             if keeper is not None and is_theirs(keeper):
                 keepers[f"{namespace}/{certificate}"] = keeper["metadata"]["name"]
     return replace(
         facts,
-        webhook_authorities=webhook_authorities(cluster, config),
+        webhook_authorities=webhook_authorities(mesh),
         webhook_keepers=keepers,
     )
 
@@ -367,20 +368,20 @@ def _needs(wanted: Object) -> Advice:
     return advice
 
 
-def read_needed(cluster: Cluster, config: MeshConfig) -> list[OwnObject]:
+def read_needed(mesh: Mesh) -> list[OwnObject]:
     """The objects that cert-manager needs on this cluster, in order.
 
     Where somebody else keeps the Certificates that a mesh needs, it needs no issuer of ours; nor
     a certificate of a webhooks' CA whose Secret somebody else made, which cert-manager would
     overwrite.
     """
-    own = {name_of(each.wanted): each for each in own_cert_manager_objects(config)}
-    there = {name: find(cluster, each.wanted) for name, each in own.items()}
+    own = {name_of(each.wanted): each for each in own_cert_manager_objects(mesh.config)}
+    there = {name: find(mesh.cluster, each.wanted) for name, each in own.items()}
     theirs = {name for name, found in there.items() if found is not None and is_theirs(found)}
     authorities = {
         f"Certificate/{namespace}/{WEBHOOK_ISSUER}"
-        for namespace in webhook_servers(config)
-        if _is_given(cluster.get("v1", "Secret", f"{WEBHOOK_ISSUER}-tls", namespace))
+        for namespace in webhook_servers(mesh.config)
+        if _is_given(mesh.cluster.get("v1", "Secret", f"{WEBHOOK_ISSUER}-tls", namespace))
     }
     return needed(list(own.values()), theirs, authorities)
 
@@ -435,12 +436,7 @@ def ready_condition(obj: Object) -> tuple[bool, str]:
 
 
 def ensure_cert_manager_issuer(
-    cluster: Cluster,
-    config: MeshConfig,
-    anchor: TrustAnchor,
-    store: KeyStore,
-    now: datetime,
-    timeout: float,
+    mesh: Mesh, anchor: TrustAnchor, store: KeyStore, now: datetime, timeout: float
 ) -> Issuer:
     """Lets cert-manager sign the issuer and Linkerd's webhook certificates, and waits for it.
 
@@ -456,10 +452,10 @@ def ensure_cert_manager_issuer(
         CertificateError: what cert-manager signed does not chain to the anchor.
     """
     started = time.monotonic()
-    namespace = config.namespaces.linkerd
-    was_there = read_tls_secret(cluster, ISSUER_SECRET, namespace) is not None
-    _, certificate = cert_manager_objects(config)[:2]
-    keeper = find(cluster, certificate)
+    namespace = mesh.config.namespaces.linkerd
+    was_there = read_tls_secret(mesh.cluster, ISSUER_SECRET, namespace) is not None
+    _, certificate = cert_manager_objects(mesh.config)[:2]
+    keeper = find(mesh.cluster, certificate)
     if keeper is None or not is_theirs(keeper):
         _signing_pair(
             store,
@@ -467,9 +463,9 @@ def ensure_cert_manager_issuer(
             remedy="Provide it (trust_anchor.certificate_file and private_key_file), or set issuer "
             "to self-signed.",
         )
-    await_ready(cluster, ensure_own(cluster, read_needed(cluster, config)), timeout)
+    await_ready(mesh.cluster, ensure_own(mesh.cluster, read_needed(mesh)), timeout)
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
-    secret = read_tls_secret(cluster, ISSUER_SECRET, namespace)
+    secret = read_tls_secret(mesh.cluster, ISSUER_SECRET, namespace)
     if secret is None:
         raise NotReady(
             subject,
@@ -479,9 +475,9 @@ def ensure_cert_manager_issuer(
         )
     # cert-manager signed after `now`, and does not set the start of a certificate back.
     after = now + timedelta(seconds=time.monotonic() - started)
-    info = _check(secret, subject, config, anchor.bundle, after)
+    info = _check(secret, subject, mesh.config, anchor.bundle, after)
     if not was_there:
-        refresh_mounts(cluster, namespace, IDENTITY_PODS)
+        refresh_mounts(mesh.cluster, namespace, IDENTITY_PODS)
     return Issuer(info, "adopted" if was_there else "made")
 
 

@@ -18,6 +18,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig, TrustAnchorConfig
 from prefect_linkerd.mesh.errors import ApiError, CertificateError, InvalidInput, OwnershipConflict
 from prefect_linkerd.mesh.helm.ownership import Owner, owner_of
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
     KeyPair,
@@ -363,7 +364,7 @@ class AnchorSnapshot:
     kept_by: str = ""
 
 
-def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore | None) -> AnchorSnapshot:
+def read_snapshot(mesh: Mesh, store: KeyStore | None) -> AnchorSnapshot:
     """Reads what there is; changes nothing.
 
     Args:
@@ -372,20 +373,22 @@ def read_snapshot(cluster: Cluster, config: MeshConfig, store: KeyStore | None) 
     Raises:
         InvalidInput: the provided anchor or the key store cannot be read.
     """
-    namespace = config.namespaces.linkerd
+    namespace = mesh.config.namespaces.linkerd
     kept = store.load() if store is not None else None
     if store is not None and kept is not None:
         check_key_matches(kept.certificate, kept.private_key, store.where)
-    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
-    issuer = read_tls_secret(cluster, ISSUER_SECRET, namespace)
+    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    issuer = read_tls_secret(mesh.cluster, ISSUER_SECRET, namespace)
     trusted: str = (roots or {}).get("data", {}).get("ca-bundle.crt", "")
     return AnchorSnapshot(
         kept=kept.certificate if kept else None,
         trusted=trusted or (issuer.authority if issuer else ""),
-        brought=brought_certificate(config.trust_anchor),
-        has_key=bool(config.trust_anchor.private_key or config.trust_anchor.private_key_file),
+        brought=brought_certificate(mesh.config.trust_anchor),
+        has_key=bool(
+            mesh.config.trust_anchor.private_key or mesh.config.trust_anchor.private_key_file
+        ),
         issuer=issuer.certificate if issuer else None,
-        cluster=cluster_uid(cluster),
+        cluster=cluster_uid(mesh.cluster),
         kept_by=kept.cluster if kept else "",
     )
 
@@ -527,9 +530,7 @@ def _refuse_unless_trusted(
     )
 
 
-def ensure_trust_anchor(
-    cluster: Cluster, config: MeshConfig, store: KeyStore, now: datetime
-) -> TrustAnchor:
+def ensure_trust_anchor(mesh: Mesh, store: KeyStore, now: datetime) -> TrustAnchor:
     """The mesh's root of trust, made and kept first where there is none.
 
     The key is kept before anything uses the certificate, so that a run which dies in between
@@ -539,19 +540,19 @@ def ensure_trust_anchor(
         InvalidInput: the provided, kept or trusted anchor is unfit; nothing was changed.
         OwnershipConflict: the place for the key holds another anchor.
     """
-    snapshot = read_snapshot(cluster, config, store)
-    origin, certificate = decide_trust_anchor(snapshot, config, now, store.where)
+    snapshot = read_snapshot(mesh, store)
+    origin, certificate = decide_trust_anchor(snapshot, mesh.config, now, store.where)
     if certificate is None:
-        made = create_trust_anchor(config.trust_domain, config.lifetimes.anchor, now)
+        made = create_trust_anchor(mesh.config.trust_domain, mesh.config.lifetimes.anchor, now)
         pair = replace(made, cluster=snapshot.cluster)
         store.store_once(pair)
         certificate = pair.certificate
     elif origin == "brought" and snapshot.has_key:
-        key = brought_key(config.trust_anchor, certificate)
+        key = brought_key(mesh.config.trust_anchor, certificate)
         store.store_once(KeyPair(certificate, key, snapshot.cluster))
     bundle = join_bundle([*([snapshot.trusted] if snapshot.trusted else []), certificate])
     info = check_trust_anchor(
-        certificate, config.trust_domain, now, store.where, version=config.linkerd
+        certificate, mesh.config.trust_domain, now, store.where, version=mesh.config.linkerd
     )
     return TrustAnchor(certificate, bundle, info, origin)
 

@@ -14,8 +14,9 @@ from prefect_linkerd.mesh.errors import ChartError
 from prefect_linkerd.mesh.helm.images import rewrite_manifest
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, always, ensure_own
 from prefect_linkerd.mesh.install.namespaces import LABELS
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING, Workload
+from prefect_linkerd.mesh.mesh import Mesh
 
 
 def load_manifest(location: str) -> list[Object]:
@@ -129,15 +130,15 @@ def own_emojivoto(config: MeshConfig) -> list[OwnObject]:
     ]
 
 
-def ensure_emojivoto(cluster: Cluster, config: MeshConfig) -> list[Workload]:
+def ensure_emojivoto(mesh: Mesh) -> list[Workload]:
     """Applies the application; its workloads, to be waited for.
 
     Raises:
         ChartError: the manifest cannot be read.
         OwnershipConflict: somebody else's emojivoto is there; nothing was written.
     """
-    objects = own_emojivoto(config)
-    ensure_own(cluster, objects)
+    objects = own_emojivoto(mesh.config)
+    ensure_own(mesh.cluster, objects)
     return [
         (kind, own.wanted["metadata"]["namespace"], own.wanted["metadata"]["name"])
         for own in objects

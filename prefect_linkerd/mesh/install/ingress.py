@@ -24,7 +24,8 @@ from prefect_linkerd.mesh.helm.own_objects import (
     unless_it_says,
 )
 from prefect_linkerd.mesh.install.namespaces import LABELS
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.mesh import Mesh
 
 API_VERSIONS = ("traefik.io/v1alpha1", "traefik.containo.us/v1alpha1")
 """Traefik's API groups, the one to be preferred first (the second is Traefik 2's)."""
@@ -170,29 +171,29 @@ def _has_dashboard(config: MeshConfig) -> bool:
     return bool(config.viz.enabled and config.viz.dashboard.host)
 
 
-def ensure_ingress(cluster: Cluster, config: MeshConfig) -> list[Object]:
+def ensure_ingress(mesh: Mesh) -> list[Object]:
     """Applies the routes, and makes the dashboard's password once.
 
     Raises:
         InvalidInput: the cluster serves none of Traefik's APIs.
         OwnershipConflict: somebody else's is in the way of one; nothing was written.
     """
-    objects = own_ingress(config, choose_api_version(cluster.api_versions()))
-    if _has_dashboard(config):
-        for theirs in read_foreign(cluster, objects):
+    objects = own_ingress(mesh.config, choose_api_version(mesh.cluster.api_versions()))
+    if _has_dashboard(mesh.config):
+        for theirs in read_foreign(mesh.cluster, objects):
             raise conflict(theirs)
-        _ensure_password(cluster, config)
-    ensure_own(cluster, objects)
+        _ensure_password(mesh)
+    ensure_own(mesh.cluster, objects)
     return [own.wanted for own in objects]
 
 
-def _ensure_password(cluster: Cluster, config: MeshConfig) -> None:
+def _ensure_password(mesh: Mesh) -> None:
     """Secret web-ingress-auth: `users` for Traefik, `username` and `password` for people.
 
     An existing one stays, unless the configuration names another user or password.
     """
-    dashboard, own = config.viz.dashboard, own_password(config)
-    existing = find(cluster, own.wanted)
+    dashboard, own = mesh.config.viz.dashboard, own_password(mesh.config)
+    existing = find(mesh.cluster, own.wanted)
     if (theirs := foreign(own, existing)) is not None:
         if theirs.remedy:
             raise conflict(theirs)
@@ -216,10 +217,10 @@ def _ensure_password(cluster: Cluster, config: MeshConfig) -> None:
         "data": {key: base64.b64encode(text.encode()).decode() for key, text in content.items()},
     }
     if existing is not None:
-        cluster.apply(secret)
+        mesh.cluster.apply(secret)
         return
     try:
-        cluster.create(secret)
+        mesh.cluster.create(secret)
     except ApiError as error:
         # Another run was faster; its password is as good.
         if error.status != 409:

@@ -9,8 +9,9 @@ from prefect_linkerd.mesh.errors import OwnershipConflict
 from prefect_linkerd.mesh.helm.ownership import Owner, Role, decide, owner_of, refuse_theirs
 from prefect_linkerd.mesh.helm.records import RESOURCE_POLICY
 from prefect_linkerd.mesh.helm.values import load_extra_values, merge
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.mesh import Mesh
 
 LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 EXTERNAL_PROMETHEUS = "viz.linkerd.io/external-prometheus"
@@ -116,17 +117,17 @@ def refuse_namespace(wanted: Object, found: Object, owner: Owner) -> OwnershipCo
     )
 
 
-def ensure_namespaces(cluster: Cluster, config: MeshConfig) -> list[str]:
+def ensure_namespaces(mesh: Mesh) -> list[str]:
     """Makes or fixes every namespace; the names of those that were not as they should be.
 
     Raises:
         OwnershipConflict: one belongs to somebody else and lacks what Linkerd needs.
     """
     changed: list[str] = []
-    for wanted in namespaces(config):
+    for wanted in namespaces(mesh.config):
         name: str = wanted["metadata"]["name"]
-        before = cluster.get("v1", "Namespace", name)
-        owner = foreign_owner(wanted, before, config)
+        before = mesh.cluster.get("v1", "Namespace", name)
+        owner = foreign_owner(wanted, before, mesh.config)
         if before is not None and owner is not None:
             if lacks(wanted, before):
                 raise refuse_namespace(wanted, before, owner)
@@ -134,7 +135,7 @@ def ensure_namespaces(cluster: Cluster, config: MeshConfig) -> list[str]:
         if before is not None and owner_of(before).release is not None:
             # Helm deletes what a later revision does not make, and everything in it.
             wanted["metadata"]["annotations"][RESOURCE_POLICY] = "keep"
-        after = cluster.apply(wanted)
+        after = mesh.cluster.apply(wanted)
         if before is None or _version(before) != _version(after):
             changed.append(name)
     return changed

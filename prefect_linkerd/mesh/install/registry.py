@@ -8,7 +8,8 @@ import json
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, ensure_own, unless_it_says
 from prefect_linkerd.mesh.install.namespaces import LABELS, namespaces
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.mesh import Mesh
 
 
 def pull_secret(config: MeshConfig, namespace: str) -> Object | None:
@@ -46,10 +47,10 @@ def own_pull_secrets(config: MeshConfig) -> list[OwnObject]:
     ]
 
 
-def ensure_pull_secrets(cluster: Cluster, config: MeshConfig) -> None:
+def ensure_pull_secrets(mesh: Mesh) -> None:
     """Makes the pull secrets, or brings them to the configured log-in.
 
     Raises:
         OwnershipConflict: one is somebody else's, with another log-in.
     """
-    ensure_own(cluster, own_pull_secrets(config))
+    ensure_own(mesh.cluster, own_pull_secrets(mesh.config))

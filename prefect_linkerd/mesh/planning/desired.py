@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError
-from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, charts_of
+from prefect_linkerd.mesh.helm.charts import Chart, charts_of
 from prefect_linkerd.mesh.helm.client import DesiredRelease, desired_release
 from prefect_linkerd.mesh.helm.installed import MeshReleases
 from prefect_linkerd.mesh.helm.ownership import owner_of
@@ -18,8 +18,9 @@ from prefect_linkerd.mesh.helm.values import ClusterFacts, Values, values_for
 from prefect_linkerd.mesh.identity.issuer import with_kept, with_webhooks
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.install.dependencies import Dependency, own_release, wanted_version
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import gateway_api_owner
 
 BUNDLE_VALUE = "identityTrustAnchorsPEM"
@@ -27,15 +28,13 @@ BUNDLE_VALUE = "identityTrustAnchorsPEM"
 
 
 def wanted_releases(
-    cluster: Cluster,
-    config: MeshConfig,
-    catalog: ChartCatalog,
+    mesh: Mesh,
     *,
     kubernetes: str,
     api_versions: frozenset[str],
     crds: Mapping[str, Object],
     releases: Sequence[Release],
-    mesh: MeshReleases,
+    installed: MeshReleases,
     trust_bundle: str,
 ) -> tuple[DesiredRelease, ...]:
     """What bootstrap would bring each release to; cert-manager and Traefik where they are ours.
@@ -47,18 +46,16 @@ def wanted_releases(
     Raises:
         ChartError: a chart source cannot be read or lacks a chart.
     """
-    owner = gateway_api_owner(crds.values(), config, mesh)
+    owner = gateway_api_owner(crds.values(), mesh.config, installed)
     facts = ClusterFacts(kubernetes, api_versions, owner)
-    return wanted_on(cluster, config, catalog, facts, releases, mesh, trust_bundle)
+    return wanted_on(mesh, facts, releases, installed, trust_bundle)
 
 
 def wanted_on(
-    cluster: Cluster,
-    config: MeshConfig,
-    catalog: ChartCatalog,
+    mesh: Mesh,
     facts: ClusterFacts,
     releases: Sequence[Release],
-    mesh: MeshReleases,
+    installed: MeshReleases,
     trust_bundle: str,
     new: Iterable[Dependency] = (),
 ) -> tuple[DesiredRelease, ...]:
@@ -67,28 +64,24 @@ def wanted_on(
     Args:
         new: the dependencies that would be installed.
     """
-    facts = with_webhooks(facts, cluster, config)
-    charts = [(catalog.find(name), trust_bundle, mesh.ref(name)) for name in charts_of(config)]
-    for name in dependencies_of(config):
-        own = own_release(name, config, releases)
+    facts = with_webhooks(facts, mesh)
+    charts = [
+        (mesh.charts.find(name), trust_bundle, installed.ref(name))
+        for name in charts_of(mesh.config)
+    ]
+    for name in dependencies_of(mesh.config):
+        own = own_release(name, mesh.config, releases)
         if own is not None:
-            chart = catalog.find(name, version=wanted_version(name, config, own))
+            chart = mesh.charts.find(name, version=wanted_version(name, mesh.config, own))
             charts.append((chart, "", own.ref))
         elif name in new:
-            chart = catalog.find(name, version=wanted_version(name, config, None))
+            chart = mesh.charts.find(name, version=wanted_version(name, mesh.config, None))
             charts.append((chart, "", None))
-    return tuple(
-        wanted_release(cluster, config, chart, facts, bundle, at) for chart, bundle, at in charts
-    )
+    return tuple(wanted_release(mesh, chart, facts, bundle, at) for chart, bundle, at in charts)
 
 
 def wanted_release(
-    cluster: Cluster,
-    config: MeshConfig,
-    chart: Chart,
-    facts: ClusterFacts,
-    trust_bundle: str,
-    at: ReleaseRef | None,
+    mesh: Mesh, chart: Chart, facts: ClusterFacts, trust_bundle: str, at: ReleaseRef | None
 ) -> DesiredRelease:
     """The release of one chart, with what the cluster's has to keep and what is unsafe about it.
 
@@ -98,17 +91,15 @@ def wanted_release(
     Raises:
         InvalidInput: a values file cannot be read.
     """
-    values = values_for(chart, config, facts, trust_bundle=trust_bundle)
-    values = with_kept(cluster, config, chart, values)
-    if at is not None and _is_undeclared(cluster, config, chart, values, at):
+    values = values_for(chart, mesh.config, facts, trust_bundle=trust_bundle)
+    values = with_kept(mesh, chart, values)
+    if at is not None and _is_undeclared(mesh, chart, values, at):
         values = {key: value for key, value in values.items() if key != BUNDLE_VALUE}
-    unsafe = unsafe_values(chart.name, config, values)
-    return replace(desired_release(config, chart, values, at), unsafe=tuple(unsafe))
+    unsafe = unsafe_values(chart.name, mesh.config, values)
+    return replace(desired_release(mesh.config, chart, values, at), unsafe=tuple(unsafe))
 
 
-def _is_undeclared(
-    cluster: Cluster, config: MeshConfig, chart: Chart, values: Values, at: ReleaseRef
-) -> bool:
+def _is_undeclared(mesh: Mesh, chart: Chart, values: Values, at: ReleaseRef) -> bool:
     """Whether trust-manager keeps the trust bundle, and the release has never declared it.
 
     Linkerd's documentation installs such a release without the value. Once declared, it would be
@@ -119,11 +110,11 @@ def _is_undeclared(
         isinstance(identity, dict) and cast("Values", identity).get("externalCA")
     ):
         return False
-    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
+    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd)
     if roots is None or owner_of(roots).by != "trust-manager":
         return False
     try:
-        release = read_release(cluster, at.name, at.namespace)
+        release = read_release(mesh.cluster, at.name, at.namespace)
     except ApiError as error:
         # Records in a namespace that this identity may not read: somebody else's release.
         if error.status != 403:

@@ -23,10 +23,11 @@ from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET
 from prefect_linkerd.mesh.install.dependencies import own_release
 from prefect_linkerd.mesh.install.namespaces import foreign_owner, lacks, namespaces
 from prefect_linkerd.mesh.install.registry import pull_secrets
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import is_ready
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, Permission, denied, in_words
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, CRDS_CHARTS, release_facts
+from prefect_linkerd.mesh.mesh import Mesh
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """Linkerd's own bound. Source: linkerd2 `pkg/healthcheck`, `AllowedClockSkew`."""
@@ -57,8 +58,8 @@ NOTHING = MeshReleases({}, {})
 class PreflightSnapshot:
     """What preflight looks at. `denied` are the permissions that the identity lacks.
 
-    `releases` are those of the whole cluster, `mesh` the mesh's own among them; `issuer_owner` is
-    who owns the issuer's Secret.
+    `releases` are those of the whole cluster, `installed` the mesh's own among them; `issuer_owner`
+    is who owns the issuer's Secret.
     """
 
     facts: ClusterFacts
@@ -70,7 +71,7 @@ class PreflightSnapshot:
     terminating: tuple[str, ...]
     unready_nodes: int
     nodes: int
-    mesh: MeshReleases = NOTHING
+    installed: MeshReleases = NOTHING
     foreign_namespaces: tuple[ForeignNamespace, ...] = ()
     issuer_owner: Owner | None = None
 
@@ -207,27 +208,25 @@ def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
     return found
 
 
-def denied_permissions(
-    cluster: Cluster, config: MeshConfig, more: Iterable[Permission] = ()
-) -> tuple[Permission, ...]:
+def denied_permissions(mesh: Mesh, more: Iterable[Permission] = ()) -> tuple[Permission, ...]:
     """What of it this identity may not do.
 
     Args:
         more: permissions that are asked for as well.
     """
-    found = denied(cluster, [*permissions(config), *more])
+    found = denied(mesh.cluster, [*permissions(mesh.config), *more])
     create = Permission("create", "namespaces")
-    if create in found and _all_there(cluster, config):
+    if create in found and _all_there(mesh):
         found.remove(create)
     return tuple(found)
 
 
-def _all_there(cluster: Cluster, config: MeshConfig) -> bool:
+def _all_there(mesh: Mesh) -> bool:
     """Whether a narrow role's namespaces were made before, as its bindings need them."""
     try:
         return all(
-            cluster.get("v1", "Namespace", namespace["metadata"]["name"])
-            for namespace in namespaces(config)
+            mesh.cluster.get("v1", "Namespace", namespace["metadata"]["name"])
+            for namespace in namespaces(mesh.config)
         )
     except ApiError:
         return False
@@ -239,19 +238,16 @@ _GATEWAY_GROUP = "gateway.networking.k8s.io"
 
 
 def read_preflight(
-    cluster: Cluster,
-    config: MeshConfig,
-    releases: Sequence[Release],
-    more: Iterable[Permission] = (),
+    mesh: Mesh, releases: Sequence[Release], more: Iterable[Permission] = ()
 ) -> PreflightSnapshot:
     """Reads what preflight looks at.
 
     Args:
         more: permissions that are needed beside those of the mesh's releases.
     """
-    server_clock, local_clock = cluster.clock(), datetime.now(UTC)
-    lacking = denied_permissions(cluster, config, more)
-    crds = list(cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"))
+    server_clock, local_clock = mesh.cluster.clock(), datetime.now(UTC)
+    lacking = denied_permissions(mesh, more)
+    crds = list(mesh.cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"))
     owned = [
         Owned(name_of(crd), owner_of(crd), frozenset[str](CRDS_CHARTS))
         for crd in crds
@@ -262,17 +258,19 @@ def read_preflight(
         ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
         ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
     ):
-        for obj in cluster.list(api_version, kind, labels="linkerd.io/control-plane-ns"):
+        for obj in mesh.cluster.list(api_version, kind, labels="linkerd.io/control-plane-ns"):
             charts_of_it = frozenset[str](CONTROL_PLANE_CHARTS)
             owned.append(Owned(name_of(obj), owner_of(obj), charts_of_it))
-    nodes = list(cluster.list("v1", "Node"))
-    wanted = {str(name) for name in config.namespaces.model_dump().values()}
-    there = {obj["metadata"]["name"]: obj for obj in cluster.list("v1", "Namespace")}
-    mesh = read_mesh_releases(cluster, config, releases)
-    issuer = cluster.get("v1", "Secret", ISSUER_SECRET, config.namespaces.linkerd)
+    nodes = list(mesh.cluster.list("v1", "Node"))
+    wanted = {str(name) for name in mesh.config.namespaces.model_dump().values()}
+    there = {obj["metadata"]["name"]: obj for obj in mesh.cluster.list("v1", "Namespace")}
+    installed = read_mesh_releases(mesh.cluster, mesh.config, releases)
+    issuer = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, mesh.config.namespaces.linkerd)
     return PreflightSnapshot(
         facts=ClusterFacts(
-            cluster.version(), cluster.api_versions(), gateway_api_owner(crds, config, mesh)
+            mesh.cluster.version(),
+            mesh.cluster.api_versions(),
+            gateway_api_owner(crds, mesh.config, installed),
         ),
         server_clock=server_clock,
         local_clock=local_clock,
@@ -286,8 +284,8 @@ def read_preflight(
         ),
         unready_nodes=sum(not is_ready(node) for node in nodes),
         nodes=len(nodes),
-        mesh=mesh,
-        foreign_namespaces=tuple(_foreign_namespaces(config, there)),
+        installed=installed,
+        foreign_namespaces=tuple(_foreign_namespaces(mesh.config, there)),
         issuer_owner=owner_of(issuer) if issuer is not None else None,
     )
 
@@ -302,12 +300,12 @@ def _foreign_namespaces(
             yield ForeignNamespace(name_of(wanted), owner, tuple(lacking))
 
 
-def gateway_api_owner(crds: Iterable[Object], config: MeshConfig, mesh: MeshReleases) -> str:
+def gateway_api_owner(crds: Iterable[Object], config: MeshConfig, installed: MeshReleases) -> str:
     """Who owns the Gateway API's CRDs, as `ClusterFacts` has it; the mesh's own by its chart."""
     # Somebody else's first: a mixture must not be overwritten.
     own = f"{config.namespaces.linkerd}/linkerd-crds"
     owners = [owner_of(crd) for crd in crds if crd["spec"]["group"] == _GATEWAY_GROUP]
-    ref = mesh.ref("linkerd-crds")
+    ref = installed.ref("linkerd-crds")
     names = [
         own if ref is not None and owner.release == ref else str(owner.release or owner)
         for owner in owners
@@ -412,7 +410,7 @@ def _owners(
     """CRDs and cluster-wide objects of Linkerd that are not this mesh's own releases'."""
     installing = {chart.name for chart in charts}
     own = {ReleaseRef(name, config.namespaces.linkerd) for name in installing}
-    own |= {ref for name in installing if (ref := snapshot.mesh.ref(name)) is not None}
+    own |= {ref for name in installing if (ref := snapshot.installed.ref(name)) is not None}
     foreign: dict[tuple[str, str], list[str]] = {}
     for item in snapshot.owned:
         # A release that something else drives is named by `_driven`.
@@ -455,7 +453,7 @@ def _driven(snapshot: PreflightSnapshot, charts: Sequence[Chart]) -> list[Findin
         # 2.11's release, of which an upgrade makes two.
         planned.add("linkerd2")
     found: dict[str, list[str]] = {}
-    for part, owner in snapshot.mesh.owners.items():
+    for part, owner in snapshot.installed.owners.items():
         if part in planned and owner.reconciles:
             found.setdefault(str(owner), []).append(part)
     return [
@@ -509,7 +507,7 @@ def _releases(
     """Releases that bootstrap must not touch: of another mesh, or of another Linkerd version."""
     found: list[Finding] = []
     wanted = {chart.name: chart for chart in charts}
-    own = {release.ref for release in snapshot.mesh.releases.values()}
+    own = {release.ref for release in snapshot.installed.releases.values()}
     for name in ("cert-manager", "traefik"):
         if (dependency := own_release(name, config, snapshot.releases)) is not None:
             own.add(dependency.ref)

@@ -19,7 +19,7 @@ from prefect_linkerd.mesh.helm.chart_changes import (
     own_folder_crds,
 )
 from prefect_linkerd.mesh.helm.charts import Chart, ChartName, folder_crds
-from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
+from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.records import ReleaseRef, Revision
 from prefect_linkerd.mesh.helm.values import (
     FIELDS,
@@ -33,6 +33,7 @@ from prefect_linkerd.mesh.helm.values import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.kubernetes.manifests import read_yaml
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.chart_split import CONTROL_PLANE, OLD
 from prefect_linkerd.mesh.planning.losses import ReleaseChange
 
@@ -78,10 +79,8 @@ class Comparison:
 
 
 def read_changes(
-    cluster: Cluster,
-    helm: Helm,
+    mesh: Mesh,
     source: MeshConfig,
-    config: MeshConfig,
     comparisons: Sequence[Comparison],
     facts: ClusterFacts,
     *,
@@ -105,17 +104,15 @@ def read_changes(
     own |= {c.before.ref for c in comparisons if c.before is not None}
 
     def read(comparison: Comparison) -> ReleaseChange:
-        return _change(cluster, helm, source, config, comparison, facts, own, keeps_crds)
+        return _change(mesh, source, comparison, facts, own, keeps_crds)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         return list(pool.map(read, comparisons))
 
 
 def _change(
-    cluster: Cluster,
-    helm: Helm,
+    mesh: Mesh,
     source: MeshConfig,
-    config: MeshConfig,
     comparison: Comparison,
     facts: ClusterFacts,
     own: Collection[ReleaseRef],
@@ -127,17 +124,19 @@ def _change(
     rendered: Sequence[Object] = before.manifest if before is not None else ()
     objects: tuple[Any, ...] = ()
     if not comparison.is_settled:
-        crds = own_folder_crds(cluster, chart)
+        crds = own_folder_crds(mesh.cluster, chart)
         theirs = {crd["metadata"]["name"] for crd in folder_crds(chart) if crd not in crds}
         rendered = [
             obj
-            for obj in helm.render(chart, desired.name, desired.namespace, desired.values, facts)
+            for obj in mesh.helm.render(
+                chart, desired.name, desired.namespace, desired.values, facts
+            )
             if obj["kind"] != CRD or obj["metadata"]["name"] not in theirs
         ]
-        if before is not None or cluster.get("v1", "Namespace", desired.namespace):
+        if before is not None or mesh.cluster.get("v1", "Namespace", desired.namespace):
             objects = tuple(
                 object_changes(
-                    cluster,
+                    mesh.cluster,
                     desired.namespace,
                     # Helm keeps no owner of a folder's CRDs, so none of them is new to it.
                     (*comparison.present, *crds),
@@ -153,7 +152,7 @@ def _change(
         is_ours=comparison.is_ours,
         defaults=chart.defaults,
         values=desired.values,
-        extra=merge(*load_extra_values(extra_of(chart.name, config))),
+        extra=merge(*load_extra_values(extra_of(chart.name, mesh.config))),
         computed=computed_values(present, source, facts) if present is not None else {},
         own_keys=own_keys(present, source, facts) if present is not None else frozenset(),
         objects=objects,

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from urllib.parse import urlencode
 
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import (
     ApiError,
     InvalidInput,
@@ -30,12 +29,13 @@ from prefect_linkerd.mesh.helm.own_objects import (
 from prefect_linkerd.mesh.install.injection import proxy_of
 from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.install.registry import pull_secret
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, denied, in_words
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
 from prefect_linkerd.mesh.load.fuse import Fuse, clear_leftovers
 from prefect_linkerd.mesh.load.workloads import labelled, program, service
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe.counts import (
     SETTLED,
     SHOWN,
@@ -165,20 +165,19 @@ class AskingProbe(Probe):
 
     def __init__(
         self,
-        cluster: Cluster,
-        config: MeshConfig,
+        mesh: Mesh,
         options: ProbeOptions,
         *,
         say: Say,
         on_progress: OnProgress,
     ) -> None:
         super().__init__()
-        self._cluster, self._config, self._options = cluster, config, options
+        self._mesh, self._options = mesh, options
         self._say, self._on_progress = say, on_progress
         self._id = secrets.token_hex(4)
         self._place: str = options.namespace or namespace()["metadata"]["name"]
         self._labels = {**LABELS, PROBE.run_label: self._id}
-        self._fuse = Fuse(cluster, PROBE, self._id, self._place, self._labels)
+        self._fuse = Fuse(mesh.cluster, PROBE, self._id, self._place, self._labels)
         self._is_lit = False
         self._generations = Generations()
         self._ledger = Ledger()
@@ -199,7 +198,7 @@ class AskingProbe(Probe):
         """
         try:
             self._ensure_place()
-            for run in clear_leftovers(self._cluster, PROBE, self._place):
+            for run in clear_leftovers(self._mesh.cluster, PROBE, self._place):
                 self._say(f"Removed what probe {run} left, whose run died")
             self._fuse.__enter__()
             self._is_lit = True
@@ -245,7 +244,7 @@ class AskingProbe(Probe):
     def _ensure_place(self) -> None:
         if self._options.namespace is not None:
             self._require(creates=False)
-            if self._cluster.get("v1", "Namespace", self._place) is None:
+            if self._mesh.cluster.get("v1", "Namespace", self._place) is None:
                 raise InvalidInput(
                     f"Namespace/{self._place}",
                     expected="it to exist, as probe.namespace names it",
@@ -254,14 +253,14 @@ class AskingProbe(Probe):
                 )
             return
         wanted = namespace()
-        found = self._await_place(find(self._cluster, wanted))
+        found = self._await_place(find(self._mesh.cluster, wanted))
         remedy = f"Name another namespace (probe.namespace), {TURN_OFF}."
         if (theirs := foreign(OwnObject(wanted, always(remedy)), found)) is not None:
             raise conflict(theirs)
         self._require(creates=found is None)
         if found is None:
             wanted["metadata"]["labels"][MADE_LABEL] = "true"
-            self._cluster.apply(wanted)
+            self._mesh.cluster.apply(wanted)
 
     def _await_place(self, found: Object | None) -> Object | None:
         """The namespace, once it is not going any more: a run before this one has ended."""
@@ -275,12 +274,12 @@ class AskingProbe(Probe):
                     remedy=f"Look at its conditions; name another (probe.namespace), {TURN_OFF}.",
                 )
             time.sleep(1.0)
-            found = self._cluster.get("v1", "Namespace", self._place)
+            found = self._mesh.cluster.get("v1", "Namespace", self._place)
         return found
 
     def _require(self, *, creates: bool) -> None:
         asked = probe_permissions(self._place, creates=creates, pulls=self._pulls)
-        if lacking := denied(self._cluster, asked):
+        if lacking := denied(self._mesh.cluster, asked):
             raise PreflightFailed(
                 "permissions of the probe",
                 expected="all that it does, before anything changes",
@@ -290,30 +289,30 @@ class AskingProbe(Probe):
 
     @property
     def _pulls(self) -> bool:
-        return pull_secret(self._config, self._place) is not None
+        return pull_secret(self._mesh.config, self._place) is not None
 
     def _ensure_pull_secret(self) -> None:
-        wanted = pull_secret(self._config, self._place)
-        if wanted is not None and find(self._cluster, wanted) is None:
+        wanted = pull_secret(self._mesh.config, self._place)
+        if wanted is not None and find(self._mesh.cluster, wanted) is None:
             wanted["metadata"]["ownerReferences"] = [self._fuse.reference()]
-            self._cluster.apply(wanted)
+            self._mesh.cluster.apply(wanted)
 
     def _remove_place(self) -> None:
         """Deletes a namespace that a run has created, if nobody else has put anything there."""
         if self._options.namespace is not None:
             return
-        found = self._cluster.get("v1", "Namespace", self._place)
+        found = self._mesh.cluster.get("v1", "Namespace", self._place)
         if found is None or MADE_LABEL not in found["metadata"].get("labels", {}):
             return
         for api_version, kind in _OTHERS:
-            if any(self._cluster.list(api_version, kind, self._place, metadata_only=True)):
+            if any(self._mesh.cluster.list(api_version, kind, self._place, metadata_only=True)):
                 self._say(f"Namespace/{self._place} stays: there is a {kind} in it")
                 return
-        for obj in self._cluster.list("v1", "ConfigMap", self._place, metadata_only=True):
+        for obj in self._mesh.cluster.list("v1", "ConfigMap", self._place, metadata_only=True):
             if obj["metadata"]["name"] != _IN_EVERY_NAMESPACE:
                 self._say(f"Namespace/{self._place} stays: {name_of(obj)} is in it")
                 return
-        self._cluster.delete("v1", "Namespace", self._place)
+        self._mesh.cluster.delete("v1", "Namespace", self._place)
 
     # Generations
 
@@ -325,7 +324,7 @@ class AskingProbe(Probe):
         obj = labelled(obj, self._labels)
         obj["metadata"]["ownerReferences"] = [self._fuse.reference()]
         remedy = "Run again: the next run has other names."
-        ensure_own(self._cluster, [OwnObject(obj, always(remedy))])
+        ensure_own(self._mesh.cluster, [OwnObject(obj, always(remedy))])
 
     def is_own(self, pod: Pod) -> bool:
         return pod.namespace == self._place and pod.labels.get(PROBE.run_label) == self._id
@@ -349,12 +348,12 @@ class AskingProbe(Probe):
         selector = {PROBE.run_label: self._id, GENERATION_LABEL: made.name}
         name = self._name(made.name)
         self._own(service(name, self._place, selector))
-        host = f"{self._name('{}')}.{self._place}.svc.{self._config.cluster_domain}"
+        host = f"{self._name('{}')}.{self._place}.svc.{self._mesh.config.cluster_domain}"
         self._own(
             generation(
                 name,
                 self._place,
-                self._config,
+                self._mesh.config,
                 self._options,
                 made.name,
                 all_of_them.names,
@@ -365,7 +364,7 @@ class AskingProbe(Probe):
         )
         workload, timeout = ("Deployment", self._place, name), self._options.timeout_seconds
         try:
-            await_rollouts(self._cluster, [workload], timeout, self._on_progress, every=0.5)
+            await_rollouts(self._mesh.cluster, [workload], timeout, self._on_progress, every=0.5)
         except NotReady as error:
             raise NotReady(
                 error.subject,
@@ -398,8 +397,8 @@ class AskingProbe(Probe):
         older = tuple(older)
         for each in older:
             name = self._name(each.name)
-            self._cluster.delete("v1", "Service", name, self._place)
-            self._cluster.delete("apps/v1", "Deployment", name, self._place)
+            self._mesh.cluster.delete("v1", "Service", name, self._place)
+            self._mesh.cluster.delete("apps/v1", "Deployment", name, self._place)
         deadline = time.monotonic() + GONE_WITHIN_SECONDS
         while left := self._pods(older):
             if time.monotonic() > deadline:
@@ -417,7 +416,7 @@ class AskingProbe(Probe):
         labels = f"{PROBE.run_label}={self._id}"
         return [
             pod
-            for pod in self._cluster.list("v1", "Pod", self._place, labels=labels)
+            for pod in self._mesh.cluster.list("v1", "Pod", self._place, labels=labels)
             if pod["metadata"]["labels"].get(GENERATION_LABEL) in names
         ]
 
@@ -449,7 +448,7 @@ class AskingProbe(Probe):
     def _failed(self, where: str, found: str) -> RequestsFailed:
         allowed = self._options.allowed_failures
         return RequestsFailed(
-            f"mesh {self._config.name}, {where}",
+            f"mesh {self._mesh.config.name}, {where}",
             expected=f"at most {allowed} failed requests between the probe's meshed pods"
             if allowed
             else "no failed request between the probe's meshed pods",
@@ -518,7 +517,7 @@ class AskingProbe(Probe):
             name, is_leaving = pod["metadata"]["name"], _generation_of(pod) not in asked
             path = f"/api/v1/namespaces/{self._place}/pods/{name}:{RESULTS_PORT}/proxy/ask"
             try:
-                answer, _ = self._cluster.request(
+                answer, _ = self._mesh.cluster.request(
                     "GET",
                     path if is_leaving else f"{path}?{query}",
                     subject=name_of(pod),
@@ -543,7 +542,7 @@ class AskingProbe(Probe):
         names = ", ".join(self._generations.names)
         reasons = "; ".join(f"Pod/{self._place}/{name}: {why}" for name, why in silent.items())
         return NotReady(
-            f"probe of mesh {self._config.name}",
+            f"probe of mesh {self._mesh.config.name}",
             expected=f"a client of each generation ({names}) to be heard through the API server's "
             "pod proxy",
             found=reasons or "no running pod of one of them",
@@ -572,8 +571,7 @@ def _no_progress(_ready: int, _wanted: int, _text: str) -> None:
 
 
 def start_probe(
-    cluster: Cluster,
-    config: MeshConfig,
+    mesh: Mesh,
     options: ProbeOptions,
     *,
     say: Say = _silent,
@@ -587,7 +585,7 @@ def start_probe(
     if not options.enabled:
         return Probe("the probe is off (probe.enabled)")
     try:
-        nodes = list(cluster.list("v1", "Node"))
+        nodes = list(mesh.cluster.list("v1", "Node"))
     except ApiError as error:
         if error.status != 403:
             raise
@@ -599,6 +597,6 @@ def start_probe(
         ) from None
     if not runs_pods(nodes):
         return Probe(SIMULATED)
-    probe = AskingProbe(cluster, config, options, say=say, on_progress=on_progress)
+    probe = AskingProbe(mesh, options, say=say, on_progress=on_progress)
     probe.start()
     return probe

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, OwnershipConflict
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.mesh import Mesh
 
 NAME = "prefect-linkerd-upgrade"
 KEY = "upgrade.json"
@@ -57,28 +58,28 @@ class UpgradeRecord(BaseModel):
         return next((release for release in self.releases if release.stands_for == part), None)
 
 
-def read_record(cluster: Cluster, config: MeshConfig) -> UpgradeRecord | None:
+def read_record(mesh: Mesh) -> UpgradeRecord | None:
     """The upgrade that is in progress, or None."""
-    found = cluster.get("v1", "ConfigMap", NAME, config.namespaces.linkerd)
+    found = mesh.cluster.get("v1", "ConfigMap", NAME, mesh.config.namespaces.linkerd)
     return UpgradeRecord.model_validate_json(found["data"][KEY]) if found is not None else None
 
 
-def begin(cluster: Cluster, config: MeshConfig, record: UpgradeRecord) -> UpgradeRecord:
+def begin(mesh: Mesh, record: UpgradeRecord) -> UpgradeRecord:
     """Writes the record of a new upgrade; the one that is there, where it has the same target.
 
     Raises:
         OwnershipConflict: an upgrade to another version is in progress.
     """
     try:
-        cluster.create(_config_map(config, record))
+        mesh.cluster.create(_config_map(mesh.config, record))
     except ApiError as error:
         if error.status != 409:
             raise
     else:
         return record
-    found = read_record(cluster, config)
+    found = read_record(mesh)
     if found is None or found.target != record.target:
-        raise another_target(config, found)
+        raise another_target(mesh.config, found)
     return found
 
 
@@ -110,14 +111,14 @@ def changed_meanwhile(
     )
 
 
-def write_record(cluster: Cluster, config: MeshConfig, record: UpgradeRecord) -> UpgradeRecord:
-    cluster.apply(_config_map(config, record))
+def write_record(mesh: Mesh, record: UpgradeRecord) -> UpgradeRecord:
+    mesh.cluster.apply(_config_map(mesh.config, record))
     return record
 
 
-def end(cluster: Cluster, config: MeshConfig) -> None:
+def end(mesh: Mesh) -> None:
     """Deletes the record: the upgrade is done, there or back."""
-    cluster.delete("v1", "ConfigMap", NAME, config.namespaces.linkerd)
+    mesh.cluster.delete("v1", "ConfigMap", NAME, mesh.config.namespaces.linkerd)
 
 
 def _config_map(config: MeshConfig, record: UpgradeRecord) -> Object:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, NotReady
-from prefect_linkerd.mesh.helm.charts import Chart
-from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.identity.issuer import check_issuer_secret
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret, read_tls_secret
-from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
 from prefect_linkerd.mesh.probe.counts import Outcome
 from prefect_linkerd.mesh.probe.run import Probe
@@ -53,24 +49,7 @@ class IssuerRotation:
     requests: Outcome = NO_REQUESTS
 
 
-@dataclass(frozen=True)
-class ReleaseWriter:
-    """How the control plane's release is written, where its chart makes the issuer.
-
-    `find_chart` finds the control plane's chart in the version that is installed.
-    """
-
-    helm: Helm
-    find_chart: Callable[[], Chart]
-
-
-def look_at_issuer(
-    cluster: Cluster,
-    config: MeshConfig,
-    ring: KeyRing,
-    options: RotationOptions,
-    writer: ReleaseWriter,
-) -> RotationSnapshot:
+def look_at_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> RotationSnapshot:
     """Checks that the issuer can be rotated; changes nothing.
 
     Raises:
@@ -79,8 +58,8 @@ def look_at_issuer(
             issuer has expired and a downtime is not accepted.
         PreflightFailed: this identity may not do what it takes.
     """
-    namespace = config.namespaces.linkerd
-    record = read_record(cluster, namespace)
+    namespace = mesh.config.namespaces.linkerd
+    record = read_record(mesh.cluster, namespace)
     if record is not None and record.is_open:
         raise InvalidInput(
             f"ConfigMap/{namespace}/{RECORD}",
@@ -88,7 +67,7 @@ def look_at_issuer(
             found=f"one in phase {record.phase}",
             remedy="Let rotate_anchor finish, which makes a new issuer as well.",
         )
-    snapshot = read_rotation(cluster, config, "")
+    snapshot = read_rotation(mesh, "")
     if snapshot.issuer_anchor is None or not snapshot.is_chained:
         raise InvalidInput(
             f"Secret/{namespace}/{ISSUER_SECRET}",
@@ -99,7 +78,7 @@ def look_at_issuer(
             if snapshot.anchor is None
             else "Put the anchor that signed it back into the trust bundle.",
         )
-    expired = is_expired(snapshot, now := cluster.clock())
+    expired = is_expired(snapshot, now := mesh.cluster.clock())
     if expired:
         # A Certificate's anchor may be out of the bundle.
         for signer in read_certificates(snapshot.bundle.roots, "trust bundle"):
@@ -131,35 +110,32 @@ def look_at_issuer(
             found="that cert-manager has renewed it, and not every proxy trusts it yet",
             remedy="Run rotate_anchor, which takes over and makes a new issuer as well.",
         )
-    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
-    if config.issuer == "self-signed":
-        require_writable(secret, config)
+    secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    if mesh.config.issuer == "self-signed":
+        require_writable(secret, mesh.config)
     is_charts = secret is not None and TlsSecret.of(secret).is_charts
     if is_charts:
-        require_installed(snapshot.bundle, writer.find_chart(), config)
+        require_installed(snapshot.bundle, mesh.control_plane_chart, mesh.config)
     restarted = snapshot.data_plane.targets if expired or options.accept_downtime else ()
     asked = issuer_permissions(
-        config, restarted, has_record=record is not None, is_charts=is_charts
+        mesh.config, restarted, has_record=record is not None, is_charts=is_charts
     )
-    require(lacking(cluster, asked))
+    require(lacking(mesh.cluster, asked))
     return snapshot
 
 
 def rotate_issuer(
-    cluster: Cluster,
-    config: MeshConfig,
+    mesh: Mesh,
     ring: KeyRing,
     claim: RotationClaim,
     options: RotationOptions,
     before: CertificateInfo | None,
-    writer: ReleaseWriter,
     on_progress: OnProgress,
     probe: Probe | None = None,
 ) -> IssuerRotation:
     """A new issuer, loaded by identity. Nothing else is restarted while the old one is valid.
 
     Args:
-        writer: for an issuer that the control plane's chart makes: its release's values follow.
         before: the issuer as it was looked at. Where another one has taken its place since then,
             by this step's first try or by another run, that one is enough.
         probe: asks meanwhile; once identity signs with the new issuer a generation starts that has
@@ -171,28 +147,28 @@ def rotate_issuer(
         RequestsFailed: more of the probe's requests failed than may.
     """
     probe = probe or Probe()
-    snapshot = look_at_issuer(cluster, config, ring, options, writer)
+    snapshot = look_at_issuer(mesh, ring, options)
     # A run that died may have written the new issuer already.
-    expired = options.accept_downtime or is_expired(snapshot, cluster.clock())
-    namespace = config.namespaces.linkerd
+    expired = options.accept_downtime or is_expired(snapshot, mesh.cluster.clock())
+    namespace = mesh.config.namespaces.linkerd
     claim.check()
     if _fingerprint(snapshot.issuer) != _fingerprint(before):
         pass
-    elif config.issuer == "cert-manager":
-        _reissue(cluster, config, issuer_certificate(cluster, config), snapshot.issuer)
+    elif mesh.config.issuer == "cert-manager":
+        _reissue(mesh, issuer_certificate(mesh), snapshot.issuer)
     else:
         pair = ring.require(snapshot.issuer_anchor or "")
-        write_issuer(cluster, config, pair, snapshot.bundle.roots)
-    since = ensure_loaded(cluster, config, options.load_seconds, on_progress)
+        write_issuer(mesh, pair, snapshot.bundle.roots)
+    since = ensure_loaded(mesh, options.load_seconds, on_progress)
     restarted = 0
     if expired:
-        cluster.wait_until(since)
-        restarted = _restart_all(cluster, config, options, since, on_progress)
+        mesh.cluster.wait_until(since)
+        restarted = _restart_all(mesh, options, since, on_progress)
     elif probe.asks:
-        cluster.wait_until(since)
+        mesh.cluster.wait_until(since)
         probe.arrive("issuer")
         probe.leave("issuer")
-    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
     if secret is None:
         raise NotReady(
             f"Secret/{namespace}/{ISSUER_SECRET}",
@@ -203,9 +179,8 @@ def rotate_issuer(
     release = snapshot.bundle.release
     if TlsSecret.of(secret).is_charts and release is not None:
         # Last, as Helm waits for proxies that need a certificate.
-        chart = writer.find_chart()
-        write_release(cluster, writer.helm, chart, config, release, {}, on_progress)
-    after = check_issuer_secret(secret, config, snapshot.bundle.roots, cluster.clock())
+        write_release(mesh, release, {}, on_progress)
+    after = check_issuer_secret(secret, mesh.config, snapshot.bundle.roots, mesh.cluster.clock())
     probe.conclude("issuer")
     return IssuerRotation(before, after, since, restarted, probe.outcome)
 
@@ -214,22 +189,20 @@ def _fingerprint(info: CertificateInfo | None) -> str:
     return info.fingerprint if info is not None else ""
 
 
-def _reissue(
-    cluster: Cluster, config: MeshConfig, name: str, before: CertificateInfo | None
-) -> None:
-    reissue(cluster, config, name)
-    deadline = time.monotonic() + config.timeout_seconds
+def _reissue(mesh: Mesh, name: str, before: CertificateInfo | None) -> None:
+    reissue(mesh, name)
+    deadline = time.monotonic() + mesh.config.timeout_seconds
     old = _fingerprint(before)
     while True:
-        await_reissued(cluster, config, config.timeout_seconds, name)
-        secret = read_tls_secret(cluster, ISSUER_SECRET, config.namespaces.linkerd)
+        await_reissued(mesh, mesh.config.timeout_seconds, name)
+        secret = read_tls_secret(mesh.cluster, ISSUER_SECRET, mesh.config.namespaces.linkerd)
         if secret is not None:
             found = read_certificates(secret.certificate, ISSUER_SECRET)[0]
             if found.fingerprint != old:
                 return
         if time.monotonic() > deadline:
             raise NotReady(
-                f"Certificate/{config.namespaces.linkerd}/{name}",
+                f"Certificate/{mesh.config.namespaces.linkerd}/{name}",
                 expected="cert-manager to issue another issuer",
                 found="the same one",
                 remedy="Look at cert-manager's log.",
@@ -238,26 +211,22 @@ def _reissue(
 
 
 def _restart_all(
-    cluster: Cluster,
-    config: MeshConfig,
-    options: RotationOptions,
-    since: datetime,
-    on_progress: OnProgress,
+    mesh: Mesh, options: RotationOptions, since: datetime, on_progress: OnProgress
 ) -> int:
     """Recreates every proxy that started before identity could sign again."""
-    namespace = config.namespaces.linkerd
+    namespace = mesh.config.namespaces.linkerd
 
     def judge(_: DataPlane) -> Needs:
         return lambda pod: pod.started is None or pod.started < since
 
-    plane = read_data_plane(cluster, namespace)
+    plane = read_data_plane(mesh.cluster, namespace)
     tolerated = frozenset(t.workload for t in plane.targets.values() if not t.is_complete)
     done = restart_data_plane(
-        cluster,
-        lambda: read_data_plane(cluster, namespace),
+        mesh.cluster,
+        lambda: read_data_plane(mesh.cluster, namespace),
         judge,
         options.restarts,
-        timeout=config.timeout_seconds,
+        timeout=mesh.config.timeout_seconds,
         on_progress=on_progress,
         tolerated=tolerated,
     )

@@ -30,6 +30,7 @@ from prefect_linkerd.mesh.install.injection import restart
 from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object, last_change
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair, check_issuer, sign_issuer
 from prefect_linkerd.mesh.rotation.leaves import IssuerLoad, issuer_load
 from prefect_linkerd.mesh.snapshot.mesh import read_pods
@@ -43,24 +44,29 @@ REFRESH = 10.0
 """Seconds after which a kubelet is asked again: it may have looked before it saw the change."""
 
 
-def write_issuer(cluster: Cluster, config: MeshConfig, anchor: KeyPair, bundle: str) -> None:
+def write_issuer(mesh: Mesh, anchor: KeyPair, bundle: str) -> None:
     """Signs a new issuer and puts it in the place of the one that is there, in one write.
 
     Raises:
         CertificateError: identity would not load it.
         OwnershipConflict: somebody else keeps the issuer.
     """
-    namespace = config.namespaces.linkerd
-    now = cluster.clock()
-    issuer = sign_issuer(anchor, config.trust_domain, config.lifetimes.issuer, now)
+    namespace = mesh.config.namespaces.linkerd
+    now = mesh.cluster.clock()
+    issuer = sign_issuer(anchor, mesh.config.trust_domain, mesh.config.lifetimes.issuer, now)
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
     check_issuer(
-        issuer.certificate, bundle, config.trust_domain, now, subject, version=config.linkerd
+        issuer.certificate,
+        bundle,
+        mesh.config.trust_domain,
+        now,
+        subject,
+        version=mesh.config.linkerd,
     )
-    put_issuer(cluster, config, issuer, anchor.certificate)
+    put_issuer(mesh, issuer, anchor.certificate)
 
 
-def put_issuer(cluster: Cluster, config: MeshConfig, issuer: KeyPair, authority: str) -> None:
+def put_issuer(mesh: Mesh, issuer: KeyPair, authority: str) -> None:
     """Puts an issuer into its Secret by one write: in the scheme and type that the Secret has.
 
     One that the control plane's chart makes stays the chart's; `keep_release` then lets the
@@ -69,17 +75,17 @@ def put_issuer(cluster: Cluster, config: MeshConfig, issuer: KeyPair, authority:
     Raises:
         OwnershipConflict: somebody else keeps the issuer.
     """
-    namespace = config.namespaces.linkerd
-    there = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
-    require_writable(there, config)
+    namespace = mesh.config.namespaces.linkerd
+    there = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    require_writable(there, mesh.config)
     if there is not None and TlsSecret.of(there).is_charts:
         texts = {"crt.pem": issuer.certificate, "key.pem": issuer.private_key.get_secret_value()}
         data = {k: Unshown(base64.b64encode(v.strip().encode()).decode()) for k, v in texts.items()}
-        cluster.merge("v1", "Secret", ISSUER_SECRET, namespace, {"data": data})
+        mesh.cluster.merge("v1", "Secret", ISSUER_SECRET, namespace, {"data": data})
         return
     secret = tls_secret(ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, authority)
     # A Secret's type never changes.
-    cluster.apply({**secret, "type": there["type"]} if there is not None else secret)
+    mesh.cluster.apply({**secret, "type": there["type"]} if there is not None else secret)
 
 
 def require_writable(secret: Object | None, config: MeshConfig) -> None:
@@ -99,13 +105,13 @@ def require_writable(secret: Object | None, config: MeshConfig) -> None:
     raise refuse_theirs(f"Secret/{config.namespaces.linkerd}/{ISSUER_SECRET}", owner, remedy)
 
 
-def reissue(cluster: Cluster, config: MeshConfig, name: str = ISSUER_SECRET) -> None:
+def reissue(mesh: Mesh, name: str = ISSUER_SECRET) -> None:
     """Asks cert-manager for a new issuer.
 
     Args:
         name: the issuer's Certificate.
     """
-    renew(cluster, config.namespaces.linkerd, name)
+    renew(mesh.cluster, mesh.config.namespaces.linkerd, name)
 
 
 def renew(cluster: Cluster, namespace: str, name: str) -> None:
@@ -146,16 +152,14 @@ def renew(cluster: Cluster, namespace: str, name: str) -> None:
     )
 
 
-def issuer_certificate(cluster: Cluster, config: MeshConfig) -> str:
+def issuer_certificate(mesh: Mesh) -> str:
     """The name of the issuer's Certificate, which may have any name."""
-    found = cluster.list(CERT_MANAGER, "Certificate", config.namespaces.linkerd)
+    found = mesh.cluster.list(CERT_MANAGER, "Certificate", mesh.config.namespaces.linkerd)
     certificate = certificate_for(found, ISSUER_SECRET)
     return str(certificate["metadata"]["name"]) if certificate is not None else ISSUER_SECRET
 
 
-def await_reissued(
-    cluster: Cluster, config: MeshConfig, timeout: float, name: str = ISSUER_SECRET
-) -> TlsSecret:
+def await_reissued(mesh: Mesh, timeout: float, name: str = ISSUER_SECRET) -> TlsSecret:
     """Waits until cert-manager has issued the issuer, and reads what it wrote.
 
     Args:
@@ -164,7 +168,7 @@ def await_reissued(
     Raises:
         NotReady: with cert-manager's own conditions.
     """
-    return await_issued(cluster, config.namespaces.linkerd, name, ISSUER_SECRET, timeout)
+    return await_issued(mesh.cluster, mesh.config.namespaces.linkerd, name, ISSUER_SECRET, timeout)
 
 
 def await_issued(
@@ -199,27 +203,25 @@ def _conditions(certificate: Object) -> list[dict[str, Any]]:
     return certificate.get("status", {}).get("conditions") or []
 
 
-def read_load(cluster: Cluster, config: MeshConfig) -> IssuerLoad:
+def read_load(mesh: Mesh) -> IssuerLoad:
     """Whether every identity pod signs with the issuer that the Secret has; changes nothing."""
-    namespace = config.namespaces.linkerd
-    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    namespace = mesh.config.namespaces.linkerd
+    secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
     if secret is None:
         return IssuerLoad(None)
     pods = [
         pod
-        for pod in read_pods(cluster, namespace, labels=IDENTITY_PODS)
+        for pod in read_pods(mesh.cluster, namespace, labels=IDENTITY_PODS)
         if pod.phase not in ("Succeeded", "Failed")
     ]
-    return issuer_load(pods, last_change(secret), identity_events(cluster, namespace))
+    return issuer_load(pods, last_change(secret), identity_events(mesh.cluster, namespace))
 
 
 def identity_events(cluster: Cluster, namespace: str) -> list[Object]:
     return list(cluster.list("v1", "Event", namespace, fields=f"involvedObject.name={IDENTITY}"))
 
 
-def ensure_loaded(
-    cluster: Cluster, config: MeshConfig, patience: float, on_progress: OnProgress
-) -> datetime:
+def ensure_loaded(mesh: Mesh, patience: float, on_progress: OnProgress) -> datetime:
     """The time after which every identity pod signs with the issuer in the Secret.
 
     Args:
@@ -228,17 +230,17 @@ def ensure_loaded(
     Raises:
         NotReady: they do not load it; with what they said.
     """
-    load = _await_load(cluster, config, patience, on_progress)
+    load = _await_load(mesh, patience, on_progress)
     if load.since is None:
         if load.readable is not None:
-            cluster.wait_until(load.readable)
-        identity = ("Deployment", config.namespaces.linkerd, IDENTITY)
-        restart(cluster, identity, cluster.clock())
-        await_rollouts(cluster, [identity], config.timeout_seconds, on_progress)
-        load = _await_load(cluster, config, config.timeout_seconds, on_progress)
+            mesh.cluster.wait_until(load.readable)
+        identity = ("Deployment", mesh.config.namespaces.linkerd, IDENTITY)
+        restart(mesh.cluster, identity, mesh.cluster.clock())
+        await_rollouts(mesh.cluster, [identity], mesh.config.timeout_seconds, on_progress)
+        load = _await_load(mesh, mesh.config.timeout_seconds, on_progress)
     if load.since is None:
         raise NotReady(
-            f"Deployment/{config.namespaces.linkerd}/{IDENTITY}",
+            f"Deployment/{mesh.config.namespaces.linkerd}/{IDENTITY}",
             expected="it to load the new issuer",
             found=load.skipped or "no sign of that, not even after a restart",
             remedy="Look at its log and events.",
@@ -246,17 +248,15 @@ def ensure_loaded(
     return load.since
 
 
-def _await_load(
-    cluster: Cluster, config: MeshConfig, patience: float, on_progress: OnProgress
-) -> IssuerLoad:
+def _await_load(mesh: Mesh, patience: float, on_progress: OnProgress) -> IssuerLoad:
     begin = refreshed = time.monotonic()
     while True:
-        load = read_load(cluster, config)
+        load = read_load(mesh)
         now = time.monotonic()
         if load.since is not None or load.skipped or now > begin + patience:
             return load
         on_progress(0, 1, "waiting for identity to load the issuer that its Secret has")
         if refreshed == begin or now > refreshed + REFRESH:
-            refresh_mounts(cluster, config.namespaces.linkerd, IDENTITY_PODS)
+            refresh_mounts(mesh.cluster, mesh.config.namespaces.linkerd, IDENTITY_PODS)
             refreshed = time.monotonic()
         time.sleep(1.0)

@@ -6,17 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
-from prefect_linkerd.mesh.helm.charts import Chart
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ISSUER_SECRET,
     brought_certificate,
     brought_key,
     cluster_uid,
 )
-from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import Workload
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, fingerprints, read_certificates
 from prefect_linkerd.mesh.records.rotation import RotationRecord, anchor_of, read_record
 from prefect_linkerd.mesh.restarts import ByHand, Needs, RestartPlan, plan_restarts
@@ -79,9 +77,7 @@ class RotationPlan:
 
 
 def look(
-    cluster: Cluster,
-    config: MeshConfig,
-    chart: Chart,
+    mesh: Mesh,
     ring: KeyRing,
     new: NewAnchor,
     options: RotationOptions,
@@ -91,43 +87,47 @@ def look(
     """Checks everything that was given against what is there, and plans; changes nothing.
 
     Raises:
+        ChartError: the control plane's chart cannot be found.
         InvalidInput: the new anchor is unfit, or the mesh cannot take this action now.
         NotReady: the mesh is not healthy enough to begin.
         OwnershipConflict: what a rotation would write belongs to somebody else.
         PreflightFailed: this identity may not do what a rotation does; a dry run only says so.
     """
-    record = read_record(cluster, config.namespaces.linkerd)
+    chart = mesh.control_plane_chart
+    record = read_record(mesh.cluster, mesh.config.namespaces.linkerd)
     is_open = record is not None and record.is_open
-    brought = brought_certificate(new.as_config(config.trust_anchor)) if new.is_brought else None
+    brought = (
+        brought_certificate(new.as_config(mesh.config.trust_anchor)) if new.is_brought else None
+    )
     goal = _decide_goal(record if is_open else None, brought, action)
-    snapshot = read_rotation(cluster, config, goal or "")
+    snapshot = read_rotation(mesh, goal or "")
     expired = is_expired(snapshot, now)
     if snapshot.anchor is not None:
         takes = spread_takes(snapshot, options)
         require_certificate_layout(snapshot, new, action, takes, expired=expired)
     else:
         known = snapshot.bundle.roots + "\n" + (record.anchors if record is not None else "")
-        ring.refuse_another_clusters(fingerprints(known, "trust bundle"), cluster_uid(cluster))
-        require_writable_bundle(cluster, config, snapshot.bundle)
-        require_writable_key(cluster, config)
+        ring.refuse_another_clusters(fingerprints(known, "trust bundle"), cluster_uid(mesh.cluster))
+        require_writable_bundle(mesh, snapshot.bundle)
+        require_writable_key(mesh)
     if snapshot.bundle.follows:
-        require_installed(snapshot.bundle, chart, config)
-    if config.issuer == "self-signed":
-        secret = cluster.get("v1", "Secret", ISSUER_SECRET, config.namespaces.linkerd)
-        require_writable(secret, config)
+        require_installed(snapshot.bundle, chart, mesh.config)
+    if mesh.config.issuer == "self-signed":
+        secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, mesh.config.namespaces.linkerd)
+        require_writable(secret, mesh.config)
     info = None
     if brought is not None and not (is_open and goal):
-        info = check_new_anchor(brought, config, snapshot.bundle.roots, now)
-        brought_key(new.as_config(config.trust_anchor), brought)
+        info = check_new_anchor(brought, mesh.config, snapshot.bundle.roots, now)
+        brought_key(new.as_config(mesh.config.trust_anchor), brought)
     elif is_open and record is not None and goal:
         info = anchor_of(record, goal)
         if action == "abort" and snapshot.anchor is None:
-            require_way_back(cluster, config, ring, goal)
+            require_way_back(mesh, ring, goal)
     if snapshot.anchor is not None:
         info = _certificate_goal(snapshot, is_open=is_open)
-    found = tuple(troubles(snapshot, config, now))
+    found = tuple(troubles(snapshot, mesh.config, now))
     unsigned = not snapshot.is_chained
-    refuse(config, options, action, found, expired=expired, unsigned=unsigned, is_open=is_open)
+    refuse(mesh.config, options, action, found, expired=expired, unsigned=unsigned, is_open=is_open)
     phase: PhaseName = "prepare"
     if is_open:
         phase = (
@@ -138,9 +138,9 @@ def look(
     plans = _plans(snapshot, options, action, phase)
     restarted = [t.workload for p in plans.values() for b in p.batches for t in b.targets]
     lacks = lacking(
-        cluster,
+        mesh.cluster,
         anchor_permissions(
-            config,
+            mesh.config,
             restarted,
             snapshot.bundle,
             has_record=record is not None,

@@ -9,7 +9,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotReady
 from prefect_linkerd.mesh.identity.certificate_anchor import CertificateAnchor
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, read_tls_secret
-from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
     check_issuer,
@@ -186,14 +186,14 @@ def nothing_to_abort() -> InvalidInput:
     )
 
 
-def require_way_back(cluster: Cluster, config: MeshConfig, ring: KeyRing, goal: str) -> None:
+def require_way_back(mesh: Mesh, ring: KeyRing, goal: str) -> None:
     """Raises unless an issuer of the old anchor is there, or can be signed."""
     if ring.find(goal) is not None:
         return
-    if config.issuer == "self-signed":
+    if mesh.config.issuer == "self-signed":
         for name in (ISSUER_SECRET, PREVIOUS_ISSUER):
-            secret = read_tls_secret(cluster, name, config.namespaces.linkerd)
-            record = read_record(cluster, config.namespaces.linkerd)
+            secret = read_tls_secret(mesh.cluster, name, mesh.config.namespaces.linkerd)
+            record = read_record(mesh.cluster, mesh.config.namespaces.linkerd)
             if secret and record and chains_to(secret.certificate, record, goal):
                 return
     raise InvalidInput(

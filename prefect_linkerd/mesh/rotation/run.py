@@ -7,10 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotReady
-from prefect_linkerd.mesh.helm.charts import Chart
-from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.identity.certificate_anchor import (
     CertificateAnchor,
     anchors_in,
@@ -29,7 +26,6 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     tls_secret,
 )
 from prefect_linkerd.mesh.install.injection import restart
-from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import (
     OnProgress,
     Workload,
@@ -37,6 +33,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
     read_workloads,
     rollout_status,
 )
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     KeyPair,
     check_issuer,
@@ -126,7 +123,6 @@ class Rotation:
     """One run of a rotation, forward or back.
 
     Args:
-        chart: the control plane's, in the version that is installed.
         claim: the right to rotate, held.
 
     `probe` is set while one asks; a run may go without.
@@ -134,24 +130,18 @@ class Rotation:
 
     def __init__(
         self,
-        cluster: Cluster,
-        config: MeshConfig,
-        helm: Helm,
-        chart: Chart,
+        mesh: Mesh,
         ring: KeyRing,
         claim: RotationClaim,
         options: RotationOptions,
     ) -> None:
-        self._cluster = cluster
-        self._config = config
-        self._helm = helm
-        self._chart = chart
+        self._mesh = mesh
         self._ring = ring
         self._claim = claim
         self._options = options
         self.probe = Probe()
         self._watch = TrafficWatch(
-            cluster,
+            mesh.cluster,
             max_drop=options.restarts.max_success_drop,
             seconds=options.restarts.traffic_seconds,
             remedy=STOPPED,
@@ -170,7 +160,7 @@ class Rotation:
         return record
 
     def read(self, data_plane: DataPlane | None = None) -> RotationSnapshot:
-        return read_rotation(self._cluster, self._config, self.record.goal, data_plane)
+        return read_rotation(self._mesh, self.record.goal, data_plane)
 
     def next_phase(self, *, recover: bool = False) -> PhaseName:
         """The first phase whose proof does not hold, by what is on the cluster."""
@@ -201,6 +191,24 @@ class Rotation:
         )
         self._claim.tell(record.phase, f"To {current.subject}, sha256 {current.fingerprint}.")
 
+    def advance(self, phase: PhaseName, on_progress: OnProgress, *, recover: bool = False) -> None:
+        """Does one phase, and proves it.
+
+        Raises:
+            NotReady: what the phase does has no effect.
+            RequestsFailed: more of the probe's requests failed than may.
+        """
+        does: dict[PhaseName, Callable[[OnProgress], None]] = {
+            "prepare": self.prepare,
+            "renew": self.renew,
+            "bundle": self.bundle_alone if recover else self.bundle,
+            "spread": self.recover if recover else self.spread,
+            "switch": self.issue if recover else self.switch,
+            "drop": self.drop,
+        }
+        does[phase](on_progress)
+        self.conclude(phase)
+
     # prepare
 
     def is_done_since(self, seen: RotationRecord | None) -> bool:
@@ -211,7 +219,7 @@ class Rotation:
     def begin(self, new: NewAnchor, action: Action) -> RotationRecord:
         """Keeps the new anchor's key, then writes down what is to be done; or takes it up."""
         record = self._claim.record
-        now = self._cluster.clock()
+        now = self._mesh.cluster.clock()
         if record is not None and record.is_open:
             if action == "abort" and not record.is_going_back:
                 if self._has_no_way_back():
@@ -222,12 +230,12 @@ class Rotation:
             return self.record
         if action == "abort":
             raise nothing_to_abort()
-        snapshot = read_rotation(self._cluster, self._config, "")
+        snapshot = read_rotation(self._mesh, "")
         if snapshot.anchor is not None:
             return self._begin_with(snapshot, snapshot.anchor, new, action)
         roots = snapshot.bundle.roots
         pair = self._new_pair(new, roots, now)
-        info = check_new_anchor(pair.certificate, self._config, roots, now)
+        info = check_new_anchor(pair.certificate, self._mesh.config, roots, now)
         if not snapshot.is_chained and action != "recover":
             raise InvalidInput(
                 f"Secret {ISSUER_SECRET}",
@@ -250,7 +258,7 @@ class Rotation:
 
     def _has_no_way_back(self) -> bool:
         """Whether cert-manager has made the new anchor, or is about to."""
-        snapshot = read_rotation(self._cluster, self._config, self.record.origin)
+        snapshot = read_rotation(self._mesh, self.record.origin)
         return snapshot.anchor is not None and snapshot.goal != self.record.origin
 
     def _begin_with(
@@ -290,7 +298,7 @@ class Rotation:
 
     def _new_pair(self, new: NewAnchor, roots: str, now: datetime) -> KeyPair:
         """The new anchor, kept beside the old one's key before anything uses it."""
-        config, own = self._config, cluster_uid(self._cluster)
+        config, own = self._mesh.config, cluster_uid(self._mesh.cluster)
         if new.is_brought:
             brought = new.as_config(config.trust_anchor)
             certificate = brought_certificate(brought) or ""
@@ -321,9 +329,9 @@ class Rotation:
         anchor = self._certificate_anchor()
         origin = self.record.origin
         self._claim.check()
-        if origin not in anchor.copy.anchors and copy_current(self._cluster, anchor, origin):
+        if origin not in anchor.copy.anchors and copy_current(self._mesh.cluster, anchor, origin):
             self._claim.tell("prepare", f"{anchor.copy.subject} has the present anchor.")
-        await_roots(self._cluster, self._config, frozenset({origin}), may_have_more=True)
+        await_roots(self._mesh, frozenset({origin}), may_have_more=True)
         snapshot = self.read()
         if is_issuer_due(snapshot, spread_takes(snapshot, self._options)):
             self._claim.check()
@@ -346,17 +354,17 @@ class Rotation:
         anchor = self._certificate_anchor()
         owner, origin = anchor.anchor, self.record.origin
         self._claim.check()
-        deadline = time.monotonic() + self._config.timeout_seconds
+        deadline = time.monotonic() + self._mesh.config.timeout_seconds
         if anchor.current.fingerprint == origin:
             self._claim.tell("renew", f"{owner.subject} is renewed. {NO_WAY_BACK}")
-            renew(self._cluster, owner.namespace, owner.name)
+            renew(self._mesh.cluster, owner.namespace, owner.name)
         while anchors_in(
             await_issued(
-                self._cluster,
+                self._mesh.cluster,
                 owner.namespace,
                 owner.name,
                 anchor.secret,
-                self._config.timeout_seconds,
+                self._mesh.config.timeout_seconds,
             ).certificate
         ) == frozenset({origin}):
             if time.monotonic() > deadline:
@@ -373,7 +381,7 @@ class Rotation:
         anchor = self.read().anchor
         if anchor is None:
             raise NotReady(
-                f"mesh {self._config.name}",
+                f"mesh {self._mesh.config.name}",
                 expected="the Certificate that owned the trust anchor when the rotation began",
                 found="none",
                 remedy="Create it again, then run again.",
@@ -401,11 +409,13 @@ class Rotation:
         old = snapshot.participants - snapshot.bundle.fixed - {anchor.current.fingerprint}
         if not old <= anchor.copy.anchors:
             keep_anchors(
-                self._cluster, anchor, join_bundle([anchor_of(record, each).pem for each in old])
+                self._mesh.cluster,
+                anchor,
+                join_bundle([anchor_of(record, each).pem for each in old]),
             )
             self._claim.tell("bundle", f"{anchor.copy.subject} has what proxies still need.")
         wanted = snapshot.participants | {anchor.current.fingerprint}
-        await_roots(self._cluster, self._config, wanted, may_have_more=True)
+        await_roots(self._mesh, wanted, may_have_more=True)
         self._claim.tell("bundle", f"{len(wanted)} anchors trusted.")
 
     def bundle_alone(self, on_progress: OnProgress) -> None:
@@ -414,18 +424,20 @@ class Rotation:
         self._claim.check()
         wanted = join_bundle([anchor_of(record, record.goal).pem])
         # Helm waits for proxies that need a certificate, so identity has to sign before.
-        namespace = self._config.namespaces.linkerd
-        self._cluster.merge("v1", "ConfigMap", TRUST_ROOTS, namespace, {"data": {BUNDLE: wanted}})
+        namespace = self._mesh.config.namespaces.linkerd
+        self._mesh.cluster.merge(
+            "v1", "ConfigMap", TRUST_ROOTS, namespace, {"data": {BUNDLE: wanted}}
+        )
         identity = ("Deployment", namespace, IDENTITY)
-        restart(self._cluster, identity, self._cluster.clock())
-        await_rollouts(self._cluster, [identity], self._config.timeout_seconds, on_progress)
+        restart(self._mesh.cluster, identity, self._mesh.cluster.clock())
+        await_rollouts(
+            self._mesh.cluster, [identity], self._mesh.config.timeout_seconds, on_progress
+        )
         self._write(wanted, on_progress)
         self._claim.tell("bundle", "The new anchor alone is trusted.")
 
     def _write(self, wanted: str, on_progress: OnProgress) -> None:
-        write_trust_bundle(
-            self._cluster, self._helm, self._chart, self._config, wanted, on_progress
-        )
+        write_trust_bundle(self._mesh, wanted, on_progress)
 
     # spread
 
@@ -443,7 +455,7 @@ class Rotation:
         snapshot = self.read()
         if next_phase(snapshot) in ("bundle", "spread"):
             raise NotReady(
-                f"mesh {self._config.name}",
+                f"mesh {self._mesh.config.name}",
                 expected="every running proxy to trust the new anchor before it signs",
                 found=", ".join(p.subject for p in unproven(snapshot, "spread")) or "the bundle",
                 remedy="Run again.",
@@ -456,14 +468,14 @@ class Rotation:
         else:
             self._await_renewal(on_progress)
 
-    def issue(self) -> None:
+    def issue(self, _on_progress: OnProgress = lambda *_: None) -> None:
         """A new issuer, signed by the goal; the Secret is replaced whole."""
         self._claim.check()
         if self.record.signing_since:
             # An upgrade of a chart-made issuer that failed has brought the old issuer back.
             self._claim.save(replace(self.record, signing_since=""))
         goal = self.record.goal
-        if self._config.issuer == "cert-manager":
+        if self._mesh.config.issuer == "cert-manager":
             if self.read().anchor is None:
                 self._ring.promote(goal)
             self._reissue(lambda secret: chains_to(secret.certificate, self.record, goal))
@@ -472,8 +484,8 @@ class Rotation:
         self._claim.tell("switch", f"The issuer is signed by {goal}.")
 
     def _sign(self, goal: str) -> None:
-        namespace = self._config.namespaces.linkerd
-        there = read_tls_secret(self._cluster, ISSUER_SECRET, namespace)
+        namespace = self._mesh.config.namespaces.linkerd
+        there = read_tls_secret(self._mesh.cluster, ISSUER_SECRET, namespace)
         pair = self._ring.find(goal)
         if pair is None:
             self._restore(goal)
@@ -483,39 +495,39 @@ class Rotation:
             kept = tls_secret(
                 PREVIOUS_ISSUER, namespace, there.certificate, there.private_key, there.authority
             )
-            self._cluster.apply(kept)
+            self._mesh.cluster.apply(kept)
         self._ring.promote(goal)
-        write_issuer(self._cluster, self._config, pair, self.record.anchors)
+        write_issuer(self._mesh, pair, self.record.anchors)
 
     def _restore(self, goal: str) -> None:
-        namespace = self._config.namespaces.linkerd
-        kept = read_tls_secret(self._cluster, PREVIOUS_ISSUER, namespace)
+        namespace = self._mesh.config.namespaces.linkerd
+        kept = read_tls_secret(self._mesh.cluster, PREVIOUS_ISSUER, namespace)
         is_goals = kept is not None and chains_to(kept.certificate, self.record, goal)
         if kept is None or kept.private_key is None or not is_goals:
             self._ring.require(goal)
             return
-        now = self._cluster.clock()
+        now = self._mesh.cluster.clock()
         check_issuer(
             kept.certificate,
             self.record.anchors,
-            self._config.trust_domain,
+            self._mesh.config.trust_domain,
             now,
             f"Secret/{namespace}/{PREVIOUS_ISSUER}",
-            version=self._config.linkerd,
+            version=self._mesh.config.linkerd,
         )
         issuer = KeyPair(kept.certificate, kept.private_key)
-        put_issuer(self._cluster, self._config, issuer, kept.authority)
+        put_issuer(self._mesh, issuer, kept.authority)
 
     def _reissue(self, is_done: Callable[[TlsSecret], bool]) -> None:
-        name = issuer_certificate(self._cluster, self._config)
-        timeout = self._config.timeout_seconds
+        name = issuer_certificate(self._mesh)
+        timeout = self._mesh.config.timeout_seconds
         for _ in range(REISSUES):
-            reissue(self._cluster, self._config, name)
-            secret = await_reissued(self._cluster, self._config, timeout, name)
+            reissue(self._mesh, name)
+            secret = await_reissued(self._mesh, timeout, name)
             if is_done(secret):
                 return
         raise NotReady(
-            f"Certificate/{self._config.namespaces.linkerd}/{ISSUER_SECRET}",
+            f"Certificate/{self._mesh.config.namespaces.linkerd}/{ISSUER_SECRET}",
             expected="an issuer of the trust anchor in cert-manager's Secret",
             found=f"one of another, {REISSUES} times",
             remedy="Look at cert-manager's log, and which Secret its issuer reads.",
@@ -526,16 +538,14 @@ class Rotation:
         since = self.record.since()
         if since is None:
             self._claim.check()
-            since = ensure_loaded(
-                self._cluster, self._config, self._options.load_seconds, on_progress
-            )
+            since = ensure_loaded(self._mesh, self._options.load_seconds, on_progress)
             self._claim.save(replace(self.record, signing_since=since.isoformat()))
             self._claim.tell("switch", f"Identity signs by it since {since:%H:%M:%S} UTC.")
         self._wait_until(since)
 
     def _await_renewal(self, on_progress: OnProgress) -> None:
         """Waits until every proxy has renewed its certificate by itself."""
-        lifetime = timedelta(hours=self._config.lifetimes.leaf_hours)
+        lifetime = timedelta(hours=self._mesh.config.lifetimes.leaf_hours)
         deadline = time.monotonic() + lifetime.total_seconds()
         while True:
             self._claim.check()
@@ -551,9 +561,9 @@ class Rotation:
             time.sleep(min(30.0, lifetime.total_seconds() / 100))
 
     def _with_issued(self, snapshot: RotationSnapshot) -> RotationSnapshot:
-        lifetime = timedelta(hours=self._config.lifetimes.leaf_hours)
+        lifetime = timedelta(hours=self._mesh.config.lifetimes.leaf_hours)
         left = list(unproven(snapshot, "switch"))
-        return replace(snapshot, issued=read_issued(self._cluster, left, lifetime))
+        return replace(snapshot, issued=read_issued(self._mesh.cluster, left, lifetime))
 
     # drop
 
@@ -563,7 +573,7 @@ class Rotation:
         if next_phase(snapshot) in ("bundle", "spread", "switch"):
             left = ", ".join(p.subject for p in unproven(snapshot, "switch"))
             raise NotReady(
-                f"mesh {self._config.name}",
+                f"mesh {self._mesh.config.name}",
                 expected="no proxy to need the old anchor before it is dropped",
                 found=left or "an issuer of the old one",
                 remedy="Run again.",
@@ -578,15 +588,15 @@ class Rotation:
 
     def _drop_copy(self, anchor: CertificateAnchor, on_progress: OnProgress) -> None:
         goal = self.record.goal
-        if not copy_current(self._cluster, anchor, goal):
+        if not copy_current(self._mesh.cluster, anchor, goal):
             raise NotReady(
                 anchor.anchor.subject,
                 expected=f"the anchor {goal}, which everything is of",
                 found="that cert-manager has renewed it again",
                 remedy="Run again: the rotation continues to that one.",
             )
-        await_roots(self._cluster, self._config, self.read().bundle.fixed | {goal})
-        declare(self._cluster, self._helm, self._chart, self._config, on_progress)
+        await_roots(self._mesh, self.read().bundle.fixed | {goal})
+        declare(self._mesh, on_progress)
 
     # recover
 
@@ -612,9 +622,9 @@ class Rotation:
             NotReady: something is not as it should be after all.
         """
         self._claim.check()
-        namespace = self._config.namespaces.linkerd
+        namespace = self._mesh.config.namespaces.linkerd
         snapshot = self.read()
-        secret = self._cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+        secret = self._mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
         if secret is None:
             raise NotReady(
                 f"Secret/{namespace}/{ISSUER_SECRET}",
@@ -622,10 +632,12 @@ class Rotation:
                 found="nothing",
                 remedy="Run again.",
             )
-        check_issuer_secret(secret, self._config, snapshot.bundle.roots, self._cluster.clock())
+        check_issuer_secret(
+            secret, self._mesh.config, snapshot.bundle.roots, self._mesh.cluster.clock()
+        )
         late = [
             obj["metadata"]["name"]
-            for obj in read_workloads(self._cluster, namespace)
+            for obj in read_workloads(self._mesh.cluster, namespace)
             if not rollout_status(obj).is_complete
         ]
         if late:
@@ -637,7 +649,7 @@ class Rotation:
             )
         if snapshot.anchor is None:
             self._ring.settle(self.record.goal)
-            self._cluster.delete("v1", "Secret", PREVIOUS_ISSUER, namespace)
+            self._mesh.cluster.delete("v1", "Secret", PREVIOUS_ISSUER, namespace)
         self._claim.tell("done", "The mesh has one anchor, and everything is of it.")
         if self.probe.asks:
             self._claim.tell("done", f"Probe of this run: {self.probe.outcome.sentence}.")
@@ -702,11 +714,11 @@ class Rotation:
         restart_beside(
             self.probe,
             phase,
-            self._cluster,
-            lambda: read_data_plane(self._cluster, self._config.namespaces.linkerd),
+            self._mesh.cluster,
+            lambda: read_data_plane(self._mesh.cluster, self._mesh.config.namespaces.linkerd),
             judge,
             self._options.restarts,
-            timeout=self._config.timeout_seconds,
+            timeout=self._mesh.config.timeout_seconds,
             on_progress=on_progress,
             tolerated=tolerated,
             before_batch=before,
@@ -720,7 +732,7 @@ class Rotation:
             left_out = identity_pods(snapshot.data_plane) if but_identity else []
             return [pod for pod in unproven(snapshot, phase) if pod not in left_out]
 
-        deadline = time.monotonic() + self._config.timeout_seconds
+        deadline = time.monotonic() + self._mesh.config.timeout_seconds
         while True:
             snapshot = self.read()
             left = lacking(snapshot)
@@ -747,7 +759,7 @@ class Rotation:
         left += [pod.subject for pod in unproven(snapshot, phase)]
         proof = next(each.proof for each in phases_of(snapshot) if each.name == phase)
         return NotReady(
-            f"mesh {self._config.name}, phase {phase}",
+            f"mesh {self._mesh.config.name}, phase {phase}",
             expected=proof,
             found=" | ".join(left[:20]),
             remedy="Do manually what is named, then run again: it resumes from here.",
@@ -755,4 +767,4 @@ class Rotation:
 
     def _wait_until(self, moment: datetime | None) -> None:
         if moment is not None:
-            self._cluster.wait_until(moment)
+            self._mesh.cluster.wait_until(moment)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import CertificateError
 from prefect_linkerd.mesh.identity.certificate_anchor import (
     CertificateAnchor,
@@ -16,7 +15,8 @@ from prefect_linkerd.mesh.identity.certificate_anchor import (
     read_certificate_anchor,
 )
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, last_change
+from prefect_linkerd.mesh.kubernetes.client import Object, last_change
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
 from prefect_linkerd.mesh.records.rotation import RotationRecord, read_record
 from prefect_linkerd.mesh.restarts import DataPlane, read_data_plane
@@ -144,21 +144,19 @@ def resolve_goal(goal: str, origin: str, current: str) -> str:
     return current
 
 
-def read_rotation(
-    cluster: Cluster, config: MeshConfig, goal: str, data_plane: DataPlane | None = None
-) -> RotationSnapshot:
+def read_rotation(mesh: Mesh, goal: str, data_plane: DataPlane | None = None) -> RotationSnapshot:
     """Reads what the next phase depends on; changes nothing.
 
     Args:
         goal: the fingerprint of the anchor that is to be the only one.
         data_plane: where it was read just now.
     """
-    namespace = config.namespaces.linkerd
-    bundle = read_trust_bundle(cluster, config)
-    secret = cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
-    record = read_record(cluster, namespace)
-    data_plane = data_plane or read_data_plane(cluster, namespace)
-    layout = read_certificate_anchor(cluster, config) if config.issuer == "cert-manager" else None
+    namespace = mesh.config.namespaces.linkerd
+    bundle = read_trust_bundle(mesh)
+    secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
+    record = read_record(mesh.cluster, namespace)
+    data_plane = data_plane or read_data_plane(mesh.cluster, namespace)
+    layout = read_certificate_anchor(mesh) if mesh.config.issuer == "cert-manager" else None
     pool = ""
     if layout is not None:
         bundles = {pod.proxy.trust_bundle for pod in data_plane.pods if pod.proxy is not None}
@@ -173,7 +171,7 @@ def read_rotation(
     issuer, anchor = issuer_of(secret, bundle.roots, record, pool)
     load = IssuerLoad(None)
     if secret is not None:
-        events = identity_events(cluster, namespace)
+        events = identity_events(mesh.cluster, namespace)
         load = issuer_load(identity_pods(data_plane), last_change(secret), events)
     is_same = record is not None and record.goal == goal
     return RotationSnapshot(

@@ -20,7 +20,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, MeshError, NotReady
 from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
 from prefect_linkerd.mesh.helm.charts import Chart
-from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
+from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.installed import read_mesh_releases
 from prefect_linkerd.mesh.helm.ownership import Owner as ReleaseOwner
 from prefect_linkerd.mesh.helm.ownership import owner_of, refuse_theirs
@@ -32,6 +32,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOT
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, last_change, name_of
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
 from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints, join_bundle, read_certificates
 from prefect_linkerd.mesh.rotation.leaves import MARGIN
 
@@ -118,12 +119,14 @@ def only(bundle: str, fingerprint: str) -> str:
     return join_bundle([info.pem for info in infos if info.fingerprint == fingerprint])
 
 
-def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> TrustBundle:
+def read_trust_bundle(mesh: Mesh) -> TrustBundle:
     """Reads the trust bundle and the release that declares it; changes nothing."""
-    namespace = config.namespaces.linkerd
-    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
-    part = release_facts(config.linkerd).control_plane_chart
-    found = read_mesh_releases(cluster, config, parts=[part], namespaces={namespace}, values=True)
+    namespace = mesh.config.namespaces.linkerd
+    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    part = release_facts(mesh.config.linkerd).control_plane_chart
+    found = read_mesh_releases(
+        mesh.cluster, mesh.config, parts=[part], namespaces={namespace}, values=True
+    )
     release = found.control_plane
     values = release.values if release is not None and release.values else {}
     return TrustBundle(
@@ -152,43 +155,34 @@ def _owner(roots: Object | None, values: Mapping[str, Any]) -> Owner:
     return "trust-manager" if is_bundle else "config-map"
 
 
-def write_trust_bundle(
-    cluster: Cluster,
-    helm: Helm,
-    chart: Chart,
-    config: MeshConfig,
-    wanted: str,
-    on_progress: OnProgress | None = None,
-) -> None:
+def write_trust_bundle(mesh: Mesh, wanted: str, on_progress: OnProgress | None = None) -> None:
     """Brings the trust bundle to the wanted anchors, wherever it is kept; nothing where it is so.
 
     Args:
-        chart: the control plane's, in the version that is installed.
         wanted: the PEM of every anchor.
 
     Raises:
         ReleaseError: the release could not be upgraded.
         NotReady: the ConfigMap's owner did not write it.
     """
-    bundle = read_trust_bundle(cluster, config)
+    bundle = read_trust_bundle(mesh)
     if bundle.owner == "config-map":
         if bundle.anchors != fingerprints(wanted, "trust bundle"):
             patch = {"data": {BUNDLE: wanted}}
-            cluster.merge("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd, patch)
+            mesh.cluster.merge(
+                "v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd, patch
+            )
     elif bundle.owner == "trust-manager":
-        _write_bundle(cluster, wanted)
+        _write_bundle(mesh.cluster, wanted)
     release = bundle.release
     if release is None:
-        raise _no_release(config, bundle.driver)
-    write_release(cluster, helm, chart, config, release, {VALUE: wanted}, on_progress)
-    await_roots(cluster, config, fingerprints(wanted, "trust bundle"))
+        raise _no_release(mesh.config, bundle.driver)
+    write_release(mesh, release, {VALUE: wanted}, on_progress)
+    await_roots(mesh, fingerprints(wanted, "trust bundle"))
 
 
 def write_release(
-    cluster: Cluster,
-    helm: Helm,
-    chart: Chart,
-    config: MeshConfig,
+    mesh: Mesh,
     release: Release,
     changed: Values,
     on_progress: OnProgress | None = None,
@@ -200,30 +194,30 @@ def write_release(
     Raises:
         ReleaseError: the release could not be upgraded.
     """
-    values = with_kept(cluster, config, chart, merge(release.values or {}, changed))
-    helm.reconcile(
-        DesiredRelease(release.name, release.namespace, chart, values, config.timeout_seconds),
+    values = with_kept(mesh, mesh.control_plane_chart, merge(release.values or {}, changed))
+    mesh.helm.reconcile(
+        DesiredRelease(
+            release.name,
+            release.namespace,
+            mesh.control_plane_chart,
+            values,
+            mesh.config.timeout_seconds,
+        ),
         on_progress,
     )
 
 
-def declare(
-    cluster: Cluster,
-    helm: Helm,
-    chart: Chart,
-    config: MeshConfig,
-    on_progress: OnProgress | None = None,
-) -> None:
+def declare(mesh: Mesh, on_progress: OnProgress | None = None) -> None:
     """Lets the release's value follow a bundle that a Certificate's anchor makes.
 
     Raises:
         ReleaseError: the release could not be upgraded.
     """
-    bundle = read_trust_bundle(cluster, config)
+    bundle = read_trust_bundle(mesh)
     release = bundle.release
     if release is None or not bundle.declared.strip() or bundle.anchors == bundle.declared_anchors:
         return
-    write_release(cluster, helm, chart, config, release, {VALUE: bundle.roots}, on_progress)
+    write_release(mesh, release, {VALUE: bundle.roots}, on_progress)
 
 
 def _no_release(config: MeshConfig, driver: ReleaseOwner | None) -> MeshError:
@@ -268,7 +262,7 @@ def require_installed(bundle: TrustBundle, chart: Chart, config: MeshConfig) -> 
         )
 
 
-def require_writable_bundle(cluster: Cluster, config: MeshConfig, bundle: TrustBundle) -> None:
+def require_writable_bundle(mesh: Mesh, bundle: TrustBundle) -> None:
     """Checks that nobody brings back what these flows write of the trust bundle.
 
     Raises:
@@ -276,27 +270,27 @@ def require_writable_bundle(cluster: Cluster, config: MeshConfig, bundle: TrustB
     """
     found = None
     if bundle.owner == "config-map":
-        found = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
+        found = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd)
     elif bundle.owner == "trust-manager":
-        found = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
+        found = mesh.cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
     if found is not None:
         text = "Let that leave its content alone: a rotation writes the anchors there."
         _require_undriven(found, text, is_copy=owner_of(found).may_be_copied)
 
 
-def require_writable_key(cluster: Cluster, config: MeshConfig) -> None:
+def require_writable_key(mesh: Mesh) -> None:
     """The same of the Secret of the trust anchor, where its key is kept in the cluster.
 
     Raises:
         OwnershipConflict: something else brings it back to what it was.
     """
-    if config.trust_anchor.custody == "in-cluster":
-        found = cluster.get("v1", "Secret", ANCHOR_SECRET, config.anchor_namespace)
+    if mesh.config.trust_anchor.custody == "in-cluster":
+        found = mesh.cluster.get("v1", "Secret", ANCHOR_SECRET, mesh.config.anchor_namespace)
         text = (
             "Let that leave its content alone: a rotation writes the new anchor and its key there."
         )
         if found is not None:
-            _require_undriven(found, text, is_copy=_is_copied_secret(cluster, found))
+            _require_undriven(found, text, is_copy=_is_copied_secret(mesh.cluster, found))
 
 
 def _is_copied_secret(cluster: Cluster, secret: Object) -> bool:
@@ -338,9 +332,7 @@ def _write_bundle(cluster: Cluster, wanted: str) -> None:
         cluster.replace(bundle)
 
 
-def await_roots(
-    cluster: Cluster, config: MeshConfig, wanted: frozenset[str], *, may_have_more: bool = False
-) -> None:
+def await_roots(mesh: Mesh, wanted: frozenset[str], *, may_have_more: bool = False) -> None:
     """Waits until the ConfigMap holds these anchors.
 
     Args:
@@ -349,9 +341,9 @@ def await_roots(
     Raises:
         NotReady: its owner did not write it; with what trust-manager says of the Bundle.
     """
-    deadline = time.monotonic() + min(config.timeout_seconds, 60)
+    deadline = time.monotonic() + min(mesh.config.timeout_seconds, 60)
     while True:
-        roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd)
+        roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd)
         pem = str((roots or {}).get("data", {}).get(BUNDLE, ""))
         found = _fingerprints(pem, TRUST_ROOTS)
         if found == wanted or (may_have_more and found >= wanted):
@@ -360,7 +352,7 @@ def await_roots(
             raise NotReady(
                 name_of(roots) if roots else f"ConfigMap/{TRUST_ROOTS}",
                 expected=f"{len(wanted)} trust anchors: {', '.join(sorted(wanted))}",
-                found="; ".join([", ".join(sorted(found)) or "none", *_of_bundle(cluster)]),
+                found="; ".join([", ".join(sorted(found)) or "none", *_of_bundle(mesh.cluster)]),
                 remedy="See who else writes it: sources of a Bundle, or a GitOps controller.",
             )
         time.sleep(0.5)

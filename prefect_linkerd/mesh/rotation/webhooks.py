@@ -17,17 +17,16 @@ from dataclasses import dataclass
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotReady
 from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER
-from prefect_linkerd.mesh.helm.charts import ChartCatalog
-from prefect_linkerd.mesh.helm.client import Helm, desired_release
+from prefect_linkerd.mesh.helm.client import desired_release
 from prefect_linkerd.mesh.helm.installed import Part, parts_of, read_mesh_releases
 from prefect_linkerd.mesh.helm.values import merge
 from prefect_linkerd.mesh.identity.issuer import chart_issuer
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.install.injection import ensure_meshed
-from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, read_record
 from prefect_linkerd.mesh.report.events import Notice
@@ -57,35 +56,37 @@ class WebhookRenewal:
 # Reading
 
 
-def look_at_webhooks(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates]:
+def look_at_webhooks(mesh: Mesh) -> dict[str, Certificates]:
     """Checks that the charts can renew the webhooks' certificates; returns them as they are.
 
     Raises:
         InvalidInput: no chart makes any; with who does. Or an upgrade would change more than them.
         PreflightFailed: this identity may not do what it takes.
     """
-    plan = read_renewal(cluster, config)
-    has_record = read_record(cluster, config.namespaces.linkerd) is not None
-    require(lacking(cluster, renewal_permissions(config, plan, has_record=has_record)))
-    return read_secrets(cluster, config)
+    plan = read_renewal(mesh)
+    has_record = read_record(mesh.cluster, mesh.config.namespaces.linkerd) is not None
+    require(lacking(mesh.cluster, renewal_permissions(mesh.config, plan, has_record=has_record)))
+    return read_secrets(mesh)
 
 
-def read_renewal(cluster: Cluster, config: MeshConfig) -> RenewalPlan:
+def read_renewal(mesh: Mesh) -> RenewalPlan:
     """The plan for a mesh as it is.
 
     Raises:
         InvalidInput: see `look_at_webhooks`.
     """
-    places = _places(config)
-    parts: list[Part] = [part for part in parts_of(config) if part in WEBHOOKS]
-    installed = read_mesh_releases(cluster, config, parts=parts, namespaces=places, values=True)
+    places = _places(mesh.config)
+    parts: list[Part] = [part for part in parts_of(mesh.config) if part in WEBHOOKS]
+    installed = read_mesh_releases(
+        mesh.cluster, mesh.config, parts=parts, namespaces=places, values=True
+    )
     certificates = [
-        obj for place in places for obj in cluster.list(CERT_MANAGER, "Certificate", place)
+        obj for place in places for obj in mesh.cluster.list(CERT_MANAGER, "Certificate", place)
     ]
     plan = plan_renewal(installed.releases, installed.owners, certificates)
     if not plan.releases:
         raise InvalidInput(
-            f"webhooks of mesh {config.name}",
+            f"webhooks of mesh {mesh.config.name}",
             expected="a certificate that the chart of a Helm release made",
             found="; ".join(plan.left) or "no Helm release of Linkerd",
             remedy=plan.elsewhere if plan.left else "Run bootstrap, or reinstall the mesh by Helm.",
@@ -99,7 +100,7 @@ def read_renewal(cluster: Cluster, config: MeshConfig) -> RenewalPlan:
                 remedy="Finish what was interrupted first: run bootstrap, upgrade or rotate_anchor "
                 "again, whichever it was.",
             )
-    _require_same(cluster, config, plan)
+    _require_same(mesh, plan)
     return plan
 
 
@@ -110,19 +111,19 @@ def _places(config: MeshConfig) -> list[str]:
     return found + ([names.jaeger] if config.jaeger.enabled else [])
 
 
-def _require_same(cluster: Cluster, config: MeshConfig, plan: RenewalPlan) -> None:
+def _require_same(mesh: Mesh, plan: RenewalPlan) -> None:
     """Checks that the control plane's release has the mesh's own trust bundle and issuer.
 
     Where an interrupted rotation, or a person, has changed them beside the release, an upgrade to
     its values would take the old ones back.
     """
-    linkerd = config.namespaces.linkerd
+    linkerd = mesh.config.namespaces.linkerd
     plane = next(
         (each.release for each in plan.releases if each.part in CONTROL_PLANE_CHARTS), None
     )
     if plane is None:
         return
-    bundle = read_trust_bundle(cluster, config)
+    bundle = read_trust_bundle(mesh)
     if bundle.owner == "release" and bundle.anchors != bundle.declared_anchors:
         raise InvalidInput(
             f"ConfigMap/{linkerd}/{TRUST_ROOTS}",
@@ -131,7 +132,7 @@ def _require_same(cluster: Cluster, config: MeshConfig, plan: RenewalPlan) -> No
             remedy="Finish the rotation by rotate_anchor; else put the release's anchors back.",
         )
     values = plane.values or {}
-    issuer = chart_issuer(cluster.get("v1", "Secret", ISSUER_SECRET, linkerd))
+    issuer = chart_issuer(mesh.cluster.get("v1", "Secret", ISSUER_SECRET, linkerd))
     if merge(values, issuer) != values:
         raise InvalidInput(
             f"Secret/{linkerd}/{ISSUER_SECRET}",
@@ -169,12 +170,7 @@ def renewal_permissions(
 
 
 def renew_webhooks(
-    cluster: Cluster,
-    config: MeshConfig,
-    helm: Helm,
-    claim: RotationClaim,
-    before: Mapping[str, Certificates],
-    on_progress: OnProgress,
+    mesh: Mesh, claim: RotationClaim, before: Mapping[str, Certificates], on_progress: OnProgress
 ) -> WebhookRenewal:
     """Upgrades each release to what it is, and proves that its certificates are other ones.
 
@@ -191,23 +187,22 @@ def renew_webhooks(
         ReleaseError: Helm failed; the release is what it was.
         NotReady: a certificate is the old one still.
     """
-    plan = read_renewal(cluster, config)
-    catalog = ChartCatalog(config)
+    plan = read_renewal(mesh)
     old = {key: _certificate(key, before) for each in plan.releases for key in each.secrets}
     for each in plan.releases:
-        now = read_secrets(cluster, config)
+        now = read_secrets(mesh)
         if all(_is_other(old[key], _certificate(key, now)) for key in each.secrets):
             continue
         claim.check()
         release = each.release
-        chart = catalog.find(each.part, version=release.chart_version)
-        helm.upgrade_again(
-            desired_release(config, chart, release.values or {}, release.ref), on_progress
+        chart = mesh.charts.find(each.part, version=release.chart_version)
+        mesh.helm.upgrade_again(
+            desired_release(mesh.config, chart, release.values or {}, release.ref), on_progress
         )
         if each.part not in CONTROL_PLANE_CHARTS:
             # Its pods may have come up while no injector answered.
-            ensure_meshed(cluster, release.place, config.timeout_seconds, on_progress)
-    now = read_secrets(cluster, config)
+            ensure_meshed(mesh.cluster, release.place, mesh.config.timeout_seconds, on_progress)
+    now = read_secrets(mesh)
     renewed: list[Renewed] = []
     for key, info in old.items():
         after = _certificate(key, now)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, InvalidInput, MeshError
 from prefect_linkerd.mesh.install.ingress import APP_ROUTE, choose_api_version, override, route
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
 from prefect_linkerd.mesh.load.program import Traffic
 from prefect_linkerd.mesh.load.workloads import PORT
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.smoke.judgement import (
     judge_canary,
     judge_faults,
@@ -42,8 +42,7 @@ _FRONT = "web"
 
 def keep_promise(
     promise: Promise,
-    cluster: Cluster,
-    config: MeshConfig,
+    mesh: Mesh,
     options: SmokeOptions,
     *,
     on_step: OnStep = ignore_step,
@@ -56,7 +55,7 @@ def keep_promise(
     Raises:
         ApiError: the API server failed for a moment; the test may be run again.
     """
-    run = SmokeRun(cluster, config, options, promise, on_step=on_step, on_progress=on_progress)
+    run = SmokeRun(mesh, options, promise, on_step=on_step, on_progress=on_progress)
     remedy = ""
     try:
         with run:

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, InvalidInput, MeshError, NotReady
 from prefect_linkerd.mesh.install.ingress import API_VERSIONS as TRAEFIK_API_VERSIONS
 from prefect_linkerd.mesh.install.injection import proxy_of
 from prefect_linkerd.mesh.install.namespaces import LABELS
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts, describe, pod_reason
 from prefect_linkerd.mesh.linkerd.facts import SPLIT_KINDS
 from prefect_linkerd.mesh.load.fuse import Family, Fuse
 from prefect_linkerd.mesh.load.program import Traffic, read_traffic
 from prefect_linkerd.mesh.load.workloads import labelled, program, service
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.report import Measurement, Step
 from prefect_linkerd.mesh.smoke.routing import SplitApi, refusal, split
@@ -76,25 +76,24 @@ class SmokeRun:
 
     def __init__(
         self,
-        cluster: Cluster,
-        config: MeshConfig,
+        mesh: Mesh,
         options: SmokeOptions,
         promise: Promise,
         *,
         on_step: OnStep = ignore_step,
         on_progress: OnProgress = ignore_progress,
     ) -> None:
-        self.cluster, self.config, self.options = cluster, config, options
+        self.cluster, self.config, self.options = mesh.cluster, mesh.config, options
         self.promise: Promise = promise
         self.id = secrets.token_hex(4)
-        self.namespace: str = options.namespace or config.namespaces.emojivoto
+        self.namespace: str = options.namespace or mesh.config.namespaces.emojivoto
         self.steps: list[Step] = []
         self.objects: list[str] = []
         self.measurements: list[Measurement] = []
         self.remedy = ""
         self._on_step, self._on_progress = on_step, on_progress
         self._labels = {**LABELS, RUN_LABEL: self.id, PROMISE_LABEL: promise}
-        self._fuse = Fuse(cluster, SMOKE, self.id, self.namespace, self._labels)
+        self._fuse = Fuse(mesh.cluster, SMOKE, self.id, self.namespace, self._labels)
         self._runs_pods = True
 
     def name(self, role: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
-from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
     authorities_of,
@@ -64,17 +64,17 @@ class Expiring:
         return self.expiry.remedy or f"Run {flows.get(self.expiry.role, 'rotate_webhooks')}."
 
 
-def read_expiries(cluster: Cluster, config: MeshConfig) -> tuple[Expiry, ...]:
+def read_expiries(mesh: Mesh) -> tuple[Expiry, ...]:
     """Every certificate of a mesh by a handful of reads, most of them of named objects.
 
     Raises:
         ApiError: one of them could not be read.
         CertificateError: one of them is no certificate.
     """
-    bundle = read_trust_bundle(cluster, config)
-    secrets = read_secrets(cluster, config)
-    signers = read_webhook_signers(cluster, config)
-    return _sorted(_expiries(config, bundle, secrets, signers, cluster.clock()))
+    bundle = read_trust_bundle(mesh)
+    secrets = read_secrets(mesh)
+    signers = read_webhook_signers(mesh)
+    return _sorted(_expiries(mesh.config, bundle, secrets, signers, mesh.cluster.clock()))
 
 
 def expiries(snapshot: Snapshot) -> tuple[Expiry, ...]:

@@ -20,7 +20,6 @@ from pydantic import SecretStr
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import MeshError
-from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.installed import MeshReleases, read_mesh_releases
 from prefect_linkerd.mesh.helm.ownership import owner_of
@@ -36,6 +35,7 @@ from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.kubernetes.rollout import KINDS, LONG_RUNNING, Workload, rollout_status
 from prefect_linkerd.mesh.kubernetes.stall import FAILED_CREATE, refusal_of, refusals
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import is_key_of
 from prefect_linkerd.mesh.planning.desired import wanted_releases
 from prefect_linkerd.mesh.planning.preflight import denied_permissions
@@ -391,32 +391,27 @@ class Snapshot:
 
 
 def read_snapshot(
-    cluster: Cluster,
-    config: MeshConfig,
+    mesh: Mesh,
     *,
     permissions: bool = False,
-    catalog: ChartCatalog | None = None,
 ) -> Snapshot:
     """Reads a mesh: some thirty lists side by side, by pages of 500 objects.
 
     Args:
         permissions: whether to ask for the permissions that an installation needs, some hundreds
             of small questions that only the checks before an installation look at.
-        catalog: where charts and the newest Linkerd release are looked up; the configuration's
-            sources by default.
 
     Raises:
         ApiError: the API server gives no answer at all.
     """
-    kubernetes = cluster.version()
-    readers = _readers(cluster, config)
-    catalog = catalog or ChartCatalog(config)
-    readers["newest"] = catalog.newest_linkerd
-    readers["denied"] = lambda: denied_permissions(cluster, config) if permissions else None
+    kubernetes = mesh.cluster.version()
+    readers = _readers(mesh)
+    readers["newest"] = mesh.charts.newest_linkerd
+    readers["denied"] = lambda: denied_permissions(mesh) if permissions else None
     parts: dict[str, object] = {
-        "config": config,
+        "config": mesh.config,
         "kubernetes": kubernetes,
-        "now": cluster.clock(),
+        "now": mesh.cluster.clock(),
         "local_now": datetime.now(UTC),
     }
     unread: dict[str, MeshError] = {}
@@ -432,12 +427,12 @@ def read_snapshot(
             unread[part] = unread[source]
             continue
         try:
-            parts[part] = derive(parts[source], config)
+            parts[part] = derive(parts[source], mesh.config)
         except MeshError as error:
             unread[part] = error
     with ThreadPoolExecutor(READERS) as pool:
         pending: dict[str, Future[object]] = {}
-        for name, (needs, read) in _later(cluster, config, catalog).items():
+        for name, (needs, read) in _later(mesh).items():
             if missing := next((need for need in needs if need in unread), None):
                 unread[name] = unread[missing]
             else:
@@ -450,42 +445,42 @@ def read_snapshot(
     return Snapshot.of(parts, unread)
 
 
-def _readers(cluster: Cluster, config: MeshConfig) -> dict[str, Callable[[], object]]:
+def _readers(mesh: Mesh) -> dict[str, Callable[[], object]]:
     """How each part is read; the largest first, so that the others are read beside it."""
-    names = config.namespaces
+    names = mesh.config.namespaces
     rbac, admission = "rbac.authorization.k8s.io/v1", "admissionregistration.k8s.io/v1"
-    labels = partial(_labels, cluster, rbac)
-    by_name = partial(_by_name, cluster)
+    labels = partial(_labels, mesh.cluster, rbac)
+    by_name = partial(_by_name, mesh.cluster)
     return {
-        "pods": lambda: read_pods(cluster),
-        "workloads": lambda: _workloads(cluster),
-        "refusals": lambda: _refusals(cluster),
-        "services": lambda: tuple(map(_service, cluster.list("v1", "Service"))),
-        "endpoints": lambda: _endpoints(cluster),
-        "secrets": lambda: read_secrets(cluster, config),
+        "pods": lambda: read_pods(mesh.cluster),
+        "workloads": lambda: _workloads(mesh.cluster),
+        "refusals": lambda: _refusals(mesh.cluster),
+        "services": lambda: tuple(map(_service, mesh.cluster.list("v1", "Service"))),
+        "endpoints": lambda: _endpoints(mesh.cluster),
+        "secrets": lambda: read_secrets(mesh),
         "installed": lambda: read_mesh_releases(
-            cluster, config, namespaces=_release_namespaces(cluster, config), values=True
+            mesh.cluster, mesh.config, namespaces=_release_namespaces(mesh), values=True
         ),
-        "crds": lambda: _crds(cluster),
-        "config_maps": lambda: _config_maps(cluster, config),
-        "api_versions": cluster.api_versions,
+        "crds": lambda: _crds(mesh.cluster),
+        "config_maps": lambda: _config_maps(mesh),
+        "api_versions": mesh.cluster.api_versions,
         "namespaces": lambda: by_name("v1", "Namespace"),
-        "nodes": lambda: tuple(map(_node, cluster.list("v1", "Node"))),
-        "replica_sets": lambda: tuple(cluster.list("apps/v1", "ReplicaSet", names.linkerd)),
-        "service_accounts": lambda: _service_accounts(cluster, config),
+        "nodes": lambda: tuple(map(_node, mesh.cluster.list("v1", "Node"))),
+        "replica_sets": lambda: tuple(mesh.cluster.list("apps/v1", "ReplicaSet", names.linkerd)),
+        "service_accounts": lambda: _service_accounts(mesh),
         "cluster_roles": lambda: labels("ClusterRole"),
         "cluster_role_bindings": lambda: labels("ClusterRoleBinding"),
         "role_bindings": lambda: frozenset(labels("RoleBinding", "kube-system")),
         "mutating_webhooks": lambda: by_name(admission, "MutatingWebhookConfiguration"),
         "validating_webhooks": lambda: by_name(admission, "ValidatingWebhookConfiguration"),
         "api_services": lambda: by_name("apiregistration.k8s.io/v1", "APIService"),
-        "policies": lambda: _custom(cluster, POLICY_KINDS),
-        "ingresses": lambda: _custom(cluster, INGRESS_KINDS),
-        "certificates": lambda: _certificates(cluster, config),
+        "policies": lambda: _custom(mesh.cluster, POLICY_KINDS),
+        "ingresses": lambda: _custom(mesh.cluster, INGRESS_KINDS),
+        "certificates": lambda: _certificates(mesh),
         "anchor_owner": lambda: (
-            read_anchor_owner(cluster, config) if config.issuer == "cert-manager" else None
+            read_anchor_owner(mesh) if mesh.config.issuer == "cert-manager" else None
         ),
-        "webhook_signers": lambda: read_webhook_signers(cluster, config),
+        "webhook_signers": lambda: read_webhook_signers(mesh),
     }
 
 
@@ -518,9 +513,7 @@ _DERIVED: dict[str, tuple[str, Callable[[Any, MeshConfig], object]]] = {
 
 
 def _wanted(
-    cluster: Cluster,
-    config: MeshConfig,
-    catalog: ChartCatalog,
+    mesh: Mesh,
     kubernetes: str,
     api_versions: frozenset[str],
     crds: Mapping[str, Object],
@@ -528,14 +521,12 @@ def _wanted(
     trust_bundle: str,
 ) -> tuple[DesiredRelease, ...]:
     return wanted_releases(
-        cluster,
-        config,
-        catalog,
+        mesh,
         kubernetes=kubernetes,
         api_versions=api_versions,
         crds=crds,
         releases=installed.all,
-        mesh=installed,
+        installed=installed,
         trust_bundle=trust_bundle,
     )
 
@@ -549,21 +540,21 @@ def _prometheus(cluster: Cluster, namespaces: Mapping[str, Object]) -> Prometheu
     return None
 
 
-def _proxy_sample(cluster: Cluster, config: MeshConfig, pods: tuple[Pod, ...]) -> ProxySample:
-    namespace = config.namespaces.linkerd
+def _proxy_sample(mesh: Mesh, pods: tuple[Pod, ...]) -> ProxySample:
+    namespace = mesh.config.namespaces.linkerd
     meshed = (pod for pod in pods if pod.proxy is not None and pod.control_plane == namespace)
-    return read_proxy_metrics(cluster, choose_sample(meshed))
+    return read_proxy_metrics(mesh.cluster, choose_sample(meshed))
 
 
 def _later(
-    cluster: Cluster, config: MeshConfig, catalog: ChartCatalog
+    mesh: Mesh,
 ) -> dict[str, tuple[tuple[str, ...], Callable[..., object]]]:
     """How the parts are read that need others, with those that they need."""
-    wanted = partial(_wanted, cluster, config, catalog)
+    wanted = partial(_wanted, mesh)
     return {
         "wanted": (("kubernetes", "api_versions", "crds", "installed", "trust_bundle"), wanted),
-        "prometheus": (("namespaces",), partial(_prometheus, cluster)),
-        "proxy_sample": (("pods",), partial(_proxy_sample, cluster, config)),
+        "prometheus": (("namespaces",), partial(_prometheus, mesh.cluster)),
+        "proxy_sample": (("pods",), partial(_proxy_sample, mesh)),
     }
 
 
@@ -873,8 +864,8 @@ def _crds(cluster: Cluster) -> dict[str, Object]:
     return found
 
 
-def _config_maps(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
-    names = config.namespaces
+def _config_maps(mesh: Mesh) -> dict[str, Object]:
+    names = mesh.config.namespaces
     wanted = [
         (names.linkerd, "linkerd-config"),
         (names.linkerd, TRUST_ROOTS),
@@ -885,17 +876,17 @@ def _config_maps(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
     ]
     found: dict[str, Object] = {}
     for namespace, name in wanted:
-        if (obj := cluster.get("v1", "ConfigMap", name, namespace)) is not None:
+        if (obj := mesh.cluster.get("v1", "ConfigMap", name, namespace)) is not None:
             found[f"{namespace}/{name}"] = obj
     return found
 
 
-def _service_accounts(cluster: Cluster, config: MeshConfig) -> dict[str, Mapping[str, str]]:
-    names = config.namespaces
+def _service_accounts(mesh: Mesh) -> dict[str, Mapping[str, str]]:
+    names = mesh.config.namespaces
     return {
         f"{namespace}/{name}": labels
         for namespace in (names.linkerd, names.viz, names.jaeger, CNI_NAMESPACE)
-        for name, labels in _labels(cluster, "v1", "ServiceAccount", namespace).items()
+        for name, labels in _labels(mesh.cluster, "v1", "ServiceAccount", namespace).items()
     }
 
 
@@ -912,11 +903,11 @@ def _by_name(cluster: Cluster, api_version: str, kind: str) -> dict[str, Object]
     return {obj["metadata"]["name"]: obj for obj in cluster.list(api_version, kind)}
 
 
-def read_trust_bundle(cluster: Cluster, config: MeshConfig) -> str:
+def read_trust_bundle(mesh: Mesh) -> str:
     """The PEM of every anchor that the mesh trusts; empty where there is none."""
-    namespace = config.namespaces.linkerd
-    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
-    return _trust_bundle({f"{namespace}/{TRUST_ROOTS}": roots}, config)
+    namespace = mesh.config.namespaces.linkerd
+    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    return _trust_bundle({f"{namespace}/{TRUST_ROOTS}": roots}, mesh.config)
 
 
 def secret_names(config: MeshConfig) -> list[tuple[str, str]]:
@@ -925,11 +916,11 @@ def secret_names(config: MeshConfig) -> list[tuple[str, str]]:
     return [(config.namespaces.linkerd, ISSUER_SECRET), *found]
 
 
-def read_secrets(cluster: Cluster, config: MeshConfig) -> dict[str, Certificates]:
+def read_secrets(mesh: Mesh) -> dict[str, Certificates]:
     """The certificates of the issuer and of every webhook, by `namespace/name` of their Secrets."""
     found: dict[str, Certificates] = {}
-    for namespace, name in secret_names(config):
-        secret = cluster.get("v1", "Secret", name, namespace)
+    for namespace, name in secret_names(mesh.config):
+        secret = mesh.cluster.get("v1", "Secret", name, namespace)
         if secret is not None:
             found[f"{namespace}/{name}"] = certificates_of(secret, f"Secret/{namespace}/{name}")
     return found
@@ -954,13 +945,13 @@ def certificates_of(secret: Object, subject: str) -> Certificates:
     )
 
 
-def _release_namespaces(cluster: Cluster, config: MeshConfig) -> set[str]:
+def _release_namespaces(mesh: Mesh) -> set[str]:
     """Those of the mesh that are there: in another nobody can be granted to read anything."""
     there = {
         namespace["metadata"]["name"]
-        for namespace in cluster.list("v1", "Namespace", metadata_only=True)
+        for namespace in mesh.cluster.list("v1", "Namespace", metadata_only=True)
     }
-    return there & {str(name) for name in config.namespaces.model_dump().values()}
+    return there & {str(name) for name in mesh.config.namespaces.model_dump().values()}
 
 
 def _custom(
@@ -984,11 +975,11 @@ def _custom(
     return found
 
 
-def _certificates(cluster: Cluster, config: MeshConfig) -> tuple[Object, ...]:
+def _certificates(mesh: Mesh) -> tuple[Object, ...]:
     """cert-manager's Certificates in the namespaces of the mesh."""
-    namespaces = config.namespaces
+    namespaces = mesh.config.namespaces
     return tuple(
         obj
         for namespace in (namespaces.linkerd, namespaces.viz, namespaces.jaeger)
-        for obj in cluster.list("cert-manager.io/v1", "Certificate", namespace)
+        for obj in mesh.cluster.list("cert-manager.io/v1", "Certificate", namespace)
     )

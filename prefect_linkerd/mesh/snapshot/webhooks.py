@@ -13,7 +13,8 @@ from prefect_linkerd.mesh.helm.installed import Part, namespace_of
 from prefect_linkerd.mesh.helm.ownership import Owner
 from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.identity.certificate_anchor import signing_secret
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class WebhookSigner:
         return f"{kind}/{name}"
 
 
-def read_webhook_signers(cluster: Cluster, config: MeshConfig) -> tuple[WebhookSigner, ...]:
+def read_webhook_signers(mesh: Mesh) -> tuple[WebhookSigner, ...]:
     """Who signs each webhook's certificate; changes nothing and reads no Secret.
 
     A webhook that is not installed is left out.
@@ -123,20 +124,20 @@ def read_webhook_signers(cluster: Cluster, config: MeshConfig) -> tuple[WebhookS
 
     def keeper(namespace: str, secret: str) -> Object | None:
         if namespace not in certificates:
-            found = cluster.list(CERT_MANAGER, "Certificate", namespace)
+            found = mesh.cluster.list(CERT_MANAGER, "Certificate", namespace)
             certificates[namespace] = list(found)
         return certificate_for(certificates[namespace], secret)
 
     def read() -> Iterator[WebhookSigner]:
-        for namespace, webhook in webhooks_of(config):
+        for namespace, webhook in webhooks_of(mesh.config):
             group, kind, name = webhook.trusted_by
             # A list of one, as who may list a kind need not be allowed to get each object.
-            found = cluster.list(f"{group}/v1", kind, fields=f"metadata.name={name}")
+            found = mesh.cluster.list(f"{group}/v1", kind, fields=f"metadata.name={name}")
             trusting = next(iter(found), None)
             if trusting is None:
                 continue
             certificate = keeper(namespace, webhook.secret)
-            place = signing_secret(cluster, config, certificate) if certificate else None
+            place = signing_secret(mesh, certificate) if certificate else None
             own = keeper(*place) if place is not None else None
             yield WebhookSigner(
                 namespace,

@@ -7,17 +7,16 @@ from dataclasses import replace
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.chart_releases import read_repository, released
-from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, ChartName, charts_of
-from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.charts import Chart, ChartName, charts_of
 from prefect_linkerd.mesh.helm.installed import mesh_releases, read_mesh_releases
 from prefect_linkerd.mesh.helm.ownership import owner_of_release, refuse_theirs
 from prefect_linkerd.mesh.helm.records import Release, Revision, deployed, read_releases
 from prefect_linkerd.mesh.helm.values import ClusterFacts, proxy_version
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.install.dependencies import own_release, wanted_version
-from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.chart_split import OLD
 from prefect_linkerd.mesh.planning.desired import wanted_release
 from prefect_linkerd.mesh.planning.losses import Pin
@@ -26,34 +25,32 @@ from prefect_linkerd.mesh.planning.release_changes import Comparison, installed_
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord, read_record
 from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
 from prefect_linkerd.mesh.snapshot.mesh import Pod
+from prefect_linkerd.mesh.upgrade.path import newest_hop
 from prefect_linkerd.mesh.upgrade.plan import PlanSnapshot, at_version, check_path, source_version
 
 TRAFFIC_SPLIT = ("split.smi-spec.io/v1alpha2", "TrafficSplit")
 
 
-def installed_releases(
-    cluster: Cluster, config: MeshConfig, releases: Sequence[Release]
-) -> dict[str, Revision]:
+def installed_releases(mesh: Mesh, releases: Sequence[Release]) -> dict[str, Revision]:
     """The mesh's deployed releases by the part that they are, whatever their own names.
 
     cert-manager and Traefik are among them where the upgrade policy names them.
     """
     found: dict[str, Revision] = {}
-    for part, release in mesh_releases(config, releases, {}).releases.items():
-        revision = deployed(cluster, release.name, release.namespace)
+    for part, release in mesh_releases(mesh.config, releases, {}).releases.items():
+        revision = deployed(mesh.cluster, release.name, release.namespace)
         if revision is not None:
             found[part] = revision
-    for name in config.upgrade.dependencies:
-        if (own := own_release(name, config, releases)) is not None:
-            revision = deployed(cluster, own.name, own.namespace)
+    for name in mesh.config.upgrade.dependencies:
+        if (own := own_release(name, mesh.config, releases)) is not None:
+            revision = deployed(mesh.cluster, own.name, own.namespace)
             if revision is not None:
                 found[name] = revision
     return found
 
 
 def read_source(
-    cluster: Cluster,
-    config: MeshConfig,
+    mesh: Mesh,
     releases: Sequence[Release],
     installed: Mapping[str, Revision],
     record: UpgradeRecord | None,
@@ -65,41 +62,55 @@ def read_source(
         OwnershipConflict: there is one that is no Helm release, such as Argo CD's.
     """
     if record is None and not installed.keys() & set(CONTROL_PLANE_CHARTS):
-        driver = read_mesh_releases(cluster, config, releases).driver
+        driver = read_mesh_releases(mesh.cluster, mesh.config, releases).driver
         if driver is not None:
             raise refuse_theirs(
-                f"control plane in namespace {config.namespaces.linkerd}",
+                f"control plane in namespace {mesh.config.namespaces.linkerd}",
                 driver,
                 "Upgrade it there: these flows upgrade Helm releases alone.",
             )
     return LinkerdVersion.parse(source_version(installed, record))
 
 
-def versions_for(config: MeshConfig, current: LinkerdVersion) -> set[LinkerdVersion]:
+def versions_for(mesh: Mesh, current: LinkerdVersion) -> set[LinkerdVersion]:
     """The released versions of the channels that a mesh of a version may follow.
 
     Raises:
         ChartError: a repository cannot be read.
     """
     found: set[LinkerdVersion] = set()
-    channels: set[Channel] = {current.channel, config.upgrade.channel or current.channel}
+    channels: set[Channel] = {current.channel, mesh.config.upgrade.channel or current.channel}
     for channel in channels:
-        source = ChartCatalog(config).source_of("linkerd-control-plane", channel=channel)
+        source = mesh.charts.source_of("linkerd-control-plane", channel=channel)
         answer = read_repository(source, None)
         found |= {release.version for release in released(answer.entries or {})}
     return found
 
 
-def trust_bundle(cluster: Cluster, config: MeshConfig) -> str:
+def newest_target(mesh: Mesh) -> LinkerdVersion:
+    """The version of an upgrade in progress; else the newest that the mesh's policy wants.
+
+    Raises:
+        InvalidInput: there is no Linkerd, or what the policy wants cannot be reached in one step.
+        OwnershipConflict: the mesh has no Helm release, but an owner.
+        ChartError: a repository cannot be read.
+    """
+    record = read_record(mesh)
+    if record is not None:
+        return LinkerdVersion.parse(record.target)
+    releases = read_releases(mesh.cluster)
+    current = read_source(mesh, releases, installed_releases(mesh, releases), None)
+    return newest_hop(mesh.config.upgrade, current, versions_for(mesh, current))
+
+
+def trust_bundle(mesh: Mesh) -> str:
     """The PEM of every anchor that the mesh trusts, to be carried over."""
-    roots = cluster.get("v1", "ConfigMap", TRUST_ROOTS, config.namespaces.linkerd) or {}
+    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd) or {}
     return str(roots.get("data", {}).get("ca-bundle.crt", ""))
 
 
 def read_plan(
-    cluster: Cluster,
-    helm: Helm,
-    config: MeshConfig,
+    mesh: Mesh,
     target: LinkerdVersion,
     *,
     record: UpgradeRecord | None = None,
@@ -112,31 +123,35 @@ def read_plan(
         OwnershipConflict: the mesh has no Helm release, but an owner.
         ChartError: a chart of the version is not to be had.
     """
-    releases = read_releases(cluster)
-    installed = installed_releases(cluster, config, releases)
-    record = record or read_record(cluster, config)
-    source = read_source(cluster, config, releases, installed, record)
+    releases = read_releases(mesh.cluster)
+    installed = installed_releases(mesh, releases)
+    record = record or read_record(mesh)
+    source = read_source(mesh, releases, installed, record)
     check_path(source, target)
-    wanted = at_version(config, target)
-    catalog = ChartCatalog(wanted)
-    charts: dict[ChartName, Chart] = {name: catalog.find(name) for name in charts_of(wanted)}
-    for name in config.upgrade.dependencies:
+    after = mesh.configured(at_version(mesh.config, target))
+    wanted = after.config
+    charts: dict[ChartName, Chart] = {name: after.charts.find(name) for name in charts_of(wanted)}
+    for name in mesh.config.upgrade.dependencies:
         if name in installed:
-            charts[name] = catalog.find(name, version=wanted_version(name, config, None))
-    data_plane = read_data_plane(cluster, config.namespaces.linkerd)
+            charts[name] = after.charts.find(name, version=wanted_version(name, mesh.config, None))
+    data_plane = read_data_plane(mesh.cluster, mesh.config.namespaces.linkerd)
     restarted = restart_permissions(data_plane.targets)
-    found = read_preflight(cluster, _released(wanted), releases, restarted)
-    bundle = trust_bundle(cluster, config)
+    found = read_preflight(mesh.configured(_released(wanted)), releases, restarted)
+    bundle = trust_bundle(mesh)
     compared = [
-        _compared(cluster, wanted, chart, found.facts, bundle, installed, releases)
+        _compared(after, chart, found.facts, bundle, installed, releases)
         for chart in charts.values()
     ]
     changes = read_changes(
-        cluster, helm, at_version(config, source), wanted, compared, found.facts, keeps_crds=True
+        after,
+        at_version(mesh.config, source),
+        compared,
+        found.facts,
+        keeps_crds=True,
     )
     rendered = {change.chart: change.rendered for change in changes}
     return PlanSnapshot(
-        config=config,
+        config=mesh.config,
         source=source,
         target=target,
         facts=found.facts,
@@ -145,9 +160,9 @@ def read_plan(
         rendered=rendered,
         user_values={change.chart: change.extra for change in changes},
         objects=[change for each in changes for change in each.objects],
-        crds=installed_crds(cluster, installed, tuple(charts.values())),
+        crds=installed_crds(mesh.cluster, installed, tuple(charts.values())),
         findings=preflight(found, wanted, tuple(charts.values())),
-        traffic_splits=list(cluster.list(*TRAFFIC_SPLIT)),
+        traffic_splits=list(mesh.cluster.list(*TRAFFIC_SPLIT)),
         releases=releases,
         behind=sum(map(is_behind(data_plane, proxy_version(wanted)), data_plane.pods)),
         record=record,
@@ -191,8 +206,7 @@ def _released(config: MeshConfig) -> MeshConfig:
 
 
 def _compared(
-    cluster: Cluster,
-    config: MeshConfig,
+    mesh: Mesh,
     chart: Chart,
     facts: ClusterFacts,
     bundle: str,
@@ -206,7 +220,7 @@ def _compared(
     before = installed[OLD] if is_split else there
     ours = {r.ref for r in releases if owner_of_release(r).by == "prefect-linkerd"}
     found = Comparison(
-        wanted_release(cluster, config, chart, facts, bundle, at),
+        wanted_release(mesh, chart, facts, bundle, at),
         before,
         is_ours=before is not None and before.ref in ours,
     )

@@ -11,6 +11,7 @@ import pytest
 from prefect import get_client
 
 from prefect_linkerd.deployments.automations import lost_runs
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.snapshot.expiry import read_expiries
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.cluster import Sandbox
@@ -66,7 +67,7 @@ def test_a_change_on_a_machine_that_is_lost_is_finished_by_the_others(
     now = cluster.get("v1", "Secret", "linkerd-identity-issuer", "linkerd")
     assert now is not None
     assert now["data"] == issuer["data"]
-    roles = {expiry.role for expiry in read_expiries(cluster, mesh)}
+    roles = {expiry.role for expiry in read_expiries(Mesh(cluster, mesh))}
     assert {"trust anchor", "issuer", "webhook"} <= roles
 
 

@@ -14,6 +14,7 @@ from prefect_linkerd.cli import at_terminal
 from prefect_linkerd.cli.at_terminal import LOGGER, AtTerminal, End, Interrupted, Refused
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, ChartError, InvalidInput, MeshError, NotReady
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.admission import await_approval, declined, postponed
 from prefect_linkerd.tasks.events import failures_in_a_row, send
 from prefect_linkerd.tasks.flow import flow
@@ -198,7 +199,7 @@ def test_there_is_no_deployment_that_could_wait_for_a_window(mesh: Any, plan: An
 
 
 def test_a_secret_block_needs_a_server() -> None:
-    store = key_store(MeshConfig(), None)  # pyright: ignore[reportArgumentType]
+    store = key_store(Mesh(None, MeshConfig()))  # pyright: ignore[reportArgumentType]
     # A mesh whose anchor is there already needs no place for a key.
     assert store.load() is None
     assert "PREFECT_API_URL names no Prefect server" in store.where

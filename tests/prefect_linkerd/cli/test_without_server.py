@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import read_record
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.binaries import Binaries
@@ -106,7 +107,7 @@ def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
     assert said.splitlines()[-1].split() == ["adopt", "done"]
 
     # A no stops before the phase, and says how to resume.
-    before = read_trust_bundle(cluster, config).anchors
+    before = read_trust_bundle(Mesh(cluster, config)).anchors
     code, shown = terminal.answered("n", *ROTATE, "--approvals", "bundle")
     assert code == 2
     assert "# Rotation" in shown, shown
@@ -115,7 +116,7 @@ def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
     kept = read_record(cluster, "linkerd")
     assert kept is not None
     assert kept.is_open
-    assert read_trust_bundle(cluster, config).anchors == before
+    assert read_trust_bundle(Mesh(cluster, config)).anchors == before
     printed, _ = terminal.run("status")
     assert f"linkerd       {VERSION} (" in printed
     assert "linkerd/linkerd-control-plane: linkerd-control-plane " in printed
@@ -132,7 +133,7 @@ def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
     printed, said = terminal.run(*ROTATE, "--output", "json", "--quiet")
     record = json.loads(printed)
     assert (record["phase"], record["goal"]) == ("done", kept.goal)
-    assert read_trust_bundle(cluster, config).anchors == {kept.goal} != before
+    assert read_trust_bundle(Mesh(cluster, config)).anchors == {kept.goal} != before
     status = json.loads(terminal.run("status", "-o", "json")[0])
     assert (status["rotation"], status["upgrade"], status["mesh"]) == (None, None, config.name)
     assert {c["name"] for c in status["certificates"]} >= {"trust anchor", "issuer"}

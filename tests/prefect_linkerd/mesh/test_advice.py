@@ -58,8 +58,8 @@ def seen(
 ) -> PreflightSnapshot:
     charts = frozenset({"linkerd2", "linkerd-control-plane"})
     objects = tuple(Owned(f"ClusterRole/{o}", o, charts) for o in owned)
-    mesh = mesh_releases(config, releases, {})
-    return replace(GOOD, releases=releases, mesh=mesh, owned=objects, **more)
+    installed = mesh_releases(config, releases, {})
+    return replace(GOOD, releases=releases, installed=installed, owned=objects, **more)
 
 
 Situation = tuple[PreflightSnapshot, MeshConfig]
@@ -126,7 +126,9 @@ ADVICE: dict[str, tuple[Situation, str, Situation]] = {
         (
             replace(
                 GOOD,
-                mesh=replace(GOOD.mesh, owners={"linkerd-control-plane": owner_of(KUSTOMIZE)}),
+                installed=replace(
+                    GOOD.installed, owners={"linkerd-control-plane": owner_of(KUSTOMIZE)}
+                ),
             ),
             CONFIG,
         ),

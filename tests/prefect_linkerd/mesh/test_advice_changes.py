@@ -23,6 +23,7 @@ from prefect_linkerd.mesh.helm.records import ReleaseRef
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.losses import Pin, losses, pins
 from prefect_linkerd.mesh.planning.plan import accept, require_acceptable
 from prefect_linkerd.mesh.planning.preflight import Finding
@@ -343,9 +344,9 @@ def test_advice_about_an_upgrade_in_progress(cluster: Cluster, namespace: str) -
         UpgradeRecord(source=OLD, target=target, releases=[], started=datetime.now(UTC))
         for target in (NEW, "edge-26.9.1")
     )
-    begin(cluster, config, first)
-    advice(OwnershipConflict, lambda: begin(cluster, config, other))
-    assert begin(cluster, config, first) == first
+    begin(Mesh(cluster, config), first)
+    advice(OwnershipConflict, lambda: begin(Mesh(cluster, config), other))
+    assert begin(Mesh(cluster, config), first) == first
     # As an upgrade ends, there or back.
-    end(cluster, config)
-    assert begin(cluster, config, other) == other
+    end(Mesh(cluster, config))
+    assert begin(Mesh(cluster, config), other) == other

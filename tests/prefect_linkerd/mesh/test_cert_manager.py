@@ -35,6 +35,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     ensure_trust_anchor,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, name_of
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     KeyPair,
     check_key_matches,
@@ -225,9 +226,9 @@ def test_cert_manager_signs_the_issuer_and_the_webhooks(
     )
     make_namespaces(cluster, mesh)
     store = ClusterKeyStore(cluster, where)
-    anchor = ensure_trust_anchor(cluster, mesh, store, now())
+    anchor = ensure_trust_anchor(Mesh(cluster, mesh), store, now())
 
-    made = ensure_cert_manager_issuer(cluster, mesh, anchor, store, now(), timeout=60)
+    made = ensure_cert_manager_issuer(Mesh(cluster, mesh), anchor, store, now(), timeout=60)
 
     assert made.origin == "made"
     assert made.info.not_after - made.info.not_before == timedelta(hours=48)
@@ -235,7 +236,7 @@ def test_cert_manager_signs_the_issuer_and_the_webhooks(
     signer = signed_by(issuer.certificate, anchor.bundle, "issuer")
     assert signer is not None
     assert signer.fingerprint == anchor.info.fingerprint
-    authorities = webhook_authorities(cluster, mesh)
+    authorities = webhook_authorities(Mesh(cluster, mesh))
     assert set(authorities) == {name, f"{name}-viz"}
     for namespace, server in ((name, "linkerd-proxy-injector"), (f"{name}-viz", "tap")):
         held = tls(cluster, f"{server}-k8s-tls", namespace)
@@ -245,7 +246,7 @@ def test_cert_manager_signs_the_issuer_and_the_webhooks(
         served = read_certificates(held.certificate, server)[0]
         assert served.dns_names == (f"{server}.{namespace}.svc",)
 
-    again = ensure_cert_manager_issuer(cluster, mesh, anchor, store, now(), timeout=60)
+    again = ensure_cert_manager_issuer(Mesh(cluster, mesh), anchor, store, now(), timeout=60)
     assert (again.origin, again.info) == ("adopted", made.info)
 
 
@@ -273,9 +274,9 @@ def test_a_failure_says_what_cert_manager_says(certified: Cluster) -> None:
     mesh = config(namespaces={"linkerd": "mesh-failing", "viz": "mesh-failing-viz"})
     make_namespaces(certified, mesh)
     store = Kept(own_anchor(certified))
-    anchor = ensure_trust_anchor(certified, mesh, store, now())
+    anchor = ensure_trust_anchor(Mesh(certified, mesh), store, now())
     with pytest.raises(NotReady) as caught:
-        ensure_cert_manager_issuer(certified, mesh, anchor, store, now(), timeout=4)
+        ensure_cert_manager_issuer(Mesh(certified, mesh), anchor, store, now(), timeout=4)
     error = caught.value
     assert error.subject == "Issuer/mesh-failing/linkerd-trust-anchor"
     assert error.expected == "Ready within 4 s"
@@ -285,7 +286,7 @@ def test_a_failure_says_what_cert_manager_says(certified: Cluster) -> None:
     pair = store.load()
     assert pair is not None
     ClusterKeyStore(certified, "mesh-failing").store_once(pair)
-    assert ensure_cert_manager_issuer(certified, mesh, anchor, store, now(), timeout=60)
+    assert ensure_cert_manager_issuer(Mesh(certified, mesh), anchor, store, now(), timeout=60)
 
 
 @follows("Provide it (trust_anchor.certificate_file and private_key_file), or set issuer")
@@ -295,12 +296,12 @@ def test_without_the_anchors_key_in_the_cluster_nothing_is_asked_of_cert_manager
     mesh = config(namespaces={"linkerd": "mesh-keyless", "viz": "mesh-keyless-viz"})
     make_namespaces(certified, mesh)
     store = Kept(own_anchor(certified))
-    anchor = ensure_trust_anchor(certified, mesh, store, now())
+    anchor = ensure_trust_anchor(Mesh(certified, mesh), store, now())
     for other in (Kept(None), Kept(create_trust_anchor(DOMAIN, YEAR, now()))):
         with pytest.raises(InvalidInput, match="set issuer to self-signed"):
-            ensure_cert_manager_issuer(certified, mesh, anchor, other, now(), timeout=4)
+            ensure_cert_manager_issuer(Mesh(certified, mesh), anchor, other, now(), timeout=4)
     assert list(certified.list("cert-manager.io/v1", "Certificate", "mesh-keyless")) == []
-    assert ensure_self_signed_issuer(certified, mesh, anchor, store, now()).origin == "made"
+    assert ensure_self_signed_issuer(Mesh(certified, mesh), anchor, store, now()).origin == "made"
 
 
 def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Cluster) -> None:
@@ -311,7 +312,7 @@ def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Clu
     )
     make_namespaces(cluster, mesh)
     store = ClusterKeyStore(cluster, name)
-    anchor = ensure_trust_anchor(cluster, mesh, store, now())
+    anchor = ensure_trust_anchor(Mesh(cluster, mesh), store, now())
     issuer, certificate = cert_manager_objects(mesh)
     spec = {**certificate["spec"], "duration": "72h0m0s", "secretName": "another"}
     spec["issuerRef"] = {"name": "mine", "kind": "Issuer"}
@@ -321,14 +322,14 @@ def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Clu
         by_kubectl(cluster, {**certificate, "metadata": place, "spec": spec}),
     ]
     with pytest.raises(OwnershipConflict, match=f"spec.secretName: {place['name']}"):
-        ensure_cert_manager_issuer(cluster, mesh, anchor, store, now(), timeout=60)
+        ensure_cert_manager_issuer(Mesh(cluster, mesh), anchor, store, now(), timeout=60)
 
     # As advised: its owner lets it make the Secret that Linkerd reads.
     cluster.delete("cert-manager.io/v1", "Certificate", place["name"], name)
     spec["secretName"] = place["name"]
     theirs[1] = by_kubectl(cluster, {**certificate, "metadata": place, "spec": spec})
     before = content(cluster, theirs)
-    made = ensure_cert_manager_issuer(cluster, mesh, anchor, store, now(), timeout=60)
+    made = ensure_cert_manager_issuer(Mesh(cluster, mesh), anchor, store, now(), timeout=60)
     assert made.info.not_after - made.info.not_before == timedelta(hours=72)
     assert [labels for _, labels, _, _ in before] == [None, None]
     after = content(cluster, theirs)
@@ -353,7 +354,7 @@ def test_a_certificate_of_another_name_for_the_same_secret_is_used(
     )
     make_namespaces(cluster, mesh)
     store = ClusterKeyStore(cluster, name)
-    anchor = ensure_trust_anchor(cluster, mesh, store, now())
+    anchor = ensure_trust_anchor(Mesh(cluster, mesh), store, now())
     ours = {name_of(obj): obj for obj in cert_manager_objects(mesh)}
     issuer = ours[f"Issuer/{viz}/webhook-selfsigned"]
     place = {"name": "webhook-issuer", "namespace": viz}
@@ -364,7 +365,7 @@ def test_a_certificate_of_another_name_for_the_same_secret_is_used(
             by_kubectl(cluster, {**certificate, "metadata": {"name": is_now, "namespace": viz}})
         )
     before = content(cluster, theirs)
-    ensure_cert_manager_issuer(cluster, mesh, anchor, store, now(), timeout=60)
+    ensure_cert_manager_issuer(Mesh(cluster, mesh), anchor, store, now(), timeout=60)
 
     assert [said for _, _, said, _ in content(cluster, theirs)] == [
         said for _, _, said, _ in before
@@ -372,7 +373,9 @@ def test_a_certificate_of_another_name_for_the_same_secret_is_used(
     found = cluster.list("cert-manager.io/v1", "Certificate", viz)
     # Nothing of ours is in that namespace, not even a CA that nothing needs.
     assert {obj["metadata"]["name"] for obj in found} == {"tap-cert", "tap-injector"}
-    facts = with_webhooks(ClusterFacts(cluster.version(), cluster.api_versions()), cluster, mesh)
+    facts = with_webhooks(
+        ClusterFacts(cluster.version(), cluster.api_versions()), Mesh(cluster, mesh)
+    )
     assert facts.webhook_keepers == {
         f"{viz}/tap": "tap-cert",
         f"{viz}/linkerd-tap-injector": "tap-injector",

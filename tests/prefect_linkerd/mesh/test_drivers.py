@@ -27,6 +27,7 @@ from prefect_linkerd.mesh.helm.records import (
 from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.rotation.options import NewAnchor
 from prefect_linkerd.mesh.rotation.plan import look
@@ -42,7 +43,7 @@ from prefect_linkerd.mesh.upgrade.snapshot import read_plan
 from tests.support.advice import follows
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.installed import SCOPES
-from tests.support.meshes import FAST, chart_of, ring_of, store_of
+from tests.support.meshes import FAST, ring_of, store_of
 from tests.support.people import applied
 from tests.support.ready_meshes import ReadyMesh
 
@@ -167,17 +168,17 @@ def plans(cluster: Cluster, config: MeshConfig, helm: Helm) -> dict[str, Callabl
     charts = [ChartCatalog(config).find(name) for name in charts_of(config)]
 
     def upgrade() -> Any:
-        return read_plan(cluster, helm, config, LinkerdVersion.parse(TARGET))
+        return read_plan(Mesh(cluster, config, helm), LinkerdVersion.parse(TARGET))
 
     return {
         "bootstrap": lambda: require_bootstrap_plan(
-            plan_bootstrap(read_bootstrap(cluster, helm, config, charts, store))
+            plan_bootstrap(read_bootstrap(Mesh(cluster, config, helm), charts, store))
         ),
         "upgrade": lambda: require_plan(plan_upgrade(upgrade())),
         "rotate_anchor": lambda: look(
-            cluster, config, chart_of(config), ring, NewAnchor(), FAST, "rotate", now
+            Mesh(cluster, config), ring, NewAnchor(), FAST, "rotate", now
         ),
-        "rotate_webhooks": lambda: look_at_webhooks(cluster, config),
+        "rotate_webhooks": lambda: look_at_webhooks(Mesh(cluster, config)),
     }
 
 
@@ -196,7 +197,7 @@ def test_each_driver_is_named_by_every_flow_that_would_write(
                 plan()
             assert owner in str(caught.value), (flow, str(caught.value))
         # Reads work in full.
-        snapshot = read_snapshot(cluster, config, catalog=ChartCatalog(config))
+        snapshot = read_snapshot(Mesh(cluster, config))
         assert not snapshot.unread
         report = verify(snapshot, CATEGORIES, SCOPES)
         errors = {r.check.id: str(r.problems[0]) for r in report.failing if r.outcome == "error"}
@@ -221,14 +222,14 @@ def test_a_bundle_that_something_else_brings_back_is_not_rotated(
     metadata = {"name": TRUST_ROOTS, "namespace": namespace, "labels": KUSTOMIZE}
     roots = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {}}
     bundle = TrustBundle("", None, "config-map", None, "")
-    require_writable_bundle(cluster, config, bundle)
+    require_writable_bundle(Mesh(cluster, config), bundle)
     applied(cluster, roots, "kustomize-controller")
     with pytest.raises(OwnershipConflict, match="Flux's Kustomization/apps"):
-        require_writable_bundle(cluster, config, bundle)
+        require_writable_bundle(Mesh(cluster, config), bundle)
     # As advised: Flux leaves it alone.
     cluster.delete("v1", "ConfigMap", TRUST_ROOTS, namespace)
     applied(cluster, {**roots, "metadata": {**metadata, "labels": {}}}, "kubectl")
-    require_writable_bundle(cluster, config, bundle)
+    require_writable_bundle(Mesh(cluster, config), bundle)
 
 
 @follows("Let that leave its content alone: a rotation writes the new anchor and its key there.")
@@ -250,11 +251,11 @@ def test_an_anchors_key_that_something_else_brings_back_is_not_rotated(
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
     applied(cluster, secret, "controller")
     with pytest.raises(OwnershipConflict, match=f"SealedSecret/{namespace}/{ANCHOR_SECRET}"):
-        require_writable_key(cluster, config)
+        require_writable_key(Mesh(cluster, config))
     # As advised: what brought it back has let go of it.
     cluster.delete("v1", "Secret", ANCHOR_SECRET, namespace)
     own = {"name": ANCHOR_SECRET, "namespace": namespace}
     applied(cluster, {**secret, "metadata": own}, "kubectl")
-    require_writable_key(cluster, config)
+    require_writable_key(Mesh(cluster, config))
     offline = config.trust_anchor.model_copy(update={"custody": "offline"})
-    require_writable_key(cluster, config.model_copy(update={"trust_anchor": offline}))
+    require_writable_key(Mesh(cluster, config.model_copy(update={"trust_anchor": offline})))

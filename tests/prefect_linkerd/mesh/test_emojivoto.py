@@ -18,6 +18,7 @@ from prefect_linkerd.mesh.install.namespaces import ensure_namespaces, namespace
 from prefect_linkerd.mesh.install.registry import pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
+from prefect_linkerd.mesh.mesh import Mesh
 
 
 @pytest.fixture
@@ -72,8 +73,8 @@ def test_it_rolls_out_and_a_second_time_changes_nothing(
         emojivoto={"enabled": True, "manifest": str(manifest)},
         traefik={"enabled": False},
     )
-    ensure_namespaces(cluster, config)
-    workloads = ensure_emojivoto(cluster, config)
+    ensure_namespaces(Mesh(cluster, config))
+    workloads = ensure_emojivoto(Mesh(cluster, config))
     seen: list[int] = []
     await_rollouts(cluster, workloads, 60, lambda ready, _wanted, _text: seen.append(ready))
     assert seen[-1] == 4
@@ -85,8 +86,8 @@ def test_it_rolls_out_and_a_second_time_changes_nothing(
         }
 
     before = generations()
-    assert ensure_namespaces(cluster, config) == []
-    ensure_emojivoto(cluster, config)
+    assert ensure_namespaces(Mesh(cluster, config)) == []
+    ensure_emojivoto(Mesh(cluster, config))
     assert generations() == before
 
 

@@ -18,6 +18,7 @@ from prefect_linkerd.mesh.install.ingress import (
     ingress_objects,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 
 
 def config(app: str = "emojivoto", viz: str = "linkerd-viz", **dashboard: Any) -> MeshConfig:
@@ -111,7 +112,7 @@ def test_ingress_is_made_once_and_then_left_alone(
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": extra}})
     try:
         mesh = config(namespace, extra)
-        first = ensure_ingress(cluster, mesh)
+        first = ensure_ingress(Mesh(cluster, mesh))
         assert {obj["apiVersion"] for obj in first} == {api_version}
         kept = secret(cluster, extra)
         assert bcrypt.checkpw(kept["password"].encode(), kept["users"].partition(":")[2].encode())
@@ -123,11 +124,11 @@ def test_ingress_is_made_once_and_then_left_alone(
             return [obj["metadata"]["resourceVersion"] for obj in found if obj]
 
         before = versions()
-        ensure_ingress(cluster, mesh)
+        ensure_ingress(Mesh(cluster, mesh))
         assert versions() == before
         assert len(before) == len(first) + 1
 
-        ensure_ingress(cluster, config(namespace, extra, password="another one"))
+        ensure_ingress(Mesh(cluster, config(namespace, extra, password="another one")))
         changed = secret(cluster, extra)
         assert changed["password"] == "another one"
         assert bcrypt.checkpw(b"another one", changed["users"].partition(":")[2].encode())

@@ -25,6 +25,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     tls_secret,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     check_key_matches,
     create_trust_anchor,
@@ -53,7 +54,7 @@ def store(tmp_path: Path) -> FileKeyStore:
 
 @pytest.fixture
 def anchor(cluster: Cluster, config: MeshConfig, store: FileKeyStore) -> TrustAnchor:
-    return ensure_trust_anchor(cluster, config, store, now())
+    return ensure_trust_anchor(Mesh(cluster, config), store, now())
 
 
 def read(cluster: Cluster, namespace: str) -> Object:
@@ -65,9 +66,9 @@ def read(cluster: Cluster, namespace: str) -> Object:
 def test_an_issuer_is_made_once_and_adopted_ever_after(
     cluster: Cluster, config: MeshConfig, anchor: TrustAnchor, store: FileKeyStore, namespace: str
 ) -> None:
-    made = ensure_self_signed_issuer(cluster, config, anchor, store, now())
+    made = ensure_self_signed_issuer(Mesh(cluster, config), anchor, store, now())
     secret = read(cluster, namespace)
-    again = ensure_self_signed_issuer(cluster, config, anchor, store, now())
+    again = ensure_self_signed_issuer(Mesh(cluster, config), anchor, store, now())
     assert (made.origin, again.origin) == ("made", "adopted")
     assert made.info == again.info
     assert read(cluster, namespace)["metadata"] == secret["metadata"]
@@ -88,7 +89,8 @@ def test_runs_at_the_same_time_end_with_the_same_issuer(
     with ThreadPoolExecutor(5) as pool:
         issuers = list(
             pool.map(
-                lambda _: ensure_self_signed_issuer(cluster, config, anchor, store, now()), range(5)
+                lambda _: ensure_self_signed_issuer(Mesh(cluster, config), anchor, store, now()),
+                range(5),
             )
         )
     assert len({issuer.info.fingerprint for issuer in issuers}) == 1
@@ -100,8 +102,8 @@ def test_an_issuer_ends_no_later_than_its_anchor(
 ) -> None:
     pair = create_trust_anchor(DOMAIN, timedelta(days=3), now())
     store.store_once(replace(pair, cluster=cluster_uid(cluster)))
-    anchor = ensure_trust_anchor(cluster, config, store, now())
-    issuer = ensure_self_signed_issuer(cluster, config, anchor, store, now())
+    anchor = ensure_trust_anchor(Mesh(cluster, config), store, now())
+    issuer = ensure_self_signed_issuer(Mesh(cluster, config), anchor, store, now())
     assert issuer.info.not_after == anchor.info.not_after
 
 
@@ -110,20 +112,20 @@ def test_without_the_anchors_key_nothing_is_written(
 ) -> None:
     empty = FileKeyStore(tmp_path / "nothing", SecretStr("correct horse battery staple"))
     with pytest.raises(InvalidInput, match="found none") as caught:
-        ensure_self_signed_issuer(cluster, config, anchor, empty, now())
+        ensure_self_signed_issuer(Mesh(cluster, config), anchor, empty, now())
     assert caught.value.subject == empty.where
     empty.store_once(create_trust_anchor(DOMAIN, YEAR, now()))
     with pytest.raises(InvalidInput, match="another trust anchor's"):
-        ensure_self_signed_issuer(cluster, config, anchor, empty, now())
+        ensure_self_signed_issuer(Mesh(cluster, config), anchor, empty, now())
     assert cluster.get("v1", "Secret", NAME, namespace) is None
 
 
 def test_an_issuer_is_adopted_without_the_anchors_key(
     cluster: Cluster, config: MeshConfig, anchor: TrustAnchor, store: FileKeyStore, tmp_path: Path
 ) -> None:
-    made = ensure_self_signed_issuer(cluster, config, anchor, store, now())
+    made = ensure_self_signed_issuer(Mesh(cluster, config), anchor, store, now())
     empty = FileKeyStore(tmp_path / "nothing", SecretStr("correct horse battery staple"))
-    assert ensure_self_signed_issuer(cluster, config, anchor, empty, now()) == replace(
+    assert ensure_self_signed_issuer(Mesh(cluster, config), anchor, empty, now()) == replace(
         made, origin="adopted"
     )
 
@@ -183,6 +185,6 @@ def test_a_secret_that_cannot_be_the_issuer_is_refused_and_left_alone(
     )
     before = read(cluster, namespace)
     with pytest.raises(error, match=message) as caught:
-        ensure_self_signed_issuer(cluster, config, anchor, store, now())
+        ensure_self_signed_issuer(Mesh(cluster, config), anchor, store, now())
     assert str(caught.value).startswith(f"Secret/{namespace}/{NAME}: ")
     assert read(cluster, namespace) == before

@@ -30,6 +30,7 @@ from prefect_linkerd.mesh.install.ingress import AUTH_SECRET, ensure_ingress, in
 from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.install.registry import ensure_pull_secrets, own_pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER, Cluster, Object, name_of
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import Finding
 from tests.prefect_linkerd.mesh.test_ingress import crd
 from tests.support.advice import follows
@@ -118,7 +119,7 @@ def without_emojivoto(config: MeshConfig) -> MeshConfig:
 def findings(cluster: Cluster, config: MeshConfig) -> list[Finding]:
     """What the plan of bootstrap says of objects beside Helm's releases."""
     facts = ClusterFacts(cluster.version(), cluster.api_versions())
-    return [*foreign_findings(read_foreign(cluster, own_objects(cluster, config, facts)))]
+    return [*foreign_findings(read_foreign(cluster, own_objects(Mesh(cluster, config), facts)))]
 
 
 @follows(
@@ -135,7 +136,7 @@ def test_a_persons_emojivoto_is_never_written(cluster: Cluster, application: Mes
     assert "somebody's kubectl" in finding.message
     assert "emoji-svc" in finding.subject
     with pytest.raises(OwnershipConflict, match="belongs to somebody's kubectl"):
-        ensure_emojivoto(cluster, application)
+        ensure_emojivoto(Mesh(cluster, application))
     assert content(cluster, theirs) == before
 
     # What it advises: leave it to its owner, or take another namespace.
@@ -149,7 +150,7 @@ def test_a_persons_emojivoto_is_never_written(cluster: Cluster, application: Mes
     try:
         assert findings(cluster, elsewhere) == []
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place}})
-        assert len(ensure_emojivoto(cluster, elsewhere)) == 4
+        assert len(ensure_emojivoto(Mesh(cluster, elsewhere))) == 4
     finally:
         cluster.delete("v1", "Namespace", place)
     assert content(cluster, theirs) == before
@@ -159,7 +160,7 @@ def test_one_object_of_a_pipelines_is_enough(cluster: Cluster, application: Mesh
     own = own_emojivoto(application)
     theirs = applied(cluster, own[-1].wanted | _unlabelled(own[-1].wanted), "deploy-bot")
     with pytest.raises(OwnershipConflict, match="field manager deploy-bot"):
-        ensure_emojivoto(cluster, application)
+        ensure_emojivoto(Mesh(cluster, application))
     # All are looked at before the first is written.
     for each in own[:-1]:
         metadata = each.wanted["metadata"]
@@ -173,7 +174,7 @@ def test_an_earlier_versions_emojivoto_is_ours(cluster: Cluster, application: Me
         made = applied(cluster, own.wanted | _unlabelled(own.wanted), FIELD_MANAGER)
         assert LABELS.items().isdisjoint((made["metadata"].get("labels") or {}).items())
     assert findings(cluster, application) == []
-    ensure_emojivoto(cluster, application)
+    ensure_emojivoto(Mesh(cluster, application))
     for own in own_emojivoto(application):
         there = live(cluster, own.wanted)["metadata"]
         assert there["labels"].items() >= LABELS.items()
@@ -188,19 +189,19 @@ def test_a_persons_workloads_are_not_meshed_by_the_namespace(
 ) -> None:
     own = own_emojivoto(application)[-1].wanted
     assert own["kind"] == "Deployment"
-    assert [*read_crowd(cluster, application)] == []
+    assert [*read_crowd(Mesh(cluster, application))] == []
     metadata = {"name": "shop", "namespace": application.namespaces.emojivoto}
     by_kubectl(cluster, {**own, "metadata": metadata})
-    [theirs] = read_crowd(cluster, application)
+    [theirs] = read_crowd(Mesh(cluster, application))
     assert theirs.subject.endswith("/shop")
     assert str(theirs.owner) == "somebody's kubectl"
     # As advised; or where the namespace says so already, as its owner wants it.
     assert "set emojivoto.enabled to false" in theirs.remedy
     off = without_emojivoto(application)
-    assert [*read_crowd(cluster, off)] == []
+    assert [*read_crowd(Mesh(cluster, off))] == []
     patch = {"metadata": {"annotations": {"linkerd.io/inject": "enabled"}}}
     cluster.merge("v1", "Namespace", application.namespaces.emojivoto, None, patch)
-    assert [*read_crowd(cluster, application)] == []
+    assert [*read_crowd(Mesh(cluster, application))] == []
 
 
 def _unlabelled(obj: Object) -> Object:
@@ -266,7 +267,7 @@ def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig
     assert f"IngressRoute/{viz}/web-ingress-route" in dashboard.subject
     assert "somebody's kubectl" in str(dashboard)
     with pytest.raises(OwnershipConflict, match="belongs to somebody's kubectl"):
-        ensure_ingress(cluster, routed)
+        ensure_ingress(Mesh(cluster, routed))
     assert content(cluster, theirs) == before
     metadata = next(iter(wanted.values()))["metadata"]
     assert cluster.get(TRAEFIK, "Middleware", metadata["name"], app) is None
@@ -276,7 +277,7 @@ def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig
     no_dashboard = routed.model_copy(update={"viz": MeshConfig().viz})
     assert routes(cluster, no_dashboard) == []
     with pytest.raises(OwnershipConflict, match=r"set traefik\.enabled to false") as caught:
-        ensure_ingress(cluster, no_dashboard)
+        ensure_ingress(Mesh(cluster, no_dashboard))
     assert "namespaces.emojivoto" in caught.value.remedy
     off = no_dashboard.traefik.model_copy(update={"enabled": False})
     assert routes(cluster, no_dashboard.model_copy(update={"traefik": off})) == []
@@ -288,7 +289,7 @@ def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig
             TRAEFIK, "IngressRoute", obj["metadata"]["name"], obj["metadata"]["namespace"]
         )
     assert routes(cluster, routed) == []
-    ensure_ingress(cluster, routed)
+    ensure_ingress(Mesh(cluster, routed))
     assert content(cluster, theirs[2:]) == before[2:]
 
 
@@ -332,7 +333,7 @@ def test_a_persons_pull_secret_is_never_written(cluster: Cluster, namespace: str
     assert config.registry is not None
     [own] = own_pull_secrets(config)
     theirs = by_kubectl(cluster, own.wanted | _unlabelled(own.wanted))
-    ensure_pull_secrets(cluster, config)
+    ensure_pull_secrets(Mesh(cluster, config))
     assert FIELD_MANAGER not in content(cluster, [theirs])[0][3]
 
     other = config.registry.model_copy(update={"username": "another"})
@@ -341,10 +342,10 @@ def test_a_persons_pull_secret_is_never_written(cluster: Cluster, namespace: str
     assert finding.subject == f"Secret/{namespace}/prefect-linkerd-registry"
     assert "another registry.pull_secret" in finding.remedy
     with pytest.raises(OwnershipConflict, match="belongs to somebody's kubectl"):
-        ensure_pull_secrets(cluster, changed)
+        ensure_pull_secrets(Mesh(cluster, changed))
     renamed = changed.model_copy(update={"registry": other.model_copy(update={"pull_secret": "m"})})
     assert findings(cluster, renamed) == []
-    ensure_pull_secrets(cluster, renamed)
+    ensure_pull_secrets(Mesh(cluster, renamed))
     assert FIELD_MANAGER not in content(cluster, [theirs])[0][3]
 
 

@@ -11,6 +11,7 @@ import pytest
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.records import read_release
 from prefect_linkerd.mesh.identity.trust_anchor import ensure_trust_anchor
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import signed_by
 from sandbox.cluster import Sandbox
 from tests.support.invariant import Invariant
@@ -52,7 +53,7 @@ def test_a_chart_made_issuer_stays_the_charts_through_rotations(plain: Plain) ->
     assert failing(plain, config) == {}
     add_workloads(cluster, 4, control_plane="mesh")
     before = uids(cluster, KEPT, "mesh")
-    ensure_trust_anchor(cluster, config, store_of(cluster, config), datetime.now(UTC))
+    ensure_trust_anchor(Mesh(cluster, config), store_of(cluster, config), datetime.now(UTC))
     with issuer_never_missing(cluster, "mesh"), Invariant(plain.sandbox):
         done = new_issuer(plain, config)
         assert done.before != done.after

@@ -18,6 +18,7 @@ from prefect_linkerd.mesh.helm.records import Release, ReleaseRef
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.plan import require_acceptable
 from prefect_linkerd.mesh.planning.preflight import (
     ForeignNamespace,
@@ -54,7 +55,7 @@ def release(chart: str, version: str, name: str = "", namespace: str = "linkerd"
 
 
 def with_releases(*releases: Release) -> PreflightSnapshot:
-    return replace(GOOD, releases=releases, mesh=mesh_releases(CONFIG, releases, {}))
+    return replace(GOOD, releases=releases, installed=mesh_releases(CONFIG, releases, {}))
 
 
 def helm(name: str, namespace: str) -> Owner:
@@ -128,7 +129,9 @@ CASES: list[tuple[str, PreflightSnapshot, str, str, str]] = [
         "Argo CD made the control plane",
         replace(
             GOOD,
-            mesh=MeshReleases({}, {"linkerd-control-plane": Owner("Argo CD", "Argo CD's mesh")}),
+            installed=MeshReleases(
+                {}, {"linkerd-control-plane": Owner("Argo CD", "Argo CD's mesh")}
+            ),
         ),
         "pl-owner",
         "error",
@@ -177,7 +180,7 @@ def test_our_own_releases_are_fine() -> None:
 def test_newer_crds_under_an_older_control_plane_are_well() -> None:
     """As an upgrade that was undone leaves them."""
     found = release("linkerd-crds", "2026.9.1"), release("linkerd-control-plane", "2026.8.3")
-    snapshot = replace(GOOD, releases=found, mesh=mesh_releases(CONFIG, found, {}))
+    snapshot = replace(GOOD, releases=found, installed=mesh_releases(CONFIG, found, {}))
     assert preflight(snapshot, CONFIG, CHARTS) == []
 
 
@@ -221,7 +224,7 @@ def test_what_this_kubernetes_cannot_take_of_a_configuration(
 
 
 def test_the_administrator_of_a_fresh_cluster_may_do_everything(cluster: Cluster) -> None:
-    snapshot = read_preflight(cluster, CONFIG, ())
+    snapshot = read_preflight(Mesh(cluster, CONFIG), ())
     assert snapshot.denied == ()
     assert snapshot.nodes == 4
     assert abs(snapshot.server_clock - snapshot.local_clock) < timedelta(seconds=10)
@@ -250,7 +253,7 @@ def test_an_identity_that_may_only_look_is_told_what_it_lacks(
         assert viewer.allowed("list", "pods")
         assert not viewer.allowed("create", "namespaces")
         asked = permissions(CONFIG)
-        denied = denied_permissions(viewer, CONFIG)
+        denied = denied_permissions(Mesh(viewer, CONFIG))
         assert set(denied) < set(asked)
         assert Permission("create", "namespaces") in denied
         assert Permission("list", "pods", "", "emojivoto") not in denied

@@ -33,6 +33,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     tls_secret,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     KeyPair,
     check_key_matches,
@@ -251,7 +252,7 @@ def test_a_refused_write_to_the_cluster_does_not_show_the_key(
         ClusterKeyStore(cluster, "there-is-none").store_once(pair)
     issued.append(caught.value)
     with pytest.raises(ApiError, match="there-is-none") as caught:
-        ensure_self_signed_issuer(cluster, config, anchor, Kept(pair), NOW)
+        ensure_self_signed_issuer(Mesh(cluster, config), anchor, Kept(pair), NOW)
     issued.append(caught.value)
     for error in issued:
         text = rendered(error)

@@ -27,6 +27,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     tls_secret,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair, create_trust_anchor
 from tests.support.certificates import DOMAIN, YEAR, make, parsed, private_pem
 
@@ -88,8 +89,8 @@ def test_of_many_at_once_one_is_kept_and_the_others_are_told(store: KeyStore) ->
 def test_an_anchor_is_made_once_and_adopted_ever_after(
     cluster: Cluster, namespace: str, store: KeyStore
 ) -> None:
-    made = ensure_trust_anchor(cluster, config(namespace), store, now())
-    again = ensure_trust_anchor(cluster, config(namespace), store, now())
+    made = ensure_trust_anchor(Mesh(cluster, config(namespace)), store, now())
+    again = ensure_trust_anchor(Mesh(cluster, config(namespace)), store, now())
     assert (made.origin, again.origin) == ("made", "adopted")
     assert made.certificate == again.certificate == made.bundle == again.bundle
     kept = store.load()
@@ -104,11 +105,11 @@ def test_a_brought_anchor_is_kept_with_its_key(
 ) -> None:
     pair = new_pair()
     mesh = config(namespace, certificate=pair.certificate, private_key=pair.private_key)
-    assert ensure_trust_anchor(cluster, mesh, store, now()).origin == "brought"
+    assert ensure_trust_anchor(Mesh(cluster, mesh), store, now()).origin == "brought"
     assert store.load() == pair
-    assert ensure_trust_anchor(cluster, mesh, store, now()).origin == "adopted"
+    assert ensure_trust_anchor(Mesh(cluster, mesh), store, now()).origin == "adopted"
     # Without the certificate in the configuration the kept one is used.
-    assert ensure_trust_anchor(cluster, config(namespace), store, now()).certificate == (
+    assert ensure_trust_anchor(Mesh(cluster, config(namespace)), store, now()).certificate == (
         pair.certificate
     )
 
@@ -118,7 +119,7 @@ def test_a_brought_key_of_another_certificate_is_refused_and_nothing_is_kept(
 ) -> None:
     mesh = config(namespace, certificate=new_pair().certificate, private_key=new_pair().private_key)
     with pytest.raises(InvalidInput, match=r"trust_anchor\.private_key"):
-        ensure_trust_anchor(cluster, mesh, store, now())
+        ensure_trust_anchor(Mesh(cluster, mesh), store, now())
     assert store.load() is None
 
 
@@ -127,7 +128,7 @@ def test_a_kept_key_that_is_not_its_certificates_is_refused(
 ) -> None:
     store.store_once(KeyPair(new_pair().certificate, new_pair().private_key))
     with pytest.raises(InvalidInput, match="the private key of its certificate") as caught:
-        ensure_trust_anchor(cluster, config(namespace), store, now())
+        ensure_trust_anchor(Mesh(cluster, config(namespace)), store, now())
     assert caught.value.subject == store.where
 
 
@@ -139,7 +140,7 @@ def test_of_two_fresh_clusters_with_one_key_store_the_second_is_refused_unless_i
     store.store_once(first)
 
     with pytest.raises(InvalidInput) as caught:
-        ensure_trust_anchor(cluster, config(namespace), store, now())
+        ensure_trust_anchor(Mesh(cluster, config(namespace)), store, now())
     error = caught.value
     assert error.subject == store.where
     assert error.found == f"the one of cluster {first.cluster}"
@@ -151,15 +152,17 @@ def test_of_two_fresh_clusters_with_one_key_store_the_second_is_refused_unless_i
 
     # Each of the choices that the message names.
     other = FileKeyStore(tmp_path / "second.pem", PASSPHRASE)
-    own = ensure_trust_anchor(cluster, config(namespace), other, now())
+    own = ensure_trust_anchor(Mesh(cluster, config(namespace)), other, now())
     assert own.origin == "made"
     kept = other.load()
     assert kept is not None
     assert kept.cluster == cluster_uid(cluster)
-    shared = ensure_trust_anchor(cluster, config(namespace, share_anchor=True), store, now())
+    shared = ensure_trust_anchor(Mesh(cluster, config(namespace, share_anchor=True)), store, now())
     assert (shared.origin, shared.certificate) == ("adopted", first.certificate)
     explicit = config(namespace, certificate=first.certificate)
-    assert ensure_trust_anchor(cluster, explicit, store, now()).certificate == first.certificate
+    assert (
+        ensure_trust_anchor(Mesh(cluster, explicit), store, now()).certificate == first.certificate
+    )
 
 
 def test_an_anchor_that_the_mesh_trusts_is_its_own_whichever_cluster_stored_it(
@@ -171,7 +174,9 @@ def test_an_anchor_that_the_mesh_trusts_is_its_own_whichever_cluster_stored_it(
         store.store_once(pair)
         cluster.delete("v1", "ConfigMap", "linkerd-identity-trust-roots", namespace)
         trust(cluster, namespace, pair.certificate)
-        assert ensure_trust_anchor(cluster, config(namespace), store, now()).origin == "adopted"
+        assert (
+            ensure_trust_anchor(Mesh(cluster, config(namespace)), store, now()).origin == "adopted"
+        )
 
 
 class DiesAfterKeeping:
@@ -193,12 +198,12 @@ def test_what_a_dead_run_kept_is_the_next_runs_anchor(
     cluster: Cluster, namespace: str, store: KeyStore
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        ensure_trust_anchor(cluster, config(namespace), DiesAfterKeeping(store), now())
+        ensure_trust_anchor(Mesh(cluster, config(namespace)), DiesAfterKeeping(store), now())
     kept = store.load()
     assert kept is not None
-    anchor = ensure_trust_anchor(cluster, config(namespace), store, now())
+    anchor = ensure_trust_anchor(Mesh(cluster, config(namespace)), store, now())
     assert (anchor.origin, anchor.certificate) == ("adopted", kept.certificate)
-    issuer = ensure_self_signed_issuer(cluster, config(namespace), anchor, store, now())
+    issuer = ensure_self_signed_issuer(Mesh(cluster, config(namespace)), anchor, store, now())
     assert issuer.origin == "made"
 
 
@@ -232,7 +237,7 @@ def test_the_anchor_of_a_mesh_is_adopted_without_its_key(
         )
     )
     store = FileKeyStore(tmp_path / "key", PASSPHRASE)
-    anchor = ensure_trust_anchor(cluster, config(namespace), store, now())
+    anchor = ensure_trust_anchor(Mesh(cluster, config(namespace)), store, now())
     assert anchor.origin == "adopted"
     assert anchor.certificate == old.certificate
     assert anchor.bundle == old.certificate + new.certificate
@@ -246,7 +251,7 @@ def test_an_anchor_other_than_the_meshs_is_refused_and_nothing_is_kept(
     trust(cluster, namespace, new_pair().certificate)
     mesh = config(namespace, certificate=pair.certificate, private_key=pair.private_key)
     with pytest.raises(InvalidInput, match="rotate_anchor"):
-        ensure_trust_anchor(cluster, mesh, store, now())
+        ensure_trust_anchor(Mesh(cluster, mesh), store, now())
     assert store.load() is None
 
 
@@ -335,8 +340,8 @@ def test_offline_custody_brings_no_key_of_the_anchor_into_the_cluster(
 ) -> None:
     store = FileKeyStore(tmp_path / "key", PASSPHRASE)
     mesh = config(namespace)
-    anchor = ensure_trust_anchor(cluster, mesh, store, now())
-    ensure_self_signed_issuer(cluster, mesh, anchor, store, now())
+    anchor = ensure_trust_anchor(Mesh(cluster, mesh), store, now())
+    ensure_self_signed_issuer(Mesh(cluster, mesh), anchor, store, now())
     kept = store.load()
     assert kept is not None
     secrets = list(cluster.list("v1", "Secret", namespace))

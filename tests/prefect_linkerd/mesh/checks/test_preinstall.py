@@ -9,6 +9,7 @@ import pytest
 from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from tests.prefect_linkerd.mesh.checks.faults import created, status
@@ -26,7 +27,7 @@ def config() -> MeshConfig:
 
 def failing(cluster: Cluster, config: MeshConfig) -> Failures:
     """What fails of the categories that only a cluster without a mesh is judged by."""
-    snapshot = read_snapshot(cluster, config, permissions=True)
+    snapshot = read_snapshot(Mesh(cluster, config), permissions=True)
     report = verify(snapshot, [c for c in CATEGORIES if c.scope == "pre"], ["pre"])
     assert not [result for result in report.results if result.is_broken]
     return frozenset((result.check.id, result.outcome) for result in report.failing)

@@ -19,6 +19,7 @@ from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, MeshUnhealthy
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.snapshot.expiry import read_expiries
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
@@ -67,10 +68,10 @@ def test_verify_mesh_reads_everything_with_its_role(
     mesh: InstalledMesh, identity: Identity, prefect_server: PrefectServer
 ) -> None:
     cluster = identity("verify_mesh", True)
-    settled(lambda: dict(read_snapshot(cluster, mesh.config).unread), {})
+    settled(lambda: dict(read_snapshot(Mesh(cluster, mesh.config)).unread), {})
     assert not cluster.allowed("list", "secrets")
     assert not cluster.allowed("patch", "deployments", group="apps", namespace="linkerd")
-    report = verify(read_snapshot(cluster, mesh.config), CATEGORIES, SCOPES)
+    report = verify(read_snapshot(Mesh(cluster, mesh.config)), CATEGORIES, SCOPES)
     assert report.counts == mesh.report().counts
     with cluster.kubeconfig_file() as kubeconfig, on_server(f"{prefect_server.url}/api"):
         assert verify_mesh(block(mesh, "looked-at", kubeconfig), return_state=True).is_completed()
@@ -96,11 +97,11 @@ def test_check_certificates_reads_a_handful_of_objects_and_no_other(
     mesh: InstalledMesh, identity: Identity, prefect_server: PrefectServer
 ) -> None:
     cluster = identity("check_certificates", True)
-    wanted = read_expiries(mesh.cluster, mesh.config)
+    wanted = read_expiries(Mesh(mesh.cluster, mesh.config))
 
     def subjects() -> list[str]:
         try:
-            return [expiry.subject for expiry in read_expiries(cluster, mesh.config)]
+            return [expiry.subject for expiry in read_expiries(Mesh(cluster, mesh.config))]
         except ApiError:
             return []
 

@@ -9,6 +9,7 @@ import pytest
 
 from prefect_linkerd.mesh.errors import RequestsFailed
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe.options import ProbeOptions
 from prefect_linkerd.mesh.probe.run import AskingProbe
 from prefect_linkerd.mesh.probe.workloads import PROBE
@@ -62,7 +63,9 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
                 plane.breaks = {("before", "spread")}
 
         def probe(say: Callable[[str], None]) -> AskingProbe:
-            made = AskingProbe(cluster, config, OPTIONS.probe, say=say, on_progress=lambda *_: None)
+            made = AskingProbe(
+                Mesh(cluster, config), OPTIONS.probe, say=say, on_progress=lambda *_: None
+            )
             made.start()
             return made
 
@@ -95,7 +98,7 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
         assert phases == ["spread", "switch", "drop", "done"]
         record = read_record(admin, "linkerd")
         assert record is not None
-        assert read_trust_bundle(admin, config).anchors == {record.goal}
+        assert read_trust_bundle(Mesh(admin, config)).anchors == {record.goal}
         told = [chapter.text for chapter in record.story if chapter.text.startswith("Probe")]
         # The first run's of phase bundle, the second's of its three, and its whole.
         assert len(told) == 5

@@ -24,6 +24,7 @@ from prefect_linkerd.mesh.errors import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.load import fuse as fuses
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe import run as runs
 from prefect_linkerd.mesh.probe.counts import SETTLED
 from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
@@ -53,7 +54,9 @@ class Noting(Cluster):
 
 def asking(cluster: Cluster, said: list[str], **options: Any) -> AskingProbe:
     chosen = QUICK.model_copy(update=options)
-    return AskingProbe(cluster, MeshConfig(), chosen, say=said.append, on_progress=lambda *_: None)
+    return AskingProbe(
+        Mesh(cluster, MeshConfig()), chosen, say=said.append, on_progress=lambda *_: None
+    )
 
 
 def left(cluster: Cluster, place: str = NAMESPACE) -> list[str]:
@@ -75,14 +78,14 @@ def await_no_namespace(cluster: Cluster) -> None:
 def test_on_simulated_nodes_it_says_so_and_asks_one_thing(sandbox: Sandbox) -> None:
     cluster = Noting.from_file(sandbox.kubeconfig)
     assert isinstance(cluster, Noting)
-    probe = start_probe(cluster, MeshConfig(), ProbeOptions())
+    probe = start_probe(Mesh(cluster, MeshConfig()), ProbeOptions())
     probe.arrive("spread")
     probe.check("spread")
     probe.leave("spread")
     probe.end()
     assert probe.outcome.sentence == f"no requests: {SIMULATED}"
     assert cluster.asked == ("GET /api/v1/nodes",)
-    off = start_probe(cluster, MeshConfig(), ProbeOptions(enabled=False))
+    off = start_probe(Mesh(cluster, MeshConfig()), ProbeOptions(enabled=False))
     assert off.outcome.sentence == "no requests: the probe is off (probe.enabled)"
     assert len(cluster.asked) == 1
 
@@ -95,7 +98,7 @@ def test_pods_without_a_proxy_are_a_refusal_that_leaves_nothing(cluster: Cluster
     assert "probe.enabled" in refused.value.remedy
     assert left(cluster) == []
     await_no_namespace(cluster)
-    start_probe(cluster, MeshConfig(), ProbeOptions(enabled=False)).end()
+    start_probe(Mesh(cluster, MeshConfig()), ProbeOptions(enabled=False)).end()
 
 
 @follows("Name another namespace (probe.namespace), ")
@@ -241,7 +244,7 @@ def test_old_asks_new_and_new_asks_old_with_its_role_and_a_failing_pair_stops_it
         with pytest.raises(PreflightFailed, match="may not get pods/proxy"):
             asking(with_role(admin, "pods/proxy"), said).start()
         with pytest.raises(PreflightFailed, match="list nodes"):
-            start_probe(with_role(admin, "nodes"), MeshConfig(), QUICK)
+            start_probe(Mesh(with_role(admin, "nodes"), MeshConfig()), QUICK)
         assert left(admin) == []
 
         probe = asking(ThroughNode.of(with_role(admin)), said)

@@ -19,6 +19,7 @@ from prefect_linkerd.mesh.identity.issuer import IDENTITY_PODS
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.kubelet import ANNOTATION
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     create_trust_anchor,
     fingerprints,
@@ -26,7 +27,7 @@ from prefect_linkerd.mesh.pki.certificates import (
 )
 from prefect_linkerd.mesh.records.rotation import RotationClaim, read_record
 from prefect_linkerd.mesh.restarts import read_data_plane
-from prefect_linkerd.mesh.rotation.issuer import ReleaseWriter, look_at_issuer, rotate_issuer
+from prefect_linkerd.mesh.rotation.issuer import look_at_issuer, rotate_issuer
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.leaves import read_issued
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor
@@ -43,7 +44,6 @@ from tests.support.invariant import Invariant, split
 from tests.support.meshes import (
     FAST,
     add_workloads,
-    chart_of,
     configuration,
     install,
     plan,
@@ -64,7 +64,7 @@ class Rotated:
     helm: str
 
     def anchors(self) -> frozenset[str]:
-        return read_trust_bundle(self.cluster, self.config).anchors
+        return read_trust_bundle(Mesh(self.cluster, self.config)).anchors
 
     def rotate(self, **options: Any) -> list[str]:
         return rotate(self.cluster, self.config, self.helm, **options)
@@ -282,10 +282,10 @@ class TestSelfSigned:
             signed.cluster.merge("v1", "ConfigMap", TRUST_ROOTS, "linkerd", data)
             if is_refused:
                 with pytest.raises(InvalidInput, match="Finish the rotation by rotate_anchor"):
-                    look_at_webhooks(signed.cluster, signed.config)
+                    look_at_webhooks(Mesh(signed.cluster, signed.config))
             else:
                 assert "linkerd/linkerd-proxy-injector-k8s-tls" in look_at_webhooks(
-                    signed.cluster, signed.config
+                    Mesh(signed.cluster, signed.config)
                 )
 
     def test_a_new_issuer_needs_no_restart(self, signed: Rotated) -> None:
@@ -396,10 +396,12 @@ class TestCertManager:
     def test_certificates_of_webhooks_are_cert_managers_to_renew(self, managed: Rotated) -> None:
         before = resource_versions(managed.cluster)
         with pytest.raises(InvalidInput) as refused:
-            look_at_webhooks(managed.cluster, managed.config)
+            look_at_webhooks(Mesh(managed.cluster, managed.config))
         assert refused.value.found.count("cert-manager renews it by Certificate linkerd-") == 3
         assert resource_versions(managed.cluster) == before
-        kept = [e for e in read_expiries(managed.cluster, managed.config) if e.role == "webhook"]
+        kept = [
+            e for e in read_expiries(Mesh(managed.cluster, managed.config)) if e.role == "webhook"
+        ]
         assert {expiry.renewed_by for expiry in kept} == {"cert-manager"}
 
     @pytest.mark.real_charts
@@ -444,10 +446,10 @@ def is_well(cluster: Cluster) -> bool:
 def new_issuer(mesh: Rotated, **options: Any) -> Any:
     ring = ring_of(mesh.cluster, mesh.config)
     wanted = FAST.model_copy(update=options)
-    writer = ReleaseWriter(Helm(mesh.cluster, mesh.helm), lambda: chart_of(mesh.config))
-    before = look_at_issuer(mesh.cluster, mesh.config, ring, wanted, writer).issuer
+    there = Mesh(mesh.cluster, mesh.config, Helm(mesh.cluster, mesh.helm))
+    before = look_at_issuer(there, ring, wanted).issuer
     with RotationClaim(mesh.cluster, "linkerd", "issuer", 30) as claim:
-        return rotate_issuer(mesh.cluster, mesh.config, ring, claim, wanted, before, writer, quiet)
+        return rotate_issuer(there, ring, claim, wanted, before, quiet)
 
 
 def new_issuer_without_a_restart(mesh: Rotated) -> None:

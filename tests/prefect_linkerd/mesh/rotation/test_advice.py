@@ -22,6 +22,7 @@ from prefect_linkerd.mesh.identity.certificate_anchor import _unfit
 from prefect_linkerd.mesh.identity.trust_anchor import FileKeyStore, TlsSecret, tls_secret
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.permissions import Permission, in_words
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints, join_bundle
 from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.rotation.issuer_renewal import require_writable
@@ -264,13 +265,13 @@ def test_advice_where_there_is_no_way_back(tmp_path: Path) -> None:
     nothing = cast("Cluster", None)  # Asked for self-signed issuers only.
     ring = KeyRing(FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE))
     origin, goal = anchor(), anchor()
-    text = advice(InvalidInput, lambda: require_way_back(nothing, managed, ring, fp(origin)))
+    text = advice(InvalidInput, lambda: require_way_back(Mesh(nothing, managed), ring, fp(origin)))
     assert "run rotate_anchor again, which continues to the new anchor" in text
     record = RotationRecord(fp(goal), fp(origin), goal.certificate, "switch", "2026-05-04")
     assert _decide_goal(record, None, "rotate") == fp(goal)
     # The key that it names, put where it is looked for.
     ring.previous.replace(origin)
-    require_way_back(nothing, managed, ring, fp(origin))
+    require_way_back(Mesh(nothing, managed), ring, fp(origin))
 
 
 @follows(

@@ -14,12 +14,12 @@ from pydantic import SecretStr
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, NotReady, OwnershipConflict
-from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.identity.trust_anchor import FileKeyStore, tls_secret
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints, sign_issuer
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, RotationRecord
-from prefect_linkerd.mesh.rotation.issuer import ReleaseWriter, look_at_issuer
+from prefect_linkerd.mesh.rotation.issuer import look_at_issuer
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import RotationOptions
 from prefect_linkerd.mesh.rotation.preconditions import refuse
@@ -57,15 +57,14 @@ def trusts(cluster: Cluster, namespace: str, *anchors: Made) -> None:
     "Run rotate_anchor with recover and accept_downtime.",
 )
 def test_advice_before_the_issuer_is_rotated(
-    cluster: Cluster, namespace: str, config: MeshConfig, helm_path: str, tmp_path: Path
+    cluster: Cluster, namespace: str, config: MeshConfig, tmp_path: Path
 ) -> None:
     anchor, other = root(cluster), root(cluster)
     store = FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE)
     store.store_once(anchor.pair)
-    writer = ReleaseWriter(Helm(cluster, helm_path), lambda: pytest.fail("the chart's"))
 
     def look() -> None:
-        look_at_issuer(cluster, config, KeyRing(store), RotationOptions(), writer)
+        look_at_issuer(Mesh(cluster, config), KeyRing(store), RotationOptions())
 
     def sign(signer: Made) -> None:
         pair = sign_issuer(signer.pair, DOMAIN, timedelta(days=30), cluster.clock())

@@ -12,15 +12,15 @@ import pytest
 
 from prefect_linkerd.mesh.checks.certificates import certificates
 from prefect_linkerd.mesh.errors import InvalidInput, OwnershipConflict
-from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.identity.certificate_anchor import (
     CertificateAnchor,
     read_certificate_anchor,
 )
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS, read_tls_secret, tls_secret
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor, fingerprints
 from prefect_linkerd.mesh.records.rotation import read_record
-from prefect_linkerd.mesh.rotation.issuer import ReleaseWriter, look_at_issuer
+from prefect_linkerd.mesh.rotation.issuer import look_at_issuer
 from prefect_linkerd.mesh.rotation.issuer_renewal import await_issued, renew
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import NewAnchor
@@ -37,7 +37,7 @@ from tests.prefect_linkerd.mesh.rotation.test_rotation import (
     only_the_new_anchor_is_left,
 )
 from tests.support.invariant import Invariant
-from tests.support.meshes import FAST, add_workloads, await_lease, chart_of, plan, store_of
+from tests.support.meshes import FAST, add_workloads, await_lease, plan, store_of
 from tests.support.trust_manager import (
     CURRENT,
     HOME,
@@ -73,7 +73,7 @@ def mesh(shared_dir: Path, binaries: Binaries, folder: Path, workloads: int) -> 
 
 
 def layout(mesh: Rotated) -> CertificateAnchor:
-    found = read_certificate_anchor(mesh.cluster, mesh.config)
+    found = read_certificate_anchor(Mesh(mesh.cluster, mesh.config))
     assert found is not None
     return found
 
@@ -111,7 +111,7 @@ def spec_and_managers(mesh: Rotated) -> dict[str, Any]:
     roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, "linkerd")
     assert roots is not None
     found[TRUST_ROOTS] = [f["manager"] for f in roots["metadata"]["managedFields"]]
-    release = read_trust_bundle(mesh.cluster, mesh.config).release
+    release = read_trust_bundle(Mesh(mesh.cluster, mesh.config)).release
     assert release is not None
     found["release"] = (release.revision, release.values)
     return found
@@ -197,7 +197,7 @@ def said(mesh: Rotated, check: str) -> list[str]:
     """What a check says of the mesh."""
     result = next(
         result
-        for result in certificates.run(read_snapshot(mesh.cluster, mesh.config)).results
+        for result in certificates.run(read_snapshot(Mesh(mesh.cluster, mesh.config))).results
         if result.check.id == check
     )
     assert not result.is_broken
@@ -221,22 +221,20 @@ def test_what_cert_manager_began_by_itself_is_taken_over(mesh: Rotated, workload
         tls_secret(PREVIOUS, HOME, stale.certificate, stale.private_key, stale.certificate)
     )
     unrelated = fingerprints(stale.certificate, "stale")
-    await_roots(mesh.cluster, mesh.config, before | unrelated)
+    await_roots(Mesh(mesh.cluster, mesh.config), before | unrelated)
     with Invariant(mesh.sandbox, tolerated=identity_pods_of_one_rollout):
         renewed(mesh, CURRENT, HOME, CURRENT)
         anchor = layout(mesh)
         current = anchor.current.fingerprint
-        await_roots(mesh.cluster, mesh.config, frozenset({current}) | unrelated)
+        await_roots(Mesh(mesh.cluster, mesh.config), frozenset({current}) | unrelated)
         (problem,) = said(mesh, "pl-anchor-trusted")
         without = rf"{workloads + 3} proxies do not trust it: .*come in 2[0-3]\.\d h"
         assert re.search(without, problem), problem
         with pytest.raises(InvalidInput, match="rotate_anchor, which takes over"):
             look_at_issuer(
-                mesh.cluster,
-                mesh.config,
+                Mesh(mesh.cluster, mesh.config),
                 KeyRing(store_of(mesh.cluster, mesh.config)),
                 FAST,
-                ReleaseWriter(Helm(mesh.cluster, mesh.helm), lambda: chart_of(mesh.config)),
             )
         renewed(mesh, "linkerd-identity-issuer", "linkerd", "linkerd-identity-issuer")
         (problem,) = said(mesh, "pl-anchor-trusted")

@@ -12,6 +12,7 @@ import pytest
 from prefect_linkerd.mesh.identity.certificate_anchor import TRUST_MANAGER
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS, ensure_trust_anchor
 from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.rotation.trust_bundle import BUNDLE, read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.support.cluster_state import resource_versions, settled_versions
@@ -62,23 +63,23 @@ def test_a_bundle_that_the_chart_does_not_own_is_rotated_too(
     cluster = sandbox.cluster()
     external = {"inline": {"identity": {"externalCA": True}}}
     config = configuration("stable-2.14.10", shared_dir, tmp_path, values=external)
-    ensure_namespaces(cluster, config)
+    ensure_namespaces(Mesh(cluster, config))
     store = store_of(cluster, config)
-    anchor = ensure_trust_anchor(cluster, config, store, datetime.now(UTC))
+    anchor = ensure_trust_anchor(Mesh(cluster, config), store, datetime.now(UTC))
     if owner == "trust-manager":
         make_bundle(sandbox, helm_path, shared_dir, anchor.bundle)
     else:
         cluster.apply(roots(anchor.bundle))
     install(cluster, config, helm_path)
     add_workloads(cluster, 6)
-    before = read_trust_bundle(cluster, config)
+    before = read_trust_bundle(Mesh(cluster, config))
     assert before.owner == owner
 
     with Invariant(sandbox):
         phases = rotate(cluster, config, helm_path)
 
     assert phases[-1] == "done"
-    after = read_trust_bundle(cluster, config)
+    after = read_trust_bundle(Mesh(cluster, config))
     assert len(after.anchors) == 1
     assert after.anchors == after.declared_anchors
     assert not after.anchors & before.anchors

@@ -14,6 +14,7 @@ import pytest
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, read_record
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import NewAnchor
@@ -25,8 +26,7 @@ from tests.support.meshes import (
     FAST,
     add_workloads,
     await_lease,
-    chart_of,
-    step,
+    quiet,
     store_of,
 )
 from tests.support.ready_meshes import ReadyMesh
@@ -75,7 +75,7 @@ def test_it_holds_and_comes_to_its_end_whatever_fails(
     sandbox, config = ready_mesh(version, issuer)
     clean = sandbox.cluster()
     add_workloads(clean, WORKLOADS)
-    before = read_trust_bundle(clean, config).anchors
+    before = read_trust_bundle(Mesh(clean, config)).anchors
     rng = random.Random(seed)  # noqa: S311 nothing secret
 
     with (
@@ -101,7 +101,7 @@ def test_it_holds_and_comes_to_its_end_whatever_fails(
     assert helms.requests > 100
     assert died > 2
     assert invariant.samples > 50
-    after = read_trust_bundle(clean, config).anchors
+    after = read_trust_bundle(Mesh(clean, config)).anchors
     assert len(after) == 1
     assert not after & before
     record = read_record(clean, "linkerd")
@@ -112,15 +112,16 @@ def test_it_holds_and_comes_to_its_end_whatever_fails(
 def run(faulty: Cluster, helm: Helm, config: Any, owner: str) -> bool:
     with RotationClaim(faulty, "linkerd", owner, FAST.lease_seconds) as claim:
         ring = KeyRing(store_of(faulty, config))
-        rotation = Rotation(faulty, config, helm, chart_of(config), ring, claim, FAST)
+        rotation = Rotation(Mesh(faulty, config, helm), ring, claim, FAST)
         if (record := claim.record) is not None and not record.is_open:
             return True
         rotation.begin(NewAnchor(), "rotate")
         for _ in range(12):
             phase = rotation.next_phase()
-            step(rotation, phase, "rotate")
             if phase == "done":
+                rotation.finish()
                 return True
+            rotation.advance(phase, quiet)
     return False
 
 

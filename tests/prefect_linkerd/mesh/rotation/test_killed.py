@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints
 from prefect_linkerd.mesh.records.rotation import read_record
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
@@ -77,7 +78,7 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
     sandbox, config = ready_mesh(version, issuer, name="killed")
     cluster = sandbox.cluster()
     add_workloads(cluster, 12)
-    before = read_trust_bundle(cluster, config).anchors
+    before = read_trust_bundle(Mesh(cluster, config)).anchors
     goals: set[str] = set()
 
     def run(*place: str) -> subprocess.CompletedProcess[str]:
@@ -97,7 +98,7 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
 
     # One new anchor, from the first run to the last.
     assert len(goals) == 1
-    assert read_trust_bundle(cluster, config).anchors == goals
+    assert read_trust_bundle(Mesh(cluster, config)).anchors == goals
     assert not goals & before
     ring = KeyRing(store_of(cluster, config))
     kept = ring.current.load()

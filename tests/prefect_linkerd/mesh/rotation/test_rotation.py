@@ -6,6 +6,7 @@ import pytest
 
 from prefect_linkerd.mesh.identity.trust_anchor import read_tls_secret
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints, read_certificates
 from prefect_linkerd.mesh.records.rotation import RECORD, read_record
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
@@ -40,14 +41,14 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     sandbox, config = ready_mesh(version, issuer)
     cluster = sandbox.cluster()
     add_workloads(cluster, workloads)
-    before = read_trust_bundle(cluster, config).anchors
+    before = read_trust_bundle(Mesh(cluster, config)).anchors
 
     with Invariant(sandbox) as invariant:
         phases = rotate(cluster, config, helm_path, options=PATIENT)
 
     assert phases == ["bundle", "spread", "switch", "drop", "done"]
     assert invariant.largest >= workloads + 3
-    bundle = read_trust_bundle(cluster, config)
+    bundle = read_trust_bundle(Mesh(cluster, config))
     assert len(bundle.anchors) == 1
     assert bundle.anchors == bundle.declared_anchors
     assert not bundle.anchors & before

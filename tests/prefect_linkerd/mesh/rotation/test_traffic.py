@@ -10,11 +10,12 @@ from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.errors import TrafficDropped
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation.options import NewAnchor, RotationOptions
 from prefect_linkerd.mesh.rotation.run import Rotation
 from tests.support.advice import follows
-from tests.support.meshes import FAST, chart_of, quiet, ring_of
+from tests.support.meshes import FAST, quiet, ring_of
 from tests.support.ready_meshes import ReadyMesh
 from tests.support.traffic import WatchedTraffic
 
@@ -36,7 +37,7 @@ def test_a_drop_stops_before_the_next_batch_and_the_next_run_goes_on(
 
         def rotation(claim: RotationClaim, options: RotationOptions) -> Rotation:
             ring = ring_of(cluster, config)
-            return Rotation(cluster, config, helm, chart_of(config), ring, claim, options)
+            return Rotation(Mesh(cluster, config, helm), ring, claim, options)
 
         with RotationClaim(cluster, "linkerd", "first", 3) as claim:
             first = rotation(claim, WATCHED)

@@ -15,6 +15,7 @@ from prefect_linkerd.mesh.errors import ApiError, InvalidInput
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
 from prefect_linkerd.mesh.smoke.routing import SplitApi, choose_split, refusal, split
 from prefect_linkerd.mesh.smoke.run import SmokeRun
@@ -84,7 +85,7 @@ def test_every_step_of_a_split_is_accepted_and_removed(
 def walk(cluster: Cluster, api: SplitApi, version: str) -> None:
     config, options = MeshConfig(version=version), SmokeOptions(namespace="default")
     cluster = fresh(cluster)
-    with SmokeRun(cluster, config, options, "traffic-split") as run:
+    with SmokeRun(Mesh(cluster, config), options, "traffic-split") as run:
         run.front("web", "stable")
         for weight in options.weights:
             run.split(api, "web", {"stable": 100 - weight, "canary": weight})

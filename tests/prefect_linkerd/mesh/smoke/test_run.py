@@ -18,6 +18,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.load import fuse as fuses
 from prefect_linkerd.mesh.load.fuse import clear_leftovers, last_tended
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import entry_point, keep_promise
 from prefect_linkerd.mesh.smoke.run import SMOKE, SmokeRun
@@ -101,7 +102,7 @@ def bystander(cluster: Cluster, namespace: str) -> Iterator[dict[str, Any]]:
 
 
 def start(cluster: Cluster, namespace: str) -> SmokeRun:
-    return SmokeRun(cluster, MeshConfig(), SmokeOptions(namespace=namespace), "canary")
+    return SmokeRun(Mesh(cluster, MeshConfig()), SmokeOptions(namespace=namespace), "canary")
 
 
 @pytest.mark.usefixtures("bystander")
@@ -191,7 +192,7 @@ def test_a_namespace_that_is_not_there_is_a_result_with_a_remedy(
     options = SmokeOptions(namespace="nowhere")
     with pytest.raises(InvalidInput, match="Namespace/nowhere"), start(cluster, "nowhere"):
         pass
-    result = keep_promise("canary", cluster, MeshConfig(), options)
+    result = keep_promise("canary", Mesh(cluster, MeshConfig()), options)
     assert result.outcome == "failed"
     assert "Let bootstrap deploy emojivoto" in result.remedy
     with start(cluster, namespace):
@@ -203,7 +204,7 @@ def test_pods_without_a_proxy_fail_the_test_and_are_removed(
 ) -> None:
     """This cluster has no mesh, so nothing injects."""
     result = keep_promise(
-        "load-balancing", cluster, MeshConfig(), SmokeOptions(namespace=namespace)
+        "load-balancing", Mesh(cluster, MeshConfig()), SmokeOptions(namespace=namespace)
     )
     assert result.outcome == "failed"
     assert "expected a container linkerd-proxy" in result.reason
@@ -216,8 +217,7 @@ def test_a_split_that_the_cluster_does_not_serve_fails_with_what_to_do(
 ) -> None:
     result = keep_promise(
         "traffic-split",
-        cluster,
-        MeshConfig(version="stable-2.11.5"),
+        Mesh(cluster, MeshConfig(version="stable-2.11.5")),
         SmokeOptions(namespace=namespace),
     )
     assert result.outcome == "failed"

@@ -1,0 +1,59 @@
+"""The mesh that a flow works on, and the ways to it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.linkerd.facts import release_facts
+
+
+class Mesh:
+    """A mesh's configuration with its API server, Helm and charts, each made once.
+
+    A flow makes one, and hands it to every step: `mesh.cluster.get(…)`, `mesh.charts.find(…)`.
+    Steps may use it from several threads.
+
+    Args:
+        cluster: its API server.
+        config: what the user says about it.
+        helm: by default the helm on the PATH.
+    """
+
+    def __init__(self, cluster: Cluster, config: MeshConfig, helm: Helm | None = None) -> None:
+        self.cluster = cluster
+        self.config = config
+        self._helm = helm
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @cached_property
+    def helm(self) -> Helm:
+        return self._helm or Helm(self.cluster)
+
+    @cached_property
+    def charts(self) -> ChartCatalog:
+        """Where the configuration's charts are; each repository's index is read once."""
+        return ChartCatalog(self.config)
+
+    @cached_property
+    def control_plane_chart(self) -> Chart:
+        """The control plane's, of the configuration's version.
+
+        Raises:
+            ChartError: its repository cannot be read, or lacks it.
+        """
+        return self.charts.find(release_facts(self.config.linkerd).control_plane_chart)
+
+    def configured(self, config: MeshConfig) -> Mesh:
+        """The same mesh with another configuration, such as that of another version."""
+        return Mesh(self.cluster, config, self._helm)
+
+    def __repr__(self) -> str:
+        # A configuration holds secrets.
+        return f"Mesh({self.name!r} at {self.cluster.host})"

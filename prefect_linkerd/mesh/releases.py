@@ -1,0 +1,115 @@
+"""Brings the mesh's Helm releases to what its configuration asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.helm.client import Outcome
+from prefect_linkerd.mesh.helm.installed import PARTS, locate
+from prefect_linkerd.mesh.helm.ownership import owner_of_release
+from prefect_linkerd.mesh.helm.records import ReleaseRef, read_releases
+from prefect_linkerd.mesh.helm.values import ClusterFacts
+from prefect_linkerd.mesh.identity.issuer import with_webhooks
+from prefect_linkerd.mesh.install.dependencies import (
+    Dependency,
+    decide_dependency,
+    is_served,
+    own_release,
+    releases_of,
+    wanted_version,
+)
+from prefect_linkerd.mesh.install.injection import ensure_meshed
+from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, Workload
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
+from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.planning.desired import wanted_release
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What was done for a release of `chart`.
+
+    `remeshed` are its workloads that came up without a proxy, and were restarted.
+    """
+
+    chart: Chart
+    outcome: Outcome
+    remeshed: tuple[Workload, ...] = ()
+
+    @property
+    def keeps_newer_crds(self) -> bool:
+        """Whether the release has newer CRDs than the chart, which stay."""
+        there = self.outcome.release
+        found = (there.chart, there.chart_version)
+        return has_newer_crds(found, (self.chart.name, self.chart.version))
+
+    @property
+    def summary(self) -> str:
+        release = self.outcome.release
+        return (
+            f"Release {release.namespace}/{release.name}: {self.outcome.action}, "
+            f"chart {self.chart.name} {release.chart_version}, revision {release.revision}"
+        )
+
+
+@dataclass(frozen=True)
+class FoundDependency:
+    """What the mesh needs beside Linkerd: a chart to be released, and where it is already.
+
+    `chart` is None where `owners` have installed it, and it is used as it is.
+    """
+
+    chart: Chart | None
+    at: ReleaseRef | None = None
+    owners: tuple[str, ...] = ()
+
+
+def find_dependency(mesh: Mesh, name: Dependency) -> FoundDependency:
+    """Whether a dependency is released here, and in which version.
+
+    Raises:
+        ChartError: its chart cannot be found.
+        InvalidInput: it is neither there nor may it be installed.
+    """
+    releases = read_releases(mesh.cluster)
+    served = is_served(name, mesh.cluster.serves)
+    if decide_dependency(name, mesh.config, releases, served=served) == "use":
+        owners = [str(owner_of_release(found)) for found in releases_of(name, releases)]
+        return FoundDependency(None, owners=tuple(owners))
+    own = own_release(name, mesh.config, releases)
+    chart = mesh.charts.find(name, version=wanted_version(name, mesh.config, own))
+    return FoundDependency(chart, own.ref if own is not None else None)
+
+
+def location(mesh: Mesh, chart: Chart) -> ReleaseRef | None:
+    """Where a chart of the mesh is a release already; None where it is not installed."""
+    return locate(mesh.cluster, mesh.config, chart.name) if chart.name in PARTS else None
+
+
+def reconcile(
+    mesh: Mesh,
+    chart: Chart,
+    facts: ClusterFacts,
+    on_progress: OnProgress,
+    *,
+    trust_bundle: str = "",
+    at: ReleaseRef | None = None,
+) -> Reconciled:
+    """Installs, upgrades, repairs or leaves alone one release.
+
+    Args:
+        trust_bundle: the PEM of every anchor that the mesh trusts.
+        at: where the chart is a release already.
+
+    Raises:
+        ReleaseError: Helm fails, or its workloads do not come up.
+    """
+    desired = wanted_release(mesh, chart, with_webhooks(facts, mesh), trust_bundle, at)
+    outcome = mesh.helm.reconcile(desired, on_progress)
+    remeshed: list[Workload] = []
+    if chart.name in EXTENSION_CHARTS:
+        timeout = mesh.config.timeout_seconds
+        remeshed = ensure_meshed(mesh.cluster, desired.namespace, timeout, on_progress)
+    return Reconciled(chart, outcome, tuple(remeshed))

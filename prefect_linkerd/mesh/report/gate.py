@@ -1,0 +1,36 @@
+"""Whether a mesh is well, asked until it is: the gate before and after each change."""
+
+from __future__ import annotations
+
+import time
+
+from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.config.verification import DEFAULT_SCOPES
+from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.report.report import Report, verify
+from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
+
+PAUSE = 2.0
+"""Seconds between two verifications of a mesh that is not well yet."""
+
+
+def await_verdict(mesh: Mesh, patience: float) -> Report:
+    """Every check at the version that the mesh should have; the last report, whatever it says.
+
+    Args:
+        patience: seconds for which an error may pass by itself.
+
+    Raises:
+        ApiError: the API server was lost meanwhile, which says nothing about the mesh.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        snapshot = read_snapshot(mesh)
+        for error in snapshot.unread.values():
+            if isinstance(error, ApiError) and error.transient:
+                raise error
+        found = verify(snapshot, CATEGORIES, DEFAULT_SCOPES)
+        if found.verdict != "failed" or time.monotonic() > deadline:
+            return found
+        time.sleep(PAUSE)

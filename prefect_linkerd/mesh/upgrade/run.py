@@ -1,0 +1,378 @@
+"""What each step of an upgrade does, there and back. May be killed anywhere, and run again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from prefect_linkerd.mesh.helm.charts import Chart, ChartName
+from prefect_linkerd.mesh.helm.installed import mesh_releases
+from prefect_linkerd.mesh.helm.records import Revision, forget, read_releases
+from prefect_linkerd.mesh.helm.values import ClusterFacts, proxy_version
+from prefect_linkerd.mesh.install.injection import ensure_meshed
+from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
+from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.rollout import (
+    OnProgress,
+    Workload,
+    await_rollouts,
+    read_workloads,
+)
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.planning import chart_split
+from prefect_linkerd.mesh.planning.chart_split import CONTROL_PLANE, CRDS, OLD
+from prefect_linkerd.mesh.probe.restarting import restart_beside
+from prefect_linkerd.mesh.probe.run import Probe
+from prefect_linkerd.mesh.records.rotation import RotationClaim
+from prefect_linkerd.mesh.records.upgrade import (
+    RecordedRelease,
+    UpgradeRecord,
+    another_target,
+    begin,
+    changed_meanwhile,
+    end,
+    read_record,
+    write_record,
+)
+from prefect_linkerd.mesh.restarts import Restarted, RestartPolicy, read_data_plane
+from prefect_linkerd.mesh.traffic.watch import BatchTraffic, TrafficWatch
+from prefect_linkerd.mesh.upgrade.plan import PlanSnapshot, UpgradePlan, at_version, plan_upgrade
+from prefect_linkerd.mesh.upgrade.snapshot import installed_releases, is_behind, pins_of, read_plan
+from prefect_linkerd.mesh.upgrade.way_back import BackStep, way_back
+
+SOAK_LOOKS = 10.0
+"""Seconds between two looks at a control plane that soaks."""
+
+REASON = 4000
+"""Characters that are kept of why an upgrade goes back."""
+
+
+@dataclass(frozen=True)
+class PlannedUpgrade:
+    """A plan, what it was made of, and the mesh before and after."""
+
+    plan: UpgradePlan
+    snapshot: PlanSnapshot
+    before: Mesh
+    after: Mesh
+
+    @property
+    def record(self) -> UpgradeRecord | None:
+        """The upgrade that was in progress already."""
+        return self.snapshot.record
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """The parts of the mesh that were rolled back.
+
+    `remeshed` are workloads that came up without a proxy, and were restarted.
+    """
+
+    parts: tuple[str, ...]
+    remeshed: tuple[Workload, ...]
+
+
+def look(mesh: Mesh, target: LinkerdVersion, accepted: frozenset[str]) -> PlannedUpgrade:
+    """Plans an upgrade; changes nothing.
+
+    Args:
+        accepted: ids of findings that a person has looked at.
+
+    Raises:
+        InvalidInput: a downgrade, or a version that skips others.
+        OwnershipConflict: an upgrade to another version is in progress, or the mesh has no Helm
+            release, but an owner.
+    """
+    record = read_record(mesh)
+    if record is not None and record.target != str(target):
+        raise another_target(mesh.config, record)
+    snapshot = read_plan(mesh, target, record=record, accepted=accepted)
+    return PlannedUpgrade(
+        plan_upgrade(snapshot),
+        snapshot,
+        before=mesh.configured(at_version(mesh.config, snapshot.source)),
+        after=mesh.configured(at_version(mesh.config, target)),
+    )
+
+
+class Upgrade:
+    """One run of an upgrade, there or back.
+
+    Args:
+        claim: the right to change the mesh, held.
+        probe: asks meanwhile.
+    """
+
+    def __init__(
+        self, planned: PlannedUpgrade, claim: RotationClaim, restarts: RestartPolicy, probe: Probe
+    ) -> None:
+        self.plan = planned.plan
+        self.before, self.after = planned.before, planned.after
+        self.claim = claim
+        self.probe = probe
+        self._snapshot = planned.snapshot
+        self._restarts = restarts
+        self._record: UpgradeRecord | None = None
+        self._watches: list[TrafficWatch] = []
+
+    @property
+    def record(self) -> UpgradeRecord:
+        if self._record is None:
+            raise RuntimeError("the upgrade has not begun")
+        return self._record
+
+    @property
+    def is_going_back(self) -> bool:
+        return self.record.direction == "back"
+
+    @property
+    def goal(self) -> Mesh:
+        """The mesh as it is to be: at the new version or, on the way back, at the former one."""
+        return self.before if self.is_going_back else self.after
+
+    @property
+    def charts(self) -> Mapping[ChartName, Chart]:
+        """Those of the new version."""
+        return self._snapshot.charts
+
+    @property
+    def facts(self) -> ClusterFacts:
+        return self._snapshot.facts
+
+    @property
+    def trust_bundle(self) -> str:
+        """The PEM of every anchor that the mesh trusts."""
+        return self._snapshot.trusted
+
+    @property
+    def traffic(self) -> tuple[BatchTraffic, ...]:
+        """The requests of each batch that this run has restarted."""
+        return tuple(row for watch in self._watches for row in watch.rows)
+
+    # Its record
+
+    def begin(self) -> UpgradeRecord:
+        """Keeps the way back, every release's revision; or takes up what an earlier run began.
+
+        Raises:
+            OwnershipConflict: another run has changed the mesh since the plan was made.
+        """
+        planned = {part: found.number for part, found in self._snapshot.installed.items()}
+        installed = self._installed()
+        now = {part: revision.number for part, revision in installed.items()}
+        found = read_record(self.before)
+        is_resumed = self._snapshot.record is not None
+        if is_resumed != (found is not None) or (not is_resumed and now != planned):
+            raise changed_meanwhile(self.before.config, planned, now)
+        self._record = found or begin(
+            self.before,
+            UpgradeRecord(
+                source=self.plan.source,
+                target=self.plan.target,
+                started=datetime.now(UTC),
+                releases=tuple(_recorded(part, found) for part, found in installed.items()),
+            ),
+        )
+        return self._record
+
+    def turn_back(self, reason: str) -> None:
+        """Writes down that the upgrade goes back, and why."""
+        self._save({"direction": "back", "reason": reason[:REASON]})
+
+    def end(self) -> None:
+        """Deletes the record and, after the way there, the history of uninstalled extensions."""
+        for gone in () if self.is_going_back else self.plan.steps:
+            if gone.action == "uninstall":
+                names = self.after.config.namespaces
+                place = names.viz if gone.name == "linkerd-viz" else names.jaeger
+                forget(self.after.cluster, gone.name, place)
+        end(self.after)
+
+    def _save(self, changed: Mapping[str, object]) -> None:
+        self._record = write_record(self.before, self.record.model_copy(update=changed))
+
+    def _installed(self) -> dict[str, Revision]:
+        return installed_releases(self.before, read_releases(self.before.cluster))
+
+    # There
+
+    def split_chart(self) -> list[str]:
+        """Gives the objects of 2.11's one release to the two new ones; those objects' names.
+
+        Nothing but their owner changes.
+        """
+        cluster, old = self.after.cluster, self._installed()[OLD]
+        split = chart_split.decide_split(old, self._new_crds(), cluster.api_versions())
+        namespace = self.after.config.namespaces.linkerd
+        return chart_split.take_over(cluster, old, split, namespace, datetime.now(UTC))
+
+    def finish_split(self) -> None:
+        """Deletes the record of 2.11's release."""
+        cluster, old = self.after.cluster, self._installed().get(OLD)
+        if old is None:
+            return
+        split = chart_split.decide_split(old, self._new_crds(), cluster.api_versions())
+        # First, as the way back needs it once the old release's record is gone.
+        self._save({"left_crds": tuple(obj["metadata"]["name"] for obj in split.left)})
+        chart_split.finish(cluster, old, split)
+
+    def _new_crds(self) -> list[str]:
+        return [obj["metadata"]["name"] for obj in self._rendered_crds()]
+
+    def _rendered_crds(self) -> list[Object]:
+        namespace = self.after.config.namespaces.linkerd
+        return self.after.helm.render(self.charts[CRDS], CRDS, namespace, {}, self.facts)
+
+    def keep_crds(self) -> list[str]:
+        """Marks CRDs that the new charts no longer have, so that Helm deletes none; their names."""
+        if any(step.name == CRDS and step.action == "kept" for step in self.plan.steps):
+            return []
+        installed = self._installed()
+        olds = (installed[name].manifest for name in (OLD, CRDS) if name in installed)
+        objects = [obj for manifest in olds for obj in manifest]
+        return chart_split.keep_crds(self.after.cluster, objects, self._rendered_crds())
+
+    def uninstall(self, part: str) -> None:
+        """Uninstalls a release that the new version no longer has, and keeps its history."""
+        found = self._installed().get(part)
+        if found is not None:
+            timeout = self.after.config.timeout_seconds
+            self.after.helm.uninstall(found.name, found.namespace, timeout)
+
+    def begin_soak(self) -> datetime:
+        """Until when the new control plane soaks: since it was ready, also over an interruption."""
+        if self.record.control_plane_since is None:
+            self._save({"control_plane_since": datetime.now(UTC)})
+        since = self.record.control_plane_since or datetime.now(UTC)
+        return since + timedelta(minutes=self.after.config.upgrade.soak_minutes)
+
+    def soak(self, until: datetime, on_progress: OnProgress) -> None:
+        """Lets the new control plane run for a while.
+
+        Raises:
+            NotReady: the control plane fell ill meanwhile, and stayed so.
+        """
+        cluster, namespace = self.after.cluster, self.after.config.namespaces.linkerd
+        patience = self.after.config.upgrade.settle_seconds
+        workloads: list[Workload] = [
+            (obj["kind"], namespace, obj["metadata"]["name"])
+            for obj in read_workloads(cluster, namespace)
+        ]
+        while True:
+            await_rollouts(cluster, workloads, patience, on_progress)
+            left = (until - datetime.now(UTC)).total_seconds()
+            if left <= 0:
+                return
+            time.sleep(min(left, SOAK_LOOKS))
+
+    # Back
+
+    def roll_back(self, on_progress: OnProgress) -> RolledBack:
+        """Rolls every release back to the revision that it had."""
+        mesh = self.before
+        found = mesh_releases(mesh.config, read_releases(mesh.cluster), {}).releases
+        present = {part for part, release in found.items() if release.status != "uninstalled"}
+        done: list[str] = []
+        remeshed: list[Workload] = []
+        self.claim.check()
+        for back in way_back(self.record, present):
+            if self._go_back(back, on_progress):
+                done.append(back.part)
+            if back.part in EXTENSION_CHARTS:
+                place, timeout = back.release.namespace, mesh.config.timeout_seconds
+                remeshed += ensure_meshed(mesh.cluster, place, timeout, on_progress)
+        return RolledBack(tuple(done), tuple(remeshed))
+
+    def _go_back(self, back: BackStep, on_progress: OnProgress) -> bool:
+        """Whether a release was rolled back."""
+        cluster, helm, kept = self.before.cluster, self.before.helm, back.release
+        namespace, timeout = (
+            self.before.config.namespaces.linkerd,
+            self.before.config.timeout_seconds,
+        )
+        owner = (kept.name, kept.namespace)
+        match back.action:
+            case "restore":
+                now = datetime.now(UTC)
+                chart_split.restore(cluster, owner, self.record.left_crds, namespace, now)
+                return False
+            case "unsplit":
+                helm.roll_back(CONTROL_PLANE, namespace, 1, timeout, on_progress)
+                return True
+            case "give back":
+                chart_split.give_back(cluster, owner, namespace)
+                return False
+            case "roll back":
+                return helm.roll_back(*owner, kept.revision, timeout, on_progress)
+
+    # Either way
+
+    def fix_namespaces(self) -> list[str]:
+        """Labels and annotations as the version wants them; the namespaces that were changed.
+
+        Until 2.11 the extensions' pods are injected by what their namespace says.
+        """
+        return ensure_namespaces(self.goal)
+
+    def move_data_plane(self, on_progress: OnProgress) -> Restarted:
+        """Restarts workloads until every proxy is of the goal's version.
+
+        What has to be restarted manually is left, and so is what keeps its proxies at another
+        version. On the way back a drop of success rates is shown, and stops nothing: there is no
+        other way.
+
+        Raises:
+            NotReady: a restarted workload does not come up.
+            RequestsFailed: more of the probe's requests failed than may.
+            TrafficDropped: fewer requests of a workload succeed since its restart.
+        """
+        self.claim.check()
+        cluster, config = self.goal.cluster, self.goal.config
+        watch = TrafficWatch(
+            cluster,
+            max_drop=self._restarts.max_success_drop,
+            seconds=self._restarts.traffic_seconds,
+            stops=not self.is_going_back,
+            remedy="Look at its log and its proxy's, or allow a further drop with the option "
+            "restarts.max_success_drop.",
+        )
+        watch.phase = "way back" if self.is_going_back else "upgrade"
+        self._watches.append(watch)
+        version = proxy_version(config)
+        return restart_beside(
+            self.probe,
+            "data plane",
+            cluster,
+            lambda: read_data_plane(cluster, config.namespaces.linkerd),
+            lambda data_plane: is_behind(data_plane, version),
+            self._restarts,
+            timeout=config.timeout_seconds,
+            on_progress=on_progress,
+            watch=watch,
+        )
+
+    def left_alone(self) -> list[str]:
+        """Who keeps proxies at another version than the goal's, and at which."""
+        version = proxy_version(self.goal.config)
+        plane = read_data_plane(self.goal.cluster, self.goal.config.namespaces.linkerd)
+        return [
+            f"{pin.subject} keeps its proxies at {pin.version}"
+            for pin in pins_of(plane)
+            if pin.version != version
+        ]
+
+
+def _recorded(part: str, revision: Revision) -> RecordedRelease:
+    return RecordedRelease(
+        name=revision.name,
+        namespace=revision.namespace,
+        chart=revision.chart,
+        chart_version=revision.chart_version,
+        revision=revision.number,
+        part=part,
+    )
