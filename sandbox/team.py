@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from prefect_linkerd.server.loopback import free_ports
+from prefect_linkerd.server.loopback import authority_file, free_ports
 from prefect_linkerd.server.prefect_server import answers
 from sandbox.errors import SandboxError
 
@@ -63,6 +63,7 @@ class Team:
         return {
             "PREFECT_HOME": str(self.data / "home"),
             "PREFECT_API_URL": f"{self.urls[replica]}/api",
+            "PREFECT_API_SSL_CERT_FILE": str(authority_file(self.data)),
             "DO_NOT_TRACK": "1",
         }
 

@@ -18,7 +18,7 @@ from typing import Self
 import httpx
 from platformdirs import user_cache_path
 
-from prefect_linkerd.server.loopback import NO_TLS, free_ports
+from prefect_linkerd.server.loopback import NO_TLS, authority_file, free_ports
 
 DATABASE = "prefect.db"
 
@@ -50,6 +50,7 @@ class PrefectServer:
         return {
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_API_SSL_CERT_FILE": str(authority_file(self.home)),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "DO_NOT_TRACK": "1",

@@ -5,6 +5,7 @@ Its words are held against what they name: fields, flags, flows, and other progr
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
@@ -134,11 +135,23 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
 }
 """By the reason: words of the remedies."""
 
-TEXTS: dict[str, list[str]] = defaultdict(list)
-"""Where each text of a remedy is written."""
+# Those that read every source do it once, and in one process.
+pytestmark = pytest.mark.xdist_group("advice")
 
-for _remedy in every_remedy():
-    TEXTS[_remedy.text].append(_remedy.place)
+
+@functools.cache
+def texts() -> dict[str, list[str]]:
+    """Where each text of a remedy is written."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for remedy in every_remedy():
+        found[remedy.text].append(remedy.place)
+    return found
+
+
+@functools.cache
+def said_by(words: str) -> list[str]:
+    """The remedies that can say some words."""
+    return about(words, texts())
 
 
 @pytest.fixture(scope="module")
@@ -155,21 +168,21 @@ def reasoned() -> list[str]:
 
 
 def test_every_remedy_is_followed_by_a_test(followed: dict[str, str]) -> None:
-    done = {text for words in (*followed, *reasoned()) for text in about(words, TEXTS)}
-    left = [f"{', '.join(TEXTS[text])}: {text}" for text in TEXTS if text not in done]
+    done = {text for words in (*followed, *reasoned()) for text in said_by(words)}
+    left = [f"{', '.join(places)}: {text}" for text, places in texts().items() if text not in done]
     assert left == [], "follow each in a test (tests/support/advice.py)"
 
 
 def test_each_registration_is_of_one_remedy(followed: dict[str, str]) -> None:
-    found = {words: about(words, TEXTS) for words in followed}
+    found = {words: said_by(words) for words in followed}
     wrong = {f"{followed[w]}: {w}": texts for w, texts in found.items() if len(texts) != 1}
     assert wrong == {}, "write more of the remedy, so that it is one"
 
 
 def test_no_reason_is_for_a_remedy_that_a_test_follows(followed: dict[str, str]) -> None:
-    done = {text for words in followed for text in about(words, TEXTS)}
+    done = {text for words in followed for text in said_by(words)}
     for words in reasoned():
-        found = about(words, TEXTS)
+        found = said_by(words)
         assert len(found) == 1, f"{words}: {found}"
         assert not done & set(found), words
 
@@ -197,7 +210,7 @@ OF_OTHERS = {"proxy.tracing", "identity.externalCA"}
 
 
 def words(pattern: str) -> set[str]:
-    return {word for text in TEXTS for word in re.findall(pattern, text)}
+    return {word for text in texts() for word in re.findall(pattern, text)}
 
 
 def test_every_field_that_a_remedy_names_is_there() -> None:
