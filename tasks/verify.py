@@ -64,7 +64,7 @@ def publish(mesh: Mesh, report: Report, options: VerifyOptions) -> None:
         write_whole(options.json_file, json.dumps(as_linkerd_json(report), indent=2) + "\n")
     if options.metrics_file is not None:
         write_whole(options.metrics_file, as_metrics(report))
-    due = expiring(report.expiries, mesh, options.thresholds.days)
+    due = expiring(report.expiries, mesh.config, options.thresholds.days)
     verdict = verdict_notice(report, failures_in_a_row(mesh.name))
     send([verdict, *certificate_notices(mesh.name, due)])
 
@@ -73,7 +73,7 @@ def publish(mesh: Mesh, report: Report, options: VerifyOptions) -> None:
 def certificates(mesh: Mesh, thresholds: ExpiryThresholds) -> tuple[Expiring, ...]:
     """The certificates with fewer days left than a threshold; also as a picture and as events."""
     found = read_expiries(mesh)
-    due = expiring(found, mesh, thresholds.days)
+    due = expiring(found, mesh.config, thresholds.days)
     log = get_run_logger()
     for expiry in found:
         log.info("%s (%s): %.1f days left", expiry.name, expiry.subject, expiry.days_left)

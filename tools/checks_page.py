@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.checks.check import Category, Check
+from prefect_linkerd.mesh.checks.preflight import PREFLIGHT
 from prefect_linkerd.mesh.config.verification import Scope
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
@@ -161,6 +162,13 @@ def checks_page() -> str:
         lines += ["", "| id | description | severity | versions | reads | ours |"]
         lines += ["|---|---|---|---|---|---|"]
         lines += [_row(check) for check in category.checks]
+    for category in PREFLIGHT:
+        lines += ["", f"## {category.name}", "", "Of the plans of bootstrap and upgrade."]
+        lines += ["", "| id | description | severity |", "|---|---|---|"]
+        lines += [
+            f"| `{check.id}` | {check.description} | {check.severity} |"
+            for check in category.checks
+        ]
     lines += ["", "## Not covered", "", "| of | id | ours |", "|---|---|---|"]
     lines += [
         f"| {each.family} | `{id_}` | no: {each.reason} |"
@@ -170,7 +178,7 @@ def checks_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def family_of(category: Category) -> Family | None:
+def family_of(category: Category[Any]) -> Family | None:
     """Whose checks a category has; None for our own."""
     match category.scope:
         case "beyond":
@@ -181,7 +189,7 @@ def family_of(category: Category) -> Family | None:
             return "core"
 
 
-def _row(check: Check) -> str:
+def _row(check: Check[Any]) -> str:
     is_own = check.id.startswith("pl-")
     # The report's hints lead here.
     anchor = f'<a id="{check.id}"></a>' if is_own else ""

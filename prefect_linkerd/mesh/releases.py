@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds
 from prefect_linkerd.mesh.helm.charts import Chart
-from prefect_linkerd.mesh.helm.client import Outcome
+from prefect_linkerd.mesh.helm.client import ReleaseOutcome
 from prefect_linkerd.mesh.helm.installed import PARTS, locate
 from prefect_linkerd.mesh.helm.ownership import owner_of_release
 from prefect_linkerd.mesh.helm.records import ReleaseRef, read_releases
@@ -35,7 +35,7 @@ class Reconciled:
     """
 
     chart: Chart
-    outcome: Outcome
+    outcome: ReleaseOutcome
     remeshed: tuple[Workload, ...] = ()
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect_linkerd.mesh.pki.certificates import read_certificates
-from prefect_linkerd.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer
 
 
 def test_its_clients_load_one_authority_in_place_of_the_system_s(tmp_path: Path) -> None:

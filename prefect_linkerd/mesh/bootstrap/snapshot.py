@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapSnapshot, next_action
+from prefect_linkerd.mesh.checks.preflight import preflight
 from prefect_linkerd.mesh.helm.charts import Chart
 from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.own_objects import Foreign, OwnObject, always, foreign, read_foreign
@@ -28,7 +29,6 @@ from prefect_linkerd.mesh.planning.losses import some
 from prefect_linkerd.mesh.planning.preflight import (
     Finding,
     PreflightSnapshot,
-    preflight,
     read_preflight,
 )
 from prefect_linkerd.mesh.planning.release_changes import Comparison, installed_crds, read_changes

@@ -3,7 +3,7 @@
 A module here is a topic; a check is declared where it is written, by linkerd's own id:
 
     @identity.check("l5d-identity-trustAnchors-not-expiring-soon", "trust anchors …", "warning")
-    def _(snapshot: Snapshot) -> Problems:
+    def trust_anchors_not_expiring_soon(snapshot: Snapshot) -> Problems:
         yield Problem(...)
 
 `CATEGORIES` is the order in which they are run and shown.
@@ -40,8 +40,9 @@ from prefect_linkerd.mesh.checks.versions import control_plane_version, linkerd_
 from prefect_linkerd.mesh.checks.viz import viz, viz_data_plane
 from prefect_linkerd.mesh.checks.webhooks import webhooks
 from prefect_linkerd.mesh.checks.workloads import workloads
+from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
-CATEGORIES: tuple[Category, ...] = (
+CATEGORIES: tuple[Category[Snapshot], ...] = (
     kubernetes_api,
     kubernetes_version,
     gateway_api_crd,

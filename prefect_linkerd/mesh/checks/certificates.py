@@ -27,11 +27,11 @@ SOON = timedelta(days=30)
 
 TAKE_OVER = "Run rotate_anchor, which takes over from there."
 
-certificates = Category("pl-certificates", "beyond")
+certificates = Category[Snapshot]("pl-certificates", "beyond")
 
 
 @certificates.check("pl-trust-bundle", "the trust bundle holds the anchor that signed the issuer")
-def _(snapshot: Snapshot) -> Problems:
+def trust_bundle(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
     where = f"ConfigMap/{namespace}/{TRUST_ROOTS}"
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
@@ -85,7 +85,7 @@ def _anchor_name(info: CertificateInfo) -> str:
 @certificates.check(
     "pl-anchor-days-left", "trust anchors have 30 days or a third of their life left", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def anchor_days_left(snapshot: Snapshot) -> Problems:
     if not snapshot.trust_bundle:
         raise Skip("there is no trust bundle")
     remedy = "Start rotate_anchor; its end removes anchors that are no longer used."
@@ -95,7 +95,7 @@ def _(snapshot: Snapshot) -> Problems:
 @certificates.check(
     "pl-issuer-days-left", "the issuer has 30 days or a third of its life left", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def issuer_days_left(snapshot: Snapshot) -> Problems:
     remedy = "Run rotate_issuer."
     yield from _ending(snapshot, "issuer", _kept(snapshot), remedy)
 
@@ -105,7 +105,7 @@ def _(snapshot: Snapshot) -> Problems:
     "webhook certificates have 30 days or a third of their life left",
     "warning",
 )
-def _(snapshot: Snapshot) -> Problems:
+def webhook_days_left(snapshot: Snapshot) -> Problems:
     remedy = (
         "Run rotate_webhooks, or let cert-manager keep it: "
         "https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/"
@@ -118,7 +118,7 @@ def _(snapshot: Snapshot) -> Problems:
     "CAs of webhook certificates have 30 days or a third of their life left",
     "warning",
 )
-def _(snapshot: Snapshot) -> Problems:
+def webhook_ca_days_left(snapshot: Snapshot) -> Problems:
     _ = snapshot.webhook_signers
     kept = {e.subject for e in expiries(snapshot) if e.role == "webhook CA" and e.renewed_by}
     yield from _ending(snapshot, "webhook CA", {k.removeprefix("Secret/") for k in kept})
@@ -127,7 +127,7 @@ def _(snapshot: Snapshot) -> Problems:
 @certificates.check(
     "pl-anchor-trusted", "every proxy trusts the anchor that cert-manager signs the issuer with"
 )
-def _(snapshot: Snapshot) -> Problems:
+def anchor_trusted(snapshot: Snapshot) -> Problems:
     owner = snapshot.anchor_owner
     if owner is None:
         raise Skip("no Certificate of cert-manager owns the trust anchor")
@@ -173,7 +173,7 @@ def _leaves(snapshot: Snapshot, owner: AnchorOwner, anchor: CertificateInfo | No
 
 
 @certificates.check("pl-rotation-open", "no rotation of the trust anchor is unfinished", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def rotation_open(snapshot: Snapshot) -> Problems:
     subject = f"{snapshot.config.namespaces.linkerd}/{RECORD}"
     found = snapshot.config_maps.get(subject)
     record = record_of(found) if found is not None else None
@@ -183,7 +183,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @certificates.check("pl-certificate-ready", "cert-manager's Certificates are Ready")
-def _(snapshot: Snapshot) -> Problems:
+def certificate_ready(snapshot: Snapshot) -> Problems:
     for certificate in snapshot.certificates:
         is_ready, message = ready_condition(certificate)
         if not is_ready:
@@ -195,7 +195,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @certificates.check("pl-certificate-renewal", "cert-manager renews in time", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def certificate_renewal(snapshot: Snapshot) -> Problems:
     for certificate in snapshot.certificates:
         if due := overdue(certificate, snapshot.now):
             yield Problem(
@@ -208,7 +208,7 @@ def _(snapshot: Snapshot) -> Problems:
 @certificates.check(
     "pl-leaf-lifetime", "proxies get certificates of their full lifetime", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def leaf_lifetime(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
     issuer = snapshot.secrets.get(f"{namespace}/{ISSUER_SECRET}")
     if issuer is None or not issuer.certificate or not snapshot.trust_bundle:

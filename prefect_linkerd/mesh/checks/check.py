@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from prefect_linkerd.mesh.config.verification import Scope
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.linkerd.spans import ALL_VERSIONS, Versions
-from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 
 Severity = Literal["error", "warning"]
 Outcome = Literal["success", "warning", "error", "skipped"]
@@ -33,12 +33,21 @@ class Problem:
         return f"{self.subject}: {self.message}. {self.remedy}"
 
 
+class Judged(Protocol):
+    """What checks judge: a mesh that runs, or a cluster before anything is installed."""
+
+    @property
+    def version(self) -> LinkerdVersion: ...
+
+
+S = TypeVar("S", bound=Judged)
+
 Problems = Iterator[Problem]
-Judge = Callable[[Snapshot], Iterable[Problem]]
+Judge = Callable[[S], Iterable[Problem]]
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Generic[S]):
     """One check: linkerd's id and words, how grave it is, and the function that judges.
 
     `fatal` is linkerd's own mark: where such a check fails, the rest of its category is skipped,
@@ -50,9 +59,9 @@ class Check:
     severity: Severity
     fatal: bool
     versions: Versions
-    judge: Judge
+    judge: Judge[S]
 
-    def run(self, snapshot: Snapshot) -> CheckResult:
+    def run(self, snapshot: S) -> CheckResult:
         """Judges a snapshot; a check that cannot be run is an error, never a pass."""
         try:
             problems = tuple(self.judge(snapshot))
@@ -73,7 +82,7 @@ class Check:
 class CheckResult:
     """What one check said. `is_broken` marks one that could not be run."""
 
-    check: Check
+    check: Check[Any]
     outcome: Outcome
     problems: tuple[Problem, ...] = ()
     reason: str = ""
@@ -81,7 +90,7 @@ class CheckResult:
 
 
 @dataclass
-class Category:
+class Category(Generic[S]):
     """Checks of one topic, under the name that linkerd gives it, in the order they are run.
 
     `also` are further commands of the linkerd CLI that run the same checks.
@@ -89,7 +98,7 @@ class Category:
 
     name: str
     scope: Scope
-    checks: list[Check] = field(default_factory=list[Check])
+    checks: list[Check[S]] = field(default_factory=list[Check[S]])
     also: tuple[Scope, ...] = ()
 
     def check(
@@ -100,19 +109,19 @@ class Category:
         *,
         fatal: bool = False,
         versions: Versions = ALL_VERSIONS,
-    ) -> Callable[[Judge], Judge]:
+    ) -> Callable[[Judge[S]], Judge[S]]:
         """Declares the function below it as a check of this category."""
 
-        def declare(judge: Judge) -> Judge:
+        def declare(judge: Judge[S]) -> Judge[S]:
             self.checks.append(Check(id, description, severity, fatal, versions, judge))
             return judge
 
         return declare
 
-    def run(self, snapshot: Snapshot) -> CategoryResult:
+    def run(self, snapshot: S) -> CategoryResult:
         """Runs those checks that the mesh's version has."""
         results: list[CheckResult] = []
-        failed: Check | None = None
+        failed: Check[S] | None = None
         for check in self.checks:
             if snapshot.version not in check.versions:
                 continue
@@ -137,7 +146,7 @@ class CategoryResult:
 
 
 def run_checks(
-    snapshot: Snapshot, categories: Sequence[Category], scopes: Iterable[Scope]
+    snapshot: S, categories: Sequence[Category[S]], scopes: Iterable[Scope]
 ) -> tuple[CategoryResult, ...]:
     """Runs the categories of these scopes over one snapshot; reads nothing and never raises."""
     wanted = frozenset(scopes)

@@ -9,7 +9,7 @@ from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.existence import installed_values
 from prefect_linkerd.mesh.snapshot.mesh import CNI_NAMESPACE, Snapshot
 
-cni_plugin = Category("linkerd-cni-plugin", "cni")
+cni_plugin = Category[Snapshot]("linkerd-cni-plugin", "cni")
 
 NAME = "linkerd-cni"
 INSTALL = "Install chart linkerd2-cni, or set cniEnabled to false in the control plane's values."
@@ -21,7 +21,7 @@ def _look_if_used(snapshot: Snapshot) -> None:
 
 
 @cni_plugin.check("cni-plugin-cm-exists", "cni plugin ConfigMap exists", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def cni_plugin_cm_exists(snapshot: Snapshot) -> Problems:
     _look_if_used(snapshot)
     name = f"{CNI_NAMESPACE}/linkerd-cni-config"
     if name not in snapshot.config_maps:
@@ -29,21 +29,21 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @cni_plugin.check("cni-plugin-cr-exists", "cni plugin ClusterRole exists", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def cni_plugin_cr_exists(snapshot: Snapshot) -> Problems:
     _look_if_used(snapshot)
     if NAME not in snapshot.cluster_roles:
         yield Problem(f"ClusterRole/{NAME}", "it does not exist", INSTALL)
 
 
 @cni_plugin.check("cni-plugin-crb-exists", "cni plugin ClusterRoleBinding exists", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def cni_plugin_crb_exists(snapshot: Snapshot) -> Problems:
     _look_if_used(snapshot)
     if NAME not in snapshot.cluster_role_bindings:
         yield Problem(f"ClusterRoleBinding/{NAME}", "it does not exist", INSTALL)
 
 
 @cni_plugin.check("cni-plugin-sa-exists", "cni plugin ServiceAccount exists", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def cni_plugin_sa_exists(snapshot: Snapshot) -> Problems:
     _look_if_used(snapshot)
     name = f"{CNI_NAMESPACE}/{NAME}"
     if name not in snapshot.service_accounts:
@@ -51,14 +51,14 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @cni_plugin.check("cni-plugin-ds-exists", "cni plugin DaemonSet exists", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def cni_plugin_ds_exists(snapshot: Snapshot) -> Problems:
     _look_if_used(snapshot)
     if snapshot.workload("DaemonSet", CNI_NAMESPACE, NAME) is None:
         yield Problem(f"DaemonSet/{CNI_NAMESPACE}/{NAME}", "it does not exist", INSTALL)
 
 
 @cni_plugin.check("cni-plugin-ready", "cni plugin pod is running on all nodes", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def cni_plugin_ready(snapshot: Snapshot) -> Problems:
     _look_if_used(snapshot)
     found = snapshot.workload("DaemonSet", CNI_NAMESPACE, NAME)
     if found is not None and found.ready != found.wanted:

@@ -14,8 +14,8 @@ from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
-crd = Category("linkerd-crd", "crds")
-config = Category("linkerd-config", "control-plane")
+crd = Category[Snapshot]("linkerd-crd", "crds")
+config = Category[Snapshot]("linkerd-config", "control-plane")
 
 AGAIN = "Have Helm make it again: `helm rollback` of the release to its present revision."
 """Bootstrap leaves a release alone that is deployed with the wanted chart and values."""
@@ -24,7 +24,7 @@ SERVICE_ACCOUNTS = tuple(f"linkerd-{component}" for component in COMPONENTS)
 
 
 @config.check("l5d-existence-ns", "control plane Namespace exists", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def existence_ns(snapshot: Snapshot) -> Problems:
     name = snapshot.config.namespaces.linkerd
     if name not in snapshot.namespaces:
         yield Problem(f"Namespace/{name}", "it does not exist", "Install Linkerd by bootstrap.")
@@ -36,18 +36,18 @@ def _rbac_names(snapshot: Snapshot) -> list[str]:
 
 
 @config.check("l5d-existence-cr", "control plane ClusterRoles exist", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def existence_cr(snapshot: Snapshot) -> Problems:
     return missing("ClusterRole", _rbac_names(snapshot), snapshot.cluster_roles, remedy=AGAIN)
 
 
 @config.check("l5d-existence-crb", "control plane ClusterRoleBindings exist", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def existence_crb(snapshot: Snapshot) -> Problems:
     names, found = _rbac_names(snapshot), snapshot.cluster_role_bindings
     return missing("ClusterRoleBinding", names, found, remedy=AGAIN)
 
 
 @config.check("l5d-existence-sa", "control plane ServiceAccounts exist", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def existence_sa(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
     names = [f"{namespace}/{name}" for name in SERVICE_ACCOUNTS]
     return missing("ServiceAccount", names, snapshot.service_accounts, remedy=AGAIN)
@@ -73,17 +73,13 @@ def _missing_crds(snapshot: Snapshot) -> Problems:
     fatal=True,
     versions=versions_where(lambda facts: not facts.has_one_chart),
 )
-def _(snapshot: Snapshot) -> Problems:
-    return _missing_crds(snapshot)
-
-
 @config.check("l5d-existence-crd", "control plane CustomResourceDefinitions exist", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def existence_crd(snapshot: Snapshot) -> Problems:
     return _missing_crds(snapshot)
 
 
 @config.check("l5d-existence-mwc", "control plane MutatingWebhookConfigurations exist", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def existence_mwc(snapshot: Snapshot) -> Problems:
     names, found = ["linkerd-proxy-injector-webhook-config"], snapshot.mutating_webhooks
     return missing("MutatingWebhookConfiguration", names, labels_of(found), remedy=AGAIN)
 
@@ -91,7 +87,7 @@ def _(snapshot: Snapshot) -> Problems:
 @config.check(
     "l5d-existence-vwc", "control plane ValidatingWebhookConfigurations exist", fatal=True
 )
-def _(snapshot: Snapshot) -> Problems:
+def existence_vwc(snapshot: Snapshot) -> Problems:
     names, found = ["linkerd-sp-validator-webhook-config"], snapshot.validating_webhooks
     return missing("ValidatingWebhookConfiguration", names, labels_of(found), remedy=AGAIN)
 
@@ -100,7 +96,7 @@ def _(snapshot: Snapshot) -> Problems:
     "l5d-proxy-init-run-as-root",
     "proxy-init container runs as root user if docker container runtime is used",
 )
-def _(snapshot: Snapshot) -> Problems:
+def proxy_init_run_as_root(snapshot: Snapshot) -> Problems:
     values = snapshot.control_plane_values
     if not values:
         raise Skip("ConfigMap linkerd-config cannot be read (l5d-existence-linkerd-config)")

@@ -10,7 +10,7 @@ from prefect_linkerd.mesh.checks.data_plane import not_running
 from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdated
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
 
-control_plane_proxy = Category("linkerd-control-plane-proxy", "control-plane")
+control_plane_proxy = Category[Snapshot]("linkerd-control-plane-proxy", "control-plane")
 
 
 def _pods(snapshot: Snapshot) -> list[Pod]:
@@ -19,7 +19,7 @@ def _pods(snapshot: Snapshot) -> list[Pod]:
 
 
 @control_plane_proxy.check("l5d-cp-proxy-healthy", "control plane proxies are healthy", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def cp_proxy_healthy(snapshot: Snapshot) -> Problems:
     # Linkerd looks at their trust bundle here too, and finds none to compare: they read the mesh's.
     return not_running(snapshot, _pods(snapshot), snapshot.config.namespaces.linkerd)
 
@@ -27,12 +27,12 @@ def _(snapshot: Snapshot) -> Problems:
 @control_plane_proxy.check(
     "l5d-cp-proxy-version", "control plane proxies are up-to-date", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def cp_proxy_version(snapshot: Snapshot) -> Problems:
     return proxies_outdated(snapshot, _pods(snapshot))
 
 
 @control_plane_proxy.check(
     "l5d-cp-proxy-cli-version", "control plane proxies and cli versions match", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def cp_proxy_cli_version(snapshot: Snapshot) -> Problems:
     return proxies_differ(snapshot, _pods(snapshot))

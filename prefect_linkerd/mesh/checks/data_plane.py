@@ -13,7 +13,7 @@ from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdate
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Service, ServicePort, Snapshot
 
-data_plane = Category("linkerd-data-plane", "proxy")
+data_plane = Category[Snapshot]("linkerd-data-plane", "proxy")
 
 OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 INJECT = "linkerd.io/inject"
@@ -44,24 +44,24 @@ def not_running(snapshot: Snapshot, pods: Sequence[Pod], place: str) -> Problems
 
 
 @data_plane.check("l5d-data-plane-ready", "data plane proxies are ready", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def data_plane_ready(snapshot: Snapshot) -> Problems:
     return not_running(snapshot, snapshot.labelled, "the mesh")
 
 
 @data_plane.check("l5d-data-plane-version", "data plane is up-to-date", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def data_plane_version(snapshot: Snapshot) -> Problems:
     return proxies_outdated(snapshot, snapshot.labelled)
 
 
 @data_plane.check("l5d-data-plane-cli-version", "data plane and cli versions match", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def data_plane_cli_version(snapshot: Snapshot) -> Problems:
     return proxies_differ(snapshot, snapshot.labelled)
 
 
 @data_plane.check(
     "l5d-data-plane-pod-labels", "data plane pod labels are configured correctly", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def data_plane_pod_labels(snapshot: Snapshot) -> Problems:
     for pod in snapshot.labelled:
         yield from _labels_to_be_annotations(pod.subject, pod.labels)
 
@@ -71,7 +71,7 @@ def _(snapshot: Snapshot) -> Problems:
     "data plane service labels are configured correctly",
     "warning",
 )
-def _(snapshot: Snapshot) -> Problems:
+def data_plane_services_labels(snapshot: Snapshot) -> Problems:
     for service in snapshot.services:
         yield from _labels_to_be_annotations(service.subject, service.labels)
 
@@ -88,7 +88,7 @@ def _labels_to_be_annotations(subject: str, labels: Mapping[str, str]) -> Proble
     "data plane service annotations are configured correctly",
     "warning",
 )
-def _(snapshot: Snapshot) -> Problems:
+def data_plane_services_annotations(snapshot: Snapshot) -> Problems:
     for service in snapshot.services:
         if EXPORTED in service.annotations:
             text = f"{EXPORTED}: as an annotation it does nothing"
@@ -98,7 +98,7 @@ def _(snapshot: Snapshot) -> Problems:
 @data_plane.check(
     "linkerd-opaque-ports-definition", "opaque ports are properly annotated", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def linkerd_opaque_ports_definition(snapshot: Snapshot) -> Problems:
     pods = {(pod.namespace, pod.name): pod for pod in snapshot.pods}
     for service in snapshot.services:
         if service.cluster_ip == "None":

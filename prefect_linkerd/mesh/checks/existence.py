@@ -17,7 +17,7 @@ from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
 
-existence = Category("linkerd-existence", "control-plane")
+existence = Category[Snapshot]("linkerd-existence", "control-plane")
 
 COMPONENT = "linkerd.io/control-plane-component"
 
@@ -36,7 +36,7 @@ def installed_values(snapshot: Snapshot) -> Mapping[str, Any]:
 
 
 @existence.check("l5d-existence-linkerd-config", "'linkerd-config' config map exists", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def existence_linkerd_config(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
     subject = f"ConfigMap/{namespace}/linkerd-config"
     if f"{namespace}/linkerd-config" not in snapshot.config_maps:
@@ -46,7 +46,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @existence.check("l5d-existence-sa", "heartbeat ServiceAccount exist", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def existence_sa(snapshot: Snapshot) -> Problems:
     if installed_values(snapshot).get("disableHeartBeat"):
         return iter(())
     names = [f"{snapshot.config.namespaces.linkerd}/linkerd-heartbeat"]
@@ -54,7 +54,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @existence.check("l5d-existence-replicasets", "control plane replica sets are ready", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def existence_replicasets(snapshot: Snapshot) -> Problems:
     for obj in snapshot.replica_sets:
         for condition in obj.get("status", {}).get("conditions", []):
             if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
@@ -67,7 +67,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @existence.check("l5d-existence-unschedulable-pods", "no unschedulable pods", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def existence_unschedulable_pods(snapshot: Snapshot) -> Problems:
     for pod in snapshot.pods_in(snapshot.config.namespaces.linkerd):
         for condition in pod.conditions:
             if condition.reason == "Unschedulable":
@@ -76,7 +76,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @existence.check("l5d-api-control-ready", "control plane pods are ready", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def api_control_ready(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
     pods = [
         pod
@@ -115,7 +115,7 @@ def unready(pod: Pod) -> list[str]:
     "warning",
     versions=versions_where(lambda facts: facts.checks_networks_can_be_verified),
 )
-def _(snapshot: Snapshot) -> Problems:
+def cluster_networks_verified(snapshot: Snapshot) -> Problems:
     for node in snapshot.nodes:
         if not node["spec"].get("podCIDR"):
             yield Problem(
@@ -126,7 +126,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @existence.check("l5d-cluster-networks-cidr", "cluster networks contains all node podCIDRs")
-def _(snapshot: Snapshot) -> Problems:
+def cluster_networks_cidr(snapshot: Snapshot) -> Problems:
     networks = cluster_networks(snapshot)
     nodes = [node for node in snapshot.nodes if node["spec"].get("podCIDR")]
     if not nodes:
@@ -146,7 +146,7 @@ _ADD = "Add {} to clusterNetworks in the control plane's values, and run bootstr
     "cluster networks contains all pods",
     versions=versions_where(lambda facts: facts.checks_networks_of_pods),
 )
-def _(snapshot: Snapshot) -> Problems:
+def cluster_networks_contains_all_pods(snapshot: Snapshot) -> Problems:
     networks = cluster_networks(snapshot)
     for pod in snapshot.pods:
         if pod.ip and not pod.host_network and not includes(networks, pod.ip):
@@ -159,7 +159,7 @@ def _(snapshot: Snapshot) -> Problems:
     "cluster networks contains all services",
     versions=versions_where(lambda facts: facts.checks_networks_of_services),
 )
-def _(snapshot: Snapshot) -> Problems:
+def cluster_networks_contains_all_services(snapshot: Snapshot) -> Problems:
     networks = cluster_networks(snapshot)
     for service in snapshot.services:
         address = service.cluster_ip

@@ -15,13 +15,13 @@ from prefect_linkerd.mesh.snapshot.webhooks import decoded
 
 INJECTORS = ("linkerd-tap-injector-webhook-config", "linkerd-jaeger-injector-webhook-config")
 
-extension_webhooks = Category("pl-extension-webhooks", "beyond")
+extension_webhooks = Category[Snapshot]("pl-extension-webhooks", "beyond")
 
 
 @extension_webhooks.check(
     "pl-extension-webhook-authority", "extensions' injectors are verified by their caBundle"
 )
-def _(snapshot: Snapshot) -> Problems:
+def extension_webhook_authority(snapshot: Snapshot) -> Problems:
     for name in INJECTORS:
         configuration = snapshot.mutating_webhooks.get(name) or {}
         webhooks: list[dict[str, Any]] = configuration.get("webhooks") or []

@@ -15,8 +15,8 @@ from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import EXTENSION, Snapshot
 
-ha = Category("linkerd-ha-checks", "control-plane")
-extension = Category("linkerd-extension-checks", "control-plane")
+ha = Category[Snapshot]("linkerd-ha-checks", "control-plane")
+extension = Category[Snapshot]("linkerd-extension-checks", "control-plane")
 
 ADMISSION_WEBHOOKS = "config.linkerd.io/admission-webhooks"
 
@@ -27,7 +27,7 @@ ADMISSION_WEBHOOKS = "config.linkerd.io/admission-webhooks"
     "warning",
     versions=versions_where(lambda facts: facts.checks_injection_disabled),
 )
-def _(snapshot: Snapshot) -> Problems:
+def injection_disabled(snapshot: Snapshot) -> Problems:
     found = snapshot.mutating_webhooks.get("linkerd-proxy-injector-webhook-config", {})
     hooks: list[Object] = found.get("webhooks") or []
     if len(hooks) != 1 or hooks[0].get("failurePolicy") != "Fail":
@@ -42,7 +42,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @ha.check("l5d-control-plane-replicas", "multiple replicas of control plane pods", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def control_plane_replicas(snapshot: Snapshot) -> Problems:
     if not installed_values(snapshot).get("highAvailability"):
         raise Skip("it is no installation for high availability")
     namespace = snapshot.config.namespaces.linkerd
@@ -61,7 +61,7 @@ def _(snapshot: Snapshot) -> Problems:
     "warning",
     versions=versions_where(lambda facts: facts.checks_extension_namespaces),
 )
-def _(snapshot: Snapshot) -> Problems:
+def extension_namespaces(snapshot: Snapshot) -> Problems:
     by_extension: dict[str, list[str]] = defaultdict(list)
     for name, labels in sorted(labels_of(snapshot.namespaces).items()):
         if EXTENSION in labels:

@@ -24,8 +24,8 @@ from prefect_linkerd.mesh.pki.certificates import (
 )
 from prefect_linkerd.mesh.snapshot.mesh import Certificates, Snapshot
 
-identity = Category("linkerd-identity", "control-plane")
-identity_data_plane = Category("linkerd-identity-data-plane", "proxy")
+identity = Category[Snapshot]("linkerd-identity", "control-plane")
+identity_data_plane = Category[Snapshot]("linkerd-identity-data-plane", "proxy")
 
 EXPIRING_SOON = timedelta(days=60)
 """Source: linkerd2 `pkg/issuercerts`, `expirationWarningThresholdInDays`."""
@@ -92,7 +92,7 @@ def issuer_chain(snapshot: Snapshot) -> list[CertificateInfo]:
 
 
 @identity.check("l5d-identity-cert-config-valid", "certificate config is valid", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def identity_cert_config_valid(snapshot: Snapshot) -> Problems:
     subject, secret = _subject(snapshot), _secret(snapshot)
     scheme = _scheme(snapshot)
     if secret is None:
@@ -123,7 +123,7 @@ def _unreadable(pem: str, subject: str, remedy: str) -> Problems:
     "trust anchors are using supported crypto algorithm",
     fatal=True,
 )
-def _(snapshot: Snapshot) -> Problems:
+def identity_trust_anchors_use_supported_crypto(snapshot: Snapshot) -> Problems:
     for anchor in anchors(snapshot):
         if wrong := unsupported_crypto(anchor, snapshot.version, is_anchor=True):
             yield Problem(_named(anchor, snapshot), str(wrong), ROTATE)
@@ -138,7 +138,7 @@ def _named(anchor: CertificateInfo, snapshot: Snapshot) -> str:
     "trust anchors are within their validity period",
     fatal=True,
 )
-def _(snapshot: Snapshot) -> Problems:
+def identity_trust_anchors_are_time_valid(snapshot: Snapshot) -> Problems:
     for anchor in anchors(snapshot):
         if text := not_valid_now(anchor, snapshot.now):
             yield Problem(_named(anchor, snapshot), text, RECOVER)
@@ -158,7 +158,7 @@ def not_valid_now(info: CertificateInfo, now: datetime) -> str:
     "trust anchors are valid for at least 60 days",
     "warning",
 )
-def _(snapshot: Snapshot) -> Problems:
+def identity_trust_anchors_not_expiring_soon(snapshot: Snapshot) -> Problems:
     for anchor in anchors(snapshot):
         if text := ends_soon(anchor, snapshot.now):
             yield Problem(_named(anchor, snapshot), text, ROTATE)
@@ -176,7 +176,7 @@ def ends_soon(info: CertificateInfo, now: datetime) -> str:
     "issuer cert is using supported crypto algorithm",
     fatal=True,
 )
-def _(snapshot: Snapshot) -> Problems:
+def identity_issuer_cert_uses_supported_crypto(snapshot: Snapshot) -> Problems:
     if wrong := unsupported_crypto(issuer_chain(snapshot)[0], snapshot.version, is_anchor=False):
         yield Problem(_subject(snapshot), str(wrong), REISSUE)
 
@@ -186,7 +186,7 @@ def _(snapshot: Snapshot) -> Problems:
     "issuer cert is within its validity period",
     fatal=True,
 )
-def _(snapshot: Snapshot) -> Problems:
+def identity_issuer_cert_is_time_valid(snapshot: Snapshot) -> Problems:
     if text := not_valid_now(issuer_chain(snapshot)[0], snapshot.now):
         remedy = "Check the clock; where it has ended, run rotate_issuer with accept_downtime."
         yield Problem(_subject(snapshot), text, remedy)
@@ -197,7 +197,7 @@ def _(snapshot: Snapshot) -> Problems:
     "issuer cert is valid for at least 60 days",
     "warning",
 )
-def _(snapshot: Snapshot) -> Problems:
+def identity_issuer_cert_not_expiring_soon(snapshot: Snapshot) -> Problems:
     if is_renewed(snapshot, snapshot.config.namespaces.linkerd, ISSUER_SECRET):
         return
     if text := ends_soon(issuer_chain(snapshot)[0], snapshot.now):
@@ -208,7 +208,7 @@ def _(snapshot: Snapshot) -> Problems:
     "l5d-identity-issuer-cert-issued-by-trust-anchor",
     "issuer cert is issued by the trust anchor",
 )
-def _(snapshot: Snapshot) -> Problems:
+def identity_issuer_cert_issued_by_trust_anchor(snapshot: Snapshot) -> Problems:
     if not chains(issuer_chain(snapshot), anchors(snapshot), snapshot.now, _subject(snapshot)):
         text = "no trust anchor that is valid now signed it"
         remedy = (
@@ -244,7 +244,7 @@ def chains(
     "data plane proxies certificate match CA",
     "warning",
 )
-def _(snapshot: Snapshot) -> Problems:
+def identity_data_plane_proxies_certs_match_ca(snapshot: Snapshot) -> Problems:
     return stale_bundles(snapshot)
 
 

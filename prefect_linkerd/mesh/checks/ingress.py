@@ -11,14 +11,14 @@ from prefect_linkerd.mesh.snapshot.mesh import Service, Snapshot
 
 TRAEFIK = ("traefik.io", "traefik.containo.us")
 
-ingress = Category("pl-ingress", "beyond")
+ingress = Category[Snapshot]("pl-ingress", "beyond")
 
 Backend = tuple[str, str, int | str | None]
 """Namespace and name of a Service, and its port by number or name."""
 
 
 @ingress.check("pl-ingress-backend", "ingress objects lead to Services that exist", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def ingress_backend(snapshot: Snapshot) -> Problems:
     services = _services(snapshot)
     for obj, (namespace, name, port) in _backends(snapshot):
         service = services.get((namespace, name))
@@ -32,7 +32,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @ingress.check("pl-ingress-endpoints", "ingress objects lead to pods that are ready", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def ingress_endpoints(snapshot: Snapshot) -> Problems:
     services = _services(snapshot)
     for obj, (namespace, name, _port) in _backends(snapshot):
         service = services.get((namespace, name))
@@ -48,7 +48,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @ingress.check("pl-ingress-middleware", "IngressRoutes use Middlewares that exist", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def ingress_middleware(snapshot: Snapshot) -> Problems:
     there = {
         (obj["metadata"]["namespace"], obj["metadata"]["name"])
         for group in TRAEFIK

@@ -12,7 +12,7 @@ from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdate
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
-jaeger = Category("linkerd-jaeger", "jaeger")
+jaeger = Category[Snapshot]("linkerd-jaeger", "jaeger")
 
 WITH_JAEGER = versions_where(lambda facts: "linkerd-jaeger" in facts.extensions)
 
@@ -23,7 +23,7 @@ WITH_JAEGER = versions_where(lambda facts: "linkerd-jaeger" in facts.extensions)
     fatal=True,
     versions=WITH_JAEGER,
 )
-def _(snapshot: Snapshot) -> Problems:
+def jaeger_ns_exists(snapshot: Snapshot) -> Problems:
     config = snapshot.config
     namespace, is_wanted = config.namespaces.jaeger, config.jaeger.enabled
     return missing_namespace(snapshot, "jaeger", namespace, is_wanted=is_wanted)
@@ -35,14 +35,14 @@ def _(snapshot: Snapshot) -> Problems:
     "warning",
     versions=WITH_JAEGER,
 )
-def _(snapshot: Snapshot) -> Problems:
+def jaeger_pods_injection(snapshot: Snapshot) -> Problems:
     return pods.not_injected(snapshot.pods_in(namespace_of(snapshot, "jaeger")))
 
 
 @jaeger.check(
     "l5d-jaeger-pods-running", "jaeger injector pods are running", "warning", versions=WITH_JAEGER
 )
-def _(snapshot: Snapshot) -> Problems:
+def jaeger_pods_running(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "jaeger")
     return pods.components_not_running(snapshot, "jaeger", namespace, ["jaeger-injector"])
 
@@ -53,7 +53,7 @@ def _(snapshot: Snapshot) -> Problems:
     "warning",
     versions=WITH_JAEGER,
 )
-def _(snapshot: Snapshot) -> Problems:
+def jaeger_proxy_healthy(snapshot: Snapshot) -> Problems:
     return pods.unhealthy_proxies(snapshot, namespace_of(snapshot, "jaeger"))
 
 
@@ -63,7 +63,7 @@ def _(snapshot: Snapshot) -> Problems:
     "warning",
     versions=WITH_JAEGER,
 )
-def _(snapshot: Snapshot) -> Problems:
+def jaeger_proxy_cp_version(snapshot: Snapshot) -> Problems:
     return proxies_outdated(snapshot, snapshot.pods_in(namespace_of(snapshot, "jaeger")))
 
 
@@ -73,5 +73,5 @@ def _(snapshot: Snapshot) -> Problems:
     "warning",
     versions=WITH_JAEGER,
 )
-def _(snapshot: Snapshot) -> Problems:
+def jaeger_proxy_cli_version(snapshot: Snapshot) -> Problems:
     return proxies_differ(snapshot, snapshot.pods_in(namespace_of(snapshot, "jaeger")))

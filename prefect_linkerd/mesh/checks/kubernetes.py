@@ -13,13 +13,13 @@ from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
-kubernetes_api = Category("kubernetes-api", "control-plane", also=("pre", "crds"))
-kubernetes_version = Category("kubernetes-version", "control-plane", also=("pre", "crds"))
-gateway_api_crd = Category("gateway-api-crd", "control-plane", also=("pre", "crds"))
+kubernetes_api = Category[Snapshot]("kubernetes-api", "control-plane", also=("pre", "crds"))
+kubernetes_version = Category[Snapshot]("kubernetes-version", "control-plane", also=("pre", "crds"))
+gateway_api_crd = Category[Snapshot]("gateway-api-crd", "control-plane", also=("pre", "crds"))
 
 
 @kubernetes_api.check("k8s-api", "can initialize the client", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def can_initialize_the_client(snapshot: Snapshot) -> Problems:
     # A snapshot is read by the client: without one there is an ApiError and nothing to judge.
     if not snapshot.kubernetes:
         text = "the API server says no version"
@@ -27,14 +27,14 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @kubernetes_api.check("k8s-api", "can query the Kubernetes API", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def can_query_the_kubernetes_api(snapshot: Snapshot) -> Problems:
     if "v1" not in snapshot.api_versions:
         text = "the API server does not serve v1"
         yield Problem("Kubernetes", text, "Check that the address is that of an API server.")
 
 
 @kubernetes_version.check("k8s-version", "is running the minimum Kubernetes API version")
-def _(snapshot: Snapshot) -> Problems:
+def k8s_version(snapshot: Snapshot) -> Problems:
     major, minor = release_facts(snapshot.version).minimum_kubernetes
     found = re.match(r"v?(\d+)\.(\d+)", snapshot.kubernetes)
     if found is None:
@@ -51,7 +51,7 @@ def _(snapshot: Snapshot) -> Problems:
     fatal=True,
     versions=versions_where(lambda facts: facts.checks_gateway_api),
 )
-def _(snapshot: Snapshot) -> Problems:
+def gateway_api_crds_are_installed(snapshot: Snapshot) -> Problems:
     names = [f"{plural}.gateway.networking.k8s.io" for plural in ("httproutes", "grpcroutes")]
     found = [snapshot.crds[name] for name in names if name in snapshot.crds]
     if not found:

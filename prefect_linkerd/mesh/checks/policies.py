@@ -14,11 +14,11 @@ POLICY = "policy.linkerd.io"
 GATEWAY = "gateway.networking.k8s.io"
 ROUTES = ((POLICY, "HTTPRoute"), (GATEWAY, "HTTPRoute"), (GATEWAY, "GRPCRoute"))
 
-policies = Category("pl-policies", "beyond")
+policies = Category[Snapshot]("pl-policies", "beyond")
 
 
 @policies.check("pl-server-selects", "Servers select a port of a pod", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def server_selects(snapshot: Snapshot) -> Problems:
     for server in _of(snapshot, "Server"):
         spec: dict[str, Any] = server["spec"]
         if "podSelector" not in spec:
@@ -46,7 +46,7 @@ def _(snapshot: Snapshot) -> Problems:
 @policies.check(
     "pl-server-authorization-selects", "ServerAuthorizations are for a Server", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def server_authorization_selects(snapshot: Snapshot) -> Problems:
     for authorization in _of(snapshot, "ServerAuthorization"):
         wanted: dict[str, Any] = authorization["spec"].get("server") or {}
         namespace = authorization["metadata"]["namespace"]
@@ -67,7 +67,7 @@ def _(snapshot: Snapshot) -> Problems:
 @policies.check(
     "pl-authorization-policy-target", "AuthorizationPolicies are for something", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def authorization_policy_target(snapshot: Snapshot) -> Problems:
     for policy in _of(snapshot, "AuthorizationPolicy"):
         namespace = policy["metadata"]["namespace"]
         target: dict[str, str] = policy["spec"]["targetRef"]
@@ -84,7 +84,7 @@ def _(snapshot: Snapshot) -> Problems:
     "what AuthorizationPolicies require exists",
     "warning",
 )
-def _(snapshot: Snapshot) -> Problems:
+def authorization_policy_authentication(snapshot: Snapshot) -> Problems:
     for policy in _of(snapshot, "AuthorizationPolicy"):
         namespace = policy["metadata"]["namespace"]
         for reference in _list(policy["spec"], "requiredAuthenticationRefs"):
@@ -102,7 +102,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @policies.check("pl-route-parent", "routes of the mesh have their parents", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def route_parent(snapshot: Snapshot) -> Problems:
     for route, parents in _mesh_routes(snapshot):
         namespace = route["metadata"]["namespace"]
         for parent in parents:
@@ -115,7 +115,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @policies.check("pl-route-backend", "routes of the mesh have their backends", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def route_backend(snapshot: Snapshot) -> Problems:
     services = {f"{s.namespace}/{s.name}": s for s in snapshot.services}
     for route, _parents in _mesh_routes(snapshot):
         namespace = route["metadata"]["namespace"]

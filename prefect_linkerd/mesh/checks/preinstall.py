@@ -18,8 +18,8 @@ from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot, timestamp
 
-pre_kubernetes_setup = Category("pre-kubernetes-setup", "pre")
-pre_linkerd_global_resources = Category("pre-linkerd-global-resources", "pre")
+pre_kubernetes_setup = Category[Snapshot]("pre-kubernetes-setup", "pre")
+pre_linkerd_global_resources = Category[Snapshot]("pre-linkerd-global-resources", "pre")
 
 MAX_HEARTBEAT_AGE = timedelta(minutes=5, seconds=10)
 """The kubelet's longest pause between two heartbeats, and the clock skew that linkerd allows.
@@ -27,7 +27,7 @@ Source: linkerd2 `pkg/healthcheck`, `AllowedClockSkew`."""
 
 
 @pre_kubernetes_setup.check("pre-ns", "control plane namespace does not already exist")
-def _(snapshot: Snapshot) -> Problems:
+def pre_ns(snapshot: Snapshot) -> Problems:
     name = snapshot.config.namespaces.linkerd
     if name in snapshot.namespaces:
         text = "it exists already"
@@ -36,7 +36,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @pre_kubernetes_setup.check("pre-k8s-cluster-k8s", "can create non-namespaced resources")
-def _(snapshot: Snapshot) -> Problems:
+def pre_k8s_cluster_k8s(snapshot: Snapshot) -> Problems:
     return _denied(p for p in _asked(snapshot) if p.verb == "create" and not p.namespace)
 
 
@@ -54,7 +54,7 @@ def _denied(permissions: Iterable[Permission]) -> Problems:
 
 def _can(description: str, verb: str, resource: str) -> None:
     @pre_kubernetes_setup.check("pre-k8s", description)
-    def _(snapshot: Snapshot) -> Problems:
+    def can_do(snapshot: Snapshot) -> Problems:
         wanted = (verb, resource, snapshot.config.namespaces.linkerd)
         return _denied(p for p in _asked(snapshot) if (p.verb, p.resource, p.namespace) == wanted)
 
@@ -69,7 +69,7 @@ _can("can read Secrets", "get", "secrets")
 
 
 @pre_kubernetes_setup.check("pre-k8s", "can read extension-apiserver-authentication configmap")
-def _(snapshot: Snapshot) -> Problems:
+def can_read_extension_apiserver_authentication_configmap(snapshot: Snapshot) -> Problems:
     name, key = "extension-apiserver-authentication", "requestheader-client-ca-file"
     subject = f"ConfigMap/kube-system/{name}"
     remedy = f"Start the API server with --{key}: viz's tap is behind the aggregation layer."
@@ -81,7 +81,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @pre_kubernetes_setup.check("pre-k8s-clock-skew", "no clock skew detected", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def pre_k8s_clock_skew(snapshot: Snapshot) -> Problems:
     for node in snapshot.nodes:
         for condition in node["status"]["conditions"]:
             if condition["type"] != "Ready" or condition["status"] != "True":
@@ -110,7 +110,7 @@ def _not_there(kind: str, found: Iterable[str]) -> Problems:
 
 
 @pre_linkerd_global_resources.check("pre-l5d-existence", "no ClusterRoles exist", versions=_CHECKED)
-def _(snapshot: Snapshot) -> Problems:
+def no_cluster_roles_exist(snapshot: Snapshot) -> Problems:
     found = snapshot.cluster_roles
     return _not_there("ClusterRole", (n for n in found if of_control_plane(found[n])))
 
@@ -118,7 +118,7 @@ def _(snapshot: Snapshot) -> Problems:
 @pre_linkerd_global_resources.check(
     "pre-l5d-existence", "no ClusterRoleBindings exist", versions=_CHECKED
 )
-def _(snapshot: Snapshot) -> Problems:
+def no_cluster_role_bindings_exist(snapshot: Snapshot) -> Problems:
     found = snapshot.cluster_role_bindings
     return _not_there("ClusterRoleBinding", (n for n in found if of_control_plane(found[n])))
 
@@ -126,7 +126,7 @@ def _(snapshot: Snapshot) -> Problems:
 @pre_linkerd_global_resources.check(
     "pre-l5d-existence", "no CustomResourceDefinitions exist", versions=_CHECKED
 )
-def _(snapshot: Snapshot) -> Problems:
+def no_custom_resource_definitions_exist(snapshot: Snapshot) -> Problems:
     found = labels_of(snapshot.crds)
     return _not_there("CustomResourceDefinition", (n for n in found if of_control_plane(found[n])))
 
@@ -134,7 +134,7 @@ def _(snapshot: Snapshot) -> Problems:
 @pre_linkerd_global_resources.check(
     "pre-l5d-existence", "no MutatingWebhookConfigurations exist", versions=_CHECKED
 )
-def _(snapshot: Snapshot) -> Problems:
+def no_mutating_webhook_configurations_exist(snapshot: Snapshot) -> Problems:
     found = labels_of(snapshot.mutating_webhooks)
     names = (name for name in found if of_control_plane(found[name]))
     return _not_there("MutatingWebhookConfiguration", names)
@@ -143,7 +143,7 @@ def _(snapshot: Snapshot) -> Problems:
 @pre_linkerd_global_resources.check(
     "pre-l5d-existence", "no ValidatingWebhookConfigurations exist", versions=_CHECKED
 )
-def _(snapshot: Snapshot) -> Problems:
+def no_validating_webhook_configurations_exist(snapshot: Snapshot) -> Problems:
     found = labels_of(snapshot.validating_webhooks)
     names = (name for name in found if of_control_plane(found[name]))
     return _not_there("ValidatingWebhookConfiguration", names)

@@ -18,11 +18,11 @@ from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
 
-proxies = Category("pl-proxies", "beyond")
+proxies = Category[Snapshot]("pl-proxies", "beyond")
 
 
 @proxies.check("pl-proxy-trusts-issuer", "proxies trust the anchor that signed the issuer")
-def _(snapshot: Snapshot) -> Problems:
+def proxy_trusts_issuer(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
     issuer = snapshot.secrets.get(f"{namespace}/{ISSUER_SECRET}")
     bundle = snapshot.trust_bundle
@@ -47,7 +47,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @proxies.check("pl-proxy-trust-bundle", "proxies have the cluster's trust anchors", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def proxy_trust_bundle(snapshot: Snapshot) -> Problems:
     cluster = _certificates(snapshot.trust_bundle)
     if not cluster:
         raise Skip("there is no trust bundle that can be read")
@@ -68,7 +68,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @proxies.check("pl-proxy-skew", "the control plane supports the proxies' versions", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def proxy_skew(snapshot: Snapshot) -> Problems:
     control_plane = snapshot.version
     by_version: dict[str, list[Pod]] = defaultdict(list)
     for pod in _living(snapshot):

@@ -17,17 +17,17 @@ SUCCESS_RATE = 0.95
 ENOUGH = 50.0
 """Responses below which a rate says nothing."""
 
-proxy_metrics = Category("pl-proxy-metrics", "beyond")
+proxy_metrics = Category[Snapshot]("pl-proxy-metrics", "beyond")
 
 
 @proxy_metrics.check("pl-proxy-identity-valid", "proxies have certificates that are valid")
-def _(snapshot: Snapshot) -> Problems:
+def proxy_identity_valid(snapshot: Snapshot) -> Problems:
     for pod, text in without_identity(_sample(snapshot), snapshot.now):
         yield Problem(f"Pod/{pod}", text, "Look at the identity controller's log, then restart it.")
 
 
 @proxy_metrics.check("pl-proxy-identity-renewed", "proxies renew their certificates", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def proxy_identity_renewed(snapshot: Snapshot) -> Problems:
     # A proxy asks for a new one at 70 % of the life of the old one.
     # Source: linkerd2-proxy `linkerd/proxy/identity-client/src/certify.rs`.
     least = issuance_lifetime(snapshot) / 5
@@ -43,7 +43,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @proxy_metrics.check("pl-proxy-success-rate", "meshed workloads answer with success", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def proxy_success_rate(snapshot: Snapshot) -> Problems:
     prometheus = snapshot.prometheus
     if prometheus is not None and prometheus.state == "answers":
         responses, when = prometheus.responses, "in the last five minutes"

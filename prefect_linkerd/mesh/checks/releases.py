@@ -19,11 +19,11 @@ from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 BUNDLE = "identityTrustAnchorsPEM"
 TRUST_DOMAIN = "identityTrustDomain"
 
-releases = Category("pl-releases", "beyond")
+releases = Category[Snapshot]("pl-releases", "beyond")
 
 
 @releases.check("pl-release-pending", "no Helm release is left pending")
-def _(snapshot: Snapshot) -> Problems:
+def release_pending(snapshot: Snapshot) -> Problems:
     for release in snapshot.releases:
         if release.status in (*PENDING, "uninstalling"):
             yield Problem(
@@ -36,7 +36,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @releases.check("pl-release-failed", "no Helm release has failed")
-def _(snapshot: Snapshot) -> Problems:
+def release_failed(snapshot: Snapshot) -> Problems:
     for release in snapshot.releases:
         if release.status == "failed":
             yield Problem(
@@ -48,7 +48,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @releases.check("pl-release-exists", "every chart of the configuration is a release", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def release_exists(snapshot: Snapshot) -> Problems:
     there = {(release.namespace, release.name) for release in snapshot.releases}
     for wanted in _wanted(snapshot):
         owner = next(
@@ -69,7 +69,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @releases.check("pl-release-chart", "releases are of the configured charts", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def release_chart(snapshot: Snapshot) -> Problems:
     for release, wanted in _pairs(snapshot):
         have, want = (
             (release.chart, release.chart_version),
@@ -85,7 +85,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @releases.check("pl-release-values", "releases have the values of the configuration", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def release_values(snapshot: Snapshot) -> Problems:
     for wanted in _wanted(snapshot):
         for unsafe in wanted.unsafe:
             yield Problem(unsafe.place, str(unsafe), unsafe.remedy)

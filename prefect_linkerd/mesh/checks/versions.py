@@ -18,8 +18,8 @@ from prefect_linkerd.mesh.install.injection import PROXY_VERSION
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
 
-linkerd_version = Category("linkerd-version", "control-plane", also=("pre", "crds"))
-control_plane_version = Category("control-plane-version", "control-plane")
+linkerd_version = Category[Snapshot]("linkerd-version", "control-plane", also=("pre", "crds"))
+control_plane_version = Category[Snapshot]("control-plane-version", "control-plane")
 
 UPGRADE = "Set version to it, and run the upgrade flow."
 
@@ -41,7 +41,7 @@ def outdated(snapshot: Snapshot, version: str) -> str:
 
 
 @linkerd_version.check("l5d-version-latest", "can determine the latest version", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def version_latest(snapshot: Snapshot) -> Problems:
     if error := snapshot.unread.get("newest"):
         yield Problem(
             error.subject, f"expected {error.expected}, found {error.found}", error.remedy
@@ -49,7 +49,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @linkerd_version.check("l5d-version-cli", "cli is up-to-date", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def version_cli(snapshot: Snapshot) -> Problems:
     if text := outdated(snapshot, snapshot.config.version):
         yield Problem("configured version", text, UPGRADE)
 
@@ -64,7 +64,7 @@ def _control_plane(snapshot: Snapshot) -> str:
 @control_plane_version.check(
     "l5d-version-control", "can retrieve the control plane version", fatal=True
 )
-def _(snapshot: Snapshot) -> Problems:
+def can_retrieve_the_control_plane_version(snapshot: Snapshot) -> Problems:
     if not installed_values(snapshot).get("linkerdVersion"):
         yield Problem(
             f"ConfigMap/{snapshot.config.namespaces.linkerd}/linkerd-config",
@@ -74,7 +74,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @control_plane_version.check("l5d-version-control", "control plane is up-to-date", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def control_plane_is_up_to_date(snapshot: Snapshot) -> Problems:
     if text := outdated(snapshot, _control_plane(snapshot)):
         yield Problem("control plane", text, UPGRADE)
 
@@ -82,7 +82,7 @@ def _(snapshot: Snapshot) -> Problems:
 @control_plane_version.check(
     "l5d-version-control", "control plane and cli versions match", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def control_plane_and_cli_versions_match(snapshot: Snapshot) -> Problems:
     running, wanted = _control_plane(snapshot), snapshot.config.version
     if running != wanted:
         text = f"it runs {running}, and the configuration says {wanted}"

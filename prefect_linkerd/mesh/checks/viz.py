@@ -31,12 +31,12 @@ ROLES_ARE_ERRORS = versions_where(lambda facts: facts.viz_roles_are_errors)
 CLIENT_FIRST = versions_where(lambda facts: facts.viz_client_comes_first)
 CLIENT_LATER = versions_where(lambda facts: not facts.viz_client_comes_first)
 
-viz = Category("linkerd-viz", "viz")
-viz_data_plane = Category("linkerd-viz-data-plane", "viz")
+viz = Category[Snapshot]("linkerd-viz", "viz")
+viz_data_plane = Category[Snapshot]("linkerd-viz-data-plane", "viz")
 
 
 @viz.check("l5d-viz-ns-exists", "linkerd-viz Namespace exists", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def viz_ns_exists(snapshot: Snapshot) -> Problems:
     config = snapshot.config
     namespace, is_wanted = config.namespaces.viz, bool(config.viz.enabled)
     return missing_namespace(snapshot, "viz", namespace, is_wanted=is_wanted)
@@ -95,7 +95,7 @@ viz.check(
 
 
 @viz.check("l5d-tap-cert-valid", "tap API server has valid cert", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def tap_cert_valid(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "viz")
     service = snapshot.api_services.get(TAP_API)
     if service is None:
@@ -111,14 +111,14 @@ def _(snapshot: Snapshot) -> Problems:
     "tap API server cert is valid for at least 60 days",
     "warning",
 )
-def _(snapshot: Snapshot) -> Problems:
+def tap_cert_not_expiring_soon(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "viz")
     _read_secrets(snapshot, namespace)
     return ending(snapshot, namespace, TAP_SECRET)
 
 
 @viz.check("l5d-tap-api", "tap API service is running", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def tap_api(snapshot: Snapshot) -> Problems:
     namespace_of(snapshot, "viz")
     subject = f"APIService/{TAP_API}"
     service = snapshot.api_services.get(TAP_API)
@@ -136,32 +136,32 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @viz.check("l5d-viz-pods-injection", "linkerd-viz pods are injected", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def viz_pods_injection(snapshot: Snapshot) -> Problems:
     return pods.not_injected(snapshot.pods_in(namespace_of(snapshot, "viz")))
 
 
 @viz.check("l5d-viz-pods-running", "viz extension pods are running", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def viz_pods_running(snapshot: Snapshot) -> Problems:
     return pods.components_not_running(snapshot, "viz", namespace_of(snapshot, "viz"), COMPONENTS)
 
 
 @viz.check("l5d-viz-proxy-healthy", "viz extension proxies are healthy", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def viz_proxy_healthy(snapshot: Snapshot) -> Problems:
     return pods.unhealthy_proxies(snapshot, namespace_of(snapshot, "viz"))
 
 
 @viz.check("l5d-viz-proxy-cp-version", "viz extension proxies are up-to-date", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def viz_proxy_cp_version(snapshot: Snapshot) -> Problems:
     return proxies_outdated(snapshot, snapshot.pods_in(namespace_of(snapshot, "viz")))
 
 
 @viz.check("l5d-viz-proxy-cli-version", "viz extension proxies and cli versions match", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def viz_proxy_cli_version(snapshot: Snapshot) -> Problems:
     return proxies_differ(snapshot, snapshot.pods_in(namespace_of(snapshot, "viz")))
 
 
 @viz.check("l5d-viz-prometheus", "prometheus is installed and configured correctly", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def viz_prometheus(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "viz")
     if _external(snapshot, namespace):
         raise Skip("prometheus is disabled")
@@ -181,7 +181,7 @@ viz.check(
 
 
 @viz.check("l5d-viz-metrics-api", "viz extension self-check", fatal=True)
-def _(snapshot: Snapshot) -> Problems:
+def viz_metrics_api(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "viz")
     prometheus = _prometheus(snapshot)
     if prometheus.state == "silent":
@@ -198,7 +198,7 @@ def _(snapshot: Snapshot) -> Problems:
     "warning",
     versions=versions_where(lambda facts: facts.checks_prometheus_authorization),
 )
-def _(snapshot: Snapshot) -> Problems:
+def viz_data_plane_prom_authz(snapshot: Snapshot) -> Problems:
     namespace_of(snapshot, "viz")
     allowed = {
         obj["metadata"]["namespace"]
@@ -218,7 +218,7 @@ def _(snapshot: Snapshot) -> Problems:
 @viz_data_plane.check(
     "l5d-data-plane-prom", "data plane proxy metrics are present in Prometheus", "warning"
 )
-def _(snapshot: Snapshot) -> Problems:
+def data_plane_prom(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "viz")
     prometheus = _prometheus(snapshot)
     if prometheus.state == "silent":

@@ -17,7 +17,7 @@ from prefect_linkerd.mesh.snapshot.expiry import expiries
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 from prefect_linkerd.mesh.snapshot.webhooks import decoded
 
-webhooks = Category("linkerd-webhooks-and-apisvc-tls", "control-plane")
+webhooks = Category[Snapshot]("linkerd-webhooks-and-apisvc-tls", "control-plane")
 
 RENEW = (
     "Run rotate_webhooks, which has the chart make a new one; where cert-manager keeps it, look at "
@@ -128,7 +128,7 @@ def _declare(
     @webhooks.check(
         f"l5d-{server}-webhook-cert-valid", f"{server} webhook has valid cert", fatal=True
     )
-    def _(snapshot: Snapshot) -> Problems:
+    def webhook_cert_valid(snapshot: Snapshot) -> Problems:
         namespace = snapshot.config.namespaces.linkerd
         if is_optional and f"{namespace}/{secret}" not in snapshot.secrets:
             raise Skip(f"{server} is not installed")
@@ -139,7 +139,7 @@ def _declare(
         f"{server} cert is valid for at least 60 days",
         "warning",
     )
-    def _(snapshot: Snapshot) -> Problems:
+    def webhook_cert_not_expiring_soon(snapshot: Snapshot) -> Problems:
         return ending(snapshot, snapshot.config.namespaces.linkerd, secret)
 
 

@@ -16,11 +16,11 @@ INJECT = "linkerd.io/inject"
 INJECTED = ("enabled", "ingress")
 INJECTOR = "linkerd-proxy-injector-webhook-config"
 
-workloads = Category("pl-workloads", "beyond")
+workloads = Category[Snapshot]("pl-workloads", "beyond")
 
 
 @workloads.check("pl-workload-meshed", "workloads that ask for a proxy have one", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def workload_meshed(snapshot: Snapshot) -> Problems:
     bare: dict[str, list[Pod]] = defaultdict(list)
     for pod in snapshot.pods:
         if pod.proxy is None and _asks_for_proxy(pod, snapshot):
@@ -35,7 +35,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @workloads.check("pl-pod-ready", "pods of the mesh are ready", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def pod_ready(snapshot: Snapshot) -> Problems:
     late: dict[str, list[Pod]] = defaultdict(list)
     for pod in _of_mesh(snapshot):
         if not pod.is_ready:
@@ -49,7 +49,7 @@ def _(snapshot: Snapshot) -> Problems:
 
 
 @workloads.check("pl-workload-pods", "workloads of the mesh have all their pods", "warning")
-def _(snapshot: Snapshot) -> Problems:
+def workload_pods(snapshot: Snapshot) -> Problems:
     meshed = {pod.owner for pod in snapshot.meshed}
     own = _own_namespaces(snapshot)
     there, refused = _pods_there(snapshot), _refused(snapshot)

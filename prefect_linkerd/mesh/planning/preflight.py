@@ -1,36 +1,26 @@
-"""Whether a cluster can take a mesh, found out before anything is touched.
-
-What `linkerd check --pre` looks at, by its own ids, and what bootstrap itself needs.
-Source: linkerd2 `pkg/healthcheck`, category pre-kubernetes-setup.
-"""
+"""Reads what decides whether a cluster can take a mesh; `checks/preflight.py` judges it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError
-from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds
-from prefect_linkerd.mesh.helm.charts import Chart, allows_kubernetes
 from prefect_linkerd.mesh.helm.installed import MeshReleases, read_mesh_releases
 from prefect_linkerd.mesh.helm.ownership import Owner, owner_of
-from prefect_linkerd.mesh.helm.records import Release, ReleaseRef
-from prefect_linkerd.mesh.helm.values import ClusterFacts, check_combination
+from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET
-from prefect_linkerd.mesh.install.dependencies import own_release
 from prefect_linkerd.mesh.install.namespaces import foreign_owner, lacks, namespaces
 from prefect_linkerd.mesh.install.registry import pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import is_ready
-from prefect_linkerd.mesh.kubernetes.permissions import GRANT, Permission, denied, in_words
+from prefect_linkerd.mesh.kubernetes.permissions import Permission, denied
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, CRDS_CHARTS, release_facts
 from prefect_linkerd.mesh.mesh import Mesh
-
-MAX_CLOCK_SKEW = timedelta(minutes=5)
-"""Linkerd's own bound. Source: linkerd2 `pkg/healthcheck`, `AllowedClockSkew`."""
 
 
 @dataclass(frozen=True)
@@ -311,240 +301,3 @@ def gateway_api_owner(crds: Iterable[Object], config: MeshConfig, installed: Mes
         for owner in owners
     ]
     return next((name for name in names if name != own), next(iter(names), ""))
-
-
-def preflight(
-    snapshot: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
-) -> list[Finding]:
-    """Everything that blocks installing this mesh on this cluster."""
-    return [
-        *_kubernetes(snapshot, charts),
-        *_permissions(snapshot),
-        *_owners(snapshot, config, charts),
-        *_driven(snapshot, charts),
-        *_namespaces(snapshot),
-        *_issuer(snapshot, config),
-        *_releases(snapshot, config, charts),
-        *(
-            Finding("pl-combination", "error", unfit.subject, unfit.message, unfit.remedy)
-            for unfit in check_combination(config, snapshot.facts)
-        ),
-        *(
-            Finding(
-                "pre-ns",
-                "error",
-                subject,
-                "it is being deleted",
-                "Wait until it is gone, then run again.",
-            )
-            for subject in snapshot.terminating
-        ),
-    ]
-
-
-def _kubernetes(snapshot: PreflightSnapshot, charts: Sequence[Chart]) -> list[Finding]:
-    found: list[Finding] = []
-    version = snapshot.facts.version
-    for chart in charts:
-        if allows_kubernetes(chart.kube_version, version) is False:
-            found.append(
-                Finding(
-                    "k8s-version",
-                    "error",
-                    f"chart {chart.name} {chart.version}",
-                    f"it needs Kubernetes {chart.kube_version}, and this is {version}",
-                    "Choose a Linkerd version for this Kubernetes, or upgrade Kubernetes.",
-                )
-            )
-    skew = abs(snapshot.server_clock - snapshot.local_clock)
-    if skew > MAX_CLOCK_SKEW:
-        found.append(
-            Finding(
-                "pre-k8s-clock-skew",
-                "error",
-                "clock",
-                f"the API server's and this machine's differ by {skew.total_seconds():.0f} s",
-                "Set the clocks (NTP): certificates made here would not be valid there.",
-            )
-        )
-    if not snapshot.nodes or snapshot.unready_nodes == snapshot.nodes:
-        found.append(
-            Finding(
-                "k8s-api",
-                "error",
-                "nodes",
-                "none is Ready" if snapshot.nodes else "there is none",
-                "Fix the nodes first: no pod could run.",
-            )
-        )
-    elif snapshot.unready_nodes:
-        found.append(
-            Finding(
-                "k8s-api",
-                "warning",
-                "nodes",
-                f"{snapshot.unready_nodes} of {snapshot.nodes} are not Ready",
-                "Look at them: rollouts may wait for them.",
-            )
-        )
-    return found
-
-
-def _permissions(snapshot: PreflightSnapshot) -> list[Finding]:
-    if not snapshot.denied:
-        return []
-    return [
-        Finding(
-            "pre-k8s-cluster-k8s",
-            "error",
-            "permissions",
-            in_words(snapshot.denied),
-            GRANT,
-        )
-    ]
-
-
-def _owners(
-    snapshot: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
-) -> list[Finding]:
-    """CRDs and cluster-wide objects of Linkerd that are not this mesh's own releases'."""
-    installing = {chart.name for chart in charts}
-    own = {ReleaseRef(name, config.namespaces.linkerd) for name in installing}
-    own |= {ref for name in installing if (ref := snapshot.installed.ref(name)) is not None}
-    foreign: dict[tuple[str, str], list[str]] = {}
-    for item in snapshot.owned:
-        # A release that something else drives is named by `_driven`.
-        if item.charts & installing and item.owner.release not in own:
-            key = _in_words(item.owner), _existing_remedy(item.owner)
-            foreign.setdefault(key, []).append(item.subject)
-    return [
-        Finding(
-            "pre-l5d-existence",
-            "error",
-            subjects[0] + (f" and {len(subjects) - 1} more" if len(subjects) > 1 else ""),
-            f"Linkerd is there already, owned by {owner}",
-            remedy,
-        )
-        for (owner, remedy), subjects in sorted(foreign.items())
-    ]
-
-
-def _existing_remedy(owner: Owner) -> str:
-    """What to do about a Linkerd that this mesh's releases do not own."""
-    if owner.release is not None:
-        return (
-            "Name the namespaces of that one in the configuration, or uninstall it; "
-            "a 2.11 release becomes 2.12 by the upgrade flow."
-        )
-    if owner.reconciles:
-        return "Install and upgrade Linkerd there, or remove it there first."
-    return "Uninstall it first: these flows write Helm releases alone, and this is not one."
-
-
-def _in_words(owner: Owner) -> str:
-    """An owner as upgrade's plan compares it: a plain Helm release by its reference alone."""
-    return str(owner.release) if owner.by == "Helm" else str(owner)
-
-
-def _driven(snapshot: PreflightSnapshot, charts: Sequence[Chart]) -> list[Finding]:
-    """Parts of the mesh that Flux, Argo CD, Terraform or the like would bring back."""
-    planned = {chart.name for chart in charts}
-    if "linkerd-control-plane" in planned:
-        # 2.11's release, of which an upgrade makes two.
-        planned.add("linkerd2")
-    found: dict[str, list[str]] = {}
-    for part, owner in snapshot.installed.owners.items():
-        if part in planned and owner.reconciles:
-            found.setdefault(str(owner), []).append(part)
-    return [
-        Finding(
-            "pl-owner",
-            "error",
-            ", ".join(parts),
-            f"it belongs to {owner}, which undoes what others write",
-            "Change it there. verify_mesh, check_certificates and smoke_test work on this mesh as "
-            "it is.",
-        )
-        for owner, parts in sorted(found.items())
-    ]
-
-
-def _namespaces(snapshot: PreflightSnapshot) -> list[Finding]:
-    return [
-        Finding(
-            "pl-owner",
-            "error",
-            item.subject,
-            f"it belongs to {item.owner} and lacks what Linkerd needs",
-            f"Set there: {', '.join(item.lacking)}.",
-        )
-        for item in snapshot.foreign_namespaces
-    ]
-
-
-def _issuer(snapshot: PreflightSnapshot, config: MeshConfig) -> list[Finding]:
-    """An issuer mode that would give the issuer's Secret two owners."""
-    owner = snapshot.issuer_owner
-    subject = f"Secret/{config.namespaces.linkerd}/{ISSUER_SECRET}"
-    if owner is None or owner.by == "cert-manager" or config.issuer == "self-signed":
-        return []
-    if owner.release is None:
-        return []
-    return [
-        Finding(
-            "pl-owner",
-            "error",
-            subject,
-            f"it belongs to {owner}, and cert-manager would write it as well",
-            "Set issuer to self-signed: the issuer is then renewed through that release.",
-        )
-    ]
-
-
-def _releases(
-    snapshot: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
-) -> list[Finding]:
-    """Releases that bootstrap must not touch: of another mesh, or of another Linkerd version."""
-    found: list[Finding] = []
-    wanted = {chart.name: chart for chart in charts}
-    own = {release.ref for release in snapshot.installed.releases.values()}
-    for name in ("cert-manager", "traefik"):
-        if (dependency := own_release(name, config, snapshot.releases)) is not None:
-            own.add(dependency.ref)
-    for release in snapshot.releases:
-        chart = next((c for name, c in wanted.items() if name == release.chart), None)
-        if chart is None:
-            continue
-        subject = f"Helm release {release.namespace}/{release.name}"
-        if chart.name in CONTROL_PLANE_CHARTS and release.ref not in own:
-            found.append(
-                Finding(
-                    "pre-l5d-existence",
-                    "error",
-                    subject,
-                    f"it is a Linkerd of another namespace ({release.chart} in {release.place})",
-                    f"A cluster can have one control plane: set namespaces.linkerd to "
-                    f"{release.place}, or uninstall that one.",
-                )
-            )
-        elif (
-            release.ref in own
-            and release.chart_version != chart.version
-            and not has_newer_crds(
-                (release.chart, release.chart_version), (chart.name, chart.version)
-            )
-            and release.status == "deployed"
-        ):
-            found.append(
-                Finding(
-                    "pl-version",
-                    "error",
-                    subject,
-                    f"chart version {release.chart_version} is installed, "
-                    f"and {config.linkerd} is {chart.version}",
-                    "Set version to the installed release"
-                    + (f" ({release.app_version})" if release.app_version else "")
-                    + ", or use the upgrade flow.",
-                )
-            )
-    return found

@@ -92,7 +92,7 @@ class Report:
 
 def verify(
     snapshot: Snapshot,
-    categories: Sequence[Category],
+    categories: Sequence[Category[Snapshot]],
     scopes: Iterable[Scope],
     ignored: Iterable[str] = (),
 ) -> Report:

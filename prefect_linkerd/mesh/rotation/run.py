@@ -468,7 +468,7 @@ class Rotation:
         else:
             self._await_renewal(on_progress)
 
-    def issue(self, _on_progress: OnProgress = lambda *_: None) -> None:
+    def issue(self, _on_progress: OnProgress | None = None) -> None:
         """A new issuer, signed by the goal; the Secret is replaced whole."""
         self._claim.check()
         if self.record.signing_since:

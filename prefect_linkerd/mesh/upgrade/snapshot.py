@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from prefect_linkerd.mesh.checks.preflight import preflight
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.chart_releases import read_repository, released
 from prefect_linkerd.mesh.helm.charts import Chart, ChartName, charts_of
@@ -20,7 +21,7 @@ from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.chart_split import OLD
 from prefect_linkerd.mesh.planning.desired import wanted_release
 from prefect_linkerd.mesh.planning.losses import Pin
-from prefect_linkerd.mesh.planning.preflight import preflight, read_preflight
+from prefect_linkerd.mesh.planning.preflight import read_preflight
 from prefect_linkerd.mesh.planning.release_changes import Comparison, installed_crds, read_changes
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord, read_record
 from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from prefect_linkerd.mesh.checks.preflight import preflight
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.installed import mesh_releases
@@ -24,7 +25,6 @@ from prefect_linkerd.mesh.planning.preflight import (
     ForeignNamespace,
     Owned,
     PreflightSnapshot,
-    preflight,
 )
 from tests.prefect_linkerd.mesh.test_preflight import (
     CHARTS,

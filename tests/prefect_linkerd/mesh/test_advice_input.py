@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.mesh.checks.preflight import preflight
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.fleet import FleetOptions, plan_fleet
@@ -16,7 +17,7 @@ from prefect_linkerd.mesh.helm.client import OLDEST_HELM, require_helm
 from prefect_linkerd.mesh.install.ingress import API_VERSIONS, choose_api_version
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
-from prefect_linkerd.mesh.planning.preflight import Finding, preflight
+from prefect_linkerd.mesh.planning.preflight import Finding
 from prefect_linkerd.mesh.smoke.promises import entry_point
 from prefect_linkerd.mesh.smoke.routing import choose_split
 from prefect_linkerd.mesh.upgrade.plan import plan_upgrade

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.mesh.checks.preflight import preflight
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import PreflightFailed
 from prefect_linkerd.mesh.helm.charts import Chart
@@ -26,7 +27,6 @@ from prefect_linkerd.mesh.planning.preflight import (
     PreflightSnapshot,
     denied_permissions,
     permissions,
-    preflight,
     read_preflight,
 )
 from tests.support.identities import as_account

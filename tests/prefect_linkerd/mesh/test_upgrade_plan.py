@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.mesh.checks.preflight import preflight
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import PreflightFailed
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, ChartName, charts_of
@@ -18,7 +19,7 @@ from prefect_linkerd.mesh.helm.records import Revision
 from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
-from prefect_linkerd.mesh.planning.preflight import PreflightSnapshot, preflight
+from prefect_linkerd.mesh.planning.preflight import PreflightSnapshot
 from prefect_linkerd.mesh.upgrade.plan import (
     PlanSnapshot,
     UpgradePlan,

@@ -17,6 +17,7 @@ from prefect_linkerd.mesh.checks.check import CheckResult
 from prefect_linkerd.mesh.checks.data_plane import OPAQUE_PORTS, opaque_mismatch
 from prefect_linkerd.mesh.checks.existence import component_of, contains, includes, parse_network
 from prefect_linkerd.mesh.checks.identity import chains
+from prefect_linkerd.mesh.checks.preflight import PREFLIGHT
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ChartError, InvalidInput
 from prefect_linkerd.mesh.helm.charts import ChartCatalog, Entry, newest_release
@@ -55,6 +56,11 @@ def judge(snapshot: Snapshot, id: str, description: str = "") -> CheckResult:  #
         if check.id == id and description in check.description
     ]
     return found[0].run(snapshot)
+
+
+def test_every_check_has_a_name() -> None:
+    checks = [check for category in (*CATEGORIES, *PREFLIGHT) for check in category.checks]
+    assert [check.id for check in checks if not check.judge.__name__.strip("_")] == []
 
 
 def pod(
