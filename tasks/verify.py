@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.errors import OutputError
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.events import certificate_notices, verdict_notice
-from prefect_linkerd.mesh.report.metrics import as_metrics
+from prefect_linkerd.mesh.report.metrics import as_metrics, push_metrics
 from prefect_linkerd.mesh.report.report import (
     Report,
     as_linkerd_json,
@@ -64,6 +65,11 @@ def publish(mesh: Mesh, report: Report, options: VerifyOptions) -> None:
         write_whole(options.json_file, json.dumps(as_linkerd_json(report), indent=2) + "\n")
     if options.metrics_file is not None:
         write_whole(options.metrics_file, as_metrics(report))
+    if options.metrics_gateway is not None:
+        try:
+            push_metrics(report, options.metrics_gateway)
+        except OutputError as error:
+            get_run_logger().warning("Metrics not pushed: %s", error)
     due = expiring(report.expiries, mesh.config, options.thresholds.days)
     verdict = verdict_notice(report, failures_in_a_row(mesh.name))
     send([verdict, *certificate_notices(mesh.name, due)])

@@ -80,7 +80,7 @@ def _verify(
 ) -> None:
     from prefect_linkerd.cli.target import reached
     from prefect_linkerd.mesh.atomic_file import write_whole
-    from prefect_linkerd.mesh.report.metrics import as_metrics
+    from prefect_linkerd.mesh.report.metrics import as_metrics, push_metrics
     from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text
 
     def work() -> None:
@@ -103,6 +103,8 @@ def _verify(
                 print(as_metrics(report), end="")
             case _:
                 print(as_text(report, output), end="")
+        if options.metrics_gateway is not None:
+            push_metrics(report, options.metrics_gateway)
         if is_bad(report, strict=strict):
             raise Failed
 

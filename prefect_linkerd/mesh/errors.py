@@ -121,5 +121,9 @@ class UpgradeUndone(MeshError):
     """An upgrade failed and the mesh is at its former version again; `found` says why."""
 
 
+class OutputError(MeshError):
+    """A result could not be sent where it was asked to go; the work itself is done."""
+
+
 class FleetStopped(MeshError):
     """Too many meshes of a fleet failed; the others were left as they are."""

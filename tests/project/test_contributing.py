@@ -34,7 +34,7 @@ for module, argument, target in json.loads(sys.argv[1]):
 """
 """The commands in one process, as each would import the same."""
 
-LEFT_OUT = shutil.ignore_patterns(".venv", ".git", ".uv", "go", "__pycache__", ".*_cache", "images")
+LEFT_OUT = shutil.ignore_patterns(".venv", ".git", ".uv", "__pycache__", ".*_cache", "images")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ SCRIPT = b"#!/bin/sh\necho it runs\n"
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
 
     def guess_type(self, path: Any) -> str:
@@ -106,10 +106,10 @@ def test_a_published_program_is_downloaded_and_runs(
     publisher.publish(name, "1.2.3")
     said: list[str] = []
     found = download(name, "1.2.3", tmp_path / "bin", said.append, publisher.table())
-    assert found == tmp_path / "bin" / name
-    assert subprocess.run([found], capture_output=True, check=True).stdout == b"it runs\n"
+    assert found == (path := tmp_path / "bin" / name)
+    assert subprocess.run([path], capture_output=True, check=True).stdout == b"it runs\n"
     assert said == [f"downloading {name} 1.2.3"]
-    assert [path.name for path in found.parent.iterdir()] == [name]
+    assert [each.name for each in path.parent.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -67,6 +68,28 @@ class VerifyOptions(Section):
         title="Metrics file",
         description="Where to write metrics in Prometheus's text form, for a textfile collector.",
     )
+
+    metrics_gateway: str | None = Field(
+        default=None,
+        title="Pushgateway",
+        description="The address of a Prometheus Pushgateway that gets the metrics of every run, "
+        "such as http://pushgateway.monitoring:9091. An unreachable gateway fails no run.",
+    )
+
+    @field_validator("metrics_gateway")
+    @classmethod
+    def _metrics_gateway(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        url = urlsplit(value)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError(f"{value!r} is no address: write http://HOST:PORT")
+        if url.username or url.password:
+            raise ValueError(
+                "an address with a password would be shown in logs: let the network or a proxy "
+                "decide who may push, and leave user and password out"
+            )
+        return value
 
     @field_validator("scopes")
     @classmethod

@@ -1,4 +1,6 @@
-"""A report as metrics, in Prometheus's text form.
+"""A report as metrics: in Prometheus's text form, and pushed to a Pushgateway.
+
+No label has a value that changes with every renewal or run, so that series last for years.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -6,15 +8,60 @@ Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import push_to_gateway as push  # pyright: ignore[reportUnknownVariableType]
 
+from prefect_linkerd.mesh.errors import OutputError
 from prefect_linkerd.mesh.report.report import Report
+from prefect_linkerd.mesh.snapshot.expiry import Expiry
 
 _OUTCOMES = ("success", "warning", "error", "skipped", "ignored")
 _VERDICTS = ("healthy", "degraded", "failed")
 
 
+JOB = "prefect_linkerd"
+"""The job of pushed metrics."""
+PUSH_SECONDS = 10.0
+
+
 def as_metrics(report: Report) -> str:
-    """The metrics of one mesh, each with the label `mesh`."""
+    """The metrics of one mesh, each with the label `mesh`.
+
+    Example:
+        >>> print(as_metrics(report))  # doctest: +SKIP
+        # HELP linkerd_mesh_verdict 1 for the verdict that holds
+        # TYPE linkerd_mesh_verdict gauge
+        linkerd_mesh_verdict{mesh="shop",verdict="healthy"} 1.0
+    """
+    return generate_latest(_registry(report)).decode()
+
+
+def push_metrics(report: Report, gateway: str) -> None:
+    """Replaces the metrics of a mesh at a Pushgateway, by those of a report.
+
+    Args:
+        gateway: its http(s) address.
+
+    Raises:
+        OutputError: it cannot be reached or refuses them.
+    """
+    try:
+        push(
+            gateway,
+            JOB,
+            _registry(report),
+            grouping_key={"mesh": report.mesh},
+            timeout=PUSH_SECONDS,
+        )
+    except OSError as error:
+        raise OutputError(
+            gateway,
+            expected="a Pushgateway that takes the metrics",
+            found=str(getattr(error, "reason", "") or error),
+            remedy="Correct metrics_gateway in the options, or start the gateway.",
+        ) from None
+
+
+def _registry(report: Report) -> CollectorRegistry:
     registry = CollectorRegistry()
 
     def gauge(name: str, words: str, *labels: str) -> Gauge:
@@ -40,11 +87,13 @@ def as_metrics(report: Report) -> str:
         "When a certificate expires",
         "role",
         "certificate",
-        "serial",
+        "renewed_by",
     )
-    for expiry in report.expiries:
-        serial = f"{expiry.info.serial:x}"
-        ends.labels(report.mesh, expiry.role, expiry.name, serial).set(
-            expiry.info.not_after.timestamp()
-        )
-    return generate_latest(registry).decode()
+    # Of several of one name, as anchors are while they rotate, the one that ends first counts.
+    for expiry in sorted(report.expiries, key=_end, reverse=True):
+        ends.labels(report.mesh, expiry.role, expiry.name, expiry.renewed_by).set(_end(expiry))
+    return registry
+
+
+def _end(expiry: Expiry) -> float:
+    return expiry.info.not_after.timestamp()

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
 from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.config.verification import VerifyOptions
+from prefect_linkerd.mesh.errors import ApiError, OutputError
 from prefect_linkerd.mesh.linkerd.spans import Versions
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.report.events import verdict_notice
-from prefect_linkerd.mesh.report.metrics import as_metrics
+from prefect_linkerd.mesh.report.metrics import as_metrics, push_metrics
 from prefect_linkerd.mesh.report.report import (
     Report,
     as_linkerd_json,
@@ -30,9 +37,14 @@ from prefect_linkerd.mesh.report.report import (
     verify,
 )
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
+from prefect_linkerd.server.loopback import free_ports
+from tests.support.advice import follows
 from tests.support.certificates import DOMAIN, NOW
+from tests.support.repository import ROOT
 from tests.support.snapshots import empty_snapshot
 
+ANCHOR = create_trust_anchor(DOMAIN, timedelta(days=100), NOW).certificate
+LABEL = re.compile(r"(\w+)\s*=")
 REFUSED = ApiError("Pod list in all", expected="a", found="403 forbidden", remedy="Grant it.")
 
 
@@ -169,7 +181,7 @@ def test_the_metrics_can_be_read_by_prometheus() -> None:
     snapshot = empty_snapshot(trust_bundle=bundle)
     report = verify(snapshot, [topic()], ["control-plane"])
     samples = {
-        (sample.name, *sorted(v for k, v in sample.labels.items() if k != "serial")): sample.value
+        (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(as_metrics(report))
         for sample in family.samples
     }
@@ -178,11 +190,87 @@ def test_the_metrics_can_be_read_by_prometheus() -> None:
     assert samples["linkerd_mesh_problems", "bad", "error", "mesh"] == 25
     ends = samples[
         "linkerd_mesh_certificate_not_after_timestamp_seconds",
+        "",
         "mesh",
         "trust anchor",
         "trust anchor",
     ]
     assert ends == (NOW + timedelta(days=100)).timestamp()
+
+
+def test_of_anchors_of_one_name_the_first_to_end_counts() -> None:
+    bundle = "".join(
+        create_trust_anchor(DOMAIN, timedelta(days=days), NOW).certificate for days in (50, 9, 100)
+    )
+    report = verify(empty_snapshot(trust_bundle=bundle), [topic()], ["control-plane"])
+    ends = [
+        sample.value
+        for family in text_string_to_metric_families(as_metrics(report))
+        for sample in family.samples
+        if sample.labels.get("role") == "trust anchor"
+    ]
+    assert ends == [(NOW + timedelta(days=9)).timestamp()]
+
+
+class Gateway(BaseHTTPRequestHandler):
+    """A Pushgateway: what it was sent, by path; it refuses what a mesh called `refused` sends."""
+
+    pushed: ClassVar[dict[str, str]] = {}
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.pushed[self.path] = body
+        self.send_response(400 if "refused" in self.path else 202)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@follows("Correct metrics_gateway in the options, or start the gateway.")
+def test_metrics_are_pushed_and_replace_those_of_the_mesh(report: Report) -> None:
+    address = f"http://127.0.0.1:{(port := free_ports(1)[0])}"
+    with pytest.raises(OutputError, match="refused"):
+        push_metrics(report, address)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Gateway)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        push_metrics(report, address)
+        assert Gateway.pushed == {"/metrics/job/prefect_linkerd/mesh/mesh": as_metrics(report)}
+        with pytest.raises(OutputError, match="Bad Request"):
+            push_metrics(replace(report, mesh="refused"), address)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("address", ["gateway:9091", "ftp://gateway", "http://u:p@gateway"])
+def test_a_gateway_is_an_address_without_a_password(address: str) -> None:
+    with pytest.raises(ValidationError, match=r"write http://HOST:PORT|leave user and password"):
+        VerifyOptions(metrics_gateway=address)
+
+
+def test_rules_and_dashboard_ask_for_metrics_and_labels_that_there_are(report: Report) -> None:
+    there = {
+        sample.name: set(sample.labels)
+        for each in (report, verify(empty_snapshot(trust_bundle=ANCHOR), [topic()], ["pre"]))
+        for family in text_string_to_metric_families(as_metrics(each))
+        for sample in family.samples
+    }
+    folder = ROOT / "deployments/monitoring"
+    rules = yaml.safe_load((folder / "prometheus-rule.yaml").read_text())
+    dashboard = json.loads((folder / "grafana-dashboard.json").read_text())
+    asked = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    asked += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    for expression in asked:
+        names = re.findall(r"linkerd_mesh_\w+", expression)
+        assert names, expression
+        for name in names:
+            assert name in there, expression
+        labels = {
+            label for part in re.findall(r"{(.*?)}", expression) for label in LABEL.findall(part)
+        }
+        assert labels <= set.union(*(there[name] for name in names)), expression
 
 
 def test_the_event_names_what_did_not_hold(report: Report) -> None:
