@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefect_linkerd.mesh.bootstrap.proof import meshed_namespaces
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import ChartCatalog, ChartName, charts_of
 from prefect_linkerd.mesh.helm.client import Helm, desired_release
@@ -411,8 +410,8 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         found += [*records(place, history=False), *waits(place)]
     # Each is looked at first, for whose it is.
     apply = ("create", "get", "patch")
-    # The proof asks proxies whether they have a certificate.
-    found += [Grant(("get",), "", ("pods/proxy",), place) for place in meshed_namespaces(config)]
+    # It ends with verify_mesh's checks.
+    found += mesh_reads(config)
     found += [
         Grant(("get",), "", ("configmaps",), names.linkerd, (TRUST_ROOTS,)),
         # An issuer that is recreated under running pods.

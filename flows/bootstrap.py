@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from prefect_linkerd.mesh.bootstrap.installed import Installed
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, require_bootstrap_plan
-from prefect_linkerd.mesh.bootstrap.proof import Proof, require_proof
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
 from prefect_linkerd.tasks.emojivoto import emojivoto
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.ingress import ingress
+from prefect_linkerd.tasks.installed import verify
 from prefect_linkerd.tasks.issuer import issuer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.namespaces import namespaces
 from prefect_linkerd.tasks.preflight import find_charts, plan
-from prefect_linkerd.tasks.proof import proof
 from prefect_linkerd.tasks.releases import dependency, release
 from prefect_linkerd.tasks.step import submit
 from prefect_linkerd.tasks.trust_anchor import trust_anchor
@@ -32,7 +32,7 @@ NOTHING: list[str] = []
 )
 def bootstrap(
     mesh: LinkerdMesh, dry_run: bool = False, accept: list[str] = NOTHING
-) -> Proof | BootstrapPlan:
+) -> Installed | BootstrapPlan:
     """Install a mesh, or resume an interrupted install.
 
     Every step looks first at what is there and does only what is missing, so it is safe to run
@@ -85,4 +85,4 @@ def bootstrap(
     if app is not None:
         app.result()
 
-    return require_proof(proof(live, charts))
+    return verify(live, charts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.errors import InvalidInput, NotApproved
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.names import mesh_key
@@ -55,7 +55,7 @@ def await_approval(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
     """Pauses the flow run until a person has looked at the plan, where the policy says so.
 
     Raises:
-        InvalidInput: the person says no, or nobody says anything in time.
+        NotApproved: the person says no, or nobody says anything in time.
     """
     if not mesh.upgrade.needs_approval:
         return
@@ -65,7 +65,7 @@ def await_approval(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
         mesh.upgrade.approval_hours,
     )
     if not is_approved:
-        raise InvalidInput(
+        raise NotApproved(
             f"upgrade of mesh {mesh.name} to {plan.target}",
             expected=f"to be approved within {mesh.upgrade.approval_hours} hours",
             found="no answer" if is_approved is None else "that it was not",

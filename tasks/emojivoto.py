@@ -20,4 +20,4 @@ def emojivoto(mesh: Mesh) -> list[str]:
         place, timeout = mesh.config.namespaces.emojivoto, mesh.config.timeout_seconds
         remeshed = ensure_meshed(mesh.cluster, place, timeout, progress)
     tell_remeshed(remeshed)
-    return ["/".join(workload) for workload in workloads]
+    return [str(workload) for workload in workloads]

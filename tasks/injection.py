@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prefect_linkerd.mesh.kubernetes.rollout import Workload
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.tasks.outside import get_run_logger
 
 
 def tell_remeshed(restarted: Iterable[Workload]) -> None:
     """Part of a step that deploys meshed workloads."""
-    for kind, place, name in restarted:
-        get_run_logger().warning(
-            "%s/%s/%s came up without a proxy and was restarted", kind, place, name
-        )
+    for workload in restarted:
+        get_run_logger().warning("%s came up without a proxy and was restarted", workload)

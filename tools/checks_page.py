@@ -9,7 +9,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefect_linkerd.mesh.checks import CATEGORIES
@@ -203,7 +203,7 @@ def _row(check: Check[Any]) -> str:
 
 def parts_read(judge: Callable[..., Any]) -> Iterator[str]:
     """What a check looks at: the parts of the snapshot in its own text and in what it calls."""
-    known = {field.name for field in fields(Snapshot)} - OF_NO_OBJECT
+    known = Snapshot.parts() - OF_NO_OBJECT
     for name in _attributes(judge, set()):
         part = _VIEWS.get(name, name)
         if part in known:

@@ -31,7 +31,7 @@ from prefect_linkerd.cli.flags import (
 from prefect_linkerd.cli.request import Answer, RunRequest
 from prefect_linkerd.cli.user_server import has_server
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.errors import InvalidInput, NotApproved
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.tasks.declared import DeclaredFlow, declared_flows
 
@@ -178,7 +178,7 @@ def approved(name: str, yes: bool) -> Generator[Answer]:
     try:
         yield answer
     except Refused:
-        raise InvalidInput(
+        raise NotApproved(
             name,
             expected="to be approved",
             found="that it was not" if answer == "ask" else "nobody at a terminal to ask",

@@ -9,8 +9,8 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from prefect_linkerd.mesh.adoption import Adoption, adoption_yaml
+from prefect_linkerd.mesh.bootstrap.installed import Installed, installed_rows
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown
-from prefect_linkerd.mesh.bootstrap.proof import Proof, proof_table
 from prefect_linkerd.mesh.fleet import FleetPlan
 from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
@@ -34,8 +34,8 @@ def as_words(mesh: str, state: str, message: str, result: Any) -> str:
     match result:
         case Adoption():
             text = adoption_yaml(result)
-        case Proof():
-            text = f"{_table(proof_table(result))}\nverified: {', '.join(result.checked)}\n"
+        case Installed():
+            text = f"{_table(installed_rows(result))}\nverified: {result.verified}\n"
         case SmokeReport():
             text = _table(smoke_table(result.results))
         case BootstrapPlan():

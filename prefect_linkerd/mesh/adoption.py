@@ -33,6 +33,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     LINKERD_TLS,
     TRUST_ROOTS,
     TlsSecret,
+    bundle_of,
     read_tls_secret,
 )
 from prefect_linkerd.mesh.install.dependencies import KINDS, Dependency, is_served, releases_of
@@ -185,7 +186,7 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
         extensions=extensions,
         mesh=mesh,
         revisions=revisions,
-        roots=str((roots or {}).get("data", {}).get("ca-bundle.crt", "")),
+        roots=bundle_of(roots),
         roots_owner=owner_of(roots) if roots is not None else None,
         bundle_owner=owner_of(bundle) if bundle is not None else None,
         issuer=issuer,

@@ -93,6 +93,14 @@ class OwnershipConflict(MeshError):
     """An object that we would have to write belongs to somebody else."""
 
 
+class MeshBusy(MeshError):
+    """Another run is changing this mesh, or has changed it since this one looked."""
+
+
+class NotApproved(MeshError):
+    """Nobody approved what a run would do, or somebody refused it; what was done before stays."""
+
+
 class PreflightFailed(MeshError):
     """The cluster cannot take this mesh; nothing was changed."""
 

@@ -21,7 +21,8 @@ from prefect_linkerd.mesh.install.dependencies import (
     wanted_version,
 )
 from prefect_linkerd.mesh.install.injection import ensure_meshed
-from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, Workload
+from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.desired import wanted_release

@@ -36,15 +36,16 @@ from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.errors import ApiError, NotReady
 from prefect_linkerd.mesh.install.injection import PROXY_VERSION, restart
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.kubernetes.rollout import (
     KINDS,
     LONG_RUNNING,
     OnProgress,
-    Workload,
     await_rollouts,
     rollout_status,
 )
+from prefect_linkerd.mesh.kubernetes.selector import matches
 from prefect_linkerd.mesh.snapshot.mesh import CONTROL_PLANE_NS, Pod, read_pods
 from prefect_linkerd.mesh.traffic.watch import TrafficWatch
 
@@ -78,7 +79,7 @@ class RestartTarget:
     @property
     def subject(self) -> str:
         """How messages name it."""
-        return "/".join(self.workload)
+        return str(self.workload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Budget:
         return self.healthy >= self.expected
 
     def covers(self, target: RestartTarget) -> bool:
-        return target.workload[1] == self.namespace and selects(self.selector, target.pod_labels)
+        return target.workload[1] == self.namespace and matches(self.selector, target.pod_labels)
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def _why_by_hand(pod: Pod) -> str:
             "no Deployment, StatefulSet or DaemonSet makes it: delete it, or let what made it "
             "recreate it"
         )
-    owner = "/".join(pod.owner)
+    owner = str(pod.owner)
     if pod.owner[0] == "Job":
         return f"{owner} makes it: let it finish, or delete and recreate the Job"
     if pod.owner[0] in LONG_RUNNING:
@@ -400,7 +401,7 @@ def target_of(obj: Object) -> RestartTarget:
     template: dict[str, Any] = spec["template"].get("metadata") or {}
     disruption, step = _strategy(kind, spec, status.wanted)
     return RestartTarget(
-        workload=(kind, obj["metadata"]["namespace"], obj["metadata"]["name"]),
+        workload=Workload.of(obj),
         pod_labels=template.get("labels") or {},
         disruption=disruption,
         waves=math.ceil(status.wanted / step) if status.wanted else 0,
@@ -446,27 +447,6 @@ def _share(value: int | str, replicas: int, rounded: Callable[[float], int]) -> 
     if isinstance(value, int):
         return value
     return rounded(replicas * int(value.rstrip("%")) / 100)
-
-
-def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a LabelSelector selects labels; an empty one selects all."""
-    wanted: dict[str, str] = selector.get("matchLabels") or {}
-    if any(labels.get(key) != value for key, value in wanted.items()):
-        return False
-    rules: list[dict[str, Any]] = selector.get("matchExpressions") or []
-    for rule in rules:
-        key: str = rule["key"]
-        values: list[str] = rule.get("values") or []
-        is_in = labels.get(key) in values
-        holds = {
-            "In": is_in,
-            "NotIn": not is_in,
-            "Exists": key in labels,
-            "DoesNotExist": key not in labels,
-        }
-        if not holds[rule["operator"]]:
-            return False
-    return True
 
 
 # Doing it
@@ -553,7 +533,7 @@ def restart_data_plane(
                 row = watch.after(ahead)
                 on_progress(min(len(done), total), total, str(row))
     raise NotReady(
-        "/".join(next(iter(left or done), ("data plane",))),
+        str(next(iter(left or done), "data plane")),
         expected="pods that need no restart, after a restart",
         found=f"that they still do, after {ATTEMPTS} more",
         remedy="Look at the proxy injector: it may not see the cluster's present state.",

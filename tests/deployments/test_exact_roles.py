@@ -209,8 +209,8 @@ def bootstrapped(terminal: Terminal) -> Terminal:
     """After `prefect-linkerd bootstrap`, without a Prefect server."""
     account = with_bootstraps_role(terminal)
     _grants_roles_only_by_their_rules(terminal, account)
-    proof = terminal.run("bootstrap")
-    assert (proof["mesh"], proof["failures"]) == ("exact", [])
+    done = terminal.run("bootstrap")
+    assert (done["mesh"], done["failures"]) == ("exact", [])
     return terminal
 
 

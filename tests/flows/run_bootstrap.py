@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 from prefect_linkerd.flows.bootstrap import bootstrap
-from prefect_linkerd.mesh.bootstrap.proof import Proof
+from prefect_linkerd.mesh.bootstrap.installed import Installed
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
 def main() -> None:
-    proof = bootstrap(LinkerdMesh.model_validate(json.loads(Path(sys.argv[1]).read_text())))
-    assert isinstance(proof, Proof)
-    print(json.dumps({"ok": proof.ok, "proxies": proof.proxies}))
+    done = bootstrap(LinkerdMesh.model_validate(json.loads(Path(sys.argv[1]).read_text())))
+    assert isinstance(done, Installed)
+    print(json.dumps({"ok": done.ok, "proxies": done.proxies}))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import threading
 from importlib import import_module
 from typing import Any
 
+from prefect_linkerd.mesh.bootstrap.installed import Installed
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan
-from prefect_linkerd.mesh.bootstrap.proof import Proof
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
 from prefect_linkerd.tasks.declared import declared_flows
@@ -54,8 +54,8 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(returned: Any) -> dict[str, Any]:
-    if isinstance(returned, Proof):
-        return {"ok": returned.ok, "proxies": returned.proxies, "checked": returned.checked}
+    if isinstance(returned, Installed):
+        return {"ok": returned.ok, "proxies": returned.proxies}
     if isinstance(returned, BootstrapPlan):
         return {
             "done": returned.is_done,

@@ -21,7 +21,7 @@ STEPS = [
     "emojivoto",
     "traefik",
     "ingress",
-    "proof",
+    "verify",
 ]
 
 
@@ -42,7 +42,7 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next(
     anchors: set[str] = set()
     for step in STEPS:
         # What only reads is killed after its first read, others after their first write.
-        killed = run_bootstrap(config, step, int(step not in ("preflight", "proof")))
+        killed = run_bootstrap(config, step, int(step not in ("preflight", "verify")))
         assert killed.returncode == -signal.SIGKILL, f"{step}: {killed.stderr[-3000:]}"
         found = cluster.get("v1", "Secret", "linkerd-trust-anchor", "linkerd")
         anchors |= {found["data"]["tls.crt"]} if found else set()

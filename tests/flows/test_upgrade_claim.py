@@ -20,7 +20,7 @@ def test_a_mesh_is_upgraded_by_one_run_at_a_time(
     elsewhere = RotationClaim(cluster, "linkerd", HOLDER, 3)
     with elsewhere:
         refused = flows.upgrade(config, to=TARGET)
-        assert refused["error"] == "OwnershipConflict", refused
+        assert refused["error"] == "MeshBusy", refused
         assert HOLDER in refused["message"]
         assert releases(cluster) == installed
         # Its plan can be read all the same.

@@ -52,7 +52,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     assert "found that it opens at" in shut["message"]
     # Nobody answers in time.
     unanswered = upgrade({"approval": True, "approval_hours": 0.0005})
-    assert unanswered["error"] == "InvalidInput"
+    assert unanswered["error"] == "NotApproved"
     assert "found no answer" in unanswered["message"]
     # Another channel's releases are for a person to accept.
     foreign = upgrade({"channel": "stable"})

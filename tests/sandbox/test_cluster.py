@@ -17,6 +17,7 @@ import pytest
 
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
@@ -37,7 +38,10 @@ def test_workloads_run_and_jobs_complete(cluster: Cluster, namespace: str) -> No
     cluster.create(deployment("web", namespace, replicas=2))
     cluster.create(job("once", namespace))
     await_rollouts(
-        cluster, [("Deployment", namespace, "web"), ("Job", namespace, "once")], 30, quiet
+        cluster,
+        [Workload("Deployment", namespace, "web"), Workload("Job", namespace, "once")],
+        30,
+        quiet,
     )
     pods = list(cluster.list("v1", "Pod", namespace, labels="app=web"))
     assert len(pods) == 2

@@ -14,12 +14,11 @@ from pydantic import SecretStr
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import ChartCatalog, ChartName, charts_of
-from prefect_linkerd.mesh.helm.client import Helm, desired_release
-from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.identity.issuer import (
     ensure_cert_manager_issuer,
     ensure_self_signed_issuer,
-    with_webhooks,
 )
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
@@ -30,14 +29,14 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.install.emojivoto import ensure_emojivoto
 from prefect_linkerd.mesh.install.ingress import ensure_ingress
-from prefect_linkerd.mesh.install.injection import ensure_meshed
 from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
-from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
+from prefect_linkerd.mesh.releases import reconcile
 from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
@@ -97,45 +96,35 @@ def install(
     cluster: Cluster, config: MeshConfig, helm_path: str, store: KeyStore | None = None
 ) -> None:
     """What bootstrap does, without Prefect and as much side by side as there can be."""
-    helm, catalog, now = Helm(cluster, helm_path), ChartCatalog(config), datetime.now(UTC)
+    mesh, now = Mesh(cluster, config, Helm(cluster, helm_path)), datetime.now(UTC)
     charts = charts_of(config)
 
     def release(name: ChartName, bundle: str = "") -> None:
-        chart = catalog.find(name)
         facts = ClusterFacts(cluster.version(), cluster.api_versions())
-        facts = with_webhooks(facts, Mesh(cluster, config))
-        values = values_for(chart, config, facts, trust_bundle=bundle)
-        helm.reconcile(desired_release(config, chart, values))
+        reconcile(mesh, mesh.charts.find(name), facts, quiet, trust_bundle=bundle)
 
-    ensure_namespaces(Mesh(cluster, config))
+    ensure_namespaces(mesh)
     store = store or store_of(cluster, config)
-    anchor = ensure_trust_anchor(Mesh(cluster, config), store, now)
+    anchor = ensure_trust_anchor(mesh, store, now)
     if "linkerd-crds" in charts:
         release("linkerd-crds")
     if config.issuer == "cert-manager":
         release("cert-manager")
-        ensure_cert_manager_issuer(Mesh(cluster, config), anchor, store, now, 120)
+        ensure_cert_manager_issuer(mesh, anchor, store, now, 120)
     else:
-        ensure_self_signed_issuer(Mesh(cluster, config), anchor, store, now)
+        ensure_self_signed_issuer(mesh, anchor, store, now)
     release("linkerd2" if "linkerd2" in charts else "linkerd-control-plane", anchor.bundle)
 
-    def extension(name: ChartName, namespace: str) -> None:
-        release(name, anchor.bundle)
-        ensure_meshed(cluster, namespace, config.timeout_seconds, quiet)
-
     def application() -> None:
-        workloads = ensure_emojivoto(Mesh(cluster, config))
+        workloads = ensure_emojivoto(mesh)
         await_rollouts(cluster, workloads, config.timeout_seconds, quiet, every=0.3)
 
     def traefik() -> None:
         release("traefik")
-        ensure_ingress(Mesh(cluster, config))
+        ensure_ingress(mesh)
 
     on_top: list[Callable[[], None]] = []
-    if "linkerd-viz" in charts:
-        on_top.append(partial(extension, "linkerd-viz", config.namespaces.viz))
-    if "linkerd-jaeger" in charts:
-        on_top.append(partial(extension, "linkerd-jaeger", config.namespaces.jaeger))
+    on_top += [partial(release, name, anchor.bundle) for name in EXTENSION_CHARTS if name in charts]
     if config.emojivoto.enabled:
         on_top.append(application)
     if config.traefik.enabled:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from prefect_linkerd.mesh.config.model import MeshConfig
@@ -28,14 +27,14 @@ _EMPTY: dict[str, Any] = {
 def empty_snapshot(*, unread: Mapping[str, MeshError] | None = None, **parts: Any) -> Snapshot:
     """A cluster without anything in it, save for the given parts."""
     errors = unread or {}
-    found = {
-        field.name: _EMPTY.get(field.name, _nothing(str(field.type))) for field in fields(Snapshot)
-    }
+    kinds: dict[str, str] = Snapshot.__annotations__
+    found = {name: _EMPTY.get(name, _nothing(kinds[name])) for name in Snapshot.parts()}
     kept = {name: value for name, value in (found | parts).items() if name not in errors}
-    return Snapshot.of(kept, errors)
+    return Snapshot(kept, errors)
 
 
 def _nothing(kind: str) -> Any:
+    kind = kind.removeprefix("Read[")
     if kind.startswith("tuple"):
         return ()
     if kind.startswith("frozenset"):

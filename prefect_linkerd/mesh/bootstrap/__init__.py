@@ -1,1 +1,1 @@
-"""Installing a mesh: its plan, and the proof that it works."""
+"""Installing a mesh: its plan, and what there is after it."""

@@ -13,6 +13,7 @@ from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.config import AGAIN, COMPONENTS
 from prefect_linkerd.mesh.checks.resources import missing
 from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.kubernetes.objects import condition_of
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
@@ -56,14 +57,14 @@ def existence_sa(snapshot: Snapshot) -> Problems:
 @existence.check("l5d-existence-replicasets", "control plane replica sets are ready", fatal=True)
 def existence_replicasets(snapshot: Snapshot) -> Problems:
     for obj in snapshot.replica_sets:
-        for condition in obj.get("status", {}).get("conditions", []):
-            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-                metadata = obj["metadata"]
-                yield Problem(
-                    f"ReplicaSet/{metadata['namespace']}/{metadata['name']}",
-                    f"{condition.get('reason', '')}: {condition.get('message', '')}",
-                    "Fix what rejects its pods, such as a quota or a webhook.",
-                )
+        found = condition_of(obj, "ReplicaFailure")
+        if found is not None and found["status"] == "True":
+            metadata = obj["metadata"]
+            yield Problem(
+                f"ReplicaSet/{metadata['namespace']}/{metadata['name']}",
+                f"{found.get('reason', '')}: {found.get('message', '')}",
+                "Fix what rejects its pods, such as a quota or a webhook.",
+            )
 
 
 @existence.check("l5d-existence-unschedulable-pods", "no unschedulable pods", "warning")

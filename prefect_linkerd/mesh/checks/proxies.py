@@ -112,7 +112,7 @@ def _by_workload(pods: Iterable[Pod]) -> list[tuple[str, str]]:
     """The workloads of some pods, each with how many of them it has."""
     counts: dict[str, int] = defaultdict(int)
     for pod in pods:
-        counts["/".join(pod.owner) if pod.owner else pod.subject] += 1
+        counts[str(pod.owner) if pod.owner else pod.subject] += 1
     return [
         (subject, "1 proxy is" if count == 1 else f"{count} proxies are")
         for subject, count in sorted(counts.items())

@@ -17,6 +17,7 @@ from prefect_linkerd.mesh.checks.extensions import missing_namespace, namespace_
 from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdated
 from prefect_linkerd.mesh.checks.webhooks import ending, not_served
 from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 from prefect_linkerd.mesh.snapshot.proxy_metrics import Prometheus
@@ -44,9 +45,9 @@ def viz_ns_exists(snapshot: Snapshot) -> Problems:
 
 def _client(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "viz")
-    owner = ("Deployment", namespace, "metrics-api")
+    owner = Workload("Deployment", namespace, "metrics-api")
     if not any(p.owner == owner and p.phase == "Running" for p in snapshot.pods_in(namespace)):
-        yield Problem("/".join(owner), "no pod of it is running", "Look at its pods' events.")
+        yield Problem(str(owner), "no pod of it is running", "Look at its pods' events.")
 
 
 viz.check(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems
-from prefect_linkerd.mesh.kubernetes.rollout import Workload
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.selector import matches
 from prefect_linkerd.mesh.kubernetes.stall import refusal_remedy
 from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot, WorkloadState
@@ -25,7 +25,7 @@ def workload_meshed(snapshot: Snapshot) -> Problems:
     for pod in snapshot.pods:
         if pod.proxy is None and _asks_for_proxy(pod, snapshot):
             bare[_workload(pod)].append(pod)
-    refused = {"/".join(key): said for key, said in _refused(snapshot).items()}
+    refused = {str(key): said for key, said in _refused(snapshot).items()}
     for subject, pods in sorted(bare.items()):
         text = f"{_count(pods)} without a proxy, though annotation {INJECT} asks for one"
         remedy = "Restart it, now that the injector answers; else look at the injector's log."
@@ -92,7 +92,7 @@ def _refused(snapshot: Snapshot) -> dict[Workload, str]:
 
 
 def _key(workload: WorkloadState) -> Workload:
-    return workload.kind, workload.namespace, workload.name
+    return Workload(workload.kind, workload.namespace, workload.name)
 
 
 def _asks_for_proxy(pod: Pod, snapshot: Snapshot) -> bool:
@@ -140,7 +140,7 @@ def _of_mesh(snapshot: Snapshot) -> Iterator[Pod]:
 
 
 def _workload(pod: Pod) -> str:
-    return "/".join(pod.owner) if pod.owner else pod.subject
+    return str(pod.owner) if pod.owner else pod.subject
 
 
 def _count(pods: list[Pod]) -> str:

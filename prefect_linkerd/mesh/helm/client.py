@@ -39,6 +39,7 @@ from prefect_linkerd.mesh.helm.safety_values import UnsafeValue
 from prefect_linkerd.mesh.helm.values import ClusterFacts, Values
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import (
     OnProgress,
     TroubleWatch,
@@ -304,7 +305,7 @@ class Helm:
         await_rollouts(
             self._cluster,
             [
-                (obj["kind"], desired.namespace, obj["metadata"]["name"])
+                Workload(obj["kind"], desired.namespace, obj["metadata"]["name"])
                 for obj in read_workloads(self._cluster, desired.namespace)
                 if _release_of(obj) == desired.name
             ],

@@ -37,6 +37,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     unshown,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.objects import is_true
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
@@ -256,13 +257,12 @@ def renewals(certificate: Object) -> Renewals:
     """How cert-manager keeps a Certificate, by its status."""
     status: dict[str, Any] = certificate.get("status") or {}
     due, begun = _time(status.get("renewalTime")), _time(status.get("notBefore"))
-    conditions: list[dict[str, Any]] = status.get("conditions") or []
     return Renewals(
         namespace=certificate["metadata"]["namespace"],
         name=certificate["metadata"]["name"],
         due=due,
         every=due - begun if due is not None and begun is not None else None,
-        is_issuing=any(c["type"] == "Issuing" and c["status"] == "True" for c in conditions),
+        is_issuing=is_true(certificate, "Issuing"),
     )
 
 

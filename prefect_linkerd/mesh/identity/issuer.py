@@ -39,6 +39,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
+from prefect_linkerd.mesh.kubernetes.objects import condition_of
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
@@ -426,13 +427,12 @@ def needed(
 
 def ready_condition(obj: Object) -> tuple[bool, str]:
     """Whether cert-manager says that an object is ready as it is now, and its own message."""
-    for condition in obj.get("status", {}).get("conditions", []):
-        if condition["type"] == "Ready":
-            generation = condition.get("observedGeneration", obj["metadata"].get("generation"))
-            is_current = generation == obj["metadata"].get("generation")
-            is_ready = condition["status"] == "True" and is_current
-            return is_ready, f"{condition.get('reason', '')}: {condition.get('message', '')}"
-    return False, "no Ready condition yet: is cert-manager running?"
+    found = condition_of(obj, "Ready")
+    if found is None:
+        return False, "no Ready condition yet: is cert-manager running?"
+    generation = found.get("observedGeneration", obj["metadata"].get("generation"))
+    is_ready = found["status"] == "True" and generation == obj["metadata"].get("generation")
+    return is_ready, f"{found.get('reason', '')}: {found.get('message', '')}"
 
 
 def ensure_cert_manager_issuer(

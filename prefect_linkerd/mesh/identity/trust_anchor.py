@@ -34,6 +34,7 @@ from prefect_linkerd.mesh.pki.certificates import (
 )
 
 TRUST_ROOTS = "linkerd-identity-trust-roots"
+BUNDLE = "ca-bundle.crt"
 ANCHOR_SECRET = "linkerd-trust-anchor"  # noqa: S105 the name of an object
 ISSUER_SECRET = "linkerd-identity-issuer"  # noqa: S105 the name of an object
 TLS = "kubernetes.io/tls"
@@ -364,6 +365,16 @@ class AnchorSnapshot:
     kept_by: str = ""
 
 
+def read_roots(mesh: Mesh) -> Object | None:
+    """The ConfigMap with every anchor that the mesh trusts."""
+    return mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd)
+
+
+def bundle_of(roots: Object | None) -> str:
+    """The PEM in it; empty where there is none."""
+    return str((roots or {}).get("data", {}).get(BUNDLE, ""))
+
+
 def read_snapshot(mesh: Mesh, store: KeyStore | None) -> AnchorSnapshot:
     """Reads what there is; changes nothing.
 
@@ -377,9 +388,9 @@ def read_snapshot(mesh: Mesh, store: KeyStore | None) -> AnchorSnapshot:
     kept = store.load() if store is not None else None
     if store is not None and kept is not None:
         check_key_matches(kept.certificate, kept.private_key, store.where)
-    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    roots = read_roots(mesh)
     issuer = read_tls_secret(mesh.cluster, ISSUER_SECRET, namespace)
-    trusted: str = (roots or {}).get("data", {}).get("ca-bundle.crt", "")
+    trusted = bundle_of(roots)
     return AnchorSnapshot(
         kept=kept.certificate if kept else None,
         trusted=trusted or (issuer.authority if issuer else ""),

@@ -9,14 +9,15 @@ from prefect_linkerd.mesh.config.model import CertManager, MeshConfig, Traefik
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.ownership import decide, owner_of_release
 from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.kubernetes.objects import Gvk
 
 Dependency = Literal["cert-manager", "traefik"]
 
-KINDS: dict[Dependency, tuple[tuple[str, str], ...]] = {
-    "cert-manager": (("cert-manager.io/v1", "Certificate"),),
+KINDS: dict[Dependency, tuple[Gvk, ...]] = {
+    "cert-manager": (Gvk("cert-manager.io/v1", "Certificate"),),
     "traefik": (
-        ("traefik.io/v1alpha1", "IngressRoute"),
-        ("traefik.containo.us/v1alpha1", "IngressRoute"),
+        Gvk("traefik.io/v1alpha1", "IngressRoute"),
+        Gvk("traefik.containo.us/v1alpha1", "IngressRoute"),
     ),
 }
 """The kinds by which an installed dependency is known, no matter who installed it."""

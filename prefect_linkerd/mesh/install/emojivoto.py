@@ -15,7 +15,8 @@ from prefect_linkerd.mesh.helm.images import rewrite_manifest
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, always, ensure_own
 from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.kubernetes.client import Object
-from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING, Workload
+from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING
 from prefect_linkerd.mesh.mesh import Mesh
 
 
@@ -140,7 +141,7 @@ def ensure_emojivoto(mesh: Mesh) -> list[Workload]:
     objects = own_emojivoto(mesh.config)
     ensure_own(mesh.cluster, objects)
     return [
-        (kind, own.wanted["metadata"]["namespace"], own.wanted["metadata"]["name"])
+        Workload(kind, own.wanted["metadata"]["namespace"], own.wanted["metadata"]["name"])
         for own in objects
         if (kind := own.wanted["kind"]) in LONG_RUNNING
     ]

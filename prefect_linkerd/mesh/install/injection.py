@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
-from prefect_linkerd.mesh.kubernetes.rollout import KINDS, OnProgress, Workload, await_rollouts
+from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.kubernetes.rollout import KINDS, OnProgress, await_rollouts
 
 PROXY = "linkerd-proxy"
 PROXY_VERSION = "config.linkerd.io/proxy-version"
@@ -47,7 +48,7 @@ def owner_of_pod(pod: Object, replica_sets: dict[str, Object]) -> Workload | Non
             above = replica_sets.get(owner["name"], {}).get("metadata", {})
             owner = next(iter(above.get("ownerReferences", [])), owner)
         if owner["kind"] in KINDS:
-            return owner["kind"], namespace, owner["name"]
+            return Workload(owner["kind"], namespace, owner["name"])
     return None
 
 

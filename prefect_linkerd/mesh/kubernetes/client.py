@@ -29,6 +29,7 @@ from prefect_linkerd.mesh.config.model import ClusterAccess
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.connection import Connection
 from prefect_linkerd.mesh.kubernetes.kubeconfig import Kubeconfig, choose, read_kubeconfig
+from prefect_linkerd.mesh.kubernetes.objects import Ref
 
 Object = dict[str, Any]
 """A Kubernetes object as the API sends it, always with `apiVersion` and `kind`."""
@@ -41,9 +42,7 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 
 def name_of(obj: Mapping[str, Any]) -> str:
     """`Kind/namespace/name` of an object, as every message of this project names it."""
-    metadata = obj.get("metadata", {})
-    parts = (obj.get("kind", "Object"), metadata.get("namespace"), metadata.get("name", "?"))
-    return "/".join(part for part in parts if part)
+    return str(Ref.of(obj))
 
 
 def last_change(obj: Object) -> datetime | None:
@@ -340,7 +339,7 @@ class Cluster:
         self, api_version: str, kind: str, name: str, namespace: str | None = None
     ) -> Object | None:
         """An object, or None where it (or its kind) does not exist."""
-        subject = "/".join(part for part in (kind, namespace, name) if part)
+        subject = str(Ref(kind, namespace or "", name))
         try:
             return self.read(self.path(api_version, kind, namespace, name), subject=subject)
         except ApiError as error:
@@ -445,7 +444,7 @@ class Cluster:
             query={"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry_run else {})},
             body=patch,
             content_type=MERGE_PATCH,
-            subject="/".join(part for part in (kind, namespace, name) if part),
+            subject=str(Ref(kind, namespace or "", name)),
         )
         return json.loads(answer)
 
@@ -456,7 +455,7 @@ class Cluster:
                 "DELETE",
                 self.path(api_version, kind, namespace, name),
                 body={"propagationPolicy": "Background"},
-                subject="/".join(part for part in (kind, namespace, name) if part),
+                subject=str(Ref(kind, namespace or "", name)),
             )
         except ApiError as error:
             if error.status == 404:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.objects import is_true
 
 
 def is_ready(node: Object) -> bool:
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in node.get("status", {}).get("conditions", [])
-    )
+    return is_true(node, "Ready")
 
 
 def runs_containers(node: Object) -> bool:

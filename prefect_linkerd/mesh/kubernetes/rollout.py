@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect_linkerd.mesh.errors import ApiError, NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.objects import Workload, condition_of, is_true
 from prefect_linkerd.mesh.kubernetes.stall import (
     FAILED_CREATE,
     FIX,
@@ -23,9 +24,6 @@ from prefect_linkerd.mesh.kubernetes.stall import (
     refusal_of,
     refusals,
 )
-
-Workload = tuple[str, str, str]
-"""Kind, namespace and name."""
 
 FEW = 4
 """Workloads of a namespace and kind up to which each is read by itself."""
@@ -91,8 +89,8 @@ def rollout_status(obj: Object) -> Rollout:
         case "Job":
             wanted = spec.get("completions") or 1
             ready = status.get("succeeded", 0)
-            failed = [c for c in status.get("conditions", []) if c["type"] == "Failed"]
-            failure = failed[0].get("message", "failed") if failed else ""
+            failed = condition_of(obj, "Failed")
+            failure = failed.get("message", "failed") if failed else ""
             return Rollout(ready, wanted, ready >= wanted, failure)
         case kind:
             raise ValueError(f"{kind} has no rollout")
@@ -178,7 +176,7 @@ def await_rollouts(
         if failed or time.monotonic() > deadline:
             if gone and not failed:
                 raise NotReady(
-                    "/".join(gone[0]), expected="it to exist", found="nothing", remedy="Run again."
+                    str(gone[0]), expected="it to exist", found="nothing", remedy="Run again."
                 )
             obj = (failed or late)[0]
             raise NotReady(
@@ -206,7 +204,7 @@ def _read(cluster: Cluster, workloads: Sequence[Workload]) -> dict[Workload, Obj
             objects = read_workloads(cluster, namespace, (kind,))
         for obj in objects:
             if (name := obj["metadata"]["name"]) in wanted:
-                found[kind, namespace, name] = obj
+                found[Workload(kind, namespace, name)] = obj
     return found
 
 
@@ -362,10 +360,7 @@ def _alike(pods: Iterable[Object]) -> list[list[Object]]:
 def is_pod_ready(pod: Object) -> bool:
     if pod.get("status", {}).get("phase") == "Succeeded":
         return True
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in pod.get("status", {}).get("conditions", [])
-    )
+    return is_true(pod, "Ready")
 
 
 def pod_reason(pod: Object) -> str:

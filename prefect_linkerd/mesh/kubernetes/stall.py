@@ -21,6 +21,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
+from prefect_linkerd.mesh.kubernetes.objects import Ref, condition_of, is_true
 
 Outlook = Literal["hopeless", "lasting", "crashing", "passing"]
 
@@ -176,18 +177,18 @@ def _part(obj: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def refusal_of(obj: Object) -> str:
     """What the API server says of the pods that it refuses a Deployment or ReplicaSet."""
-    for condition in _items(_part(obj, "status"), "conditions"):
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return str(condition.get("message") or condition.get("reason") or "")
-    return ""
+    found = condition_of(obj, "ReplicaFailure")
+    if found is None or found["status"] != "True":
+        return ""
+    return str(found.get("message") or found.get("reason") or "")
 
 
-def refusals(events: Iterable[Object]) -> dict[tuple[str, str, str], Refusal]:
+def refusals(events: Iterable[Object]) -> dict[Ref, Refusal]:
     """The last refusal of each controller, by its kind, namespace and name, of FailedCreate events.
 
     StatefulSets, DaemonSets and Jobs say it by events alone.
     """
-    found: dict[tuple[str, str, str], Refusal] = {}
+    found: dict[Ref, Refusal] = {}
     for event in events:
         if event.get("reason") != FAILED_CREATE:
             continue
@@ -195,7 +196,7 @@ def refusals(events: Iterable[Object]) -> dict[tuple[str, str, str], Refusal]:
         stamp = _part(event, "series").get("lastObservedTime")
         stamp = stamp or event.get("lastTimestamp") or event.get("eventTime")
         at = datetime.fromisoformat(stamp) if stamp else None
-        key = (of["kind"], of.get("namespace", ""), of["name"])
+        key = Ref(of["kind"], of.get("namespace", ""), of["name"])
         before = found.get(key)
         if before is None or before.at is None or (at is not None and at >= before.at):
             found[key] = Refusal(str(event.get("message") or ""), at)
@@ -242,7 +243,7 @@ def find_trouble(
     workload: Object,
     pods: Iterable[Object],
     replica_sets: Iterable[Object] = (),
-    refused: Mapping[tuple[str, str, str], Refusal] | None = None,
+    refused: Mapping[Ref, Refusal] | None = None,
     *,
     since: datetime | None = None,
     warnings: Mapping[str, Sequence[str]] | None = None,
@@ -263,22 +264,22 @@ def find_trouble(
         return None
     found = list(pods)
     by = newest if newest is not None else workload
-    key = (by["kind"], workload["metadata"]["namespace"], by["metadata"]["name"])
+    key = Ref(by["kind"], workload["metadata"]["namespace"], by["metadata"]["name"])
     said = (refused or {}).get(key)
     is_fresh = since is None or (said is not None and said.at is not None and said.at >= since)
     refusal: Trouble | None = None
     if newest is not None:
         if message := refusal_of(newest):
-            return _refused("/".join(key), message, is_fresh=said is not None and is_fresh)
+            return _refused(str(key), message, is_fresh=said is not None and is_fresh)
     elif said is not None and lacks_pods(workload, found):
-        refusal = _refused("/".join(key), said.message, is_fresh=is_fresh)
+        refusal = _refused(str(key), said.message, is_fresh=is_fresh)
         if is_fresh:
             return refusal
     troubles = [
         trouble
         for pod in newest_pods(workload, found, newest)
         if not _is_over(pod)
-        and not _is_ready(pod)
+        and not is_true(pod, "Ready")
         and (trouble := pod_trouble(pod, (warnings or {}).get(pod["metadata"]["name"], ())))
     ]
     order: list[Outlook] = ["hopeless", "lasting", "crashing", "passing"]
@@ -336,13 +337,6 @@ def _label(pod: Object, key: str) -> str | None:
 def _is_over(pod: Object) -> bool:
     phase = _part(pod, "status").get("phase")
     return "deletionTimestamp" in pod["metadata"] or phase in ("Succeeded", "Failed")
-
-
-def _is_ready(pod: Object) -> bool:
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in _items(_part(pod, "status"), "conditions")
-    )
 
 
 # Patience

@@ -22,6 +22,7 @@ from typing import Self
 
 from prefect_linkerd.mesh.errors import ApiError, NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.objects import Gvk
 
 FUSE_SECONDS = 120
 TEND_EVERY_SECONDS = 5.0
@@ -31,12 +32,12 @@ SILENT_AFTER_SECONDS = 30
 REMOVED_WITHIN_SECONDS = 120
 
 _KINDS = (
-    ("batch/v1", "Job"),
-    ("apps/v1", "Deployment"),
-    ("apps/v1", "ReplicaSet"),
-    ("v1", "Service"),
-    ("v1", "ConfigMap"),
-    ("v1", "Pod"),
+    Gvk("batch/v1", "Job"),
+    Gvk("apps/v1", "Deployment"),
+    Gvk("apps/v1", "ReplicaSet"),
+    Gvk("v1", "Service"),
+    Gvk("v1", "ConfigMap"),
+    Gvk("v1", "Pod"),
 )
 
 
@@ -49,7 +50,7 @@ class Family:
     """
 
     name: str
-    leading: tuple[tuple[str, str], ...] = ()
+    leading: tuple[Gvk, ...] = ()
 
     @property
     def run_label(self) -> str:
@@ -61,7 +62,7 @@ class Family:
         return f"{self.name}.prefect-linkerd/fuse"
 
     @property
-    def kinds(self) -> tuple[tuple[str, str], ...]:
+    def kinds(self) -> tuple[Gvk, ...]:
         """Every kind that a run may make, itself or by a controller."""
         return (*self.leading, *_KINDS)
 
@@ -224,13 +225,13 @@ def _runs(cluster: Cluster, family: Family, namespace: str) -> set[str]:
     }
 
 
-def _served(cluster: Cluster, kinds: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _served(cluster: Cluster, kinds: Sequence[Gvk]) -> list[Gvk]:
     """The kinds that are served, each in one version."""
-    groups: dict[tuple[str, str], tuple[str, str]] = {}
+    groups: dict[tuple[str, str], Gvk] = {}
     for api_version, kind in kinds:
         key = (api_version.rpartition("/")[0], kind)
         if key not in groups and cluster.serves(api_version, kind):
-            groups[key] = (api_version, kind)
+            groups[key] = Gvk(api_version, kind)
     return list(groups.values())
 
 

@@ -16,7 +16,7 @@ from prefect_linkerd.mesh.helm.records import Release, ReleaseRef, read_release
 from prefect_linkerd.mesh.helm.safety_values import unsafe_values
 from prefect_linkerd.mesh.helm.values import ClusterFacts, Values, values_for
 from prefect_linkerd.mesh.identity.issuer import with_kept, with_webhooks
-from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
+from prefect_linkerd.mesh.identity.trust_anchor import read_roots
 from prefect_linkerd.mesh.install.dependencies import Dependency, own_release, wanted_version
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
@@ -110,7 +110,7 @@ def _is_undeclared(mesh: Mesh, chart: Chart, values: Values, at: ReleaseRef) -> 
         isinstance(identity, dict) and cast("Values", identity).get("externalCA")
     ):
         return False
-    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd)
+    roots = read_roots(mesh)
     if roots is None or owner_of(roots).by != "trust-manager":
         return False
     try:

@@ -21,7 +21,7 @@ from prefect_linkerd.mesh.helm.charts import ChartName
 from prefect_linkerd.mesh.helm.records import Revision
 from prefect_linkerd.mesh.helm.safety_values import UnsafeValue
 from prefect_linkerd.mesh.helm.values import FIELDS, SAFETY, Key, Values, leaves, merge
-from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, bundle_of
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.pki.certificates import fingerprints
@@ -393,7 +393,7 @@ def _trust_bundle(changes: Sequence[ReleaseChange], trusted: str) -> Iterator[Fi
         if roots is None or not trusted.strip():
             continue
         before = _anchors(trusted)
-        after = _anchors(str(roots.get("data", {}).get("ca-bundle.crt", "")))
+        after = _anchors(bundle_of(roots))
         if before == after:
             continue
         lost, gained = sorted(before - after), sorted(after - before)

@@ -31,6 +31,7 @@ from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.install.registry import pull_secret
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, denied, in_words
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
 from prefect_linkerd.mesh.load.fuse import Fuse, clear_leftovers
@@ -362,7 +363,7 @@ class AskingProbe(Probe):
                 selector=selector,
             )
         )
-        workload, timeout = ("Deployment", self._place, name), self._options.timeout_seconds
+        workload, timeout = Workload("Deployment", self._place, name), self._options.timeout_seconds
         try:
             await_rollouts(self._mesh.cluster, [workload], timeout, self._on_progress, every=0.5)
         except NotReady as error:

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from prefect_linkerd.mesh.errors import ApiError, MeshError, OwnershipConflict
+from prefect_linkerd.mesh.errors import ApiError, MeshBusy, MeshError
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, LABELS
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
@@ -114,7 +114,7 @@ class RotationClaim:
         on_wait: called once, with whom entering waits for.
 
     Raises:
-        OwnershipConflict: on entering, another run holds it and is alive.
+        MeshBusy: on entering, another run holds it and is alive.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class RotationClaim:
             return record_of(self._object)
 
     def check(self) -> None:
-        """Raises `OwnershipConflict` where another one has taken over: nothing may be done then."""
+        """Raises `MeshBusy` where another one has taken over: nothing may be done then."""
         if self._lost is not None:
             raise self._lost
 
@@ -222,8 +222,8 @@ class RotationClaim:
                     raise self._lose(holder)
                 self._object = found
 
-    def _lose(self, holder: str) -> OwnershipConflict:
-        self._lost = OwnershipConflict(
+    def _lose(self, holder: str) -> MeshBusy:
+        self._lost = MeshBusy(
             f"ConfigMap/{self._namespace}/{RECORD}",
             expected="this run to hold it",
             found=f"that {holder} does",
@@ -248,7 +248,7 @@ class RotationClaim:
                     f"lease, or until that expires at {until}"
                 )
             elif first != (holder, until):
-                raise OwnershipConflict(
+                raise MeshBusy(
                     f"ConfigMap/{self._namespace}/{RECORD}",
                     expected="no other run that rotates or upgrades this mesh",
                     found=f"that {holder} is running (its lease expires at {until})",

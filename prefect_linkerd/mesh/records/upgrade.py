@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.errors import ApiError, OwnershipConflict
+from prefect_linkerd.mesh.errors import ApiError, MeshBusy
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.mesh import Mesh
 
@@ -68,7 +68,7 @@ def begin(mesh: Mesh, record: UpgradeRecord) -> UpgradeRecord:
     """Writes the record of a new upgrade; the one that is there, where it has the same target.
 
     Raises:
-        OwnershipConflict: an upgrade to another version is in progress.
+        MeshBusy: an upgrade to another version is in progress.
     """
     try:
         mesh.cluster.create(_config_map(mesh.config, record))
@@ -83,9 +83,9 @@ def begin(mesh: Mesh, record: UpgradeRecord) -> UpgradeRecord:
     return found
 
 
-def another_target(config: MeshConfig, found: UpgradeRecord | None) -> OwnershipConflict:
+def another_target(config: MeshConfig, found: UpgradeRecord | None) -> MeshBusy:
     """Says that another upgrade has not ended."""
-    return OwnershipConflict(
+    return MeshBusy(
         f"ConfigMap/{config.namespaces.linkerd}/{NAME}",
         expected="no upgrade in progress, or one to the same version",
         found=f"one to {found.target}" if found else "one that ended just now",
@@ -97,13 +97,13 @@ def another_target(config: MeshConfig, found: UpgradeRecord | None) -> Ownership
 
 def changed_meanwhile(
     config: MeshConfig, planned: Mapping[str, int], found: Mapping[str, int]
-) -> OwnershipConflict:
+) -> MeshBusy:
     """Says that the releases are no longer those that an upgrade was planned for."""
 
     def revisions(of: Mapping[str, int]) -> str:
         return ", ".join(f"{part} at revision {number}" for part, number in sorted(of.items()))
 
-    return OwnershipConflict(
+    return MeshBusy(
         f"mesh {config.name}",
         expected=f"the releases that the upgrade was planned for: {revisions(planned)}",
         found=f"{revisions(found) or 'none'}: another run has changed them since",

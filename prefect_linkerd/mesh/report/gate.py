@@ -15,11 +15,12 @@ PAUSE = 2.0
 """Seconds between two verifications of a mesh that is not well yet."""
 
 
-def await_verdict(mesh: Mesh, patience: float) -> Report:
+def await_verdict(mesh: Mesh, patience: float, *, namespace: str | None = None) -> Report:
     """Every check at the version that the mesh should have; the last report, whatever it says.
 
     Args:
         patience: seconds for which an error may pass by itself.
+        namespace: whose applications count, with the mesh's own; by default everybody's.
 
     Raises:
         ApiError: the API server was lost meanwhile, which says nothing about the mesh.
@@ -30,6 +31,8 @@ def await_verdict(mesh: Mesh, patience: float) -> Report:
         for error in snapshot.unread.values():
             if isinstance(error, ApiError) and error.transient:
                 raise error
+        if namespace is not None:
+            snapshot = snapshot.narrowed(namespace)
         found = verify(snapshot, CATEGORIES, DEFAULT_SCOPES)
         if found.verdict != "failed" or time.monotonic() > deadline:
             return found

@@ -17,6 +17,7 @@ from prefect_linkerd.mesh.checks.check import (
 )
 from prefect_linkerd.mesh.config.verification import Scope
 from prefect_linkerd.mesh.errors import MeshUnhealthy
+from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, expiries
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
@@ -32,7 +33,7 @@ class Report:
 
     `expiries` are all certificates that were found, the first to end first; `pods` counts those of
     the cluster and `proxies` those with a proxy of the mesh. `ignored` are ids of checks that are
-    shown but do not count.
+    shown but do not count. `releases` are Helm's.
     """
 
     mesh: str
@@ -44,6 +45,7 @@ class Report:
     pods: int
     proxies: int
     ignored: frozenset[str] = frozenset()
+    releases: tuple[Release, ...] = ()
 
     @property
     def results(self) -> Iterator[CheckResult]:
@@ -107,6 +109,7 @@ def verify(
         pods=0 if "pods" in snapshot.unread else len(snapshot.pods),
         proxies=0 if "pods" in snapshot.unread else len(snapshot.meshed),
         ignored=frozenset(ignored),
+        releases=() if "releases" in snapshot.unread else snapshot.releases,
     )
 
 

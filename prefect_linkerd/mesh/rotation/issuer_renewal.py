@@ -29,6 +29,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 from prefect_linkerd.mesh.install.injection import restart
 from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object, last_change
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair, check_issuer, sign_issuer
@@ -234,7 +235,7 @@ def ensure_loaded(mesh: Mesh, patience: float, on_progress: OnProgress) -> datet
     if load.since is None:
         if load.readable is not None:
             mesh.cluster.wait_until(load.readable)
-        identity = ("Deployment", mesh.config.namespaces.linkerd, IDENTITY)
+        identity = Workload("Deployment", mesh.config.namespaces.linkerd, IDENTITY)
         restart(mesh.cluster, identity, mesh.cluster.clock())
         await_rollouts(mesh.cluster, [identity], mesh.config.timeout_seconds, on_progress)
         load = _await_load(mesh, mesh.config.timeout_seconds, on_progress)

@@ -9,8 +9,8 @@ from prefect_linkerd.mesh.errors import PreflightFailed
 from prefect_linkerd.mesh.identity.certificate_anchor import CertificateAnchor
 from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, ISSUER_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, Permission, denied, in_words
-from prefect_linkerd.mesh.kubernetes.rollout import Workload
 from prefect_linkerd.mesh.records.rotation import RECORD
 from prefect_linkerd.mesh.restarts import restart_permissions
 from prefect_linkerd.mesh.rotation.key_ring import SECRETS_BESIDE

@@ -13,7 +13,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     brought_key,
     cluster_uid,
 )
-from prefect_linkerd.mesh.kubernetes.rollout import Workload
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, fingerprints, read_certificates
 from prefect_linkerd.mesh.records.rotation import RotationRecord, anchor_of, read_record

@@ -16,6 +16,7 @@ from prefect_linkerd.mesh.identity.certificate_anchor import (
 )
 from prefect_linkerd.mesh.identity.issuer import check_issuer_secret
 from prefect_linkerd.mesh.identity.trust_anchor import (
+    BUNDLE,
     ISSUER_SECRET,
     TRUST_ROOTS,
     TlsSecret,
@@ -26,9 +27,9 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     tls_secret,
 )
 from prefect_linkerd.mesh.install.injection import restart
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import (
     OnProgress,
-    Workload,
     await_rollouts,
     read_workloads,
     rollout_status,
@@ -98,7 +99,6 @@ from prefect_linkerd.mesh.rotation.snapshot import (
     read_rotation,
 )
 from prefect_linkerd.mesh.rotation.trust_bundle import (
-    BUNDLE,
     await_roots,
     declare,
     only,
@@ -428,7 +428,7 @@ class Rotation:
         self._mesh.cluster.merge(
             "v1", "ConfigMap", TRUST_ROOTS, namespace, {"data": {BUNDLE: wanted}}
         )
-        identity = ("Deployment", namespace, IDENTITY)
+        identity = Workload("Deployment", namespace, IDENTITY)
         restart(self._mesh.cluster, identity, self._mesh.cluster.clock())
         await_rollouts(
             self._mesh.cluster, [identity], self._mesh.config.timeout_seconds, on_progress
@@ -707,7 +707,7 @@ class Rotation:
         def before(batch: Batch) -> None:
             record = self.record
             done = record.restarted.get(phase, ())
-            names = tuple("/".join(workload) for workload in batch.workloads)
+            names = tuple(map(str, batch.workloads))
             restarted = {**record.restarted, phase: tuple(dict.fromkeys((*done, *names)))}
             self._claim.save(replace(record, restarted=restarted))
 

@@ -28,7 +28,13 @@ from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.helm.values import Values, merge
 from prefect_linkerd.mesh.identity.certificate_anchor import TRUST_MANAGER
 from prefect_linkerd.mesh.identity.issuer import with_kept
-from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOTS
+from prefect_linkerd.mesh.identity.trust_anchor import (
+    ANCHOR_SECRET,
+    BUNDLE,
+    TRUST_ROOTS,
+    bundle_of,
+    read_roots,
+)
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, last_change, name_of
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
 from prefect_linkerd.mesh.linkerd.facts import release_facts
@@ -36,7 +42,6 @@ from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints, join_bundle, read_certificates
 from prefect_linkerd.mesh.rotation.leaves import MARGIN
 
-BUNDLE = "ca-bundle.crt"
 VALUE = "identityTrustAnchorsPEM"
 
 Owner = Literal["release", "config-map", "trust-manager", "certificate"]
@@ -122,7 +127,7 @@ def only(bundle: str, fingerprint: str) -> str:
 def read_trust_bundle(mesh: Mesh) -> TrustBundle:
     """Reads the trust bundle and the release that declares it; changes nothing."""
     namespace = mesh.config.namespaces.linkerd
-    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
+    roots = read_roots(mesh)
     part = release_facts(mesh.config.linkerd).control_plane_chart
     found = read_mesh_releases(
         mesh.cluster, mesh.config, parts=[part], namespaces={namespace}, values=True
@@ -130,7 +135,7 @@ def read_trust_bundle(mesh: Mesh) -> TrustBundle:
     release = found.control_plane
     values = release.values if release is not None and release.values else {}
     return TrustBundle(
-        roots=str((roots or {}).get("data", {}).get(BUNDLE, "")),
+        roots=bundle_of(roots),
         changed=last_change(roots) if roots is not None else None,
         owner=_owner(roots, values),
         release=release,
@@ -270,7 +275,7 @@ def require_writable_bundle(mesh: Mesh, bundle: TrustBundle) -> None:
     """
     found = None
     if bundle.owner == "config-map":
-        found = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd)
+        found = read_roots(mesh)
     elif bundle.owner == "trust-manager":
         found = mesh.cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
     if found is not None:
@@ -343,9 +348,8 @@ def await_roots(mesh: Mesh, wanted: frozenset[str], *, may_have_more: bool = Fal
     """
     deadline = time.monotonic() + min(mesh.config.timeout_seconds, 60)
     while True:
-        roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd)
-        pem = str((roots or {}).get("data", {}).get(BUNDLE, ""))
-        found = _fingerprints(pem, TRUST_ROOTS)
+        roots = read_roots(mesh)
+        found = _fingerprints(bundle_of(roots), TRUST_ROOTS)
         if found == wanted or (may_have_more and found >= wanted):
             return
         if time.monotonic() > deadline:

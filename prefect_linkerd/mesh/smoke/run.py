@@ -15,6 +15,7 @@ from prefect_linkerd.mesh.install.injection import proxy_of
 from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
+from prefect_linkerd.mesh.kubernetes.objects import Gvk, Workload, is_true
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts, describe, pod_reason
 from prefect_linkerd.mesh.linkerd.facts import SPLIT_KINDS
 from prefect_linkerd.mesh.load.fuse import Family, Fuse
@@ -29,9 +30,9 @@ from prefect_linkerd.mesh.smoke.workloads import Backend, backend, client, clien
 SMOKE = Family(
     "smoke",
     leading=(
-        *SPLIT_KINDS,
+        *(Gvk(*kind) for kind in SPLIT_KINDS),
         *(
-            (api_version, kind)
+            Gvk(api_version, kind)
             for api_version in TRAEFIK_API_VERSIONS
             for kind in ("IngressRoute", "Middleware")
         ),
@@ -155,7 +156,9 @@ class SmokeRun:
                         selector=self.selector(role.name),
                     )
                 )
-            workloads = [("Deployment", self.namespace, self.name(r.name)) for r in backends]
+            workloads = [
+                Workload("Deployment", self.namespace, self.name(r.name)) for r in backends
+            ]
             timeout = self.options.timeout_seconds
             await_rollouts(self.cluster, workloads, timeout, self._on_progress)
             pods = list(
@@ -292,10 +295,7 @@ class SmokeRun:
                 except ValueError:
                     raise self._no_result(job, "no result in the pod's status") from None
             found = self.cluster.get("batch/v1", "Job", name, self.namespace)
-            failed = found is None or any(
-                condition["type"] == "Failed" and condition["status"] == "True"
-                for condition in found.get("status", {}).get("conditions", [])
-            )
+            failed = found is None or is_true(found, "Failed")
             if failed or time.monotonic() > deadline:
                 reasons = [pod_reason(pod) for pod in pods]
                 if found is not None and not reasons:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import yaml
 from pydantic import SecretStr
@@ -25,14 +25,21 @@ from prefect_linkerd.mesh.helm.installed import MeshReleases, read_mesh_releases
 from prefect_linkerd.mesh.helm.ownership import owner_of
 from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.identity.certificate_anchor import AnchorOwner, read_anchor_owner
-from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS, secret_text
+from prefect_linkerd.mesh.identity.trust_anchor import (
+    ISSUER_SECRET,
+    TRUST_ROOTS,
+    bundle_of,
+    read_roots,
+    secret_text,
+)
 from prefect_linkerd.mesh.install.injection import PROXY
 from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.kubernetes.manifests import read_yaml
 from prefect_linkerd.mesh.kubernetes.nodes import is_ready, runs_containers
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
-from prefect_linkerd.mesh.kubernetes.rollout import KINDS, LONG_RUNNING, Workload, rollout_status
+from prefect_linkerd.mesh.kubernetes.rollout import KINDS, LONG_RUNNING, rollout_status
 from prefect_linkerd.mesh.kubernetes.stall import FAILED_CREATE, refusal_of, refusals
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
@@ -40,6 +47,7 @@ from prefect_linkerd.mesh.pki.certificates import is_key_of
 from prefect_linkerd.mesh.planning.desired import wanted_releases
 from prefect_linkerd.mesh.planning.preflight import denied_permissions
 from prefect_linkerd.mesh.records.rotation import RECORD as ROTATION
+from prefect_linkerd.mesh.snapshot.part import Read
 from prefect_linkerd.mesh.snapshot.proxy_metrics import (
     Prometheus,
     ProxySample,
@@ -239,7 +247,6 @@ class Certificates:
     """Whether cert-manager wrote it."""
 
 
-@dataclass(frozen=True)
 class Snapshot:
     """A mesh and its cluster at one moment.
 
@@ -255,73 +262,70 @@ class Snapshot:
     `anchor_owner` is the Certificate of the trust anchor, where cert-manager makes that.
     `webhook_signers` says who signs the webhooks' certificates.
 
+    `unread` says why a part could not be read.
+
     Raises:
         MeshError: from any attribute whose part could not be read.
     """
 
-    config: MeshConfig
-    now: datetime
-    local_now: datetime
-    kubernetes: str
-    api_versions: frozenset[str]
-    namespaces: Mapping[str, Object]
-    nodes: tuple[Object, ...]
-    pods: tuple[Pod, ...]
-    workloads: tuple[WorkloadState, ...]
-    refusals: Mapping[Workload, str]
-    replica_sets: tuple[Object, ...]
-    services: tuple[Service, ...]
-    endpoints: Mapping[str, frozenset[str]]
-    config_maps: Mapping[str, Object]
-    control_plane_values: Mapping[str, Any] | None
-    trust_bundle: str
-    service_accounts: Mapping[str, Mapping[str, str]]
-    cluster_roles: Mapping[str, Mapping[str, str]]
-    cluster_role_bindings: Mapping[str, Mapping[str, str]]
-    role_bindings: frozenset[str]
-    crds: Mapping[str, Object]
-    mutating_webhooks: Mapping[str, Object]
-    validating_webhooks: Mapping[str, Object]
-    api_services: Mapping[str, Object]
-    secrets: Mapping[str, Certificates]
-    installed: MeshReleases
-    releases: tuple[Release, ...]
-    newest: LinkerdVersion
-    denied: tuple[Permission, ...] | None
-    policies: Mapping[tuple[str, str], tuple[Object, ...]]
-    ingresses: Mapping[tuple[str, str], tuple[Object, ...]]
-    certificates: tuple[Object, ...]
-    anchor_owner: AnchorOwner | None
-    webhook_signers: tuple[WebhookSigner, ...]
-    wanted: tuple[DesiredRelease, ...]
-    prometheus: Prometheus | None
-    proxy_sample: ProxySample
+    config: Read[MeshConfig] = Read()
+    now: Read[datetime] = Read()
+    local_now: Read[datetime] = Read()
+    kubernetes: Read[str] = Read()
+    api_versions: Read[frozenset[str]] = Read()
+    namespaces: Read[Mapping[str, Object]] = Read()
+    nodes: Read[tuple[Object, ...]] = Read()
+    pods: Read[tuple[Pod, ...]] = Read()
+    workloads: Read[tuple[WorkloadState, ...]] = Read()
+    refusals: Read[Mapping[Workload, str]] = Read()
+    replica_sets: Read[tuple[Object, ...]] = Read()
+    services: Read[tuple[Service, ...]] = Read()
+    endpoints: Read[Mapping[str, frozenset[str]]] = Read()
+    config_maps: Read[Mapping[str, Object]] = Read()
+    control_plane_values: Read[Mapping[str, Any] | None] = Read()
+    trust_bundle: Read[str] = Read()
+    service_accounts: Read[Mapping[str, Mapping[str, str]]] = Read()
+    cluster_roles: Read[Mapping[str, Mapping[str, str]]] = Read()
+    cluster_role_bindings: Read[Mapping[str, Mapping[str, str]]] = Read()
+    role_bindings: Read[frozenset[str]] = Read()
+    crds: Read[Mapping[str, Object]] = Read()
+    mutating_webhooks: Read[Mapping[str, Object]] = Read()
+    validating_webhooks: Read[Mapping[str, Object]] = Read()
+    api_services: Read[Mapping[str, Object]] = Read()
+    secrets: Read[Mapping[str, Certificates]] = Read()
+    installed: Read[MeshReleases] = Read()
+    releases: Read[tuple[Release, ...]] = Read()
+    newest: Read[LinkerdVersion] = Read()
+    denied: Read[tuple[Permission, ...] | None] = Read()
+    policies: Read[Mapping[tuple[str, str], tuple[Object, ...]]] = Read()
+    ingresses: Read[Mapping[tuple[str, str], tuple[Object, ...]]] = Read()
+    certificates: Read[tuple[Object, ...]] = Read()
+    anchor_owner: Read[AnchorOwner | None] = Read()
+    webhook_signers: Read[tuple[WebhookSigner, ...]] = Read()
+    wanted: Read[tuple[DesiredRelease, ...]] = Read()
+    prometheus: Read[Prometheus | None] = Read()
+    proxy_sample: Read[ProxySample] = Read()
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            # Reached only by a part that was not read.
-            unread: Mapping[str, MeshError] = self.__dict__.get("_unread", {})
-            if name in unread:
-                raise unread[name]
-            raise AttributeError(name)
+    def __init__(self, parts: Mapping[str, object], unread: Mapping[str, MeshError]) -> None:
+        """A snapshot of the parts that were read, with the errors of those that were not."""
+        if missing := self.parts() - parts.keys() - unread.keys():
+            raise TypeError(f"neither read nor failed: {', '.join(sorted(missing))}")
+        self.unread = dict(unread)
+        self._read = dict(parts)
+        self.__dict__.update(parts)
 
     @classmethod
-    def of(cls, parts: Mapping[str, object], unread: Mapping[str, MeshError]) -> Snapshot:
-        """A snapshot of the parts that were read, with the errors of those that were not."""
-        missing = {f.name for f in fields(cls)} - parts.keys() - unread.keys()
-        if missing:
-            raise TypeError(f"neither read nor failed: {', '.join(sorted(missing))}")
-        snapshot = object.__new__(cls)
-        snapshot.__dict__.update(parts)
-        snapshot.__dict__["_unread"] = dict(unread)
-        return snapshot
+    def parts(cls) -> frozenset[str]:
+        """The names of all parts."""
+        return frozenset(name for name, part in vars(cls).items() if isinstance(part, Read))
+
+    def why_unread(self, part: str) -> MeshError:
+        return self.unread[part]
 
     def changed(self, **parts: object) -> Snapshot:
         """The same snapshot with other parts."""
-        known = {f.name: self.__dict__[f.name] for f in fields(self) if f.name in self.__dict__}
         unread = {k: v for k, v in self.unread.items() if k not in parts}
-        return Snapshot.of(known | parts, unread)
+        return Snapshot(self._read | parts, unread)
 
     def narrowed(self, namespace: str) -> Snapshot:
         """The same snapshot with the applications of one namespace alone, and the mesh's own."""
@@ -333,11 +337,6 @@ class Snapshot:
         if "workloads" not in self.unread:
             parts["workloads"] = tuple(w for w in self.workloads if w.namespace in kept)
         return self.changed(**parts)
-
-    @property
-    def unread(self) -> Mapping[str, MeshError]:
-        """The parts that could not be read, with the reason."""
-        return self.__dict__.get("_unread", {})
 
     @property
     def version(self) -> LinkerdVersion:
@@ -442,7 +441,7 @@ def read_snapshot(
                 parts[name] = future.result()
             except MeshError as error:
                 unread[name] = error
-    return Snapshot.of(parts, unread)
+    return Snapshot(parts, unread)
 
 
 def _readers(mesh: Mesh) -> dict[str, Callable[[], object]]:
@@ -485,8 +484,7 @@ def _readers(mesh: Mesh) -> dict[str, Callable[[], object]]:
 
 
 def _trust_bundle(maps: Any, config: MeshConfig) -> str:
-    roots: Object = maps.get(f"{config.namespaces.linkerd}/{TRUST_ROOTS}") or {}
-    return str(roots.get("data", {}).get("ca-bundle.crt", ""))
+    return bundle_of(maps.get(f"{config.namespaces.linkerd}/{TRUST_ROOTS}"))
 
 
 def _control_plane_values(maps: Any, config: MeshConfig) -> Mapping[str, Any] | None:
@@ -736,7 +734,7 @@ def _owner(metadata: dict[str, Any]) -> Workload | None:
         suffix = f"-{metadata.get('labels', {}).get('pod-template-hash', '')}"
         if kind == "ReplicaSet" and len(suffix) > 1 and name.endswith(suffix):
             kind, name = "Deployment", name.removesuffix(suffix)
-        return sys.intern(kind), sys.intern(metadata["namespace"]), sys.intern(name)
+        return Workload(sys.intern(kind), sys.intern(metadata["namespace"]), sys.intern(name))
     return None
 
 
@@ -776,9 +774,9 @@ def _workload(obj: Object) -> WorkloadState:
 def _refusals(cluster: Cluster) -> dict[Workload, str]:
     events = cluster.list("v1", "Event", fields=f"reason={FAILED_CREATE}")
     return {
-        key: said.message
+        Workload(*key): said.message
         for key, said in refusals(events).items()
-        if key[0] in ("StatefulSet", "DaemonSet")
+        if key.kind in ("StatefulSet", "DaemonSet")
     }
 
 
@@ -905,9 +903,7 @@ def _by_name(cluster: Cluster, api_version: str, kind: str) -> dict[str, Object]
 
 def read_trust_bundle(mesh: Mesh) -> str:
     """The PEM of every anchor that the mesh trusts; empty where there is none."""
-    namespace = mesh.config.namespaces.linkerd
-    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, namespace)
-    return _trust_bundle({f"{namespace}/{TRUST_ROOTS}": roots}, mesh.config)
+    return bundle_of(read_roots(mesh))
 
 
 def secret_names(config: MeshConfig) -> list[tuple[str, str]]:

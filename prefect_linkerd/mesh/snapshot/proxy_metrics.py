@@ -159,7 +159,7 @@ def read_proxy_metrics(
         answers={key: one for key, one in said.items() if isinstance(one, ProxyMetrics)},
         silent={key: one for key, one in said.items() if isinstance(one, str)},
         workloads={
-            f"{pod.namespace}/{pod.name}": "/".join(pod.owner) if pod.owner else pod.subject
+            f"{pod.namespace}/{pod.name}": str(pod.owner) if pod.owner else pod.subject
             for pod in pods
         },
     )

@@ -225,4 +225,4 @@ def _streams(
 
 def name_of(pod: Pod) -> str:
     """The workload of a pod, as `Kind/namespace/name`."""
-    return "/".join(pod.owner) if pod.owner is not None else pod.subject
+    return str(pod.owner) if pod.owner is not None else pod.subject

@@ -14,9 +14,9 @@ from prefect_linkerd.mesh.helm.values import ClusterFacts, proxy_version
 from prefect_linkerd.mesh.install.injection import ensure_meshed
 from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import (
     OnProgress,
-    Workload,
     await_rollouts,
     read_workloads,
 )
@@ -85,8 +85,8 @@ def look(mesh: Mesh, target: LinkerdVersion, accepted: frozenset[str]) -> Planne
 
     Raises:
         InvalidInput: a downgrade, or a version that skips others.
-        OwnershipConflict: an upgrade to another version is in progress, or the mesh has no Helm
-            release, but an owner.
+        MeshBusy: an upgrade to another version is in progress.
+        OwnershipConflict: the mesh has no Helm release, but an owner.
     """
     record = read_record(mesh)
     if record is not None and record.target != str(target):
@@ -160,7 +160,7 @@ class Upgrade:
         """Keeps the way back, every release's revision; or takes up what an earlier run began.
 
         Raises:
-            OwnershipConflict: another run has changed the mesh since the plan was made.
+            MeshBusy: another run has changed the mesh since the plan was made.
         """
         planned = {part: found.number for part, found in self._snapshot.installed.items()}
         installed = self._installed()
@@ -259,10 +259,7 @@ class Upgrade:
         """
         cluster, namespace = self.after.cluster, self.after.config.namespaces.linkerd
         patience = self.after.config.upgrade.settle_seconds
-        workloads: list[Workload] = [
-            (obj["kind"], namespace, obj["metadata"]["name"])
-            for obj in read_workloads(cluster, namespace)
-        ]
+        workloads = [Workload.of(obj) for obj in read_workloads(cluster, namespace)]
         while True:
             await_rollouts(cluster, workloads, patience, on_progress)
             left = (until - datetime.now(UTC)).total_seconds()

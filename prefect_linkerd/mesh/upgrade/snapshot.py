@@ -13,8 +13,8 @@ from prefect_linkerd.mesh.helm.installed import mesh_releases, read_mesh_release
 from prefect_linkerd.mesh.helm.ownership import owner_of_release, refuse_theirs
 from prefect_linkerd.mesh.helm.records import Release, Revision, deployed, read_releases
 from prefect_linkerd.mesh.helm.values import ClusterFacts, proxy_version
-from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
 from prefect_linkerd.mesh.install.dependencies import own_release, wanted_version
+from prefect_linkerd.mesh.kubernetes.objects import Gvk
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
@@ -25,11 +25,11 @@ from prefect_linkerd.mesh.planning.preflight import read_preflight
 from prefect_linkerd.mesh.planning.release_changes import Comparison, installed_crds, read_changes
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord, read_record
 from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane, restart_permissions
-from prefect_linkerd.mesh.snapshot.mesh import Pod
+from prefect_linkerd.mesh.snapshot.mesh import Pod, read_trust_bundle
 from prefect_linkerd.mesh.upgrade.path import newest_hop
 from prefect_linkerd.mesh.upgrade.plan import PlanSnapshot, at_version, check_path, source_version
 
-TRAFFIC_SPLIT = ("split.smi-spec.io/v1alpha2", "TrafficSplit")
+TRAFFIC_SPLIT = Gvk("split.smi-spec.io/v1alpha2", "TrafficSplit")
 
 
 def installed_releases(mesh: Mesh, releases: Sequence[Release]) -> dict[str, Revision]:
@@ -104,12 +104,6 @@ def newest_target(mesh: Mesh) -> LinkerdVersion:
     return newest_hop(mesh.config.upgrade, current, versions_for(mesh, current))
 
 
-def trust_bundle(mesh: Mesh) -> str:
-    """The PEM of every anchor that the mesh trusts, to be carried over."""
-    roots = mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd) or {}
-    return str(roots.get("data", {}).get("ca-bundle.crt", ""))
-
-
 def read_plan(
     mesh: Mesh,
     target: LinkerdVersion,
@@ -138,7 +132,7 @@ def read_plan(
     data_plane = read_data_plane(mesh.cluster, mesh.config.namespaces.linkerd)
     restarted = restart_permissions(data_plane.targets)
     found = read_preflight(mesh.configured(_released(wanted)), releases, restarted)
-    bundle = trust_bundle(mesh)
+    bundle = read_trust_bundle(mesh)
     compared = [
         _compared(after, chart, found.facts, bundle, installed, releases)
         for chart in charts.values()

@@ -13,7 +13,14 @@ import pytest
 from prefect_linkerd.cli import at_terminal
 from prefect_linkerd.cli.at_terminal import LOGGER, AtTerminal, End, Interrupted, Refused
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.errors import ApiError, ChartError, InvalidInput, MeshError, NotReady
+from prefect_linkerd.mesh.errors import (
+    ApiError,
+    ChartError,
+    InvalidInput,
+    MeshError,
+    NotApproved,
+    NotReady,
+)
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.admission import await_approval, declined, postponed
 from prefect_linkerd.tasks.events import failures_in_a_row, send
@@ -166,7 +173,7 @@ def test_a_plan_is_shown_before_it_is_approved(mesh: MeshConfig, plan: Any) -> N
         await_approval(mesh, plan)
         with pytest.raises(Refused):
             await_approval(mesh, plan)
-        with pytest.raises(InvalidInput, match="found no answer"):
+        with pytest.raises(NotApproved, match="found no answer"):
             await_approval(mesh, plan)
     what = "the upgrade of mesh north from edge-25.4.4 to edge-26.8.3"
     assert asked == [(what, text, 3600.0) for text in ("# The plan", "", "")]

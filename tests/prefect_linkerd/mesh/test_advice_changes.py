@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from prefect_linkerd.mesh.config.model import MeshConfig, UpgradePolicy
-from prefect_linkerd.mesh.errors import InvalidInput, OwnershipConflict, PreflightFailed
+from prefect_linkerd.mesh.errors import InvalidInput, MeshBusy, PreflightFailed
 from prefect_linkerd.mesh.helm.chart_changes import ObjectChange, object_changes
 from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm
@@ -345,7 +345,7 @@ def test_advice_about_an_upgrade_in_progress(cluster: Cluster, namespace: str) -
         for target in (NEW, "edge-26.9.1")
     )
     begin(Mesh(cluster, config), first)
-    advice(OwnershipConflict, lambda: begin(Mesh(cluster, config), other))
+    advice(MeshBusy, lambda: begin(Mesh(cluster, config), other))
     assert begin(Mesh(cluster, config), first) == first
     # As an upgrade ends, there or back.
     end(Mesh(cluster, config))

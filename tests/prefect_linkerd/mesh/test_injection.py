@@ -11,6 +11,7 @@ from prefect_linkerd.mesh.install.injection import (
     unmeshed,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
 from tests.support.workloads import deployment
 
@@ -31,13 +32,13 @@ def test_only_what_lacks_its_proxy_is_restarted(cluster: Cluster, namespace: str
     cluster.create(with_proxy(deployment("meshed", namespace)))
     cluster.create(deployment("apart", namespace, annotations={"linkerd.io/inject": "disabled"}))
     names = ("bare", "meshed", "apart")
-    await_rollouts(cluster, [("Deployment", namespace, name) for name in names], 60, quiet)
-    assert unmeshed(cluster, namespace) == [("Deployment", namespace, "bare")]
+    await_rollouts(cluster, [Workload("Deployment", namespace, name) for name in names], 60, quiet)
+    assert unmeshed(cluster, namespace) == [Workload("Deployment", namespace, "bare")]
 
     # No injector looks at this namespace, so the restarts change nothing but are made.
     restarted = ensure_meshed(cluster, namespace, 60, quiet)
 
-    assert set(restarted) == {("Deployment", namespace, "bare")}
+    assert set(restarted) == {Workload("Deployment", namespace, "bare")}
     for name in names:
         found = cluster.get("apps/v1", "Deployment", name, namespace)
         assert found is not None

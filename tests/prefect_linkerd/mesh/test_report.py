@@ -303,7 +303,7 @@ def test_a_snapshot_names_the_part_that_it_lacks() -> None:
         _ = snapshot.pods
     assert snapshot.changed(pods=()).pods == ()
     with pytest.raises(TypeError, match="neither read nor failed: "):
-        Snapshot.of({"config": MeshConfig()}, {})
+        Snapshot({"config": MeshConfig()}, {})
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: Any) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.install.injection import RESTARTED_AT
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.kubernetes.rollout import Workload
+from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.kubernetes.selector import matches
 from prefect_linkerd.mesh.restarts import (
     STAGES,
     Budget,
@@ -27,7 +28,6 @@ from prefect_linkerd.mesh.restarts import (
     plan_restarts,
     read_data_plane,
     restart_data_plane,
-    selects,
     target_of,
 )
 from prefect_linkerd.mesh.snapshot.mesh import Pod, pod_of
@@ -49,7 +49,7 @@ def pod(name: str, owner: Workload | None, *, deleting: bool = False) -> Pod:
 
 def target(name: str, namespace: str = "app", **changes: Any) -> RestartTarget:
     fields: dict[str, Any] = {
-        "workload": ("Deployment", namespace, name),
+        "workload": Workload("Deployment", namespace, name),
         "pod_labels": {"app": name},
         "disruption": 1,
         "waves": 1,
@@ -155,15 +155,15 @@ def test_what_a_restart_cannot_do_is_left_to_a_person() -> None:
     deployment = target("web")
     pods = (
         pod("bare", None),
-        pod("job-0", ("Job", "app", "job")),
-        pod("orphan", ("Deployment", "app", "gone")),
+        pod("job-0", Workload("Job", "app", "job")),
+        pod("orphan", Workload("Deployment", "app", "gone")),
         pod("web-0", deployment.workload),
     )
     plan = plan_restarts(
         data_plane(
             deployment,
             target("set", obstacle="its update strategy is OnDelete"),
-            pods=(*pods, pod("set-0", ("Deployment", "app", "set"))),
+            pods=(*pods, pod("set-0", Workload("Deployment", "app", "set"))),
         ),
         every,
         RestartPolicy(),
@@ -301,7 +301,7 @@ def test_every_plan_keeps_its_bounds_and_forgets_nothing(
     ],
 )
 def test_a_budget_selects_pods_as_kubernetes_does(selector: dict[str, Any], selected: bool) -> None:
-    assert selects(selector, {"app": "web"}) is selected
+    assert matches(selector, {"app": "web"}) is selected
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_a_data_plane_is_restarted_and_what_is_done_stays_done(
     )
 
     # The namespace stands for a control plane's, so each is a batch of its own.
-    assert batches[0] == (("DaemonSet", namespace, "agent"),)
+    assert batches[0] == (Workload("DaemonSet", namespace, "agent"),)
     assert {w[2] for w in done.workloads} == {"web", "db"}
     assert [each.subject for each in done.by_hand] == [f"StatefulSet/{namespace}/hand"]
     after = [pod for pod in read().pods if not pod.is_deleting]

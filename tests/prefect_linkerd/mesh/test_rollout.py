@@ -10,7 +10,8 @@ import yaml
 
 from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.kubernetes.rollout import Workload, await_rollouts, rollout_status
+from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts, rollout_status
 from tests.support.advice import follows
 from tests.support.waiting import eventually
 from tests.support.workloads import deployment
@@ -91,7 +92,9 @@ def test_a_failure_names_the_pod_its_reason_and_events(cluster: Cluster, namespa
     annotations = {"sandbox.prefect-linkerd/ready": "false"}
     cluster.create(deployment("bad", namespace, annotations=annotations))
     with pytest.raises(NotReady) as failed:
-        await_rollouts(cluster, [("Deployment", namespace, "bad")], 3, lambda *_: None, every=0.2)
+        await_rollouts(
+            cluster, [Workload("Deployment", namespace, "bad")], 3, lambda *_: None, every=0.2
+        )
     text = str(failed.value)
     assert text.startswith(f"Deployment/{namespace}/bad: expected to be rolled out within 3 s")
     assert f"Pod/{namespace}/bad-" in text
@@ -105,7 +108,7 @@ def fixed(cluster: Cluster, namespace: str, name: str) -> None:
     annotations = {**dict.fromkeys(waiting("")), "tests/again": "1"}
     patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
     cluster.merge("apps/v1", "Deployment", name, namespace, patch)
-    comes_up(cluster, ("Deployment", namespace, name))
+    comes_up(cluster, Workload("Deployment", namespace, name))
 
 
 def comes_up(cluster: Cluster, workload: Workload) -> None:
@@ -136,7 +139,7 @@ def test_an_image_that_is_not_there_is_told_while_it_is_waited_for(
     with pytest.raises(NotReady) as late:
         await_rollouts(
             cluster,
-            [("Deployment", namespace, "big")],
+            [Workload("Deployment", namespace, "big")],
             4,
             lambda _ready, _wanted, text: said.append(text),
             every=0.2,
@@ -157,7 +160,9 @@ def test_a_wait_ends_early_where_nothing_will_come(cluster: Cluster, namespace: 
     cluster.create(deployment("bad", namespace, annotations=waiting("InvalidImageName")))
     begin = time.monotonic()
     with pytest.raises(NotReady, match="InvalidImageName: simulated; waiting longer") as late:
-        await_rollouts(cluster, [("Deployment", namespace, "bad")], 60, lambda *_: None, every=0.2)
+        await_rollouts(
+            cluster, [Workload("Deployment", namespace, "bad")], 60, lambda *_: None, every=0.2
+        )
     assert time.monotonic() - begin < 30
     assert late.value.expected == "to be rolled out"
     fixed(cluster, namespace, "bad")
@@ -218,7 +223,9 @@ def test_pods_that_are_refused_are_explained_by_the_replica_set(
     cluster.create(quota)
     cluster.create(deployment("big", namespace))
     with pytest.raises(NotReady, match="exceeded quota"):
-        await_rollouts(cluster, [("Deployment", namespace, "big")], 4, lambda *_: None, every=0.2)
+        await_rollouts(
+            cluster, [Workload("Deployment", namespace, "big")], 4, lambda *_: None, every=0.2
+        )
     cluster.merge("v1", "ResourceQuota", "none", namespace, {"spec": {"hard": {"pods": "9"}}})
     # The controller tries a new ReplicaSet at once, and the old one after a while.
     fixed(cluster, namespace, "big")
@@ -227,6 +234,6 @@ def test_pods_that_are_refused_are_explained_by_the_replica_set(
 @follows("Run again.")
 def test_a_workload_that_is_gone_is_named(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(NotReady, match=f"Deployment/{namespace}/none"):
-        await_rollouts(cluster, [("Deployment", namespace, "none")], 0, lambda *_: None)
+        await_rollouts(cluster, [Workload("Deployment", namespace, "none")], 0, lambda *_: None)
     cluster.create(deployment("none", namespace))
-    comes_up(cluster, ("Deployment", namespace, "none"))
+    comes_up(cluster, Workload("Deployment", namespace, "none"))

@@ -22,6 +22,7 @@ from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.helm.safety_values import UnsafeValue
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.selector import matches
 from prefect_linkerd.mesh.linkerd.facts import FIRST_EDGES, release_facts
 from prefect_linkerd.mesh.linkerd.skew import skew_problem
@@ -365,8 +366,8 @@ def test_pods_that_admission_refuses_are_told_in_its_own_words(inject: str) -> N
     old = (pod("web-1", meshed=False), pod("web-2", meshed=False))
     for workload, refusals in (
         (state(refusal=REFUSED), {}),
-        (state("StatefulSet"), {("StatefulSet", "app", "web"): REFUSED}),
-        (state("DaemonSet"), {("DaemonSet", "app", "web"): REFUSED}),
+        (state("StatefulSet"), {Workload("StatefulSet", "app", "web"): REFUSED}),
+        (state("DaemonSet"), {Workload("DaemonSet", "app", "web"): REFUSED}),
     ):
         snapshot = empty_snapshot(
             namespaces={"app": namespace}, pods=old, workloads=(workload,), refusals=refusals
@@ -381,9 +382,9 @@ def test_pods_that_admission_refuses_are_told_in_its_own_words(inject: str) -> N
     # An event outlasts what it tells of.
     snapshot = empty_snapshot(
         namespaces={"app": namespace},
-        pods=(replace(old[0], owner=("StatefulSet", "app", "web")),) * 2,
+        pods=(replace(old[0], owner=Workload("StatefulSet", "app", "web")),) * 2,
         workloads=(state("StatefulSet"),),
-        refusals={("StatefulSet", "app", "web"): REFUSED},
+        refusals={Workload("StatefulSet", "app", "web"): REFUSED},
     )
     assert judge(snapshot, "pl-workload-pods").outcome == "success"
 

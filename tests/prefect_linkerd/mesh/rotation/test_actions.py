@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.errors import InvalidInput, NotReady, OwnershipConflict, PreflightFailed
+from prefect_linkerd.mesh.errors import InvalidInput, MeshBusy, NotReady, PreflightFailed
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.identity.issuer import IDENTITY_PODS
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
@@ -255,16 +255,16 @@ class TestSelfSigned:
 
         one, other = claim("one"), claim("other")
         with one:
-            with pytest.raises(OwnershipConflict, match="one is running"):
+            with pytest.raises(MeshBusy, match="one is running"):
                 other.__enter__()
             # It dies: its lease is not renewed, and not given back either.
             one._over.set()
             one._thread.join()
             signed.cluster.wait_until(signed.cluster.clock() + timedelta(seconds=5))
             with claim("third"):
-                with pytest.raises(OwnershipConflict, match="third"):
+                with pytest.raises(MeshBusy, match="third"):
                     one._write(lambda data: data)
-                with pytest.raises(OwnershipConflict):
+                with pytest.raises(MeshBusy):
                     one.check()
 
     def test_proxies_say_when_their_certificates_were_issued(self, signed: Rotated) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.errors import InvalidInput, NotReady, OwnershipConflict
+from prefect_linkerd.mesh.errors import InvalidInput, MeshBusy, NotReady
 from prefect_linkerd.mesh.identity.trust_anchor import FileKeyStore, tls_secret
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.mesh import Mesh
@@ -114,7 +114,7 @@ def test_advice_about_another_run(cluster: Cluster, namespace: str) -> None:
             pass
 
     with RotationClaim(cluster, namespace, "first", 6):
-        advice(OwnershipConflict, lambda: claim("second"))
+        advice(MeshBusy, lambda: claim("second"))
     claim("second")
 
 

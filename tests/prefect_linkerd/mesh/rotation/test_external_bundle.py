@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.mesh.identity.certificate_anchor import TRUST_MANAGER
-from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS, ensure_trust_anchor
+from prefect_linkerd.mesh.identity.trust_anchor import BUNDLE, TRUST_ROOTS, ensure_trust_anchor
 from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.mesh import Mesh
-from prefect_linkerd.mesh.rotation.trust_bundle import BUNDLE, read_trust_bundle
+from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.invariant import Invariant

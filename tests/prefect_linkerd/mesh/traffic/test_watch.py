@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.mesh.errors import TrafficDropped
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.snapshot.mesh import Pod, pod_of
 from prefect_linkerd.mesh.snapshot.proxy_metrics import Responses
 from prefect_linkerd.mesh.traffic.counters import (
@@ -310,7 +311,9 @@ def test_without_the_permission_it_says_so_once_and_asks_no_more(mesh: Mesh) -> 
 def test_one_namespace_without_the_permission_leaves_the_others_judged(mesh: Mesh) -> None:
     watch = watch_of(mesh)
     (web,) = mesh.run(web_1=Proxy())
-    closed = replace(web, namespace="closed", owner=("Deployment", "closed", "web"), uid="closed")
+    closed = replace(
+        web, namespace="closed", owner=Workload("Deployment", "closed", "web"), uid="closed"
+    )
     mesh.answers[admin("web-1").replace("/app/", "/closed/")] = lambda _: (403, FORBIDDEN)
     for _ in range(2):
         judged = [WEB, "Deployment/closed/web"]

@@ -1,0 +1,49 @@
+"""Names of Kubernetes objects and of their kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+
+class Gvk(NamedTuple):
+    """A kind as the API serves it: `policy/v1`, `PodDisruptionBudget`."""
+
+    api_version: str
+    kind: str
+
+
+class Ref(NamedTuple):
+    """An object by kind, namespace (empty: the cluster's) and name, as `Kind/namespace/name`."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, obj: Mapping[str, Any]) -> Self:
+        """The name of an object as the API sends it."""
+        metadata = obj.get("metadata", {})
+        place, name = metadata.get("namespace") or "", metadata.get("name", "?")
+        return cls(obj.get("kind", "Object"), place, name)
+
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part)
+
+
+def condition_of(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
+    """The condition of a type, such as Ready, in an object's status; None where there is none."""
+    conditions: list[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or []
+    return next((each for each in conditions if each["type"] == kind), None)
+
+
+def is_true(obj: Mapping[str, Any], kind: str) -> bool:
+    """Whether an object's status says that a condition holds."""
+    found = condition_of(obj, kind)
+    return found is not None and found["status"] == "True"
+
+
+class Workload(Ref):
+    """A `Ref` of a kind that makes pods."""
+
+    __slots__ = ()

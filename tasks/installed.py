@@ -1,0 +1,40 @@
+"""The step that verifies what bootstrap has installed, and shows it."""
+
+from __future__ import annotations
+
+from prefect_linkerd.mesh.bootstrap.installed import (
+    Installed,
+    installed,
+    installed_markdown,
+    installed_rows,
+    verify_installed,
+)
+from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.tasks.names import mesh_key
+from prefect_linkerd.tasks.outside import (
+    create_markdown_artifact,
+    create_table_artifact,
+    get_run_logger,
+)
+from prefect_linkerd.tasks.preflight import Charts
+from prefect_linkerd.tasks.step import step
+
+
+@step("verify", description="Every check of verify_mesh, on the mesh's own namespaces.")
+def verify(mesh: Mesh, charts: Charts) -> Installed:
+    """What is installed; also as a markdown and a table artifact.
+
+    Raises:
+        ApiError: the API server was lost meanwhile, which says nothing about the mesh.
+        MeshUnhealthy: naming the checks that failed and what they found.
+    """
+    is_rehearsal = any(chart.is_rehearsal for chart in charts.values())
+    report, name = verify_installed(mesh, rehearsal=is_rehearsal), f"Mesh {mesh.name}"
+    for result in report.failing:
+        get_run_logger().warning("%s: %s: %s", result.outcome, result.check.id, result.problems[0])
+    found = installed(mesh, report, rehearsal=is_rehearsal)
+    page = installed_markdown(found, report)
+    create_markdown_artifact(page, key=mesh_key(mesh.name, "bootstrap"), description=name)
+    rows = installed_rows(found)
+    create_table_artifact(rows, key=mesh_key(mesh.name, "installed"), description=name)
+    return found
