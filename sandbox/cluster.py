@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import orjson
 import yaml
 from platformdirs import user_state_path
 
@@ -147,7 +148,7 @@ class Sandbox:
         transport = httpx.HTTPTransport(uds=socket_path, verify=NO_TLS)
         with httpx.Client(transport=transport, timeout=30, trust_env=False) as client:
             answer = client.get("http://companion/").raise_for_status()
-        return [RunningProxy(**item) for item in answer.json()]
+        return [RunningProxy(**item) for item in orjson.loads(answer.content)]
 
     def audit_log(self) -> list[dict[str, Any]]:
         """What ServiceAccounts of namespace `prefect` have asked, as audit.k8s.io Events.

@@ -6,10 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 
 # What chart linkerd2 wants to be told, whatever of it is looked at.
 NEEDED = [
@@ -25,8 +24,9 @@ def crds(helm: str, chart: Path) -> list[dict[str, Any]]:
         capture_output=True,
         text=True,
     )
-    found = [doc for doc in yaml.safe_load_all(rendered.stdout) if doc]
-    return [doc for doc in found if doc["kind"] == "CustomResourceDefinition"]
+    return [
+        doc for doc in read_objects(rendered.stdout) if doc["kind"] == "CustomResourceDefinition"
+    ]
 
 
 def rendering_helm(helm_path: str) -> Helm:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import orjson
 import yaml
 
 from prefect_linkerd.mesh.errors import ApiError, ReleaseError
@@ -260,7 +261,7 @@ def decode_record(secret: Object) -> dict[str, Any]:
     """
     try:
         packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
-        return json.loads(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
+        return orjson.loads(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
     except (KeyError, ValueError, OSError, EOFError):
         raise _unreadable(secret) from None
 

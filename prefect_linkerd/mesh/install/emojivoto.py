@@ -15,6 +15,7 @@ from prefect_linkerd.mesh.helm.images import rewrite_manifest
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, always, ensure_own
 from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING
 from prefect_linkerd.mesh.mesh import Mesh
@@ -31,7 +32,7 @@ def load_manifest(location: str) -> list[Object]:
             text = _download(location)
         else:
             text = Path(location).expanduser().read_text()
-        found: list[Any] = [doc for doc in yaml.safe_load_all(text) if doc]
+        found: list[Any] = list(read_objects(text))
     except (OSError, httpx.HTTPError, yaml.YAMLError) as error:
         failure = ChartError(
             f"manifest {location}",

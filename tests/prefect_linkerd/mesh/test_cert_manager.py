@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, NotReady, OwnershipConflict
@@ -35,6 +34,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     ensure_trust_anchor,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, name_of
+from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     KeyPair,
@@ -109,7 +109,7 @@ def render(helm: str, chart: Path, namespace: str) -> list[dict[str, Any]]:
     for setting in settings:
         command += ["--set", setting]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [document for document in yaml.safe_load_all(output) if document]
+    return read_objects(output)
 
 
 @pytest.mark.real_charts
