@@ -37,6 +37,7 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
     before = dict(os.environ)
     with (folder / "users.lock").open("w") as users:
         # Starting and stopping are for one process alone; while flows run many may share it.
+        # By flock itself: none of filelock's locks goes from one to the other while it is held.
         fcntl.flock(users, fcntl.LOCK_EX)
         if not (folder / DATABASE).exists():
             say("Preparing a Prefect server of your own; the first time this takes half a minute.")

@@ -5,7 +5,6 @@ The flow takes names of blocks and a deployment; here both are made on the fleet
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from importlib import import_module
 from typing import Any, cast
 from uuid import UUID
 
+from filelock import FileLock, Timeout
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
@@ -53,17 +53,20 @@ def prepared(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) -> 
 @contextmanager
 def _alone() -> Generator[None]:
     """One fleet at a time: its worker would have the runs of another."""
-    with (home() / "fleet.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInput(
-                "fleet",
-                expected="no other fleet from a terminal of this user",
-                found="one that runs",
-                remedy="Wait until it is over.",
-            ) from None
+    lock = FileLock(home() / "fleet.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InvalidInput(
+            "fleet",
+            expected="no other fleet from a terminal of this user",
+            found="one that runs",
+            remedy="Wait until it is over.",
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

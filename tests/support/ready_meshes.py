@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import inspect
 import os
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+
+from filelock import FileLock
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from sandbox.binaries import Binaries, cache_folder
@@ -57,8 +58,7 @@ class ReadyMeshes:
         home.mkdir(parents=True, exist_ok=True)
         os.utime(home)
         self._forget_others()
-        with kept.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(kept.with_suffix(".lock")):
             if not kept.exists():
                 self._make(kept, install)
         return kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -12,6 +11,7 @@ from typing import NoReturn
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from sandbox.binaries import cache_folder
 from sandbox.rehearsal import SOURCES, rehearsal_emojivoto, rehearsal_mirror
@@ -57,8 +57,7 @@ def rehearsal(helm: Path) -> Path:
     home = cache_folder() / "rehearsal-charts"
     home.mkdir(parents=True, exist_ok=True)
     kept = home / digest.hexdigest()[:16]
-    with (home / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(home / "lock"):
         if not kept.exists():
             partial = home / "partial"
             shutil.rmtree(partial, ignore_errors=True)

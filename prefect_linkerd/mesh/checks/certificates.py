@@ -6,9 +6,11 @@ made for, who renews it, and what its end means for the proxies' own certificate
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import datetime, timedelta
+
+import durationpy
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.renewal import overdue
@@ -264,16 +266,14 @@ def _kept(snapshot: Snapshot) -> dict[str, Object]:
     }
 
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)")
-
-
 def issuance_lifetime(snapshot: Snapshot) -> timedelta:
     """How long leaves are asked to live, from the installed values, as Go writes durations."""
     values = snapshot.control_plane_values or {}
     text = str(values.get("identity", {}).get("issuer", {}).get("issuanceLifetime", ""))
-    units = {"h": "hours", "m": "minutes", "s": "seconds"}
-    parts = {units[unit]: float(number) for number, unit in _DURATION.findall(text)}
-    return timedelta(**parts) or timedelta(hours=snapshot.config.lifetimes.leaf_hours)
+    with suppress(durationpy.DurationError):
+        if asked := durationpy.from_str(text):
+            return asked
+    return timedelta(hours=snapshot.config.lifetimes.leaf_hours)
 
 
 def _hours(span: timedelta) -> str:

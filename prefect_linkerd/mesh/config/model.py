@@ -77,6 +77,25 @@ def _host(value: str) -> str:
 Namespace = Annotated[str, AfterValidator(_dns_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Host = Annotated[str, AfterValidator(_host)]
+ApprovalHours = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=24 * 30,
+        title="Approval (hours)",
+        description="How long the run waits for an approval; then it fails, and can be run again.",
+    ),
+]
+LeaseSeconds = Annotated[
+    float,
+    Field(
+        ge=3,
+        le=3600,
+        title="Lease (seconds)",
+        description="A run that died is taken over after this time. Two runs never change a mesh "
+        "at once, whatever servers they are on.",
+    ),
+]
 
 
 class Section(BaseModel):
@@ -663,13 +682,7 @@ class UpgradePolicy(Section):
         description="Every upgrade, one that you start too, pauses after its plan until it is "
         "approved.",
     )
-    approval_hours: float = Field(
-        default=72,
-        gt=0,
-        le=720,
-        title="Approval (hours)",
-        description="How long a run waits for its approval before it fails.",
-    )
+    approval_hours: ApprovalHours = 72
     soak_minutes: int = Field(
         default=0,
         ge=0,
@@ -685,14 +698,7 @@ class UpgradePolicy(Section):
         description="How long something may be unwell, in the soak and after the last restart, "
         "before the upgrade goes back: what was just restarted may take a moment.",
     )
-    lease_seconds: float = Field(
-        default=60,
-        ge=3,
-        le=3600,
-        title="Lease (seconds)",
-        description="A run that died is taken over after this time. Two runs never change a mesh "
-        "at once, whatever servers they are on.",
-    )
+    lease_seconds: LeaseSeconds = 60
     dependencies: list[Literal["cert-manager", "traefik"]] = Field(
         default_factory=list[Literal["cert-manager", "traefik"]],
         title="Dependencies",

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypedDict, Unpack, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from prefect_linkerd.mesh.linkerd.version import OLDEST, Channel, LinkerdVersion
 
@@ -34,7 +34,10 @@ EXTENSION_CHARTS: tuple[ExtensionChart, ...] = get_args(ExtensionChart)
 LINKERD_CHARTS: tuple[LinkerdChart, ...] = get_args(LinkerdChart)
 
 Numbers = tuple[int, int, int]
-Entries = Mapping[str, str | None]
+AS_BEFORE: Any = object()
+"""The value of a fact that a row does not change."""
+ENDED: Any = object()
+"""The value of an entry that a row takes out of a mapping."""
 Kind = tuple[str, str]
 """An API version and a kind."""
 
@@ -55,7 +58,7 @@ SPLIT_KINDS = (_GATEWAY_V1, _GATEWAY_V1BETA1, *_POLICY_ROUTES, *_PROFILES, *_SPL
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseFacts:
-    """What one Linkerd version is.
+    """What one Linkerd version is; in a row of `HISTORY`, what changes with it.
 
     Attributes:
         series: The x of the Linkerd 2.x that it belongs to.
@@ -98,38 +101,38 @@ class ReleaseFacts:
         gateway_api_release: The release of the Gateway API that this check tells to install.
     """
 
-    series: int
-    crds_chart: CrdsChart
-    control_plane_chart: ControlPlaneChart
-    extensions: tuple[ExtensionChart, ...]
-    chart_numbers: Literal["version", "own", "date"]
-    minimum_kubernetes: tuple[int, int]
-    crds: Mapping[str, str]
-    checks_crd_versions: bool
-    splits: tuple[Kind, ...]
-    renamed_values: Mapping[str, str]
-    allows_rsa_anchors: bool
-    publishes_trust_bundle: bool
-    labels_pod_security: bool
-    injects_extensions_by_namespace: bool
-    labels_extensions_by_job: bool
-    has_beta_heartbeat: bool
-    has_beta_disruption_budgets: bool
-    jaeger_takes_pull_secrets: bool
-    finds_pods_by_label: bool
-    counts_terminated_as_over: bool
-    compares_running_proxies_only: bool
-    checks_nothing_is_installed: bool
-    checks_networks_can_be_verified: bool
-    checks_networks_of_pods: bool
-    checks_networks_of_services: bool
-    viz_roles_are_errors: bool
-    viz_client_comes_first: bool
-    checks_prometheus_authorization: bool
-    checks_injection_disabled: bool
-    checks_extension_namespaces: bool
-    checks_gateway_api: bool
-    gateway_api_release: str
+    series: int = AS_BEFORE
+    crds_chart: CrdsChart = AS_BEFORE
+    control_plane_chart: ControlPlaneChart = AS_BEFORE
+    extensions: tuple[ExtensionChart, ...] = AS_BEFORE
+    chart_numbers: Literal["version", "own", "date"] = AS_BEFORE
+    minimum_kubernetes: tuple[int, int] = AS_BEFORE
+    crds: Mapping[str, str] = AS_BEFORE
+    checks_crd_versions: bool = AS_BEFORE
+    splits: tuple[Kind, ...] = AS_BEFORE
+    renamed_values: Mapping[str, str] = AS_BEFORE
+    allows_rsa_anchors: bool = AS_BEFORE
+    publishes_trust_bundle: bool = AS_BEFORE
+    labels_pod_security: bool = AS_BEFORE
+    injects_extensions_by_namespace: bool = AS_BEFORE
+    labels_extensions_by_job: bool = AS_BEFORE
+    has_beta_heartbeat: bool = AS_BEFORE
+    has_beta_disruption_budgets: bool = AS_BEFORE
+    jaeger_takes_pull_secrets: bool = AS_BEFORE
+    finds_pods_by_label: bool = AS_BEFORE
+    counts_terminated_as_over: bool = AS_BEFORE
+    compares_running_proxies_only: bool = AS_BEFORE
+    checks_nothing_is_installed: bool = AS_BEFORE
+    checks_networks_can_be_verified: bool = AS_BEFORE
+    checks_networks_of_pods: bool = AS_BEFORE
+    checks_networks_of_services: bool = AS_BEFORE
+    viz_roles_are_errors: bool = AS_BEFORE
+    viz_client_comes_first: bool = AS_BEFORE
+    checks_prometheus_authorization: bool = AS_BEFORE
+    checks_injection_disabled: bool = AS_BEFORE
+    checks_extension_namespaces: bool = AS_BEFORE
+    checks_gateway_api: bool = AS_BEFORE
+    gateway_api_release: str = AS_BEFORE
 
     @property
     def charts(self) -> tuple[LinkerdChart, ...]:
@@ -148,54 +151,23 @@ class ReleaseFacts:
         return any(kind == name for _, name in self.splits)
 
 
-class Changes(TypedDict, total=False):
-    """The facts that a row changes; of a mapping, its new entries, and None for one that ends."""
-
-    series: int
-    crds_chart: CrdsChart
-    control_plane_chart: ControlPlaneChart
-    extensions: tuple[ExtensionChart, ...]
-    chart_numbers: Literal["version", "own", "date"]
-    minimum_kubernetes: tuple[int, int]
-    crds: Entries
-    checks_crd_versions: bool
-    splits: tuple[Kind, ...]
-    renamed_values: Entries
-    allows_rsa_anchors: bool
-    publishes_trust_bundle: bool
-    labels_pod_security: bool
-    injects_extensions_by_namespace: bool
-    labels_extensions_by_job: bool
-    has_beta_heartbeat: bool
-    has_beta_disruption_budgets: bool
-    jaeger_takes_pull_secrets: bool
-    finds_pods_by_label: bool
-    counts_terminated_as_over: bool
-    compares_running_proxies_only: bool
-    checks_nothing_is_installed: bool
-    checks_networks_can_be_verified: bool
-    checks_networks_of_pods: bool
-    checks_networks_of_services: bool
-    viz_roles_are_errors: bool
-    viz_client_comes_first: bool
-    checks_prometheus_authorization: bool
-    checks_injection_disabled: bool
-    checks_extension_namespaces: bool
-    checks_gateway_api: bool
-    gateway_api_release: str
-
-
 @dataclass(frozen=True)
 class Row:
     """A change of Linkerd's, with the first stable release and the first edge that have it.
 
-    `stable` is None for a change that came after the last stable release.
+    `stable` is None for a change that came after the last stable release, and `changes` has only
+    the facts that change.
     """
 
     stable: Numbers | None
     edge: Numbers | None
     source: tuple[str, ...]
-    changes: Changes
+    changes: ReleaseFacts
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """What changes, by name; of a mapping its new entries, and ENDED for one that ends."""
+        return {name: v for name, v in vars(self.changes).items() if v is not AS_BEFORE}
 
     def holds_for(self, version: LinkerdVersion) -> bool:
         """Whether a version is the row's first one or a later one."""
@@ -205,9 +177,9 @@ class Row:
 
 def _row(
     *source: str,
+    changes: ReleaseFacts,
     stable: Numbers | None = None,
     edge: Numbers | None = None,
-    **changes: Unpack[Changes],
 ) -> Row:
     return Row(stable, edge, source, changes)
 
@@ -222,50 +194,56 @@ HISTORY: tuple[Row, ...] = (
         "https://linkerd.io/2.11/features/traffic-split/",
         stable=(2, 11, 0),
         edge=(21, 9, 5),
-        series=11,
-        crds_chart="linkerd2",
-        control_plane_chart="linkerd2",
-        extensions=("linkerd-viz", "linkerd-jaeger"),
-        chart_numbers="version",
-        minimum_kubernetes=(1, 16),
-        crds={"serviceprofiles.linkerd.io": "v1alpha2"},
-        checks_crd_versions=False,
-        splits=_SPLITS,
-        renamed_values={},
-        allows_rsa_anchors=False,
-        publishes_trust_bundle=False,
-        labels_pod_security=False,
-        injects_extensions_by_namespace=True,
-        labels_extensions_by_job=False,
-        has_beta_heartbeat=True,
-        has_beta_disruption_budgets=True,
-        jaeger_takes_pull_secrets=False,
-        finds_pods_by_label=False,
-        counts_terminated_as_over=False,
-        compares_running_proxies_only=False,
-        checks_nothing_is_installed=True,
-        checks_networks_can_be_verified=False,
-        checks_networks_of_pods=False,
-        checks_networks_of_services=False,
-        viz_roles_are_errors=False,
-        viz_client_comes_first=False,
-        checks_prometheus_authorization=False,
-        checks_injection_disabled=True,
-        checks_extension_namespaces=False,
-        checks_gateway_api=False,
-        gateway_api_release="",
+        changes=ReleaseFacts(
+            series=11,
+            crds_chart="linkerd2",
+            control_plane_chart="linkerd2",
+            extensions=("linkerd-viz", "linkerd-jaeger"),
+            chart_numbers="version",
+            minimum_kubernetes=(1, 16),
+            crds={"serviceprofiles.linkerd.io": "v1alpha2"},
+            checks_crd_versions=False,
+            splits=_SPLITS,
+            renamed_values={},
+            allows_rsa_anchors=False,
+            publishes_trust_bundle=False,
+            labels_pod_security=False,
+            injects_extensions_by_namespace=True,
+            labels_extensions_by_job=False,
+            has_beta_heartbeat=True,
+            has_beta_disruption_budgets=True,
+            jaeger_takes_pull_secrets=False,
+            finds_pods_by_label=False,
+            counts_terminated_as_over=False,
+            compares_running_proxies_only=False,
+            checks_nothing_is_installed=True,
+            checks_networks_can_be_verified=False,
+            checks_networks_of_pods=False,
+            checks_networks_of_services=False,
+            viz_roles_are_errors=False,
+            viz_client_comes_first=False,
+            checks_prometheus_authorization=False,
+            checks_injection_disabled=True,
+            checks_extension_namespaces=False,
+            checks_gateway_api=False,
+            gateway_api_release="",
+        ),
     ),
     _row(
         "stable-2.11.1:pkg/k8s/k8s.go",
         stable=(2, 11, 1),
         edge=(21, 10, 2),
-        minimum_kubernetes=(1, 17),
+        changes=ReleaseFacts(
+            minimum_kubernetes=(1, 17),
+        ),
     ),
     _row(
         "stable-2.11.2:pkg/healthcheck/healthcheck.go",
         stable=(2, 11, 2),
         edge=(22, 2, 4),
-        checks_networks_can_be_verified=True,
+        changes=ReleaseFacts(
+            checks_networks_can_be_verified=True,
+        ),
     ),
     # Edges before 22.8.3 have these one by one, and are too old for these flows.
     _row(
@@ -281,218 +259,280 @@ HISTORY: tuple[Row, ...] = (
         "https://linkerd.io/2/reference/service-profiles/",
         stable=(2, 12, 0),
         edge=(22, 8, 3),
-        series=12,
-        crds_chart="linkerd-crds",
-        control_plane_chart="linkerd-control-plane",
-        chart_numbers="own",
-        minimum_kubernetes=(1, 21),
-        crds={
-            "authorizationpolicies.policy.linkerd.io": "v1alpha1",
-            "httproutes.policy.linkerd.io": "v1beta1",
-            "meshtlsauthentications.policy.linkerd.io": "v1alpha1",
-            "networkauthentications.policy.linkerd.io": "v1alpha1",
-            "serverauthorizations.policy.linkerd.io": "v1beta1",
-            "servers.policy.linkerd.io": "v1beta1",
-        },
-        checks_crd_versions=True,
-        # Its HTTPRoute has no backendRefs yet, and SMI's TrafficSplit is an extension that writes
-        # these same overrides.
-        splits=_PROFILES,
-        renamed_values={"policyController.defaultAllowPolicy": "proxy.defaultInboundPolicy"},
-        allows_rsa_anchors=True,
-        publishes_trust_bundle=True,
-        # The charts do so from 2.13 on, but 2.12's linkerd-init needs it as well.
-        labels_pod_security=True,
-        injects_extensions_by_namespace=False,
-        labels_extensions_by_job=True,
-        has_beta_heartbeat=False,
-        jaeger_takes_pull_secrets=True,
-        finds_pods_by_label=True,
-        counts_terminated_as_over=True,
-        checks_nothing_is_installed=False,
-        checks_networks_can_be_verified=False,
-        checks_networks_of_pods=True,
-        checks_prometheus_authorization=True,
+        changes=ReleaseFacts(
+            series=12,
+            crds_chart="linkerd-crds",
+            control_plane_chart="linkerd-control-plane",
+            chart_numbers="own",
+            minimum_kubernetes=(1, 21),
+            crds={
+                "authorizationpolicies.policy.linkerd.io": "v1alpha1",
+                "httproutes.policy.linkerd.io": "v1beta1",
+                "meshtlsauthentications.policy.linkerd.io": "v1alpha1",
+                "networkauthentications.policy.linkerd.io": "v1alpha1",
+                "serverauthorizations.policy.linkerd.io": "v1beta1",
+                "servers.policy.linkerd.io": "v1beta1",
+            },
+            checks_crd_versions=True,
+            # Its HTTPRoute has no backendRefs yet, and SMI's TrafficSplit is an extension that
+            # writes these same overrides.
+            splits=_PROFILES,
+            renamed_values={"policyController.defaultAllowPolicy": "proxy.defaultInboundPolicy"},
+            allows_rsa_anchors=True,
+            publishes_trust_bundle=True,
+            # The charts do so from 2.13 on, but 2.12's linkerd-init needs it as well.
+            labels_pod_security=True,
+            injects_extensions_by_namespace=False,
+            labels_extensions_by_job=True,
+            has_beta_heartbeat=False,
+            jaeger_takes_pull_secrets=True,
+            finds_pods_by_label=True,
+            counts_terminated_as_over=True,
+            checks_nothing_is_installed=False,
+            checks_networks_can_be_verified=False,
+            checks_networks_of_pods=True,
+            checks_prometheus_authorization=True,
+        ),
     ),
     _row(
         "stable-2.12.1:charts/linkerd-control-plane/templates/destination.yaml",
         stable=(2, 12, 1),
         edge=(22, 9, 1),
-        has_beta_disruption_budgets=False,
+        changes=ReleaseFacts(
+            has_beta_disruption_budgets=False,
+        ),
     ),
     _row(
         "stable-2.12.2:pkg/healthcheck/healthcheck.go",
         "stable-2.12.2:viz/pkg/healthcheck/healthcheck.go",
         stable=(2, 12, 2),
         edge=(22, 10, 2),
-        checks_networks_of_services=True,
-        viz_roles_are_errors=True,
+        changes=ReleaseFacts(
+            checks_networks_of_services=True,
+            viz_roles_are_errors=True,
+        ),
     ),
     _row(
         "edge-23.1.2:charts/linkerd-crds/templates/policy/httproute.yaml",
         stable=(2, 13, 0),
         edge=(23, 1, 2),
-        crds={"httproutes.policy.linkerd.io": "v1beta2"},
+        changes=ReleaseFacts(
+            crds={"httproutes.policy.linkerd.io": "v1beta2"},
+        ),
     ),
     _row(
         "edge-23.3.2:CHANGES.md",
         "https://linkerd.io/2/reference/httproute/",
         stable=(2, 13, 0),
         edge=(23, 3, 2),
-        splits=_POLICY_ROUTES,
+        changes=ReleaseFacts(
+            splits=_POLICY_ROUTES,
+        ),
     ),
     _row(
         "edge-23.3.4:viz/pkg/healthcheck/healthcheck.go",
         stable=(2, 13, 0),
         edge=(23, 3, 4),
-        viz_client_comes_first=True,
+        changes=ReleaseFacts(
+            viz_client_comes_first=True,
+        ),
     ),
     _row(
         "https://linkerd.io/releases/",
         stable=(2, 13, 0),
         edge=(23, 4, 1),
-        series=13,
+        changes=ReleaseFacts(
+            series=13,
+        ),
     ),
     _row(
         "edge-23.6.1:charts/linkerd-crds/templates/policy/httproute.yaml",
         stable=(2, 14, 0),
         edge=(23, 6, 1),
-        crds={"httproutes.policy.linkerd.io": "v1beta3"},
+        changes=ReleaseFacts(
+            crds={"httproutes.policy.linkerd.io": "v1beta3"},
+        ),
     ),
     _row(
         "edge-23.7.1:charts/linkerd-crds/templates/gateway.networking.k8s.io_httproutes.yaml",
         "edge-23.7.1:policy-controller/k8s/index/src/outbound/index.rs",
         stable=(2, 14, 0),
         edge=(23, 7, 1),
-        crds={"httproutes.gateway.networking.k8s.io": "v1beta1"},
-        # The policy controller reads v1beta1.
-        splits=(_GATEWAY_V1BETA1, _GATEWAY_V1, *_POLICY_ROUTES),
+        changes=ReleaseFacts(
+            crds={"httproutes.gateway.networking.k8s.io": "v1beta1"},
+            # The policy controller reads v1beta1.
+            splits=(_GATEWAY_V1BETA1, _GATEWAY_V1, *_POLICY_ROUTES),
+        ),
     ),
     _row(
         "https://linkerd.io/releases/",
         stable=(2, 14, 0),
         edge=(23, 8, 3),
-        series=14,
+        changes=ReleaseFacts(
+            series=14,
+        ),
     ),
     _row(
         "stable-2.14.1:pkg/healthcheck/healthcheck.go",
         stable=(2, 14, 1),
         edge=(23, 9, 2),
-        compares_running_proxies_only=True,
+        changes=ReleaseFacts(
+            compares_running_proxies_only=True,
+        ),
     ),
     _row(
         "edge-23.11.4:pkg/healthcheck/healthcheck.go",
         edge=(23, 11, 4),
-        checks_extension_namespaces=True,
+        changes=ReleaseFacts(
+            checks_extension_namespaces=True,
+        ),
     ),
     _row(
         "edge-23.12.2:pkg/k8s/api.go",
         edge=(23, 12, 2),
-        minimum_kubernetes=(1, 22),
+        changes=ReleaseFacts(
+            minimum_kubernetes=(1, 22),
+        ),
     ),
     _row(
         "edge-24.1.1:charts/linkerd-crds/templates",
         edge=(24, 1, 1),
-        crds={
-            "externalworkloads.workload.linkerd.io": "v1alpha1",
-            "servers.policy.linkerd.io": "v1beta2",
-        },
+        changes=ReleaseFacts(
+            crds={
+                "externalworkloads.workload.linkerd.io": "v1alpha1",
+                "servers.policy.linkerd.io": "v1beta2",
+            },
+        ),
     ),
     _row(
         "https://linkerd.io/releases/",
         "edge-24.2.4:charts/linkerd-crds/templates/workload/external-workload.yaml",
         edge=(24, 2, 4),
-        series=15,
-        crds={"externalworkloads.workload.linkerd.io": "v1beta1"},
+        changes=ReleaseFacts(
+            series=15,
+            crds={"externalworkloads.workload.linkerd.io": "v1beta1"},
+        ),
     ),
     _row(
         "edge-24.3.1:bin/helm-build",
         edge=(24, 3, 1),
-        chart_numbers="date",
+        changes=ReleaseFacts(
+            chart_numbers="date",
+        ),
     ),
     _row(
         "edge-24.3.4:pkg/healthcheck/healthcheck.go",
         edge=(24, 3, 4),
-        checks_injection_disabled=False,
+        changes=ReleaseFacts(
+            checks_injection_disabled=False,
+        ),
     ),
     _row(
         "edge-24.5.2:charts/linkerd-crds/templates/gateway.networking.k8s.io_grpcroutes.yaml",
         edge=(24, 5, 2),
-        crds={"grpcroutes.gateway.networking.k8s.io": "v1alpha2"},
+        changes=ReleaseFacts(
+            crds={"grpcroutes.gateway.networking.k8s.io": "v1alpha2"},
+        ),
     ),
     _row(
         "edge-24.7.4:charts/linkerd-crds/templates/policy/server.yaml",
         edge=(24, 7, 4),
-        crds={"servers.policy.linkerd.io": "v1beta3"},
+        changes=ReleaseFacts(
+            crds={"servers.policy.linkerd.io": "v1beta3"},
+        ),
     ),
     # The Gateway API's CRDs are optional from here on.
     _row(
         "edge-24.8.1:cli/cmd/check.go",
         edge=(24, 8, 1),
-        crds={
-            "grpcroutes.gateway.networking.k8s.io": None,
-            "httproutes.gateway.networking.k8s.io": None,
-        },
+        changes=ReleaseFacts(
+            crds={
+                "grpcroutes.gateway.networking.k8s.io": ENDED,
+                "httproutes.gateway.networking.k8s.io": ENDED,
+            },
+        ),
     ),
     _row(
         "https://linkerd.io/releases/",
         edge=(24, 8, 2),
-        series=16,
+        changes=ReleaseFacts(
+            series=16,
+        ),
     ),
     _row(
         "edge-24.10.4:charts/linkerd-crds/templates/policy/egress-network.yaml",
         edge=(24, 10, 4),
-        crds={"egressnetworks.policy.linkerd.io": "v1alpha1"},
+        changes=ReleaseFacts(
+            crds={"egressnetworks.policy.linkerd.io": "v1alpha1"},
+        ),
     ),
     _row(
         "edge-24.11.2:charts/linkerd-crds/templates/policy/http-local-ratelimit-policy.yaml",
         edge=(24, 11, 2),
-        crds={"httplocalratelimitpolicies.policy.linkerd.io": "v1alpha1"},
+        changes=ReleaseFacts(
+            crds={"httplocalratelimitpolicies.policy.linkerd.io": "v1alpha1"},
+        ),
     ),
     _row(
         "https://linkerd.io/releases/",
         edge=(24, 11, 8),
-        series=17,
+        changes=ReleaseFacts(
+            series=17,
+        ),
     ),
     _row(
         "edge-25.2.3:pkg/k8s/api.go",
         "edge-25.2.3:policy-controller/k8s/api/Cargo.toml",
         edge=(25, 2, 3),
-        minimum_kubernetes=(1, 23),
-        splits=(_GATEWAY_V1, _GATEWAY_V1BETA1, *_POLICY_ROUTES),
+        changes=ReleaseFacts(
+            minimum_kubernetes=(1, 23),
+            splits=(_GATEWAY_V1, _GATEWAY_V1BETA1, *_POLICY_ROUTES),
+        ),
     ),
     _row(
         "https://linkerd.io/releases/",
         edge=(25, 4, 4),
-        series=18,
+        changes=ReleaseFacts(
+            series=18,
+        ),
     ),
     _row(
         "https://github.com/linkerd/linkerd2/pull/14558",
         edge=(25, 10, 1),
-        extensions=("linkerd-viz",),
+        changes=ReleaseFacts(
+            extensions=("linkerd-viz",),
+        ),
     ),
     _row(
         "https://linkerd.io/releases/",
         edge=(25, 10, 7),
-        series=19,
+        changes=ReleaseFacts(
+            series=19,
+        ),
     ),
     _row(
         "edge-26.5.1:pkg/k8s/api.go",
         edge=(26, 5, 1),
-        minimum_kubernetes=(1, 31),
+        changes=ReleaseFacts(
+            minimum_kubernetes=(1, 31),
+        ),
     ),
     _row(
         "https://linkerd.io/releases/",
         "edge-26.7.1:pkg/healthcheck/healthcheck.go",
         edge=(26, 7, 1),
-        series=20,
-        checks_gateway_api=True,
-        gateway_api_release="v1.2.1",
+        changes=ReleaseFacts(
+            series=20,
+            checks_gateway_api=True,
+            gateway_api_release="v1.2.1",
+        ),
     ),
     _row(
         "edge-26.8.2:pkg/healthcheck/healthcheck.go",
         edge=(26, 8, 2),
-        gateway_api_release="v1.5.1",
+        changes=ReleaseFacts(
+            gateway_api_release="v1.5.1",
+        ),
     ),
 )
 """Every change of Linkerd's that these flows have to know, in the order of its edges."""
@@ -511,16 +551,17 @@ def release_facts(version: LinkerdVersion) -> ReleaseFacts:
     facts: dict[str, Any] = {}
     for row in HISTORY:
         if row.holds_for(version):
-            for name, value in row.changes.items():
+            for name, value in row.changed.items():
                 is_more = isinstance(value, Mapping) and name in facts
-                facts[name] = {**facts[name], **cast("Entries", value)} if is_more else value
+                facts[name] = {**facts[name], **value} if is_more else value
     return ReleaseFacts(**{name: _without_ended(value) for name, value in facts.items()})
 
 
 def _without_ended(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    return {key: entry for key, entry in cast("Entries", value).items() if entry is not None}
+    entries = cast("Mapping[str, Any]", value)
+    return {key: entry for key, entry in entries.items() if entry is not ENDED}
 
 
 LAST_STABLE = max(row.stable for row in HISTORY if row.stable)[:2]
@@ -529,7 +570,7 @@ LAST_STABLE = max(row.stable for row in HISTORY if row.stable)[:2]
 LAST_STABLE_MINOR = f"stable-{LAST_STABLE[0]}.{LAST_STABLE[1]}"
 
 FIRST_EDGES: Mapping[int, Numbers] = {
-    row.changes["series"]: row.edge for row in HISTORY if "series" in row.changes and row.edge
+    row.changes.series: row.edge for row in HISTORY if "series" in row.changed and row.edge
 }
 """The first edge of each Linkerd 2.x; later ones belong to it until the next."""
 

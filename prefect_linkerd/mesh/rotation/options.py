@@ -7,7 +7,12 @@ from typing import Literal
 
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
-from prefect_linkerd.mesh.config.model import Section, TrustAnchorConfig
+from prefect_linkerd.mesh.config.model import (
+    ApprovalHours,
+    LeaseSeconds,
+    Section,
+    TrustAnchorConfig,
+)
 from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.probe.options import ProbeOptions
 
@@ -113,13 +118,7 @@ class RotationOptions(Section):
         description="Phases before which the run pauses until somebody resumes it; renew is there "
         "only where a cert-manager Certificate owns the anchor.",
     )
-    approval_hours: float = Field(
-        default=24,
-        gt=0,
-        le=24 * 30,
-        title="Approval (hours)",
-        description="How long the run waits for an approval; then it fails, and can be run again.",
-    )
+    approval_hours: ApprovalHours = 24
     allow_unhealthy: bool = Field(
         default=False,
         title="Unhealthy mesh",
@@ -140,13 +139,7 @@ class RotationOptions(Section):
         "restarted. Kubelets are asked to show it at once; without that it takes up to two "
         "minutes.",
     )
-    lease_seconds: float = Field(
-        default=60,
-        ge=3,
-        le=3600,
-        title="Lease (seconds)",
-        description="After how long a run that died may be taken over by another one.",
-    )
+    lease_seconds: LeaseSeconds = 60
 
 
 class WebhookOptions(Section):
@@ -157,17 +150,5 @@ class WebhookOptions(Section):
         title="Ask first",
         description="The run pauses before its first change until somebody resumes it.",
     )
-    approval_hours: float = Field(
-        default=24,
-        gt=0,
-        le=24 * 30,
-        title="Approval (hours)",
-        description="How long the run waits for an approval; then it fails, and can be run again.",
-    )
-    lease_seconds: float = Field(
-        default=60,
-        ge=3,
-        le=3600,
-        title="Lease (seconds)",
-        description="After how long a run that died may be taken over by another one.",
-    )
+    approval_hours: ApprovalHours = 24
+    lease_seconds: LeaseSeconds = 60

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.certificates import issuance_lifetime
 from prefect_linkerd.mesh.checks.check import CheckResult
 from prefect_linkerd.mesh.checks.webhooks import not_served
 from prefect_linkerd.mesh.config.model import MeshConfig
@@ -229,6 +230,17 @@ def test_leaves_are_cut_short_by_the_end_of_their_issuer(hours: float, lifetime:
     result = judge(snapshot, "pl-leaf-lifetime")
     is_cut = int(hours * 3600) < lifetime * 3600
     assert result.outcome == ("warning" if is_cut else "success")
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [("1h30m", 1.5), ("5400s", 1.5), ("90000ms", 0.025), ("", 24), ("soon", 24), ("24", 24)],
+)
+def test_a_lifetime_is_read_as_go_reads_it(text: str, hours: float) -> None:
+    """What is no duration leaves the default, as in linkerd2 `controller/cmd/identity/main.go`."""
+    values = {"identity": {"issuer": {"issuanceLifetime": text}}}
+    snapshot = empty_snapshot(control_plane_values=values)
+    assert issuance_lifetime(snapshot) == timedelta(hours=hours)
 
 
 def test_leaves_are_cut_short_by_the_end_of_the_anchor() -> None:

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, folder_entries, linkerd_of
 from prefect_linkerd.mesh.linkerd.facts import (
+    AS_BEFORE,
     CONTROL_PLANE_CHARTS,
     FIRST_EDGES,
     HISTORY,
     LINKERD_CHARTS,
-    Changes,
     ReleaseFacts,
     Row,
     first_versions,
@@ -43,8 +43,8 @@ def lacking(rows: tuple[Row, ...]) -> Iterator[str]:
         name = f"row {row.stable or ''} {row.edge or ''}".strip()
         yield from (f"{name}: {text}" for text in lacking_in(row, previous))
         if previous is None:
-            yield from (f"{name}: it says nothing of {fact}" for fact in FACTS - {*row.changes})
-        for fact, value in row.changes.items():
+            yield from (f"{name}: it says nothing of {fact}" for fact in FACTS - {*row.changed})
+        for fact, value in row.changed.items():
             before: Any = facts.get(fact)
             is_more = isinstance(value, Mapping) and before is not None
             facts[fact] = {**before, **value} if is_more else value
@@ -61,7 +61,7 @@ def lacking_in(row: Row, previous: Row | None) -> Iterator[str]:
     }
     if row.edge is None:
         yield "it has no first edge"
-    if not row.changes:
+    if not row.changed:
         yield "it changes nothing"
     if not row.source:
         yield "it has no source"
@@ -80,7 +80,9 @@ def test_no_row_lacks_anything() -> None:
 
 
 FIRST = HISTORY[0]
-GOOD = Row(None, (27, 1, 1), ("edge-27.1.1:pkg/k8s/api.go",), {"minimum_kubernetes": (1, 33)})
+GOOD = Row(
+    None, (27, 1, 1), ("edge-27.1.1:pkg/k8s/api.go",), ReleaseFacts(minimum_kubernetes=(1, 33))
+)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +93,12 @@ GOOD = Row(None, (27, 1, 1), ("edge-27.1.1:pkg/k8s/api.go",), {"minimum_kubernet
         (replace(GOOD, source=()), "it has no source"),
         (replace(GOOD, source=("edge-26.1.1:pkg",)), "is no address, and of none of edge-27.1.1"),
         (replace(GOOD, source=("edge-27.1.1",)), "its source edge-27.1.1 is no address"),
-        (replace(GOOD, changes={}), "it changes nothing"),
+        (replace(GOOD, changes=ReleaseFacts()), "it changes nothing"),
         (replace(GOOD, edge=(26, 1, 1), source=("https://linkerd.io",)), "its edge is not after"),
         (replace(GOOD, stable=(2, 15, 0)), "its stable release comes before"),
-        (replace(GOOD, changes={"series": 20}), "series is as before"),
+        (replace(GOOD, changes=ReleaseFacts(series=20)), "series is as before"),
         (
-            replace(GOOD, changes={"crds": {"servers.policy.linkerd.io": "v1beta3"}}),
+            replace(GOOD, changes=ReleaseFacts(crds={"servers.policy.linkerd.io": "v1beta3"})),
             "crds is as before",
         ),
     ],
@@ -108,19 +110,13 @@ def test_what_a_new_row_lacks_is_named(row: Row, lack: str) -> None:
 
 
 def test_the_first_row_says_everything() -> None:
-    changes: Changes = {**FIRST.changes}
-    del changes["splits"]
-    first = replace(FIRST, changes=changes)
+    first = replace(FIRST, changes=replace(FIRST.changes, splits=AS_BEFORE))
     assert "it says nothing of splits" in "".join(lacking((first,)))
 
 
 def test_every_fact_can_be_changed_and_is_explained() -> None:
-    assert Changes.__optional_keys__ == FACTS
     assert set(re.findall(r"^        (\w+): ", ReleaseFacts.__doc__ or "", re.MULTILINE)) == FACTS
-    for fact in FACTS:
-        types = (ReleaseFacts.__annotations__[fact], Changes.__annotations__[fact])
-        mine, theirs = (getattr(each, "__forward_arg__", each) for each in types)
-        assert theirs in (mine, "Entries"), fact
+    assert {field.default for field in fields(ReleaseFacts)} == {AS_BEFORE}
 
 
 # Versions
