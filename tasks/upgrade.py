@@ -51,7 +51,7 @@ def begin(upgrade: Upgrade) -> None:
 def split_chart(upgrade: Upgrade) -> list[str]:
     """The objects whose owner changed; nothing else of them does."""
     moved = upgrade.split_chart()
-    get_run_logger().info("%d objects of 2.11's release have new owners", len(moved))
+    get_run_logger().info("%d objects of the one release have new owners", len(moved))
     return moved
 
 

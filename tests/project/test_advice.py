@@ -71,7 +71,6 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "points to other remedies, each with a test of its own": (
         "Accepted.",
-        "Fix what is named, then run bootstrap again.",
         "The run's artifacts name every problem and its remedy.",
         "Look at their runs; then run the fleet again with the same round_name.",
         "See verify_mesh for the cause; rotate_anchor with recover gives the mesh a new anchor",

@@ -24,7 +24,7 @@ ALLOWED: dict[tuple[str, str], str] = {
         COMPARISON,
     ): "which release follows which is their order",
     (
-        "prefect_linkerd/mesh/planning/preflight.py",
+        "prefect_linkerd/mesh/checks/preflight.py",
         LITERAL,
     ): "tells a user of 2.11 about the upgrade flow",
     (
@@ -37,7 +37,7 @@ ALLOWED: dict[tuple[str, str], str] = {
         "prefect_linkerd/mesh/helm/installed.py",
         CHART,
     ): "a table by chart; its mark is not an own part",
-    ("prefect_linkerd/mesh/planning/preflight.py", CHART): "an upgrade makes two of its release",
+    ("prefect_linkerd/mesh/checks/preflight.py", CHART): "an upgrade makes two of its release",
     ("prefect_linkerd/mesh/snapshot/webhooks.py", CHART): "a table by chart",
     ("prefect_linkerd/mesh/helm/values.py", CHART): "tables by chart",
     ("prefect_linkerd/mesh_file.py", LITERAL): "an example of a field",

@@ -40,6 +40,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
 from prefect_linkerd.mesh.kubernetes.objects import condition_of
+from prefect_linkerd.mesh.kubernetes.waiting import looks
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
@@ -487,9 +488,8 @@ def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> 
     Raises:
         NotReady: the first that is not, with its condition's message, its requests' and events.
     """
-    deadline = time.monotonic() + timeout
     waiting = list(objects)
-    while True:
+    for is_last in looks(timeout, every=0.3):
         late: list[tuple[Object, str]] = []
         for obj in waiting:
             metadata = obj["metadata"]
@@ -502,7 +502,7 @@ def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> 
         if not late:
             return
         waiting = [obj for obj, _ in late]
-        if time.monotonic() > deadline:
+        if is_last:
             obj, message = late[0]
             raise NotReady(
                 name_of(obj),
@@ -510,7 +510,6 @@ def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> 
                 found="; ".join([message, *_requests(cluster, obj), *cluster.events(obj)]),
                 remedy="Fix what the message names, then run again.",
             )
-        time.sleep(0.3)
 
 
 def _requests(cluster: Cluster, certificate: Object) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.config.verification import DEFAULT_SCOPES
 from prefect_linkerd.mesh.errors import ApiError
+from prefect_linkerd.mesh.kubernetes.waiting import looks
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.report import Report, verify
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
@@ -25,8 +24,7 @@ def await_verdict(mesh: Mesh, patience: float, *, namespace: str | None = None) 
     Raises:
         ApiError: the API server was lost meanwhile, which says nothing about the mesh.
     """
-    deadline = time.monotonic() + patience
-    while True:
+    for is_last in looks(patience, every=PAUSE):
         snapshot = read_snapshot(mesh)
         for error in snapshot.unread.values():
             if isinstance(error, ApiError) and error.transient:
@@ -34,6 +32,6 @@ def await_verdict(mesh: Mesh, patience: float, *, namespace: str | None = None) 
         if namespace is not None:
             snapshot = snapshot.narrowed(namespace)
         found = verify(snapshot, CATEGORIES, DEFAULT_SCOPES)
-        if found.verdict != "failed" or time.monotonic() > deadline:
+        if found.verdict != "failed" or is_last:
             return found
-        time.sleep(PAUSE)
+    raise AssertionError("unreachable")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +9,7 @@ from prefect_linkerd.mesh.errors import InvalidInput, NotReady
 from prefect_linkerd.mesh.identity.issuer import check_issuer_secret
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret, read_tls_secret
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.kubernetes.waiting import looks
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
 from prefect_linkerd.mesh.probe.counts import Outcome
@@ -191,23 +191,21 @@ def _fingerprint(info: CertificateInfo | None) -> str:
 
 def _reissue(mesh: Mesh, name: str, before: CertificateInfo | None) -> None:
     reissue(mesh, name)
-    deadline = time.monotonic() + mesh.config.timeout_seconds
     old = _fingerprint(before)
-    while True:
+    for is_last in looks(mesh.config.timeout_seconds, every=0.3):
         await_reissued(mesh, mesh.config.timeout_seconds, name)
         secret = read_tls_secret(mesh.cluster, ISSUER_SECRET, mesh.config.namespaces.linkerd)
         if secret is not None:
             found = read_certificates(secret.certificate, ISSUER_SECRET)[0]
             if found.fingerprint != old:
                 return
-        if time.monotonic() > deadline:
+        if is_last:
             raise NotReady(
                 f"Certificate/{mesh.config.namespaces.linkerd}/{name}",
                 expected="cert-manager to issue another issuer",
                 found="the same one",
                 remedy="Look at cert-manager's log.",
             )
-        time.sleep(0.3)
 
 
 def _restart_all(

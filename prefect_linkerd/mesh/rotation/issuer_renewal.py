@@ -31,6 +31,7 @@ from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object,
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
+from prefect_linkerd.mesh.kubernetes.waiting import looks
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair, check_issuer, sign_issuer
 from prefect_linkerd.mesh.rotation.leaves import IssuerLoad, issuer_load
@@ -180,8 +181,7 @@ def await_issued(
     Raises:
         NotReady: with cert-manager's own conditions.
     """
-    deadline = time.monotonic() + timeout
-    while True:
+    for is_last in looks(timeout, every=0.3):
         certificate = cluster.get(CERT_MANAGER, "Certificate", name, namespace) or {}
         states = {c["type"]: c for c in _conditions(certificate)}
         is_issuing = states.get("Issuing", {}).get("status") == "True"
@@ -189,7 +189,7 @@ def await_issued(
         secret = read_tls_secret(cluster, secret_name, namespace)
         if not is_issuing and is_ready and secret is not None:
             return secret
-        if time.monotonic() > deadline:
+        if is_last:
             texts = [f"{c['type']} {c['status']}: {c.get('message', '')}" for c in states.values()]
             raise NotReady(
                 f"Certificate/{namespace}/{name}",
@@ -197,7 +197,7 @@ def await_issued(
                 found="; ".join(texts) or "no condition",
                 remedy="Fix what cert-manager names, then run again.",
             )
-        time.sleep(0.3)
+    raise AssertionError("unreachable")
 
 
 def _conditions(certificate: Object) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ Certificate owns the anchor, a value that was never given stays away.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,6 +36,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, last_change, name_of
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.kubernetes.waiting import looks
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints, join_bundle, read_certificates
@@ -346,20 +346,18 @@ def await_roots(mesh: Mesh, wanted: frozenset[str], *, may_have_more: bool = Fal
     Raises:
         NotReady: its owner did not write it; with what trust-manager says of the Bundle.
     """
-    deadline = time.monotonic() + min(mesh.config.timeout_seconds, 60)
-    while True:
+    for is_last in looks(min(mesh.config.timeout_seconds, 60), every=0.5):
         roots = read_roots(mesh)
         found = _fingerprints(bundle_of(roots), TRUST_ROOTS)
         if found == wanted or (may_have_more and found >= wanted):
             return
-        if time.monotonic() > deadline:
+        if is_last:
             raise NotReady(
                 name_of(roots) if roots else f"ConfigMap/{TRUST_ROOTS}",
                 expected=f"{len(wanted)} trust anchors: {', '.join(sorted(wanted))}",
                 found="; ".join([", ".join(sorted(found)) or "none", *_of_bundle(mesh.cluster)]),
                 remedy="See who else writes it: sources of a Bundle, or a GitOps controller.",
             )
-        time.sleep(0.5)
 
 
 def _of_bundle(cluster: Cluster) -> list[str]:

@@ -17,6 +17,7 @@ from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.objects import Gvk, Workload, is_true
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts, describe, pod_reason
+from prefect_linkerd.mesh.kubernetes.waiting import looks
 from prefect_linkerd.mesh.linkerd.facts import SPLIT_KINDS
 from prefect_linkerd.mesh.load.fuse import Family, Fuse
 from prefect_linkerd.mesh.load.program import Traffic, read_traffic
@@ -212,16 +213,15 @@ class SmokeRun:
                 )
 
     def _await_acceptance(self, route: Object) -> None:
-        deadline = time.monotonic() + ACCEPTED_WITHIN_SECONDS
         metadata = route["metadata"]
-        while True:
+        for is_last in looks(ACCEPTED_WITHIN_SECONDS, every=0.5):
             found = self.cluster.get(
                 route["apiVersion"], route["kind"], metadata["name"], metadata["namespace"]
             )
             why = refusal(found or {})
             if why == "":
                 return
-            if why or time.monotonic() > deadline:
+            if why or is_last:
                 raise NotReady(
                     name_of(route),
                     expected="Linkerd to accept it (condition Accepted)",
@@ -229,7 +229,6 @@ class SmokeRun:
                     remedy="Look at the policy container of linkerd-destination; it reads kinds "
                     "whose CRDs came after it only when it is restarted.",
                 )
-            time.sleep(0.5)
 
     # Measurements
 
@@ -281,8 +280,7 @@ class SmokeRun:
 
     def _await_result(self, job: Object) -> Traffic:
         name: str = job["metadata"]["name"]
-        deadline = time.monotonic() + client_seconds(self.options) + 15
-        while True:
+        for is_last in looks(client_seconds(self.options) + 15, every=0.5):
             pods = list(self.cluster.list("v1", "Pod", self.namespace, labels=f"job-name={name}"))
             for pod in pods:
                 ended = _ended(pod)
@@ -296,12 +294,12 @@ class SmokeRun:
                     raise self._no_result(job, "no result in the pod's status") from None
             found = self.cluster.get("batch/v1", "Job", name, self.namespace)
             failed = found is None or is_true(found, "Failed")
-            if failed or time.monotonic() > deadline:
+            if failed or is_last:
                 reasons = [pod_reason(pod) for pod in pods]
                 if found is not None and not reasons:
                     reasons = [describe(self.cluster, found)]
                 raise self._no_result(job, "; ".join(reasons) or "the Job is gone")
-            time.sleep(0.5)
+        raise AssertionError("unreachable")
 
     def _no_result(self, job: Object, found: str) -> NotReady:
         return NotReady(

@@ -53,17 +53,16 @@ REASON = 4000
 
 @dataclass(frozen=True)
 class PlannedUpgrade:
-    """A plan, what it was made of, and the mesh before and after."""
+    """A plan, what it was made of, and the mesh before and after.
+
+    `record` is the upgrade that was in progress already when planning began.
+    """
 
     plan: UpgradePlan
     snapshot: PlanSnapshot
     before: Mesh
     after: Mesh
-
-    @property
-    def record(self) -> UpgradeRecord | None:
-        """The upgrade that was in progress already."""
-        return self.snapshot.record
+    record: UpgradeRecord | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,7 @@ def look(mesh: Mesh, target: LinkerdVersion, accepted: frozenset[str]) -> Planne
         snapshot,
         before=mesh.configured(at_version(mesh.config, snapshot.source)),
         after=mesh.configured(at_version(mesh.config, target)),
+        record=record,
     )
 
 
@@ -116,6 +116,7 @@ class Upgrade:
         self.claim = claim
         self.probe = probe
         self._snapshot = planned.snapshot
+        self._resumed = planned.record
         self._restarts = restarts
         self._record: UpgradeRecord | None = None
         self._watches: list[TrafficWatch] = []
@@ -166,7 +167,7 @@ class Upgrade:
         installed = self._installed()
         now = {part: revision.number for part, revision in installed.items()}
         found = read_record(self.before)
-        is_resumed = self._snapshot.record is not None
+        is_resumed = self._resumed is not None
         if is_resumed != (found is not None) or (not is_resumed and now != planned):
             raise changed_meanwhile(self.before.config, planned, now)
         self._record = found or begin(
