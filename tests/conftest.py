@@ -41,6 +41,18 @@ NEEDS_MORE = {"binaries", "prefect_server"} | (set() if shared.IS_REAL else {"sh
 """Fixtures whose tests need more than Python: programs of a cluster, or a Prefect server."""
 
 
+UNUSED_SERVICES = (
+    "CANCELLATION_CLEANUP",
+    "FOREMAN",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "REPOSSESSOR",
+    "SCHEDULER",
+    "TRIGGERS",
+)
+"""Of a Prefect server that has no schedules, workers and automations."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first; a group's tests stay in their order. What needs only Python is `fast`."""
     items.sort(key=length, reverse=True)
@@ -173,9 +185,19 @@ def ready_mesh(
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """One Prefect server of each test process."""
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
-        yield server
+    """One Prefect server of each test process, for runs that a test begins.
+
+    What serves schedules, automations and people is off, as it takes processor time all along.
+    """
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    with pytest.MonkeyPatch.context() as patch:
+        for service in UNUSED_SERVICES:
+            patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
+        patch.setenv("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
+        patch.setenv("PREFECT_SERVER_UI_ENABLED", "false")
+        server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

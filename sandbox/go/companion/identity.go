@@ -72,10 +72,10 @@ type issuer struct {
 }
 
 // carried is what a running proxy has in memory: its trust bundle, and its leaf with the issuer's
-// chain.
+// chain, both PEM.
 type carried struct {
 	bundle    string
-	chain     [][]byte
+	chain     string
 	notAfter  time.Time
 	refreshed time.Time
 	refreshes int
@@ -316,7 +316,7 @@ func (i *identities) supply(pod *corev1.Pod, running []*corev1.Pod, now time.Tim
 		proxy = &carried{bundle: bundle}
 		i.proxies[pod.UID] = proxy
 	}
-	if proxy.chain != nil && now.Before(proxy.refreshed.Add(proxy.notAfter.Sub(proxy.refreshed)*7/10)) {
+	if proxy.chain != "" && now.Before(proxy.refreshed.Add(proxy.notAfter.Sub(proxy.refreshed)*7/10)) {
 		return
 	}
 	var ready []*identityPod
@@ -342,7 +342,7 @@ func (i *identities) supply(pod *corev1.Pod, running []*corev1.Pod, now time.Tim
 		}
 		return
 	}
-	proxy.chain, proxy.notAfter, proxy.refreshed = chain, notAfter, now
+	proxy.chain, proxy.notAfter, proxy.refreshed = encode(chain), notAfter, now
 	proxy.refreshes++
 }
 
@@ -403,6 +403,15 @@ func (s *identityPod) certify(pod *corev1.Pod, now time.Time) ([][]byte, time.Ti
 	return slices.Concat([][]byte{der}, s.issuer.chain), template.NotAfter, nil
 }
 
+// encode is a chain as PEM.
+func encode(chain [][]byte) string {
+	text := &strings.Builder{}
+	for _, der := range chain {
+		_ = pem.Encode(text, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	return text.String()
+}
+
 // runningProxy is a proxy with what it carries, for tests.
 type runningProxy struct {
 	Namespace string `json:"namespace"`
@@ -425,13 +434,9 @@ func (i *identities) list() []runningProxy {
 		if proxy == nil {
 			continue
 		}
-		chain := &strings.Builder{}
-		for _, der := range proxy.chain {
-			_ = pem.Encode(chain, &pem.Block{Type: "CERTIFICATE", Bytes: der})
-		}
 		proxies = append(proxies, runningProxy{
 			Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), Deleting: pod.DeletionTimestamp != nil,
-			Bundle: proxy.bundle, Chain: chain.String(),
+			Bundle: proxy.bundle, Chain: proxy.chain,
 		})
 	}
 	return proxies
@@ -446,7 +451,7 @@ func (i *identities) metrics(uid types.UID, version string) string {
 	gauge := func(name string, value float64) { fmt.Fprintf(text, "# TYPE %s gauge\n%s %.3f\n", name, name, value) }
 	seconds := func(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 	proxy := i.proxies[uid]
-	if proxy == nil || proxy.chain == nil {
+	if proxy == nil || proxy.chain == "" {
 		return ""
 	}
 	if strings.HasPrefix(version, "stable-") {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -29,7 +30,17 @@ var workloadKinds = []string{"deployment", "replicationcontroller", "replicaset"
 // injector decides on pods as Linkerd's proxy injector does (controller/proxy-injector and
 // pkg/inject of linkerd2). It has no templates: the proxy it adds is the one that the installed
 // chart gave the control plane's own pods, turned into that of a workload.
-type injector struct{ state *state }
+type injector struct {
+	state *state
+	// read has the values of each control plane, so that not every pod has them parsed.
+	read sync.Map
+}
+
+// readValues are the values that a version of a ConfigMap holds.
+type readValues struct {
+	version string
+	values  *meshValues
+}
 
 // mesh is what the injector reads of an installed control plane.
 type mesh struct {
@@ -118,8 +129,8 @@ func (i *injector) mesh(controlPlane string) (*mesh, error) {
 	if err != nil {
 		return nil, err
 	}
-	values := &meshValues{}
-	if err := yaml.Unmarshal([]byte(config.Data["values"]), values); err != nil {
+	values, err := i.values(config)
+	if err != nil {
 		return nil, fmt.Errorf("ConfigMap %s/linkerd-config: %w", controlPlane, err)
 	}
 	return &mesh{
@@ -128,6 +139,19 @@ func (i *injector) mesh(controlPlane string) (*mesh, error) {
 		values:       values,
 		anchors:      roots.Data["ca-bundle.crt"],
 	}, nil
+}
+
+func (i *injector) values(config *corev1.ConfigMap) (*meshValues, error) {
+	version := string(config.UID) + " " + config.ResourceVersion
+	if found, ok := i.read.Load(config.Namespace); ok && found.(readValues).version == version && config.ResourceVersion != "" {
+		return found.(readValues).values, nil
+	}
+	values := &meshValues{}
+	if err := yaml.Unmarshal([]byte(config.Data["values"]), values); err != nil {
+		return nil, err
+	}
+	i.read.Store(config.Namespace, readValues{version, values})
+	return values, nil
 }
 
 // projectsToken says whether proxies get a token of their own, rather than the pod's.

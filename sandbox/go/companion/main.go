@@ -12,7 +12,9 @@ import (
 	"syscall"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -44,7 +46,11 @@ func main() {
 	// Priority and fairness of the API server is enough; client-side limits would slow injection.
 	config.QPS, config.Burst = -1, -1
 	config.UserAgent = "sandbox-companion"
-	client, err := kubernetes.NewForConfig(config)
+	// Protobuf costs both sides less than JSON; only the API server's own kinds have it.
+	builtIn := rest.CopyConfig(config)
+	builtIn.ContentType = runtime.ContentTypeProtobuf
+	builtIn.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	client, err := kubernetes.NewForConfig(builtIn)
 	if err != nil {
 		log.Fatalf("client: %v", err)
 	}
