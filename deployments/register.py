@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from prefect_kubernetes.credentials import (  # pyright: ignore[reportMissingTyp
 )
 
 from prefect_linkerd.deployments.automations import OURS, alerts, lost_runs, rotations
+from prefect_linkerd.deployments.job_template import job_template
 from prefect_linkerd.deployments.schedules import PATTERN, read_pattern, schedule_of
 from prefect_linkerd.deployments.upgrades import subscription
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError
@@ -44,7 +44,6 @@ ALERTS = "linkerd-alerts"
 """The name of the notification block, of any type, that notifications go through."""
 
 PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
-JOB_TEMPLATE = Path(__file__).with_name("base-job-template.json")
 BLOCKS = (LinkerdMesh, KubernetesCredentials, KnownCharts)
 
 
@@ -83,7 +82,7 @@ async def ensure_pool(client: PrefectClient, pool_type: str) -> None:
     except ObjectNotFound:
         template: dict[str, Any] = {}
         if pool_type == "kubernetes":
-            template = json.loads(JOB_TEMPLATE.read_text())
+            template = job_template()
         pool = WorkPoolCreate(
             name=POOL,
             type=pool_type,

@@ -170,7 +170,7 @@ class PrefectServer:
 def answers(url: str) -> bool:
     """Whether a Prefect server answers at an address."""
     try:
-        answer = httpx.get(f"{url}/api/health", timeout=2, trust_env=False, verify=NO_TLS)
+        answer = httpx.get(f"{url}/api/health", timeout=15, trust_env=False, verify=NO_TLS)
     except httpx.HTTPError:
         return False
     return answer.is_success

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from uuid import uuid4
 
@@ -15,7 +14,7 @@ from prefect_kubernetes.worker import (
     KubernetesWorkerVariables,
 )
 
-from prefect_linkerd.deployments.register import JOB_TEMPLATE
+from prefect_linkerd.deployments.job_template import IMAGE, job_template, merged
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from tests.support.prefect_servers import Server, on_server
 from tests.support.repository import ROOT
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("deployments")
 
 @pytest.fixture(scope="module")
 def template() -> dict[str, object]:
-    return json.loads(JOB_TEMPLATE.read_text())
+    return job_template()
 
 
 def test_a_job_of_the_template_is_valid_in_kubernetes(
@@ -47,23 +46,34 @@ def test_a_job_of_the_template_is_valid_in_kubernetes(
     assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
 
 
-def test_the_template_has_the_variables_of_prefect_kubernetes(
+def test_the_template_is_the_installed_prefects_with_valid_defaults(
     template: dict[str, dict[str, dict[str, dict[str, object]]]],
 ) -> None:
-    def shape(variables: dict[str, dict[str, dict[str, object]]]) -> dict[str, object]:
-        return {
-            name: {key: value for key, value in field.items() if key != "default"}
-            for name, field in variables["properties"].items()
-        }
-
     upstream = KubernetesWorker.get_default_base_job_template()
-    assert shape(template["variables"]) == shape(upstream["variables"])
+    properties = template["variables"]["properties"]
+    assert properties.keys() == upstream["variables"]["properties"].keys()
     defaults = {
-        name: field["default"]
-        for name, field in template["variables"]["properties"].items()
-        if field.get("default") is not None
+        name: f["default"] for name, f in properties.items() if f.get("default") is not None
     }
+    assert defaults["namespace"] == "prefect"
     KubernetesWorkerVariables.model_validate(defaults)
+
+
+@pytest.mark.parametrize(
+    ("target", "patch", "found"),
+    [
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": "foo"}, {"a": {"b": {"c": None}}}, {"a": {"b": {}}}),
+    ],
+)
+def test_a_merge_patch_is_applied_as_the_rfc_has_it(
+    target: object, patch: object, found: object
+) -> None:
+    """Source: RFC 7386, appendix A."""
+    assert merged(target, patch) == found
 
 
 def test_the_image_has_the_pinned_versions() -> None:
@@ -76,6 +86,5 @@ def test_the_image_has_the_pinned_versions() -> None:
     assert pinned == {"UV": uv[1], "HELM": helm[1]}
     project = (ROOT / "pyproject.toml").read_text()
     assert 'version = "0.1.0"' in project
-    image = json.loads(JOB_TEMPLATE.read_text())["variables"]["properties"]["image"]["default"]
-    assert image == "prefect-linkerd:0.1.0"
-    assert image in dockerfile
+    assert IMAGE == "prefect-linkerd:0.1.0"
+    assert IMAGE in dockerfile
