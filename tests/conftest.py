@@ -48,9 +48,8 @@ UNUSED_SERVICES = (
     "PAUSE_EXPIRATIONS",
     "REPOSSESSOR",
     "SCHEDULER",
-    "TRIGGERS",
 )
-"""Of a Prefect server that has no schedules, workers and automations."""
+"""Of a Prefect server that has no schedules and no workers."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -187,7 +186,7 @@ def ready_mesh(
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """One Prefect server of each test process, for runs that a test begins.
 
-    What serves schedules, automations and people is off, as it takes processor time all along.
+    What serves schedules, workers and people is off, as it takes processor time all along.
     """
     server = PrefectServer(tmp_path_factory.mktemp("prefect"))
     with pytest.MonkeyPatch.context() as patch:
