@@ -1,17 +1,17 @@
 """A Kubernetes control plane on this machine: real API and controllers, no containers.
 
 Its programs are started here and not by `kwokctl` with its binary runtime. Measured with kwokctl
-0.8.0 and these same programs side by side, on a machine under load: 6.6 s for a cluster there,
-6.9 s here; several at once and an audit log work in both. But there
+0.8.0 and these same programs, side by side on a busy machine: 6.6 s for a cluster there, 6.9 s
+here; several at once and an audit log work in both. But there
 
 - programs are daemons, which outlive a test that is killed; here they end with their parent;
 - the API server listens on every interface and has no CA for request headers, without which no
   extension API server (viz's tap) knows who asks; one key serves, signs tokens and stands for the
   front proxy;
-- the egress selector's proxy, our companion, cannot be one of the components, and would have to be
-  started and ended beside them all the same;
-- a snapshot needs `etcdctl` as one more program, and restoring one restarts every component;
-  here it is a copy of a folder.
+- the egress selector's proxy, our companion, cannot be one of the components, and would have to
+  be started and ended beside them;
+- a snapshot needs `etcdctl` as one more program, and restoring one restarts every component; here
+  it is a copy of a folder.
 
 Most of its arguments would be patches of ours, so kwokctl would save the smaller part.
 """

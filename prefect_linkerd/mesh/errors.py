@@ -1,6 +1,29 @@
-"""The errors of this library: each says what object, what was expected, found, and to do."""
+"""The errors of this library: each says what object, what was expected, found, and to do.
+
+MeshError
+├── InvalidInput        what the user gave cannot work
+├── CertificateError    a certificate or key is not what Linkerd needs
+├── ApiError            the Kubernetes API refused, or did not answer    (may be transient)
+├── ChartError          a chart or its repository cannot be read         (may be transient)
+├── ReleaseError        Helm failed                                      (may be transient)
+├── NotReady            something did not come up in time
+├── OwnershipConflict   an object belongs to somebody else
+├── MeshBusy            another run is changing this mesh
+├── NotApproved         nobody approved it
+├── PreflightFailed     the cluster cannot take this mesh
+├── MeshUnhealthy       a check failed
+├── CertificateExpired  a certificate has expired
+├── SmokeTestFailed     the mesh fails a test
+├── RequestsFailed      more of the probe's requests failed than may
+├── TrafficDropped      fewer of a workload's requests succeed
+├── UpgradeUndone       an upgrade failed, and was rolled back
+├── OutputError         a result could not be written
+└── FleetStopped        too many meshes of a fleet failed
+"""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 
 class MeshError(Exception):
@@ -11,6 +34,15 @@ class MeshError(Exception):
         expected: what should have been so.
         found: what was so instead. Never a secret.
         remedy: what the reader can do about it.
+
+    Example:
+        >>> str(NotReady(
+        ...     "Deployment/linkerd/linkerd-identity",
+        ...     expected="1 ready pod",
+        ...     found="0",
+        ...     remedy="Look at its events.",
+        ... ))
+        'Deployment/linkerd/linkerd-identity: expected 1 ready pod, found 0. Look at its events.'
     """
 
     def __init__(self, subject: str, *, expected: str, found: str, remedy: str) -> None:
@@ -26,16 +58,24 @@ class MeshError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling of exceptions,
         # and Prefect pickles the exception of a failed run.
-        return (
-            _rebuild,
-            (type(self), self.subject, self.expected, self.found, self.remedy),
-        )
+        said = (type(self), self.subject, self.expected, self.found, self.remedy)
+        return (_rebuild, said, vars(self))
 
 
 def _rebuild(
     kind: type[MeshError], subject: str, expected: str, found: str, remedy: str
 ) -> MeshError:
     return kind(subject, expected=expected, found=found, remedy=remedy)
+
+
+class _PerhapsTransient(MeshError):
+    """`transient` says whether the same may succeed later."""
+
+    def __init__(
+        self, subject: str, *, expected: str, found: str, remedy: str, transient: bool = False
+    ) -> None:
+        super().__init__(subject, expected=expected, found=found, remedy=remedy)
+        self.transient = transient
 
 
 class InvalidInput(MeshError, ValueError):
@@ -53,36 +93,25 @@ class ApiError(MeshError):
     same request may succeed later.
     """
 
-    status: int = 0
+    _TRANSIENT: ClassVar = (0, 429, 500, 502, 503, 504)
+
+    def __init__(
+        self, subject: str, *, expected: str, found: str, remedy: str, status: int = 0
+    ) -> None:
+        super().__init__(subject, expected=expected, found=found, remedy=remedy)
+        self.status = status
 
     @property
     def transient(self) -> bool:
-        return self.status in (0, 429, 500, 502, 503, 504)
-
-    def with_status(self, status: int) -> ApiError:
-        self.status = status
-        return self
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (*super().__reduce__(), {"status": self.status})
+        return self.status in self._TRANSIENT
 
 
-class ChartError(MeshError):
-    """A chart repository or chart cannot be read, or lacks the wanted version.
-
-    `transient` says whether the same request may succeed later.
-    """
-
-    transient: bool = False
+class ChartError(_PerhapsTransient):
+    """A chart repository or chart cannot be read, or lacks the wanted version."""
 
 
-class ReleaseError(MeshError):
-    """Helm could not bring a release to the wanted state.
-
-    `transient` says whether the cause was an API server that could not be reached.
-    """
-
-    transient: bool = False
+class ReleaseError(_PerhapsTransient):
+    """Helm could not bring a release to the wanted state."""
 
 
 class NotReady(MeshError):

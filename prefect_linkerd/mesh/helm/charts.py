@@ -323,14 +323,13 @@ class ChartCatalog:
             )
             packages = list(Path(folder).glob("*.tgz"))
             if done.returncode or not packages:
-                failure = ChartError(
+                raise ChartError(
                     reference,
                     expected=f"version {wanted or 'of any release'}",
                     found=done.stderr.strip()[-500:] or "nothing",
                     remedy="Correct the registry's address, or log in by `helm registry login`.",
+                    transient="not found" not in done.stderr,
                 )
-                failure.transient = "not found" not in done.stderr
-                raise failure
             target = self._cache / hashlib.sha256(reference.encode()).hexdigest()[:16]
             target.mkdir(exist_ok=True)
             kept = packages[0].replace(target / packages[0].name)
@@ -519,12 +518,11 @@ def download(
                 return response.raise_for_status()
     except httpx.HTTPError as error:
         status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
-        failure = ChartError(
+        raise ChartError(
             url,
             expected="that it can be downloaded",
             found=f"status {status}" if status else type(error).__name__,
             remedy="Correct the address, or name a folder with the charts (charts.mirror).",
-        )
-        failure.transient = status is None or status >= 500
-        raise failure from None
+            transient=status is None or status >= 500,
+        ) from None
     raise AssertionError("unreachable")

@@ -424,14 +424,13 @@ class Helm:
         if status == "deployed":
             return
         _ENDED.add(key)
-        failure = ReleaseError(
+        raise ReleaseError(
             f"Helm release {release.namespace}/{release.name}",
             expected=f"revision {release.revision} to be recorded as deployed",
             found=f"{status}: the API server was unreachable when helm wrote it",
             remedy="Run again.",
+            transient=True,
         )
-        failure.transient = True
-        raise failure
 
     def _settle(self, desired: DesiredRelease) -> None:
         """Leaves a record that the next run can take up at once, wherever that runs.
@@ -619,7 +618,7 @@ def _run(work: Coroutine[Any, Any, T], subject: str) -> T:
 def _failure(subject: str, error: helm_errors.Error, trouble: list[str]) -> ReleaseError:
     message = error.stderr.decode(errors="replace").strip()
     text = message.lower()
-    failure = ReleaseError(
+    return ReleaseError(
         subject,
         expected="helm to succeed",
         found="; ".join([message[-1500:], *trouble]),
@@ -629,6 +628,5 @@ def _failure(subject: str, error: helm_errors.Error, trouble: list[str]) -> Rele
             if "invalid ownership metadata" in text
             else "Fix what helm names, then run again."
         ),
+        transient=any(sign in text for sign in _PASSING),
     )
-    failure.transient = any(sign in text for sign in _PASSING)
-    return failure

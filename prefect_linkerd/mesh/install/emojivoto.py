@@ -34,14 +34,13 @@ def load_manifest(location: str) -> list[Object]:
             text = Path(location).expanduser().read_text()
         found: list[Any] = list(read_objects(text))
     except (OSError, httpx.HTTPError, yaml.YAMLError) as error:
-        failure = ChartError(
+        raise ChartError(
             f"manifest {location}",
             expected="readable Kubernetes objects",
             found=type(error).__name__,
             remedy="Correct emojivoto.manifest, or turn emojivoto.enabled off.",
-        )
-        failure.transient = isinstance(error, httpx.TransportError)
-        raise failure from None
+            transient=isinstance(error, httpx.TransportError),
+        ) from None
     if not found or not all(isinstance(doc, dict) and "kind" in doc for doc in found):
         raise ChartError(
             f"manifest {location}",

@@ -228,7 +228,8 @@ class Cluster:
             expected=f"{method} to be accepted",
             found=f"{code} {message}",
             remedy=remedies.get(code, "Run again once the API server is well."),
-        ).with_status(code)
+            status=code,
+        )
 
     def read(
         self,
@@ -326,7 +327,8 @@ class Cluster:
                 expected="the API server to serve this kind",
                 found="it does not",
                 remedy="Install its CRD, or use a Kubernetes version that serves it.",
-            ).with_status(404)
+                status=404,
+            )
         path = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
         if resource.namespaced and namespace:
             path += f"/namespaces/{quote(namespace)}"

@@ -237,4 +237,5 @@ def _failure(user_name: str, found: str, remedy: str) -> ApiError:
         expected="its credential plugin to give a credential",
         found=found,
         remedy=remedy,
-    ).with_status(401)
+        status=401,
+    )

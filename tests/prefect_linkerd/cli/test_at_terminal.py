@@ -36,7 +36,7 @@ def away(kind: type[MeshError] = ApiError) -> MeshError:
 
 
 def refused() -> ApiError:
-    return ApiError("pods", expected="permission", found="none", remedy="Ask.").with_status(403)
+    return ApiError("pods", expected="permission", found="none", remedy="Ask.", status=403)
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
 
 
 def test_a_step_is_tried_again_while_the_world_fails_for_a_moment(lines: Any) -> None:
-    busy = ChartError("charts", expected="an answer", found="503", remedy="Wait.")
-    busy.transient = True
+    busy = ChartError("charts", expected="an answer", found="503", remedy="Wait.", transient=True)
     runs = Runs(away(), busy)
     assert release(Chart("linkerd-crds"), runs) == "linkerd-crds is there"
     said = lines()
