@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PACKAGES := postgresql redis-server chromium
 
 .PHONY: setup packages binaries hooks lint lint-changed secrets audit test-go test-fast test pytest
-.PHONY: rotations screenshots demo demo-down benchmark clean
+.PHONY: rotations e2e screenshots demo demo-down benchmark clean
 
 setup: .venv/.ready
 
@@ -95,6 +95,10 @@ pytest: packages binaries
 rotations: binaries
 	$(RUN) pytest -n $(WORKERS) --dist loadgroup tests/prefect_linkerd/mesh/rotation/test_rotation.py \
 		tests/prefect_linkerd/mesh/rotation/test_certificate_anchor.py --workloads 300 $(PYTEST_ARGS)
+
+# The whole life of a mesh on the cluster that a kubeconfig names: docs/e2e.md.
+e2e: setup
+	$(RUN) python -m tools.e2e $(E2E_ARGS)
 
 # The pictures of docs/images, by the test of the UI.
 screenshots: packages binaries

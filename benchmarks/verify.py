@@ -1,11 +1,15 @@
 """How long a verification takes as a mesh grows, what it asks of the API server, and its memory.
 
-    python -m benchmarks.verify [--pods 200 2000 5000]
+    python -m benchmarks.verify [--pods 200 2000 5000] [--linkerd PATH]
 
 One sandbox with a real mesh is grown to each number of meshed pods (Deployments, injected by
 webhook). Each time the mesh is verified by the library alone and by the flow on a Prefect server,
 each in a process of its own. Shown are seconds, API calls and peak memory, the ratios of each to
 the smallest mesh beside the ratio of pods, and what Prefect adds.
+
+Then the command `verify` as a whole process, with Python's start-up; where there is a `linkerd`
+binary, on PATH or by `--linkerd`, beside `linkerd check --proxy`. Both have the same mesh, one
+after the other, and CPU time is compared as well: it depends less on what else the machine does.
 """
 
 from __future__ import annotations
@@ -13,10 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +138,51 @@ def measure(config: dict[str, Any], how: str, server: PrefectServer) -> dict[str
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def process(command: list[str]) -> dict[str, float]:
+    """The wall and CPU seconds of a command, and its peak memory in MiB."""
+    begin = time.monotonic()
+    with tempfile.TemporaryFile() as nowhere:
+        child = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return {
+        "seconds": time.monotonic() - begin,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "MiB": usage.ru_maxrss / 1024,
+        "code": child.returncode,
+    }
+
+
+def compare(config: dict[str, Any], folder: Path, linkerd: str | None) -> Iterator[str]:
+    """`verify` as a whole process, and `linkerd check --proxy`, each the better of two runs."""
+    mesh = folder / "mesh.json"
+    mesh.write_text(json.dumps(config))
+    kubeconfig = config["access"]["kubeconfig"]
+    commands = {"verify": [sys.executable, "-m", "prefect_linkerd", "verify", str(mesh)]}
+    if linkerd is not None:
+        check = [linkerd, "check", "--proxy", "--wait", "1s", "--kubeconfig", kubeconfig]
+        commands["linkerd check"] = check
+    runs = {name: [process(command) for _ in range(2)] for name, command in commands.items()}
+    best = {name: min(both, key=lambda one: one["cpu"]) for name, both in runs.items()}
+    for name, one in best.items():
+        yield (
+            f"{name}: {one['seconds']:.2f} s, {one['cpu']:.2f} s CPU, {one['MiB']:.0f} MiB, "
+            f"exit code {one['code']}"
+        )
+    if linkerd is not None:
+        ours, theirs = best["verify"], best["linkerd check"]
+        yield (
+            f"ratio of wall time {ours['seconds'] / theirs['seconds']:.2f} (bar: 0.4), of CPU time "
+            f"{ours['cpu'] / theirs['cpu']:.2f}; memory {ours['MiB']:.0f} MiB (bar: 200)"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pods", type=int, nargs="+", default=[200, 2000, 5000])
-    sizes: list[int] = sorted(parser.parse_args().pods)
+    parser.add_argument("--linkerd", default=shutil.which("linkerd"), help="a linkerd binary")
+    arguments = parser.parse_args()
+    sizes: list[int] = sorted(arguments.pods)
     console = Console()
     table = Table("pods", "by", "seconds", "API calls", "peak MiB", "pods x", "seconds x", "MiB x")
     with (
@@ -186,6 +233,8 @@ def main() -> None:
                 )
             added = found["flow"]["seconds"] - found["library"]["seconds"]
             console.print(f"{found['library']['verdict']}; Prefect adds {added:.2f} s (bar: 2 s)")
+            for line in compare(config, Path(folder), arguments.linkerd):
+                console.print(line)
     console.print(table)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
@@ -14,7 +15,14 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotifi
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from prefect_linkerd.mesh.report.events import EXPIRING, FAILURES, RENEWED_BY, ROLE, VERDICTS
+from prefect_linkerd.mesh.report.events import (
+    EXPIRING,
+    FAILURES,
+    OVERDUE,
+    RENEWED_BY,
+    ROLE,
+    VERDICTS,
+)
 from prefect_linkerd.tasks.names import CHANGES, READS, deployment_name
 
 OURS = "prefect-linkerd: "
@@ -59,26 +67,30 @@ The run waits for a person's approval before its first change.
 
 
 def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[AutomationCore]:
-    """Replaces a mesh's ending certificates that nobody else renews.
+    """Replaces a mesh's ending certificates that nobody else renews, and ends gentle rotations.
 
     Args:
         name: the mesh's, as events have it.
         block: the id of its saved block.
         deployments: ids by deployment names.
     """
-    return [
-        AutomationCore(
-            name=f"linkerd: {deployment} of mesh {name}",
-            description=f"{OURS}the {role} of mesh {name} ends soon.",
+
+    def answer(
+        title: str,
+        why: str,
+        event: str,
+        labels: Mapping[str, str],
+        deployment: str,
+        parameters: Mapping[str, Any],
+    ) -> AutomationCore:
+        return AutomationCore(
+            name=f"linkerd: {title} of mesh {name}",
+            description=f"{OURS}{why}",
             trigger=EventTrigger(
                 match=ResourceSpecification(
-                    {
-                        "prefect.resource.id": f"linkerd.mesh.{name}",
-                        ROLE: role,
-                        RENEWED_BY: "nobody",
-                    }
+                    {"prefect.resource.id": f"linkerd.mesh.{name}", **labels}
                 ),
-                expect={EXPIRING},
+                expect={event},
                 posture=Posture.Reactive,
                 threshold=1,
                 within=ONCE_IN,
@@ -92,8 +104,28 @@ def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[A
                 )
             ],
         )
+
+    ending = [
+        answer(
+            deployment,
+            f"the {role} of mesh {name} ends soon.",
+            EXPIRING,
+            {ROLE: role, RENEWED_BY: "nobody"},
+            deployment,
+            parameters,
+        )
         for role, (deployment, parameters) in ROTATIONS.items()
     ]
+    overdue = answer(
+        "drop the old anchor",
+        f"proxies of mesh {name} trust a dropped anchor for longer than its rotation allowed.",
+        OVERDUE,
+        {},
+        "rotate_anchor",
+        # No approval: whoever rotated has set the date.
+        {"action": "drop"},
+    )
+    return [*ending, overdue]
 
 
 def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:

@@ -52,7 +52,8 @@ def rotate_anchor(
     Args:
         mesh: Which mesh.
         action: rotate, or resume a rotation. dry_run: only plan. abort: go back to the old
-            anchor. recover: a mesh whose certificates have expired, with downtime.
+            anchor. recover: a mesh whose certificates have expired, with downtime. drop: restart
+            what still trusts the old anchor after a gentle rotation.
         new_anchor: The new trust anchor; created here if none is provided.
         options: The pace of restarts, approvals, the probe, and what is allowed.
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
 from prefect_linkerd.mesh.rotation.options import RotationOptions
 from prefect_linkerd.tasks.flow import flow
-from prefect_linkerd.tasks.issuer_rotation import approve_issuer, look_at_issuer, rotate_the_issuer
+from prefect_linkerd.tasks.issuer_rotation import (
+    approve_issuer,
+    look_at_issuer,
+    rotate_the_issuer,
+    why_no_probe,
+)
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.probe import probing
 from prefect_linkerd.tasks.rotation import claimed_mesh
@@ -26,7 +31,7 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
     """Replace the issuer of a running mesh; the trust anchor stays, and no workload restarts.
 
     If the issuer has expired already, every meshed workload is restarted, once a downtime is
-    accepted.
+    accepted; requests are watched meanwhile.
 
     Args:
         mesh: Which mesh.
@@ -39,7 +44,8 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
     live = connect(mesh)
     before = look_at_issuer(live, options)
     approve_issuer(options)
-    with claimed_mesh(live, options) as claim:
-        absent = "downtime is accepted" if options.accept_downtime else ""
-        with probing(live, options.probe, absent=absent) as probe:
-            return rotate_the_issuer(live, claim, options, before, probe)
+    with (
+        claimed_mesh(live, options) as claim,
+        probing(live, options.probe, absent=why_no_probe(live, before)) as probe,
+    ):
+        return rotate_the_issuer(live, claim, options, before, probe)

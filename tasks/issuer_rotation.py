@@ -30,6 +30,11 @@ def approve_issuer(options: RotationOptions) -> None:
         await_approval("a new issuer, signed by the trust anchor that the mesh has", options)
 
 
+def why_no_probe(mesh: Mesh, before: CertificateInfo | None) -> str:
+    """Why no probe asks meanwhile; empty where one does."""
+    return issuer_rotation.why_no_probe(before, mesh.cluster.clock())
+
+
 @step("issuer", description="A new issuer, and that identity has loaded it.")
 def rotate_the_issuer(
     mesh: Mesh,

@@ -11,7 +11,11 @@ from prefect_linkerd.mesh.checks import CATEGORIES
 from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOptions
 from prefect_linkerd.mesh.errors import OutputError
 from prefect_linkerd.mesh.mesh import Mesh
-from prefect_linkerd.mesh.report.events import certificate_notices, verdict_notice
+from prefect_linkerd.mesh.report.events import (
+    certificate_notices,
+    overdue_notices,
+    verdict_notice,
+)
 from prefect_linkerd.mesh.report.metrics import as_metrics, push_metrics
 from prefect_linkerd.mesh.report.report import (
     Report,
@@ -72,7 +76,7 @@ def publish(mesh: Mesh, report: Report, options: VerifyOptions) -> None:
             get_run_logger().warning("Metrics not pushed: %s", error)
     due = expiring(report.expiries, mesh.config, options.thresholds.days)
     verdict = verdict_notice(report, failures_in_a_row(mesh.name))
-    send([verdict, *certificate_notices(mesh.name, due)])
+    send([verdict, *overdue_notices(report), *certificate_notices(mesh.name, due)])
 
 
 @step("certificates", description="Reads the mesh's certificates and says which end soon.")

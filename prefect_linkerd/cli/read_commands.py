@@ -78,12 +78,15 @@ def _verify(
     ] = "text",
     **given: Any,
 ) -> None:
-    from prefect_linkerd.cli.target import reached
-    from prefect_linkerd.mesh.atomic_file import write_whole
-    from prefect_linkerd.mesh.report.metrics import as_metrics, push_metrics
-    from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text
+    from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 
+    # Imports as well make thousands of objects.
+    @paused_collector()
     def work() -> None:
+        from prefect_linkerd.cli.target import reached
+        from prefect_linkerd.mesh.atomic_file import write_whole
+        from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text
+
         options = arguments_of((VERIFY,), flags_of((VERIFY,)), given).get("options")
         options = options or VerifyOptions()
         config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
@@ -93,17 +96,24 @@ def _verify(
                 break
             time.sleep(min(PAUSE, wait))
         as_json = json.dumps(as_linkerd_json(report), indent=2) + "\n"
-        for path, text in ((options.json_file, as_json), (options.metrics_file, None)):
+        as_prometheus = ""
+        if output == "prometheus" or options.metrics_file is not None:
+            from prefect_linkerd.mesh.report.metrics import as_metrics
+
+            as_prometheus = as_metrics(report)
+        for path, text in ((options.json_file, as_json), (options.metrics_file, as_prometheus)):
             if path is not None:
-                write_whole(path, as_metrics(report) if text is None else text)
+                write_whole(path, text)
         match output:
             case "json":
                 print(as_json, end="")
             case "prometheus":
-                print(as_metrics(report), end="")
+                print(as_prometheus, end="")
             case _:
                 print(as_text(report, output), end="")
         if options.metrics_gateway is not None:
+            from prefect_linkerd.mesh.report.metrics import push_metrics
+
             push_metrics(report, options.metrics_gateway)
         if is_bad(report, strict=strict):
             raise Failed

@@ -19,7 +19,7 @@ from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
 from prefect_linkerd.mesh.helm.installed import MARKS, MeshReleases, Part, read_mesh_releases
 from prefect_linkerd.mesh.helm.ownership import Owner, owner_of, owner_of_release
 from prefect_linkerd.mesh.helm.records import Release, Revision, deployed, read_releases
-from prefect_linkerd.mesh.helm.values import Values
+from prefect_linkerd.mesh.helm.values import Values, text_at
 from prefect_linkerd.mesh.identity.certificate_anchor import (
     TRUST_MANAGER,
     CertificateAnchor,
@@ -306,7 +306,7 @@ def _config(snapshot: AdoptionSnapshot) -> tuple[dict[str, Any], list[str]]:
     for key in ("access", "charts"):
         if given := getattr(base, key).model_dump(mode="json", exclude_defaults=True):
             found[key] = given
-    lifetime = _HOURS.match(_text_at(user, "identity", "issuer", "issuanceLifetime"))
+    lifetime = _HOURS.match(text_at(user, "identity", "issuer", "issuanceLifetime"))
     if lifetime is not None:
         found["lifetimes"] = {"leaf_hours": int(lifetime[1])}
     if _is_cert_managers(snapshot):
@@ -359,13 +359,6 @@ def _own_values(user: Values, defaults: Values, left_out: list[str], part: str) 
         found = _without(found, path)
     found = _without_keys(found, left_out, part)
     return _differing(found, defaults)
-
-
-def _text_at(values: Mapping[str, Any], *path: str) -> str:
-    found: Any = values
-    for key in path:
-        found = cast("Mapping[str, Any]", found).get(key) if isinstance(found, Mapping) else None
-    return str(found or "")
 
 
 def _without(values: Mapping[str, Any], path: Sequence[str]) -> Values:
@@ -481,7 +474,7 @@ def _outlook(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[
     issuer = [*_issuer_refused(snapshot, refused)]
     # A release that declares no anchors is not written where cert-manager makes them.
     user, _ = _values(snapshot, _control_plane(snapshot))
-    is_apart = isinstance(snapshot.anchor, CertificateAnchor) and not _text_at(user, *ANCHORS)
+    is_apart = isinstance(snapshot.anchor, CertificateAnchor) and not text_at(user, *ANCHORS)
     anchor = [*(_unknown_version(config) if is_apart else refused), *_anchor_refused(snapshot)]
     if not _has_key(snapshot):
         issuer.append("the private key of the trust anchor is needed")
@@ -540,7 +533,7 @@ def _bundle_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
     """Why a trust bundle that the release leaves to somebody else may not be written."""
     user, _ = _values(snapshot, _control_plane(snapshot))
     owner = snapshot.roots_owner
-    if owner is None or not _text_at(user, "identity", "externalCA"):
+    if owner is None or not text_at(user, "identity", "externalCA"):
         return
     if owner.by == "trust-manager":
         owner = snapshot.bundle_owner

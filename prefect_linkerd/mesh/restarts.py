@@ -36,6 +36,7 @@ from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.errors import ApiError, NotReady
 from prefect_linkerd.mesh.install.injection import PROXY_VERSION, restart
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.kubernetes.rollout import (
@@ -318,6 +319,7 @@ def _fits(
 # Reading
 
 
+@paused_collector()
 def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
     """Reads every meshed pod of a control plane, the workloads of their namespaces and budgets.
 

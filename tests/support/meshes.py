@@ -46,6 +46,8 @@ from tests.support.shared import require_version
 
 PASSPHRASE = SecretStr("correct horse battery staple")
 FAST = RotationOptions(restarts=RestartPolicy(batch_size=100), load_seconds=20, lease_seconds=3)
+# Certificates that live for six seconds and what clocks may differ by: renewed after 18 seconds.
+GENTLE = FAST.model_copy(update={"pace": "gentle", "leaf_minutes": 0.1})
 
 
 def quiet(_ready: int, _wanted: int, _text: str) -> None:

@@ -15,7 +15,13 @@ import durationpy
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.renewal import overdue
 from prefect_linkerd.mesh.errors import MeshError
-from prefect_linkerd.mesh.identity.certificate_anchor import AnchorOwner, issued_by, lacks, renewals
+from prefect_linkerd.mesh.identity.certificate_anchor import (
+    AnchorOwner,
+    anchors_in,
+    issued_by,
+    lacks,
+    renewals,
+)
 from prefect_linkerd.mesh.identity.issuer import ready_condition
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TRUST_ROOTS
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
@@ -28,6 +34,9 @@ SOON = timedelta(days=30)
 """What a certificate should have left; at least a third of its life, where that is less."""
 
 TAKE_OVER = "Run rotate_anchor, which takes over from there."
+
+ANCHOR_OVERDUE = "pl-anchor-overdue"
+"""The check that an automation answers with the last round of a gentle rotation."""
 
 certificates = Category[Snapshot]("pl-certificates", "beyond")
 
@@ -182,6 +191,58 @@ def rotation_open(snapshot: Snapshot) -> Problems:
     if record is not None and record.is_open:
         text = f"the rotation that began on {record.begun} is in phase {record.phase}"
         yield Problem(f"ConfigMap/{subject}", text, "Let it end, or run rotate_anchor again.")
+
+
+@certificates.check("pl-anchor-dropped", "no proxy trusts an anchor that was dropped", "warning")
+def anchor_dropped(snapshot: Snapshot) -> Problems:
+    namespace = snapshot.config.namespaces.linkerd
+    where = f"ConfigMap/{namespace}/{TRUST_ROOTS}"
+    found = snapshot.config_maps.get(f"{namespace}/{RECORD}")
+    record = record_of(found) if found is not None else None
+    if record is not None and record.is_open:
+        raise Skip("a rotation of the trust anchor is unfinished")
+    trusted = anchors_in(snapshot.trust_bundle)
+    if not trusted:
+        raise Skip("there is no trust bundle that can be read")
+    left = _still_trusting(snapshot, trusted)
+    if not left:
+        return
+    named = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
+    text = f"{len(left)} proxies still trust an anchor that it does not have"
+    if record is None or not record.dropped or record.goal not in trusted:
+        yield Problem(where, f"{text}: {named}", "Restart their workloads.")
+        return
+    text += f", since {_moment(datetime.fromisoformat(record.dropped))}"
+    remedy = "They forget it when they restart; rotate_anchor with the action drop restarts them."
+    if record.drop_by:
+        text += f"; they may until {_moment(datetime.fromisoformat(record.drop_by))}"
+    yield Problem(where, f"{text}: {named}", remedy)
+
+
+@certificates.check(ANCHOR_OVERDUE, "proxies have forgotten a dropped anchor by its date")
+def anchor_overdue(snapshot: Snapshot) -> Problems:
+    namespace = snapshot.config.namespaces.linkerd
+    found = snapshot.config_maps.get(f"{namespace}/{RECORD}")
+    record = record_of(found) if found is not None else None
+    if record is None or record.is_open or not record.drop_by:
+        raise Skip("no gentle rotation has set a date")
+    until, trusted = datetime.fromisoformat(record.drop_by), anchors_in(snapshot.trust_bundle)
+    if snapshot.now < until or record.goal not in trusted:
+        return
+    left = _still_trusting(snapshot, trusted)
+    if left:
+        text = f"{len(left)} proxies still trust a dropped anchor, after {_moment(until)}"
+        remedy = "Their time is over: run rotate_anchor with the action drop."
+        yield Problem(f"ConfigMap/{namespace}/{TRUST_ROOTS}", text, remedy)
+
+
+def _still_trusting(snapshot: Snapshot, trusted: frozenset[str]) -> list[str]:
+    """The pods whose proxies trust an anchor that the bundle does not have."""
+    return [
+        pod.subject
+        for pod in snapshot.meshed
+        if pod.proxy is not None and anchors_in(pod.proxy.trust_bundle) - trusted
+    ]
 
 
 @certificates.check("pl-certificate-ready", "cert-manager's Certificates are Ready")

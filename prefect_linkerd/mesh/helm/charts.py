@@ -12,10 +12,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urljoin
 
-import httpx
 import semver
 import yaml
 from platformdirs import user_cache_path
@@ -34,6 +33,9 @@ from prefect_linkerd.mesh.linkerd.facts import (
 from prefect_linkerd.mesh.linkerd.releases import chart_version, release_of
 from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
 from prefect_linkerd.mesh.linkerd.version_range import admits
+
+if TYPE_CHECKING:
+    import httpx
 
 ChartName = Literal[LinkerdChart, "cert-manager", "traefik"]
 
@@ -503,6 +505,9 @@ def download(
     Raises:
         ChartError: there was no answer or another status; `transient` where a later try may do.
     """
+    # Only where something is downloaded: it takes long to import.
+    import httpx
+
     try:
         for attempt in Retrying(
             retry=retry_if_exception_type(httpx.TransportError),

@@ -87,7 +87,7 @@ def values_for(
         InvalidInput: a values file cannot be read.
     """
     safety = SAFETY.get(chart.name, ())
-    extra = [_without(layer, safety) for layer in load_extra_values(extra_of(chart.name, config))]
+    extra = [without(layer, safety) for layer in load_extra_values(extra_of(chart.name, config))]
     return merge(computed_values(chart, config, facts, trust_bundle=trust_bundle), *extra)
 
 
@@ -151,7 +151,7 @@ def extra_of(chart: ChartName, config: MeshConfig) -> ExtraValues:
     return cast("ExtraValues", found) if found is not None else ExtraValues()
 
 
-def _without(values: Mapping[str, Any], keys: Iterable[Key]) -> Values:
+def without(values: Mapping[str, Any], keys: Iterable[Key]) -> Values:
     """Values without some keys, and without whatever stands in the place of their parents."""
     kept = deepcopy(dict(values))
     for key in keys:
@@ -192,6 +192,14 @@ def merge(*layers: Mapping[str, Any]) -> Values:
             else:
                 merged[key] = deepcopy(cast("Any", value))
     return merged
+
+
+def text_at(values: Mapping[str, Any], *path: str) -> str:
+    """The value at a path as text; empty where there is none."""
+    found: Any = values
+    for key in path:
+        found = cast("Mapping[str, Any]", found).get(key) if isinstance(found, Mapping) else None
+    return str(found or "")
 
 
 def leaves(values: Mapping[str, Any], path: Key = ()) -> Iterator[tuple[Key, Any]]:

@@ -47,6 +47,12 @@ class RotationRecord:
     that signed the issuer when it began, `anchors` the PEM of all that take part. `signing_since`
     is the time after which every identity pod signed by the goal; `restarted` the workloads of
     each phase.
+
+    `pace` is how it goes about restarts (`rotation.pace`). A gentle one shortens the certificates'
+    lifetime to `shortened`; `lifetime` is the release's own value before, empty where it had none,
+    and `is_lengthened` says that this is put back; `short_since` is when every identity pod had it.
+    `dropped` is since when the bundle lacks every
+    anchor but the goal, `drop_by` when proxies are to lack them as well.
     """
 
     goal: str
@@ -57,6 +63,23 @@ class RotationRecord:
     signing_since: str = ""
     restarted: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     story: tuple[Chapter, ...] = ()
+    pace: str = "quick"
+    shortened: str = ""
+    lifetime: str = ""
+    is_lengthened: bool = False
+    short_since: str = ""
+    dropped: str = ""
+    drop_by: str = ""
+
+    @property
+    def is_gentle(self) -> bool:
+        """Whether proxies renew and forget by themselves, rather than by restarts."""
+        return self.pace == "gentle"
+
+    @property
+    def is_shortened(self) -> bool:
+        """Whether the certificates' lifetime has to be put back."""
+        return bool(self.shortened) and not self.is_lengthened
 
     @property
     def is_going_back(self) -> bool:

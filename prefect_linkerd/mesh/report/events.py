@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefect_linkerd.mesh.checks.certificates import ANCHOR_OVERDUE
 from prefect_linkerd.mesh.report.report import Report
 from prefect_linkerd.mesh.snapshot.expiry import Expiring
 
@@ -36,6 +37,8 @@ class Notice:
 VERDICTS = ("linkerd.mesh.healthy", "linkerd.mesh.degraded", "linkerd.mesh.failed")
 EXPIRING = "linkerd.certificate.expiring"
 
+OVERDUE = "linkerd.anchor.overdue"
+
 FAILURES = "linkerd.mesh.failures"
 """The label that says how often in a row the mesh has failed."""
 
@@ -65,6 +68,12 @@ def verdict_notice(report: Report, failures_before: int = 0) -> Notice:
         },
         {FAILURES: str(failures)},
     )
+
+
+def overdue_notices(report: Report) -> list[Notice]:
+    """`linkerd.anchor.overdue` where proxies trust a dropped anchor for longer than they may."""
+    late = any(result.check.id == ANCHOR_OVERDUE for result in report.failing)
+    return [Notice(OVERDUE, report.mesh)] if late else []
 
 
 def certificate_notices(mesh: str, due: Iterable[Expiring]) -> list[Notice]:

@@ -18,6 +18,7 @@ from prefect_linkerd.mesh.checks.check import (
 from prefect_linkerd.mesh.config.verification import Scope
 from prefect_linkerd.mesh.errors import MeshUnhealthy
 from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, expiries
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
@@ -92,6 +93,7 @@ class Report:
         return text
 
 
+@paused_collector()
 def verify(
     snapshot: Snapshot,
     categories: Sequence[Category[Snapshot]],

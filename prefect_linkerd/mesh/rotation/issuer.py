@@ -13,9 +13,10 @@ from prefect_linkerd.mesh.kubernetes.waiting import looks
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
 from prefect_linkerd.mesh.probe.counts import Outcome
+from prefect_linkerd.mesh.probe.restarting import restart_beside
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, read_record
-from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane, restart_data_plane
+from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane
 from prefect_linkerd.mesh.rotation.issuer_renewal import (
     await_reissued,
     ensure_loaded,
@@ -31,6 +32,7 @@ from prefect_linkerd.mesh.rotation.phases import is_expired
 from prefect_linkerd.mesh.rotation.preconditions import renewed_there
 from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot, read_rotation
 from prefect_linkerd.mesh.rotation.trust_bundle import require_installed, write_release
+from prefect_linkerd.mesh.traffic.watch import BatchTraffic, TrafficWatch
 
 NO_REQUESTS = Probe().outcome
 
@@ -39,7 +41,8 @@ NO_REQUESTS = Probe().outcome
 class IssuerRotation:
     """What was done: the issuer before and after, and since when identity signs with it.
 
-    `requests` are what the probe counted meanwhile.
+    `requests` are what the probe counted meanwhile, `traffic` the workloads' own requests around
+    each batch of restarts.
     """
 
     before: CertificateInfo | None
@@ -47,6 +50,7 @@ class IssuerRotation:
     since: datetime
     restarted: int
     requests: Outcome = NO_REQUESTS
+    traffic: tuple[BatchTraffic, ...] = ()
 
 
 def look_at_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> RotationSnapshot:
@@ -139,17 +143,26 @@ def rotate_issuer(
         before: the issuer as it was looked at. Where another one has taken its place since then,
             by this step's first try or by another run, that one is enough.
         probe: asks meanwhile; once identity signs with the new issuer a generation starts that has
-            certificates of it.
+            certificates of it. Where workloads are restarted, their own requests are watched too.
 
     Raises:
         InvalidInput: see `look_at_issuer`.
         NotReady: cert-manager did not issue it, or identity does not load it.
         RequestsFailed: more of the probe's requests failed than may.
+        TrafficDropped: fewer of the workloads' own requests succeed since a batch of restarts.
     """
     probe = probe or Probe()
     snapshot = look_at_issuer(mesh, ring, options)
     # A run that died may have written the new issuer already.
-    expired = options.accept_downtime or is_expired(snapshot, mesh.cluster.clock())
+    is_down = is_expired(snapshot, mesh.cluster.clock())
+    expired = options.accept_downtime or is_down
+    watch = TrafficWatch(
+        mesh.cluster,
+        max_drop=options.restarts.max_success_drop,
+        seconds=options.restarts.traffic_seconds,
+        # A mesh that is down gets no better by a stop halfway.
+        stops=not is_down,
+    )
     namespace = mesh.config.namespaces.linkerd
     claim.check()
     if _fingerprint(snapshot.issuer) != _fingerprint(before):
@@ -163,7 +176,7 @@ def rotate_issuer(
     restarted = 0
     if expired:
         mesh.cluster.wait_until(since)
-        restarted = _restart_all(mesh, options, since, on_progress)
+        restarted = _restart_all(mesh, options, since, on_progress, probe, watch)
     elif probe.asks:
         mesh.cluster.wait_until(since)
         probe.arrive("issuer")
@@ -182,7 +195,17 @@ def rotate_issuer(
         write_release(mesh, release, {}, on_progress)
     after = check_issuer_secret(secret, mesh.config, snapshot.bundle.roots, mesh.cluster.clock())
     probe.conclude("issuer")
-    return IssuerRotation(before, after, since, restarted, probe.outcome)
+    return IssuerRotation(before, after, since, restarted, probe.outcome, tuple(watch.rows))
+
+
+def why_no_probe(before: CertificateInfo | None, now: datetime) -> str:
+    """Why no probe asks while the issuer is rotated; empty where one does.
+
+    Args:
+        before: the issuer that there is.
+    """
+    is_over = before is not None and before.not_after <= now
+    return "no pod gets a certificate: the issuer has expired" if is_over else ""
 
 
 def _fingerprint(info: CertificateInfo | None) -> str:
@@ -209,7 +232,12 @@ def _reissue(mesh: Mesh, name: str, before: CertificateInfo | None) -> None:
 
 
 def _restart_all(
-    mesh: Mesh, options: RotationOptions, since: datetime, on_progress: OnProgress
+    mesh: Mesh,
+    options: RotationOptions,
+    since: datetime,
+    on_progress: OnProgress,
+    probe: Probe,
+    watch: TrafficWatch,
 ) -> int:
     """Recreates every proxy that started before identity could sign again."""
     namespace = mesh.config.namespaces.linkerd
@@ -219,7 +247,10 @@ def _restart_all(
 
     plane = read_data_plane(mesh.cluster, namespace)
     tolerated = frozenset(t.workload for t in plane.targets.values() if not t.is_complete)
-    done = restart_data_plane(
+    watch.phase = "issuer"
+    done = restart_beside(
+        probe,
+        "issuer",
         mesh.cluster,
         lambda: read_data_plane(mesh.cluster, namespace),
         judge,
@@ -227,5 +258,6 @@ def _restart_all(
         timeout=mesh.config.timeout_seconds,
         on_progress=on_progress,
         tolerated=tolerated,
+        watch=watch,
     )
     return len(done.workloads)

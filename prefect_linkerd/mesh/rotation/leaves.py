@@ -32,26 +32,60 @@ _EXPIRATION = re.compile(r"^(?:control_)?identity_cert_expiration_timestamp_seco
 _REFRESHED = re.compile(r"^(?:control_)?identity_cert_refresh_timestamp_seconds\s+(\S+)", re.M)
 
 
-def issued_at(metrics: str, lifetime: timedelta) -> datetime | None:
+@dataclass(frozen=True)
+class LeafLifetimes:
+    """How long the identity service lets leaves live: every lifetime that a running one may have.
+
+    `skew` is what it adds at their end for clocks that differ.
+    """
+
+    spans: frozenset[timedelta]
+    skew: timedelta = CLOCK_SKEW_ALLOWANCE
+
+    def issued(self, expiry: datetime, started: datetime | None, now: datetime) -> datetime | None:
+        """When a leaf was issued that ends then, by the identity service's clock.
+
+        The earliest time that fits: not before its proxy started, and not in the future. None
+        where none fits.
+        """
+        first = started - MARGIN if started is not None else datetime.min.replace(tzinfo=UTC)
+        found = (expiry - span - self.skew for span in self.spans)
+        return min((at for at in found if first <= at <= now + MARGIN), default=None)
+
+
+def issued_at(
+    metrics: str, lifetimes: LeafLifetimes, started: datetime | None, now: datetime
+) -> datetime | None:
     """When a proxy's certificate was issued, by its metrics; never later than it really was.
+
+    By the proxy's own clock where it says so, by that of the identity service as well: the earlier
+    one counts, so that a single node whose clock is ahead proves nothing. A certificate that is
+    cut short by its issuer's end counts as older.
 
     Args:
         metrics: what the proxy's admin port answers, in Prometheus' text format.
-        lifetime: how long leaves live. One that ends sooner, with its issuer, counts as older.
+        started: when its pod started.
     """
-    for pattern, age in ((_REFRESHED, timedelta()), (_EXPIRATION, lifetime + CLOCK_SKEW_ALLOWANCE)):
-        if found := pattern.search(metrics):
-            try:
-                moment = datetime.fromtimestamp(float(found[1]), UTC)
-            except (ValueError, OverflowError, OSError):
-                continue
-            if moment > datetime.fromtimestamp(0, UTC):
-                return moment - age
-    return None
+    expiry, refreshed = _moment(_EXPIRATION, metrics), _moment(_REFRESHED, metrics)
+    issued = lifetimes.issued(expiry, started, now) if expiry is not None else None
+    return min((at for at in (issued, refreshed) if at is not None), default=None)
 
 
-def read_issued(cluster: Cluster, pods: Sequence[Pod], lifetime: timedelta) -> dict[str, datetime]:
+def _moment(pattern: re.Pattern[str], metrics: str) -> datetime | None:
+    if not (found := pattern.search(metrics)):
+        return None
+    try:
+        moment = datetime.fromtimestamp(float(found[1]), UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment if moment > datetime.fromtimestamp(0, UTC) else None
+
+
+def read_issued(
+    cluster: Cluster, pods: Sequence[Pod], lifetimes: LeafLifetimes
+) -> dict[str, datetime]:
     """When the certificates of pods were issued, by pod UID; those that can be reached."""
+    now = cluster.clock()
 
     def read(pod: Pod) -> tuple[str, datetime | None]:
         path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{ADMIN_PORT}/proxy/metrics"
@@ -59,7 +93,8 @@ def read_issued(cluster: Cluster, pods: Sequence[Pod], lifetime: timedelta) -> d
             answer, _ = cluster.request("GET", path, accept="text/plain", repeat=False)
         except ApiError:
             return pod.uid, None
-        return pod.uid, issued_at(answer.decode(errors="replace"), lifetime)
+        metrics = answer.decode(errors="replace")
+        return pod.uid, issued_at(metrics, lifetimes, pod.started, now)
 
     with ThreadPoolExecutor(READERS) as pool:
         return {uid: moment for uid, moment in pool.map(read, pods) if moment is not None}

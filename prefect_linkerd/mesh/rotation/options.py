@@ -16,7 +16,7 @@ from prefect_linkerd.mesh.config.model import (
 from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.probe.options import ProbeOptions
 
-Action = Literal["rotate", "dry_run", "abort", "recover"]
+Action = Literal["rotate", "dry_run", "abort", "recover", "drop"]
 ApprovedPhase = Literal["renew", "bundle", "spread", "switch", "drop"]
 
 
@@ -104,6 +104,30 @@ class RotationOptions(Section):
         default_factory=ProbeOptions,
         title="Probe",
         description="Requests of our own while the mesh changes.",
+    )
+    pace: Literal["auto", "gentle", "quick"] = Field(
+        default="auto",
+        title="Pace",
+        description="gentle: workloads are restarted once; then their proxies renew short-lived "
+        "certificates by themselves, and forget the old anchor whenever they restart. quick: "
+        "three rounds of restarts. auto: gentle above 300 meshed workloads.",
+    )
+    leaf_minutes: float = Field(
+        default=20,
+        ge=1,
+        le=12 * 60,
+        title="Gentle: certificates live (minutes)",
+        description="How long proxies' certificates live during a gentle rotation. They renew at "
+        "70 % of it: 20 minutes let a gentle rotation wait for 15.",
+    )
+    drop_by_hours: float | None = Field(
+        default=None,
+        ge=0,
+        le=24 * 365,
+        title="Gentle: drop the old anchor by (hours)",
+        description="How long after a gentle rotation proxies may still trust the old anchor. "
+        "Later verify_mesh fails, and an automation restarts those that do. 0: they are "
+        "restarted before the rotation ends. Empty: no limit.",
     )
     renewal: Literal["restart", "wait"] = Field(
         default="restart",

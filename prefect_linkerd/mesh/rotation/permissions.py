@@ -72,6 +72,7 @@ def anchor_permissions(
     *,
     has_record: bool,
     anchor: CertificateAnchor | None = None,
+    is_gentle: bool = False,
 ) -> list[Permission]:
     """What `rotate_anchor` writes: also the release, the trust bundle and the anchors' keys.
 
@@ -80,6 +81,7 @@ def anchor_permissions(
         bundle: the trust bundle, which says by whom it is written.
         has_record: see `issuer_permissions`.
         anchor: where a Certificate owns it; then neither keys nor the ConfigMap are written.
+        is_gentle: whether proxies' metrics have to prove that they renewed.
     """
     linkerd = config.namespaces.linkerd
     found = issuer_permissions(config, restarted, has_record=has_record)
@@ -94,6 +96,8 @@ def anchor_permissions(
             Permission("patch", "secrets", namespace=copy.namespace, name=copy.name),
         ]
     found += _release(linkerd)
+    if is_gentle:
+        found.append(Permission("get", "pods/proxy"))
     if config.issuer == "self-signed":
         # The issuer that is kept for the way back.
         found.append(Permission("patch", "secrets", namespace=linkerd))

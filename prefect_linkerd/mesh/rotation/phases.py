@@ -7,7 +7,8 @@ phases in the same order, and does only those that are needed.
 
 The order keeps one invariant: any two running proxies can verify each other. An anchor signs
 nothing before every proxy trusts it (`spread` before `switch`), and is trusted until no proxy has a
-certificate of it (`switch` before `drop`).
+certificate of it (`switch` before `drop`). At the gentle pace (`pace`) proxies may trust an anchor
+for longer than the bundle has it, never for less long.
 
 Where a Certificate owns the anchor (`certificate_anchor`), cert-manager makes the new one, and
 from that moment signs with it whenever it renews the issuer, which it does by its own schedule
@@ -35,8 +36,8 @@ https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -112,6 +113,28 @@ PHASES: tuple[Phase, ...] = (
 )
 
 
+GENTLE: Mapping[PhaseName, Mapping[str, str]] = {
+    "bundle": {
+        "does": "Adds the new anchor to the trust bundle and shortens the lifetime of proxies' "
+        "certificates, through the control plane's Helm release.",
+        "back": "The new anchor is taken out of the bundle again, and the lifetime is put back.",
+    },
+    "switch": {
+        "does": "Signs a new issuer by the new anchor, waits until the identity service has loaded "
+        "it and until proxies have renewed, and restarts those that have not done so in time.",
+        "back": "The old anchor signs a new issuer, and proxies renew again.",
+    },
+    "drop": {
+        "does": "Takes the old anchor out of the trust bundle and puts the lifetime back. Proxies "
+        "forget the old anchor when they restart.",
+        "proof": "The bundle holds the new anchor alone, and every proxy trusts it.",
+    },
+    "done": {
+        "before": "Every running proxy trusts the new anchor and has a certificate of it.",
+    },
+}
+"""What is different at the gentle pace."""
+
 NO_WAY_BACK = "There is no way back: cert-manager signs with the new anchor from now on."
 
 CERTIFICATE_PHASES: tuple[Phase, ...] = (
@@ -181,7 +204,11 @@ SPARE = timedelta(minutes=10)
 
 
 def phases_of(snapshot: RotationSnapshot) -> tuple[Phase, ...]:
-    return PHASES if snapshot.anchor is None else CERTIFICATE_PHASES
+    if snapshot.anchor is not None:
+        return CERTIFICATE_PHASES
+    if not snapshot.is_gentle:
+        return PHASES
+    return tuple(replace(each, **GENTLE.get(each.name, {})) for each in PHASES)
 
 
 def spread_takes(snapshot: RotationSnapshot, options: RotationOptions) -> timedelta:
@@ -244,7 +271,9 @@ def next_phase(snapshot: RotationSnapshot, takes: timedelta = SPARE) -> PhaseNam
         return "spread"
     if snapshot.loaded_since is None or not all(map(snapshot.has_goals_leaf, pods)):
         return "switch"
-    if not bundle.is_only(goal) or not all(map(snapshot.trusts_goal_alone, pods)):
+    if not bundle.is_only(goal) or snapshot.is_shortened:
+        return "drop"
+    if not snapshot.is_gentle and not all(map(snapshot.trusts_goal_alone, pods)):
         return "drop"
     return "done"
 
@@ -288,7 +317,7 @@ def recovery_phase(snapshot: RotationSnapshot) -> PhaseName:
     pods = snapshot.data_plane.pods
     if snapshot.issuer_anchor != snapshot.goal:
         return "switch"
-    if not snapshot.bundle.is_only(snapshot.goal):
+    if not snapshot.bundle.is_only(snapshot.goal) or snapshot.is_shortened:
         return "bundle"
     if snapshot.loaded_since is None or not all(map(is_recovered(snapshot), pods)):
         return "spread"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from prefect_linkerd.mesh.errors import InvalidInput
@@ -21,6 +21,7 @@ from prefect_linkerd.mesh.restarts import ByHand, Needs, RestartPlan, plan_resta
 from prefect_linkerd.mesh.rotation.issuer_renewal import require_writable
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.pace import Pace, pace_of, renewal_seconds
 from prefect_linkerd.mesh.rotation.permissions import anchor_permissions, lacking, require
 from prefect_linkerd.mesh.rotation.phases import (
     NO_WAY_BACK,
@@ -37,8 +38,10 @@ from prefect_linkerd.mesh.rotation.phases import (
 from prefect_linkerd.mesh.rotation.preconditions import (
     check_new_anchor,
     nothing_to_abort,
+    nothing_to_drop,
     refuse,
     require_certificate_layout,
+    require_quick,
     require_way_back,
     troubles,
 )
@@ -55,7 +58,8 @@ class RotationPlan:
     """What a rotation would do. `restarts` is by phase; nothing of it was done.
 
     `goal` is None where a new anchor has yet to be made. `warnings` are what somebody has to know
-    who runs it, such as that an abort goes forward.
+    who runs it, such as that an abort goes forward. `costs` says what each pace costs; `seconds`
+    are those of this one, its waits included.
     """
 
     goal: CertificateInfo | None
@@ -69,6 +73,8 @@ class RotationPlan:
     record: RotationRecord | None
     phases: tuple[Phase, ...] = PHASES
     warnings: tuple[str, ...] = ()
+    pace: Pace = "quick"
+    costs: tuple[str, ...] = ()
 
     @property
     def by_hand(self) -> tuple[ByHand, ...]:
@@ -99,11 +105,17 @@ def look(
     brought = (
         brought_certificate(new.as_config(mesh.config.trust_anchor)) if new.is_brought else None
     )
-    goal = _decide_goal(record if is_open else None, brought, action)
+    if action == "drop":
+        goal = _goal_to_drop(record, brought)
+    else:
+        goal = _decide_goal(record if is_open else None, brought, action)
     snapshot = read_rotation(mesh, goal or "")
+    if action == "drop":
+        _require_left(snapshot, is_open=is_open)
     expired = is_expired(snapshot, now)
     if snapshot.anchor is not None:
         takes = spread_takes(snapshot, options)
+        require_quick(options, snapshot)
         require_certificate_layout(snapshot, new, action, takes, expired=expired)
     else:
         known = snapshot.bundle.roots + "\n" + (record.anchors if record is not None else "")
@@ -128,7 +140,9 @@ def look(
     found = tuple(troubles(snapshot, mesh.config, now))
     unsigned = not snapshot.is_chained
     refuse(mesh.config, options, action, found, expired=expired, unsigned=unsigned, is_open=is_open)
-    phase: PhaseName = "prepare"
+    pace = _pace(mesh, snapshot, options, action, record if is_open else None)
+    snapshot = replace(snapshot, is_gentle=pace == "gentle")
+    phase: PhaseName = "drop" if action == "drop" else "prepare"
     if is_open:
         phase = (
             recovery_phase(snapshot)
@@ -145,6 +159,7 @@ def look(
             snapshot.bundle,
             has_record=record is not None,
             anchor=snapshot.anchor,
+            is_gentle=pace == "gentle",
         ),
     )
     if action != "dry_run":
@@ -155,13 +170,77 @@ def look(
         issuer=snapshot.issuer,
         phase=phase,
         restarts=plans,
-        seconds=sum(plan.seconds(options.restarts) for plan in plans.values()),
+        seconds=_seconds(plans, options, pace),
         troubles=(*found, *([lacks] if lacks else [])),
         expired=expired,
         record=record,
         phases=phases_of(snapshot),
         warnings=tuple(_warnings(snapshot, action, is_open=is_open)),
+        pace=pace,
+        costs=tuple(_costs(snapshot, options)) if action != "drop" and phase == "prepare" else (),
     )
+
+
+def _pace(
+    mesh: Mesh,
+    snapshot: RotationSnapshot,
+    options: RotationOptions,
+    action: Action,
+    record: RotationRecord | None,
+) -> Pace:
+    """The pace of what is still to come.
+
+    Args:
+        record: that of a rotation that is open.
+    """
+    if action in ("recover", "drop"):
+        return "quick"
+    if record is not None and options.pace == "auto":
+        return "gentle" if record.is_gentle else "quick"
+    return pace_of(mesh.cluster, snapshot, options)
+
+
+def _goal_to_drop(record: RotationRecord | None, brought: str | None) -> str:
+    """The anchor that is to be the only one after a gentle rotation, which `drop` ends."""
+    if brought is not None:
+        raise InvalidInput(
+            "new trust anchor",
+            expected="none, as the action drop makes and uses no new anchor",
+            found="one that is provided",
+            remedy="Provide none, or run rotate_anchor without the action drop.",
+        )
+    if record is None or (record.is_open and not record.dropped):
+        raise nothing_to_drop("none" if record is None else f"one in phase {record.phase}")
+    return record.goal
+
+
+def _require_left(snapshot: RotationSnapshot, *, is_open: bool) -> None:
+    if not snapshot.bundle.is_only(snapshot.goal):
+        raise nothing_to_drop("a trust bundle that has changed since")
+    if not is_open and all(map(snapshot.trusts_goal_alone, snapshot.data_plane.pods)):
+        raise nothing_to_drop("that every proxy trusts the new anchor alone")
+
+
+def _seconds(plans: dict[PhaseName, RestartPlan], options: RotationOptions, pace: Pace) -> float:
+    restarts = sum(plan.seconds(options.restarts) for plan in plans.values())
+    return restarts + (renewal_seconds(options) if pace == "gentle" else 0)
+
+
+def _costs(snapshot: RotationSnapshot, options: RotationOptions) -> Iterator[str]:
+    """What each pace costs, for a rotation that has yet to begin."""
+    if snapshot.anchor is not None:
+        return
+    once = plan_restarts(snapshot.data_plane, lambda _: True, options.restarts)
+    minutes = once.seconds(options.restarts) / 60
+    waits = renewal_seconds(options) / 60
+    rounds = 2 if options.drop_by_hours == 0 else 1
+    yield (
+        f"gentle: {rounds * once.restarts} restarts, about {rounds * minutes + waits:.0f} minutes, "
+        f"{waits:.0f} of them to wait until proxies renew; one request to each proxy"
+    )
+    rounds = 2 if options.renewal == "wait" else 3
+    more = ", and the time until proxies renew" if options.renewal == "wait" else ""
+    yield f"quick: {rounds * once.restarts} restarts, about {rounds * minutes:.0f} minutes{more}"
 
 
 def _certificate_goal(snapshot: RotationSnapshot, *, is_open: bool) -> CertificateInfo | None:
@@ -234,7 +313,9 @@ def _plans(
     for name in names:
         if order.index(name) < order.index(phase):
             continue
-        if name == "switch" and options.renewal == "wait":
+        if name == "switch" and (options.renewal == "wait" or snapshot.is_gentle):
+            continue
+        if name == "drop" and snapshot.is_gentle and options.drop_by_hours != 0:
             continue
         plans[name] = plan(needs_restart(snapshot, name) if name == phase else everything)
     return plans

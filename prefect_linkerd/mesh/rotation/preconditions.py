@@ -102,6 +102,20 @@ def renewed_there(anchor: CertificateAnchor) -> str:
     )
 
 
+def require_quick(options: RotationOptions, snapshot: RotationSnapshot) -> None:
+    """Raises where a gentle pace is asked for and cert-manager makes the anchor.
+
+    A shorter lifetime restarts identity, which has to wait until every proxy trusts the new anchor.
+    """
+    if options.pace == "gentle" and snapshot.anchor is not None:
+        raise InvalidInput(
+            "pace",
+            expected=f"quick, as cert-manager makes the anchor of {snapshot.anchor.anchor.subject}",
+            found="gentle",
+            remedy="Set pace to quick or auto.",
+        )
+
+
 def require_certificate_layout(
     snapshot: RotationSnapshot,
     new: NewAnchor,
@@ -182,6 +196,15 @@ def nothing_to_abort() -> InvalidInput:
         "abort",
         expected="a rotation that has begun and not ended",
         found="none",
+        remedy="Leave the mesh as it is, or run rotate_anchor to begin a rotation.",
+    )
+
+
+def nothing_to_drop(found: str = "no rotation") -> InvalidInput:
+    return InvalidInput(
+        "drop",
+        expected="a gentle rotation that has ended, with proxies that still trust the old anchor",
+        found=found,
         remedy="Leave the mesh as it is, or run rotate_anchor to begin a rotation.",
     )
 

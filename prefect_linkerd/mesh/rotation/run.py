@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import durationpy
+
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotReady
+from prefect_linkerd.mesh.helm.values import text_at
 from prefect_linkerd.mesh.identity.certificate_anchor import (
     CertificateAnchor,
     anchors_in,
@@ -72,6 +75,14 @@ from prefect_linkerd.mesh.rotation.issuer_renewal import (
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.leaves import read_issued
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.pace import (
+    LIFETIME,
+    LeafTimes,
+    leaf_times,
+    lengthened,
+    pace_of,
+    with_lifetime,
+)
 from prefect_linkerd.mesh.rotation.phases import (
     NO_WAY_BACK,
     PhaseName,
@@ -90,6 +101,7 @@ from prefect_linkerd.mesh.rotation.plan import unwell
 from prefect_linkerd.mesh.rotation.preconditions import (
     check_new_anchor,
     nothing_to_abort,
+    nothing_to_drop,
     require_certificate_layout,
 )
 from prefect_linkerd.mesh.rotation.snapshot import (
@@ -99,6 +111,7 @@ from prefect_linkerd.mesh.rotation.snapshot import (
     read_rotation,
 )
 from prefect_linkerd.mesh.rotation.trust_bundle import (
+    Change,
     await_roots,
     declare,
     only,
@@ -140,6 +153,7 @@ class Rotation:
         self._claim = claim
         self._options = options
         self.probe = Probe()
+        self._issued: dict[str, datetime] = {}
         self._watch = TrafficWatch(
             mesh.cluster,
             max_drop=options.restarts.max_success_drop,
@@ -221,15 +235,23 @@ class Rotation:
         record = self._claim.record
         now = self._mesh.cluster.clock()
         if record is not None and record.is_open:
+            pace = "quick" if action == "drop" else self._options.pace
+            if pace not in ("auto", record.pace):
+                record = self._claim.save(replace(record, pace=pace))
+                self._claim.tell(record.phase, f"The pace is {pace} from here on.")
             if action == "abort" and not record.is_going_back:
                 if self._has_no_way_back():
                     self._claim.tell(record.phase, f"Abort: {NO_WAY_BACK}")
                     return self.record
-                record = self._claim.save(replace(record, goal=record.origin, signing_since=""))
+                record = replace(self.record, goal=record.origin, signing_since="", dropped="")
+                record = replace(record, drop_by="")
+                record = self._claim.save(record)
                 self._claim.tell(record.phase, "Aborted: the old anchor is the goal again.")
             return self.record
         if action == "abort":
             raise nothing_to_abort()
+        if action == "drop":
+            return self._begin_to_drop(record)
         snapshot = read_rotation(self._mesh, "")
         if snapshot.anchor is not None:
             return self._begin_with(snapshot, snapshot.anchor, new, action)
@@ -251,9 +273,20 @@ class Rotation:
                 anchors=join_bundle([roots, info.pem]),
                 phase="prepare",
                 begun=now.isoformat(timespec="seconds"),
+                pace="quick"
+                if action == "recover"
+                else pace_of(self._mesh.cluster, snapshot, self._options),
             )
         )
         self._claim.tell("prepare", f"To {info.subject}, sha256 {info.fingerprint}.")
+        return self.record
+
+    def _begin_to_drop(self, record: RotationRecord | None) -> RotationRecord:
+        """Opens a gentle rotation again, for its last round of restarts."""
+        if record is None:
+            raise nothing_to_drop()
+        self._claim.save(replace(record, phase="drop", pace="quick"))
+        self._claim.tell("drop", "What still trusts the old anchor is restarted.")
         return self.record
 
     def _has_no_way_back(self) -> bool:
@@ -398,10 +431,42 @@ class Rotation:
         if snapshot.anchor is not None:
             self._bundle_of_secrets(snapshot, snapshot.anchor)
             return
-        roots = self.read().bundle.roots
-        wanted = with_anchor(roots, anchor_of(record, record.goal).pem)
-        self._write(wanted, on_progress)
+        if record.is_gentle:
+            record = self._note_lifetime(snapshot)
+        wanted = with_anchor(snapshot.bundle.roots, anchor_of(record, record.goal).pem)
+        shortened = record.shortened if record.is_shortened else ""
+        self._write(
+            wanted,
+            on_progress,
+            lambda values: with_lifetime(values, shortened) if shortened else dict(values),
+        )
         self._claim.tell("bundle", f"{len(read_certificates(wanted, 'bundle'))} anchors trusted.")
+        if shortened:
+            since = self._mesh.cluster.clock().isoformat()
+            self._claim.save(replace(self.record, short_since=since))
+            self._claim.tell("bundle", f"Proxies' certificates live {shortened} from now on.")
+
+    def _note_lifetime(self, snapshot: RotationSnapshot) -> RotationRecord:
+        """Writes down the certificates' lifetime before it is shortened, to put it back."""
+        record = self.record
+        wanted = timedelta(minutes=self._options.leaf_minutes)
+        if record.is_shortened or self._leaf_times(snapshot).span <= wanted:
+            return record
+        release = snapshot.bundle.release
+        return self._claim.save(
+            replace(
+                record,
+                shortened=durationpy.to_str(wanted),
+                lifetime=text_at(release.values or {}, *LIFETIME) if release is not None else "",
+                is_lengthened=False,
+                short_since="",
+            )
+        )
+
+    def _leaf_times(self, snapshot: RotationSnapshot) -> LeafTimes:
+        release = snapshot.bundle.release
+        values = release.values if release is not None else None
+        return leaf_times(values or {}, self._mesh.control_plane_chart.defaults)
 
     def _bundle_of_secrets(self, snapshot: RotationSnapshot, anchor: CertificateAnchor) -> None:
         """Every anchor of the rotation, by the two Secrets that the Bundle reads."""
@@ -433,11 +498,29 @@ class Rotation:
         await_rollouts(
             self._mesh.cluster, [identity], self._mesh.config.timeout_seconds, on_progress
         )
-        self._write(wanted, on_progress)
+        self._write_alone(wanted, on_progress)
         self._claim.tell("bundle", "The new anchor alone is trusted.")
 
-    def _write(self, wanted: str, on_progress: OnProgress) -> None:
-        write_trust_bundle(self._mesh, wanted, on_progress)
+    def _write_alone(self, wanted: str, on_progress: OnProgress) -> None:
+        """The bundle without the old anchor, and the lifetime that certificates had before."""
+        record = self.record
+        self._write(wanted, on_progress, lambda values: lengthened(values, record))
+        now = self._mesh.cluster.clock()
+        hours = self._options.drop_by_hours
+        until = now + timedelta(hours=hours) if hours is not None else None
+        self._claim.save(
+            replace(
+                self.record,
+                is_lengthened=True,
+                dropped=record.dropped or now.isoformat(),
+                drop_by=record.drop_by or (until.isoformat() if until is not None else ""),
+                # Without time to forget it by themselves, they are restarted.
+                pace="quick" if hours == 0 else record.pace,
+            )
+        )
+
+    def _write(self, wanted: str, on_progress: OnProgress, change: Change = dict) -> None:
+        write_trust_bundle(self._mesh, wanted, on_progress, change)
 
     # spread
 
@@ -463,7 +546,9 @@ class Rotation:
         if snapshot.issuer_anchor != self.record.goal:
             self.issue()
         self.await_load(on_progress)
-        if self._options.renewal == "restart":
+        if self.record.is_gentle:
+            self._renew_gently(on_progress)
+        elif self._options.renewal == "restart":
             self._restart("switch", on_progress)
         else:
             self._await_renewal(on_progress)
@@ -543,6 +628,71 @@ class Rotation:
             self._claim.tell("switch", f"Identity signs by it since {since:%H:%M:%S} UTC.")
         self._wait_until(since)
 
+    def _renew_gently(self, on_progress: OnProgress) -> None:
+        """Waits until proxies have renewed by themselves; restarts those that do not in time."""
+        times = self._leaf_times(self.read())
+        is_short = times.is_short(self._options, self.record)
+        if is_short:
+            self._restart_early_ones(on_progress)
+        # New proxies with certificates of the new issuer ask those that have yet to renew.
+        self._next_generation("switch")
+        if is_short:
+            late = self._await_renewals(times, on_progress)
+        else:
+            # Somebody has put the lifetime back, or it was never shortened.
+            late = list(unproven(self._with_issued(self.read()), "switch"))
+        if late:
+            named = ", ".join(pod.subject for pod in late[:5]) + (", …" if len(late) > 5 else "")
+            text = f"{len(late)} proxies have not renewed by themselves and are restarted: {named}."
+            self._claim.tell("switch", text)
+            self._restart("switch", on_progress)
+        else:
+            self._prove("switch")
+        if self.probe.asks:
+            self.probe.leave("switch")
+
+    def _restart_early_ones(self, on_progress: OnProgress) -> None:
+        """Restarts what started while Helm still replaced identity: most of the control plane.
+
+        The old identity pod may have given it a certificate of the long lifetime.
+        """
+        if not self.record.short_since:
+            return
+        since = datetime.fromisoformat(self.record.short_since)
+
+        def judge(plane: DataPlane) -> Needs:
+            unproven_one = needs_restart(self.read(plane), "switch")
+            return lambda pod: unproven_one(pod) and (pod.started is None or pod.started < since)
+
+        tolerated = unwell(self.read()) if self._options.allow_unhealthy else frozenset[Workload]()
+        self._restart_all("switch", judge, on_progress, tolerated)
+
+    def _await_renewals(self, times: LeafTimes, on_progress: OnProgress) -> list[Pod]:
+        """Those that have not renewed by the time when every proxy should have."""
+        now, begin = self._mesh.cluster.clock(), time.monotonic()
+        due = (self.record.since() or now) + times.renewal
+        wait = (due - now).total_seconds()
+        snapshot = self.read()
+        total = len(snapshot.data_plane.pods)
+        while True:
+            passed = time.monotonic() - begin
+            self._claim.check()
+            self.probe.check("switch, while proxies renew")
+            if passed < wait:
+                on_progress(0, total, f"proxies renew by themselves until {due:%H:%M:%S} UTC")
+                time.sleep(min(5.0, wait - passed + 0.1))
+                continue
+            snapshot = self._with_issued(self.read())
+            total, late = len(snapshot.data_plane.pods), list(unproven(snapshot, "switch"))
+            on_progress(total - len(late), total, "waiting for proxies to renew")
+            if not late or passed > wait + times.grace.total_seconds():
+                return late
+            time.sleep(2.0)
+
+    def _next_generation(self, phase: str) -> None:
+        if self.probe.asks:
+            self.probe.arrive(phase)
+
     def _await_renewal(self, on_progress: OnProgress) -> None:
         """Waits until every proxy has renewed its certificate by itself."""
         lifetime = timedelta(hours=self._mesh.config.lifetimes.leaf_hours)
@@ -561,9 +711,13 @@ class Rotation:
             time.sleep(min(30.0, lifetime.total_seconds() / 100))
 
     def _with_issued(self, snapshot: RotationSnapshot) -> RotationSnapshot:
-        lifetime = timedelta(hours=self._mesh.config.lifetimes.leaf_hours)
+        """With the times of the certificates whose pods started too early; each is proven once."""
+        snapshot = replace(snapshot, issued=self._issued)
         left = list(unproven(snapshot, "switch"))
-        return replace(snapshot, issued=read_issued(self._mesh.cluster, left, lifetime))
+        if left and snapshot.loaded_since is not None:
+            lifetimes = self._leaf_times(snapshot).lifetimes(self._claim.record)
+            self._issued |= read_issued(self._mesh.cluster, left, lifetimes)
+        return replace(snapshot, issued=dict(self._issued))
 
     # drop
 
@@ -579,12 +733,22 @@ class Rotation:
                 remedy="Run again.",
             )
         self._claim.check()
+        if self.record.since() is None and snapshot.loaded_since is not None:
+            # Identity restarts now, which would make every older certificate look like an old one.
+            since = snapshot.loaded_since.isoformat()
+            self._claim.save(replace(self.record, signing_since=since))
         if snapshot.anchor is not None:
             self._drop_copy(snapshot.anchor, on_progress)
         else:
-            self._write(only(self.record.anchors, self.record.goal), on_progress)
+            self._write_alone(only(self.record.anchors, self.record.goal), on_progress)
         self._claim.tell("drop", "The trust bundle holds one anchor.")
-        self._restart("drop", on_progress)
+        if not self.record.is_gentle:
+            self._restart("drop", on_progress)
+            return
+        # New proxies that trust the new anchor alone ask those that trust both.
+        self._next_generation("drop")
+        if self.probe.asks:
+            self.probe.leave("drop")
 
     def _drop_copy(self, anchor: CertificateAnchor, on_progress: OnProgress) -> None:
         goal = self.record.goal
@@ -651,6 +815,9 @@ class Rotation:
             self._ring.settle(self.record.goal)
             self._mesh.cluster.delete("v1", "Secret", PREVIOUS_ISSUER, namespace)
         self._claim.tell("done", "The mesh has one anchor, and everything is of it.")
+        if left := [p for p in snapshot.data_plane.pods if not snapshot.trusts_goal_alone(p)]:
+            text = f"{len(left)} proxies trust the old anchor as well, until they restart."
+            self._claim.tell("done", text)
         if self.probe.asks:
             self._claim.tell("done", f"Probe of this run: {self.probe.outcome.sentence}.")
         return snapshot
@@ -678,7 +845,10 @@ class Rotation:
         tolerated = unwell(snapshot) if self._options.allow_unhealthy else frozenset[Workload]()
 
         def judge(plane: DataPlane) -> Needs:
-            needs = needs_restart(self.read(plane), phase)
+            snapshot = self.read(plane)
+            if phase == "switch" and self.record.is_gentle:
+                snapshot = self._with_issued(snapshot)
+            needs = needs_restart(snapshot, phase)
             left_out = {pod.uid for pod in identity_pods(plane)} if but_identity else set[str]()
             return lambda pod: pod.uid not in left_out and needs(pod)
 

@@ -41,6 +41,8 @@ class RotationSnapshot:
     Where a Certificate owns the anchor there is `anchor`, and `goal` is empty while cert-manager
     has not made the new one. `origin` is the anchor that there was, `participants` are all anchors
     of the rotation by its record, and `pool` is the PEM of every anchor that was found anywhere.
+
+    `is_gentle` and `is_shortened` are those of the record of a rotation that is open.
     """
 
     goal: str
@@ -55,6 +57,8 @@ class RotationSnapshot:
     origin: str = ""
     participants: frozenset[str] = frozenset()
     pool: str = ""
+    is_gentle: bool = False
+    is_shortened: bool = False
 
     @property
     def is_chained(self) -> bool:
@@ -188,6 +192,8 @@ def read_rotation(mesh: Mesh, goal: str, data_plane: DataPlane | None = None) ->
         if record is not None and record.is_open
         else frozenset(),
         pool=pool,
+        is_gentle=record is not None and record.is_open and record.is_gentle,
+        is_shortened=record is not None and record.is_open and record.is_shortened,
     )
 
 

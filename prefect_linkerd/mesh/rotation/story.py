@@ -20,7 +20,10 @@ def plan_markdown(mesh: str, plan: RotationPlan) -> str:
     lines += [f"- issuer: {_named(plan.issuer)}" if plan.issuer else "- issuer: none"]
     lines += [f"- new anchor: {_named(plan.goal)}" if plan.goal else "- new anchor: will be made"]
     lines += [f"- {warning}" for warning in plan.warnings]
-    lines += [f"- next phase: {plan.phase}", f"- about {plan.seconds / 60:.0f} minutes", ""]
+    lines += [f"- next phase: {plan.phase}", f"- pace: {plan.pace}"]
+    lines += [f"- about {plan.seconds / 60:.0f} minutes", ""]
+    if plan.costs:
+        lines += ["What each pace costs:", "", *(f"- {cost}" for cost in plan.costs), ""]
     if plan.expired:
         lines += ["**The mesh's identity has ended: only a recovery, with downtime, helps.**", ""]
     lines += ["| phase | before | does | proof | the way back |", "|---|---|---|---|---|"]
@@ -89,6 +92,7 @@ def issuer_markdown(mesh: str, done: IssuerRotation) -> str:
         f"- after: {_named(done.after)}",
         f"- identity signs with it since {done.since:%Y-%m-%d %H:%M:%S} UTC",
         f"- workloads restarted: {done.restarted}",
+        *_listed("Requests", list(map(str, done.traffic))),
         *done.requests.markdown(),
     ]
     return "\n".join(lines) + "\n"

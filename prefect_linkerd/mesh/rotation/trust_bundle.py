@@ -10,7 +10,7 @@ Certificate owns the anchor, a value that was never given stays away.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, cast
@@ -43,6 +43,8 @@ from prefect_linkerd.mesh.pki.certificates import fingerprints, join_bundle, rea
 from prefect_linkerd.mesh.rotation.leaves import MARGIN
 
 VALUE = "identityTrustAnchorsPEM"
+
+Change = Callable[[Values], Values]
 
 Owner = Literal["release", "config-map", "trust-manager", "certificate"]
 """Who says what the bundle holds; the last two by trust-manager's Bundle, and `certificate` by the
@@ -160,11 +162,14 @@ def _owner(roots: Object | None, values: Mapping[str, Any]) -> Owner:
     return "trust-manager" if is_bundle else "config-map"
 
 
-def write_trust_bundle(mesh: Mesh, wanted: str, on_progress: OnProgress | None = None) -> None:
+def write_trust_bundle(
+    mesh: Mesh, wanted: str, on_progress: OnProgress | None = None, change: Change = dict
+) -> None:
     """Brings the trust bundle to the wanted anchors, wherever it is kept; nothing where it is so.
 
     Args:
         wanted: the PEM of every anchor.
+        change: makes of the release's values those that it is to have beside the bundle.
 
     Raises:
         ReleaseError: the release could not be upgraded.
@@ -182,7 +187,7 @@ def write_trust_bundle(mesh: Mesh, wanted: str, on_progress: OnProgress | None =
     release = bundle.release
     if release is None:
         raise _no_release(mesh.config, bundle.driver)
-    write_release(mesh, release, {VALUE: wanted}, on_progress)
+    write_release(mesh, release, {VALUE: wanted}, on_progress, change)
     await_roots(mesh, fingerprints(wanted, "trust bundle"))
 
 
@@ -191,6 +196,7 @@ def write_release(
     release: Release,
     changed: Values,
     on_progress: OnProgress | None = None,
+    change: Change = dict,
 ) -> None:
     """Changes some values of the control plane's release; nothing where they are so.
 
@@ -199,7 +205,8 @@ def write_release(
     Raises:
         ReleaseError: the release could not be upgraded.
     """
-    values = with_kept(mesh, mesh.control_plane_chart, merge(release.values or {}, changed))
+    values = merge(change(release.values or {}), changed)
+    values = with_kept(mesh, mesh.control_plane_chart, values)
     mesh.helm.reconcile(
         DesiredRelease(
             release.name,

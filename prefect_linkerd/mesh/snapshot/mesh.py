@@ -35,6 +35,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 from prefect_linkerd.mesh.install.injection import PROXY
 from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 from prefect_linkerd.mesh.kubernetes.manifests import read_yaml
 from prefect_linkerd.mesh.kubernetes.nodes import is_ready, runs_containers
 from prefect_linkerd.mesh.kubernetes.objects import Workload
@@ -389,6 +390,7 @@ class Snapshot:
         return tuple(pod for pod in self.pods if pod.namespace == namespace)
 
 
+@paused_collector()
 def read_snapshot(
     mesh: Mesh,
     *,

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from prefect_linkerd.mesh.errors import ApiError, MeshError
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 
@@ -101,6 +99,9 @@ def parse_proxy_metrics(text: str) -> ProxyMetrics:
     """
     succeeded = failed = 0.0
     ends: float | None = None
+    # Not at the top: most runs need none of it.
+    from prometheus_client.parser import text_string_to_metric_families
+
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "response_total" and sample.labels.get("direction") == "inbound":

@@ -16,8 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.snapshot.mesh import Pod
@@ -84,6 +82,9 @@ def parse_counters(text: str) -> Counters:
     lines = [line for line in text.splitlines() if line.startswith(COUNTER + "{")]
     inbound, outbound = NOTHING, defaultdict[str, Responses](Responses)
     clients = defaultdict[str, float](float)
+    # Not at the top: most runs need none of it.
+    from prometheus_client.parser import text_string_to_metric_families
+
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
             labels = sample.labels

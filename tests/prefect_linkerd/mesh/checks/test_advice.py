@@ -7,16 +7,21 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from prefect_linkerd.mesh.checks.certificates import certificates
 from prefect_linkerd.mesh.checks.check import CheckResult
 from prefect_linkerd.mesh.checks.existence import parse_network
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.pki.certificates import fingerprints
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationRecord
+from prefect_linkerd.mesh.report.events import overdue_notices
+from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 from tests.prefect_linkerd.mesh.checks.test_judges import judge, pod
 from tests.prefect_linkerd.mesh.checks.test_judges_beyond import CRDS, ROOT, issuer
+from tests.prefect_linkerd.mesh.checks.test_judges_beyond import pod as bundled
 from tests.support.advice import advice, follows, follows_each
 from tests.support.certificates import NOW, make
 from tests.support.snapshots import empty_snapshot
@@ -168,6 +173,47 @@ def test_advice_about_a_rotation_that_is_open() -> None:
 
     assert advised("spread") == ["Let it end, or run rotate_anchor again."]
     assert advised("done") == []
+
+
+@follows(
+    "They forget it when they restart; rotate_anchor with the action drop restarts them.",
+    "Their time is over: run rotate_anchor with the action drop.",
+    "Restart their workloads.",
+)
+def test_advice_about_proxies_that_trust_a_dropped_anchor() -> None:
+    goal = next(iter(fingerprints(ROOT.pem, "anchor")))
+    record = RotationRecord(goal, "old", ROOT.pem, "done", "", dropped="2026-05-03T12:00:00+00:00")
+
+    def snapshot_of(record: RotationRecord, bundle: str) -> Snapshot:
+        found = {f"linkerd/{RECORD}": {"data": {"rotation": json.dumps(asdict(record))}}}
+        pods = (bundled(bundle=bundle),)
+        return empty_snapshot(config_maps=found, trust_bundle=ROOT.pem, pods=pods)
+
+    def said(record: RotationRecord, bundle: str, check: str = "pl-anchor-dropped") -> list[str]:
+        snapshot = snapshot_of(record, bundle)
+        return [str(problem) for problem in result(snapshot, check).problems]
+
+    both = ROOT.pem + OTHER.pem
+    [left] = said(record, both)
+    assert "1 proxies still trust" in left
+    assert "since 2026-05-03 12:00 UTC" in left
+    assert left.endswith("rotate_anchor with the action drop restarts them.")
+    # tests/prefect_linkerd/mesh/rotation/test_killed.py runs that.
+    assert said(record, ROOT.pem) == []
+    overdue = "pl-anchor-overdue"
+    early, over = f"{NOW + timedelta(hours=1)}", f"{NOW - timedelta(hours=1)}"
+    [late] = said(replace(record, drop_by=over), both, overdue)
+    assert late.endswith("Their time is over: run rotate_anchor with the action drop.")
+    for bundle, events in ((both, ["linkerd.anchor.overdue"]), (ROOT.pem, [])):
+        snapshot = snapshot_of(replace(record, drop_by=over), bundle)
+        report = verify(snapshot, [certificates], ["beyond"])
+        assert [notice.event for notice in overdue_notices(report)] == events
+    assert "they may until" in said(replace(record, drop_by=early), both)[0]
+    for fine in ((early, both), (over, ROOT.pem), ("", both)):
+        assert said(replace(record, drop_by=fine[0]), fine[1], overdue) == []
+    [other] = said(replace(record, goal="another"), both)
+    assert other.endswith("Restart their workloads.")
+    assert said(replace(record, phase="spread"), both) == []
 
 
 FLUX = {"helm.toolkit.fluxcd.io/name": "linkerd", "helm.toolkit.fluxcd.io/namespace": "flux"}

@@ -2,9 +2,10 @@
 
     python -m tests.mesh.rotation.run_rotation KUBECONFIG MESH.json HELM ACTION [PLACE]
 
-A place is `METHOD TEXT COUNT [PHASE]`: right after the COUNTth request of that method whose path
-has the text in it, in that phase by the record of the rotation. Or it is `tell TEXT PHASE`: right
-after the story has that word in that phase. Or it is `helm`: a second into the first Helm upgrade.
+An action may be followed by the pace, as in `rotate:gentle`. A place is `METHOD TEXT
+COUNT [PHASE]`: right after the COUNTth request of that method whose path has it, in that phase
+by the record of the rotation. Or it is `tell TEXT PHASE`: right after the story has that word in
+that phase. Or it is `helm`: a second into the first Helm upgrade.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.records.rotation import RotationClaim, read_record
 from prefect_linkerd.mesh.records.rotation import RotationRecord as Record
-from tests.support.meshes import rotate
+from tests.support.meshes import FAST, GENTLE, rotate
 
 
 def die() -> None:
@@ -86,7 +87,10 @@ def main() -> None:
         record = read_record(cluster, config.namespaces.linkerd)
         kill_at(place[0], record.phase if record is not None else "")
     owner = f"process {os.getpid()}"
-    print(json.dumps(rotate(cluster, config, helm, action=action, owner=owner)))  # type: ignore[arg-type]
+    kind, _, pace = action.partition(":")
+    options = GENTLE if pace else FAST
+    done = rotate(cluster, config, helm, options=options, action=kind, owner=owner)  # type: ignore[arg-type]
+    print(json.dumps(done))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,13 +27,16 @@ from prefect_linkerd.mesh.pki.certificates import (
 )
 from prefect_linkerd.mesh.records.rotation import RotationClaim, read_record
 from prefect_linkerd.mesh.restarts import read_data_plane
+from prefect_linkerd.mesh.rotation import run
 from prefect_linkerd.mesh.rotation.issuer import look_at_issuer, rotate_issuer
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
-from prefect_linkerd.mesh.rotation.leaves import read_issued
-from prefect_linkerd.mesh.rotation.options import Action, NewAnchor
+from prefect_linkerd.mesh.rotation.leaves import LeafLifetimes, read_issued
+from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.pace import LeafTimes
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks
 from prefect_linkerd.mesh.snapshot.expiry import read_expiries
+from prefect_linkerd.mesh.snapshot.mesh import Pod
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.support.certificates import NOW, Made, make, private_pem
@@ -43,6 +46,7 @@ from tests.support.identities import RBAC, bound_account
 from tests.support.invariant import Invariant, split
 from tests.support.meshes import (
     FAST,
+    GENTLE,
     add_workloads,
     configuration,
     install,
@@ -102,7 +106,11 @@ class Stopped(Exception):
 
 
 def stop_at(
-    mesh: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch, action: Action = "rotate"
+    mesh: Rotated,
+    sign: str,
+    monkeypatch: pytest.MonkeyPatch,
+    action: Action = "rotate",
+    options: RotationOptions = FAST,
 ) -> None:
     """Rotates until the story says something, and stops right there."""
     tell = RotationClaim.tell
@@ -115,14 +123,19 @@ def stop_at(
     with monkeypatch.context() as patch:
         patch.setattr(RotationClaim, "tell", stopping)
         with pytest.raises(Stopped):
-            mesh.rotate(action=action)
+            mesh.rotate(action=action, options=options)
 
 
-def goes_back(mesh: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def goes_back(
+    mesh: Rotated,
+    sign: str,
+    monkeypatch: pytest.MonkeyPatch,
+    options: RotationOptions = FAST,
+) -> list[str]:
     before = mesh.anchors()
     with Invariant(mesh.sandbox):
-        stop_at(mesh, sign, monkeypatch)
-        phases = mesh.rotate(action="abort")
+        stop_at(mesh, sign, monkeypatch, options=options)
+        phases = mesh.rotate(action="abort", options=options)
     assert mesh.anchors() == before
     assert len(before) == 1
     record = read_record(mesh.cluster, "linkerd")
@@ -134,7 +147,9 @@ def goes_back(mesh: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch) -> list
     assert fingerprints(kept.certificate, "kept") == before
     assert (ring.next.load(), ring.previous.load()) == (None, None)
     for proxy in mesh.sandbox.proxies():
-        assert fingerprints(proxy.bundle, proxy.name) == before
+        bundle = fingerprints(proxy.bundle, proxy.name)
+        # At the gentle pace nothing is restarted to forget the new anchor.
+        assert before <= bundle if options.pace == "gentle" else bundle == before
     return phases
 
 
@@ -375,6 +390,8 @@ class TestSelfSigned:
             signed.rotate()
         done = new_issuer(signed, accept_downtime=True)
         assert done.restarted == WORKLOADS + 3
+        # The control plane one by one, then the applications.
+        assert len(done.traffic) == 4
         everything_verifies(signed.sandbox)
 
     def test_an_anchor_that_has_ended_is_replaced_with_a_downtime(self, signed: Rotated) -> None:
@@ -411,11 +428,38 @@ class TestCertManager:
     def test_a_new_issuer_needs_no_restart(self, managed: Rotated) -> None:
         new_issuer_without_a_restart(managed)
 
-    @pytest.mark.parametrize("sign", ["2 anchors trusted", "Identity signs by it", "one anchor."])
+    @pytest.mark.parametrize("sign", ["2 anchors trusted", "one anchor."])
     def test_it_goes_back_from_anywhere(
         self, managed: Rotated, sign: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         goes_back(managed, sign, monkeypatch)
+
+    def test_it_goes_back_gently_and_restarts_what_does_not_renew_in_time(
+        self, managed: Rotated, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        release = read_trust_bundle(Mesh(managed.cluster, managed.config)).release
+
+        def read_others(cluster: Cluster, pods: Sequence[Pod], lifetimes: LeafLifetimes) -> Any:
+            return read_issued(
+                cluster, [p for p in pods if not p.name.startswith("app-0003-")], lifetimes
+            )
+
+        # Nobody can see whether this one has renewed.
+        monkeypatch.setattr(run, "read_issued", read_others)
+        monkeypatch.setattr(LeafTimes, "grace", timedelta(seconds=1))
+        goes_back(managed, "Identity signs by it", monkeypatch, GENTLE)
+
+        record = read_record(managed.cluster, "linkerd")
+        assert record is not None
+        applications = [name for name in record.restarted["switch"] if "/apps/" in name]
+        assert applications == ["Deployment/apps/app-0003"]
+        assert "app-0003-" in str([c.text for c in record.story if "not renewed" in c.text])
+        after = read_trust_bundle(Mesh(managed.cluster, managed.config)).release
+        assert release is not None
+        assert after is not None
+        assert after.values == release.values
+        # The next one begins with a clean slate.
+        assert managed.rotate() == ["bundle", "spread", "switch", "drop", "done"]
 
     def test_what_nobody_can_restart_is_named_and_the_rest_waits(self, managed: Rotated) -> None:
         bare = {
@@ -480,7 +524,8 @@ def new_issuer_without_a_restart(mesh: Rotated) -> None:
 def times_are_those_of_the_certificates(mesh: Rotated) -> None:
     """Read through the API server, and never later than the certificate itself says."""
     pods = read_data_plane(mesh.cluster, "linkerd").pods
-    issued = read_issued(mesh.cluster, pods, timedelta(hours=24))
+    day = LeafLifetimes(frozenset({timedelta(hours=24)}))
+    issued = read_issued(mesh.cluster, pods, day)
     assert set(issued) == {pod.uid for pod in pods}
     for proxy in mesh.sandbox.proxies():
         # Leaves start as much earlier as clocks may differ; a short-lived issuer cuts their end.

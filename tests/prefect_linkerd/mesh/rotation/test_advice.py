@@ -30,12 +30,13 @@ from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
 from prefect_linkerd.mesh.rotation.permissions import require
 from prefect_linkerd.mesh.rotation.phases import SPARE, spread_takes
-from prefect_linkerd.mesh.rotation.plan import _decide_goal
+from prefect_linkerd.mesh.rotation.plan import _decide_goal, _goal_to_drop, _require_left
 from prefect_linkerd.mesh.rotation.preconditions import (
     check_new_anchor,
     nothing_to_abort,
     refuse,
     require_certificate_layout,
+    require_quick,
     require_way_back,
 )
 from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot
@@ -73,6 +74,38 @@ def test_advice_about_a_new_anchor() -> None:
     assert advice(InvalidInput, lambda: check(old)).startswith("Provide a new one, or none")
     assert advice(InvalidInput, lambda: check(short)) == "Provide one that lives longer."
     assert check(new)
+
+
+@follows(
+    "Provide none, or run rotate_anchor without the action drop.",
+    "Leave the mesh as it is, or run rotate_anchor to begin a rotation.",
+)
+def test_advice_about_the_last_round_of_a_gentle_rotation() -> None:
+    ended = RotationRecord(NEW.fingerprint, OLD.fingerprint, NEW.pem, "done", "", dropped="now")
+    refused = advice(InvalidInput, lambda: _goal_to_drop(ended, NEW.pem))
+    assert refused == "Provide none, or run rotate_anchor without the action drop."
+    assert _goal_to_drop(ended, None) == NEW.fingerprint
+    nothing = "Leave the mesh as it is, or run rotate_anchor to begin a rotation."
+    for record in (None, replace(ended, phase="spread", dropped="")):
+        refused = advice(InvalidInput, lambda record=record: _goal_to_drop(record, None))
+        assert refused == nothing
+    left, alone = pod(OLD, NEW), pod(NEW)
+    for anchors, pods in (((NEW,), (alone,)), ((NEW, OLD), (left,))):
+        snapshot = seen(NEW, (NEW,), *pods, trusted=anchors, goal=NEW)
+        refused = advice(
+            InvalidInput, lambda snapshot=snapshot: _require_left(snapshot, is_open=False)
+        )
+        assert refused == nothing
+    _require_left(seen(NEW, (NEW,), left, alone, goal=NEW), is_open=False)
+
+
+@follows("Set pace to quick or auto.")
+def test_advice_about_the_pace_where_cert_manager_makes_the_anchor() -> None:
+    snapshot = seen(OLD, ())
+    refused = advice(InvalidInput, lambda: require_quick(RotationOptions(pace="gentle"), snapshot))
+    assert refused == "Set pace to quick or auto."
+    require_quick(RotationOptions(pace="quick"), snapshot)
+    require_quick(RotationOptions(), snapshot)
 
 
 Asked = tuple[Action, RotationOptions, dict[str, Any]]

@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints
 from prefect_linkerd.mesh.records.rotation import read_record
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
-from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.mesh.rotation.trust_bundle import VALUE, read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.support.invariant import Invariant
 from tests.support.meshes import (
@@ -47,23 +47,28 @@ SELF_SIGNED = [
     # The keys but one are forgotten, and nothing says yet that it is done.
     ("DELETE secrets/linkerd-identity-issuer-previous 1 drop", "drop"),
 ]
+# At the gentle pace, with one round of restarts.
 CERT_MANAGER = [
+    # The lifetime is written down, and nothing is shortened yet.
+    ("PUT prefect-linkerd-rotation 3 prepare", "prepare"),
     ("helm", "prepare"),
     ("PATCH namespaces/apps/deployments 5 spread", "spread"),
     # The old key is kept beside the place that the new one is about to take.
     ("PATCH secrets/linkerd-trust-anchor-previous 1 spread", "spread"),
     # cert-manager has the new key and is asked to issue.
     ("PATCH certificates/linkerd-identity-issuer/status 1 spread", "spread"),
-    ("tell Proven switch", "switch"),
-    ("PATCH namespaces/apps/deployments 5 drop", "drop"),
+    # Helm takes the old anchor out of the bundle and puts the lifetime back. Where the machine is
+    # slow, all proxies have renewed before the next run looks, and nothing is left to `switch`.
+    ("helm", "spread or switch"),
+    ("tell one drop", "drop"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("version", "issuer", "places"),
+    ("version", "issuer", "places", "pace"),
     [
-        ("edge-26.8.3", "self-signed", SELF_SIGNED),
-        ("stable-2.11.5", "cert-manager", CERT_MANAGER),
+        ("edge-26.8.3", "self-signed", SELF_SIGNED, ""),
+        ("stable-2.11.5", "cert-manager", CERT_MANAGER, ":gentle"),
     ],
     ids=["self-signed", "cert-manager"],
 )
@@ -71,6 +76,7 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
     version: str,
     issuer: str,
     places: list[tuple[str, str]],
+    pace: str,
     ready_mesh: ReadyMesh,
     helm_path: str,
     tmp_path: Path,
@@ -81,20 +87,35 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
     before = read_trust_bundle(Mesh(cluster, config)).anchors
     goals: set[str] = set()
 
-    def run(*place: str) -> subprocess.CompletedProcess[str]:
+    def run(*place: str, action: str = "rotate") -> subprocess.CompletedProcess[str]:
         await_lease(cluster)
-        return run_rotation(sandbox, config, helm_path, tmp_path, "rotate", *place)
+        return run_rotation(sandbox, config, helm_path, tmp_path, action + pace, *place)
 
+    release = read_trust_bundle(Mesh(cluster, config)).release
     with Invariant(sandbox):
         for place, phase in places:
             killed = run(place)
             assert killed.returncode == -signal.SIGKILL, f"{place}: {killed.stderr[-3000:]}"
             record = read_record(cluster, "linkerd")
             assert record is not None
-            assert record.phase == phase, place
+            assert record.phase in phase.split(" or "), place
             goals.add(record.goal)
         finished = run()
         assert finished.returncode == 0, finished.stderr[-3000:]
+        if pace:
+            record = read_record(cluster, "linkerd")
+            assert record is not None
+            assert "drop" not in record.restarted
+            assert not any("/apps/" in name for name in record.restarted.get("switch", ()))
+            # What still trusts the old anchor is restarted when that is asked for.
+            killed = run("PATCH namespaces/apps/deployments 5 drop", action="drop")
+            assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+            finished = run(action="drop")
+            assert finished.returncode == 0, finished.stderr[-3000:]
+            nothing_left = run(action="drop")
+            assert "every proxy trusts the new anchor alone" in nothing_left.stderr
+        for proxy in sandbox.proxies():
+            assert fingerprints(proxy.bundle, proxy.name) == goals
 
     # One new anchor, from the first run to the last.
     assert len(goals) == 1
@@ -105,6 +126,10 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
     assert kept is not None
     assert fingerprints(kept.certificate, "kept") == goals
     assert (ring.next.load(), ring.previous.load()) == (None, None)
+    after = read_trust_bundle(Mesh(cluster, config)).release
+    assert release is not None
+    assert after is not None
+    assert after.values == {**(release.values or {}), VALUE: (after.values or {})[VALUE]}
 
 
 def run_rotation(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prefect_linkerd.mesh.rotation.leaves import MARGIN, issued_at, issuer_load
+from prefect_linkerd.mesh.rotation.leaves import MARGIN, LeafLifetimes, issued_at, issuer_load
 from prefect_linkerd.mesh.snapshot.mesh import Pod, pod_of
 
 DAY = timedelta(hours=24)
@@ -44,7 +44,50 @@ EXPIRY = seconds(ISSUED + DAY + timedelta(seconds=20))
 def test_a_certificate_is_dated_by_the_metrics_of_any_version(
     metrics: str, issued: datetime | None
 ) -> None:
-    assert issued_at(metrics, DAY) == issued
+    assert issued_at(metrics, LeafLifetimes(frozenset({DAY})), None, ISSUED + DAY) == issued
+
+
+SHORT = timedelta(minutes=20)
+EITHER = LeafLifetimes(frozenset({DAY, SHORT}))
+
+
+def issued_by(
+    life: timedelta, started: timedelta, now: timedelta, *, refreshed: timedelta | None = None
+) -> timedelta | None:
+    """How long after it was really issued a certificate seems to be, by a proxy's metrics."""
+    lines = [f"identity_cert_expiration_timestamp_seconds {seconds(ISSUED + life + SKEW)}\n"]
+    if refreshed is not None:
+        lines.append(f"identity_cert_refresh_timestamp_seconds {seconds(ISSUED + refreshed)}\n")
+    found = issued_at("".join(lines), EITHER, ISSUED + started, ISSUED + now)
+    return found - ISSUED if found is not None else None
+
+
+SKEW = timedelta(seconds=20)
+NOTHING = timedelta()
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("life", [DAY, SHORT])
+def test_a_certificate_of_either_lifetime_is_dated_by_when_its_proxy_started(
+    life: timedelta,
+) -> None:
+    assert issued_by(life, started=-MINUTE, now=5 * MINUTE) == NOTHING
+
+
+def test_a_certificate_that_may_have_either_lifetime_counts_as_the_older() -> None:
+    # A proxy that has run for days may have had it for a day already.
+    assert issued_by(SHORT, started=-9 * DAY, now=5 * MINUTE) == SHORT - DAY
+    # One of a day is never taken for one of minutes that is yet to come.
+    assert issued_by(DAY, started=-9 * DAY, now=5 * MINUTE) == NOTHING
+
+
+def test_a_certificate_of_a_lifetime_that_nobody_knows_is_not_dated() -> None:
+    assert issued_by(2 * DAY, started=-MINUTE, now=5 * MINUTE) is None
+
+
+def test_a_proxy_whose_clock_is_ahead_proves_nothing() -> None:
+    assert issued_by(SHORT, started=-MINUTE, now=MINUTE, refreshed=MINUTE) == NOTHING
+    assert issued_by(SHORT, started=-MINUTE, now=MINUTE, refreshed=-MINUTE) == -MINUTE
 
 
 def identity(after: float) -> Pod:

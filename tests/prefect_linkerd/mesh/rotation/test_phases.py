@@ -23,6 +23,7 @@ from prefect_linkerd.mesh.rotation.phases import (
     is_recovered,
     needs_restart,
     next_phase,
+    phases_of,
     recovery_phase,
 )
 from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot
@@ -51,7 +52,9 @@ def fp(pem: str) -> str:
 class Model:
     """A mesh as far as its identity goes; time passes by one with everything that happens."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_gentle: bool = False) -> None:
+        self.is_gentle = is_gentle
+        self.is_shortened = False
         self.old, self.new = anchors()
         self.goal = self.new
         self.bundle = self.declared = join_bundle([self.old])
@@ -59,7 +62,7 @@ class Model:
         self.loaded = 0
         self.signing = fp(self.old)
         self.now = 0
-        self.pods: dict[str, tuple[str, str, int]] = {}
+        self.pods: dict[str, tuple[str, str, int, int]] = {}
         for _ in range(4):
             self.add()
 
@@ -70,7 +73,13 @@ class Model:
     def add(self) -> None:
         """A pod starts: with the bundle that there is, and a leaf of whoever signs."""
         at = self.tick()
-        self.pods[f"pod-{at}"] = (self.bundle, self.signing, at)
+        self.pods[f"pod-{at}"] = (self.bundle, self.signing, at, at)
+
+    def renew(self, number: int) -> None:
+        """A proxy gets a new certificate by itself, as each does now and then."""
+        name = sorted(self.pods)[number % len(self.pods)]
+        bundle, _, at, _ = self.pods[name]
+        self.pods[name] = (bundle, self.signing, at, self.tick())
 
     def remove(self, number: int) -> None:
         if len(self.pods) > 1:
@@ -94,13 +103,16 @@ class Model:
             issuer_anchor=self.issuer,
             load=IssuerLoad(since),
             signing_since=None,
+            issued={name: self.time(pod[3]) for name, pod in self.pods.items()},
+            is_gentle=self.is_gentle,
+            is_shortened=self.is_shortened,
         )
 
     def time(self, moment: int) -> datetime:
         return T0 + timedelta(seconds=moment)
 
     def pod(self, name: str) -> Pod:
-        bundle, _, at = self.pods[name]
+        bundle, _, at, _ = self.pods[name]
         variable = {"name": "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS", "value": bundle}
         made = pod_of(
             {
@@ -116,6 +128,7 @@ class Model:
         phase = next_phase(snapshot)
         if phase == "bundle":
             self.bundle = self.declared = with_anchor(self.bundle, self.goal)
+            self.is_shortened = self.is_gentle
         elif phase == "spread":
             self._restart_some(snapshot, "spread", restarts)
         elif phase == "switch":
@@ -124,11 +137,15 @@ class Model:
             elif self.signing != self.issuer:
                 self.signing = self.issuer
                 self.loaded = self.tick()
+            elif self.is_gentle:
+                for _ in range(restarts):
+                    self.renew(self.now)
             else:
                 self._restart_some(snapshot, "switch", restarts)
         elif phase == "drop":
-            if not snapshot.bundle.is_only(snapshot.goal):
+            if not snapshot.bundle.is_only(snapshot.goal) or self.is_shortened:
                 self.bundle = self.declared = only(join_bundle([self.old, self.new]), snapshot.goal)
+                self.is_shortened = False
             else:
                 self._restart_some(snapshot, "drop", restarts)
         self.tick()
@@ -142,8 +159,8 @@ class Model:
             self.restart(name)
 
     def check(self) -> None:
-        for _, leaf, _ in self.pods.values():
-            for bundle, _, _ in self.pods.values():
+        for _, leaf, _, _ in self.pods.values():
+            for bundle, _, _, _ in self.pods.values():
                 assert leaf in in_bundle(bundle)
 
 
@@ -152,18 +169,21 @@ happenings = st.lists(
         st.tuples(st.just("step"), st.integers(1, 3)),
         st.tuples(st.just("add"), st.just(0)),
         st.tuples(st.just("remove"), st.integers(0, 9)),
+        st.tuples(st.just("renew"), st.integers(0, 9)),
         st.tuples(st.just("turn"), st.just(0)),
+        st.tuples(st.just("pace"), st.just(0)),
     ),
     max_size=60,
 )
 
 
-@given(happenings)
+@given(happenings, st.booleans())
 @settings(deadline=None, max_examples=100)
 def test_whatever_happens_proxies_verify_each_other_and_it_comes_to_its_end(
     events: list[tuple[str, int]],
+    is_gentle: bool,
 ) -> None:
-    model = Model()
+    model = Model(is_gentle=is_gentle)
     for event, number in events:
         if event == "step":
             model.step(number)
@@ -171,6 +191,10 @@ def test_whatever_happens_proxies_verify_each_other_and_it_comes_to_its_end(
             model.add()
         elif event == "remove":
             model.remove(number)
+        elif event == "renew":
+            model.renew(number)
+        elif event == "pace":
+            model.is_gentle = not model.is_gentle
         else:
             # Aborted, or an abort thought better of.
             model.goal = model.old if model.goal == model.new else model.new
@@ -181,10 +205,11 @@ def test_whatever_happens_proxies_verify_each_other_and_it_comes_to_its_end(
         model.check()
     goal = fp(model.goal)
     assert next_phase(model.snapshot()) == "done"
-    assert all(
-        (in_bundle(bundle), leaf) == (frozenset({goal}), goal)
-        for bundle, leaf, _ in model.pods.values()
-    )
+    assert not model.is_shortened
+    for bundle, leaf, _, _ in model.pods.values():
+        assert leaf == goal
+        # At the gentle pace proxies forget the old anchor when they restart.
+        assert goal in in_bundle(bundle) if model.is_gentle else in_bundle(bundle) == {goal}
 
 
 def test_the_phases_are_in_their_order_and_each_says_all_of_itself() -> None:
@@ -220,3 +245,27 @@ def test_a_bundle_of_which_the_release_knows_nothing_is_not_done() -> None:
     model = Model()
     model.bundle = with_anchor(model.bundle, model.new)
     assert next_phase(model.snapshot()) == "bundle"
+
+
+def test_the_gentle_pace_ends_with_one_round_of_restarts_and_the_lifetime_put_back() -> None:
+    model = Model(is_gentle=True)
+    started = set(model.pods)
+    phases: list[str] = []
+    while not phases or phases[-1] != "done":
+        phases.append(model.step(9))
+        model.check()
+    assert list(dict.fromkeys(phases)) == ["bundle", "spread", "switch", "drop", "done"]
+    assert len(model.pods) == len(started)
+    assert not started & set(model.pods)
+    assert all(len(in_bundle(pod[0])) == 2 for pod in model.pods.values())
+    # What is left for a last round, where one is forced.
+    model.is_gentle = False
+    assert next_phase(model.snapshot()) == "drop"
+
+
+def test_the_gentle_phases_say_what_is_different() -> None:
+    snapshot = Model(is_gentle=True).snapshot()
+    words = {phase.name: phase for phase in phases_of(snapshot)}
+    assert [phase.name for phase in PHASES] == list(words)
+    assert "shortens the lifetime" in words["bundle"].does
+    assert "restart" not in words["drop"].proof

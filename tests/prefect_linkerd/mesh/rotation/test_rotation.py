@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from prefect_linkerd.mesh.checks.certificates import certificates
 from prefect_linkerd.mesh.identity.trust_anchor import read_tls_secret
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints, read_certificates
 from prefect_linkerd.mesh.records.rotation import RECORD, read_record
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
-from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
+from prefect_linkerd.mesh.rotation.trust_bundle import VALUE, read_trust_bundle
+from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from sandbox.cluster import Sandbox
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.invariant import Invariant, split
@@ -24,6 +26,7 @@ SMALL = 20
 # What a version or an issuer mode changes shows with few workloads: the oldest and the newest are
 # large. `make rotations` makes all eight so.
 LARGE_ONES = {("stable-2.11.5", "self-signed"), ("edge-26.8.3", "cert-manager")}
+GENTLE_ONES = {("edge-26.8.3", "cert-manager")}
 PATIENT = FAST.model_copy(update={"lease_seconds": 60.0})
 
 
@@ -41,10 +44,15 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     sandbox, config = ready_mesh(version, issuer)
     cluster = sandbox.cluster()
     add_workloads(cluster, workloads)
-    before = read_trust_bundle(Mesh(cluster, config)).anchors
+    trusted = read_trust_bundle(Mesh(cluster, config))
+    before = trusted.anchors
+    is_gentle = (version, issuer) in GENTLE_ONES
+    options = PATIENT.model_copy(
+        update={"pace": "gentle", "leaf_minutes": 0.1} if is_gentle else {}
+    )
 
     with Invariant(sandbox) as invariant:
-        phases = rotate(cluster, config, helm_path, options=PATIENT)
+        phases = rotate(cluster, config, helm_path, options=options)
 
     assert phases == ["bundle", "spread", "switch", "drop", "done"]
     assert invariant.largest >= workloads + 3
@@ -52,7 +60,7 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     assert len(bundle.anchors) == 1
     assert bundle.anchors == bundle.declared_anchors
     assert not bundle.anchors & before
-    only_the_new_anchor_is_left(sandbox, cluster, bundle.anchors)
+    only_the_new_anchor_is_used(sandbox, cluster, bundle.anchors, before if is_gentle else None)
 
     ring = KeyRing(store_of(cluster, config))
     kept = ring.current.load()
@@ -63,6 +71,26 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     record = read_record(cluster, "linkerd")
     assert record is not None
     assert (record.phase, {record.goal}) == ("done", bundle.anchors)
+    if is_gentle:
+        # One round, but for the control plane; and the values that the release had.
+        assert record.restarted.keys() <= {"spread", "switch"}
+        applications = [name for name in record.restarted["spread"] if "/apps/" in name]
+        assert len(applications) == workloads
+        assert not any("/apps/" in name for name in record.restarted.get("switch", ()))
+        assert trusted.release is not None
+        assert bundle.release is not None
+        assert bundle.release.values == {
+            **(trusted.release.values or {}),
+            VALUE: bundle.declared,
+        }
+        result = next(
+            each
+            for each in certificates.run(read_snapshot(Mesh(cluster, config))).results
+            if each.check.id == "pl-anchor-dropped"
+        )
+        assert f"{workloads} proxies still trust" in str(result.problems[0])
+    else:
+        assert record.restarted.keys() == {"spread", "switch", "drop"}
     assert "PRIVATE KEY" not in str(cluster.get("v1", "ConfigMap", RECORD, "linkerd"))
 
     # Bootstrap run again adopts the new anchor and changes nothing.
@@ -71,14 +99,21 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     assert resource_versions(cluster) == seen
 
 
-def only_the_new_anchor_is_left(
-    sandbox: Sandbox, cluster: Cluster, anchors: frozenset[str]
+def only_the_new_anchor_is_used(
+    sandbox: Sandbox,
+    cluster: Cluster,
+    anchors: frozenset[str],
+    lingering: frozenset[str] | None,
 ) -> None:
-    """What every running proxy carries is of the new anchor."""
+    """What every running proxy carries is of the new anchor.
+
+    Args:
+        lingering: the old anchors, where proxies may still trust them.
+    """
     issuer = read_tls_secret(cluster, "linkerd-identity-issuer", "linkerd")
     assert issuer is not None
     signing = read_certificates(issuer.certificate, "issuer")[0].fingerprint
     for proxy in sandbox.proxies():
-        assert fingerprints(proxy.bundle, proxy.name) == anchors, proxy.name
+        assert fingerprints(proxy.bundle, proxy.name) - (lingering or set()) == anchors, proxy.name
         _, chain = split(proxy.chain)
         assert read_certificates(chain, proxy.name)[0].fingerprint == signing, proxy.name
