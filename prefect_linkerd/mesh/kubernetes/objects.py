@@ -33,7 +33,8 @@ class Ref(NamedTuple):
 
 def condition_of(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
     """The condition of a type, such as Ready, in an object's status; None where there is none."""
-    conditions: list[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or []
+    status: Mapping[str, Any] = obj.get("status") or {}
+    conditions: list[Mapping[str, Any]] = status.get("conditions") or []
     return next((each for each in conditions if each["type"] == kind), None)
 
 
