@@ -45,6 +45,12 @@ def bootstrap(
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
+
+    Example:
+        >>> plan = bootstrap(LinkerdMesh.load("production"), dry_run=True)
+        >>> [finding.id for finding in plan.findings]
+        ['values-lost']
+        >>> bootstrap(LinkerdMesh.load("production"), accept=["values-lost"])
     """
     live = connect(mesh)
     charts = find_charts(live)

@@ -1,4 +1,4 @@
-"""Which certificates of a mesh end soon: seconds, and few permissions."""
+"""Which certificates of a mesh expire soon: seconds, and few permissions."""
 
 from __future__ import annotations
 
@@ -27,26 +27,31 @@ def check_certificates(
 ) -> tuple[Expiring, ...] | Ending:
     """List the certificates that expire soon, in about a second; change nothing.
 
-    Each that ends soon is an event `linkerd.certificate.expiring`, to which an automation can
-    answer with `rotate_anchor` or `rotate_issuer`.
+    Each that expires soon sends an event `linkerd.certificate.expiring`, which an automation can
+    answer with `rotate_anchor`, `rotate_issuer` or `rotate_webhooks`.
 
     Args:
         mesh: Which mesh.
-        thresholds: How many days before its end a certificate is announced.
+        thresholds: How many days before it expires a certificate is announced.
 
     Raises:
-        CertificateExpired: one has ended already.
+        CertificateExpired: one has expired already.
+
+    Example:
+        >>> soon = check_certificates(LinkerdMesh.load("production"), ExpiryThresholds(days=[90]))
+        >>> [(each.expiry.name, round(each.expiry.days_left)) for each in soon]
+        [('issuer', 41)]
     """
     due = certificates(connect(mesh), thresholds)
-    ended = [item for item in due if item.expiry.days_left <= 0]
-    if ended:
+    expired = [item for item in due if item.expiry.days_left <= 0]
+    if expired:
         raise CertificateExpired(
-            ended[0].expiry.subject,
-            expected=f"the {ended[0].expiry.name} to be valid",
-            found=f"that it ended on {ended[0].expiry.info.not_after:%Y-%m-%d %H:%M} UTC",
-            remedy=ended[0].remedy,
+            expired[0].expiry.subject,
+            expected=f"the {expired[0].expiry.name} to be valid",
+            found=f"that it expired on {expired[0].expiry.info.not_after:%Y-%m-%d %H:%M} UTC",
+            remedy=expired[0].remedy,
         )
     if due:
         names = ", ".join(f"{i.expiry.name} ({i.expiry.days_left:.1f} days)" for i in due)
-        return completed(due, name="Expiring", message=f"End soon: {names}")
+        return completed(due, name="Expiring", message=f"Expire soon: {names}")
     return due

@@ -57,6 +57,9 @@ def fleet(
     Raises:
         InvalidInput: a mesh or the deployment does not exist; nothing was started.
         FleetStopped: too many meshes failed, or a canary.
+
+    Example:
+        >>> fleet(["north", "south"], "upgrade", {"to": "edge-26.8.3"}, round_name="26.8.3")
     """
     if "mesh" in parameters:
         raise InvalidInput(

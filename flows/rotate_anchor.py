@@ -59,6 +59,11 @@ def rotate_anchor(
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
+
+    Example:
+        >>> mesh = LinkerdMesh.load("production")
+        >>> rotate_anchor(mesh, options=RotationOptions(approvals=("switch",))).phase
+        'done'
     """
     live = connect(mesh)
     plan = plan_rotation(live, new_anchor, options, action)

@@ -40,6 +40,9 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
+
+    Example:
+        >>> rotate_issuer(LinkerdMesh.load("production"))
     """
     live = connect(mesh)
     before = look_at_issuer(live, options)

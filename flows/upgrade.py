@@ -83,6 +83,11 @@ def upgrade(
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
         UpgradeUndone: a gate failed, and the mesh is at its former version again.
+
+    Example:
+        >>> plan = upgrade(LinkerdMesh.load("production"), to="edge-26.8.3", dry_run=True)
+        >>> str(plan.target)
+        'edge-26.8.3'
     """
     if reason := declined(mesh):
         return completed(name="Skipped", message=reason)

@@ -43,6 +43,10 @@ def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report 
 
     Raises:
         MeshUnhealthy: a check failed; names the checks and what they found.
+
+    Example:
+        >>> verify_mesh(LinkerdMesh.load("production"), VerifyOptions(scopes=["proxy"])).verdict
+        'healthy'
     """
     live = connect(mesh)
     report = checks(live, options)

@@ -32,7 +32,7 @@ class Parameter:
 
     name: str
     help: str
-    default: Any
+    default: object
     _annotation: ast.expr
     _imports: Mapping[str, str]
 
@@ -69,7 +69,10 @@ def read_flow(path: Path) -> DeclaredFlow:
         TypeError: the module has no function of its own name with `@flow(…)`, or a keyword of that
             is unknown, missing or no literal.
     """
-    module = ast.parse(path.read_text())
+    text = path.read_text()
+    # No more than what is looked at: `--help` waits for it.
+    head = re.search(rf'^def {path.stem}\(.*?""".*?"""', text, re.DOTALL | re.MULTILINE)
+    module = ast.parse(text[: head.end()] if head else text)
     for node in module.body:
         if isinstance(node, ast.FunctionDef) and node.name == path.stem:
             for decorator in node.decorator_list:

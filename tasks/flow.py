@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, ParamSpec, TypedDict, TypeVar, cast
 
 from prefect_linkerd.tasks.names import deployment_name
-from prefect_linkerd.tasks.outside import without_prefect
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -75,6 +74,9 @@ class flow:  # noqa: N801 a decorator
 
     def __call__(self, function: Callable[P, R]) -> Flow[P, R]:
         """Prefect's flow; where Prefect is left out, the function itself."""
+        # Not above, as `--help` only reads declarations and waits for what this imports.
+        from prefect_linkerd.tasks.outside import without_prefect
+
         if without_prefect():
             return cast("Flow[P, R]", function)
         from prefect import flow

@@ -54,6 +54,7 @@ LENGTHS: dict[str, int] = {
     "mesh stable-2.12.6": 30,
     "mesh edge-25.4.4": 30,
     "crds": 30,
+    "tests/project/test_contributing.py": 30,
     "tests/project/test_leaks.py": 25,
 }
 """Seconds of what runs in one piece: a group, or the longest test of a file."""

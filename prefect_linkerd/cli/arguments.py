@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -71,7 +71,7 @@ def guarded(work: Callable[[], None], output: str) -> None:
 def with_flags(own: Callable[..., None], flags: Sequence[Flag]) -> Callable[..., None]:
     """A function with the parameters of another one and the flags, for typer."""
 
-    def command(**given: Any) -> None:
+    def command(**given: object) -> None:
         own(**given)
 
     keywords = inspect.signature(own, eval_str=True).parameters.values()

@@ -99,10 +99,10 @@ class AtTerminal:
         return None
 
     def call(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        name = _name_of(step, args, kwargs)
+        name = _name_of(step, *args, **kwargs)
         token = _step.set(name)
         try:
-            result = self._retried(step, args, kwargs)
+            result = self._retried(step, *args, **kwargs)
         except Exception as error:
             self.say_end(End("Failed", _short(error)))
             raise
@@ -112,7 +112,7 @@ class AtTerminal:
         finally:
             _step.reset(token)
 
-    def _retried(self, step: Step[P, R], args: Any, kwargs: Any) -> R:
+    def _retried(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         attempts = Retrying(
             stop=stop_after_attempt(1 + len(DELAYS)),
             wait=wait_chain(*map(wait_fixed, DELAYS)),
@@ -157,7 +157,7 @@ class AtTerminal:
         threading.Thread(target=run, name=step.name, daemon=True).start()
         return _Future(done)
 
-    def ended(self, name: str | None, message: str, data: Any, *, failed: bool) -> Ending:
+    def ended(self, name: str | None, message: str, data: object, *, failed: bool) -> Ending:
         return End("Failed" if failed else name or "Completed", message, data)
 
     def markdown(self, text: str, key: str, description: str) -> None:  # noqa: ARG002
@@ -236,7 +236,7 @@ class _Future(Generic[R]):
         return self._done.result()
 
 
-def _name_of(step: Step[..., Any], args: Any, kwargs: Any) -> str:
+def _name_of(step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> str:
     if "{" not in step.run_name:
         return step.run_name
     return step.run_name.format(**inspect.signature(step.fn).bind(*args, **kwargs).arguments)

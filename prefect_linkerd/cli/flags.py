@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -26,7 +26,7 @@ class Parameter:
 
     name: str
     kind: Any
-    default: Any = None
+    default: object = None
     help: str = ""
     prefix: str = ""
     without: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Flag:
     path: tuple[str, ...]
     name: str
     kind: Any
-    default: Any
+    default: object
     help: str
 
     def as_parameter(self) -> inspect.Parameter:
@@ -126,7 +126,7 @@ def _fields(
 
 
 def arguments_of(
-    parameters: Sequence[Parameter], flags: Sequence[Flag], given: Mapping[str, Any]
+    parameters: Sequence[Parameter], flags: Sequence[Flag], given: Mapping[str, object]
 ) -> dict[str, Any]:
     """The flow's arguments, of the flags that were given; the models' own defaults for the rest.
 
@@ -156,16 +156,16 @@ def arguments_of(
     return values
 
 
-def _model(kind: Any) -> type[BaseModel] | None:
+def _model(kind: object) -> type[BaseModel] | None:
     is_model = inspect.isclass(kind) and issubclass(kind, BaseModel)
     return cast("type[BaseModel]", kind) if is_model else None
 
 
-def _default_of(field: FieldInfo) -> Any:
+def _default_of(field: FieldInfo) -> object:
     return field.get_default(call_default_factory=True, validated_data={})
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """How a default is shown; empty: not at all."""
     match value:
         case None | False | [] | () | "":
@@ -173,12 +173,12 @@ def _shown(value: Any) -> str:
         case True:
             return "yes"
         case list() | tuple():
-            return ", ".join(map(str, cast("Sequence[Any]", value)))
+            return ", ".join(map(str, cast("Sequence[object]", value)))
         case _:
             return str(value)
 
 
-def choices(kind: Any) -> tuple[str, ...]:
+def choices(kind: object) -> tuple[str, ...]:
     """What a value of a type may be, where that is one of a few."""
     return _shape(kind)[0]
 
@@ -199,7 +199,7 @@ def _shape(kind: Any) -> tuple[tuple[str, ...], Any, bool]:
     return (), kind if kind in (bool, int, float, Path) else str, False
 
 
-def _completion(offered: Sequence[str]) -> Any:
+def _completion(offered: Sequence[str]) -> Callable[[str], list[str]]:
     def complete(incomplete: str) -> list[str]:
         return [choice for choice in offered if choice.startswith(incomplete)]
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,7 +41,7 @@ def _fleet(
     output: OUTPUT = "text",
     yes: YES = False,
     quiet: QUIET = False,
-    **given: Any,
+    **given: object,
 ) -> None:
     def work() -> None:
         arguments = arguments_of(PARAMETERS, flags_of(PARAMETERS), given)

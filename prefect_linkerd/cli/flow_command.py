@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ KEY_FLAGS = (
 )
 
 
-def is_dry(arguments: dict[str, Any]) -> bool:
+def is_dry(arguments: Mapping[str, object]) -> bool:
     """Whether a run only shows its plan, or goes back to what there was: it keeps no new key."""
     return bool(arguments.get("dry_run")) or arguments.get("action") in ("dry_run", "abort")
 
@@ -81,7 +81,7 @@ def command(name: str) -> Callable[..., None]:
         output: OUTPUT = "text",
         yes: YES = False,
         quiet: QUIET = False,
-        **given: Any,
+        **given: object,
     ) -> None:
         def work() -> None:
             key = "unused" if declaration.key == "unused" else "asked"
@@ -99,7 +99,7 @@ def command(name: str) -> Callable[..., None]:
         guarded(work, output)
 
     def without_mesh(
-        output: OUTPUT = "text", yes: YES = False, quiet: QUIET = False, **given: Any
+        output: OUTPUT = "text", yes: YES = False, quiet: QUIET = False, **given: object
     ) -> None:
         guarded(
             lambda: run_flow(
@@ -135,7 +135,7 @@ def _key_settings(given: dict[str, Any]) -> list[str]:
 def run_flow(
     flow: DeclaredFlow,
     config: MeshConfig | None,
-    arguments: dict[str, Any],
+    arguments: Mapping[str, object],
     output: str,
     yes: bool,
     quiet: bool,
@@ -205,7 +205,7 @@ def _say_key(config: MeshConfig, *, is_plain: bool) -> None:
 def show(config: MeshConfig | None, state: Ending, output: str) -> None:
     from prefect_linkerd.cli.results import as_words
 
-    result: Any = state.data
+    result: object = state.data
     if output == "json":
         from pydantic_core import to_jsonable_python
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import typer
 from pydantic import ValidationError
@@ -84,7 +83,7 @@ def _ask(config: MeshConfig) -> MeshConfig:
     return _at(config, key_file=path, passphrase=passphrase, secret_block=None)
 
 
-def _at(config: MeshConfig, **anchor: Any) -> MeshConfig:
+def _at(config: MeshConfig, **anchor: object) -> MeshConfig:
     fields = config.model_dump()
     fields["trust_anchor"] |= anchor
     try:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -76,7 +76,7 @@ def _verify(
             "linkerd's own shape.",
         ),
     ] = "text",
-    **given: Any,
+    **given: object,
 ) -> None:
     from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 
@@ -181,7 +181,7 @@ def _certificates(
         ),
     ] = 0,
     output: OUTPUT = "text",
-    **given: Any,
+    **given: object,
 ) -> None:
     from prefect_linkerd.cli.target import reached
     from prefect_linkerd.mesh.mesh import Mesh

@@ -27,7 +27,7 @@ class RunRequest:
 
     flow: str
     config: MeshConfig | None
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, object]
     answer: Answer
     quiet: bool
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import yaml
 from pydantic_core import to_jsonable_python
@@ -22,7 +22,7 @@ from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
 from prefect_linkerd.mesh.upgrade.plan import plan_markdown as upgrade_markdown
 
 
-def as_words(mesh: str, state: str, message: str, result: Any) -> str:
+def as_words(mesh: str, state: str, message: str, result: object) -> str:
     """Plain text; tables with their columns in line.
 
     Args:

@@ -180,7 +180,7 @@ def read_anchor_owner(mesh: Mesh) -> AnchorOwner | None:
 
 def issued_by(owner: Object, bundle: str) -> CertificateInfo | None:
     """Which anchor of a trust bundle is the one that a Certificate has now, by its status."""
-    status: dict[str, Any] = owner.get("status") or {}
+    status: Object = owner.get("status") or {}
     if not anchors_in(bundle):
         return None
     for info in read_certificates(bundle, "trust bundle"):
@@ -255,7 +255,7 @@ def join_readable(texts: Iterable[str]) -> str:
 
 def renewals(certificate: Object) -> Renewals:
     """How cert-manager keeps a Certificate, by its status."""
-    status: dict[str, Any] = certificate.get("status") or {}
+    status: Object = certificate.get("status") or {}
     due, begun = _time(status.get("renewalTime")), _time(status.get("notBefore"))
     return Renewals(
         namespace=certificate["metadata"]["namespace"],
@@ -266,9 +266,9 @@ def renewals(certificate: Object) -> Renewals:
     )
 
 
-def _sources(bundle: Object | None) -> list[dict[str, Any]]:
+def _sources(bundle: Object | None) -> list[Object]:
     spec: Mapping[str, Any] = (bundle or {}).get("spec") or {}
-    return cast("list[dict[str, Any]]", spec.get("sources") or [])
+    return cast("list[Object]", spec.get("sources") or [])
 
 
 def _copy_source(
@@ -309,7 +309,7 @@ def _copy_source(
 
 
 def _unfit(owner: Object, secret: TlsSecret) -> MeshError | None:
-    spec: dict[str, Any] = owner["spec"]
+    spec: Object = owner["spec"]
     subject = f"Certificate/{owner['metadata']['namespace']}/{owner['metadata']['name']}"
     key: dict[str, str] = spec.get("privateKey") or {}
     policy = key.get("rotationPolicy")

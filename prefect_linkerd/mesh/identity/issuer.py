@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import (
@@ -334,8 +334,8 @@ def _webhook_objects(config: MeshConfig, namespace: str, servers: dict[str, str]
     return objects
 
 
-def _object(kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -> Object:
-    metadata: dict[str, Any] = {"name": name, "labels": LABELS}
+def _object(kind: str, name: str, namespace: str | None, spec: Object) -> Object:
+    metadata: Object = {"name": name, "labels": LABELS}
     if namespace:
         metadata["namespace"] = namespace
     return {"apiVersion": CERT_MANAGER, "kind": kind, "metadata": metadata, "spec": spec}
@@ -351,7 +351,7 @@ def own_cert_manager_objects(config: MeshConfig) -> list[OwnObject]:
 
 
 def _needs(wanted: Object) -> Advice:
-    spec: dict[str, Any] = wanted["spec"]
+    spec: Object = wanted["spec"]
     names: list[str] = []
     if wanted["kind"] == "Certificate":
         if not spec["isCA"]:
@@ -360,7 +360,7 @@ def _needs(wanted: Object) -> Advice:
         spec = {"secretName": spec["secretName"], **({"isCA": True} if spec["isCA"] else {})}
 
     def advice(found: Object) -> str:
-        have: dict[str, Any] = found.get("spec") or {}
+        have: Object = found.get("spec") or {}
         lacking = [*differences({"spec": spec}, {"spec": have})]
         lacking += [
             f"spec.dnsNames: {name}" for name in names if name not in (have.get("dnsNames") or ())

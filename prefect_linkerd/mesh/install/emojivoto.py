@@ -74,7 +74,7 @@ def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object
     for original in manifest:
         if original["kind"] == "Namespace":
             continue
-        metadata: dict[str, Any] = original["metadata"]
+        metadata: Object = original["metadata"]
         labels: dict[str, str] = {**(metadata.get("labels") or {}), **LABELS}
         obj = {**original, "metadata": {**metadata, "namespace": namespace, "labels": labels}}
         if obj["kind"] in LONG_RUNNING:
@@ -86,10 +86,10 @@ def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object
 
 
 def _meshed(obj: Object, original: str, config: MeshConfig) -> Object:
-    template: dict[str, Any] = obj["spec"]["template"]
-    metadata: dict[str, Any] = template.get("metadata", {})
+    template: Object = obj["spec"]["template"]
+    metadata: Object = template.get("metadata", {})
     annotations = {**metadata.get("annotations", {}), "linkerd.io/inject": "enabled"}
-    pod: dict[str, Any] = template["spec"]
+    pod: Object = template["spec"]
     if config.registry is not None and config.registry.username is not None:
         pod = {**pod, "imagePullSecrets": [{"name": config.registry.pull_secret}]}
     if original != config.namespaces.emojivoto:
@@ -101,7 +101,7 @@ def _meshed(obj: Object, original: str, config: MeshConfig) -> Object:
 
 def _moved(value: Any, old: str, new: str) -> Any:
     if isinstance(value, dict):
-        items = cast("dict[str, Any]", value)
+        items = cast("Object", value)
         return {key: _moved(item, old, new) for key, item in items.items()}
     if isinstance(value, list):
         return [_moved(item, old, new) for item in cast("list[Any]", value)]

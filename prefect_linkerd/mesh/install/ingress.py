@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-from typing import Any
 
 import bcrypt
 
@@ -109,7 +108,7 @@ def route(
     return obj
 
 
-def _object(api_version: str, kind: str, name: str, namespace: str, spec: dict[str, Any]) -> Object:
+def _object(api_version: str, kind: str, name: str, namespace: str, spec: Object) -> Object:
     metadata = {"name": name, "namespace": namespace, "labels": LABELS}
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.kubernetes.objects import Workload
@@ -24,16 +23,16 @@ RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 ATTEMPTS = 3
 
 
-def proxy_of(pod: Object) -> dict[str, Any] | None:
+def proxy_of(pod: Object) -> Object | None:
     """A pod's proxy container, or None; as a native sidecar it is an init container."""
-    spec: dict[str, Any] = pod["spec"]
-    containers: list[dict[str, Any]] = spec["containers"] + spec.get("initContainers", [])
+    spec: Object = pod["spec"]
+    containers: list[Object] = spec["containers"] + spec.get("initContainers", [])
     return next((c for c in containers if c["name"] == PROXY), None)
 
 
 def should_be_meshed(pod: Object) -> bool:
     """Whether a pod of a meshed namespace is one that the injector would have taken."""
-    metadata: dict[str, Any] = pod["metadata"]
+    metadata: Object = pod["metadata"]
     is_job = any(owner["kind"] == "Job" for owner in metadata.get("ownerReferences", []))
     is_disabled = metadata.get("annotations", {}).get("linkerd.io/inject") == "disabled"
     is_over = bool(metadata.get("deletionTimestamp")) or pod["status"].get("phase") == "Succeeded"

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from prefect_linkerd.mesh.errors import ApiError, NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
@@ -60,8 +59,8 @@ def rollout_status(obj: Object) -> Rollout:
 
     Source: https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout_status.go
     """
-    spec: dict[str, Any] = obj.get("spec") or {}
-    status: dict[str, Any] = obj.get("status") or {}
+    spec: Object = obj.get("spec") or {}
+    status: Object = obj.get("status") or {}
     is_observed = status.get("observedGeneration", 0) >= obj["metadata"].get("generation", 0)
     match obj["kind"]:
         case "Deployment":
@@ -96,7 +95,7 @@ def rollout_status(obj: Object) -> Rollout:
             raise ValueError(f"{kind} has no rollout")
 
 
-def _deadline(status: dict[str, Any]) -> str:
+def _deadline(status: Object) -> str:
     for condition in status.get("conditions", []):
         if condition["type"] == "Progressing" and condition.get("reason") == (
             "ProgressDeadlineExceeded"
@@ -268,8 +267,8 @@ class TroubleWatch:
 
     def _explained(self, workload: Object) -> Trouble | None:
         cluster, kind = self._cluster, workload["kind"]
-        metadata: dict[str, Any] = workload["metadata"]
-        status: dict[str, Any] = workload.get("status") or {}
+        metadata: Object = workload["metadata"]
+        status: Object = workload.get("status") or {}
         generation = metadata.get("generation", 0)
         if kind != "Job" and status.get("observedGeneration", 0) < generation:
             # Its pods and conditions are still those of its last spec.
@@ -314,7 +313,7 @@ def not_ready(cluster: Cluster, namespace: str, limit: int = 3) -> list[str]:
     ]
     texts = [f"{name_of(obj)}: {describe(cluster, obj)}" for obj in late[:limit]]
     for service in cluster.list("v1", "Service", namespace):
-        balancer: dict[str, Any] = service.get("status", {}).get("loadBalancer", {})
+        balancer: Object = service.get("status", {}).get("loadBalancer", {})
         if service["spec"].get("type") == "LoadBalancer" and not balancer.get("ingress"):
             texts.append(f"{name_of(service)}: no load balancer has given it an address")
     return texts
@@ -367,7 +366,7 @@ def pod_reason(pod: Object) -> str:
     """The most telling word about an unready pod: a container's, else a condition's, its phase."""
     if (trouble := pod_trouble(pod)) is not None:
         return trouble.reason
-    status: dict[str, Any] = pod.get("status", {})
+    status: Object = pod.get("status", {})
     for condition in status.get("conditions", []):
         if condition["status"] != "True" and condition.get("reason"):
             return f"{condition['reason']}: {condition.get('message', '')}".strip(": ")

@@ -95,9 +95,9 @@ def pod_trouble(pod: Object, events: Sequence[str] = ()) -> Trouble | None:
             be mounted or of a probe that fails.
     """
     subject = name_of({"kind": "Pod", **pod})
-    status: dict[str, Any] = _part(pod, "status")
-    inits: list[dict[str, Any]] = status.get("initContainerStatuses") or []
-    others: list[dict[str, Any]] = status.get("containerStatuses") or []
+    status: Object = _part(pod, "status")
+    inits: list[Object] = status.get("initContainerStatuses") or []
+    others: list[Object] = status.get("containerStatuses") or []
     found = [
         trouble
         for group, word in ((inits, "init container"), (others, "container"))
@@ -114,10 +114,10 @@ def pod_trouble(pod: Object, events: Sequence[str] = ()) -> Trouble | None:
 
 
 def _container(subject: str, word: str, container: Mapping[str, Any]) -> Trouble | None:
-    state: dict[str, Any] = _part(container, "state")
-    waiting: dict[str, Any] = _part(state, "waiting")
-    last: dict[str, Any] = _part(_part(container, "lastState"), "terminated")
-    ended: dict[str, Any] = _part(state, "terminated")
+    state: Object = _part(container, "state")
+    waiting: Object = _part(state, "waiting")
+    last: Object = _part(_part(container, "lastState"), "terminated")
+    ended: Object = _part(state, "terminated")
     crashes = int(container.get("restartCount") or 0)
     name = f"{word} {container['name']}"
     reason = str(waiting.get("reason") or "")
@@ -164,11 +164,11 @@ def _sentence(condition: Mapping[str, Any]) -> str:
     return f"{condition.get('reason') or ''}: {condition.get('message') or ''}".strip(": ")
 
 
-def _items(obj: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+def _items(obj: Mapping[str, Any], key: str) -> list[Object]:
     return obj.get(key) or []
 
 
-def _part(obj: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _part(obj: Mapping[str, Any], key: str) -> Object:
     return obj.get(key) or {}
 
 
@@ -289,7 +289,7 @@ def find_trouble(
 
 def lacks_pods(workload: Object, pods: Iterable[Object]) -> bool:
     """Whether a StatefulSet, DaemonSet or Job has fewer pods than it wants."""
-    spec: dict[str, Any] = workload["spec"]
+    spec: Object = workload["spec"]
     there = sum(not _is_over(pod) for pod in pods)
     match workload["kind"]:
         case "StatefulSet":

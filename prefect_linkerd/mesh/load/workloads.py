@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.images import rewrite_image
@@ -43,8 +42,8 @@ def serving(
     name: str,
     namespace: str,
     replicas: int,
-    container: dict[str, Any],
-    template: dict[str, Any],
+    container: Object,
+    template: Object,
     selector: Mapping[str, str],
 ) -> Object:
     """A Deployment whose pods answer on `CONTAINER_PORT`.
@@ -74,9 +73,7 @@ def serving(
     }
 
 
-def container(
-    name: str, config: MeshConfig, image: str, arguments: Sequence[str]
-) -> dict[str, Any]:
+def container(name: str, config: MeshConfig, image: str, arguments: Sequence[str]) -> Object:
     """A container that runs the program, with as few rights as there can be."""
     if config.registry is not None:
         image = rewrite_image(image, config.registry.host)
@@ -103,12 +100,12 @@ def container(
 
 def pod(
     config: MeshConfig,
-    container: dict[str, Any],
+    container: Object,
     program_name: str,
     *,
     labels: Mapping[str, str],
     meshed: bool = True,
-) -> dict[str, Any]:
+) -> Object:
     """The template of a pod with one container of the program."""
     annotations = {"linkerd.io/inject": "enabled" if meshed else "disabled"}
     if meshed:
@@ -119,7 +116,7 @@ def pod(
             # about policy.
             "config.linkerd.io/default-inbound-policy": "all-unauthenticated",
         }
-    spec: dict[str, Any] = {
+    spec: Object = {
         "containers": [container],
         "volumes": [{"name": "program", "configMap": {"name": program_name}}],
     }

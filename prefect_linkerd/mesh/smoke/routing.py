@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.kubernetes.client import Object
@@ -70,7 +69,7 @@ def split(
         name: of the object, where the kind lets us choose.
         weights: percent by Service name; together 100.
     """
-    builders: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
+    builders: dict[str, Callable[[], tuple[str, Object]]] = {
         "HTTPRoute": lambda: (name, _http_route(api, service, weights)),
         "TrafficSplit": lambda: (name, _traffic_split(service, weights)),
         # A profile is found by its name alone.
@@ -88,7 +87,7 @@ def split(
     }
 
 
-def _http_route(api: SplitApi, service: str, weights: Mapping[str, int]) -> dict[str, Any]:
+def _http_route(api: SplitApi, service: str, weights: Mapping[str, int]) -> Object:
     # The core group is empty in the Gateway API; Linkerd's own CRD documents it as `core`.
     group = "" if api.api_version.startswith(GATEWAY) else "core"
     parent = {"group": group, "kind": "Service", "name": service, "port": PORT}
@@ -99,12 +98,12 @@ def _http_route(api: SplitApi, service: str, weights: Mapping[str, int]) -> dict
     return {"parentRefs": [parent], "rules": [{"backendRefs": backends}]}
 
 
-def _traffic_split(service: str, weights: Mapping[str, int]) -> dict[str, Any]:
+def _traffic_split(service: str, weights: Mapping[str, int]) -> Object:
     backends = [{"service": name, "weight": weight} for name, weight in weights.items()]
     return {"service": service, "backends": backends}
 
 
-def _profile(namespace: str, weights: Mapping[str, int], cluster_domain: str) -> dict[str, Any]:
+def _profile(namespace: str, weights: Mapping[str, int], cluster_domain: str) -> Object:
     overrides = [
         {"authority": f"{_fqdn(name, namespace, cluster_domain)}.:{PORT}", "weight": weight}
         for name, weight in weights.items()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from prefect_linkerd.mesh.errors import ApiError, InvalidInput, MeshError, NotReady
 from prefect_linkerd.mesh.install.ingress import API_VERSIONS as TRAEFIK_API_VERSIONS
@@ -345,7 +345,7 @@ class SmokeRun:
             raise PromiseNotKept
 
 
-def _ended(pod: Object) -> dict[str, Any] | None:
+def _ended(pod: Object) -> Object | None:
     for container in pod.get("status", {}).get("containerStatuses", []):
         if container["name"] == "client":
             return container.get("state", {}).get("terminated")
