@@ -68,9 +68,10 @@ else:
     from prefect_linkerd.mesh.report.report import verify
     from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
     from prefect_linkerd.mesh.config.verification import DEFAULT_SCOPES
+    from prefect_linkerd.mesh.mesh import Mesh
     mesh = MeshConfig.model_validate_json(sys.argv[1])
     cluster = Cluster.from_file(mesh.access.kubeconfig)
-    run = lambda: verify(read_snapshot(cluster, mesh), CATEGORIES, DEFAULT_SCOPES)
+    run = lambda: verify(read_snapshot(Mesh(cluster, mesh)), CATEGORIES, DEFAULT_SCOPES)
 begin = time.monotonic()
 report = run()
 seconds = time.monotonic() - begin

@@ -76,7 +76,7 @@ assert decide(shared) == ("adopted", pair.certificate)
 # As it was stored before clusters were noted.
 store.replace(pair)
 assert "one of an unknown cluster" in decide(mesh), decide(mesh)
-store.replace(replace(pair, cluster=read_snapshot(cluster, mesh, store).cluster))
+store.replace(replace(pair, cluster=read_snapshot(Mesh(cluster, mesh), store).cluster))
 assert decide(mesh) == ("adopted", pair.certificate)
 print(store.where)
 store.remove()

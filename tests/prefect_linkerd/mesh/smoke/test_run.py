@@ -30,6 +30,7 @@ import os, signal, sys
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.load import fuse
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
 from prefect_linkerd.mesh.smoke.run import SmokeRun
 from prefect_linkerd.mesh.load.workloads import program
@@ -38,7 +39,7 @@ from pathlib import Path
 fuse.FUSE_SECONDS = int(sys.argv[3])
 cluster = Cluster.from_file(Path(sys.argv[1]))
 options = SmokeOptions(namespace=sys.argv[2])
-with SmokeRun(cluster, MeshConfig(), options, "canary") as run:
+with SmokeRun(Mesh(cluster, MeshConfig()), options, "canary") as run:
     run.apply(program(run.name("program"), run.namespace))
     run.front("web", "stable")
     run.apply({
