@@ -100,16 +100,20 @@ class EndToEnd:
             self.rows = from_json(str(mark.get("data", {}).get("rows", "")))
 
     def _foreign(self) -> list[str]:
-        """What there is of a Linkerd mesh, of any maker."""
+        """What there is that a run would install, and so would uninstall, of any maker."""
         definitions = self.cluster.list(
             "apiextensions.k8s.io/v1", "CustomResourceDefinition", metadata_only=True
         )
         names = [f"CustomResourceDefinition/{obj['metadata']['name']}" for obj in definitions]
-        labels = "linkerd.io/is-control-plane"
-        spaces = self.cluster.list("v1", "Namespace", labels=labels, metadata_only=True)
+        spaces = [
+            str(obj["metadata"]["name"])
+            for obj in self.cluster.list("v1", "Namespace", metadata_only=True)
+            if obj["metadata"]["name"] in NAMESPACES
+            or "linkerd.io/is-control-plane" in (obj["metadata"].get("labels") or {})
+        ]
         return [
-            *(name for name in names if name.endswith(".linkerd.io")),
-            *(f"Namespace/{obj['metadata']['name']}" for obj in spaces),
+            *(name for name in names if name.endswith(tuple(f".{group}" for group in GROUPS))),
+            *(f"Namespace/{name}" for name in spaces),
         ]
 
     def _save(self) -> None:
@@ -271,13 +275,12 @@ class EndToEnd:
         )
         for obj in list(definitions):
             name = str(obj["metadata"]["name"])
-            if name.split(".", 1)[1].endswith(GROUPS):
+            if name.endswith(tuple(f".{group}" for group in GROUPS)):
                 self.cluster.delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", name)
         self._await(self._is_clean)
 
     def _is_clean(self) -> bool:
-        left = {str(obj["metadata"]["name"]) for obj in self.cluster.list("v1", "Namespace")}
-        return not left & set(NAMESPACES) and not self._foreign()
+        return not self._foreign()
 
     def _await(self, look: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + PATIENCE

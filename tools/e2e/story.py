@@ -169,8 +169,9 @@ def refusal(foreign: Collection[str], *, is_marked: bool) -> str:
     if is_marked or not foreign:
         return ""
     return (
-        f"The cluster has a mesh that no end-to-end run made: {', '.join(sorted(foreign)[:5])}. "
-        "Use an empty cluster: this run installs, breaks and uninstalls a mesh."
+        "The cluster has a mesh, or what comes with one, that no end-to-end run made: "
+        f"{', '.join(sorted(foreign)[:5])}. Use an empty cluster: this run installs, breaks and "
+        "uninstalls a mesh, cert-manager, trust-manager and emojivoto."
     )
 
 
