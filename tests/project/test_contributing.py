@@ -102,9 +102,13 @@ def test_what_the_page_adds_lacks_nothing(copy: Path) -> None:
     assert "List who owns each part of a mesh; change nothing." in help_
 
 
-def test_the_examples_are_formatted_as_the_project_is(copy: Path) -> None:
+def test_the_examples_are_typed_and_formatted_as_the_project_is(copy: Path) -> None:
     paths = {example["path"] for example in EXAMPLE.finditer(PAGE) if example["path"][-2:] == "py"}
     for command in ("check", "format"):
         more = ["--check"] if command == "format" else []
         done = python(copy, "-m", "ruff", command, *more, *sorted(paths))
         assert done.returncode == 0, done.stdout
+    (copy / ".venv").symlink_to(sys.prefix)
+    ours = sorted(path for path in paths if not path.startswith("tests/"))
+    done = python(copy, "-m", "pyright", *ours)
+    assert done.returncode == 0, done.stdout
