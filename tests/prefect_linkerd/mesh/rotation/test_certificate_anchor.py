@@ -34,7 +34,7 @@ from tests.prefect_linkerd.mesh.rotation.test_killed import run_rotation
 from tests.prefect_linkerd.mesh.rotation.test_rotation import (
     PATIENT,
     SMALL,
-    only_the_new_anchor_is_left,
+    only_the_new_anchor_is_used,
 )
 from tests.support.invariant import Invariant
 from tests.support.meshes import FAST, add_workloads, await_lease, plan, store_of
@@ -85,7 +85,7 @@ def settled(mesh: Rotated, *, besides: frozenset[str]) -> None:
     assert mesh.anchors() == anchors
     assert not anchors & besides
     assert anchor.copy.anchors == anchors
-    only_the_new_anchor_is_left(mesh.sandbox, mesh.cluster, anchors)
+    only_the_new_anchor_is_used(mesh.sandbox, mesh.cluster, anchors, None)
     record = read_record(mesh.cluster, "linkerd")
     assert record is not None
     assert (record.phase, {record.goal}) == ("done", anchors)
