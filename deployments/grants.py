@@ -293,7 +293,14 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
     policies = {group for group, _ in POLICY_KINDS}
     application = config.namespaces.emojivoto
     made = [namespace["metadata"]["name"] for namespace in namespaces(config)]
-    named = (TRUST_ROOTS, ROTATION, "linkerd-config", "linkerd-cni-config", "prometheus-config")
+    named = (
+        TRUST_ROOTS,
+        ROTATION,
+        UPGRADE,
+        "linkerd-config",
+        "linkerd-cni-config",
+        "prometheus-config",
+    )
     return [
         Grant(read, "", ("namespaces", "nodes", "pods", "serviceaccounts", "services")),
         Grant(read, "apps", ("daemonsets", "deployments", "statefulsets")),
@@ -600,6 +607,101 @@ def _rotation(config: MeshConfig) -> list[Held | Grant]:
             Grant(("get",), "", ("secrets",), keys, (*SECRETS_BESIDE, COPY), sometimes=True),
         ]
     return found
+
+
+def uninstall(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
+    """What the charts made and bootstrap did; CRDs, namespaces and dependencies where asked for."""
+    names = config.namespaces
+    linkerd, application = names.linkerd, names.emojivoto
+    crds = ("customresourcedefinitions",)
+    found: list[Held | Grant] = [
+        # Helm's records of releases, wherever they are.
+        Grant(("list",), "", ("secrets",)),
+        Grant(("list",), "", ("namespaces", "pods")),
+        Grant(("list",), "apiextensions.k8s.io", crds),
+        Grant(("list",), "apps", ("deployments",)),
+        Grant(("list",), "", ("serviceaccounts", "services"), application),
+        Grant(("get", "delete"), "", ("configmaps",), linkerd, (ROTATION,)),
+        Grant(("get",), "", ("configmaps",), linkerd, (UPGRADE,)),
+        Grant(("delete",), "", ("configmaps",), linkerd, (UPGRADE,), sometimes=True),
+        *_lease(config),
+    ]
+    own = {namespace["metadata"]["name"] for namespace in namespaces(config)} | {linkerd}
+    own |= {names.viz, names.jaeger, application, names.cert_manager, names.traefik}
+    for place in sorted(own):
+        found += [
+            Grant(("get", "update", "patch", "delete"), "", ("secrets",), place, sometimes=True),
+            # What others made in a namespace that is to go.
+            Grant(("list",), "apps", ("daemonsets", "statefulsets"), place, sometimes=True),
+            Grant(("list",), "batch", ("cronjobs", "jobs"), place, sometimes=True),
+            Grant(
+                ("list",),
+                "",
+                ("configmaps", "persistentvolumeclaims", "services"),
+                place,
+                sometimes=True,
+            ),
+            Grant(("get", "delete"), "", ("namespaces",), "", (place,), sometimes=True),
+        ]
+    for place in (application, names.viz):
+        kinds = ("ingressroutes", "middlewares")
+        found.append(Grant(("list", "delete"), "traefik.io", kinds, place, sometimes=True))
+    found += [
+        Grant(("delete",), "", ("serviceaccounts", "services"), application, sometimes=True),
+        Grant(("delete",), "apps", ("deployments",), application, sometimes=True),
+        *_uses(),
+    ]
+    if config.issuer == "cert-manager":
+        kinds = ("certificates", "issuers")
+        found += [
+            Grant(("get", "delete"), "cert-manager.io", kinds, place, sometimes=True)
+            for place in (linkerd, *webhook_servers(config))
+        ]
+        issuers = ("clusterissuers",)
+        found.append(Grant(("get", "delete"), "cert-manager.io", issuers, sometimes=True))
+    for name, content in objects.items():
+        found += _removals(content, own, sometimes=name not in CONTROL_PLANE_CHARTS)
+        # What would be deleted with a CRD.
+        found += [
+            Grant(
+                ("list",), obj["spec"]["group"], (obj["spec"]["names"]["plural"],), sometimes=True
+            )
+            for obj in content
+            if obj["kind"] == "CustomResourceDefinition"
+        ]
+    return found
+
+
+def _uses() -> list[Grant]:
+    """Everything of a kind that goes with its CRD, or that needs cert-manager or Traefik."""
+    kinds = (*POLICY_KINDS, *INGRESS_KINDS, ("linkerd.io", "ServiceProfile"))
+    more = (("split.smi-spec.io", "TrafficSplit"), ("policy.linkerd.io", "EgressNetwork"))
+    plurals: dict[str, set[str]] = {}
+    for group, kind in (*kinds, *more, ("cert-manager.io", "Certificate")):
+        plurals.setdefault(group, set()).add(plural(kind))
+    return [
+        Grant(("list",), group, tuple(sorted(names)), sometimes=True)
+        for group, names in sorted(plurals.items())
+    ]
+
+
+def _removals(objects: Iterable[Object], own: set[str], *, sometimes: bool) -> Iterator[Grant]:
+    """What Helm looks at and deletes when it uninstalls: in the mesh's namespaces all of a kind."""
+    elsewhere: dict[tuple[str, str, str, bool], set[str]] = {}
+    for obj in objects:
+        if _hook(obj):
+            continue
+        group, resource = obj["apiVersion"].rpartition("/")[0], plural(obj["kind"])
+        place = obj["metadata"].get("namespace", "")
+        if place in own:
+            yield Grant(("get", "delete"), group, (resource,), place, (), sometimes)
+        else:
+            is_crd = resource == "customresourcedefinitions"
+            key = (group, resource, place, sometimes or is_crd)
+            elsewhere.setdefault(key, set()).add(obj["metadata"]["name"])
+    for (group, resource, place, rare), names in sorted(elsewhere.items()):
+        yield Grant(("get",), group, (resource,), place, tuple(sorted(names)), rare)
+        yield Grant(("delete",), group, (resource,), place, tuple(sorted(names)), rare)
 
 
 def smoke_test(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  # noqa: ARG001

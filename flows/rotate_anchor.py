@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.records.rotation import RotationRecord
-from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
+from prefect_linkerd.mesh.rotation.options import FlowAction, NewAnchor, RotationOptions, dry_action
 from prefect_linkerd.mesh.rotation.plan import RotationPlan
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
@@ -38,9 +38,10 @@ STEPS = 12
 )
 def rotate_anchor(
     mesh: LinkerdMesh,
-    action: Action = "rotate",
+    action: FlowAction = "rotate",
     new_anchor: NewAnchor = MADE_HERE,
     options: RotationOptions = DEFAULTS,
+    dry_run: bool = False,
 ) -> RotationRecord | RotationPlan:
     """Replace the trust anchor and the issuer of a running mesh, with no failed request.
 
@@ -51,11 +52,12 @@ def rotate_anchor(
 
     Args:
         mesh: Which mesh.
-        action: rotate, or resume a rotation. dry_run: only plan. abort: go back to the old
-            anchor. recover: a mesh whose certificates have expired, with downtime. drop: restart
-            what still trusts the old anchor after a gentle rotation.
+        action: rotate, or resume a rotation. abort: go back to the old anchor. recover: a mesh
+            whose certificates have expired, with downtime. drop: restart what still trusts the
+            old anchor after a gentle rotation.
         new_anchor: The new trust anchor; created here if none is provided.
         options: The pace of restarts, approvals, the probe, and what is allowed.
+        dry_run: Stops after the plan of a rotation, and changes nothing.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
@@ -66,9 +68,9 @@ def rotate_anchor(
         'done'
     """
     live = connect(mesh)
+    if dry_run:
+        return plan_rotation(live, new_anchor, options, dry_action(action))
     plan = plan_rotation(live, new_anchor, options, action)
-    if action == "dry_run":
-        return plan
     with claimed_rotation(live, options) as rotation:
         if was_done_meanwhile(rotation, plan):
             return rotation.record

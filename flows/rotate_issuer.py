@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from prefect_linkerd.mesh.planning.dry_run import DryRun
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
 from prefect_linkerd.mesh.rotation.options import RotationOptions
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.issuer_rotation import (
     approve_issuer,
+    issuer_outlook,
     look_at_issuer,
     rotate_the_issuer,
     why_no_probe,
@@ -27,7 +29,9 @@ DEFAULTS = RotationOptions()
     fleet=True,
     key="read",
 )
-def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> IssuerRotation:
+def rotate_issuer(
+    mesh: LinkerdMesh, options: RotationOptions = DEFAULTS, dry_run: bool = False
+) -> IssuerRotation | DryRun:
     """Replace the issuer of a running mesh; the trust anchor stays, and no workload restarts.
 
     If the issuer has expired already, every meshed workload is restarted, once a downtime is
@@ -37,6 +41,7 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
         mesh: Which mesh.
         options: What is allowed, whether to ask before (`switch`), and how long identity has to
             load the new issuer.
+        dry_run: Says what would be done, and changes nothing.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
@@ -46,6 +51,8 @@ def rotate_issuer(mesh: LinkerdMesh, options: RotationOptions = DEFAULTS) -> Iss
     """
     live = connect(mesh)
     before = look_at_issuer(live, options)
+    if dry_run:
+        return issuer_outlook(live, before)
     approve_issuer(options)
     with (
         claimed_mesh(live, options) as claim,

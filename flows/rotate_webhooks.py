@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from prefect_linkerd.mesh.planning.dry_run import DryRun
 from prefect_linkerd.mesh.rotation.options import WebhookOptions
 from prefect_linkerd.mesh.rotation.webhooks import WebhookRenewal
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.rotation import claimed_mesh
-from prefect_linkerd.tasks.webhooks import approve_webhooks, look_at_webhooks, renew_webhooks
+from prefect_linkerd.tasks.webhooks import (
+    approve_webhooks,
+    look_at_webhooks,
+    renew_webhooks,
+    webhooks_outlook,
+)
 
 DEFAULTS = WebhookOptions()
 
@@ -20,7 +26,9 @@ DEFAULTS = WebhookOptions()
     grants="rotate_webhooks",
     fleet=True,
 )
-def rotate_webhooks(mesh: LinkerdMesh, options: WebhookOptions = DEFAULTS) -> WebhookRenewal:
+def rotate_webhooks(
+    mesh: LinkerdMesh, options: WebhookOptions = DEFAULTS, dry_run: bool = False
+) -> WebhookRenewal | DryRun:
     """Renew the certificates of Linkerd's webhooks, by the charts that made them.
 
     No version and no value changes. Certificates that cert-manager or the chart's values provide
@@ -29,12 +37,15 @@ def rotate_webhooks(mesh: LinkerdMesh, options: WebhookOptions = DEFAULTS) -> We
     Args:
         mesh: Which mesh.
         options: Whether to ask before the first change.
+        dry_run: Says what would be renewed, and changes nothing.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
     """
     live = connect(mesh)
     before = look_at_webhooks(live)
+    if dry_run:
+        return webhooks_outlook(live)
     approve_webhooks(options)
     with claimed_mesh(live, options) as claim:
         return renew_webhooks(live, claim, before)

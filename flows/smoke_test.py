@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefect_linkerd.mesh.planning.dry_run import DryRun
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.report import SmokeReport, require_smoke
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.outside import Ending, Future, completed
-from prefect_linkerd.tasks.smoke import leftovers, promise, result_of, show_report
+from prefect_linkerd.tasks.smoke import leftovers, promise, result_of, show_report, smoke_outlook
 from prefect_linkerd.tasks.step import submit
 
 DEFAULTS = SmokeOptions()
@@ -23,7 +24,9 @@ DEFAULTS = SmokeOptions()
     grants="smoke_test",
     fleet=True,
 )
-def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeReport | Ending:
+def smoke_test(
+    mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS, dry_run: bool = False
+) -> SmokeReport | DryRun | Ending:
     """Test load balancing, splits, canaries, faults and ingress with real requests.
 
     Whatever a test makes is gone when it ends. A test that is killed leaves its own objects, which
@@ -34,11 +37,14 @@ def smoke_test(mesh: LinkerdMesh, options: SmokeOptions = DEFAULTS) -> SmokeRepo
     Args:
         mesh: Which mesh is tested.
         options: Which tests, with how much traffic, and what is good enough.
+        dry_run: Says what would be tested, and makes no object.
 
     Raises:
         SmokeTestFailed: the tests that failed, and why.
     """
     live = connect(mesh)
+    if dry_run:
+        return smoke_outlook(live, options)
     leftovers(live, options)
     tests: dict[Promise, Future[Any]] = {
         name: submit(promise, live, options, name) for name in options.promises

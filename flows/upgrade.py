@@ -10,8 +10,10 @@ from prefect_linkerd.mesh.errors import (
     UpgradeUndone,
 )
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
+from prefect_linkerd.mesh.planning.plan import require_acceptable
 from prefect_linkerd.mesh.probe.options import ProbeOptions
 from prefect_linkerd.mesh.report.report import Report
+from prefect_linkerd.mesh.upgrade.going_back import BackPlan
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan, require_plan
 from prefect_linkerd.mesh.upgrade.run import Upgrade
 from prefect_linkerd.tasks.admission import await_approval, declined, postponed
@@ -26,6 +28,7 @@ from prefect_linkerd.tasks.step import submit
 from prefect_linkerd.tasks.upgrade import (
     arrived,
     begin,
+    begin_going_back,
     choose_target,
     end,
     finish_split,
@@ -34,6 +37,7 @@ from prefect_linkerd.tasks.upgrade import (
     keep_version,
     move_data_plane,
     plan,
+    plan_going_back,
     roll_back,
     soak,
     split_chart,
@@ -63,7 +67,7 @@ def upgrade(
     go_back: bool = False,
     restarts: RestartPolicy = DEFAULTS,
     probe: ProbeOptions = PROBE,
-) -> UpgradePlan | Ending:
+) -> UpgradePlan | BackPlan | Ending:
     """Upgrade a mesh to a newer Linkerd, and roll back when a gate fails.
 
     Run again after an interruption, it resumes where the cluster says that it was, in the same
@@ -75,7 +79,8 @@ def upgrade(
         dry_run: Stops after the plan, and changes nothing.
         accept: Ids of the plan's findings that a person has looked at and accepts; `window` goes
             ahead outside the maintenance window.
-        go_back: Gives an interrupted upgrade up, and goes back.
+        go_back: Goes back: gives an interrupted upgrade up, or undoes a completed one as far as
+            Helm keeps the former revisions.
         restarts: How fast, and in which order, the data plane is restarted, and by how much success
             rates may drop.
         probe: Requests of its own meanwhile, and how many may fail before it goes back.
@@ -92,6 +97,12 @@ def upgrade(
     if reason := declined(mesh):
         return completed(name="Skipped", message=reason)
     live = connect(mesh)
+    if go_back and (back := plan_going_back(live, frozenset(accept))) is not None:
+        if dry_run:
+            return back
+        require_acceptable(back.findings, f"going back of mesh {mesh.name}")
+        with claim_of(live, mesh.upgrade):
+            begin_going_back(live, back)
     target = choose_target(live, to or None)
     planned = plan(live, target, frozenset(accept))
     if dry_run:
@@ -113,10 +124,10 @@ def upgrade(
             return _upgrade(Upgrade(planned, claim, restarts, requests), go_back=go_back)
 
 
-def _upgrade(upgrade: Upgrade, *, go_back: bool) -> UpgradePlan:
+def _upgrade(upgrade: Upgrade, *, go_back: bool) -> UpgradePlan | Ending:
     """There, or back, with the right to change the mesh."""
     begin(upgrade)
-    if go_back:
+    if go_back and not upgrade.is_going_back:
         turn_back(upgrade, "a person said so")
 
     if not upgrade.is_going_back:
@@ -142,6 +153,10 @@ def _upgrade(upgrade: Upgrade, *, go_back: bool) -> UpgradePlan:
     went_back(upgrade, verified)
     end(upgrade)
     record = upgrade.record
+    if record.was_completed:
+        keep_version(upgrade.before)
+        message = f"mesh {upgrade.before.name} is at {record.source} again"
+        return completed(name="WentBack", message=message)
     raise UpgradeUndone(
         f"mesh {upgrade.before.name}",
         expected=f"to be upgraded to {record.target}",

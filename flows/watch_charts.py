@@ -10,7 +10,7 @@ from prefect_linkerd.tasks.step import submit
     run_name="watch charts",
     changes=False,
     page="upgrade.md",
-    command="watch",
+    command="new-releases",
     needs_server=True,
     skips_overlap=True,
     schedules={"hourly": {"minutes": 60, "at": "00:20"}},

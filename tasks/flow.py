@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-KeyUse = Literal["unused", "read", "kept"]
-"""What a flow does with the trust anchor's private key; `kept`: it may make one."""
+KeyUse = Literal["unused", "named", "read", "kept"]
+"""What a flow does with the trust anchor's private key; `named`: it says where that is, and `kept`:
+it may make one."""
 
 
 class Schedule(TypedDict):

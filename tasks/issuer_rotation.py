@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo
+from prefect_linkerd.mesh.planning.dry_run import DryRun
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation import issuer as issuer_rotation
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
 from prefect_linkerd.mesh.rotation.options import RotationOptions
+from prefect_linkerd.mesh.rotation.permissions import issuer_permissions, rotation_reads
 from prefect_linkerd.mesh.rotation.story import issuer_markdown, issuer_notice
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.names import mesh_key
@@ -21,7 +24,28 @@ from prefect_linkerd.tasks.trust_anchor import key_ring
 
 @step("look", description="Checks that the issuer can be rotated; changes nothing.")
 def look_at_issuer(mesh: Mesh, options: RotationOptions) -> CertificateInfo | None:
-    return issuer_rotation.look_at_issuer(mesh, key_ring(mesh), options).issuer
+    with all_at_once(
+        mesh.cluster,
+        f"issuer rotation of mesh {mesh.name}",
+        lambda: rotation_reads(mesh.config) + issuer_permissions(mesh.config, (), has_record=False),
+    ):
+        return issuer_rotation.look_at_issuer(mesh, key_ring(mesh), options).issuer
+
+
+def issuer_outlook(mesh: Mesh, before: CertificateInfo | None) -> DryRun:
+    """What `rotate_issuer` would do, once `look_at_issuer` found nothing against it."""
+    now = "none" if before is None else f"{before.subject}, until {before.not_after:%Y-%m-%d}"
+    who = (
+        "cert-manager renews" if mesh.config.issuer == "cert-manager" else "the trust anchor signs"
+    )
+    return DryRun(
+        f"New issuer of mesh {mesh.name}",
+        (
+            f"the issuer now: {now}",
+            f"{who} a new one, and identity loads it",
+            "no workload restarts, unless the issuer has expired and a downtime is accepted",
+        ),
+    )
 
 
 def approve_issuer(options: RotationOptions) -> None:

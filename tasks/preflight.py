@@ -9,7 +9,9 @@ from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
 from prefect_linkerd.mesh.helm.charts import Chart, ChartName, charts_of
 from prefect_linkerd.mesh.helm.client import require_helm
 from prefect_linkerd.mesh.helm.values import ClusterFacts
+from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
 from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.planning.preflight import permissions
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.step import step
@@ -46,7 +48,10 @@ def plan(mesh: Mesh, charts: Charts, accept: frozenset[str]) -> PlannedBootstrap
         InvalidInput: a trust anchor that is provided or kept is unfit, or a dependency is missing.
     """
     require_helm()
-    snapshot = read_bootstrap(mesh, tuple(charts.values()), key_store(mesh), accept)
+    with all_at_once(
+        mesh.cluster, f"bootstrap of mesh {mesh.name}", lambda: permissions(mesh.config)
+    ):
+        snapshot = read_bootstrap(mesh, tuple(charts.values()), key_store(mesh), accept)
     made = plan_bootstrap(snapshot)
     create_markdown_artifact(
         bootstrap_markdown(made),

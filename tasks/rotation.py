@@ -10,13 +10,16 @@ from pydantic import SecretStr
 
 from prefect_linkerd.mesh.config.model import UpgradePolicy
 from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RotationClaim, RotationRecord
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions, WebhookOptions
+from prefect_linkerd.mesh.rotation.permissions import issuer_permissions, rotation_reads
 from prefect_linkerd.mesh.rotation.phases import CERTIFICATE_PHASES, PHASES, PhaseName
 from prefect_linkerd.mesh.rotation.plan import RotationPlan, look
 from prefect_linkerd.mesh.rotation.run import Rotation
 from prefect_linkerd.mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
+from prefect_linkerd.mesh.uninstall.options import UninstallOptions
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger, outside
@@ -31,14 +34,13 @@ def plan_rotation(
     mesh: Mesh, new_anchor: NewAnchor, options: RotationOptions, action: Action
 ) -> RotationPlan:
     """The plan, also as an artifact; nothing is changed."""
-    plan = look(
-        mesh,
-        key_ring(mesh),
-        with_key(new_anchor),
-        options,
-        action,
-        mesh.cluster.clock(),
-    )
+    new = with_key(new_anchor)
+    with all_at_once(
+        mesh.cluster,
+        f"rotation of mesh {mesh.name}",
+        lambda: rotation_reads(mesh.config) + issuer_permissions(mesh.config, (), has_record=False),
+    ):
+        plan = look(mesh, key_ring(mesh), new, options, action, mesh.cluster.clock())
     log = get_run_logger()
     for trouble in plan.troubles:
         log.warning("Not well: %s", trouble)
@@ -75,7 +77,8 @@ def with_key(new: NewAnchor) -> NewAnchor:
 
 
 def claim_of(
-    mesh: Mesh, options: RotationOptions | WebhookOptions | UpgradePolicy
+    mesh: Mesh,
+    options: RotationOptions | WebhookOptions | UpgradePolicy | UninstallOptions,
 ) -> RotationClaim:
     """The right to rotate or upgrade a mesh: by a lease in the cluster, on whatever servers."""
     return RotationClaim(
@@ -88,7 +91,9 @@ def claim_of(
 
 
 @contextmanager
-def claimed_mesh(mesh: Mesh, options: RotationOptions | WebhookOptions) -> Generator[RotationClaim]:
+def claimed_mesh(
+    mesh: Mesh, options: RotationOptions | WebhookOptions | UninstallOptions
+) -> Generator[RotationClaim]:
     """`claim_of` a mesh, held.
 
     Runs on a Prefect server queue up before that at its global concurrency limit

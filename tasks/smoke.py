@@ -7,6 +7,7 @@ from typing import Any
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.load.fuse import clear_leftovers
 from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.planning.dry_run import DryRun
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.promises import keep_promise
 from prefect_linkerd.mesh.smoke.report import (
@@ -29,6 +30,20 @@ from prefect_linkerd.tasks.outside import (
 )
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.step import step
+
+
+def smoke_outlook(mesh: Mesh, options: SmokeOptions) -> DryRun:
+    """What `smoke_test` would do."""
+    place = options.namespace or mesh.config.namespaces.emojivoto
+    return DryRun(
+        f"Smoke tests of mesh {mesh.name}",
+        (
+            *(f"test {name}" for name in options.promises),
+            f"objects of its own in namespace {place}, with image {options.image}; all are deleted "
+            "at the end",
+            f"{options.requests} requests in each measurement",
+        ),
+    )
 
 
 @step("leftovers", description="Removes what a killed smoke test left behind.")

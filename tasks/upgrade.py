@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import cast
 
+from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.planning.preflight import permissions
+from prefect_linkerd.mesh.records import upgrade as records
 from prefect_linkerd.mesh.report.report import Report
-from prefect_linkerd.mesh.restarts import Restarted
+from prefect_linkerd.mesh.restarts import Restarted, data_plane_reads
+from prefect_linkerd.mesh.upgrade.going_back import BackPlan, back_markdown, look_back
 from prefect_linkerd.mesh.upgrade.plan import at_version, plan_markdown
 from prefect_linkerd.mesh.upgrade.run import PlannedUpgrade, Upgrade, look
 from prefect_linkerd.mesh.upgrade.snapshot import newest_target
@@ -25,13 +30,26 @@ from prefect_linkerd.tasks.traffic import told
 @step("choose version", description="The version to go to, by name or by the mesh's policy.")
 def choose_target(mesh: Mesh, to: str | None) -> LinkerdVersion:
     """A named one; else that of an upgrade in progress; else the newest that the policy wants."""
-    return LinkerdVersion.parse(to) if to is not None else newest_target(mesh)
+    if to is not None:
+        return LinkerdVersion.parse(to)
+    with _permitted(mesh):
+        return newest_target(mesh)
+
+
+def _permitted(mesh: Mesh) -> AbstractContextManager[None]:
+    """Names every missing permission where one read of an upgrade's plan is refused."""
+    return all_at_once(
+        mesh.cluster,
+        f"upgrade of mesh {mesh.name}",
+        lambda: [*permissions(mesh.config), *data_plane_reads()],
+    )
 
 
 @step("plan", description="What the upgrade would change, and what blocks it.")
 def plan(mesh: Mesh, target: LinkerdVersion, accept: frozenset[str]) -> PlannedUpgrade:
     """Also as a markdown artifact; changes nothing."""
-    planned = look(mesh, target, accept)
+    with _permitted(mesh):
+        planned = look(mesh, target, accept)
     create_markdown_artifact(
         plan_markdown(planned.plan, planned.snapshot.traffic_splits),
         key=mesh_key(mesh.name, "upgrade-plan"),
@@ -45,6 +63,32 @@ def plan(mesh: Mesh, target: LinkerdVersion, accept: frozenset[str]) -> PlannedU
 @step("record", description="Keeps the way back: every release's revision, in one ConfigMap.")
 def begin(upgrade: Upgrade) -> None:
     upgrade.begin()
+
+
+@step("plan", description="Which releases go back to which revision, and what cannot.")
+def plan_going_back(mesh: Mesh, accept: frozenset[str]) -> BackPlan | None:
+    """The way back of a completed upgrade; None where one is in progress, which has its own.
+
+    Also as a markdown artifact; changes nothing.
+    """
+    made = look_back(mesh, accept)
+    if made is None:
+        return None
+    create_markdown_artifact(
+        back_markdown(made),
+        key=mesh_key(mesh.name, "upgrade-plan"),
+        description=f"Mesh {mesh.name}: back from {made.target} to {made.source}",
+    )
+    for finding in made.findings:
+        get_run_logger().warning("%s: %s", finding.severity, finding)
+    return made
+
+
+@step("record", description="Keeps what goes back where, in one ConfigMap.")
+def begin_going_back(mesh: Mesh, made: BackPlan) -> None:
+    """Called with the right to change the mesh; from here on any run goes back to the end."""
+    if made.record is not None:
+        records.begin(mesh, made.record)
 
 
 @step("chart split", description="Gives the objects of release linkerd2 to the two new releases.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.planning.dry_run import DryRun
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation import webhooks
 from prefect_linkerd.mesh.rotation.options import WebhookOptions
@@ -19,6 +20,22 @@ from prefect_linkerd.tasks.step import step
 @step("look", description="Checks that the charts can make new certificates; changes nothing.")
 def look_at_webhooks(mesh: Mesh) -> dict[str, Certificates]:
     return webhooks.look_at_webhooks(mesh)
+
+
+@step("plan", description="Says which certificates would be renewed; changes nothing.")
+def webhooks_outlook(mesh: Mesh) -> DryRun:
+    plan = webhooks.read_renewal(mesh)
+    return DryRun(
+        f"New webhook certificates of mesh {mesh.name}",
+        (
+            *(
+                f"Helm release {each.release.ref} is upgraded to what it is, which renews "
+                f"{', '.join(sorted(each.secrets))}"
+                for each in plan.releases
+            ),
+            *(f"left: {text}" for text in plan.left),
+        ),
+    )
 
 
 def approve_webhooks(options: WebhookOptions) -> None:

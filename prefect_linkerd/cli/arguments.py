@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from prefect_linkerd.cli.flags import Flag
+from prefect_linkerd.cli.paint import painted
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError
 
 Result = Literal["text", "json"]
@@ -62,7 +63,7 @@ def guarded(work: Callable[[], None], output: str) -> None:
         if output == "json":
             said = {"error": type(error).__name__, **vars(error), "message": str(error)}
             print(json.dumps(said, default=str, indent=2))
-        print(f"prefect-linkerd: {error}", file=sys.stderr)
+        print(f"{painted('prefect-linkerd:', 'red', sys.stderr)} {error}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, InvalidInput) else 1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -24,7 +24,6 @@ from prefect_linkerd.cli.flags import (
     Flag,
     Parameter,
     arguments_of,
-    choices,
     flags_of,
     parameters_of,
 )
@@ -32,13 +31,14 @@ from prefect_linkerd.cli.request import Answer, RunRequest
 from prefect_linkerd.cli.user_server import has_server
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, NotApproved
-from prefect_linkerd.mesh_file import load_mesh
+from prefect_linkerd.mesh_file import Key, load_mesh
 from prefect_linkerd.tasks.declared import DeclaredFlow, declared_flows
 
 if TYPE_CHECKING:
     from prefect_linkerd.tasks.outside import Ending
 
-DRY_RUN = Parameter("dry_run", bool, False, help="Show the plan; change nothing.")
+DRY_RUN = Parameter("dry_run", bool, False, help="Change nothing, as always.")
+"""Of commands that change nothing anyway, so that every command has it."""
 KEY_FLAGS = (
     Flag(
         ("key_file",),
@@ -58,9 +58,13 @@ KEY_FLAGS = (
 )
 
 
+_KEYS: dict[str, Key] = {"unused": "unused", "named": "place"}
+"""How a mesh's file is read where a flow needs no passphrase."""
+
+
 def is_dry(arguments: Mapping[str, object]) -> bool:
     """Whether a run only shows its plan, or goes back to what there was: it keeps no new key."""
-    return bool(arguments.get("dry_run")) or arguments.get("action") in ("dry_run", "abort")
+    return bool(arguments.get("dry_run")) or arguments.get("action") == "abort"
 
 
 def command(name: str) -> Callable[..., None]:
@@ -69,8 +73,7 @@ def command(name: str) -> Callable[..., None]:
     declaration, parameters = flow.declaration, parameters_of(flow)
     flags = flags_of(parameters)
     more = [*(KEY_FLAGS if declaration.key == "kept" else ())]
-    has_dry_action = any(p.name == "action" and "dry_run" in choices(p.kind) for p in parameters)
-    if has_dry_action:
+    if not any(p.name == "dry_run" for p in parameters) and not declaration.changes:
         more += flags_of((DRY_RUN,))
 
     def with_mesh(
@@ -84,17 +87,15 @@ def command(name: str) -> Callable[..., None]:
         **given: object,
     ) -> None:
         def work() -> None:
-            key = "unused" if declaration.key == "unused" else "asked"
+            key = _KEYS.get(declaration.key, "asked")
             chosen = [*(settings or ()), *_key_settings(given)]
             config = load_mesh(mesh, kubeconfig, context, chosen, key)
             arguments = arguments_of(parameters, flags, given)
-            if has_dry_action and given["dry_run"]:
-                arguments["action"] = _dry(arguments.get("action", "rotate"))
             if declaration.confirms_cluster and mesh is None and not is_dry(arguments):
                 from prefect_linkerd.cli.target import confirm_target
 
                 confirm_target(config, yes=yes)
-            run_flow(flow, config, arguments, output, yes, quiet)
+            run_flow(flow, config, arguments, output, yes, quiet, str(mesh or ""))
 
         guarded(work, output)
 
@@ -109,17 +110,6 @@ def command(name: str) -> Callable[..., None]:
         )
 
     return with_flags(with_mesh if flow.takes_mesh else without_mesh, [*flags, *more])
-
-
-def _dry(action: str) -> str:
-    if action in ("rotate", "dry_run"):
-        return "dry_run"
-    raise InvalidInput(
-        "flags",
-        expected="--dry-run, or another action than rotate",
-        found=f"--dry-run and --action {action}",
-        remedy="Give one of them. --dry-run shows the plan of a rotation.",
-    )
 
 
 def _key_settings(given: dict[str, Any]) -> list[str]:
@@ -139,6 +129,7 @@ def run_flow(
     output: str,
     yes: bool,
     quiet: bool,
+    mesh_file: str = "",
 ) -> None:
     """Runs a flow: on the user's Prefect server; where there is none, as a plain procedure."""
     is_plain = not has_server()
@@ -167,7 +158,12 @@ def run_flow(
         state = run(RunRequest(flow.name, config, arguments, answer, quiet))
     if config is not None and keeps_key:
         _say_key(config, is_plain=is_plain)
-    show(config, state, output)
+    show(config, state, output, dry=is_dry(arguments))
+    if output == "text" and not quiet and sys.stderr.isatty():
+        from prefect_linkerd.cli.results import next_step
+
+        if text := next_step(flow.name, mesh_file, dry=bool(arguments.get("dry_run"))):
+            print(text, file=sys.stderr)
 
 
 @contextmanager
@@ -202,7 +198,8 @@ def _say_key(config: MeshConfig, *, is_plain: bool) -> None:
     print(said, file=sys.stderr)
 
 
-def show(config: MeshConfig | None, state: Ending, output: str) -> None:
+def show(config: MeshConfig | None, state: Ending, output: str, *, dry: bool = False) -> None:
+    from prefect_linkerd.cli.paint import width_of
     from prefect_linkerd.cli.results import as_words
 
     result: object = state.data
@@ -212,4 +209,6 @@ def show(config: MeshConfig | None, state: Ending, output: str) -> None:
         print(json.dumps(to_jsonable_python(result, fallback=str), indent=2))
     else:
         name = config.name if config else ""
-        print(as_words(name, state.name or "", state.message or "", result), end="")
+        width = width_of(sys.stdout)
+        state_name, message = state.name or "", state.message or ""
+        print(as_words(name, state_name, message, result, dry=dry, width=width), end="")

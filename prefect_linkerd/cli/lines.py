@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from prefect_linkerd.cli.paint import painted
+
 _NOISE = ("Beginning flow run", "Created task run", "View at ")
 _DONE = "Finished in state "
 _SAID_ANYWAY = ("Encountered exception during execution", "Retries are exhausted")
@@ -28,8 +30,11 @@ class Steps(logging.Handler):
         step = str(task or flow.removeprefix("linkerd-"))
         if text.startswith(_DONE):
             text = _end(text.removeprefix(_DONE), is_step=bool(task))
+            colour = "green" if text == "done" else "red" if text.startswith("failed") else "yellow"
+            text = painted(text, colour, sys.stderr)
         elif record.levelno >= logging.WARNING:
-            text = f"{record.levelname.lower()}: {text}"
+            colour = "red" if record.levelno >= logging.ERROR else "yellow"
+            text = f"{painted(record.levelname.lower(), colour, sys.stderr)}: {text}"
         # Looked up each time, as a live progress bar stands in for it.
         print(f"{step:>20}  {text}" if step else text, file=sys.stderr, flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -83,6 +84,7 @@ def _verify(
     # Imports as well make thousands of objects.
     @paused_collector()
     def work() -> None:
+        from prefect_linkerd.cli.paint import painted_checks
         from prefect_linkerd.cli.target import reached
         from prefect_linkerd.mesh.atomic_file import write_whole
         from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text
@@ -110,7 +112,7 @@ def _verify(
             case "prometheus":
                 print(as_prometheus, end="")
             case _:
-                print(as_text(report, output), end="")
+                print(painted_checks(as_text(report, output), sys.stdout), end="")
         if options.metrics_gateway is not None:
             from prefect_linkerd.mesh.report.metrics import push_metrics
 
@@ -148,7 +150,9 @@ def _status(
     output: OUTPUT = "text",
 ) -> None:
     from prefect_linkerd.cli.key_place import key_row
+    from prefect_linkerd.cli.last_verification import last_verification
     from prefect_linkerd.cli.target import cluster_words, reached
+    from prefect_linkerd.cli.user_server import has_server
     from prefect_linkerd.mesh.mesh import Mesh
     from prefect_linkerd.mesh.status import read_status, status_json, status_rows
 
@@ -156,11 +160,13 @@ def _status(
         config = load_mesh(mesh, kubeconfig, context, settings or (), "place")
         cluster = reached(config.access)
         status, key = read_status(Mesh(cluster, config)), key_row(config, cluster)
+        verified = last_verification(config.name, has_server=has_server())
         if output == "json":
-            print(json.dumps({**status_json(status), "key": key}, indent=2))
+            said = {**status_json(status), "key": key, "verified": verified}
+            print(json.dumps(said, indent=2))
             return
         rows = [("cluster", cluster_words(config.access)), *status_rows(status)]
-        for name, line in (*rows, ("anchor's key", key)):
+        for name, line in (*rows, ("anchor's key", key), ("verified", verified)):
             print(f"{name:<13} {line}".rstrip())
 
     guarded(work, output)

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import yaml
 from pydantic_core import to_jsonable_python
 
+from prefect_linkerd.cli.paint import table
 from prefect_linkerd.mesh.adoption import Adoption, adoption_yaml
 from prefect_linkerd.mesh.bootstrap.installed import Installed, installed_rows
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown
 from prefect_linkerd.mesh.fleet import FleetPlan
+from prefect_linkerd.mesh.planning.dry_run import DryRun, dry_run_markdown
 from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
 from prefect_linkerd.mesh.rotation.plan import RotationPlan
 from prefect_linkerd.mesh.rotation.story import issuer_markdown, plan_markdown
 from prefect_linkerd.mesh.rotation.webhooks import WebhookRenewal, renewal_markdown
 from prefect_linkerd.mesh.smoke.report import SmokeReport, smoke_table
+from prefect_linkerd.mesh.uninstall.plan import UninstallPlan, uninstall_markdown
+from prefect_linkerd.mesh.upgrade.going_back import BackPlan, back_markdown
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
 from prefect_linkerd.mesh.upgrade.plan import plan_markdown as upgrade_markdown
 
 
-def as_words(mesh: str, state: str, message: str, result: object) -> str:
+def as_words(
+    mesh: str,
+    state: str,
+    message: str,
+    result: object,
+    *,
+    dry: bool = True,
+    width: int | None = None,
+) -> str:
     """Plain text; tables with their columns in line.
 
     Args:
@@ -30,33 +41,49 @@ def as_words(mesh: str, state: str, message: str, result: object) -> str:
         state: the name of the run's final state, such as Completed or Skipped.
         message: what that state says.
         result: what the flow returned.
+        dry: whether it is only a plan; what was carried out is said in a line, as the plan was
+            shown before.
+        width: the columns that a table may have; None: as many as it wants.
     """
     match result:
         case Adoption():
             text = adoption_yaml(result)
         case Installed():
-            text = f"{_table(installed_rows(result))}\nverified: {result.verified}\n"
+            text = f"{table(installed_rows(result), width)}\nverified: {result.verified}\n"
         case SmokeReport():
-            text = _table(smoke_table(result.results))
+            text = table(smoke_table(result.results), width)
         case BootstrapPlan():
             text = bootstrap_markdown(result)
+        case UpgradePlan() if not dry and not result.is_done:
+            text = f"mesh {mesh} is upgraded: {result.source} to {result.target}\n"
         case UpgradePlan():
             text = upgrade_markdown(result)
+        case DryRun():
+            text = dry_run_markdown(result)
+        case BackPlan():
+            text = back_markdown(result)
+        case UninstallPlan() if not dry and not result.is_done:
+            text = (
+                f"mesh {mesh} is uninstalled: {len(result.goes)} things are gone, "
+                f"{len(result.stays)} stay\nThe trust anchor's private key stays: {result.key}\n"
+            )
+        case UninstallPlan():
+            text = uninstall_markdown(result)
         case RotationPlan():
             text = plan_markdown(mesh, result)
         case RotationRecord():
             chapters = [{"at": c.at, "phase": c.phase, "what": c.text} for c in result.story]
-            text = f"{_table(chapters)}\ntrust anchor sha256 {result.goal}: {result.phase}\n"
+            text = f"{table(chapters, width)}\ntrust anchor sha256 {result.goal}: {result.phase}\n"
         case IssuerRotation():
             text = issuer_markdown(mesh, result)
         case WebhookRenewal():
             text = renewal_markdown(mesh, result)
         case FleetPlan():
             waves = enumerate(result.waves, start=1)
-            text = _table([{"wave": str(n), "mesh": mesh} for n, wave in waves for mesh in wave])
+            text = table([{"wave": str(n), "mesh": mesh} for n, wave in waves for mesh in wave])
         case dict():
             meshes = cast("dict[str, str]", result).items()
-            text = _table([{"mesh": name, "outcome": outcome} for name, outcome in meshes])
+            text = table([{"mesh": name, "outcome": outcome} for name, outcome in meshes])
         case list():
             lines = [f"{item}\n" for item in cast("list[str]", result)]
             text = "".join(lines) or "nothing new\n"
@@ -70,13 +97,25 @@ def as_words(mesh: str, state: str, message: str, result: object) -> str:
     return text if state == "Completed" else f"{text}{state}: {message}\n"
 
 
-def _table(rows: Sequence[dict[str, str]]) -> str:
-    if not rows:
-        return ""
-    columns = [[name, *(str(row[name]) for row in rows)] for name in rows[0]]
-    widths = [max(map(len, column)) for column in columns]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in zip(*columns, strict=True)
-    ]
-    return "\n".join(lines) + "\n"
+_NEXT: dict[str, str] = {
+    "bootstrap": "prefect-linkerd verify{mesh}",
+    "upgrade": "set the version in the mesh's file, then prefect-linkerd smoke-test{mesh}",
+    "rotate_anchor": "back up the new key, then prefect-linkerd certificates{mesh}",
+    "rotate_issuer": "prefect-linkerd certificates{mesh}",
+    "rotate_webhooks": "prefect-linkerd certificates{mesh}",
+    "adopt": "save this as the mesh's file, then prefect-linkerd bootstrap --dry-run with it",
+}
+"""What a person does after a flow, by its name."""
+
+
+def next_step(flow: str, mesh_file: str, *, dry: bool) -> str:
+    """One line for the person at the terminal; empty where nothing follows.
+
+    Args:
+        mesh_file: as it was given, empty for none.
+        dry: whether the flow only showed its plan.
+    """
+    mesh = f" {mesh_file}" if mesh_file else ""
+    if dry:
+        return "Nothing was changed. Next: the same command without --dry-run"
+    return f"Next: {_NEXT[flow].format(mesh=mesh)}" if flow in _NEXT else ""

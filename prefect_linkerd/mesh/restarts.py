@@ -367,6 +367,16 @@ def restart_permissions(workloads: Iterable[Workload]) -> list[Permission]:
     ]
 
 
+def data_plane_reads() -> list[Permission]:
+    """What is read of the data plane, in every namespace."""
+    return [
+        Permission("list", "namespaces"),
+        Permission("list", "pods"),
+        *(Permission("list", f"{kind.lower()}s", "apps") for kind in LONG_RUNNING),
+        Permission("list", "poddisruptionbudgets", "policy"),
+    ]
+
+
 def read_proxies(cluster: Cluster, control_plane: str) -> tuple[Pod, ...]:
     """Every pod with a running proxy of a control plane; one that is deleting still runs."""
     return tuple(

@@ -354,6 +354,15 @@ def test_the_flows_where_cert_manager_keeps_the_issuer(
         assert (record["phase"], bundle.anchors) == ("done", {record["goal"]})
         terminal.was_exact("rotate_anchor")
 
+        terminal.role("uninstall")
+        more = ("--crds", "--namespaces", "--dependencies", "cert-manager")
+        plan = terminal.run("uninstall", *more, "--yes")
+        kept = {each["subject"]: each["reason"] for each in plan["stays"]}
+        assert "it holds a trust anchor's private key" in kept.values()
+        assert "Namespace/cert-manager" in kept
+        terminal.was_exact("uninstall")
+        assert terminal.run("uninstall", *more)["goes"] == []
+
 
 def test_the_watcher(
     terminal: Terminal, prefect_server: PrefectServer, tmp_path: Path, shared_dir: Path
@@ -367,7 +376,7 @@ def test_the_watcher(
     def watch() -> Any:
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "prefect_linkerd", "watch", "--output", "json"),
+                *(sys.executable, "-m", "prefect_linkerd", "new-releases", "--output", "json"),
                 *("--repositories", str(tmp_path)),
             ],
             capture_output=True,

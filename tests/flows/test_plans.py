@@ -104,6 +104,7 @@ def test_no_plan_is_silent_about_a_loss(
     page = artifact(prefect_server, "linkerd-plans-bootstrap-plan")
     assert "| linkerd-control-plane | upgrade | 1.12.7 | 1.12.7 |" in page
     assert "| Deployment/linkerd/linkerd-destination | update |" in page
+    assert '- proxy.resources.memory.limit: "250Mi"' in page
     refused = flows("bootstrap", bare)
     assert refused.returncode != 0
     upgrade = flows.upgrade(bare, to=TARGET)

@@ -27,7 +27,7 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 mesh = LinkerdMesh.model_validate_json(sys.argv[1])
 options = RotationOptions(restarts={"batch_size": 100}, load_seconds=20, lease_seconds=30)
-plan = rotate_anchor(mesh, options=options, action="dry_run")
+plan = rotate_anchor(mesh, options=options, dry_run=True)
 assert plan.restarts["spread"].restarts == 7, plan
 issuer = rotate_issuer(mesh, options)
 assert issuer.before.fingerprint != issuer.after.fingerprint

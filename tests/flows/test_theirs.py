@@ -221,4 +221,14 @@ def test_not_one_write_is_to_what_is_theirs(
     assert "pl-owner" in at_target["findings"]
     assert owner in json.loads(run("rotate_webhooks"))["message"]
     assert "error" not in run("verify_mesh")
+    unasked = {"approval": False, "dependencies": ["cert-manager", "traefik"], "namespaces": True}
+    assert owner in json.loads(run("uninstall", options=unasked))["message"]
     assert written(audited, since) == set()
+
+    # Given back, the mesh can go, and nothing of theirs goes with it.
+    labels = {"metadata": {"labels": dict.fromkeys(FLUX)}}
+    cluster.merge("apps/v1", "Deployment", "linkerd-destination", "linkerd", labels)
+    assert json.loads(run("uninstall", options=unasked, accept=["injected"])) == {"done": True}
+    assert ("deployments", "linkerd", "linkerd-destination") in written(audited, since)
+    assert not written(audited, since) & theirs
+    assert {name: read_release(cluster, name, name) for name in THEIRS} == before

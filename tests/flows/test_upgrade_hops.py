@@ -102,3 +102,14 @@ def test_a_hop_that_fails_goes_back_and_then_succeeds(
     assert before.items() <= that_must_survive(cluster).items()
     assert are_at(cluster, target)
     assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
+
+    if (source, target) != HOPS[-1]:
+        return
+    # Completed, and yet not wanted: back to the revisions that Helm has kept.
+    assert flows.upgrade(config, go_back=True) == {"done": True}
+    assert proxies(cluster) == {source}
+    assert {**releases(cluster), "linkerd-crds": None} == {**installed, "linkerd-crds": None}
+    assert before.items() <= that_must_survive(cluster).items()
+    assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
+    again = flows.upgrade(config, go_back=True)
+    assert (again["error"], "no-way-back" in again["message"]) == ("PreflightFailed", True), again

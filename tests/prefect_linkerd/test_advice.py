@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 
 from prefect_linkerd.cli.app import main
-from prefect_linkerd.cli.flow_command import _dry
 from prefect_linkerd.cli.key_place import PASSPHRASE, is_chosen, with_place
 from prefect_linkerd.cli.target import confirm_target
 from prefect_linkerd.cli.user_server import has_server
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
+from prefect_linkerd.mesh.rotation.options import dry_action
 from prefect_linkerd.mesh_file import load_fleet, load_mesh
 from prefect_linkerd.server.own_server import home
 from prefect_linkerd.server.own_worker import _alone
 from tests.support.advice import advice, follows
 
 
-@follows("Give one of them. --dry-run shows the plan of a rotation.")
+@follows("Give one of them. A dry run shows the plan of a rotation.")
 def test_advice_about_a_dry_run() -> None:
-    advice(InvalidInput, lambda: _dry("abort"))
-    assert _dry("rotate") == "dry_run"
+    advice(InvalidInput, lambda: dry_action("abort"))
+    assert dry_action("rotate") == "dry_run"
 
 
 @follows(

@@ -67,6 +67,7 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
         "Look at the task run's log.",
         "See which pods keep coming up with the old trust bundle, then run again.",
         "Look at the run of each.",
+        "Remove what holds it (kubectl get namespace -o yaml shows it), then run uninstall again.",
         "Report this with the version in use.",
     ),
     "points to other remedies, each with a test of its own": (
@@ -85,6 +86,7 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
         "Run upgrade again.",
         "Run upgrade again: it makes a new plan.",
         "Nothing was changed. Run upgrade again to ask again.",
+        "Nothing was changed. Run uninstall again to ask again.",
         "Run it again to resume; --yes approves without asking.",
         "again and works. Fix this, then run upgrade again.",
         "Finish what was interrupted first: run bootstrap, upgrade or rotate_anchor again,",
@@ -112,6 +114,10 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
     "says what the same error of a rotation does, which a test follows": (
         "Look at its log and its proxy's, or allow a further drop with the option "
         "restarts.max_success_drop.",
+    ),
+    "says that these flows have no way, and what else there is": (
+        "Restore the former version from a backup of the cluster: Helm cannot go back to it.",
+        "Stay at this version: going back would cut the mesh's identities off their anchor.",
     ),
     "is for the owner of something that these flows never write": (
         "Only cert-manager may write Secret/",

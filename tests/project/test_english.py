@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.repository import ROOT
 
-GENERATED = {"docs/checks.md", "docs/options.md"}
+GENERATED = {"docs/checks.md", "docs/options.md", "docs/support.md"}
 
 BANNED = {
     r"mend(s|ed|ing)?": "fix",

@@ -32,6 +32,11 @@ from prefect_linkerd.mesh.planning.plan import (
     require_acceptable,
 )
 from prefect_linkerd.mesh.planning.preflight import Finding
+from prefect_linkerd.mesh.planning.value_changes import (
+    ChangedValue,
+    changed_values,
+    values_section,
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class BootstrapPlan(Plan):
     version: str
     anchor: Origin
     namespaces: tuple[str, ...]
+    changed_values: tuple[ChangedValue, ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -118,6 +124,7 @@ def plan_bootstrap(snapshot: BootstrapSnapshot) -> BootstrapPlan:
         version=str(snapshot.config.linkerd),
         anchor=snapshot.anchor,
         namespaces=tuple(snapshot.new_namespaces),
+        changed_values=tuple(changed_values(snapshot.changes)),
     )
 
 
@@ -172,6 +179,7 @@ def bootstrap_markdown(plan: BootstrapPlan) -> str:
         f"Trust anchor: {_ANCHORS[plan.anchor]}. "
         f"New namespaces: {', '.join(plan.namespaces) or 'none'}.",
         *changes_section(plan),
+        *values_section(plan.changed_values),
         *differences_section(plan),
     ]
     return "\n".join(lines) + "\n"

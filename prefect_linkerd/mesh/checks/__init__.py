@@ -36,6 +36,7 @@ from prefect_linkerd.mesh.checks.preinstall import (
 from prefect_linkerd.mesh.checks.proxies import proxies
 from prefect_linkerd.mesh.checks.proxy_metrics import proxy_metrics
 from prefect_linkerd.mesh.checks.releases import releases
+from prefect_linkerd.mesh.checks.unfinished import unfinished
 from prefect_linkerd.mesh.checks.versions import control_plane_version, linkerd_version
 from prefect_linkerd.mesh.checks.viz import viz, viz_data_plane
 from prefect_linkerd.mesh.checks.webhooks import webhooks
@@ -69,6 +70,7 @@ CATEGORIES: tuple[Category[Snapshot], ...] = (
     proxies,
     workloads,
     releases,
+    unfinished,
     policies,
     ingress,
     extension_webhooks,

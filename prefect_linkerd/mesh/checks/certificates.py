@@ -183,16 +183,6 @@ def _leaves(snapshot: Snapshot, owner: AnchorOwner, anchor: CertificateInfo | No
     )
 
 
-@certificates.check("pl-rotation-open", "no rotation of the trust anchor is unfinished", "warning")
-def rotation_open(snapshot: Snapshot) -> Problems:
-    subject = f"{snapshot.config.namespaces.linkerd}/{RECORD}"
-    found = snapshot.config_maps.get(subject)
-    record = record_of(found) if found is not None else None
-    if record is not None and record.is_open:
-        text = f"the rotation that began on {record.begun} is in phase {record.phase}"
-        yield Problem(f"ConfigMap/{subject}", text, "Let it end, or run rotate_anchor again.")
-
-
 @certificates.check("pl-anchor-dropped", "no proxy trusts an anchor that was dropped", "warning")
 def anchor_dropped(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd

@@ -386,6 +386,17 @@ class Helm:
             )
             _run(work, f"Helm release {namespace}/{name}")
 
+    def remove(self, name: str, namespace: str, timeout: int) -> None:
+        """Uninstalls a release with its history; nothing where there is no record of it.
+
+        One that was uninstalled halfway, or whose history was kept, is finished.
+        """
+        with self._command() as command:
+            if read_release(self._cluster, name, namespace) is None:
+                return
+            work = command.uninstall(name, namespace=namespace, timeout=f"{timeout}s")
+            _run(work, f"Helm release {namespace}/{name}")
+
     def _apply(
         self, command: HelmCommand, desired: DesiredRelease, watch: _Watch, *, atomic: bool
     ) -> Release:

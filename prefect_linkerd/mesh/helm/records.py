@@ -11,7 +11,7 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -305,7 +305,6 @@ def record(
             "status": "deployed",
         },
     }
-    packed = base64.b64encode(gzip.compress(json.dumps(content).encode()))
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -321,7 +320,7 @@ def record(
             },
         },
         "type": SECRET_TYPE,
-        "data": {"release": base64.b64encode(packed).decode()},
+        "data": {"release": _packed(content)},
     }
 
 
@@ -338,6 +337,41 @@ def forget(cluster: Cluster, name: str, namespace: str) -> None:
     """Takes a release's records away, the newest last, and none of its objects."""
     for revision in revisions(cluster, name, namespace):
         cluster.delete("v1", "Secret", secret_name(name, revision.number), namespace)
+
+
+def keep_in_record(cluster: Cluster, ref: ReleaseRef, keeps: Collection[tuple[str, str]]) -> None:
+    """Marks objects in a release's newest record, so that uninstalling it leaves them there.
+
+    For what to keep Helm looks at the manifest that it recorded, and not at the live object.
+    Source: helm `pkg/action/uninstall.go` (filterManifestsToKeep).
+
+    Args:
+        keeps: kind and name of each object.
+    """
+    found = revisions(cluster, ref.name, ref.namespace)
+    if not found:
+        return
+    newest = max(found, key=lambda revision: revision.number)
+    texts: list[str] = []
+    for text, obj in newest.documents:
+        metadata = obj["metadata"]
+        annotations: dict[str, Any] = metadata.get("annotations") or {}
+        if (obj["kind"], metadata["name"]) in keeps and annotations.get(RESOURCE_POLICY) != "keep":
+            annotations[RESOURCE_POLICY] = "keep"
+            metadata["annotations"] = annotations
+            texts.append(yaml.safe_dump(obj, sort_keys=False))
+        else:
+            texts.append(text)
+    manifest = "".join(f"---\n{text.strip()}\n" for text in texts)
+    packed = _packed({**newest.content, "manifest": manifest})
+    name = secret_name(ref.name, newest.number)
+    cluster.merge("v1", "Secret", name, ref.namespace, {"data": {"release": packed}})
+
+
+def _packed(content: Mapping[str, Any]) -> str:
+    """A record's content as its Secret has it: JSON, compressed, twice in base64."""
+    packed = base64.b64encode(gzip.compress(json.dumps(content).encode()))
+    return base64.b64encode(packed).decode()
 
 
 def secret_name(name: str, number: int) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
+from prefect_linkerd.mesh.errors import ApiError, PreflightFailed
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 
 GRANT = "Grant it the role of docs/permissions.md."
-SHOWN = 20
+FORBIDDEN = 403
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,38 @@ def denied(cluster: Cluster, asked: Iterable[Permission]) -> list[Permission]:
 
 
 def in_words(lacking: Sequence[Permission]) -> str:
-    """That an identity may not do it: the first of them, and how many more there are."""
-    shown = "; ".join(map(str, lacking[:SHOWN]))
-    left = len(lacking) - SHOWN
-    return f"this identity may not {shown}" + (f"; and {left} more" if left > 0 else "")
+    """That an identity may not do it: all of it, the verbs of a resource together."""
+    verbs: dict[Permission, list[str]] = {}
+    for one in lacking:
+        verbs.setdefault(replace(one, verb=""), []).append(one.verb)
+    shown = (f"{', '.join(found)}{of}" for of, found in verbs.items())
+    return f"this identity may not {'; '.join(shown)}"
+
+
+@contextmanager
+def all_at_once(
+    cluster: Cluster, what: str, asked: Callable[[], Iterable[Permission]]
+) -> Generator[None]:
+    """Names every missing permission where one read is refused, and not that read alone.
+
+    Args:
+        what: what is about to be done, such as `bootstrap of mesh m`.
+        asked: everything that it reads and writes; only asked for where a read is refused.
+
+    Raises:
+        PreflightFailed: instead of the refusal; nothing was changed.
+    """
+    try:
+        yield
+    except ApiError as error:
+        if error.status != FORBIDDEN:
+            raise
+        # A role that lacks something else than what is asked for: the refusal says what.
+        if not (lacking := denied(cluster, asked())):
+            raise
+        raise PreflightFailed(
+            what,
+            expected="every permission that it needs, before anything changes",
+            found=in_words(lacking),
+            remedy=GRANT,
+        ) from None

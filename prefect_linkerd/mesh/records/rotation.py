@@ -126,6 +126,24 @@ def record_of(obj: Object) -> RotationRecord | None:
     return RotationRecord(**content)
 
 
+@dataclass(frozen=True)
+class Lease:
+    """Who has the right to change a mesh, and until when unless it is renewed."""
+
+    holder: str
+    until: datetime
+
+
+def lease_of(obj: Object | None, now: datetime) -> Lease | None:
+    """The lease that a rotation's ConfigMap holds, or None where it is free or has expired."""
+    data: Mapping[str, str] = (obj or {}).get("data") or {}
+    holder, until = data.get("owner", ""), data.get("until", "")
+    if not holder or not until:
+        return None
+    lease = Lease(holder, datetime.fromisoformat(until))
+    return lease if lease.until > now else None
+
+
 class RotationClaim:
     """The right to rotate or upgrade a mesh, held while in its context.
 

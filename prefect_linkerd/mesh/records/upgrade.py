@@ -39,7 +39,10 @@ class RecordedRelease(BaseModel):
 
 
 class UpgradeRecord(BaseModel):
-    """An upgrade in progress. `reason` says why it goes back, once it does."""
+    """An upgrade in progress. `reason` says why it goes back, once it does.
+
+    `was_completed` says that it had been completed, and that somebody asked to go back since.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,6 +52,7 @@ class UpgradeRecord(BaseModel):
     releases: tuple[RecordedRelease, ...]
     direction: Literal["forward", "back"] = "forward"
     reason: str = ""
+    was_completed: bool = False
     control_plane_since: datetime | None = None
     """When the control plane was at the target and ready: the soak's beginning."""
     left_crds: tuple[str, ...] = ()
@@ -60,8 +64,12 @@ class UpgradeRecord(BaseModel):
 
 def read_record(mesh: Mesh) -> UpgradeRecord | None:
     """The upgrade that is in progress, or None."""
-    found = mesh.cluster.get("v1", "ConfigMap", NAME, mesh.config.namespaces.linkerd)
-    return UpgradeRecord.model_validate_json(found["data"][KEY]) if found is not None else None
+    return record_of(mesh.cluster.get("v1", "ConfigMap", NAME, mesh.config.namespaces.linkerd))
+
+
+def record_of(obj: Object | None) -> UpgradeRecord | None:
+    """The upgrade that a ConfigMap tells of, or None."""
+    return UpgradeRecord.model_validate_json(obj["data"][KEY]) if obj is not None else None
 
 
 def begin(mesh: Mesh, record: UpgradeRecord) -> UpgradeRecord:

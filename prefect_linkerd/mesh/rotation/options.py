@@ -14,10 +14,28 @@ from prefect_linkerd.mesh.config.model import (
     TrustAnchorConfig,
 )
 from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
+from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.probe.options import ProbeOptions
 
-Action = Literal["rotate", "dry_run", "abort", "recover", "drop"]
+FlowAction = Literal["rotate", "abort", "recover", "drop"]
+Action = FlowAction | Literal["dry_run"]
 ApprovedPhase = Literal["renew", "bundle", "spread", "switch", "drop"]
+
+
+def dry_action(action: FlowAction) -> Action:
+    """What is planned by a dry run.
+
+    Raises:
+        InvalidInput: it is another action than rotate, which has no plan of its own.
+    """
+    if action != "rotate":
+        raise InvalidInput(
+            "options",
+            expected="a dry run, or another action than rotate",
+            found=f"a dry run of {action}",
+            remedy="Give one of them. A dry run shows the plan of a rotation.",
+        )
+    return "dry_run"
 
 
 class NewAnchor(Section):

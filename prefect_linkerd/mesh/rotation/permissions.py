@@ -12,7 +12,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, Permission, denied, in_words
 from prefect_linkerd.mesh.records.rotation import RECORD
-from prefect_linkerd.mesh.restarts import restart_permissions
+from prefect_linkerd.mesh.restarts import data_plane_reads, restart_permissions
 from prefect_linkerd.mesh.rotation.key_ring import SECRETS_BESIDE
 from prefect_linkerd.mesh.rotation.trust_bundle import TrustBundle
 
@@ -49,6 +49,17 @@ def issuer_permissions(
     if is_charts:
         found += _release(linkerd)
     return found
+
+
+def rotation_reads(config: MeshConfig) -> list[Permission]:
+    """What the plan of `rotate_anchor` or `rotate_issuer` reads."""
+    linkerd = config.namespaces.linkerd
+    return [
+        *data_plane_reads(),
+        Permission("get", "configmaps", namespace=linkerd, name=TRUST_ROOTS),
+        Permission("get", "configmaps", namespace=linkerd, name=RECORD),
+        Permission("get", "secrets", namespace=linkerd),
+    ]
 
 
 def _release(linkerd: str) -> list[Permission]:

@@ -48,6 +48,7 @@ from prefect_linkerd.mesh.pki.certificates import is_key_of
 from prefect_linkerd.mesh.planning.desired import wanted_releases
 from prefect_linkerd.mesh.planning.preflight import denied_permissions
 from prefect_linkerd.mesh.records.rotation import RECORD as ROTATION
+from prefect_linkerd.mesh.records.upgrade import NAME as UPGRADE
 from prefect_linkerd.mesh.snapshot.part import Read
 from prefect_linkerd.mesh.snapshot.proxy_metrics import (
     Prometheus,
@@ -870,6 +871,7 @@ def _config_maps(mesh: Mesh) -> dict[str, Object]:
         (names.linkerd, "linkerd-config"),
         (names.linkerd, TRUST_ROOTS),
         (names.linkerd, ROTATION),
+        (names.linkerd, UPGRADE),
         (CNI_NAMESPACE, "linkerd-cni-config"),
         (names.viz, "prometheus-config"),
         ("kube-system", "extension-apiserver-authentication"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.cli import flow_command
-from prefect_linkerd.cli.app import main
+from prefect_linkerd.cli.app import loaded, main
 from prefect_linkerd.cli.flags import Parameter, arguments_of, flags_of, parameters_of
 from prefect_linkerd.cli.lines import Steps
 from prefect_linkerd.cli.target import cluster_words, confirm_target, installed_words
@@ -59,11 +59,11 @@ def test_flags_become_the_models_that_flows_take() -> None:
     found = arguments_of(
         parameters,
         flags,
-        {**given, "restarts_batch_size": 7, "approvals": ["switch"], "action": "dry_run"},
+        {**given, "restarts_batch_size": 7, "approvals": ["switch"], "action": "abort"},
     )
     assert found["options"].restarts.batch_size == 7
     assert found["options"].approvals == ("switch",)
-    assert found["action"] == "dry_run"
+    assert found["action"] == "abort"
     with pytest.raises(InvalidInput, match=r"restarts.batch_size: .*greater than or equal to 1"):
         arguments_of(parameters, flags, {**given, "restarts_batch_size": 0})
     assert Parameter("to", str).model is None
@@ -143,23 +143,28 @@ def test_a_cluster_that_does_not_answer_fails_at_once_in_the_systems_words(
     assert time.monotonic() - begin < 15
 
 
+COMMANDS = [flow.declaration.command for flow in declared_flows().values()]
+
+
 @pytest.mark.usefixtures("context_only")
-def test_a_dry_run_is_no_other_action(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    "command", sorted({*COMMANDS} - {"", "verify", "certificates", "new-releases"})
+)
+def test_every_flow_has_a_dry_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --dry-run no place for a key is asked for, and the flow is asked for its plan alone."""
     asked: list[dict[str, Any]] = []
 
-    def record(_command: Any, _config: Any, arguments: dict[str, Any], *_: Any) -> None:
+    def record(_flow: Any, _config: Any, arguments: dict[str, Any], *_: Any) -> None:
         asked.append(arguments)
 
+    if command == "fleet":
+        assert "--dry-run" in {flag for p in loaded("fleet").params for flag in p.opts}
+        return
     monkeypatch.setattr(flow_command, "run_flow", record)
-    assert main(["rotate-anchor", "--dry-run"]) == 0
-    assert main(["rotate-anchor", "--action", "dry_run"]) == 0
-    assert asked == [{"action": "dry_run"}] * 2
-    assert flow_command.is_dry(asked[0])
-    assert main(["rotate-anchor", "--dry-run", "--action", "abort"]) == 2
-    assert "found --dry-run and --action abort. Give one" in capsys.readouterr().err
+    assert main([command, "--dry-run"]) == 0
+    is_read = command == "adopt"
+    assert asked == [{} if is_read else {"dry_run": True}]
+    assert flow_command.is_dry(asked[0]) != is_read
 
 
 PROFILE = 'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "http://127.0.0.1:1/api"\n'

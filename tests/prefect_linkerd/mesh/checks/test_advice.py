@@ -16,6 +16,9 @@ from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.pki.certificates import fingerprints
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationRecord
+from prefect_linkerd.mesh.records.upgrade import KEY as UPGRADE_KEY
+from prefect_linkerd.mesh.records.upgrade import NAME as UPGRADE
+from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
 from prefect_linkerd.mesh.report.events import overdue_notices
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
@@ -162,17 +165,44 @@ def test_advice_about_a_network() -> None:
     assert parse_network("10.0.0.0/8")
 
 
-@follows("Let it end, or run rotate_anchor again.")
+def lease(owner: str, seconds: float) -> dict[str, str]:
+    return {"owner": owner, "until": (NOW + timedelta(seconds=seconds)).isoformat()}
+
+
+@follows("Run rotate_anchor again, which finishes it, or with action abort, which goes back.")
 def test_advice_about_a_rotation_that_is_open() -> None:
     record = RotationRecord("new", "old", ROOT.pem, "spread", "2026-05-04")
 
-    def advised(phase: str) -> list[str]:
-        data = {"rotation": json.dumps(asdict(replace(record, phase=phase)))}
-        found = {f"linkerd/{RECORD}": {"data": data}}
-        return remedies(empty_snapshot(config_maps=found), "pl-rotation-open")
+    def said(phase: str, **data: str) -> CheckResult:
+        text = json.dumps(asdict(replace(record, phase=phase)))
+        found = {f"linkerd/{RECORD}": {"data": {"rotation": text, **data}}}
+        return result(empty_snapshot(config_maps=found), "pl-rotation-open")
 
-    assert advised("spread") == ["Let it end, or run rotate_anchor again."]
-    assert advised("done") == []
+    assert said("spread").outcome == "warning"
+    assert said("spread", **lease("", 30)).outcome == "warning"
+    assert said("spread", **lease("a run that died", -1)).outcome == "warning"
+    running = said("spread", **lease("rotate north", 30))
+    assert running.outcome == "skipped"
+    assert "rotate north is at work" in running.reason
+    assert said("done").outcome == "success"
+
+
+@follows("Run upgrade again, which finishes going back.")
+def test_advice_about_an_upgrade_that_is_open() -> None:
+    record = UpgradeRecord(source="edge-25.4.4", target="edge-26.8.3", started=NOW, releases=())
+    back = record.model_copy(update={"direction": "back", "reason": "a gate failed"})
+
+    def said(open_upgrade: UpgradeRecord | None, **data: str) -> CheckResult:
+        maps: dict[str, Any] = {f"linkerd/{RECORD}": {"data": data}}
+        if open_upgrade is not None:
+            maps[f"linkerd/{UPGRADE}"] = {"data": {UPGRADE_KEY: open_upgrade.model_dump_json()}}
+        return result(empty_snapshot(config_maps=maps), "pl-upgrade-open")
+
+    assert "from edge-25.4.4 to edge-26.8.3" in str(said(record).problems[0])
+    assert "going back to edge-25.4.4" in str(said(back).problems[0])
+    assert "a gate failed" in str(said(back).problems[0])
+    assert said(record, **lease("upgrade north", 30)).outcome == "skipped"
+    assert said(None).outcome == "success"
 
 
 @follows(

@@ -28,6 +28,9 @@ from prefect_linkerd.mesh.pki.certificates import (
     join_bundle,
     sign_issuer,
 )
+from prefect_linkerd.mesh.records.upgrade import KEY as UPGRADE_KEY
+from prefect_linkerd.mesh.records.upgrade import NAME as UPGRADE
+from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
 from sandbox.binaries import ensure_binaries
 from tests.prefect_linkerd.mesh.checks.faults import (
     Cause,
@@ -530,6 +533,17 @@ def no_extension_label(namespace: str) -> Cause:
     )
 
 
+OPEN_UPGRADE: Object = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": UPGRADE, "namespace": "linkerd"},
+    "data": {
+        UPGRADE_KEY: UpgradeRecord(
+            source="edge-25.4.4", target="edge-26.8.3", started=NOW, releases=()
+        ).model_dump_json()
+    },
+}
+
 FAULTS = [
     fault(
         "the issuer ends before a leaf would",
@@ -662,6 +676,7 @@ FAULTS = [
         warnings="pl-release-chart",
     ),
     fault("a release's record is gone", no_record, warnings="pl-release-exists"),
+    fault("an upgrade was left open", there(OPEN_UPGRADE), warnings="pl-upgrade-open"),
     fault("a Server selects no pod", there(server(80, app="no")), warnings="pl-server-selects"),
     fault(
         "a Server selects no port",
@@ -785,6 +800,7 @@ ADVICE: dict[str, tuple[str, ...]] = {
     "a release has other values": ("run bootstrap to bring them back.",),
     "a release is of another chart": ("run the upgrade.",),
     "a release's record is gone": ("Let this identity list the Secrets of the namespace that has",),
+    "an upgrade was left open": ("which finishes it, or with go_back, which gives it up.",),
     "a Server selects no pod": ("Fix its podSelector or port, or delete it.",),
     "a ServerAuthorization has no Server": ("Fix what it names, or delete it.",),
     "an AuthorizationPolicy has no target": ("Fix its targetRef, or delete it.",),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from prefect_linkerd.cli.app import main
+from prefect_linkerd.cli.last_verification import last_verification
 from prefect_linkerd.flows.check_certificates import check_certificates
 from prefect_linkerd.flows.verify_mesh import verify_mesh
 from prefect_linkerd.flows.verify_meshes import verify_meshes
@@ -103,6 +104,7 @@ def test_a_healthy_mesh_then_a_failing_one(
         assert main(["verify", *kubeconfig, "--output", "json", "--scopes", "control-plane"]) == 1
 
     assert failed.is_failed()
+    assert last_verification("told", has_server=True).endswith(" UTC: failed")
     rows = json.loads(artifact(server, "linkerd-told-verify-checks"))
     assert {"result": "error", "check": "l5d-existence-cr"}.items() <= rows[0].items()
     assert "- new: `l5d-existence-cr`" in artifact(server, "linkerd-told-verify")

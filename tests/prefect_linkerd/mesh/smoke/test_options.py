@@ -18,7 +18,7 @@ def test_every_option_explains_itself_in_the_form_and_has_a_default() -> None:
     assert undescribed_fields(schema) == []
     assert "required" not in schema
     parameters = smoke_test.parameters.model_dump()
-    assert list(parameters["properties"]) == ["mesh", "options"]
+    assert list(parameters["properties"]) == ["mesh", "options", "dry_run"]
     assert parameters["required"] == ["mesh"]
 
 

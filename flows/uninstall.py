@@ -1,0 +1,59 @@
+"""Uninstall a Linkerd mesh, or finish an uninstall that was interrupted."""
+
+from __future__ import annotations
+
+from prefect_linkerd.mesh.planning.plan import require_acceptable
+from prefect_linkerd.mesh.uninstall.options import UninstallOptions
+from prefect_linkerd.mesh.uninstall.plan import UninstallPlan
+from prefect_linkerd.tasks.flow import flow
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
+from prefect_linkerd.tasks.uninstall import (
+    approve_uninstall,
+    carry_out,
+    claimed,
+    plan_to_uninstall,
+    tell_uninstalled,
+)
+
+DEFAULTS = UninstallOptions()
+NOTHING: list[str] = []
+
+
+@flow(
+    run_name="uninstall {mesh.name}",
+    changes=True,
+    page="uninstall.md",
+    command="uninstall",
+    grants="uninstall",
+    key="named",
+)
+def uninstall(
+    mesh: LinkerdMesh,
+    options: UninstallOptions = DEFAULTS,
+    dry_run: bool = False,
+    accept: list[str] = NOTHING,
+) -> UninstallPlan:
+    """Uninstall a mesh, after a plan that says what goes, what stays and why.
+
+    What somebody else owns stays; so do the trust anchor's private key and, unless they are asked
+    for, CRDs, namespaces, cert-manager and Traefik. Safe to run again after an interruption.
+
+    Args:
+        mesh: Which mesh.
+        options: How much of it goes, and whether to ask before the first change.
+        dry_run: Stops after the plan, and changes nothing.
+        accept: Ids of the plan's findings that a person has looked at and accepts.
+
+    Raises:
+        MeshError: the object, what was expected, what was found and how to fix it.
+    """
+    live = connect(mesh)
+    plan = plan_to_uninstall(live, options, frozenset(accept))
+    if dry_run or plan.is_done:
+        return plan
+    require_acceptable(plan.findings, f"uninstall of mesh {mesh.name}")
+    approve_uninstall(live, options)
+    with claimed(live, options, plan) as claim:
+        carry_out(live, claim, plan)
+    tell_uninstalled(live, plan)
+    return plan

@@ -1,0 +1,49 @@
+"""What a user says about uninstalling a mesh: how much of it goes, and whether to ask first."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from prefect_linkerd.mesh.config.model import Section
+from prefect_linkerd.mesh.install.dependencies import Dependency
+
+
+class UninstallOptions(Section):
+    """How much of a mesh is uninstalled. By default what others may still use stays."""
+
+    crds: bool = Field(
+        default=False,
+        title="CRDs",
+        description="Uninstall Linkerd's CRDs too. Kubernetes then deletes every object of their "
+        "kinds, such as ServiceProfiles and HTTPRoutes, in every namespace.",
+    )
+    namespaces: bool = Field(
+        default=False,
+        title="Namespaces",
+        description="Delete the namespaces that bootstrap made, too. The one that holds the trust "
+        "anchor's key stays.",
+    )
+    dependencies: list[Dependency] = Field(
+        default_factory=list[Dependency],
+        title="Dependencies",
+        description="Uninstall these too, where bootstrap installed them.",
+    )
+    approval: bool = Field(
+        default=True,
+        title="Ask first",
+        description="The run pauses before its first change until somebody approves the plan.",
+    )
+    approval_hours: float = Field(
+        default=24,
+        gt=0,
+        le=24 * 30,
+        title="Approval (hours)",
+        description="How long the run waits for an approval; then it fails, and can be run again.",
+    )
+    lease_seconds: float = Field(
+        default=60,
+        ge=3,
+        le=3600,
+        title="Lease (seconds)",
+        description="After how long a run that died may be taken over by another one.",
+    )

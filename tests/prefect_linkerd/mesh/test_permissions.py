@@ -1,0 +1,48 @@
+"""Who may not do all of it is told of all of it at once: reads, and writes that come later."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError, PreflightFailed
+from prefect_linkerd.mesh.helm.records import read_releases
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.permissions import Permission, all_at_once, in_words
+from prefect_linkerd.mesh.planning.preflight import permissions
+from prefect_linkerd.mesh.uninstall.options import UninstallOptions
+from prefect_linkerd.mesh.uninstall.snapshot import read_uninstall
+from tests.support.identities import as_account
+
+
+def test_the_verbs_of_a_resource_are_said_together() -> None:
+    found = [Permission(verb, "deployments", "apps", "linkerd") for verb in ("create", "get")]
+    found.append(Permission("list", "secrets"))
+    assert in_words(found) == (
+        "this identity may not create, get deployments.apps in namespace linkerd; "
+        "list secrets in the cluster"
+    )
+
+
+def test_one_refused_read_names_everything(cluster: Cluster, namespace: str) -> None:
+    who = {"name": "nobody", "namespace": namespace}
+    cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": who})
+    nobody, config = as_account(cluster, namespace, "nobody"), MeshConfig()
+    with (
+        pytest.raises(PreflightFailed) as caught,
+        all_at_once(nobody, "bootstrap of mesh m", lambda: permissions(config)),
+    ):
+        read_releases(nobody)
+    for said in (
+        "list secrets in the cluster",
+        "create, get, patch, delete serviceaccounts in namespace linkerd",
+        "create, list namespaces in the cluster",
+    ):
+        assert said in caught.value.found
+    with pytest.raises(PreflightFailed) as caught:
+        read_uninstall(nobody, config, UninstallOptions(), "file anchor.key")
+    assert "list pods in the cluster" in caught.value.found
+    assert "delete configmaps prefect-linkerd-rotation in namespace linkerd" in caught.value.found
+    # Something that nobody asked for is no permission that is lacking.
+    with pytest.raises(ApiError), all_at_once(nobody, "x", lambda: ()):
+        read_releases(nobody)

@@ -1,0 +1,143 @@
+"""What an uninstall takes away and what it leaves, on real meshes of one chart and of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import PreflightFailed
+from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.records import read_releases
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.planning.plan import require_acceptable
+from prefect_linkerd.mesh.uninstall.options import UninstallOptions
+from prefect_linkerd.mesh.uninstall.plan import Gone, UninstallPlan, plan_uninstall
+from prefect_linkerd.mesh.uninstall.run import uninstall
+from prefect_linkerd.mesh.uninstall.snapshot import read_uninstall
+from tests.support.meshes import add_workloads
+from tests.support.people import by_kubectl
+from tests.support.ready_meshes import ReadyMesh
+from tests.support.waiting import eventually
+
+EVERYTHING = UninstallOptions(crds=True, namespaces=True)
+PROFILE: dict[str, Any] = {
+    "apiVersion": "linkerd.io/v1alpha2",
+    "kind": "ServiceProfile",
+    "metadata": {"name": "web.apps.svc.cluster.local", "namespace": "apps"},
+    "spec": {"routes": [{"name": "root", "condition": {"method": "GET", "pathRegex": "/"}}]},
+}
+FLUX = {"kustomize.toolkit.fluxcd.io/name": "mesh", "kustomize.toolkit.fluxcd.io/namespace": "flux"}
+
+
+def planned(
+    cluster: Cluster, config: MeshConfig, *accepted: str, options: UninstallOptions | None = None
+) -> UninstallPlan:
+    options = options or UninstallOptions()
+    snapshot = read_uninstall(cluster, config, options, "file anchor.key")
+    return plan_uninstall(snapshot, options, frozenset(accepted))
+
+
+def carried_out(
+    cluster: Cluster, helm: str, plan: UninstallPlan, told: Callable[[Gone], None] = lambda _: None
+) -> None:
+    require_acceptable(plan.findings, "uninstall")
+    uninstall(cluster, Helm(cluster, helm), plan, 120, lambda: None, told)
+
+
+def uids(cluster: Cluster) -> dict[str, str]:
+    """Every CRD and the application's own objects, with their UIDs."""
+    kinds = [
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition", None),
+        ("linkerd.io/v1alpha2", "ServiceProfile", "apps"),
+        ("apps/v1", "Deployment", "apps"),
+    ]
+    return {
+        f"{kind}/{obj['metadata']['name']}": obj["metadata"]["uid"]
+        for api_version, kind, namespace in kinds
+        for obj in cluster.list(api_version, kind, namespace)
+    }
+
+
+def left_of_linkerd(cluster: Cluster) -> list[str]:
+    """What is left of a control plane: workloads, webhooks and roles."""
+    kinds = (
+        ("apps/v1", "Deployment"),
+        ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
+        ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
+        ("rbac.authorization.k8s.io/v1", "ClusterRole"),
+    )
+    return [
+        f"{kind}/{obj['metadata']['name']}"
+        for api_version, kind in kinds
+        for obj in cluster.list(api_version, kind)
+        if obj["metadata"]["name"].startswith("linkerd-")
+    ]
+
+
+class Stopped(Exception):
+    """The run that is interrupted."""
+
+
+@pytest.mark.parametrize("version", ["stable-2.11.5", "edge-26.8.3"])
+def test_a_mesh_goes_and_what_others_use_stays(
+    version: str, ready_mesh: ReadyMesh, helm_path: str
+) -> None:
+    sandbox, config = ready_mesh(version)
+    cluster = sandbox.cluster()
+    add_workloads(cluster, 1)
+    by_kubectl(cluster, PROFILE)
+    labels = {"metadata": {"labels": FLUX}}
+    cluster.merge("v1", "Service", "linkerd-identity", "linkerd", labels)
+    before = uids(cluster)
+    control_plane = "linkerd2" if version == "stable-2.11.5" else "linkerd-control-plane"
+
+    # A workload with a proxy is named, and holds everything up.
+    plan = planned(cluster, config)
+    assert [gone.name for gone in plan.goes if gone.release] == [control_plane]
+    (finding,) = plan.findings
+    assert (finding.id, "Deployment/apps/app-0000" in finding.message) == ("injected", True)
+    stays = {each.subject: each.reason for each in plan.stays}
+    assert "Flux" in stays["Service/linkerd/linkerd-identity"]
+    assert "asked for" in stays["Namespace/linkerd"]
+    with pytest.raises(PreflightFailed, match="injected"):
+        carried_out(cluster, helm_path, plan)
+    assert uids(cluster) == before
+
+    # Interrupted after the control plane, and resumed.
+    def stop(gone: Gone) -> None:
+        if gone.kind == "object":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        carried_out(cluster, helm_path, planned(cluster, config, "injected"), stop)
+    rest = planned(cluster, config)
+    assert rest.goes
+    assert not rest.findings
+    carried_out(cluster, helm_path, rest)
+    assert left_of_linkerd(cluster) == []
+    assert uids(cluster) == before
+    assert cluster.get("v1", "Service", "linkerd-identity", "linkerd") is not None
+    assert cluster.get("v1", "Secret", "linkerd-identity-issuer", "linkerd") is None
+    assert planned(cluster, config).is_done
+
+    # CRDs and namespaces, when asked for; but not a namespace with somebody else's object.
+    plan = planned(cluster, config, options=EVERYTHING)
+    assert [f.id for f in plan.findings] == ["custom-resources"]
+    assert "ServiceProfile/apps/web.apps.svc.cluster.local" in plan.findings[0].message
+    stays = {each.subject: each.reason for each in plan.stays}
+    assert "Service/linkerd/linkerd-identity" in stays["Namespace/linkerd"]
+    cluster.delete("v1", "Service", "linkerd-identity", "linkerd")
+    carried_out(
+        cluster, helm_path, planned(cluster, config, "custom-resources", options=EVERYTHING)
+    )
+    assert cluster.get("v1", "Namespace", "linkerd") is None
+    assert read_releases(cluster) == ()
+    eventually(lambda: not [key for key in uids(cluster) if "linkerd.io" in key])
+    assert uids(cluster).keys() >= {"Deployment/app-0000"}
+    assert planned(cluster, config, options=EVERYTHING).is_done
+    key = config.trust_anchor.key_file
+    assert key is not None
+    assert key.exists()

@@ -1,0 +1,20 @@
+"""The table of commands has each of them, with exit codes that mean what the page says."""
+
+from __future__ import annotations
+
+import re
+
+from prefect_linkerd.cli.app import commands
+from tests.support.repository import ROOT
+
+
+def test_every_command_was_measured() -> None:
+    text = (ROOT / "docs/commands.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    measured = {cells[0].strip("| `"): cells[1:] for cells in rows if cells[0] != "| command"}
+    assert measured.keys() == commands().keys(), "run python -m tools.command_table"
+    for command, (begins, *ends, interrupted) in measured.items():
+        assert re.fullmatch(r"\d+\.\d s", begins), command
+        for cell in ends:
+            assert re.fullmatch(r"|[12] after \d+\.\d s", cell.strip(" |")), (command, cell)
+        assert interrupted.strip(" |") in ("", "1", "2", "130"), command

@@ -1,0 +1,237 @@
+"""Writes docs/commands.md: how fast each command begins, and how it ends when things go wrong.
+
+python -m tools.command_table > docs/commands.md      # or some commands alone: their rows
+
+Every cell is measured: each command is started as a person would, with a kubeconfig of nobody, of
+a server that refuses, of one that never answers, and with a file that is no mesh.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from prefect_linkerd.cli.app import commands
+
+NEEDS_SERVER = ("new-releases",)
+MANY = ("fleet",)
+TIMEOUT = 120
+
+
+@dataclass(frozen=True)
+class End:
+    """How a command ended: its exit code, the last line that it said, and after how long."""
+
+    code: int
+    said: str
+    seconds: float
+
+
+def started(
+    arguments: Sequence[str], folder: Path, kubeconfig: Path, stop: float | None = None
+) -> End:
+    """A command in a process of its own, without a server and without a terminal.
+
+    Args:
+        stop: after how many seconds it gets a Ctrl-C.
+    """
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
+        "KUBECONFIG": str(kubeconfig),
+        "HOME": str(folder),
+        "XDG_STATE_HOME": str(folder / "state"),
+    }
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect_linkerd", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+        env=environment,
+    )
+    if stop is not None:
+        time.sleep(stop)
+        process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=TIMEOUT)
+    lines = [line for line in text.splitlines() if line.strip()]
+    return End(process.returncode, lines[-1] if lines else "", time.monotonic() - begin)
+
+
+def kubeconfig(path: Path, server: str) -> Path:
+    entry = {"name": "table", "cluster": {"server": server}}
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "table",
+                "clusters": [entry],
+                "users": [{"name": "table", "user": {"username": "u", "password": "p"}}],
+                "contexts": [{"name": "table", "context": {"cluster": "table", "user": "table"}}],
+            }
+        )
+    )
+    return path
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """An API server that knows who asks, and allows nothing."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _refuse(self) -> None:
+            body = json.dumps(
+                {
+                    "kind": "Status",
+                    "apiVersion": "v1",
+                    "status": "Failure",
+                    "message": f'forbidden: User "u" cannot {self.command} {self.path}',
+                    "reason": "Forbidden",
+                    "code": 403,
+                }
+            ).encode()
+            code = 403
+            if self.path.startswith("/version"):
+                body, code = b'{"gitVersion": "v1.34.0"}', 200
+            elif "selfsubjectaccessreviews" in self.path:
+                body, code = b'{"status": {"allowed": false}}', 201
+            elif self.path in ("/api", "/apis") or self.path.count("/") in (2, 3):
+                # Discovery is allowed to everybody who is known.
+                body, code = _discovery(self.path), 200
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_PATCH = _refuse  # noqa: N815 as http.server names them
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+
+
+def _discovery(path: str) -> bytes:
+    names = {
+        "/api/v1": [
+            ("secrets", "Secret", True),
+            ("configmaps", "ConfigMap", True),
+            ("pods", "Pod", True),
+            ("services", "Service", True),
+            ("nodes", "Node", False),
+            ("namespaces", "Namespace", False),
+            ("serviceaccounts", "ServiceAccount", True),
+        ],
+        "/apis/apps/v1": [("deployments", "Deployment", True)],
+        "/apis/apiextensions.k8s.io/v1": [
+            ("customresourcedefinitions", "CustomResourceDefinition", False)
+        ],
+    }
+    if path == "/apis":
+        return json.dumps({"kind": "APIGroupList", "groups": []}).encode()
+    resources = [
+        {"name": name, "kind": kind, "namespaced": placed, "verbs": ["get", "list"]}
+        for name, kind, placed in names.get(path, [])
+    ]
+    return json.dumps({"kind": "APIResourceList", "resources": resources}).encode()
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """A server that takes connections, and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def rows(only: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """The rows of the table; only those of some commands where they are named."""
+    with tempfile.TemporaryDirectory() as name, refusing() as forbidden, silent() as hanging:
+        folder = Path(name)
+        nobody = kubeconfig(folder / "nobody", "http://127.0.0.1:1")
+        denied = kubeconfig(folder / "denied", forbidden)
+        hangs = kubeconfig(folder / "hangs", hanging)
+        (folder / "bad.yaml").write_text("viz: {enabeld: true}\n")
+        mesh = folder / "mesh.yaml"
+        charts = Path(__file__).parents[1] / "sandbox/charts"
+        mesh.write_text(f"trust_anchor: {{custody: in-cluster}}\ncharts: {{mirror: {charts}}}\n")
+        for command in sorted(set(only) or commands()):
+            given = [] if command in NEEDS_SERVER else [str(mesh)]
+            own = ["--yes"] if command == "bootstrap" else []
+
+            def end(*arguments: str, at: Path, stop: float | None = None) -> End:
+                return started([command, *own, *arguments], folder, at, stop)  # noqa: B023
+
+            begins = started([command, "--help"], folder, nobody)
+            print(f"{command}: {begins.seconds:.1f} s", file=sys.stderr, flush=True)
+            if command in MANY:
+                # With files it starts a server of its own, and a process for each mesh.
+                row = dict.fromkeys(("no cluster", "wrong context", "no permission"), "")
+                ended = _cell(end(str(folder / "bad.yaml"), at=nobody))
+                help_time = f"{begins.seconds:.1f} s"
+                yield {
+                    "command": f"`{command}`",
+                    "`--help`": help_time,
+                    **row,
+                    "bad file": ended,
+                    "Ctrl-C": "",
+                }
+                continue
+            wrong = [] if command in (*NEEDS_SERVER, *MANY) else ["--context", "wrong"]
+            bad = [] if command in NEEDS_SERVER else [str(folder / "bad.yaml")]
+            yield {
+                "command": f"`{command}`",
+                "`--help`": f"{begins.seconds:.1f} s",
+                "no cluster": _cell(end(*given, at=nobody)),
+                "wrong context": _cell(end(*given, *wrong, at=nobody)) if wrong else "",
+                "no permission": _cell(end(*given, at=denied)),
+                "bad file": _cell(end(*bad, at=nobody)) if bad else "",
+                "Ctrl-C": _cell(end(*given, at=hangs, stop=10.0), says=False),
+            }
+
+
+def _cell(end: End, *, says: bool = True) -> str:
+    said = f" after {end.seconds:.1f} s" if says else ""
+    return f"{end.code}{said}"
+
+
+def page(found: Sequence[dict[str, str]]) -> str:
+    lines = [
+        "# Commands, measured",
+        "",
+        "Made by `python -m tools.command_table`: each cell is an exit code, and after how long",
+        "the command ended. 0: success; 1: failed; 2: wrong input, nothing was changed; 130:",
+        "interrupted. `--help` is how long a command takes to begin. The machine was busy.",
+        "",
+        f"| {' | '.join(found[0])} |",
+        "|---" * len(found[0]) + "|",
+        *(f"| {' | '.join(row.values())} |" for row in found),
+        "",
+        "`new-releases` needs a Prefect server, and says so. `fleet` starts one of its own for",
+        "files of meshes, which takes seconds.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(list(rows(sys.argv[1:]))), end="")
