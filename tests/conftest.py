@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
@@ -27,6 +28,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what it puts into the background with SIGINT ignored, and so would be all
     # that tests start: a Prefect worker then never ends by SIGTERM.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Other tests take the processor meanwhile; what hangs is ended by the timeout of every test.
+settings.register_profile("beside others", deadline=None)
+settings.load_profile("beside others")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

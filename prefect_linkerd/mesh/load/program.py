@@ -479,6 +479,7 @@ class Prober(ThreadingHTTPServer):
         self._asked: dict[str, list[Asking]] = {}
         self._asking: dict[str, Asking] = {}
         self._changing = threading.Lock()
+        self.answering = threading.Lock()
         is_everywhere = not address[0] and socket.has_dualstack_ipv6()
         self.address_family = socket.AF_INET6 if is_everywhere else socket.AF_INET
         super().__init__(address, _Results)
@@ -536,9 +537,10 @@ class _Results(BaseHTTPRequestHandler):
         elif not all(NAME.fullmatch(name) for name in names):
             self._answer(400, {"error": "no name of a server"})
         else:
-            if target.path == "/ask":
-                server.ask(names)
-            self._answer(200, server.results())
+            with server.answering:
+                if target.path == "/ask":
+                    server.ask(names)
+                self._answer(200, server.results())
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
@@ -581,6 +583,9 @@ def probe(given: argparse.Namespace) -> None:
     deadline = time.monotonic() + DRAIN_SECONDS
     while prober.asks and time.monotonic() < deadline:
         time.sleep(0.05)
+    # Who told it to ask nobody gets its answer.
+    with prober.answering:
+        pass
 
 
 def _arguments() -> argparse.ArgumentParser:
