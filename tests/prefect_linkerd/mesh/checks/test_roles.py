@@ -16,7 +16,6 @@ from prefect_linkerd.flows.check_certificates import check_certificates
 from prefect_linkerd.flows.verify_mesh import verify_mesh
 from prefect_linkerd.mesh.adoption import read_adoption
 from prefect_linkerd.mesh.checks import CATEGORIES
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, MeshUnhealthy
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
@@ -114,8 +113,8 @@ def test_check_certificates_reads_a_handful_of_objects_and_no_other(
         assert not cluster.allowed("get", "secrets", namespace=namespace, name="another")
 
 
-READS: dict[str, Callable[[Cluster, MeshConfig], object]] = {
-    "adopt": read_adoption,
+READS: dict[str, Callable[[Mesh], object]] = {
+    "adopt": lambda mesh: read_adoption(mesh.cluster, mesh.config),
     "check_certificates": read_expiries,
     "verify_mesh": read_snapshot,
 }
@@ -136,7 +135,7 @@ def test_no_role_grants_what_its_flow_does_not_ask_for(
         return request(self, method, path, **options)
 
     monkeypatch.setattr(Cluster, "request", recorded)
-    READS[flow](mesh.cluster, mesh.config)
+    READS[flow](Mesh(mesh.cluster, mesh.config))
     for grant in grants_of(flow, mesh.config, {}):
         assert isinstance(grant, Grant)
         for verb in grant.verbs:
