@@ -620,14 +620,12 @@ def uninstall(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         Grant(("list",), "", ("namespaces", "pods")),
         Grant(("list",), "apiextensions.k8s.io", crds),
         Grant(("list",), "apps", ("deployments",)),
-        Grant(("list",), "", ("serviceaccounts", "services"), application),
         Grant(("get", "delete"), "", ("configmaps",), linkerd, (ROTATION,)),
         Grant(("get",), "", ("configmaps",), linkerd, (UPGRADE,)),
         Grant(("delete",), "", ("configmaps",), linkerd, (UPGRADE,), sometimes=True),
         *_lease(config),
     ]
     own = {namespace["metadata"]["name"] for namespace in namespaces(config)} | {linkerd}
-    own |= {names.viz, names.jaeger, application, names.cert_manager, names.traefik}
     for place in sorted(own):
         found += [
             Grant(("get", "update", "patch", "delete"), "", ("secrets",), place, sometimes=True),
@@ -643,14 +641,16 @@ def uninstall(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
             ),
             Grant(("get", "delete"), "", ("namespaces",), "", (place,), sometimes=True),
         ]
-    for place in (application, names.viz):
+    for place in sorted({application, names.viz} & own):
         kinds = ("ingressroutes", "middlewares")
         found.append(Grant(("list", "delete"), "traefik.io", kinds, place, sometimes=True))
-    found += [
-        Grant(("delete",), "", ("serviceaccounts", "services"), application, sometimes=True),
-        Grant(("delete",), "apps", ("deployments",), application, sometimes=True),
-        *_uses(),
-    ]
+    if config.emojivoto.enabled:
+        found += [
+            Grant(("list",), "", ("serviceaccounts", "services"), application),
+            Grant(("delete",), "", ("serviceaccounts", "services"), application, sometimes=True),
+            Grant(("delete",), "apps", ("deployments",), application, sometimes=True),
+        ]
+    found += _uses()
     if config.issuer == "cert-manager":
         kinds = ("certificates", "issuers")
         found += [

@@ -31,6 +31,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, ISSUER_SEC
 from prefect_linkerd.mesh.install.dependencies import KINDS as DEPENDENCIES
 from prefect_linkerd.mesh.install.dependencies import releases_of
 from prefect_linkerd.mesh.install.ingress import API_VERSIONS, AUTH_SECRET
+from prefect_linkerd.mesh.install.namespaces import namespaces
 from prefect_linkerd.mesh.install.registry import pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, Permission, denied, in_words
@@ -73,14 +74,27 @@ def uninstall_reads(config: MeshConfig, options: UninstallOptions) -> list[Permi
         Permission("list", "namespaces"),
         *(Permission("list", "deployments", "apps", place) for place in _mesh_places(config)),
         Permission("list", "customresourcedefinitions", "apiextensions.k8s.io"),
-        Permission("list", "services", namespace=names.emojivoto),
-        Permission("list", "serviceaccounts", namespace=names.emojivoto),
-        Permission("list", "deployments", "apps", names.emojivoto),
-        Permission("get", "configmaps", namespace=names.linkerd),
+        Permission("get", "configmaps", namespace=names.linkerd, name=ROTATION),
     ]
+    if config.emojivoto.enabled:
+        found += [
+            Permission("list", "services", namespace=names.emojivoto),
+            Permission("list", "serviceaccounts", namespace=names.emojivoto),
+            Permission("list", "deployments", "apps", names.emojivoto),
+        ]
     if options.namespaces:
-        found += [Permission("list", "configmaps"), Permission("list", "services")]
+        found += [
+            Permission("list", resource, namespace=place)
+            for resource in ("configmaps", "services")
+            for place in _places(config)
+        ]
     return found
+
+
+def _places(config: MeshConfig) -> list[str]:
+    """The namespaces that the configuration has, the control plane's among them."""
+    made = [namespace["metadata"]["name"] for namespace in namespaces(config)]
+    return list(dict.fromkeys([*made, config.namespaces.linkerd]))
 
 
 def _mesh_places(config: MeshConfig) -> tuple[str, ...]:
@@ -133,7 +147,7 @@ def read_uninstall(
     crds = list(cluster.list(CRDS, CRD))
     left = _left_crds(crds, releases, names.linkerd)
     records = [cluster.get("v1", "ConfigMap", name, names.linkerd) for name in (ROTATION, UPGRADE)]
-    namespaces = _namespaces(cluster, config)
+    there = _namespaces(cluster, config)
     return UninstallSnapshot(
         config=config,
         installed=installed,
@@ -143,11 +157,11 @@ def read_uninstall(
         left_crds=left,
         certified=_certified(cluster, own),
         records=tuple(obj for obj in records if obj is not None and owner_of(obj) == OURS),
-        namespaces=namespaces,
+        namespaces=there,
         injected=_injected(cluster, names.linkerd),
         resources=_resources(cluster, crds, members, left) if options.crds else {},
         users=_users(cluster) if options.dependencies else {},
-        content=_content(cluster, namespaces, installed, own) if options.namespaces else {},
+        content=_content(cluster, there, installed, own) if options.namespaces else {},
         keys=_keys(cluster, config),
         key=key,
         rotation=rotation_of(records[0]) if records[0] is not None else None,
@@ -208,19 +222,18 @@ def _own(cluster: Cluster, config: MeshConfig) -> tuple[Object, ...]:
     found: list[Object] = []
     for api_version in API_VERSIONS:
         for kind in ("IngressRoute", "Middleware"):
-            for place in (names.emojivoto, names.viz):
+            for place in {names.emojivoto, names.viz} & {*_places(config)}:
                 found += _ours(cluster.list(api_version, kind, place))
-    for api_version, kind in APPLICATION:
-        found += _ours(cluster.list(api_version, kind, names.emojivoto))
+    if config.emojivoto.enabled:
+        for api_version, kind in APPLICATION:
+            found += _ours(cluster.list(api_version, kind, names.emojivoto))
     wanted: list[Object] = []
     if config.issuer == "cert-manager":
         # The Certificates before their issuers.
         wanted = sorted(cert_manager_objects(config), key=lambda obj: obj["kind"])
     wanted += pull_secrets(config)
-    wanted += [
-        _secret(AUTH_SECRET, names.viz),
-        _secret(ISSUER_SECRET, names.linkerd),
-    ]
+    wanted += [_secret(AUTH_SECRET, names.viz)] if config.viz.enabled else []
+    wanted.append(_secret(ISSUER_SECRET, names.linkerd))
     for obj in wanted:
         metadata = obj["metadata"]
         live = cluster.get(
@@ -281,7 +294,8 @@ def _namespaces(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
         names.linkerd,
     ]
     there = {obj["metadata"]["name"]: obj for obj in cluster.list("v1", "Namespace")}
-    return {name: there[name] for name in dict.fromkeys(order) if name in there}
+    known = there.keys() & {*_places(config)}
+    return {name: there[name] for name in dict.fromkeys(order) if name in known}
 
 
 def _injected(cluster: Cluster, control_plane: str) -> dict[str, tuple[str, ...]]:
@@ -349,7 +363,7 @@ def _users(cluster: Cluster) -> dict[str, tuple[str, ...]]:
 
 def _content(
     cluster: Cluster,
-    namespaces: Mapping[str, Object],
+    there: Mapping[str, Object],
     installed: MeshReleases,
     own: Sequence[Object],
 ) -> dict[str, tuple[str, ...]]:
@@ -373,8 +387,7 @@ def _content(
             and not is_known(obj)
         )
 
-    ours = {name for name, obj in namespaces.items() if owner_of(obj) == OURS}
-    return {name: read(name) for name in namespaces if name in ours}
+    return {name: read(name) for name, obj in there.items() if owner_of(obj) == OURS}
 
 
 def uninstall_permissions(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.helm.installed import MeshReleases
+from prefect_linkerd.mesh.helm.installed import MeshReleases, Part
 from prefect_linkerd.mesh.helm.ownership import OURS, Owner
 from prefect_linkerd.mesh.helm.records import MADE_HERE, Release, ReleaseRef
 from prefect_linkerd.mesh.kubernetes.client import Object
@@ -197,8 +197,8 @@ def test_a_finding_is_fixed_or_accepted(case: str) -> None:
 
 @follows("Uninstall it there, then run uninstall again for what bootstrap made.")
 def test_a_control_plane_of_somebody_else_stays_with_all_that_it_needs() -> None:
-    owners = {PLANE: FLUX, CRDS: OURS}
-    releases = {PLANE: release(PLANE), CRDS: release(CRDS)}
+    owners: dict[Part, Owner] = {PLANE: FLUX, CRDS: OURS}
+    releases: dict[Part, Release] = {PLANE: release(PLANE), CRDS: release(CRDS)}
     theirs = replace(INSTALLED, installed=MeshReleases(releases, owners))
     plan = plan_uninstall(theirs, ALL, frozenset({"driven"}))
     assert ids(plan) == ["driven"]
