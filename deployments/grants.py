@@ -434,7 +434,7 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     if config.emojivoto.enabled:
         found += [
             Grant(apply, "", ("serviceaccounts", "services"), names.emojivoto),
-            Grant((*apply, "list"), "apps", ("deployments",), names.emojivoto),
+            Grant(apply, "apps", ("deployments",), names.emojivoto),
             *waits(names.emojivoto, sometimes=True),
             Grant(("list",), "", ("pods",), names.emojivoto),
         ]
@@ -444,8 +444,7 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         routed = [names.emojivoto] if config.emojivoto.enabled else []
         routed += [names.viz] if config.viz.enabled and config.viz.dashboard.host else []
         found += [
-            Grant((*apply, "list"), "traefik.io", ("ingressroutes", "middlewares"), place)
-            for place in routed
+            Grant(apply, "traefik.io", ("ingressroutes", "middlewares"), place) for place in routed
         ]
     if config.issuer == "cert-manager":
         kinds = ("certificates", "issuers")
