@@ -194,14 +194,13 @@ def anchor_dropped(snapshot: Snapshot) -> Problems:
     trusted = anchors_in(snapshot.trust_bundle)
     if not trusted:
         raise Skip("there is no trust bundle that can be read")
+    if record is None or not record.dropped or record.goal not in trusted:
+        raise Skip("no rotation of the trust anchor has dropped one")
     left = _still_trusting(snapshot, trusted)
     if not left:
         return
     named = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
     text = f"{len(left)} proxies still trust an anchor that it does not have"
-    if record is None or not record.dropped or record.goal not in trusted:
-        yield Problem(where, f"{text}: {named}", "Restart their workloads.")
-        return
     text += f", since {_moment(datetime.fromisoformat(record.dropped))}"
     remedy = "They forget it when they restart; rotate_anchor with the action drop restarts them."
     if record.drop_by:
