@@ -291,7 +291,6 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
     for group, kind in (*POLICY_KINDS, *INGRESS_KINDS):
         plurals.setdefault(group, set()).add(plural(kind))
     policies = {group for group, _ in POLICY_KINDS}
-    application = config.namespaces.emojivoto
     made = [namespace["metadata"]["name"] for namespace in namespaces(config)]
     named = (
         TRUST_ROOTS,
@@ -332,7 +331,7 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
         Grant(
             ("get",), "", ("configmaps",), "kube-system", ("extension-apiserver-authentication",)
         ),
-        *(Grant(read, "", ("secrets",), place) for place in sorted({*made, application})),
+        *(Grant(read, "", ("secrets",), place) for place in sorted(made)),
         Grant(("get",), "", ("secrets",), linkerd),
     ]
 

@@ -13,7 +13,7 @@ import typer
 
 from prefect_linkerd.cli.flags import Flag
 from prefect_linkerd.cli.paint import painted
-from prefect_linkerd.mesh.errors import InvalidInput, MeshError
+from prefect_linkerd.mesh.errors import InvalidInput, MeshError, NotApproved
 
 Result = Literal["text", "json"]
 
@@ -64,7 +64,7 @@ def guarded(work: Callable[[], None], output: str) -> None:
             said = {"error": type(error).__name__, **vars(error), "message": str(error)}
             print(json.dumps(said, default=str, indent=2))
         print(f"{painted('prefect-linkerd:', 'red', sys.stderr)} {error}", file=sys.stderr)
-        raise typer.Exit(2 if isinstance(error, InvalidInput) else 1) from None
+        raise typer.Exit(2 if isinstance(error, InvalidInput | NotApproved) else 1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

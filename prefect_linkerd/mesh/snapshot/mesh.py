@@ -946,12 +946,18 @@ def certificates_of(secret: Object, subject: str) -> Certificates:
 
 
 def _release_namespaces(mesh: Mesh) -> set[str]:
-    """Those of the mesh that are there: in another nobody can be granted to read anything."""
+    """Those of the mesh that are there: in another nobody can be granted to read anything.
+
+    That of the demo application counts only where it is wanted.
+    """
     there = {
         namespace["metadata"]["name"]
         for namespace in mesh.cluster.list("v1", "Namespace", metadata_only=True)
     }
-    return there & {str(name) for name in mesh.config.namespaces.model_dump().values()}
+    names = {str(name) for name in mesh.config.namespaces.model_dump().values()}
+    if not mesh.config.emojivoto.enabled:
+        names.discard(mesh.config.namespaces.emojivoto)
+    return there & names
 
 
 def _custom(
