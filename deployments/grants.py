@@ -324,7 +324,14 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
         _extension_secrets(config),
         # As those of viz and of the CNI plugin.
         Grant(("get",), "", ("configmaps",), "", named),
-        Grant(("get",), "", ("services/proxy",), "", ("http:prometheus:9090",)),
+        Grant(
+            ("get",),
+            "",
+            ("services/proxy",),
+            "",
+            ("http:prometheus:9090",),
+            sometimes=not config.viz.enabled,
+        ),
         Grant(("get",), "", ("pods/proxy",)),
         Grant(read, "apps", ("replicasets",), linkerd),
         Grant(read, RBAC, ("rolebindings",), "kube-system"),
