@@ -129,8 +129,12 @@ class Terminal:
         """Nothing was refused, and what is always needed was asked for, object by object."""
         asked = self.asked(flow)
         assert asked
-        refused = [e for e in asked if e["responseStatus"]["code"] == 403]
-        assert not refused, refused[0]
+        refused = {
+            f"{event['verb']} {event['requestURI']}"
+            for event in asked
+            if event["responseStatus"]["code"] == 403
+        }
+        assert not refused, "\n".join(sorted(refused))
         granted = grants_of(flow, self.config, self.objects)
         idle = [
             (verb, resource, grant)
