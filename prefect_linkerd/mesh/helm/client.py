@@ -239,11 +239,13 @@ class Helm:
                     time.sleep(1)
                 elif action == "recover" and current is not None:
                     self._forget(current)
+                elif current is not None and action == "unchanged":
+                    return ReleaseOutcome("unchanged", current)
                 else:
-                    break
-            if current is not None and action == "unchanged":
-                return ReleaseOutcome("unchanged", current)
-            return self._bring(command, desired, current, on_progress)
+                    # A helm whose flow was killed may begin after this look: it is waited for.
+                    with contextlib.suppress(_Busy):
+                        return self._bring(command, desired, current, on_progress)
+                    time.sleep(1)
 
     def upgrade_again(
         self, desired: DesiredRelease, on_progress: OnProgress | None = None
@@ -266,7 +268,10 @@ class Helm:
                     found=f"{have}, {current.status}" if current else have,
                     remedy="Another run has changed it: let that finish, then run again.",
                 )
-            return self._bring(command, desired, current, on_progress)
+            try:
+                return self._bring(command, desired, current, on_progress)
+            except _Busy as busy:
+                raise busy.failure from None
 
     def _bring(
         self,
@@ -275,7 +280,11 @@ class Helm:
         current: Release | None,
         on_progress: OnProgress | None,
     ) -> ReleaseOutcome:
-        """Installs or upgrades a release and waits for its workloads."""
+        """Installs or upgrades a release and waits for its workloads.
+
+        Raises:
+            _Busy: another helm has begun to change it.
+        """
         subject = f"Helm release {desired.namespace}/{desired.name}"
         key = (self._cluster.host, desired.namespace, desired.name)
         is_first = current is None or current.status == "uninstalled"
@@ -297,8 +306,11 @@ class Helm:
                     remedy=ended.trouble.remedy,
                 ) from None
             except helm_errors.Error as error:
+                failure = _failure(subject, error, watch.last_trouble())
+                if _IN_PROGRESS in failure.found:
+                    raise _Busy(failure) from None
                 _ENDED.add(key)
-                raise _failure(subject, error, watch.last_trouble()) from None
+                raise failure from None
         self._require_recorded(release, key)
         _ENDED.discard(key)
         # Helm waits for pods to be ready, but not for a Deployment's minReadySeconds.
@@ -624,6 +636,18 @@ def _run(work: Coroutine[Any, Any, T], subject: str) -> T:
         return asyncio.run(work)
     except helm_errors.Error as error:
         raise _failure(subject, error, []) from None
+
+
+_IN_PROGRESS = "another operation (install/upgrade/rollback) is in progress"
+"""Helm's words where the newest record of a release is pending."""
+
+
+class _Busy(Exception):
+    """Another helm changes the release at this moment; nothing was done."""
+
+    def __init__(self, failure: ReleaseError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 def _failure(subject: str, error: helm_errors.Error, trouble: list[str]) -> ReleaseError:
