@@ -11,6 +11,7 @@ from prefect_linkerd.tasks.uninstall import (
     approve_uninstall,
     carry_out,
     claimed,
+    delete_namespaces,
     plan_to_uninstall,
     tell_uninstalled,
 )
@@ -55,5 +56,6 @@ def uninstall(
     approve_uninstall(live, options)
     with claimed(live, options, plan) as claim:
         carry_out(live, claim, plan)
+    delete_namespaces(live, plan)
     tell_uninstalled(live, plan)
     return plan

@@ -96,30 +96,29 @@ def claimed(
 
 @step("uninstall", description="Uninstalls the releases and deletes what bootstrap made.")
 def carry_out(mesh: Mesh, claim: RotationClaim | None, plan: UninstallPlan) -> None:
-    cluster, log = mesh.cluster, get_run_logger()
-
-    def told(gone: Gone) -> None:
-        log.info("%s goes", gone.subject)
 
     def check() -> None:
         if claim is not None:
             claim.check()
 
-    namespaces = [gone for gone in plan.goes if gone.kind == "namespace"]
     others = tuple(gone for gone in plan.goes if gone.kind != "namespace")
-    uninstall(
-        cluster, mesh.helm, replace(plan, goes=others), mesh.config.timeout_seconds, check, told
-    )
+    timeout = mesh.config.timeout_seconds
+    uninstall(mesh.cluster, mesh.helm, replace(plan, goes=others), timeout, check, _told)
     # The lease's own object, which this run may have made.
-    cluster.delete("v1", "ConfigMap", RECORD, mesh.config.namespaces.linkerd)
-    uninstall(
-        cluster,
-        mesh.helm,
-        replace(plan, goes=tuple(namespaces)),
-        mesh.config.timeout_seconds,
-        lambda: None,
-        told,
-    )
+    mesh.cluster.delete("v1", "ConfigMap", RECORD, mesh.config.namespaces.linkerd)
+
+
+@step("namespaces", description="Deletes the namespaces that were asked for, and waits for them.")
+def delete_namespaces(mesh: Mesh, plan: UninstallPlan) -> None:
+    """Once the lease is given back: with the mesh's namespace goes the right to renew it."""
+    namespaces = tuple(gone for gone in plan.goes if gone.kind == "namespace")
+    timeout = mesh.config.timeout_seconds
+    last = replace(plan, goes=namespaces)
+    uninstall(mesh.cluster, mesh.helm, last, timeout, lambda: None, _told)
+
+
+def _told(gone: Gone) -> None:
+    get_run_logger().info("%s goes", gone.subject)
 
 
 @step("gone", description="Says what is gone, what stays, and where the key is.")
