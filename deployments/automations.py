@@ -43,7 +43,8 @@ BEGINS_WITHIN = timedelta(minutes=15)
 ENDINGS = {
     f"prefect.flow-run.{state}"
     for state in (
-        *("Completed", "Degraded", "Expiring", "Skipped", "Failed", "TimedOut", "Crashed"),
+        *("Completed", "Degraded", "Expiring", "Skipped", "WentBack", "Failed"),
+        *("TimedOut", "Crashed"),
         *("Cancelling", "Cancelled", "Suspended", "Scheduled", "Late", "AwaitingRetry"),
         "AwaitingConcurrencySlot",
     )
