@@ -317,6 +317,9 @@ def _left_crds(
         ref = release_of(annotations)
         if ref is None or ref.namespace != namespace or (ref.name, ref.namespace) in there:
             continue
+        if annotations.get(RESOURCE_POLICY) == "keep":
+            # So says its chart of the Gateway API's, which others may use.
+            continue
         # One that is going already takes a while for its objects.
         if "linkerd.io/created-by" in annotations and "deletionTimestamp" not in obj["metadata"]:
             found.append(obj)
