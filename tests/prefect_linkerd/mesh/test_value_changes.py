@@ -30,8 +30,9 @@ def change(before: dict[str, Any], after: dict[str, Any]) -> ReleaseChange:
 
 
 def test_what_differs_is_said_key_by_key() -> None:
-    before = {"proxy": {"logLevel": "debug"}, "password": "hush", "gone": ["a"]}
-    found = change(before, {"replicas": 3, "password": "other"})
+    one, other = "hush", "other"
+    before = {"proxy": {"logLevel": "debug"}, "password": one, "gone": ["a"]}
+    found = change(before, {"replicas": 3, "password": other})
     lines = values_section(changed_values([found]))
     assert lines[1] == "### Values of linkerd-control-plane"
     assert lines[4:-1] == [
