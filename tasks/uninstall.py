@@ -96,7 +96,6 @@ def claimed(
 
 @step("uninstall", description="Uninstalls the releases and deletes what bootstrap made.")
 def carry_out(mesh: Mesh, claim: RotationClaim | None, plan: UninstallPlan) -> None:
-
     def check() -> None:
         if claim is not None:
             claim.check()

@@ -187,8 +187,7 @@ def _leaves(snapshot: Snapshot, owner: AnchorOwner, anchor: CertificateInfo | No
 def anchor_dropped(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
     where = f"ConfigMap/{namespace}/{TRUST_ROOTS}"
-    found = snapshot.config_maps.get(f"{namespace}/{RECORD}")
-    record = record_of(found) if found is not None else None
+    record = record_of(snapshot.config_maps.get(f"{namespace}/{RECORD}"))
     if record is not None and record.is_open:
         raise Skip("a rotation of the trust anchor is unfinished")
     trusted = anchors_in(snapshot.trust_bundle)
@@ -211,8 +210,7 @@ def anchor_dropped(snapshot: Snapshot) -> Problems:
 @certificates.check(ANCHOR_OVERDUE, "proxies have forgotten a dropped anchor by its date")
 def anchor_overdue(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
-    found = snapshot.config_maps.get(f"{namespace}/{RECORD}")
-    record = record_of(found) if found is not None else None
+    record = record_of(snapshot.config_maps.get(f"{namespace}/{RECORD}"))
     if record is None or record.is_open or not record.drop_by:
         raise Skip("no gentle rotation has set a date")
     until, trusted = datetime.fromisoformat(record.drop_by), anchors_in(snapshot.trust_bundle)

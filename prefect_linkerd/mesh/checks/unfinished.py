@@ -21,7 +21,7 @@ unfinished = Category[Snapshot]("pl-unfinished", "beyond")
 @unfinished.check("pl-rotation-open", "no rotation of the trust anchor is unfinished", "warning")
 def rotation_open(snapshot: Snapshot) -> Problems:
     subject, found = _config_map(snapshot, ROTATION)
-    record = rotation_of(found) if found is not None else None
+    record = rotation_of(found)
     if record is not None and record.is_open:
         _skip_if_running(snapshot)
         yield Problem(

@@ -111,13 +111,12 @@ def chains_to(chain: str, record: RotationRecord, goal: str) -> bool:
 
 def read_record(cluster: Cluster, namespace: str) -> RotationRecord | None:
     """The last rotation of a mesh, or None."""
-    obj = cluster.get("v1", "ConfigMap", RECORD, namespace)
-    return record_of(obj) if obj is not None else None
+    return record_of(cluster.get("v1", "ConfigMap", RECORD, namespace))
 
 
-def record_of(obj: Object) -> RotationRecord | None:
+def record_of(obj: Object | None) -> RotationRecord | None:
     """The rotation that a ConfigMap tells of, or None."""
-    text: str = obj.get("data", {}).get("rotation", "")
+    text: str = (obj or {}).get("data", {}).get("rotation", "")
     if not text:
         return None
     content: dict[str, Any] = json.loads(text)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, MeshBusy
+from prefect_linkerd.mesh.helm.records import Revision
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.mesh import Mesh
 
@@ -32,6 +33,18 @@ class RecordedRelease(BaseModel):
     chart_version: str
     revision: int
     part: str = ""
+
+    @classmethod
+    def of(cls, part: str, revision: Revision) -> Self:
+        """A revision of a part of the mesh, as one to go back to."""
+        return cls(
+            name=revision.name,
+            namespace=revision.namespace,
+            chart=revision.chart,
+            chart_version=revision.chart_version,
+            revision=revision.number,
+            part=part,
+        )
 
     @property
     def stands_for(self) -> str:

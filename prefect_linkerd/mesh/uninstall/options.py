@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from prefect_linkerd.mesh.config.model import Section
+from prefect_linkerd.mesh.config.model import ApprovalHours, LeaseSeconds, Section
 from prefect_linkerd.mesh.install.dependencies import Dependency
 
 
@@ -33,17 +33,5 @@ class UninstallOptions(Section):
         title="Ask first",
         description="The run pauses before its first change until somebody approves the plan.",
     )
-    approval_hours: float = Field(
-        default=24,
-        gt=0,
-        le=24 * 30,
-        title="Approval (hours)",
-        description="How long the run waits for an approval; then it fails, and can be run again.",
-    )
-    lease_seconds: float = Field(
-        default=60,
-        ge=3,
-        le=3600,
-        title="Lease (seconds)",
-        description="After how long a run that died may be taken over by another one.",
-    )
+    approval_hours: ApprovalHours = 24
+    lease_seconds: LeaseSeconds = 60

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 
 from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.helm.records import keep_in_record
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.waiting import looks
 from prefect_linkerd.mesh.uninstall.plan import Gone, UninstallPlan
 
 POLL = 0.5
@@ -49,9 +48,10 @@ def uninstall(
 
 
 def _await_gone(cluster: Cluster, gone: Gone, timeout: int) -> None:
-    deadline = datetime.now(UTC) + timedelta(seconds=timeout)
-    while (found := cluster.get("v1", "Namespace", gone.name)) is not None:
-        if datetime.now(UTC) > deadline:
+    for is_last in looks(timeout, every=POLL):
+        if (found := cluster.get("v1", "Namespace", gone.name)) is None:
+            return
+        if is_last:
             conditions: list[dict[str, str]] = found.get("status", {}).get("conditions") or []
             why = "; ".join(c["message"] for c in conditions if c.get("status") == "True")
             raise NotReady(
@@ -61,4 +61,3 @@ def _await_gone(cluster: Cluster, gone: Gone, timeout: int) -> None:
                 remedy="Remove what holds it (kubectl get namespace -o yaml shows it), then run "
                 "uninstall again.",
             )
-        time.sleep(POLL)

@@ -164,7 +164,7 @@ def read_uninstall(
         content=_content(cluster, there, installed, own) if options.namespaces else {},
         keys=_keys(cluster, config),
         key=key,
-        rotation=rotation_of(records[0]) if records[0] is not None else None,
+        rotation=rotation_of(records[0]),
         upgrade=upgrade_of(records[1]),
     )
 

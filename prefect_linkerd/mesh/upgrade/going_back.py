@@ -107,7 +107,7 @@ def plan_back(
         source=former.app_version,
         target=plane.app_version,
         started=now,
-        releases=tuple(_recorded(name, to) for name, to in goes.items()),
+        releases=tuple(RecordedRelease.of(name, to) for name, to in goes.items()),
         direction="back",
         reason=REASON,
         was_completed=True,
@@ -163,17 +163,6 @@ def _earlier(revisions: Sequence[Revision], current: Revision) -> Iterator[Revis
         revision
         for revision in revisions
         if revision.number < current.number and revision.status == "superseded"
-    )
-
-
-def _recorded(part: str, revision: Revision) -> RecordedRelease:
-    return RecordedRelease(
-        name=revision.name,
-        namespace=revision.namespace,
-        chart=revision.chart,
-        chart_version=revision.chart_version,
-        revision=revision.number,
-        part=part,
     )
 
 

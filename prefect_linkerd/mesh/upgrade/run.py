@@ -176,7 +176,9 @@ class Upgrade:
                 source=self.plan.source,
                 target=self.plan.target,
                 started=datetime.now(UTC),
-                releases=tuple(_recorded(part, found) for part, found in installed.items()),
+                releases=tuple(
+                    RecordedRelease.of(part, found) for part, found in installed.items()
+                ),
             ),
         )
         return self._record
@@ -363,14 +365,3 @@ class Upgrade:
             for pin in pins_of(plane)
             if pin.version != version
         ]
-
-
-def _recorded(part: str, revision: Revision) -> RecordedRelease:
-    return RecordedRelease(
-        name=revision.name,
-        namespace=revision.namespace,
-        chart=revision.chart,
-        chart_version=revision.chart_version,
-        revision=revision.number,
-        part=part,
-    )
