@@ -6,7 +6,6 @@ import contextlib
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import UPSTREAM
-from prefect_linkerd.server.prefect_server import PrefectServer
+from prefect_linkerd.server.prefect_server import PrefectServer, end
 from sandbox.binaries import cache_folder
 from sandbox.cluster import Sandbox, state_folder
 
@@ -101,12 +100,7 @@ class Worker:
         """Ends it with its runs; nothing where it does not run."""
         if (pid := self._pid()) is None:
             return
-        for number, patience in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, number)
-            deadline = time.monotonic() + patience
-            while self._pid() is not None and time.monotonic() < deadline:
-                time.sleep(0.1)
+        end(pid, 30.0, group=True)
         self._pidfile.unlink(missing_ok=True)
 
     def _pid(self) -> int | None:

@@ -103,14 +103,7 @@ class PrefectServer:
         """Ends the server; nothing where it does not run."""
         if (pid := self._pid()) is None:
             return
-        for number, patience in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                break
-            deadline = time.monotonic() + patience
-            while _runs(pid) and time.monotonic() < deadline:
-                time.sleep(0.1)
+        end(pid, 15.0)
         self._pidfile.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -182,6 +175,23 @@ def _copy(source: Path, target: Path) -> None:
         contextlib.closing(sqlite3.connect(target)) as written,
     ):
         read.backup(written)
+
+
+def end(pid: int, patience: float, *, group: bool = False) -> None:
+    """Ends a process, by SIGKILL where SIGTERM does not within some seconds.
+
+    Args:
+        group: whether all of its process group is ended, which it leads.
+    """
+    send = os.killpg if group else os.kill
+    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+        try:
+            send(pid, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + seconds
+        while _runs(pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
 
 
 def _runs(pid: int) -> bool:
