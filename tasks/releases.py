@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from prefect_linkerd.mesh.config.model import Dependency
 from prefect_linkerd.mesh.helm.charts import Chart
 from prefect_linkerd.mesh.helm.client import ReleaseOutcome
 from prefect_linkerd.mesh.helm.records import ReleaseRef
 from prefect_linkerd.mesh.helm.values import ClusterFacts
-from prefect_linkerd.mesh.install.dependencies import Dependency
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.releases import find_dependency, location, reconcile
 from prefect_linkerd.tasks.injection import tell_remeshed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prefect_linkerd.mesh.config.model import Dependency
 from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds
 from prefect_linkerd.mesh.helm.charts import Chart
 from prefect_linkerd.mesh.helm.client import ReleaseOutcome
@@ -13,7 +14,6 @@ from prefect_linkerd.mesh.helm.records import ReleaseRef, read_releases
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.identity.issuer import with_webhooks
 from prefect_linkerd.mesh.install.dependencies import (
-    Dependency,
     decide_dependency,
     is_served,
     own_release,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapSnapshot, next_action
 from prefect_linkerd.mesh.checks.preflight import preflight
+from prefect_linkerd.mesh.config.model import Dependency
 from prefect_linkerd.mesh.helm.charts import Chart
 from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.own_objects import Foreign, OwnObject, always, foreign, read_foreign
@@ -15,7 +16,7 @@ from prefect_linkerd.mesh.helm.records import Release, deployed, read_release, r
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.identity.issuer import read_needed
 from prefect_linkerd.mesh.identity.trust_anchor import KeyStore, decide_trust_anchor, read_snapshot
-from prefect_linkerd.mesh.install.dependencies import Dependency, decide_dependency, is_served
+from prefect_linkerd.mesh.install.dependencies import decide_dependency, is_served
 from prefect_linkerd.mesh.install.emojivoto import own_emojivoto
 from prefect_linkerd.mesh.install.ingress import own_routes
 from prefect_linkerd.mesh.install.namespaces import lacks, namespaces

@@ -77,6 +77,9 @@ def _host(value: str) -> str:
 Namespace = Annotated[str, AfterValidator(_dns_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Host = Annotated[str, AfterValidator(_host)]
+Dependency = Literal["cert-manager", "traefik"]
+"""What the mesh needs beside Linkerd."""
+
 ApprovalHours = Annotated[
     float,
     Field(
@@ -699,8 +702,8 @@ class UpgradePolicy(Section):
         "before the upgrade goes back: what was just restarted may take a moment.",
     )
     lease_seconds: LeaseSeconds = 60
-    dependencies: list[Literal["cert-manager", "traefik"]] = Field(
-        default_factory=list[Literal["cert-manager", "traefik"]],
+    dependencies: list[Dependency] = Field(
+        default_factory=list[Dependency],
         title="Dependencies",
         description="Which of the releases beside Linkerd are upgraded to their wanted version, "
         "or the newest, by the same run.",

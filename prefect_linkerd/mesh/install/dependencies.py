@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from prefect_linkerd.mesh.config.model import CertManager, MeshConfig, Traefik
+from prefect_linkerd.mesh.config.model import CertManager, Dependency, MeshConfig, Traefik
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.ownership import decide, owner_of_release
 from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.kubernetes.objects import Gvk
-
-Dependency = Literal["cert-manager", "traefik"]
 
 KINDS: dict[Dependency, tuple[Gvk, ...]] = {
     "cert-manager": (Gvk("cert-manager.io/v1", "Certificate"),),

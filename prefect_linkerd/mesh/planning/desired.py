@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.config.model import Dependency, MeshConfig
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.helm.charts import Chart, charts_of
 from prefect_linkerd.mesh.helm.client import DesiredRelease, desired_release
@@ -17,7 +17,7 @@ from prefect_linkerd.mesh.helm.safety_values import unsafe_values
 from prefect_linkerd.mesh.helm.values import ClusterFacts, Values, values_for
 from prefect_linkerd.mesh.identity.issuer import with_kept, with_webhooks
 from prefect_linkerd.mesh.identity.trust_anchor import read_roots
-from prefect_linkerd.mesh.install.dependencies import Dependency, own_release, wanted_version
+from prefect_linkerd.mesh.install.dependencies import own_release, wanted_version
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.mesh import Mesh

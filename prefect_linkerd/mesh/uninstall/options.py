@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from prefect_linkerd.mesh.config.model import ApprovalHours, LeaseSeconds, Section
-from prefect_linkerd.mesh.install.dependencies import Dependency
+from prefect_linkerd.mesh.config.model import ApprovalHours, Dependency, LeaseSeconds, Section
 
 
 class UninstallOptions(Section):

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.config.model import Dependency, MeshConfig
 from prefect_linkerd.mesh.helm.installed import MARKS, MeshReleases, Part
 from prefect_linkerd.mesh.helm.ownership import OURS, Owner, decide, owner_of, owner_of_release
 from prefect_linkerd.mesh.helm.records import Release, ReleaseRef
-from prefect_linkerd.mesh.install.dependencies import Dependency
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, Permission, in_words
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, EXTENSION_CHARTS

@@ -162,6 +162,7 @@ import os, signal, sys
 from pathlib import Path
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe.options import ProbeOptions
 from prefect_linkerd.mesh.probe.run import AskingProbe
 
@@ -177,7 +178,8 @@ class Dying(AskingProbe):
 
 ignore = lambda *_: None
 cluster = Cluster.from_file(Path(sys.argv[1]))
-Dying(cluster, MeshConfig(), ProbeOptions(replicas=1), say=ignore, on_progress=ignore).start()
+mesh = Mesh(cluster, MeshConfig())
+Dying(mesh, ProbeOptions(replicas=1), say=ignore, on_progress=ignore).start()
 """
 
 
@@ -291,7 +293,7 @@ def it_asks(probe: AskingProbe, admin: Cluster, plane: DataPlane, said: list[str
 
 def it_hears(probe: AskingProbe, admin: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A generation of which nothing can be heard is no good news either."""
-    cluster = probe._cluster
+    cluster = probe._mesh.cluster
     assert isinstance(cluster, ThroughNode)
     monkeypatch.setattr(runs, "HEARD_WITHIN_SECONDS", 0.2)
     monkeypatch.setattr(probe, "_judges", True)

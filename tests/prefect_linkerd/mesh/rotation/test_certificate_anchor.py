@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.mesh.checks.certificates import certificates
+from prefect_linkerd.mesh.checks.unfinished import unfinished
 from prefect_linkerd.mesh.errors import InvalidInput, OwnershipConflict
 from prefect_linkerd.mesh.identity.certificate_anchor import (
     CertificateAnchor,
@@ -195,9 +196,11 @@ def renewed(mesh: Rotated, name: str, namespace: str, secret: str) -> None:
 
 def said(mesh: Rotated, check: str) -> list[str]:
     """What a check says of the mesh."""
-    result = next(
+    snapshot = read_snapshot(Mesh(mesh.cluster, mesh.config))
+    (result,) = (
         result
-        for result in certificates.run(read_snapshot(Mesh(mesh.cluster, mesh.config))).results
+        for category in (certificates, unfinished)
+        for result in category.run(snapshot).results
         if result.check.id == check
     )
     assert not result.is_broken
