@@ -53,6 +53,7 @@ POD_CIDR = "10.244.0.1/16"
 SERVICE_CIDR = "10.96.0.0/12"
 SAVED = ("etcd", "pki")
 """The folders of a cluster's data that are the cluster itself."""
+NODE_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 GARBAGE = "400"
 """How much the programs' heaps grow between two garbage collections, in percent (Go's GOGC).
 
@@ -303,7 +304,7 @@ class Sandbox:
             f"--egress-selector-config-file={data}/egress.yaml",
             "--max-requests-inflight=2000",
             "--max-mutating-requests-inflight=1000",
-            "--profiling=false",
+            "--profiling=true",
             "--shutdown-delay-duration=0s",
             *(
                 (f"--audit-policy-file={data}/audit.yaml", f"--audit-log-path={data}/audit.log")
@@ -378,6 +379,7 @@ class Sandbox:
         self._start_etcd(binaries)
         self.start_apiserver()
         self._await("kube-apiserver", self._is_serving)
+        self._release_nodes()
         self._start_rest(binaries)
         self._make_nodes()
         self._await("companion", (data / "companion.ready").exists)
@@ -482,6 +484,13 @@ class Sandbox:
             f"--proxies-socket={data}/proxies.sock",
             f"--ready-file={data}/companion.ready",
         )
+
+    def _release_nodes(self) -> None:
+        """Deletes the Leases by which a former kwok holds the nodes.
+
+        Another one would wait until they expire, and pods become ready that much later.
+        """
+        self.cluster().request("DELETE", NODE_LEASES)
 
     def _make_nodes(self) -> None:
         cluster = self.cluster()
