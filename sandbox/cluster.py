@@ -22,6 +22,7 @@ import base64
 import ctypes
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -287,6 +288,7 @@ class Sandbox:
             f"--tls-cert-file={keys}/server.crt",
             f"--tls-private-key-file={keys}/server.key",
             f"--client-ca-file={keys}/ca.crt",
+            f"--token-auth-file={data}/tokens.csv",
             f"--requestheader-client-ca-file={keys}/ca.crt",
             "--requestheader-allowed-names=front-proxy",
             "--requestheader-username-headers=X-Remote-User",
@@ -335,9 +337,22 @@ class Sandbox:
             credentials.signing_key("service-account")
         else:
             self._restore(self._saved)
-        self.kubeconfig.touch(mode=0o600)
+        token = secrets.token_urlsafe(32)
+        certificate = {
+            "client-certificate-data": self._embedded("admin.crt"),
+            "client-key-data": self._embedded("admin.key"),
+        }
         # JSON, which is YAML too: Go takes a bare `y` or `1` for no text.
-        self.kubeconfig.write_text(json.dumps(self._admin_kubeconfig(), indent=2))
+        for path, text in (
+            (self.kubeconfig, json.dumps(self._kubeconfig_of("admin", certificate), indent=2)),
+            (
+                self._programs_kubeconfig,
+                json.dumps(self._kubeconfig_of("programs", {"token": token})),
+            ),
+            (data / "tokens.csv", f"{token},sandbox-programs,programs,system:masters\n"),
+        ):
+            path.touch(mode=0o600)
+            path.write_text(text)
         egress = {
             "apiVersion": "apiserver.k8s.io/v1beta1",
             "kind": "EgressSelectorConfiguration",
@@ -389,10 +404,18 @@ class Sandbox:
     def _socket(self) -> Path:
         return self.data / "egress.sock"
 
-    def _admin_kubeconfig(self) -> dict[str, Any]:
-        def embedded(name: str) -> str:
-            return base64.b64encode((self.data / "pki" / name).read_bytes()).decode()
+    @property
+    def _programs_kubeconfig(self) -> Path:
+        """For the sandbox's own programs, by a token.
 
+        The API server verifies a certificate anew for each of their thousands of requests.
+        """
+        return self.data / "programs.kubeconfig"
+
+    def _embedded(self, name: str) -> str:
+        return base64.b64encode((self.data / "pki" / name).read_bytes()).decode()
+
+    def _kubeconfig_of(self, user: str, credentials: dict[str, str]) -> dict[str, Any]:
         return {
             "apiVersion": "v1",
             "kind": "Config",
@@ -402,22 +425,12 @@ class Sandbox:
                     "name": self.name,
                     "cluster": {
                         "server": self.server,
-                        "certificate-authority-data": embedded("ca.crt"),
+                        "certificate-authority-data": self._embedded("ca.crt"),
                     },
                 }
             ],
-            "users": [
-                {
-                    "name": "admin",
-                    "user": {
-                        "client-certificate-data": embedded("admin.crt"),
-                        "client-key-data": embedded("admin.key"),
-                    },
-                }
-            ],
-            "contexts": [
-                {"name": self.name, "context": {"cluster": self.name, "user": "admin"}},
-            ],
+            "users": [{"name": user, "user": credentials}],
+            "contexts": [{"name": self.name, "context": {"cluster": self.name, "user": user}}],
         }
 
     def _start_etcd(self, binaries: Binaries) -> None:
@@ -441,7 +454,7 @@ class Sandbox:
         self._spawn(
             "kube-controller-manager",
             binaries.kube_controller_manager,
-            f"--kubeconfig={self.kubeconfig}",
+            f"--kubeconfig={self._programs_kubeconfig}",
             f"--service-account-private-key-file={keys}/service-account.key",
             f"--root-ca-file={keys}/ca.crt",
             f"--cluster-signing-cert-file={keys}/ca.crt",
@@ -459,7 +472,7 @@ class Sandbox:
         self._spawn(
             "kube-scheduler",
             binaries.kube_scheduler,
-            f"--kubeconfig={self.kubeconfig}",
+            f"--kubeconfig={self._programs_kubeconfig}",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             "--secure-port=0",
@@ -469,7 +482,7 @@ class Sandbox:
         self._spawn(
             "kwok",
             binaries.kwok,
-            f"--kubeconfig={self.kubeconfig}",
+            f"--kubeconfig={self._programs_kubeconfig}",
             f"--config={STAGES}",
             "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
             f"--cidr={POD_CIDR}",
@@ -479,7 +492,7 @@ class Sandbox:
         self._spawn(
             "companion",
             binaries.companion,
-            f"--kubeconfig={self.kubeconfig}",
+            f"--kubeconfig={self._programs_kubeconfig}",
             f"--egress-socket={self._socket}",
             f"--proxies-socket={data}/proxies.sock",
             f"--ready-file={data}/companion.ready",
