@@ -222,7 +222,7 @@ class Sandbox:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            self._end_programs()
+            self._end_programs(signal.SIGTERM, signal.SIGKILL)
             for part in SAVED:
                 shutil.copytree(self.data / part, partial / part, copy_function=copy_sparse)
             state = {"kubernetes": KUBERNETES, "nodes": self.nodes}
@@ -235,20 +235,22 @@ class Sandbox:
 
     def stop(self) -> None:
         """Stops every process of it and deletes its data; does nothing where it does not run."""
-        self._end_programs()
+        # What they would write at their end is deleted with the rest.
+        self._end_programs(signal.SIGKILL)
         if self._data is not None:
             shutil.rmtree(self._data, ignore_errors=True)
             if not self._detached:
                 self._data = None
 
-    def _end_programs(self) -> None:
+    def _end_programs(self, *signals: signal.Signals) -> None:
+        """Ends every program by the first signal; by the next what has not ended in five seconds."""
         # The API server goes before etcd, so that it can say goodbye.
         order = [name for name in self._pids if name not in ("etcd", "kube-apiserver")]
         order += [name for name in ("kube-apiserver", "etcd") if name in self._pids]
-        for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        for number in signals:
             for name in order:
                 self._signal(name, number)
-            deadline = time.monotonic() + patience
+            deadline = time.monotonic() + 5
             while any(map(self._runs, order)) and time.monotonic() < deadline:
                 time.sleep(0.02)
         self._processes.clear()
@@ -306,7 +308,7 @@ class Sandbox:
             f"--egress-selector-config-file={data}/egress.yaml",
             "--max-requests-inflight=2000",
             "--max-mutating-requests-inflight=1000",
-            "--profiling=true",
+            "--profiling=false",
             "--shutdown-delay-duration=0s",
             *(
                 (f"--audit-policy-file={data}/audit.yaml", f"--audit-log-path={data}/audit.log")
@@ -446,6 +448,9 @@ class Sandbox:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--unsafe-no-fsync",
+            # It has nobody to hear from before it elects itself.
+            "--heartbeat-interval=25",
+            "--election-timeout=125",
             "--log-level=warn",
         )
 
