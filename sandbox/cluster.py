@@ -243,7 +243,7 @@ class Sandbox:
                 self._data = None
 
     def _end_programs(self, *signals: signal.Signals) -> None:
-        """Ends every program by the first signal; by the next what has not ended in five seconds."""
+        """Ends every program by the first signal; by the next what has not ended after 5 s."""
         # The API server goes before etcd, so that it can say goodbye.
         order = [name for name in self._pids if name not in ("etcd", "kube-apiserver")]
         order += [name for name in ("kube-apiserver", "etcd") if name in self._pids]

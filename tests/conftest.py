@@ -29,6 +29,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # that tests start: a Prefect worker then never ends by SIGTERM.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A helm lives for a second or two: a fifth of its processor time is garbage collection.
+os.environ.setdefault("GOGC", "400")
+
 # Other tests take the processor meanwhile; what hangs is ended by the timeout of every test.
 settings.register_profile("beside others", deadline=None)
 settings.load_profile("beside others")

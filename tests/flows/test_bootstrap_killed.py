@@ -37,6 +37,8 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next(
         issuer="cert-manager",
         trust_anchor={"custody": "in-cluster"},
         viz={"dashboard": {"host": "viz.example.com"}},
+        # So long the next run waits for a helm whose run was killed.
+        timeout_seconds=100,
     )
 
     anchors: set[str] = set()

@@ -14,14 +14,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import yaml
 
 from prefect_linkerd.mesh.errors import ApiError, ReleaseError
 from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER, Cluster, Object, name_of
-from prefect_linkerd.mesh.kubernetes.manifests import read_yaml
+from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 
 RECORDS = "owner=helm"
 SECRET_TYPE = "helm.sh/release.v1"  # noqa: S105 the type of a Secret
@@ -277,8 +277,7 @@ def _unreadable(secret: Object) -> ReleaseError:
 
 def _documents(manifest: str) -> list[tuple[str, Object]]:
     texts = re.split(r"^---\s*$", manifest, flags=re.MULTILINE)
-    parsed = [(text, cast("Object | None", read_yaml(text))) for text in texts]
-    return [(text, obj) for text, obj in parsed if obj]
+    return [(text, obj) for text in texts for obj in read_objects(text)]
 
 
 def record(
