@@ -62,12 +62,12 @@ if sys.argv[2] == "flow":
     mesh = LinkerdMesh.model_validate_json(sys.argv[1])
     run = lambda: verify_mesh(mesh, return_state=True).result(raise_on_failure=False)
 else:
-    from prefect_linkerd.mesh.checks import CATEGORIES
+    from prefect_linkerd.mesh.checks.categories import CATEGORIES
     from prefect_linkerd.mesh.kubernetes.client import Cluster
     from prefect_linkerd.mesh.config.model import MeshConfig
     from prefect_linkerd.mesh.report.report import verify
     from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
-    from prefect_linkerd.mesh.config.verification import DEFAULT_SCOPES
+    from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
     from prefect_linkerd.mesh.mesh import Mesh
     mesh = MeshConfig.model_validate_json(sys.argv[1])
     cluster = Cluster.from_file(mesh.access.kubeconfig)

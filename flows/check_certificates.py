@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect_linkerd.mesh.config.verification import ExpiryThresholds
+from prefect_linkerd.mesh.checks.options import ExpiryThresholds
 from prefect_linkerd.mesh.errors import CertificateExpired
 from prefect_linkerd.mesh.snapshot.expiry import Expiring
 from prefect_linkerd.tasks.flow import flow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect_linkerd.mesh.config.verification import VerifyOptions
+from prefect_linkerd.mesh.checks.options import VerifyOptions
 from prefect_linkerd.mesh.report.report import Report, unhealthy
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect

@@ -8,7 +8,7 @@ from prefect import tags
 from prefect.client.schemas.objects import State
 
 from prefect_linkerd.flows.verify_mesh import DEFAULTS, verify_mesh
-from prefect_linkerd.mesh.config.verification import VerifyOptions
+from prefect_linkerd.mesh.checks.options import VerifyOptions
 from prefect_linkerd.mesh.errors import InvalidInput, MeshUnhealthy
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh

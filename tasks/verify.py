@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 
 from prefect_linkerd.mesh.atomic_file import write_whole
-from prefect_linkerd.mesh.checks import CATEGORIES
-from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
+from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
 from prefect_linkerd.mesh.errors import OutputError
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.events import (

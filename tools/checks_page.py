@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.checks.check import Category, Check
+from prefect_linkerd.mesh.checks.options import Scope
 from prefect_linkerd.mesh.checks.preflight import PREFLIGHT
-from prefect_linkerd.mesh.config.verification import Scope
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
 Family = Literal["core", "viz", "jaeger", "multicluster"]

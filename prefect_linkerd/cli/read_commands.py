@@ -22,7 +22,7 @@ from prefect_linkerd.cli.arguments import (
     with_flags,
 )
 from prefect_linkerd.cli.flags import arguments_of, flags_of, parameters_of
-from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.tasks.declared import declared_flows
 
@@ -131,7 +131,7 @@ def is_bad(report: Report, *, strict: bool) -> bool:
 def _report(
     cluster: Cluster, config: MeshConfig, options: VerifyOptions, namespace: str | None
 ) -> Report:
-    from prefect_linkerd.mesh.checks import CATEGORIES
+    from prefect_linkerd.mesh.checks.categories import CATEGORIES
     from prefect_linkerd.mesh.mesh import Mesh
     from prefect_linkerd.mesh.report.report import verify
     from prefect_linkerd.mesh.snapshot.mesh import read_snapshot

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
+from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.config.verification import DEFAULT_SCOPES
 from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm, desired_release
 from prefect_linkerd.mesh.helm.records import read_release

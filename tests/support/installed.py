@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
+from prefect_linkerd.mesh.checks.options import Scope
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.config.verification import Scope
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion

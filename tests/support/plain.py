@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.helm.charts import ChartCatalog, ChartName

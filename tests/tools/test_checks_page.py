@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.checks.check import Check
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot

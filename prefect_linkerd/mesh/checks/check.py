@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from prefect_linkerd.mesh.config.verification import Scope
+from prefect_linkerd.mesh.checks.options import Scope
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.linkerd.spans import ALL_VERSIONS, Versions
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion

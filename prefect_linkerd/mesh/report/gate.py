@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prefect_linkerd.mesh.checks import CATEGORIES
-from prefect_linkerd.mesh.config.verification import DEFAULT_SCOPES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
+from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.waiting import looks
 from prefect_linkerd.mesh.mesh import Mesh

@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.checks.check import (
     CheckResult,
     run_checks,
 )
-from prefect_linkerd.mesh.config.verification import Scope
+from prefect_linkerd.mesh.checks.options import Scope
 from prefect_linkerd.mesh.errors import MeshUnhealthy
 from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.kubernetes.collector import paused_collector

@@ -11,7 +11,7 @@ import pytest
 
 from prefect_linkerd.mesh.bootstrap.plan import plan_bootstrap, require_bootstrap_plan
 from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import MeshError, OwnershipConflict
 from prefect_linkerd.mesh.helm.charts import ChartCatalog, charts_of

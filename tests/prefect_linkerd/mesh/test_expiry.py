@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from prefect_linkerd.mesh.checks.options import ExpiryThresholds
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.config.verification import ExpiryThresholds
 from prefect_linkerd.mesh.pki.certificates import (
     create_trust_anchor,
     read_certificates,

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
+from prefect_linkerd.mesh.checks.options import VerifyOptions
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.config.verification import VerifyOptions
 from prefect_linkerd.mesh.errors import ApiError, OutputError
 from prefect_linkerd.mesh.linkerd.spans import Versions
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion

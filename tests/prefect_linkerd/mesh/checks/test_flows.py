@@ -17,7 +17,7 @@ from prefect_linkerd.cli.last_verification import last_verification
 from prefect_linkerd.flows.check_certificates import check_certificates
 from prefect_linkerd.flows.verify_mesh import verify_mesh
 from prefect_linkerd.flows.verify_meshes import verify_meshes
-from prefect_linkerd.mesh.config.verification import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
 from prefect_linkerd.mesh.errors import CertificateExpired, MeshUnhealthy
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.report.report import Report

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.checks.check import CheckResult
 from prefect_linkerd.mesh.checks.data_plane import OPAQUE_PORTS, opaque_mismatch
 from prefect_linkerd.mesh.checks.existence import component_of, contains, includes, parse_network

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.checks.certificates import issuance_lifetime
 from prefect_linkerd.mesh.checks.check import CheckResult
 from prefect_linkerd.mesh.checks.webhooks import not_served

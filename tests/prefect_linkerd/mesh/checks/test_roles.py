@@ -15,7 +15,7 @@ from prefect_linkerd.deployments.roles import HOME, grants_of, manifests
 from prefect_linkerd.flows.check_certificates import check_certificates
 from prefect_linkerd.flows.verify_mesh import verify_mesh
 from prefect_linkerd.mesh.adoption import read_adoption
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.errors import ApiError, MeshUnhealthy
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh

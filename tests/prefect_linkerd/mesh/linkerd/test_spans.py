@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_linkerd.mesh.checks import CATEGORIES
+from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.linkerd.facts import ReleaseFacts, first_versions, release_facts
 from prefect_linkerd.mesh.linkerd.spans import ALL_VERSIONS, Versions, versions_where
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
