@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect_linkerd.mesh.adoption import Adoption
-from prefect_linkerd.tasks.adoption import look_at_mesh
+from prefect_linkerd.tasks.adoption import inspect_mesh
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 
@@ -29,4 +29,4 @@ def adopt(mesh: LinkerdMesh) -> Adoption:
     Raises:
         InvalidInput: the cluster has no Linkerd.
     """
-    return look_at_mesh(connect(mesh))
+    return inspect_mesh(connect(mesh))

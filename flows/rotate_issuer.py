@@ -8,8 +8,8 @@ from prefect_linkerd.mesh.rotation.options import RotationOptions
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.issuer_rotation import (
     approve_issuer,
+    inspect_issuer,
     issuer_outlook,
-    look_at_issuer,
     rotate_the_issuer,
     why_no_probe,
 )
@@ -50,7 +50,7 @@ def rotate_issuer(
         >>> rotate_issuer(LinkerdMesh.load("production"))
     """
     live = connect(mesh)
-    before = look_at_issuer(live, options)
+    before = inspect_issuer(live, options)
     if dry_run:
         return issuer_outlook(live, before)
     approve_issuer(options)

@@ -10,7 +10,7 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.rotation import claimed_mesh
 from prefect_linkerd.tasks.webhooks import (
     approve_webhooks,
-    look_at_webhooks,
+    inspect_webhooks,
     renew_webhooks,
     webhooks_outlook,
 )
@@ -43,7 +43,7 @@ def rotate_webhooks(
         MeshError: the object, what was expected, what was found and how to fix it.
     """
     live = connect(mesh)
-    before = look_at_webhooks(live)
+    before = inspect_webhooks(live)
     if dry_run:
         return webhooks_outlook(live)
     approve_webhooks(options)

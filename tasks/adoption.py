@@ -10,7 +10,7 @@ from prefect_linkerd.tasks.step import step
 
 
 @step("look", description="Reads a running mesh and writes its configuration.")
-def look_at_mesh(mesh: Mesh) -> Adoption:
+def inspect_mesh(mesh: Mesh) -> Adoption:
     adoption = describe(read_adoption(mesh.cluster, mesh.config))
     log = get_run_logger()
     for part, owner in adoption.owners:

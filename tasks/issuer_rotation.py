@@ -23,17 +23,17 @@ from prefect_linkerd.tasks.trust_anchor import key_ring
 
 
 @step("look", description="Checks that the issuer can be rotated; changes nothing.")
-def look_at_issuer(mesh: Mesh, options: RotationOptions) -> CertificateInfo | None:
+def inspect_issuer(mesh: Mesh, options: RotationOptions) -> CertificateInfo | None:
     with all_at_once(
         mesh.cluster,
         f"issuer rotation of mesh {mesh.name}",
         lambda: rotation_reads(mesh.config) + issuer_permissions(mesh.config, (), has_record=False),
     ):
-        return issuer_rotation.look_at_issuer(mesh, key_ring(mesh), options).issuer
+        return issuer_rotation.inspect_issuer(mesh, key_ring(mesh), options).issuer
 
 
 def issuer_outlook(mesh: Mesh, before: CertificateInfo | None) -> DryRun:
-    """What `rotate_issuer` would do, once `look_at_issuer` found nothing against it."""
+    """What `rotate_issuer` would do, once `inspect_issuer` found nothing against it."""
     now = "none" if before is None else f"{before.subject}, until {before.not_after:%Y-%m-%d}"
     who = (
         "cert-manager renews" if mesh.config.issuer == "cert-manager" else "the trust anchor signs"

@@ -16,7 +16,7 @@ from prefect_linkerd.mesh.records.rotation import RotationClaim, RotationRecord
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions, WebhookOptions
 from prefect_linkerd.mesh.rotation.permissions import issuer_permissions, rotation_reads
 from prefect_linkerd.mesh.rotation.phases import CERTIFICATE_PHASES, PHASES, PhaseName
-from prefect_linkerd.mesh.rotation.plan import RotationPlan, look
+from prefect_linkerd.mesh.rotation.plan import RotationPlan, inspect_rotation
 from prefect_linkerd.mesh.rotation.run import Rotation
 from prefect_linkerd.mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
@@ -40,7 +40,7 @@ def plan_rotation(
         f"rotation of mesh {mesh.name}",
         lambda: rotation_reads(mesh.config) + issuer_permissions(mesh.config, (), has_record=False),
     ):
-        plan = look(mesh, key_ring(mesh), new, options, action, mesh.cluster.clock())
+        plan = inspect_rotation(mesh, key_ring(mesh), new, options, action, mesh.cluster.clock())
     log = get_run_logger()
     for trouble in plan.troubles:
         log.warning("Not well: %s", trouble)

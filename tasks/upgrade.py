@@ -12,9 +12,9 @@ from prefect_linkerd.mesh.planning.preflight import permissions
 from prefect_linkerd.mesh.records import upgrade as records
 from prefect_linkerd.mesh.report.report import Report
 from prefect_linkerd.mesh.restarts import Restarted, data_plane_reads
-from prefect_linkerd.mesh.upgrade.going_back import BackPlan, back_markdown, look_back
+from prefect_linkerd.mesh.upgrade.going_back import BackPlan, back_markdown, inspect_way_back
 from prefect_linkerd.mesh.upgrade.plan import at_version, plan_markdown
-from prefect_linkerd.mesh.upgrade.run import PlannedUpgrade, Upgrade, look
+from prefect_linkerd.mesh.upgrade.run import PlannedUpgrade, Upgrade, inspect_upgrade
 from prefect_linkerd.mesh.upgrade.snapshot import newest_target
 from prefect_linkerd.mesh.upgrade.story import story_markdown, upgrade_notice
 from prefect_linkerd.tasks.events import send
@@ -49,7 +49,7 @@ def _permitted(mesh: Mesh) -> AbstractContextManager[None]:
 def plan(mesh: Mesh, target: LinkerdVersion, accept: frozenset[str]) -> PlannedUpgrade:
     """Also as a markdown artifact; changes nothing."""
     with _permitted(mesh):
-        planned = look(mesh, target, accept)
+        planned = inspect_upgrade(mesh, target, accept)
     create_markdown_artifact(
         plan_markdown(planned.plan, planned.snapshot.traffic_splits),
         key=mesh_key(mesh.name, "upgrade-plan"),
@@ -71,7 +71,7 @@ def plan_going_back(mesh: Mesh, accept: frozenset[str]) -> BackPlan | None:
 
     Also as a markdown artifact; changes nothing.
     """
-    made = look_back(mesh, accept)
+    made = inspect_way_back(mesh, accept)
     if made is None:
         return None
     create_markdown_artifact(

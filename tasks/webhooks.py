@@ -18,8 +18,8 @@ from prefect_linkerd.tasks.step import step
 
 
 @step("look", description="Checks that the charts can make new certificates; changes nothing.")
-def look_at_webhooks(mesh: Mesh) -> dict[str, Certificates]:
-    return webhooks.look_at_webhooks(mesh)
+def inspect_webhooks(mesh: Mesh) -> dict[str, Certificates]:
+    return webhooks.inspect_webhooks(mesh)
 
 
 @step("plan", description="Says which certificates would be renewed; changes nothing.")

@@ -24,7 +24,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.rotation.issuer_renewal import await_issued, renew
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
-from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks
+from prefect_linkerd.mesh.rotation.webhooks import inspect_webhooks
 from prefect_linkerd.mesh.snapshot.expiry import expiring, read_expiries
 from sandbox.cluster import Sandbox
 from tests.support.cluster_state import every_object, resource_versions, settled_versions
@@ -285,7 +285,7 @@ def gets_another_webhook_ca(mesh: Plain, config: MeshConfig) -> None:
     assert "pl-webhook-ca-days-left" in said
     assert due.remedy in said["pl-webhook-ca-days-left"]
     with pytest.raises(InvalidInput, match="cert-manager renews it by Certificate") as refused:
-        look_at_webhooks(Mesh(cluster, config))
+        inspect_webhooks(Mesh(cluster, config))
 
     before = trusted(cluster)
     assert "Put another CA into Secret/linkerd/webhook-issuer-tls" in due.remedy

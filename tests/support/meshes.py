@@ -40,7 +40,7 @@ from prefect_linkerd.mesh.releases import reconcile
 from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
-from prefect_linkerd.mesh.rotation.plan import RotationPlan, look
+from prefect_linkerd.mesh.rotation.plan import RotationPlan, inspect_rotation
 from prefect_linkerd.mesh.rotation.run import Rotation
 from tests.support.shared import require_version
 
@@ -201,7 +201,7 @@ def plan(
     action: Action = "rotate",
 ) -> RotationPlan:
     ring = ring_of(cluster, config)
-    return look(
+    return inspect_rotation(
         Mesh(cluster, config),
         ring,
         new or NewAnchor(),

@@ -34,7 +34,7 @@ from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.rotation.issuer import (
     IssuerRotation,
-    look_at_issuer,
+    inspect_issuer,
     rotate_issuer,
 )
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
@@ -250,6 +250,6 @@ def is_in_step(plain: Plain, config: MeshConfig) -> None:
 def new_issuer(plain: Plain, config: MeshConfig) -> IssuerRotation:
     ring = ring_of(plain.cluster, config)
     mesh = Mesh(plain.cluster, config, Helm(plain.cluster, plain.helm))
-    before = look_at_issuer(mesh, ring, FAST).issuer
+    before = inspect_issuer(mesh, ring, FAST).issuer
     with RotationClaim(plain.cluster, config.namespaces.linkerd, "issuer", 30) as claim:
         return rotate_issuer(mesh, ring, claim, FAST, before, quiet)

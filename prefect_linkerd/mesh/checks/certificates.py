@@ -69,10 +69,10 @@ def trust_bundle(snapshot: Snapshot) -> Problems:
         f"{chain[-1].issuer}): the identity service refuses it, and no proxy gets a certificate"
     )
     is_certificates = snapshot.anchor_owner is not None
-    yield Problem(where, text, TAKE_OVER if is_certificates else _mend_bundle(issuer, subject))
+    yield Problem(where, text, TAKE_OVER if is_certificates else _fix_bundle(issuer, subject))
 
 
-def _mend_bundle(issuer: Certificates, subject: str) -> str:
+def _fix_bundle(issuer: Certificates, subject: str) -> str:
     try:
         signer = signed_by(issuer.certificate, issuer.authority, subject)
     except MeshError:

@@ -40,7 +40,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
 from prefect_linkerd.mesh.kubernetes.objects import condition_of
-from prefect_linkerd.mesh.kubernetes.waiting import looks
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
@@ -489,7 +489,7 @@ def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> 
         NotReady: the first that is not, with its condition's message, its requests' and events.
     """
     waiting = list(objects)
-    for is_last in looks(timeout, every=0.3):
+    for is_last in polls(timeout, every=0.3):
         late: list[tuple[Object, str]] = []
         for obj in waiting:
             metadata = obj["metadata"]

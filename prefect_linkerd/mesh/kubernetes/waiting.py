@@ -1,6 +1,6 @@
-"""Waiting for what a cluster does by itself, by looking again and again.
+"""Waiting for something that happens elsewhere: in a cluster, or in another process.
 
-Not by tenacity: it retries a call, and the last look here also says what to put into the error.
+Without tenacity: it retries a call, and here the last poll also finds what to put into the error.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 
 
-def looks(seconds: float, *, every: float) -> Iterator[bool]:
-    """One item for each look; whether it is the last one. There is always one.
+def polls(seconds: float, *, every: float) -> Iterator[bool]:
+    """One item for each poll: whether it is the last. There is always one.
 
     ```python
-    for is_last in looks(60, every=0.5):
+    for is_last in polls(60, every=0.5):
         if is_there():
             return
         if is_last:
@@ -21,8 +21,8 @@ def looks(seconds: float, *, every: float) -> Iterator[bool]:
     ```
 
     Args:
-        seconds: after which no more looks begin.
-        every: seconds between two looks.
+        seconds: after these, one last poll.
+        every: seconds between two polls.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -34,7 +34,7 @@ from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, denied, in_words
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
-from prefect_linkerd.mesh.kubernetes.waiting import looks
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.load.fuse import Fuse, clear_leftovers
 from prefect_linkerd.mesh.load.workloads import labelled, program, service
 from prefect_linkerd.mesh.mesh import Mesh
@@ -465,7 +465,7 @@ class AskingProbe(Probe):
         options = self._options
         asking = SETTLED / options.requests_per_second
         within = options.warm_up_seconds + 2 * asking + SETTLED_WITHIN_SECONDS
-        for is_last in looks(within, every=0.5):
+        for is_last in polls(within, every=0.5):
             said = self._hear(self._generations)
             self._judge(where)
             left = unsettled(said, self._generations.names)

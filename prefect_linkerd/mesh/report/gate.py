@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
 from prefect_linkerd.mesh.errors import ApiError
-from prefect_linkerd.mesh.kubernetes.waiting import looks
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.report import Report, verify
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
@@ -24,7 +24,7 @@ def await_verdict(mesh: Mesh, patience: float, *, namespace: str | None = None) 
     Raises:
         ApiError: the API server was lost meanwhile, which says nothing about the mesh.
     """
-    for is_last in looks(patience, every=PAUSE):
+    for is_last in polls(patience, every=PAUSE):
         snapshot = read_snapshot(mesh)
         for error in snapshot.unread.values():
             if isinstance(error, ApiError) and error.transient:

@@ -9,7 +9,7 @@ from prefect_linkerd.mesh.errors import InvalidInput, NotReady
 from prefect_linkerd.mesh.identity.issuer import check_issuer_secret
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, TlsSecret, read_tls_secret
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
-from prefect_linkerd.mesh.kubernetes.waiting import looks
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
 from prefect_linkerd.mesh.probe.counts import Outcome
@@ -53,7 +53,7 @@ class IssuerRotation:
     traffic: tuple[BatchTraffic, ...] = ()
 
 
-def look_at_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> RotationSnapshot:
+def inspect_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> RotationSnapshot:
     """Checks that the issuer can be rotated; changes nothing.
 
     Raises:
@@ -146,13 +146,13 @@ def rotate_issuer(
             certificates of it. Where workloads are restarted, their own requests are watched too.
 
     Raises:
-        InvalidInput: see `look_at_issuer`.
+        InvalidInput: see `inspect_issuer`.
         NotReady: cert-manager did not issue it, or identity does not load it.
         RequestsFailed: more of the probe's requests failed than may.
         TrafficDropped: fewer of the workloads' own requests succeed since a batch of restarts.
     """
     probe = probe or Probe()
-    snapshot = look_at_issuer(mesh, ring, options)
+    snapshot = inspect_issuer(mesh, ring, options)
     # A run that died may have written the new issuer already.
     is_down = is_expired(snapshot, mesh.cluster.clock())
     expired = options.accept_downtime or is_down
@@ -215,7 +215,7 @@ def _fingerprint(info: CertificateInfo | None) -> str:
 def _reissue(mesh: Mesh, name: str, before: CertificateInfo | None) -> None:
     reissue(mesh, name)
     old = _fingerprint(before)
-    for is_last in looks(mesh.config.timeout_seconds, every=0.3):
+    for is_last in polls(mesh.config.timeout_seconds, every=0.3):
         await_reissued(mesh, mesh.config.timeout_seconds, name)
         secret = read_tls_secret(mesh.cluster, ISSUER_SECRET, mesh.config.namespaces.linkerd)
         if secret is not None:

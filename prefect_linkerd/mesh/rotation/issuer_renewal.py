@@ -31,7 +31,7 @@ from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object,
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
-from prefect_linkerd.mesh.kubernetes.waiting import looks
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair, check_issuer, sign_issuer
 from prefect_linkerd.mesh.rotation.leaves import IssuerLoad, issuer_load
@@ -181,7 +181,7 @@ def await_issued(
     Raises:
         NotReady: with cert-manager's own conditions.
     """
-    for is_last in looks(timeout, every=0.3):
+    for is_last in polls(timeout, every=0.3):
         certificate = cluster.get(CERT_MANAGER, "Certificate", name, namespace) or {}
         states = {c["type"]: c for c in _conditions(certificate)}
         is_issuing = states.get("Issuing", {}).get("status") == "True"

@@ -82,7 +82,7 @@ class RotationPlan:
         return tuple(found)
 
 
-def look(
+def inspect_rotation(
     mesh: Mesh,
     ring: KeyRing,
     new: NewAnchor,

@@ -36,7 +36,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, last_change, name_of
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
-from prefect_linkerd.mesh.kubernetes.waiting import looks
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints, join_bundle, read_certificates
@@ -353,7 +353,7 @@ def await_roots(mesh: Mesh, wanted: frozenset[str], *, may_have_more: bool = Fal
     Raises:
         NotReady: its owner did not write it; with what trust-manager says of the Bundle.
     """
-    for is_last in looks(min(mesh.config.timeout_seconds, 60), every=0.5):
+    for is_last in polls(min(mesh.config.timeout_seconds, 60), every=0.5):
         roots = read_roots(mesh)
         found = _fingerprints(bundle_of(roots), TRUST_ROOTS)
         if found == wanted or (may_have_more and found >= wanted):

@@ -56,7 +56,7 @@ class WebhookRenewal:
 # Reading
 
 
-def look_at_webhooks(mesh: Mesh) -> dict[str, Certificates]:
+def inspect_webhooks(mesh: Mesh) -> dict[str, Certificates]:
     """Checks that the charts can renew the webhooks' certificates; returns them as they are.
 
     Raises:
@@ -73,7 +73,7 @@ def read_renewal(mesh: Mesh) -> RenewalPlan:
     """The plan for a mesh as it is.
 
     Raises:
-        InvalidInput: see `look_at_webhooks`.
+        InvalidInput: see `inspect_webhooks`.
     """
     places = _places(mesh.config)
     parts: list[Part] = [part for part in parts_of(mesh.config) if part in WEBHOOKS]
@@ -182,7 +182,7 @@ def renew_webhooks(
             then, by this step's first try, is left alone.
 
     Raises:
-        InvalidInput: see `look_at_webhooks`.
+        InvalidInput: see `inspect_webhooks`.
         ChartError: the installed chart cannot be found.
         ReleaseError: Helm failed; the release is what it was.
         NotReady: a certificate is the old one still.

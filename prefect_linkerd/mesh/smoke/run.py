@@ -17,7 +17,7 @@ from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.objects import Gvk, Workload, is_true
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts, describe, pod_reason
-from prefect_linkerd.mesh.kubernetes.waiting import looks
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.linkerd.facts import SPLIT_KINDS
 from prefect_linkerd.mesh.load.fuse import Family, Fuse
 from prefect_linkerd.mesh.load.program import Traffic, read_traffic
@@ -214,7 +214,7 @@ class SmokeRun:
 
     def _await_acceptance(self, route: Object) -> None:
         metadata = route["metadata"]
-        for is_last in looks(ACCEPTED_WITHIN_SECONDS, every=0.5):
+        for is_last in polls(ACCEPTED_WITHIN_SECONDS, every=0.5):
             found = self.cluster.get(
                 route["apiVersion"], route["kind"], metadata["name"], metadata["namespace"]
             )
@@ -280,7 +280,7 @@ class SmokeRun:
 
     def _await_result(self, job: Object) -> Traffic:
         name: str = job["metadata"]["name"]
-        for is_last in looks(client_seconds(self.options) + 15, every=0.5):
+        for is_last in polls(client_seconds(self.options) + 15, every=0.5):
             pods = list(self.cluster.list("v1", "Pod", self.namespace, labels=f"job-name={name}"))
             for pod in pods:
                 ended = _ended(pod)

@@ -8,7 +8,7 @@ from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.helm.records import keep_in_record
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.kubernetes.waiting import looks
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.uninstall.plan import Gone, UninstallPlan
 
 POLL = 0.5
@@ -48,7 +48,7 @@ def uninstall(
 
 
 def _await_gone(cluster: Cluster, gone: Gone, timeout: int) -> None:
-    for is_last in looks(timeout, every=POLL):
+    for is_last in polls(timeout, every=POLL):
         if (found := cluster.get("v1", "Namespace", gone.name)) is None:
             return
         if is_last:

@@ -116,7 +116,7 @@ def plan_back(
     return BackPlan(mesh, source, target, steps, tuple(stays), accept(findings, accepted), record)
 
 
-def look_back(mesh: Mesh, accepted: frozenset[str]) -> BackPlan | None:
+def inspect_way_back(mesh: Mesh, accepted: frozenset[str]) -> BackPlan | None:
     """Reads Helm's history and plans the way back; None where an upgrade is in progress."""
     if read_record(mesh) is not None:
         return None

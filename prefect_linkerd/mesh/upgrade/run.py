@@ -76,7 +76,7 @@ class RolledBack:
     remeshed: tuple[Workload, ...]
 
 
-def look(mesh: Mesh, target: LinkerdVersion, accepted: frozenset[str]) -> PlannedUpgrade:
+def inspect_upgrade(mesh: Mesh, target: LinkerdVersion, accepted: frozenset[str]) -> PlannedUpgrade:
     """Plans an upgrade; changes nothing.
 
     Args:

@@ -30,13 +30,13 @@ from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.rotation.options import NewAnchor
-from prefect_linkerd.mesh.rotation.plan import look
+from prefect_linkerd.mesh.rotation.plan import inspect_rotation
 from prefect_linkerd.mesh.rotation.trust_bundle import (
     TrustBundle,
     require_writable_bundle,
     require_writable_key,
 )
-from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks
+from prefect_linkerd.mesh.rotation.webhooks import inspect_webhooks
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from prefect_linkerd.mesh.upgrade.plan import plan_upgrade, require_plan
 from prefect_linkerd.mesh.upgrade.snapshot import read_plan
@@ -175,10 +175,10 @@ def plans(cluster: Cluster, config: MeshConfig, helm: Helm) -> dict[str, Callabl
             plan_bootstrap(read_bootstrap(Mesh(cluster, config, helm), charts, store))
         ),
         "upgrade": lambda: require_plan(plan_upgrade(upgrade())),
-        "rotate_anchor": lambda: look(
+        "rotate_anchor": lambda: inspect_rotation(
             Mesh(cluster, config), ring, NewAnchor(), FAST, "rotate", now
         ),
-        "rotate_webhooks": lambda: look_at_webhooks(Mesh(cluster, config)),
+        "rotate_webhooks": lambda: inspect_webhooks(Mesh(cluster, config)),
     }
 
 

@@ -1,19 +1,19 @@
-"""Looks at a cluster until what is waited for is there, or the time is over."""
+"""Polling until something is there, or the time is over."""
 
 from __future__ import annotations
 
 import time
 
-from prefect_linkerd.mesh.kubernetes.waiting import looks
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 
 
-def test_there_is_one_look_after_the_time_is_over() -> None:
+def test_there_is_one_poll_after_the_time_is_over() -> None:
     begun = time.monotonic()
-    found = list(looks(0.05, every=0.02))
+    found = list(polls(0.05, every=0.02))
     assert found[-1]
     assert not any(found[:-1])
     assert time.monotonic() - begun >= 0.05
 
 
-def test_there_is_always_a_look() -> None:
-    assert list(looks(0, every=9)) == [True]
+def test_there_is_always_a_poll() -> None:
+    assert list(polls(0, every=9)) == [True]

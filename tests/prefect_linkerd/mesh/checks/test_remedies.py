@@ -13,7 +13,7 @@ from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.helm.records import Release, read_releases
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
-from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks, renew_webhooks
+from prefect_linkerd.mesh.rotation.webhooks import inspect_webhooks, renew_webhooks
 from tests.prefect_linkerd.mesh.checks.healthy import allowed
 from tests.support.advice import follows
 from tests.support.certificates import NOW, make
@@ -66,7 +66,7 @@ def test_rotate_webhooks_renews_an_old_certificate_and_changes_nothing_else(
             assert all("Run rotate_webhooks" in problem.remedy for problem in result.problems)
 
     config, cluster = mesh.config, mesh.cluster
-    before = look_at_webhooks(Mesh(cluster, config))
+    before = inspect_webhooks(Mesh(cluster, config))
     helm, quiet = Helm(cluster, helm_path), lambda *_: None
     with RotationClaim(cluster, "linkerd", "test", 30) as claim:
         done = renew_webhooks(Mesh(cluster, config, helm), claim, before, quiet)

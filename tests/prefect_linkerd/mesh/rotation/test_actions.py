@@ -28,13 +28,13 @@ from prefect_linkerd.mesh.pki.certificates import (
 from prefect_linkerd.mesh.records.rotation import RotationClaim, read_record
 from prefect_linkerd.mesh.restarts import read_data_plane
 from prefect_linkerd.mesh.rotation import run
-from prefect_linkerd.mesh.rotation.issuer import look_at_issuer, rotate_issuer
+from prefect_linkerd.mesh.rotation.issuer import inspect_issuer, rotate_issuer
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.leaves import LeafLifetimes, read_issued
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
 from prefect_linkerd.mesh.rotation.pace import LeafTimes
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
-from prefect_linkerd.mesh.rotation.webhooks import look_at_webhooks
+from prefect_linkerd.mesh.rotation.webhooks import inspect_webhooks
 from prefect_linkerd.mesh.snapshot.expiry import read_expiries
 from prefect_linkerd.mesh.snapshot.mesh import Pod
 from sandbox.binaries import Binaries
@@ -297,9 +297,9 @@ class TestSelfSigned:
             signed.cluster.merge("v1", "ConfigMap", TRUST_ROOTS, "linkerd", data)
             if is_refused:
                 with pytest.raises(InvalidInput, match="Finish the rotation by rotate_anchor"):
-                    look_at_webhooks(Mesh(signed.cluster, signed.config))
+                    inspect_webhooks(Mesh(signed.cluster, signed.config))
             else:
-                assert "linkerd/linkerd-proxy-injector-k8s-tls" in look_at_webhooks(
+                assert "linkerd/linkerd-proxy-injector-k8s-tls" in inspect_webhooks(
                     Mesh(signed.cluster, signed.config)
                 )
 
@@ -413,7 +413,7 @@ class TestCertManager:
     def test_certificates_of_webhooks_are_cert_managers_to_renew(self, managed: Rotated) -> None:
         before = resource_versions(managed.cluster)
         with pytest.raises(InvalidInput) as refused:
-            look_at_webhooks(Mesh(managed.cluster, managed.config))
+            inspect_webhooks(Mesh(managed.cluster, managed.config))
         assert refused.value.found.count("cert-manager renews it by Certificate linkerd-") == 3
         assert resource_versions(managed.cluster) == before
         kept = [
@@ -489,7 +489,7 @@ def new_issuer(mesh: Rotated, **options: Any) -> Any:
     ring = ring_of(mesh.cluster, mesh.config)
     wanted = FAST.model_copy(update=options)
     there = Mesh(mesh.cluster, mesh.config, Helm(mesh.cluster, mesh.helm))
-    before = look_at_issuer(there, ring, wanted).issuer
+    before = inspect_issuer(there, ring, wanted).issuer
     with RotationClaim(mesh.cluster, "linkerd", "issuer", 30) as claim:
         return rotate_issuer(there, ring, claim, wanted, before, quiet)
 

@@ -19,7 +19,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import fingerprints, sign_issuer
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, RotationRecord
-from prefect_linkerd.mesh.rotation.issuer import look_at_issuer
+from prefect_linkerd.mesh.rotation.issuer import inspect_issuer
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import RotationOptions
 from prefect_linkerd.mesh.rotation.preconditions import refuse
@@ -64,7 +64,7 @@ def test_advice_before_the_issuer_is_rotated(
     store.store_once(anchor.pair)
 
     def look() -> None:
-        look_at_issuer(Mesh(cluster, config), KeyRing(store), RotationOptions())
+        inspect_issuer(Mesh(cluster, config), KeyRing(store), RotationOptions())
 
     def sign(signer: Made) -> None:
         pair = sign_issuer(signer.pair, DOMAIN, timedelta(days=30), cluster.clock())

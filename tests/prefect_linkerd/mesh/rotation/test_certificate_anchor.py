@@ -21,7 +21,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS, read_tls_sec
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor, fingerprints
 from prefect_linkerd.mesh.records.rotation import read_record
-from prefect_linkerd.mesh.rotation.issuer import look_at_issuer
+from prefect_linkerd.mesh.rotation.issuer import inspect_issuer
 from prefect_linkerd.mesh.rotation.issuer_renewal import await_issued, renew
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import NewAnchor
@@ -234,7 +234,7 @@ def test_what_cert_manager_began_by_itself_is_taken_over(mesh: Rotated, workload
         without = rf"{workloads + 3} proxies do not trust it: .*come in 2[0-3]\.\d h"
         assert re.search(without, problem), problem
         with pytest.raises(InvalidInput, match="rotate_anchor, which takes over"):
-            look_at_issuer(
+            inspect_issuer(
                 Mesh(mesh.cluster, mesh.config),
                 KeyRing(store_of(mesh.cluster, mesh.config)),
                 FAST,
