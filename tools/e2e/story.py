@@ -11,7 +11,7 @@ from typing import Any, Literal
 MARK = "prefect-linkerd-e2e"
 """The namespace and the ConfigMap in it that say whose mesh this is, and how far it came."""
 
-Outcome = Literal["done", "skipped", "failed"]
+StepOutcome = Literal["done", "skipped", "failed"]
 
 UNSCHEDULABLE = {"nodeSelector": {"prefect-linkerd.example/nowhere": "true"}}
 """Values with which no new pod of the control plane is placed: an upgrade with them goes back."""
@@ -57,7 +57,7 @@ class Row:
     """How a step ended: a line of the table. Requests are None where nothing was asked."""
 
     step: str
-    outcome: Outcome
+    outcome: StepOutcome
     seconds: float
     requests: int | None = None
     failed: int | None = None

@@ -12,7 +12,7 @@ from prefect_linkerd.mesh.linkerd.spans import ALL_VERSIONS, Versions
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 
 Severity = Literal["error", "warning"]
-Outcome = Literal["success", "warning", "error", "skipped"]
+CheckOutcome = Literal["success", "warning", "error", "skipped"]
 
 HINTS = "https://linkerd.io/2/checks/#"
 
@@ -83,7 +83,7 @@ class CheckResult:
     """What one check said. `is_broken` marks one that could not be run."""
 
     check: Check[Any]
-    outcome: Outcome
+    outcome: CheckOutcome
     problems: tuple[Problem, ...] = ()
     reason: str = ""
     is_broken: bool = False

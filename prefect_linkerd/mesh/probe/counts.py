@@ -204,7 +204,7 @@ def _reasons(count: Count) -> str:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProbeOutcome:
     """What a run's probe found, or why there was none (`absent`)."""
 
     pairs: Mapping[Pair, Count] = field(default_factory=dict[Pair, Count])
@@ -218,9 +218,9 @@ class Outcome:
     def sentence(self) -> str:
         """How an artifact and an event end.
 
-        >>> Outcome({("0-before", "0-before"): Count(ok=1234)}).sentence
+        >>> ProbeOutcome({("0-before", "0-before"): Count(ok=1234)}).sentence
         '1,234 requests, 0 failed'
-        >>> Outcome(absent="the probe is off").sentence
+        >>> ProbeOutcome(absent="the probe is off").sentence
         'no requests: the probe is off'
         """
         if self.absent:

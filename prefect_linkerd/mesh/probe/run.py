@@ -43,7 +43,7 @@ from prefect_linkerd.mesh.probe.counts import (
     SHOWN,
     Count,
     Ledger,
-    Outcome,
+    ProbeOutcome,
     Said,
     failing,
     read_said,
@@ -108,9 +108,9 @@ class Probe:
         self._absent = absent
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ProbeOutcome:
         """What was counted so far."""
-        return Outcome(absent=self._absent)
+        return ProbeOutcome(absent=self._absent)
 
     def is_own(self, pod: Pod) -> bool:  # noqa: ARG002
         """Whether a pod is the probe's, which nothing else may restart."""
@@ -225,8 +225,8 @@ class AskingProbe(Probe):
             self._say(f"The probe is not all gone yet: {error}")
 
     @property
-    def outcome(self) -> Outcome:
-        return Outcome(self._ledger.pairs)
+    def outcome(self) -> ProbeOutcome:
+        return ProbeOutcome(self._ledger.pairs)
 
     def only_count(self) -> None:
         self._judges = False

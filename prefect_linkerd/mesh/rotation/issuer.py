@@ -12,7 +12,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
 from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
-from prefect_linkerd.mesh.probe.counts import Outcome
+from prefect_linkerd.mesh.probe.counts import ProbeOutcome
 from prefect_linkerd.mesh.probe.restarting import restart_beside
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, read_record
@@ -49,7 +49,7 @@ class IssuerRotation:
     after: CertificateInfo
     since: datetime
     restarted: int
-    requests: Outcome = NO_REQUESTS
+    requests: ProbeOutcome = NO_REQUESTS
     traffic: tuple[BatchTraffic, ...] = ()
 
 

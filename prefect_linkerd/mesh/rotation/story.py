@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo
-from prefect_linkerd.mesh.probe.counts import Outcome
+from prefect_linkerd.mesh.probe.counts import ProbeOutcome
 from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.report.events import Notice
 from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
@@ -43,7 +43,7 @@ def story_markdown(
     mesh: str,
     record: RotationRecord,
     plan: RotationPlan,
-    requests: Outcome,
+    requests: ProbeOutcome,
     traffic: Sequence[BatchTraffic] = (),
 ) -> str:
     """A rotation that is over, as a page: what there was, what there is, and all between.
@@ -67,7 +67,7 @@ def story_markdown(
     return "\n".join([*lines, *requests.markdown()]) + "\n"
 
 
-def rotation_notice(mesh: str, record: RotationRecord, requests: Outcome) -> Notice:
+def rotation_notice(mesh: str, record: RotationRecord, requests: ProbeOutcome) -> Notice:
     """`linkerd.anchor.rotated`, or `.restored` where the old one is the only one again."""
     return Notice(
         f"linkerd.anchor.{'restored' if record.is_going_back else 'rotated'}",

@@ -13,7 +13,7 @@ from prefect_linkerd.mesh.probe.counts import (
     SETTLED,
     Count,
     Ledger,
-    Outcome,
+    ProbeOutcome,
     Said,
     failing,
     read_said,
@@ -146,10 +146,10 @@ def test_anything_else_is_refused(content: Any) -> None:
 
 
 def test_artifact_and_event_end_with_how_many_failed() -> None:
-    outcome = Outcome({("0-before", "1-spread"): Count(ok=10899, identified=10899, p99=9)})
+    outcome = ProbeOutcome({("0-before", "1-spread"): Count(ok=10899, identified=10899, p99=9)})
     assert outcome.markdown()[-1] == "10,899 requests, 0 failed."
     assert outcome.payload == {"sent": 10899, "failed": 0, "text": "10,899 requests, 0 failed"}
     assert any("| 0-before | 1-spread | 10,899 | 0 |" in line for line in outcome.markdown())
-    absent = Outcome(absent="the probe is off (probe.enabled)")
+    absent = ProbeOutcome(absent="the probe is off (probe.enabled)")
     assert absent.markdown()[-1] == "No requests: the probe is off (probe.enabled)."
     assert absent.payload == {"text": "no requests: the probe is off (probe.enabled)"}
