@@ -9,11 +9,12 @@ from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.uninstall import (
     approve_uninstall,
-    carry_out,
     claimed,
     delete_namespaces,
     plan_to_uninstall,
+    remove,
     tell_uninstalled,
+    uninstall_of,
 )
 
 DEFAULTS = UninstallOptions()
@@ -54,8 +55,9 @@ def uninstall(
         return plan
     require_acceptable(plan.findings, f"uninstall of mesh {mesh.name}")
     approve_uninstall(live, options)
-    with claimed(live, options, plan) as claim:
-        carry_out(live, claim, plan)
-    delete_namespaces(live, plan)
-    tell_uninstalled(live, plan)
+    run = uninstall_of(live, plan)
+    with claimed(run, options) as claim:
+        remove(run, claim)
+    delete_namespaces(run)
+    tell_uninstalled(run)
     return plan

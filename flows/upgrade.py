@@ -16,7 +16,7 @@ from prefect_linkerd.mesh.report.report import Report
 from prefect_linkerd.mesh.upgrade.going_back import BackPlan
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan, require_plan
 from prefect_linkerd.mesh.upgrade.run import Upgrade
-from prefect_linkerd.tasks.admission import await_approval, declined, postponed
+from prefect_linkerd.tasks.admission import approve_upgrade, declined, postponed
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.gate import verify
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
@@ -115,7 +115,7 @@ def upgrade(
         require_plan(planned.plan)
         if "window" not in accept and postponed(mesh, planned.plan):
             return planned.plan
-        await_approval(mesh, planned.plan)
+        approve_upgrade(mesh, planned.plan)
     with claim_of(live, mesh.upgrade) as claim:
         if planned.record is None:
             verify(planned.before)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from prefect_linkerd.mesh.errors import InvalidInput, NotApproved
+from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
+from prefect_linkerd.tasks.approval import await_approval
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import get_run_logger, outside
@@ -51,23 +52,15 @@ def postponed(mesh: LinkerdMesh, plan: UpgradePlan) -> bool:
     return True
 
 
-def await_approval(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
-    """Pauses the flow run until a person has looked at the plan, where the policy says so.
+def approve_upgrade(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
+    """Waits for approval of the plan, where the mesh's policy asks for it.
 
     Raises:
-        NotApproved: the person says no, or nobody says anything in time.
+        NotApproved: somebody rejects it, or nobody answers in time.
     """
-    if not mesh.upgrade.needs_approval:
-        return
-    is_approved = outside().approve_plan(
-        f"the upgrade of mesh {mesh.name} from {plan.source} to {plan.target}",
-        mesh_key(mesh.name, "upgrade-plan"),
-        mesh.upgrade.approval_hours,
-    )
-    if not is_approved:
-        raise NotApproved(
-            f"upgrade of mesh {mesh.name} to {plan.target}",
-            expected=f"to be approved within {mesh.upgrade.approval_hours} hours",
-            found="no answer" if is_approved is None else "that it was not",
-            remedy="Nothing was changed. Run upgrade again to ask again.",
+    if mesh.upgrade.needs_approval:
+        await_approval(
+            f"the upgrade of mesh {mesh.name} from {plan.source} to {plan.target}",
+            mesh.upgrade.approval_hours,
+            plan=mesh_key(mesh.name, "upgrade-plan"),
         )

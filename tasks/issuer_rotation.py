@@ -13,11 +13,11 @@ from prefect_linkerd.mesh.rotation.issuer import IssuerRotation
 from prefect_linkerd.mesh.rotation.options import RotationOptions
 from prefect_linkerd.mesh.rotation.permissions import issuer_permissions, rotation_reads
 from prefect_linkerd.mesh.rotation.story import issuer_markdown, issuer_notice
+from prefect_linkerd.tasks.approval import await_approval
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact
 from prefect_linkerd.tasks.progress import RolloutProgress
-from prefect_linkerd.tasks.rotation import await_approval
 from prefect_linkerd.tasks.step import step
 from prefect_linkerd.tasks.trust_anchor import key_ring
 
@@ -49,9 +49,15 @@ def issuer_outlook(mesh: Mesh, before: CertificateInfo | None) -> DryRun:
 
 
 def approve_issuer(options: RotationOptions) -> None:
-    """Pauses the run until somebody resumes it, where the new issuer has to be asked for."""
+    """Waits for approval, where the options ask for it.
+
+    Raises:
+        NotApproved: nobody answers in time.
+    """
     if "switch" in options.approvals:
-        await_approval("a new issuer, signed by the trust anchor that the mesh has", options)
+        await_approval(
+            "a new issuer, signed by the trust anchor that the mesh has", options.approval_hours
+        )
 
 
 def why_no_probe(mesh: Mesh, before: CertificateInfo | None) -> str:

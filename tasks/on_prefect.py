@@ -45,7 +45,7 @@ class Approval(RunInput):
     approved: bool = Field(
         default=False,
         title="Approved",
-        description="Whether the upgrade may begin. The plan is an artifact of this run.",
+        description="Whether the run may go ahead as planned. The plan is an artifact of this run.",
     )
 
 
@@ -121,15 +121,16 @@ class OnPrefect:
             newest = client.read_events(wanted, limit=1).events
         return int(newest[0].payload.get("failures", 0)) if newest else 0
 
-    def approve(self, what: str, hours: float) -> None:  # noqa: ARG002 the log has it
-        pause_flow_run(timeout=int(hours * 3600))  # pyright: ignore[reportUnusedCoroutine]
-
-    def approve_plan(self, what: str, key: str, hours: float) -> bool | None:
-        question = f"Approve {what}? See the artifact `{key}`."
+    def approve(self, what: str, hours: float, plan: str) -> bool | None:
+        seconds = int(hours * 3600)
         try:
+            if not plan:
+                # Resumed by a click, without a form.
+                pause_flow_run(timeout=seconds)  # pyright: ignore[reportUnusedCoroutine]
+                return True
+            question = f"Approve {what}? See the artifact `{plan}`."
             answer = pause_flow_run(
-                wait_for_input=Approval.with_initial_data(description=question),
-                timeout=int(hours * 3600),
+                wait_for_input=Approval.with_initial_data(description=question), timeout=seconds
             )
         except FlowPauseTimeout:
             return None

@@ -89,15 +89,11 @@ class Outside(Protocol):
 
     def failures_in_a_row(self, mesh: str) -> int: ...
 
-    def approve(self, what: str, hours: float) -> None:
-        """Waits until somebody agrees; raises where nobody does in time."""
-        ...
-
-    def approve_plan(self, what: str, key: str, hours: float) -> bool | None:
-        """What somebody says to a plan, where a no is an answer too; None: nothing in time.
+    def approve(self, what: str, hours: float, plan: str) -> bool | None:
+        """Waits for a person's answer; None where there is none in time.
 
         Args:
-            key: that of the plan's markdown.
+            plan: key of the plan's markdown; empty where there is no plan to look at.
         """
         ...
 

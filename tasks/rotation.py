@@ -20,6 +20,7 @@ from prefect_linkerd.mesh.rotation.plan import RotationPlan, inspect_rotation
 from prefect_linkerd.mesh.rotation.run import Rotation
 from prefect_linkerd.mesh.rotation.story import plan_markdown, rotation_notice, story_markdown
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
+from prefect_linkerd.tasks.approval import await_approval
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger, outside
@@ -137,17 +138,15 @@ def upcoming(rotation: Rotation, action: Action) -> PhaseName:
 
 
 def approve(phase: PhaseName, options: RotationOptions) -> None:
-    """Pauses the run until somebody resumes it, before the phases that ask for that."""
+    """Waits for approval, before the phases that ask for that.
+
+    Raises:
+        NotApproved: nobody answers in time.
+    """
     if phase not in options.approvals:
         return
     words = next(each for each in (*CERTIFICATE_PHASES, *PHASES) if each.name == phase)
-    await_approval(f"phase {phase}: {words.does}", options)
-
-
-def await_approval(of: str, options: RotationOptions | WebhookOptions) -> None:
-    """Pauses the run until somebody resumes it; fails after the approval's time."""
-    get_run_logger().info("Waiting for approval of %s", of)
-    outside().approve(of, options.approval_hours)
+    await_approval(f"phase {phase}: {words.does}", options.approval_hours)
 
 
 @step("phase", run_name="{phase}", description="One phase, and its proof.")

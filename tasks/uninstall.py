@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
 
-from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET
-from prefect_linkerd.mesh.kubernetes.permissions import denied
 from prefect_linkerd.mesh.mesh import Mesh
-from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
+from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.report.events import Notice
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
-from prefect_linkerd.mesh.uninstall.plan import (
-    Gone,
-    UninstallPlan,
-    plan_uninstall,
-    uninstall_markdown,
-)
-from prefect_linkerd.mesh.uninstall.run import uninstall
-from prefect_linkerd.mesh.uninstall.snapshot import read_uninstall, uninstall_permissions
+from prefect_linkerd.mesh.uninstall.plan import UninstallPlan, uninstall_markdown
+from prefect_linkerd.mesh.uninstall.run import Uninstall, inspect_uninstall
+from prefect_linkerd.tasks.approval import await_approval
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.names import mesh_key
-from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger, outside
+from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.rotation import claimed_mesh
 from prefect_linkerd.tasks.step import step
 
@@ -33,11 +25,7 @@ def plan_to_uninstall(
     mesh: Mesh, options: UninstallOptions, accept: frozenset[str]
 ) -> UninstallPlan:
     """The plan, also as an artifact; nothing is changed."""
-    cluster = mesh.cluster
-    snapshot = read_uninstall(cluster, mesh.config, options, _place_of_key(mesh))
-    plan = plan_uninstall(snapshot, options, accept)
-    if lacking := denied(cluster, uninstall_permissions(cluster, plan, snapshot)):
-        plan = plan_uninstall(replace(snapshot, denied=tuple(lacking)), options, accept)
+    plan = inspect_uninstall(mesh, options, accept, _place_of_key(mesh))
     log = get_run_logger()
     for finding in plan.findings:
         log.warning("%s: %s", finding.id, finding)
@@ -61,67 +49,47 @@ def _place_of_key(mesh: Mesh) -> str:
 
 
 def approve_uninstall(mesh: Mesh, options: UninstallOptions) -> None:
-    """Pauses the run until somebody has looked at the plan.
+    """Waits for approval of the plan, where the options ask for it.
 
     Raises:
-        InvalidInput: somebody says no, or nobody says anything in time.
+        NotApproved: somebody rejects it, or nobody answers in time.
     """
-    if not options.approval:
-        return
-    is_approved = outside().approve_plan(
-        f"uninstalling mesh {mesh.name}",
-        mesh_key(mesh.name, "uninstall-plan"),
-        options.approval_hours,
-    )
-    if not is_approved:
-        raise InvalidInput(
-            f"uninstall of mesh {mesh.name}",
-            expected=f"to be approved within {options.approval_hours} hours",
-            found="no answer" if is_approved is None else "that it was not",
-            remedy="Nothing was changed. Run uninstall again to ask again.",
+    if options.approval:
+        await_approval(
+            f"the uninstall of mesh {mesh.name}",
+            options.approval_hours,
+            plan=mesh_key(mesh.name, "uninstall-plan"),
         )
 
 
+def uninstall_of(mesh: Mesh, plan: UninstallPlan) -> Uninstall:
+    """One run of a plan, which logs each thing before it goes."""
+    return Uninstall(mesh, plan, lambda gone: get_run_logger().info("%s goes", gone.subject))
+
+
 @contextmanager
-def claimed(
-    mesh: Mesh, options: UninstallOptions, plan: UninstallPlan
-) -> Generator[RotationClaim | None]:
-    """The right to change the mesh; None where only namespaces are left, or no place for it."""
-    if not plan.has_lease or all(gone.kind == "namespace" for gone in plan.goes):
+def claimed(uninstall: Uninstall, options: UninstallOptions) -> Generator[RotationClaim | None]:
+    """The right to change the mesh; None where none is needed."""
+    if not uninstall.needs_claim:
         yield None
         return
-    with claimed_mesh(mesh, options) as claim:
+    with claimed_mesh(uninstall.mesh, options) as claim:
         yield claim
 
 
 @step("uninstall", description="Uninstalls the releases and deletes what bootstrap made.")
-def carry_out(mesh: Mesh, claim: RotationClaim | None, plan: UninstallPlan) -> None:
-    def check() -> None:
-        if claim is not None:
-            claim.check()
-
-    others = tuple(gone for gone in plan.goes if gone.kind != "namespace")
-    timeout = mesh.config.timeout_seconds
-    uninstall(mesh.cluster, mesh.helm, replace(plan, goes=others), timeout, check, _told)
-    # The lease's own object, which this run may have made.
-    mesh.cluster.delete("v1", "ConfigMap", RECORD, mesh.config.namespaces.linkerd)
+def remove(uninstall: Uninstall, claim: RotationClaim | None) -> None:
+    uninstall.remove(claim)
 
 
 @step("namespaces", description="Deletes the namespaces that were asked for, and waits for them.")
-def delete_namespaces(mesh: Mesh, plan: UninstallPlan) -> None:
-    """Once the lease is given back: with the mesh's namespace goes the right to renew it."""
-    namespaces = tuple(gone for gone in plan.goes if gone.kind == "namespace")
-    timeout = mesh.config.timeout_seconds
-    last = replace(plan, goes=namespaces)
-    uninstall(mesh.cluster, mesh.helm, last, timeout, lambda: None, _told)
-
-
-def _told(gone: Gone) -> None:
-    get_run_logger().info("%s goes", gone.subject)
+def delete_namespaces(uninstall: Uninstall) -> None:
+    uninstall.delete_namespaces()
 
 
 @step("gone", description="Says what is gone, what stays, and where the key is.")
-def tell_uninstalled(mesh: Mesh, plan: UninstallPlan) -> None:
+def tell_uninstalled(uninstall: Uninstall) -> None:
+    mesh, plan = uninstall.mesh, uninstall.plan
     create_markdown_artifact(
         uninstall_markdown(plan, done=True),
         key=mesh_key(mesh.name, "uninstall"),

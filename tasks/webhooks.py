@@ -9,11 +9,11 @@ from prefect_linkerd.mesh.rotation import webhooks
 from prefect_linkerd.mesh.rotation.options import WebhookOptions
 from prefect_linkerd.mesh.rotation.webhooks import WebhookRenewal, renewal_markdown, renewal_notice
 from prefect_linkerd.mesh.snapshot.mesh import Certificates
+from prefect_linkerd.tasks.approval import await_approval
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.progress import RolloutProgress
-from prefect_linkerd.tasks.rotation import await_approval
 from prefect_linkerd.tasks.step import step
 
 
@@ -39,9 +39,15 @@ def webhooks_outlook(mesh: Mesh) -> DryRun:
 
 
 def approve_webhooks(options: WebhookOptions) -> None:
-    """Pauses the run until somebody resumes it, where it has to be asked for."""
+    """Waits for approval, where the options ask for it.
+
+    Raises:
+        NotApproved: nobody answers in time.
+    """
     if options.approval:
-        await_approval("new webhook certificates, by an upgrade of each release", options)
+        await_approval(
+            "new webhook certificates, by an upgrade of each release", options.approval_hours
+        )
 
 
 @step("webhooks", description="Upgrades each release to what it is, which renews them.")

@@ -186,13 +186,9 @@ class AtTerminal:
     def failures_in_a_row(self, mesh: str) -> int:  # noqa: ARG002
         return 0
 
-    def approve(self, what: str, hours: float) -> None:
-        if not self.approve_plan(what, "", hours):
-            raise Refused
-
-    def approve_plan(self, what: str, key: str, hours: float) -> bool | None:  # noqa: ARG002
-        plan, self._plan = self._plan, ""
-        if (answer := self._ask(what, plan, hours * 3600)) is False:
+    def approve(self, what: str, hours: float, plan: str) -> bool | None:  # noqa: ARG002
+        shown, self._plan = self._plan, ""
+        if (answer := self._ask(what, shown, hours * 3600)) is False:
             raise Refused
         return answer
 

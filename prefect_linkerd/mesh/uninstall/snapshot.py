@@ -35,6 +35,7 @@ from prefect_linkerd.mesh.install.namespaces import namespaces
 from prefect_linkerd.mesh.install.registry import pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, Permission, denied, in_words
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RECORD as ROTATION
 from prefect_linkerd.mesh.records.rotation import record_of as rotation_of
 from prefect_linkerd.mesh.records.upgrade import NAME as UPGRADE
@@ -102,9 +103,7 @@ def _mesh_places(config: MeshConfig) -> tuple[str, ...]:
     return (names.linkerd, names.viz, names.jaeger)
 
 
-def read_uninstall(
-    cluster: Cluster, config: MeshConfig, options: UninstallOptions, key: str
-) -> UninstallSnapshot:
+def read_uninstall(mesh: Mesh, options: UninstallOptions, key: str) -> UninstallSnapshot:
     """Reads a mesh as far as an uninstall looks at it.
 
     Args:
@@ -113,6 +112,7 @@ def read_uninstall(
     Raises:
         PreflightFailed: naming every read that this identity may not do.
     """
+    cluster, config = mesh.cluster, mesh.config
     if denied(cluster, uninstall_reads(config, options)):
         # What the releases hold cannot be read, but what every uninstall writes is known.
         linkerd = config.namespaces.linkerd
@@ -143,11 +143,11 @@ def read_uninstall(
         release.ref: _members(cluster, release)
         for release in _that_may_go(installed, dependencies, options)
     }
-    own = _own(cluster, config)
+    own = _own(mesh)
     crds = list(cluster.list(CRDS, CRD))
     left = _left_crds(crds, releases, names.linkerd)
     records = [cluster.get("v1", "ConfigMap", name, names.linkerd) for name in (ROTATION, UPGRADE)]
-    there = _namespaces(cluster, config)
+    there = _namespaces(mesh)
     return UninstallSnapshot(
         config=config,
         installed=installed,
@@ -162,7 +162,7 @@ def read_uninstall(
         resources=_resources(cluster, crds, members, left) if options.crds else {},
         users=_users(cluster) if options.dependencies else {},
         content=_content(cluster, there, installed, own) if options.namespaces else {},
-        keys=_keys(cluster, config),
+        keys=_keys(mesh),
         key=key,
         rotation=rotation_of(records[0]),
         upgrade=upgrade_of(records[1]),
@@ -216,8 +216,9 @@ def _member(cluster: Cluster, release: Release, obj: Object) -> Member:
     )
 
 
-def _own(cluster: Cluster, config: MeshConfig) -> tuple[Object, ...]:
+def _own(mesh: Mesh) -> tuple[Object, ...]:
     """What is in the places of the objects that bootstrap makes beside Helm's releases."""
+    cluster, config = mesh.cluster, mesh.config
     names = config.namespaces
     found: list[Object] = []
     for api_version in API_VERSIONS:
@@ -272,19 +273,20 @@ def _certified(cluster: Cluster, own: Sequence[Object]) -> tuple[Object, ...]:
     return tuple(found)
 
 
-def _keys(cluster: Cluster, config: MeshConfig) -> tuple[str, ...]:
+def _keys(mesh: Mesh) -> tuple[str, ...]:
     """Secrets with keys of trust anchors: the anchor's, and those of a rotation beside it."""
+    config = mesh.config
     return tuple(
         f"Secret/{obj['metadata']['namespace']}/{obj['metadata']['name']}"
         for place in sorted({config.anchor_namespace, config.namespaces.linkerd})
-        for obj in cluster.list("v1", "Secret", place, metadata_only=True)
+        for obj in mesh.cluster.list("v1", "Secret", place, metadata_only=True)
         if obj["metadata"]["name"].startswith(ANCHOR_SECRET)
     )
 
 
-def _namespaces(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
+def _namespaces(mesh: Mesh) -> dict[str, Object]:
     """Those of the mesh that are there; the control plane's last, as it has the lease."""
-    names = config.namespaces
+    names = mesh.config.namespaces
     order = [
         names.emojivoto,
         names.jaeger,
@@ -293,8 +295,8 @@ def _namespaces(cluster: Cluster, config: MeshConfig) -> dict[str, Object]:
         names.cert_manager,
         names.linkerd,
     ]
-    there = {obj["metadata"]["name"]: obj for obj in cluster.list("v1", "Namespace")}
-    known = there.keys() & {*_places(config)}
+    there = {obj["metadata"]["name"]: obj for obj in mesh.cluster.list("v1", "Namespace")}
+    known = there.keys() & {*_places(mesh.config)}
     return {name: there[name] for name in dict.fromkeys(order) if name in known}
 
 

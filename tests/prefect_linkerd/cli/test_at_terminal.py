@@ -22,13 +22,19 @@ from prefect_linkerd.mesh.errors import (
     NotReady,
 )
 from prefect_linkerd.mesh.mesh import Mesh
-from prefect_linkerd.tasks.admission import await_approval, declined, postponed
+from prefect_linkerd.mesh.rotation.options import RotationOptions, WebhookOptions
+from prefect_linkerd.mesh.uninstall.options import UninstallOptions
+from prefect_linkerd.tasks.admission import approve_upgrade, declined, postponed
 from prefect_linkerd.tasks.events import failures_in_a_row, send
 from prefect_linkerd.tasks.flow import flow
+from prefect_linkerd.tasks.issuer_rotation import approve_issuer
 from prefect_linkerd.tasks.outside import completed, failed, get_run_logger, outside, within
 from prefect_linkerd.tasks.progress import RolloutProgress
+from prefect_linkerd.tasks.rotation import approve
 from prefect_linkerd.tasks.step import step, submit
 from prefect_linkerd.tasks.trust_anchor import key_store, load_secret
+from prefect_linkerd.tasks.uninstall import approve_uninstall
+from prefect_linkerd.tasks.webhooks import approve_webhooks
 
 
 def away(kind: type[MeshError] = ApiError) -> MeshError:
@@ -169,13 +175,26 @@ def test_a_plan_is_shown_before_it_is_approved(mesh: MeshConfig, plan: Any) -> N
 
     with within(surroundings := AtTerminal("upgrade", answer)):
         surroundings.markdown("# The plan", "key", "A plan")
-        await_approval(mesh, plan)
+        approve_upgrade(mesh, plan)
         with pytest.raises(Refused):
-            await_approval(mesh, plan)
+            approve_upgrade(mesh, plan)
         with pytest.raises(NotApproved, match="found no answer"):
-            await_approval(mesh, plan)
+            approve_upgrade(mesh, plan)
     what = "the upgrade of mesh north from edge-25.4.4 to edge-26.8.3"
     assert asked == [(what, text, 3600.0) for text in ("# The plan", "", "")]
+
+
+def test_every_flow_fails_alike_without_an_approval(mesh: MeshConfig) -> None:
+    live = Mesh(None, mesh)  # pyright: ignore[reportArgumentType]
+    with within(AtTerminal("any", lambda *_: None)):
+        for ask in (
+            lambda: approve_uninstall(live, UninstallOptions(approval_hours=1)),
+            lambda: approve("switch", RotationOptions(approvals=("switch",), approval_hours=1)),
+            lambda: approve_issuer(RotationOptions(approvals=("switch",), approval_hours=1)),
+            lambda: approve_webhooks(WebhookOptions(approval=True, approval_hours=1)),
+        ):
+            with pytest.raises(NotApproved, match="expected approval within 1 hours, found no"):
+                ask()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from prefect_linkerd.mesh.errors import ApiError, PreflightFailed
 from prefect_linkerd.mesh.helm.records import read_releases
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.permissions import Permission, all_at_once, in_words
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import permissions
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
 from prefect_linkerd.mesh.uninstall.snapshot import read_uninstall
@@ -40,7 +41,7 @@ def test_one_refused_read_names_everything(cluster: Cluster, namespace: str) -> 
     ):
         assert said in caught.value.found
     with pytest.raises(PreflightFailed) as caught:
-        read_uninstall(nobody, config, UninstallOptions(), "file anchor.key")
+        read_uninstall(Mesh(nobody, config), UninstallOptions(), "file anchor.key")
     assert "list pods in the cluster" in caught.value.found
     assert "delete configmaps prefect-linkerd-rotation in namespace linkerd" in caught.value.found
     # Something that nobody asked for is no permission that is lacking.

@@ -1,4 +1,4 @@
-"""What an uninstall takes away and what it leaves, on real meshes of one chart and of several."""
+"""What an uninstall removes and what it leaves, on real meshes of one chart and of several."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from prefect_linkerd.mesh.errors import PreflightFailed
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.helm.records import read_releases
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.plan import require_acceptable
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
-from prefect_linkerd.mesh.uninstall.plan import Gone, UninstallPlan, plan_uninstall
-from prefect_linkerd.mesh.uninstall.run import uninstall
-from prefect_linkerd.mesh.uninstall.snapshot import read_uninstall
+from prefect_linkerd.mesh.uninstall.plan import Gone, UninstallPlan
+from prefect_linkerd.mesh.uninstall.run import Uninstall, inspect_uninstall
 from tests.support.meshes import add_workloads
 from tests.support.people import by_kubectl
 from tests.support.ready_meshes import ReadyMesh
@@ -36,15 +36,17 @@ def planned(
     cluster: Cluster, config: MeshConfig, *accepted: str, options: UninstallOptions | None = None
 ) -> UninstallPlan:
     options = options or UninstallOptions()
-    snapshot = read_uninstall(cluster, config, options, "file anchor.key")
-    return plan_uninstall(snapshot, options, frozenset(accepted))
+    return inspect_uninstall(Mesh(cluster, config), options, frozenset(accepted), "file anchor.key")
 
 
 def carried_out(
     cluster: Cluster, helm: str, plan: UninstallPlan, told: Callable[[Gone], None] = lambda _: None
 ) -> None:
     require_acceptable(plan.findings, "uninstall")
-    uninstall(cluster, Helm(cluster, helm), plan, 120, lambda: None, told)
+    mesh = Mesh(cluster, MeshConfig(timeout_seconds=120), Helm(cluster, helm))
+    run = Uninstall(mesh, plan, told)
+    run.remove(None)
+    run.delete_namespaces()
 
 
 def uids(cluster: Cluster) -> dict[str, str]:
