@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from prefect_linkerd.mesh.report.report import Report
 
 PAUSE = 2.0
-"""Seconds between two looks of a verification that waits."""
+"""Seconds between two verifications of a command that waits."""
 
 [VERIFY] = (
     # For events, which need a server.
@@ -87,16 +86,19 @@ def _verify(
         from prefect_linkerd.cli.paint import painted_checks
         from prefect_linkerd.cli.target import reached
         from prefect_linkerd.mesh.atomic_file import write_whole
+        from prefect_linkerd.mesh.kubernetes.waiting import poll
         from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text
 
         options = arguments_of((VERIFY,), flags_of((VERIFY,)), given).get("options")
         options = options or VerifyOptions()
         config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
-        cluster, deadline = reached(config.access), time.monotonic() + wait
-        while is_bad(report := _report(cluster, config, options, namespace), strict=strict):
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(min(PAUSE, wait))
+        cluster = reached(config.access)
+        report = poll(
+            lambda: _report(cluster, config, options, namespace),
+            lambda found: not is_bad(found, strict=strict),
+            wait,
+            every=PAUSE,
+        )
         as_json = json.dumps(as_linkerd_json(report), indent=2) + "\n"
         as_prometheus = ""
         if output == "prometheus" or options.metrics_file is not None:

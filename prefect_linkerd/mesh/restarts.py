@@ -47,6 +47,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
     rollout_status,
 )
 from prefect_linkerd.mesh.kubernetes.selector import matches
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.snapshot.mesh import CONTROL_PLANE_NS, Pod, read_pods
 from prefect_linkerd.mesh.traffic.watch import TrafficWatch
 
@@ -606,8 +607,7 @@ def _await_budgets(
 ) -> None:
     """Waits until every budget allows what the batch removes."""
     costs = [t for t in batch.targets if t.disruption and t.workload not in tolerated]
-    deadline = time.monotonic() + timeout
-    while True:
+    for is_last in polls(timeout, every=1.0):
         namespaces = {target.workload[1] for target in costs} & covered
         tight = [
             (budget, taken)
@@ -617,7 +617,7 @@ def _await_budgets(
         ]
         if not tight:
             return
-        if time.monotonic() > deadline:
+        if is_last:
             budget, taken = tight[0]
             raise NotReady(
                 budget.subject,
@@ -627,4 +627,3 @@ def _await_budgets(
                 f"{budget.expected} pods healthy",
                 remedy="Fix the unhealthy pods, or loosen the budget, then run again.",
             )
-        time.sleep(1.0)

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from typing import Self
 import httpx
 from platformdirs import user_cache_path
 
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.server.loopback import NO_TLS, authority_file, free_ports
 
 DATABASE = "prefect.db"
@@ -87,14 +87,14 @@ class PrefectServer:
                 start_new_session=self._detached,
             )
         self._pidfile.write_text(f"{process.pid} {self._port}")
-        deadline = time.monotonic() + timeout
         try:
-            while not answers(self.url):
+            for is_last in polls(timeout, every=0.2):
+                if answers(self.url):
+                    break
                 if process.poll() is not None:
                     raise RuntimeError(f"the Prefect server ended: {self._tail()}")
-                if time.monotonic() > deadline:
+                if is_last:
                     raise RuntimeError(f"no Prefect server after {timeout:.0f} s: {self._tail()}")
-                time.sleep(0.2)
         except BaseException:
             self.stop()
             raise
@@ -189,9 +189,9 @@ def end(pid: int, patience: float, *, group: bool = False) -> None:
             send(pid, number)
         except ProcessLookupError:
             return
-        deadline = time.monotonic() + seconds
-        while _runs(pid) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        for _ in polls(seconds, every=0.1):
+            if not _runs(pid):
+                return
 
 
 def _runs(pid: int) -> bool:

@@ -40,6 +40,18 @@ def test_steps_meet_prefect_in_few_places() -> None:
         assert not names or module.stem in of_servers, module
 
 
+def test_waits_with_a_deadline_are_written_once() -> None:
+    """`polls` is the one; the program in the probe's pods has only the standard library."""
+    own = {"prefect_linkerd/mesh/kubernetes/waiting.py", "prefect_linkerd/mesh/load/program.py"}
+    found = {
+        str(path.relative_to(ROOT))
+        for package in ("prefect_linkerd", "flows", "tasks", "deployments")
+        for path in (ROOT / package).rglob("*.py")
+        if "deadline = time.monotonic()" in path.read_text()
+    }
+    assert found == own
+
+
 def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     names = {path.stem for package in SOURCES for path in (ROOT / package).rglob("*.py")}
     assert not names & {"utils", "util", "helpers", "helper", "manager", "common", "misc"}

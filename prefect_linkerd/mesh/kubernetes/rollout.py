@@ -23,6 +23,7 @@ from prefect_linkerd.mesh.kubernetes.stall import (
     refusal_of,
     refusals,
 )
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 
 FEW = 4
 """Workloads of a namespace and kind up to which each is read by itself."""
@@ -147,11 +148,18 @@ def await_rollouts(
     Raises:
         NotReady: the first that is not, with its pods' reasons and its last events.
     """
-    deadline = time.monotonic() + timeout
     waiting = list(workloads)
     watch = TroubleWatch(cluster)
-    pause = min(0.1, every) if len(waiting) <= FEW else every
-    while True:
+    shortest, took = min(0.1, every) if len(waiting) <= FEW else every, 0.0
+
+    def pause() -> float:
+        # Thousands in a namespace are much to read: most of the time is the cluster's own.
+        nonlocal shortest
+        now = max(shortest, 2 * took)
+        shortest = min(2 * shortest, every)
+        return now
+
+    for is_last in polls(timeout, every=pause):
         begin = time.monotonic()
         found = _read(cluster, waiting)
         took = time.monotonic() - begin
@@ -172,7 +180,7 @@ def await_rollouts(
                 remedy=trouble.remedy,
             )
         failed = [obj for obj in late if rollout_status(obj).failure]
-        if failed or time.monotonic() > deadline:
+        if failed or is_last:
             if gone and not failed:
                 raise NotReady(
                     str(gone[0]), expected="it to exist", found="nothing", remedy="Run again."
@@ -184,9 +192,6 @@ def await_rollouts(
                 found=describe(cluster, obj),
                 remedy=watch.remedy,
             )
-        # Thousands in a namespace are much to read: most of the time is the cluster's own.
-        time.sleep(max(pause, 2 * took))
-        pause = min(2 * pause, every)
 
 
 def _read(cluster: Cluster, workloads: Sequence[Workload]) -> dict[Workload, Object]:

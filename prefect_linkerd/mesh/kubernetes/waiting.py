@@ -1,15 +1,21 @@
-"""Waiting for something that happens elsewhere: in a cluster, or in another process.
+"""The one wait with a deadline: for what happens in a cluster, or in another process.
 
 Without tenacity: it retries a call, and here the last poll also finds what to put into the error.
+
+Code that sleeps without it waits for a moment (`Cluster.wait_until`, a window of requests) or,
+without a deadline, for the lease or the helm of another run, which ends by itself.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def polls(seconds: float, *, every: float) -> Iterator[bool]:
+def polls(seconds: float, *, every: float | Callable[[], float]) -> Iterator[bool]:
     """One item for each poll: whether it is the last. There is always one.
 
     ```python
@@ -22,7 +28,7 @@ def polls(seconds: float, *, every: float) -> Iterator[bool]:
 
     Args:
         seconds: after these, one last poll.
-        every: seconds between two polls.
+        every: seconds between two polls, or what says how many there are to be now.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -30,4 +36,19 @@ def polls(seconds: float, *, every: float) -> Iterator[bool]:
         yield is_last
         if is_last:
             return
-        time.sleep(every)
+        pause = every() if callable(every) else every
+        time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+
+
+def poll(find: Callable[[], T], until: Callable[[T], bool], seconds: float, *, every: float) -> T:
+    """What is found once it is as wanted; what is found last where it never is in time.
+
+    ```python
+    report = poll(verify, lambda found: found.verdict != "failed", 60, every=2)
+    ```
+    """
+    for is_last in polls(seconds, every=every):
+        found = find()
+        if is_last or until(found):
+            return found
+    raise AssertionError("the last poll returns")

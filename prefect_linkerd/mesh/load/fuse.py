@@ -23,6 +23,7 @@ from typing import Self
 from prefect_linkerd.mesh.errors import ApiError, NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.objects import Gvk
+from prefect_linkerd.mesh.kubernetes.waiting import poll
 
 FUSE_SECONDS = 120
 TEND_EVERY_SECONDS = 5.0
@@ -247,18 +248,20 @@ def remove(cluster: Cluster, family: Family, namespace: str, run: str) -> None:
             cluster.delete(api_version, kind, obj["metadata"]["name"], namespace)
     cluster.delete("batch/v1", "Job", family.fuse_name(run), namespace)
     kinds = _served(cluster, family.kinds)
-    deadline = time.monotonic() + REMOVED_WITHIN_SECONDS
-    while left := [
-        name_of(obj)
-        for api_version, kind in kinds
-        for obj in cluster.list(api_version, kind, namespace, labels=labels)
-    ]:
-        if time.monotonic() > deadline:
-            raise NotReady(
-                left[0],
-                expected=f"to be gone within {REMOVED_WITHIN_SECONDS} s, with its owner",
-                found=", ".join(left[:10]),
-                remedy="Look for finalizers, and whether the garbage collector runs; "
-                f"delete by label {labels}.",
-            )
-        time.sleep(0.3)
+
+    def remaining() -> list[str]:
+        return [
+            name_of(obj)
+            for api_version, kind in kinds
+            for obj in cluster.list(api_version, kind, namespace, labels=labels)
+        ]
+
+    left = poll(remaining, lambda found: not found, REMOVED_WITHIN_SECONDS, every=0.3)
+    if left:
+        raise NotReady(
+            left[0],
+            expected=f"to be gone within {REMOVED_WITHIN_SECONDS} s, with its owner",
+            found=", ".join(left[:10]),
+            remedy="Look for finalizers, and whether the garbage collector runs; "
+            f"delete by label {labels}.",
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -34,7 +33,7 @@ from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, denied, in_words
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
-from prefect_linkerd.mesh.kubernetes.waiting import polls
+from prefect_linkerd.mesh.kubernetes.waiting import poll, polls
 from prefect_linkerd.mesh.load.fuse import Fuse, clear_leftovers
 from prefect_linkerd.mesh.load.workloads import labelled, program, service
 from prefect_linkerd.mesh.mesh import Mesh
@@ -266,17 +265,24 @@ class AskingProbe(Probe):
 
     def _await_place(self, found: Object | None) -> Object | None:
         """The namespace, once it is not going any more: a run before this one has ended."""
-        deadline = time.monotonic() + GONE_WITHIN_SECONDS
-        while found is not None and found["metadata"].get("deletionTimestamp"):
-            if time.monotonic() > deadline:
-                raise NotReady(
-                    name_of(found),
-                    expected=f"to be gone within {GONE_WITHIN_SECONDS} s",
-                    found="that it is still being deleted",
-                    remedy=f"Look at its conditions; name another (probe.namespace), {TURN_OFF}.",
-                )
-            time.sleep(1.0)
-            found = self._mesh.cluster.get("v1", "Namespace", self._place)
+
+        def is_usable(found: Object | None) -> bool:
+            return found is None or not found["metadata"].get("deletionTimestamp")
+
+        if not is_usable(found):
+            found = poll(
+                lambda: self._mesh.cluster.get("v1", "Namespace", self._place),
+                is_usable,
+                GONE_WITHIN_SECONDS,
+                every=1.0,
+            )
+        if found is not None and not is_usable(found):
+            raise NotReady(
+                name_of(found),
+                expected=f"to be gone within {GONE_WITHIN_SECONDS} s",
+                found="that it is still being deleted",
+                remedy=f"Look at its conditions; name another (probe.namespace), {TURN_OFF}.",
+            )
         return found
 
     def _require(self, *, creates: bool) -> None:
@@ -401,17 +407,17 @@ class AskingProbe(Probe):
             name = self._name(each.name)
             self._mesh.cluster.delete("v1", "Service", name, self._place)
             self._mesh.cluster.delete("apps/v1", "Deployment", name, self._place)
-        deadline = time.monotonic() + GONE_WITHIN_SECONDS
-        while left := self._pods(older):
-            if time.monotonic() > deadline:
-                raise NotReady(
-                    name_of(left[0]),
-                    expected=f"to be gone within {GONE_WITHIN_SECONDS} s, with its Deployment",
-                    found=f"{len(left)} of the probe's pods",
-                    remedy="See whether their nodes are ready and the garbage collector runs, then "
-                    f"run again, {TURN_OFF}.",
-                )
-            time.sleep(0.5)
+        left = poll(
+            lambda: self._pods(older), lambda found: not found, GONE_WITHIN_SECONDS, every=0.5
+        )
+        if left:
+            raise NotReady(
+                name_of(left[0]),
+                expected=f"to be gone within {GONE_WITHIN_SECONDS} s, with its Deployment",
+                found=f"{len(left)} of the probe's pods",
+                remedy="See whether their nodes are ready and the garbage collector runs, then "
+                f"run again, {TURN_OFF}.",
+            )
 
     def _pods(self, generations: Iterable[Generation]) -> list[Object]:
         names = {each.name for each in generations}
@@ -492,17 +498,21 @@ class AskingProbe(Probe):
         Raises:
             NotReady: of one generation none can be heard.
         """
-        deadline = time.monotonic() + HEARD_WITHIN_SECONDS
         names = {each.name for each in leaving} | set(generations.names)
-        while True:
+
+        def hear() -> tuple[dict[str, Said], dict[str, str]]:
             pods = [p for p in self._pods((*generations.living, *leaving)) if _is_running(p)]
             said, silent = self._read(pods, generations.names)
             self._ledger = self._ledger.heard(said.values())
-            if names <= {one.client for one in said.values()}:
-                break
-            if time.monotonic() > deadline:
-                raise self._unheard(silent)
-            time.sleep(0.5)
+            return said, silent
+
+        def is_complete(heard: tuple[dict[str, Said], dict[str, str]]) -> bool:
+            return names <= {one.client for one in heard[0].values()}
+
+        heard = poll(hear, is_complete, HEARD_WITHIN_SECONDS, every=0.5)
+        said, silent = heard
+        if not is_complete(heard):
+            raise self._unheard(silent)
         for name, why in silent.items():
             self._say(f"Probe: Pod/{self._place}/{name} cannot be heard: {why}")
         return {pod: one for pod, one in said.items() if one.client in generations.names}

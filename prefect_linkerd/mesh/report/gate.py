@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.checks.options import DEFAULT_SCOPES
 from prefect_linkerd.mesh.errors import ApiError
-from prefect_linkerd.mesh.kubernetes.waiting import polls
+from prefect_linkerd.mesh.kubernetes.waiting import poll
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.report.report import Report, verify
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
@@ -24,14 +24,14 @@ def await_verdict(mesh: Mesh, patience: float, *, namespace: str | None = None) 
     Raises:
         ApiError: the API server was lost meanwhile, which says nothing about the mesh.
     """
-    for is_last in polls(patience, every=PAUSE):
+
+    def report() -> Report:
         snapshot = read_snapshot(mesh)
         for error in snapshot.unread.values():
             if isinstance(error, ApiError) and error.transient:
                 raise error
         if namespace is not None:
             snapshot = snapshot.narrowed(namespace)
-        found = verify(snapshot, CATEGORIES, DEFAULT_SCOPES)
-        if found.verdict != "failed" or is_last:
-            return found
-    raise AssertionError("unreachable")
+        return verify(snapshot, CATEGORIES, DEFAULT_SCOPES)
+
+    return poll(report, lambda found: found.verdict != "failed", patience, every=PAUSE)

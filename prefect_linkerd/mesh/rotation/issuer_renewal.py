@@ -31,7 +31,7 @@ from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object,
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts
-from prefect_linkerd.mesh.kubernetes.waiting import polls
+from prefect_linkerd.mesh.kubernetes.waiting import poll, polls
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair, check_issuer, sign_issuer
 from prefect_linkerd.mesh.rotation.leaves import IssuerLoad, issuer_load
@@ -250,14 +250,19 @@ def ensure_loaded(mesh: Mesh, patience: float, on_progress: OnProgress) -> datet
 
 
 def _await_load(mesh: Mesh, patience: float, on_progress: OnProgress) -> IssuerLoad:
-    begin = refreshed = time.monotonic()
-    while True:
+    refreshed = -REFRESH
+
+    def is_known(load: IssuerLoad) -> bool:
+        return load.since is not None or bool(load.skipped)
+
+    def read() -> IssuerLoad:
+        nonlocal refreshed
         load = read_load(mesh)
-        now = time.monotonic()
-        if load.since is not None or load.skipped or now > begin + patience:
-            return load
-        on_progress(0, 1, "waiting for identity to load the issuer that its Secret has")
-        if refreshed == begin or now > refreshed + REFRESH:
-            refresh_mounts(mesh.cluster, mesh.config.namespaces.linkerd, IDENTITY_PODS)
-            refreshed = time.monotonic()
-        time.sleep(1.0)
+        if not is_known(load):
+            on_progress(0, 1, "waiting for identity to load the issuer that its Secret has")
+            if time.monotonic() > refreshed + REFRESH:
+                refresh_mounts(mesh.cluster, mesh.config.namespaces.linkerd, IDENTITY_PODS)
+                refreshed = time.monotonic()
+        return load
+
+    return poll(read, is_known, patience, every=1.0)

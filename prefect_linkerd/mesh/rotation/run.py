@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -37,6 +36,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
     read_workloads,
     rollout_status,
 )
+from prefect_linkerd.mesh.kubernetes.waiting import poll, polls
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     KeyPair,
@@ -387,27 +387,23 @@ class Rotation:
         anchor = self._certificate_anchor()
         owner, origin = anchor.anchor, self.record.origin
         self._claim.check()
-        deadline = time.monotonic() + self._mesh.config.timeout_seconds
+        timeout = self._mesh.config.timeout_seconds
         if anchor.current.fingerprint == origin:
             self._claim.tell("renew", f"{owner.subject} is renewed. {NO_WAY_BACK}")
             renew(self._mesh.cluster, owner.namespace, owner.name)
-        while anchors_in(
-            await_issued(
-                self._mesh.cluster,
-                owner.namespace,
-                owner.name,
-                anchor.secret,
-                self._mesh.config.timeout_seconds,
-            ).certificate
-        ) == frozenset({origin}):
-            if time.monotonic() > deadline:
+        for is_last in polls(timeout, every=0.3):
+            made = await_issued(
+                self._mesh.cluster, owner.namespace, owner.name, anchor.secret, timeout
+            )
+            if anchors_in(made.certificate) != frozenset({origin}):
+                break
+            if is_last:
                 raise NotReady(
                     owner.subject,
                     expected="cert-manager to make another anchor",
                     found="the same one",
                     remedy="Look at its conditions and cert-manager's log, then run again.",
                 )
-            time.sleep(0.3)
         self._follow_cert_manager(self.read())
 
     def _certificate_anchor(self) -> CertificateAnchor:
@@ -669,25 +665,26 @@ class Rotation:
 
     def _await_renewals(self, times: LeafTimes, on_progress: OnProgress) -> list[Pod]:
         """Those that have not renewed by the time when every proxy should have."""
-        now, begin = self._mesh.cluster.clock(), time.monotonic()
+        now = self._mesh.cluster.clock()
         due = (self.record.since() or now) + times.renewal
         wait = (due - now).total_seconds()
-        snapshot = self.read()
-        total = len(snapshot.data_plane.pods)
-        while True:
-            passed = time.monotonic() - begin
+        total = len(self.read().data_plane.pods)
+        for is_due in polls(wait, every=5.0):
             self._claim.check()
             self.probe.check("switch, while proxies renew")
-            if passed < wait:
+            if not is_due:
                 on_progress(0, total, f"proxies renew by themselves until {due:%H:%M:%S} UTC")
-                time.sleep(min(5.0, wait - passed + 0.1))
-                continue
+
+        def late() -> list[Pod]:
+            self._claim.check()
+            self.probe.check("switch, while proxies renew")
             snapshot = self._with_issued(self.read())
             total, late = len(snapshot.data_plane.pods), list(unproven(snapshot, "switch"))
             on_progress(total - len(late), total, "waiting for proxies to renew")
-            if not late or passed > wait + times.grace.total_seconds():
-                return late
-            time.sleep(2.0)
+            return late
+
+        left = times.grace.total_seconds() + min(wait, 0.0)
+        return poll(late, lambda found: not found, left, every=2.0)
 
     def _next_generation(self, phase: str) -> None:
         if self.probe.asks:
@@ -695,9 +692,8 @@ class Rotation:
 
     def _await_renewal(self, on_progress: OnProgress) -> None:
         """Waits until every proxy has renewed its certificate by itself."""
-        lifetime = timedelta(hours=self._mesh.config.lifetimes.leaf_hours)
-        deadline = time.monotonic() + lifetime.total_seconds()
-        while True:
+        lifetime = self._mesh.config.lifetimes.leaf_hours * 3600
+        for is_last in polls(lifetime, every=min(30.0, lifetime / 100)):
             self._claim.check()
             self.probe.check("switch, while proxies renew")
             snapshot = self._with_issued(self.read())
@@ -706,9 +702,8 @@ class Rotation:
             on_progress(total - len(left), total, "waiting for proxies to renew")
             if not left:
                 return
-            if time.monotonic() > deadline:
+            if is_last:
                 raise self._unproven("switch", snapshot)
-            time.sleep(min(30.0, lifetime.total_seconds() / 100))
 
     def _with_issued(self, snapshot: RotationSnapshot) -> RotationSnapshot:
         """With the times of the certificates whose pods started too early; each is proven once."""
@@ -902,8 +897,7 @@ class Rotation:
             left_out = identity_pods(snapshot.data_plane) if but_identity else []
             return [pod for pod in unproven(snapshot, phase) if pod not in left_out]
 
-        deadline = time.monotonic() + self._mesh.config.timeout_seconds
-        while True:
+        for is_last in polls(self._mesh.config.timeout_seconds, every=1.0):
             snapshot = self.read()
             left = lacking(snapshot)
             if left and phase == "switch":
@@ -917,9 +911,8 @@ class Rotation:
                 self._claim.tell(phase, text)
                 return
             lasting = [pod for pod in left if not pod.is_deleting]
-            if lasting or time.monotonic() > deadline:
+            if lasting or is_last:
                 raise self._unproven(phase, snapshot)
-            time.sleep(1.0)
 
     def _unproven(self, phase: PhaseName, snapshot: RotationSnapshot) -> NotReady:
         plan = plan_restarts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
     await_rollouts,
     read_workloads,
 )
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
@@ -263,12 +263,9 @@ class Upgrade:
         cluster, namespace = self.after.cluster, self.after.config.namespaces.linkerd
         patience = self.after.config.upgrade.settle_seconds
         workloads = [Workload.of(obj) for obj in read_workloads(cluster, namespace)]
-        while True:
+        left = (until - datetime.now(UTC)).total_seconds()
+        for _ in polls(left, every=SOAK_LOOKS):
             await_rollouts(cluster, workloads, patience, on_progress)
-            left = (until - datetime.now(UTC)).total_seconds()
-            if left <= 0:
-                return
-            time.sleep(min(left, SOAK_LOOKS))
 
     # Back
 
