@@ -112,3 +112,6 @@ def make(
             critical=False,
         )
     return Made(builder.sign(signer.key if signer else key, hash_algorithm), key)
+
+
+ONE_ANCHOR, OTHER_ANCHOR = make().pem, make().pem

@@ -8,9 +8,11 @@ from typing import Any
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.helm.installed import MeshReleases
+from prefect_linkerd.mesh.pki.certificates import read_certificates
+from prefect_linkerd.mesh.snapshot.expiry import Expiry, Role
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 from prefect_linkerd.mesh.snapshot.proxy_metrics import ProxySample
-from tests.support.certificates import NOW
+from tests.support.certificates import NOW, ONE_ANCHOR
 
 _EMPTY: dict[str, Any] = {
     "config": MeshConfig(profile="demo"),
@@ -40,3 +42,10 @@ def _nothing(kind: str) -> Any:
     if kind.startswith("frozenset"):
         return frozenset()
     return {} if kind.startswith("Mapping") else None
+
+
+_INFO = read_certificates(ONE_ANCHOR, "anchor")[0]
+
+
+def expiry(days_left: float, role: Role = "issuer", **options: Any) -> Expiry:
+    return Expiry(role, role, f"Secret/linkerd/{role}", _INFO, days_left, **options)

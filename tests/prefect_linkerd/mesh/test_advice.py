@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,8 +12,7 @@ import yaml
 from prefect_linkerd.mesh.checks.preflight import preflight
 from prefect_linkerd.mesh.config.model import Dependency, MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
-from prefect_linkerd.mesh.helm.installed import mesh_releases
-from prefect_linkerd.mesh.helm.ownership import Owner, owner_of
+from prefect_linkerd.mesh.helm.ownership import owner_of
 from prefect_linkerd.mesh.helm.records import MADE_HERE, Release
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.install.dependencies import decide_dependency
@@ -23,10 +21,10 @@ from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.planning.preflight import (
     Finding,
     ForeignNamespace,
-    Owned,
     PreflightSnapshot,
 )
-from tests.prefect_linkerd.mesh.test_preflight import (
+from tests.support.advice import follows, follows_each
+from tests.support.preflights import (
     CHARTS,
     CONFIG,
     GOOD,
@@ -34,8 +32,8 @@ from tests.prefect_linkerd.mesh.test_preflight import (
     NOW,
     helm,
     release,
+    seen,
 )
-from tests.support.advice import follows, follows_each
 
 KUSTOMIZE = {"metadata": {"name": "n", "labels": {"kustomize.toolkit.fluxcd.io/name": "k"}}}
 MANAGED = MeshConfig.model_validate(
@@ -51,15 +49,6 @@ OLDER, NEWER = (
     tuple(release(chart, version) for chart in ("linkerd-crds", "linkerd-control-plane"))
     for version in ("2025.4.4", "2026.8.3")
 )
-
-
-def seen(
-    *releases: Release, config: MeshConfig = CONFIG, owned: Sequence[Owner] = (), **more: Any
-) -> PreflightSnapshot:
-    charts = frozenset({"linkerd2", "linkerd-control-plane"})
-    objects = tuple(Owned(f"ClusterRole/{o}", o, charts) for o in owned)
-    installed = mesh_releases(config, releases, {})
-    return replace(GOOD, releases=releases, installed=installed, owned=objects, **more)
 
 
 Situation = tuple[PreflightSnapshot, MeshConfig]

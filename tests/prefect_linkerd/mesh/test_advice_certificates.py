@@ -41,10 +41,10 @@ from prefect_linkerd.mesh.pki.certificates import (
 )
 from prefect_linkerd.mesh.snapshot.expiry import Role, expiring
 from tests.prefect_linkerd.mesh.test_anchor_decision import ISSUERS, ONE, TWO, WHERE, snapshot
-from tests.prefect_linkerd.mesh.test_expiry import expiry
-from tests.prefect_linkerd.mesh.test_safety_values import PLANE, judged
 from tests.support.advice import advice, follows, follows_each
 from tests.support.certificates import DOMAIN, NOW, YEAR, Made, make, private_pem
+from tests.support.extra_values import PLANE, judged
+from tests.support.snapshots import expiry
 
 CONFIG = MeshConfig()
 PASSPHRASE = SecretStr("correct horse battery staple")

@@ -38,9 +38,9 @@ from prefect_linkerd.mesh.upgrade.plan import (
 )
 from sandbox.binaries import Binaries
 from tests.prefect_linkerd.mesh.test_losses import INSTALLED, change, gone, roots
-from tests.prefect_linkerd.mesh.test_safety_values import MINE, OTHER
-from tests.prefect_linkerd.mesh.test_upgrade_plan import ADAPTOR, SPLIT, revision, snapshot
 from tests.support.advice import advice, follows, follows_each
+from tests.support.certificates import ONE_ANCHOR, OTHER_ANCHOR
+from tests.support.upgrade_plans import ADAPTOR, SPLIT, revision, snapshot
 
 V = LinkerdVersion.parse
 OLD, NEW = "edge-25.4.4", "edge-26.8.3"
@@ -234,9 +234,9 @@ def test_advice_about_what_would_be_lost(charts_dir: Path) -> None:
     def rotated(before: str, after: str) -> list[Finding]:
         return losses([replace(change(charts_dir, {}), rendered=(roots(after),))], before)
 
-    assert "by rotate_anchor" in rotated(MINE, OTHER)[0].remedy
+    assert "by rotate_anchor" in rotated(ONE_ANCHOR, OTHER_ANCHOR)[0].remedy
     # As a rotation leaves it: the bundle in the cluster and the one that is rendered are the same.
-    assert rotated(OTHER, OTHER) == []
+    assert rotated(OTHER_ANCHOR, OTHER_ANCHOR) == []
 
 
 @pytest.mark.real_charts
@@ -279,7 +279,7 @@ def test_advice_about_an_owner(charts_dir: Path, cluster: Cluster, helm_path: st
         chart = ChartCatalog(
             MeshConfig.model_validate({"charts": {"mirror": charts_dir}, **config})
         ).find(given.chart)
-        issuer = {"identityTrustAnchorsPEM": MINE, "identity": {"issuer": {"tls": {}}}}
+        issuer = {"identityTrustAnchorsPEM": ONE_ANCHOR, "identity": {"issuer": {"tls": {}}}}
         made = Helm(cluster, helm_path).render(
             chart, chart.name, "linkerd", {**issuer, **given.values}, facts
         )

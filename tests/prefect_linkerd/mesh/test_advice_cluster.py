@@ -21,9 +21,9 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from sandbox.cluster import Sandbox
-from tests.prefect_linkerd.mesh.test_own_objects import crd
 from tests.support.advice import advice, follows
 from tests.support.certificates import make
+from tests.support.crds import crd
 from tests.support.waiting import eventually
 
 PASSPHRASE = SecretStr("correct horse battery staple")

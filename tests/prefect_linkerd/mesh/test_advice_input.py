@@ -21,11 +21,10 @@ from prefect_linkerd.mesh.planning.preflight import Finding
 from prefect_linkerd.mesh.smoke.promises import entry_point
 from prefect_linkerd.mesh.smoke.routing import choose_split
 from prefect_linkerd.mesh.upgrade.plan import plan_upgrade
-from tests.prefect_linkerd.mesh.test_advice import seen
-from tests.prefect_linkerd.mesh.test_chart_changes import crd
-from tests.prefect_linkerd.mesh.test_preflight import CHARTS, CONFIG, release
-from tests.prefect_linkerd.mesh.test_upgrade_plan import snapshot
 from tests.support.advice import advice, follows
+from tests.support.crds import versioned_crd
+from tests.support.preflights import CHARTS, CONFIG, release, seen
+from tests.support.upgrade_plans import snapshot
 
 
 @follows(
@@ -121,7 +120,7 @@ def test_advice_about_a_version_of_a_crd(charts_dir: Path) -> None:
     read = snapshot(charts_dir, "edge-25.4.4", "edge-26.8.3")
 
     def errors(*served: str) -> list[str]:
-        old, new = (crd("a.example", *versions) for versions in (served, ("v1",)))
+        old, new = (versioned_crd("a.example", *versions) for versions in (served, ("v1",)))
         new["spec"]["group"] = "example"
         plan = plan_upgrade(replace(read, crds=[old], rendered={"linkerd-crds": [new]}))
         return [f.remedy for f in plan.findings if f.id == "crd-versions"]

@@ -28,6 +28,7 @@ from prefect_linkerd.mesh.helm.records import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.planning.chart_split import decide_split
+from tests.support.crds import versioned_crd
 
 LEAVES = st.one_of(st.integers(), st.text(max_size=3), st.lists(st.integers(), max_size=2))
 VALUES = st.dictionaries(
@@ -83,22 +84,13 @@ def test_a_patch_makes_the_new_manifest_of_the_old(old: Object, new: Object) -> 
     assert list(changed_fields(result, new)) == []
 
 
-def crd(name: str, *versions: str, unserved: tuple[str, ...] = ()) -> Object:
-    return {
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": name},
-        "spec": {
-            "versions": [
-                {"name": v, "served": v not in unserved, "storage": v == versions[-1]}
-                for v in versions
-            ]
-        },
-    }
-
-
 def test_crds_are_created_changed_and_kept_but_never_deleted() -> None:
-    before = [crd("gone", "v1"), crd("same", "v1"), crd("more", "v1")]
-    after = [crd("same", "v1"), crd("more", "v1", "v2", unserved=("v1",)), crd("new", "v1")]
+    before = [versioned_crd("gone", "v1"), versioned_crd("same", "v1"), versioned_crd("more", "v1")]
+    after = [
+        versioned_crd("same", "v1"),
+        versioned_crd("more", "v1", "v2", unserved=("v1",)),
+        versioned_crd("new", "v1"),
+    ]
     found = {change.name: change for change in crd_changes(before, after)}
     assert {name: change.change for name, change in found.items()} == {
         "gone": "kept",
@@ -198,8 +190,11 @@ def test_the_api_server_says_what_would_change(cluster: Cluster, namespace: str)
 def old_release() -> Revision:
     documents: list[tuple[str, Object]] = [
         ("kind: Namespace", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "l"}}),
-        ("crd: servers", {"apiVersion": "apiextensions.k8s.io/v1", **crd("servers", "v1")}),
-        ("crd: splits", {"apiVersion": "apiextensions.k8s.io/v1", **crd("splits", "v1")}),
+        (
+            "crd: servers",
+            {"apiVersion": "apiextensions.k8s.io/v1", **versioned_crd("servers", "v1")},
+        ),
+        ("crd: splits", {"apiVersion": "apiextensions.k8s.io/v1", **versioned_crd("splits", "v1")}),
         ("kind: ConfigMap", config_map("c")),
         ("kind: Old", {"apiVersion": "old/v1", "kind": "Old", "metadata": {"name": "o"}}),
     ]

@@ -6,7 +6,6 @@ import base64
 import re
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -28,7 +27,7 @@ from prefect_linkerd.mesh.snapshot.mesh import Certificates, certificates_of
 from prefect_linkerd.mesh.snapshot.webhooks import WebhookSigner, webhooks_of
 from tests.support.advice import follows
 from tests.support.certificates import DOMAIN, NOW
-from tests.support.snapshots import empty_snapshot
+from tests.support.snapshots import empty_snapshot, expiry
 
 PAIR = create_trust_anchor(DOMAIN, timedelta(days=365), NOW)
 INFO = read_certificates(PAIR.certificate, "anchor")[0]
@@ -36,10 +35,6 @@ SELF_SIGNED = MeshConfig()
 CERT_MANAGER = MeshConfig.model_validate(
     {"issuer": "cert-manager", "trust_anchor": {"custody": "in-cluster"}}
 )
-
-
-def expiry(days_left: float, role: Role = "issuer", **options: Any) -> Expiry:
-    return Expiry(role, role, f"Secret/linkerd/{role}", INFO, days_left, **options)
 
 
 @given(st.floats(-30, 4000), st.lists(st.integers(1, 400), min_size=1, max_size=5))

@@ -19,6 +19,7 @@ from prefect_linkerd.mesh.install.ingress import (
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
+from tests.support.crds import crd
 
 
 def config(app: str = "emojivoto", viz: str = "linkerd-viz", **dashboard: Any) -> MeshConfig:
@@ -68,29 +69,6 @@ def test_the_password_is_hashed() -> None:
     user, _, hashed = htpasswd("admin", "hunter2").partition(":")
     assert user == "admin"
     assert bcrypt.checkpw(b"hunter2", hashed.encode())
-
-
-def crd(group: str, kind: str) -> dict[str, Any]:
-    plural = kind.lower() + "s"
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{group}"},
-        "spec": {
-            "group": group,
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "scope": "Namespaced",
-            "versions": [
-                {
-                    "name": "v1alpha1",
-                    "served": True,
-                    "storage": True,
-                    "schema": {"openAPIV3Schema": schema},
-                }
-            ],
-        },
-    }
 
 
 def secret(cluster: Cluster, namespace: str) -> dict[str, str]:

@@ -27,8 +27,8 @@ from prefect_linkerd.mesh.helm.values import (
 from prefect_linkerd.mesh.planning.losses import Pin, ReleaseChange, losses, lost_values, pins
 from prefect_linkerd.mesh.planning.plan import accept
 from prefect_linkerd.mesh.planning.preflight import Finding
-from tests.prefect_linkerd.mesh.test_safety_values import MINE, OTHER
-from tests.prefect_linkerd.mesh.test_upgrade_plan import revision
+from tests.support.certificates import ONE_ANCHOR, OTHER_ANCHOR
+from tests.support.upgrade_plans import revision
 
 FACTS = ClusterFacts("v1.34.4", frozenset({"v1", "batch/v1", "policy/v1"}))
 
@@ -300,7 +300,7 @@ def test_a_trust_bundle_that_would_change_is_named(charts_dir: Path) -> None:
     def of(before: str, after: str) -> list[Finding]:
         return losses([replace(change(charts_dir, {}), rendered=(roots(after),))], before)
 
-    one, two = MINE, OTHER
+    one, two = ONE_ANCHOR, OTHER_ANCHOR
     assert of(one + two, f"{two}\n{one}") == []
     assert of("", one) == []
     [lost] = of(one + two, two)

@@ -32,8 +32,8 @@ from prefect_linkerd.mesh.install.registry import ensure_pull_secrets, own_pull_
 from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER, Cluster, Object, name_of
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import Finding
-from tests.prefect_linkerd.mesh.test_ingress import crd
 from tests.support.advice import follows
+from tests.support.crds import crd
 from tests.support.people import applied, by_kubectl, content, live
 
 HELM = {"meta.helm.sh/release-name": "shop", "meta.helm.sh/release-namespace": "apps"}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,10 +11,8 @@ import pytest
 from prefect_linkerd.mesh.checks.preflight import preflight
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import PreflightFailed
-from prefect_linkerd.mesh.helm.charts import Chart
 from prefect_linkerd.mesh.helm.installed import MeshReleases, mesh_releases
 from prefect_linkerd.mesh.helm.ownership import Owner
-from prefect_linkerd.mesh.helm.records import Release, ReleaseRef
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
@@ -30,40 +27,17 @@ from prefect_linkerd.mesh.planning.preflight import (
     read_preflight,
 )
 from tests.support.identities import as_account
-from tests.support.repository import ROOT
-
-NOW = datetime(2026, 11, 24, tzinfo=UTC)
-GOOD = PreflightSnapshot(
-    facts=ClusterFacts("v1.34.4", frozenset({"v1", "policy/v1"})),
-    server_clock=NOW,
-    local_clock=NOW,
-    denied=(),
-    owned=(),
-    releases=(),
-    terminating=(),
-    unready_nodes=0,
-    nodes=3,
+from tests.support.preflights import (
+    CHARTS,
+    CONFIG,
+    GOOD,
+    LINKERD_CLI,
+    NOW,
+    helm,
+    release,
+    with_releases,
 )
-CRDS = Chart("linkerd-crds", "2026.8.3", "edge-26.8.3", ">=1.31.0-0", "here", Path("x"))
-PLANE = Chart("linkerd-control-plane", "2026.8.3", "edge-26.8.3", ">=1.31.0-0", "here", Path("x"))
-CHARTS = (CRDS, PLANE)
-CONFIG = MeshConfig(profile="demo")
-
-
-def release(chart: str, version: str, name: str = "", namespace: str = "linkerd") -> Release:
-    return Release(name or chart, namespace, chart, version, "edge-1", 1, "deployed", NOW)
-
-
-def with_releases(*releases: Release) -> PreflightSnapshot:
-    return replace(GOOD, releases=releases, installed=mesh_releases(CONFIG, releases, {}))
-
-
-def helm(name: str, namespace: str) -> Owner:
-    ref = ReleaseRef(name, namespace)
-    return Owner("Helm", f"Helm release {ref}", ref)
-
-
-LINKERD_CLI = Owner("linkerd CLI", "the linkerd CLI")
+from tests.support.repository import ROOT
 
 CASES: list[tuple[str, PreflightSnapshot, str, str, str]] = [
     (

@@ -11,63 +11,20 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.mesh.checks.preflight import preflight
-from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import PreflightFailed
-from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, ChartName, charts_of
+from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm, Release
-from prefect_linkerd.mesh.helm.records import Revision
 from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
-from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.planning.preflight import PreflightSnapshot
 from prefect_linkerd.mesh.upgrade.plan import (
-    PlanSnapshot,
     UpgradePlan,
-    at_version,
     http_route,
     plan_markdown,
     plan_upgrade,
     require_plan,
 )
-from tests.support.upgrades import TRAFFIC_SPLIT
-
-FACTS = ClusterFacts("v1.30.0", frozenset({"v1", "apps/v1", "policy/v1"}))
-
-
-def charts(config: MeshConfig) -> dict[ChartName, Chart]:
-    catalog = ChartCatalog(config)
-    return {name: catalog.find(name) for name in charts_of(config)}
-
-
-def revision(chart: Chart, namespace: str = "linkerd") -> Revision:
-    return Revision(
-        chart.name, namespace, 1, "deployed", chart.name, chart.version, chart.app_version, {},
-        chart.defaults, (), {},
-    )  # fmt: skip
-
-
-def snapshot(mirror: Path, source: str, target: str, **config: Any) -> PlanSnapshot:
-    """A mesh of a version with nothing unusual about it."""
-    mesh = MeshConfig.model_validate(
-        {"version": source, "charts": {"mirror": str(mirror)}, "viz": {"enabled": False}, **config}
-    )
-    version = LinkerdVersion.parse(target)
-    return PlanSnapshot(
-        config=mesh,
-        source=LinkerdVersion.parse(source),
-        target=version,
-        facts=FACTS,
-        installed={name: revision(chart) for name, chart in charts(mesh).items()},
-        charts=charts(at_version(mesh, version)),
-        rendered={},
-        user_values={},
-        objects=[],
-        crds=[],
-        findings=[],
-        traffic_splits=[],
-        releases=[],
-        behind=3,
-    )
+from tests.support.upgrade_plans import ADAPTOR, FACTS, SPLIT, revision, snapshot
 
 
 def found(plan: UpgradePlan) -> dict[str, tuple[str, str]]:
@@ -126,19 +83,6 @@ def test_the_gateway_api_is_left_to_whoever_owns_it(
     assert f"Gateway API: {says}." in plan_markdown(plan)
     names = [change.name for change in plan.crds if change.change == "create"]
     assert ("httproutes.gateway.networking.k8s.io" in names) == installs
-
-
-SPLIT: Object = {
-    **TRAFFIC_SPLIT,
-    "spec": {
-        "service": "web-svc",
-        "backends": [
-            {"service": "web-svc", "weight": "900m"},
-            {"service": "web-next", "weight": 100},
-        ],
-    },
-}
-ADAPTOR = Release("smi", "linkerd-smi", "linkerd-smi", "0.2", "", 1, "deployed", datetime.now(UTC))
 
 
 @pytest.mark.real_charts
