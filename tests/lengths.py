@@ -28,7 +28,7 @@ LENGTHS: dict[str, int] = {
     "tests/flows/test_upgrade_policy.py": 130,
     "tests/prefect_linkerd/mesh/rotation/test_killed.py": 115,
     "tests/prefect_linkerd/mesh/rotation/test_certificate_anchor.py": 110,
-    "tests/prefect_linkerd/mesh/test_helm.py": 100,
+    "tests/prefect_linkerd/mesh/helm/test_client.py": 100,
     "tests/prefect_linkerd/mesh/rotation/test_faults.py": 90,
     "tests/flows/test_lost_api_server.py": 80,
     "tests/flows/test_upgrade_hops.py": 75,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_linkerd.mesh.kubernetes.stall import Trouble, find_trouble, pod_trouble, refusals
-from tests.prefect_linkerd.mesh.test_stall import (
+from tests.prefect_linkerd.mesh.kubernetes.test_stall import (
     AWAY,
     LINKERD_INIT,
     NOW,

@@ -40,7 +40,13 @@ from prefect_linkerd.mesh.pki.certificates import (
     sign_issuer,
 )
 from prefect_linkerd.mesh.snapshot.expiry import Role, expiring
-from tests.prefect_linkerd.mesh.test_anchor_decision import ISSUERS, ONE, TWO, WHERE, snapshot
+from tests.prefect_linkerd.mesh.identity.test_anchor_decision import (
+    ISSUERS,
+    ONE,
+    TWO,
+    WHERE,
+    snapshot,
+)
 from tests.support.advice import advice, follows, follows_each
 from tests.support.certificates import DOMAIN, NOW, YEAR, Made, make, private_pem
 from tests.support.extra_values import PLANE, judged

@@ -37,7 +37,7 @@ from prefect_linkerd.mesh.upgrade.plan import (
     source_version,
 )
 from sandbox.binaries import Binaries
-from tests.prefect_linkerd.mesh.test_losses import INSTALLED, change, gone, roots
+from tests.prefect_linkerd.mesh.planning.test_losses import INSTALLED, change, gone, roots
 from tests.support.advice import advice, follows, follows_each
 from tests.support.certificates import ONE_ANCHOR, OTHER_ANCHOR
 from tests.support.upgrade_plans import ADAPTOR, SPLIT, revision, snapshot
