@@ -139,7 +139,9 @@ class Model:
                 self.loaded = self.tick()
             elif self.is_gentle:
                 for _ in range(restarts):
-                    self.renew(self.now)
+                    # Whose certificate is the oldest: no proxy is left out for ever.
+                    oldest = min(self.pods, key=lambda name: self.pods[name][3])
+                    self.renew(sorted(self.pods).index(oldest))
             else:
                 self._restart_some(snapshot, "switch", restarts)
         elif phase == "drop":
