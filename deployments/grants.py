@@ -743,11 +743,4 @@ def smoke_test(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  # n
 
 def _release_places(config: MeshConfig, objects: Objects) -> list[str]:
     """The namespaces of the releases of charts."""
-    names = config.namespaces
-    places = {
-        "linkerd-viz": names.viz,
-        "linkerd-jaeger": names.jaeger,
-        "cert-manager": names.cert_manager,
-        "traefik": names.traefik,
-    }
-    return sorted({places.get(name, names.linkerd) for name in objects})
+    return sorted({config.namespaces.of_chart(name) for name in objects})

@@ -21,7 +21,7 @@ from prefect_linkerd.deployments.grants import RBAC, Grant, Held, Objects
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import ChartName
 from prefect_linkerd.mesh.install.namespaces import namespaces
-from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.probe.options import NAMESPACE as PROBE
 from prefect_linkerd.mesh.probe.workloads import namespace as probe_namespace
 from prefect_linkerd.mesh_file import load_mesh
@@ -52,13 +52,12 @@ def manifests(flow: str, config: MeshConfig, objects: Objects | None = None) -> 
         objects: what each chart installs, for a flow that installs some.
     """
     name = f"prefect-linkerd-{flow.replace('_', '-')}"
-    labels = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
     granted = grants_of(flow, config, objects or {})
     found: list[Object] = [
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
-            "metadata": {"name": name, "namespace": HOME, "labels": labels},
+            "metadata": {"name": name, "namespace": HOME, "labels": MADE_HERE},
         }
     ]
     if flow == "bootstrap":
@@ -67,7 +66,7 @@ def manifests(flow: str, config: MeshConfig, objects: Objects | None = None) -> 
         found.append(probe_namespace())
     for namespace in sorted({grant.namespace for grant in granted}):
         scope = "" if namespace else "Cluster"
-        metadata: Object = {"name": name, "labels": labels}
+        metadata: Object = {"name": name, "labels": MADE_HERE}
         if namespace:
             metadata["namespace"] = namespace
         found += [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems
-from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.linkerd.facts import GATEWAY_API, release_facts
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
@@ -52,7 +52,7 @@ def k8s_version(snapshot: Snapshot) -> Problems:
     versions=versions_where(lambda facts: facts.checks_gateway_api),
 )
 def gateway_api_crds_are_installed(snapshot: Snapshot) -> Problems:
-    names = [f"{plural}.gateway.networking.k8s.io" for plural in ("httproutes", "grpcroutes")]
+    names = [f"{plural}.{GATEWAY_API}" for plural in ("httproutes", "grpcroutes")]
     found = [snapshot.crds[name] for name in names if name in snapshot.crds]
     if not found:
         release = release_facts(snapshot.version).gateway_api_release

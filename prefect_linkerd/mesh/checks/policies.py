@@ -8,11 +8,11 @@ from typing import Any, cast
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.selector import matches
+from prefect_linkerd.mesh.linkerd.facts import GATEWAY_API
 from prefect_linkerd.mesh.snapshot.mesh import EXTENSION, Pod, Snapshot
 
 POLICY = "policy.linkerd.io"
-GATEWAY = "gateway.networking.k8s.io"
-ROUTES = ((POLICY, "HTTPRoute"), (GATEWAY, "HTTPRoute"), (GATEWAY, "GRPCRoute"))
+ROUTES = ((POLICY, "HTTPRoute"), (GATEWAY_API, "HTTPRoute"), (GATEWAY_API, "GRPCRoute"))
 
 policies = Category[Snapshot]("pl-policies", "beyond")
 
@@ -182,7 +182,7 @@ def _mesh_routes(snapshot: Snapshot) -> Iterator[tuple[Object, list[dict[str, An
             parents = [
                 parent
                 for parent in _list(route["spec"], "parentRefs")
-                if (parent.get("group", GATEWAY), parent.get("kind", "Gateway"))
+                if (parent.get("group", GATEWAY_API), parent.get("kind", "Gateway"))
                 in (("", "Service"), ("core", "Service"), (POLICY, "Server"))
             ]
             if parents:
@@ -200,7 +200,7 @@ def _exists(snapshot: Snapshot, reference: Mapping[str, str], namespace: str) ->
     if kind == "ServiceAccount":
         # Accounts are read in the namespaces of the mesh only; elsewhere a pod's use shows one.
         names = snapshot.config.namespaces
-        is_known = namespace in (names.linkerd, names.viz, names.jaeger)
+        is_known = namespace in names.of_linkerd
         return not is_known or f"{namespace}/{name}" in snapshot.service_accounts
     found = snapshot.policies.get((group, kind))
     if found is None:

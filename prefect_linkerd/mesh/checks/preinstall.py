@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
 from prefect_linkerd.mesh.checks.resources import labels_of, of_control_plane
+from prefect_linkerd.mesh.kubernetes.objects import condition_of, is_true
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot, timestamp
@@ -83,12 +84,10 @@ def can_read_extension_apiserver_authentication_configmap(snapshot: Snapshot) ->
 @pre_kubernetes_setup.check("pre-k8s-clock-skew", "no clock skew detected", "warning")
 def pre_k8s_clock_skew(snapshot: Snapshot) -> Problems:
     for node in snapshot.nodes:
-        for condition in node["status"]["conditions"]:
-            if condition["type"] != "Ready" or condition["status"] != "True":
-                continue
-            heartbeat = timestamp(condition.get("lastHeartbeatTime"))
-            if heartbeat is None:
-                continue
+        if not is_true(node, "Ready"):
+            continue
+        ready = condition_of(node, "Ready") or {}
+        if (heartbeat := timestamp(ready.get("lastHeartbeatTime"))) is not None:
             age = snapshot.local_now - heartbeat
             if abs(age) > MAX_HEARTBEAT_AGE:
                 yield Problem(

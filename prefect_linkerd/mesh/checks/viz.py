@@ -17,7 +17,7 @@ from prefect_linkerd.mesh.checks.extensions import missing_namespace, namespace_
 from prefect_linkerd.mesh.checks.versions import proxies_differ, proxies_outdated
 from prefect_linkerd.mesh.checks.webhooks import ending, not_served
 from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
-from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.kubernetes.objects import Workload, condition_of
 from prefect_linkerd.mesh.linkerd.spans import versions_where
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 from prefect_linkerd.mesh.snapshot.proxy_metrics import Prometheus
@@ -126,13 +126,11 @@ def tap_api(snapshot: Snapshot) -> Problems:
     if service is None:
         yield Problem(subject, "it does not exist", AGAIN)
         return
-    conditions: list[dict[str, str]] = service.get("status", {}).get("conditions") or []
-    for condition in conditions:
-        if condition["type"] == "Available":
-            if condition["status"] != "True":
-                text = f"{condition.get('reason')}: {condition.get('message')}"
-                yield Problem(subject, text, "Look at the pods of Deployment tap.")
-            return
+    if (condition := condition_of(service, "Available")) is not None:
+        if condition["status"] != "True":
+            text = f"{condition.get('reason')}: {condition.get('message')}"
+            yield Problem(subject, text, "Look at the pods of Deployment tap.")
+        return
     yield Problem(subject, "nothing says that it is available", "Look at Deployment tap.")
 
 

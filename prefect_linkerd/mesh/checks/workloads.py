@@ -127,7 +127,7 @@ def _is_injected(own: Mapping[str, str], namespace: str, snapshot: Snapshot) -> 
 
 def _own_namespaces(snapshot: Snapshot) -> frozenset[str]:
     names = snapshot.config.namespaces
-    return frozenset({names.linkerd, names.viz, names.jaeger})
+    return frozenset(names.of_linkerd)
 
 
 def _of_mesh(snapshot: Snapshot) -> Iterator[Pod]:

@@ -199,6 +199,20 @@ class Namespaces(Section):
             raise ValueError(f"namespace {double[0]} is used twice: give each part its own")
         return self
 
+    @property
+    def of_linkerd(self) -> tuple[str, str, str]:
+        """Those of Linkerd's own charts."""
+        return (self.linkerd, self.viz, self.jaeger)
+
+    def of_chart(self, chart: str) -> str:
+        """Where a chart is installed that is not a release yet."""
+        return {
+            "linkerd-viz": self.viz,
+            "linkerd-jaeger": self.jaeger,
+            "cert-manager": self.cert_manager,
+            "traefik": self.traefik,
+        }.get(chart, self.linkerd)
+
 
 class ExtraValues(Section):
     """Helm values of the user's own, which win over all but what holds the mesh together."""

@@ -20,6 +20,7 @@ import yaml
 from platformdirs import user_cache_path
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.config.model import ChartSources, MeshConfig
 from prefect_linkerd.mesh.errors import ChartError, InvalidInput
 from prefect_linkerd.mesh.helm.environment import helm_environment
@@ -284,11 +285,7 @@ class ChartCatalog:
                 remedy="Do not install it: the repository, or what is between, is broken. Choose "
                 "another chart source (charts).",
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=target.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(partial).replace(target)
+        write_whole(target, content)
         return target
 
     def _from_registry(self, source: str, name: ChartName, version: str | None) -> Chart:
@@ -509,18 +506,8 @@ def download(
     import httpx
 
     try:
-        for attempt in Retrying(
-            retry=retry_if_exception_type(httpx.TransportError),
-            stop=stop_after_attempt(3),
-            wait=wait_exponential(multiplier=0.5),
-            reraise=True,
-        ):
-            with attempt:
-                timeout = httpx.Timeout(60, connect=10)
-                response = httpx.get(url, headers=headers, timeout=timeout, follow_redirects=True)
-                if response.status_code in (304, *allowed):
-                    return response
-                return response.raise_for_status()
+        response = fetch(url, headers)
+        return response if response.status_code in (304, *allowed) else response.raise_for_status()
     except httpx.HTTPError as error:
         status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
         raise ChartError(
@@ -530,4 +517,23 @@ def download(
             remedy="Correct the address, or name a folder with the charts (charts.mirror).",
             transient=status is None or status >= 500,
         ) from None
-    raise AssertionError("unreachable")
+
+
+def fetch(url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    """What a GET answers, of whatever status; asked three times where nothing answers.
+
+    Raises:
+        httpx.TransportError: nothing answered.
+    """
+    import httpx
+
+    for attempt in Retrying(
+        retry=retry_if_exception_type(httpx.TransportError),
+        stop=stop_after_attempt(3),
+        wait=wait_exponential(multiplier=0.5),
+        reraise=True,
+    ):
+        with attempt:
+            timeout = httpx.Timeout(60, connect=10)
+            return httpx.get(url, headers=headers, timeout=timeout, follow_redirects=True)
+    raise AssertionError("the last attempt raises")

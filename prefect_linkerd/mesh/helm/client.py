@@ -27,7 +27,6 @@ from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds, own_folder_c
 from prefect_linkerd.mesh.helm.charts import Chart
 from prefect_linkerd.mesh.helm.process import HelmCommand
 from prefect_linkerd.mesh.helm.records import (
-    MADE_HERE,
     Release,
     ReleaseRef,
     Revision,
@@ -37,7 +36,7 @@ from prefect_linkerd.mesh.helm.records import (
 )
 from prefect_linkerd.mesh.helm.safety_values import UnsafeValue
 from prefect_linkerd.mesh.helm.values import ClusterFacts, Values
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import (
@@ -114,19 +113,12 @@ def desired_release(
         at: where the chart is a release already. A new one is named like its chart, in the
             namespace of its part.
     """
-    namespaces = config.namespaces
-    namespace = {
-        "linkerd-viz": namespaces.viz,
-        "linkerd-jaeger": namespaces.jaeger,
-        "cert-manager": namespaces.cert_manager,
-        "traefik": namespaces.traefik,
-    }.get(chart.name, namespaces.linkerd)
     # The one hook of the extensions writes labels and annotations of their namespace, which
     # bootstrap has done already.
     # In 2.12 no value leads its image to a private registry; jaeger's has no pull secret there.
     is_extension = chart.name in EXTENSION_CHARTS
     hooks = not (is_extension and config.registry is not None)
-    ref = at or ReleaseRef(chart.name, namespace)
+    ref = at or ReleaseRef(chart.name, config.namespaces.of_chart(chart.name))
     return DesiredRelease(ref.name, ref.namespace, chart, values, config.timeout_seconds, hooks)
 
 

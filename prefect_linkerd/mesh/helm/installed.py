@@ -78,11 +78,6 @@ def _of_control_plane(found: Mapping[Part, T]) -> T | None:
     return next((found[part] for part in reversed(CONTROL_PLANE_CHARTS) if part in found), None)
 
 
-def namespace_of(part: Part, config: MeshConfig) -> str:
-    names = config.namespaces
-    return {"linkerd-viz": names.viz, "linkerd-jaeger": names.jaeger}.get(part, names.linkerd)
-
-
 def part_of(release: Release, config: MeshConfig) -> Part | None:
     """Which part of this mesh a release is; None: none.
 
@@ -90,13 +85,13 @@ def part_of(release: Release, config: MeshConfig) -> Part | None:
     revisions are still of the old chart.
     """
     for part in PARTS:
-        place = namespace_of(part, config)
+        place = config.namespaces.of_chart(part)
         if release.name == part and place in (release.namespace, release.place):
             return part
     for part in PARTS:
         # CRDs are the cluster's, whatever namespace their release is in.
         if release.chart == part and (
-            part == "linkerd-crds" or release.place == namespace_of(part, config)
+            part == "linkerd-crds" or release.place == config.namespaces.of_chart(part)
         ):
             return part
     return None
@@ -142,7 +137,7 @@ def read_marks(cluster: Cluster, config: MeshConfig, parts: Iterable[Part]) -> d
     found: dict[Part, Object] = {}
     for part in parts:
         api_version, kind, name = MARKS[part]
-        place = None if part == "linkerd-crds" else namespace_of(part, config)
+        place = None if part == "linkerd-crds" else config.namespaces.of_chart(part)
         # A list of one, as who may list a kind need not be allowed to get each object.
         fields = f"metadata.name={name}"
         objects = cluster.list(api_version, kind, place, fields=fields, metadata_only=True)
@@ -177,7 +172,7 @@ def read_mesh_releases(
 
 def locate(cluster: Cluster, config: MeshConfig, part: Part) -> ReleaseRef | None:
     """Where a part's release is, by a read or two; None where it is not installed."""
-    place = namespace_of(part, config)
+    place = config.namespaces.of_chart(part)
     found = read_release(cluster, part, place)
     if found is not None and found.status != "uninstalled":
         return found.ref

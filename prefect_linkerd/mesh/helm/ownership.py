@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 from prefect_linkerd.mesh.errors import OwnershipConflict
 from prefect_linkerd.mesh.helm.records import (
-    MADE_HERE,
     RELEASE_NAME,
     RELEASE_NAMESPACE,
     Release,
     ReleaseRef,
 )
-from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER
+from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER, MADE_HERE, MANAGED_BY
 
 By = Literal[
     "prefect-linkerd",
@@ -139,9 +138,7 @@ def owner_of(obj: Mapping[str, Any]) -> Owner:
         return found
     if release is not None:
         return Owner("Helm", f"Helm release {release}", release)
-    if labels.get("app.kubernetes.io/managed-by") == FIELD_MANAGER or (
-        (FIELD_MANAGER, "Apply") in managers
-    ):
+    if labels.get(MANAGED_BY) == FIELD_MANAGER or ((FIELD_MANAGER, "Apply") in managers):
         return OURS
     if _INSTANCE in labels and not setters and _is_rendered(annotations, labels):
         return application
@@ -271,7 +268,7 @@ def _below(found: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
 def _is_rendered(annotations: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Whether an object is of a chart; one that no release has was rendered, as Argo CD does it."""
     return (
-        labels.get("app.kubernetes.io/managed-by") == "Helm"
+        labels.get(MANAGED_BY) == "Helm"
         or "helm.sh/chart" in labels
         or annotations.get("linkerd.io/created-by", "").startswith("linkerd/helm")
     )

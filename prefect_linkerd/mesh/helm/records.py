@@ -20,7 +20,7 @@ import orjson
 import yaml
 
 from prefect_linkerd.mesh.errors import ApiError, ReleaseError
-from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER, Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 
 RECORDS = "owner=helm"
@@ -28,11 +28,6 @@ SECRET_TYPE = "helm.sh/release.v1"  # noqa: S105 the type of a Secret
 RELEASE_NAME = "meta.helm.sh/release-name"
 RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
 RESOURCE_POLICY = "helm.sh/resource-policy"
-MADE_HERE = {"app.kubernetes.io/managed-by": FIELD_MANAGER}
-"""The label of every release that these flows install, in Helm's records of it.
-
-Helm carries it to each later revision, by any client, as `helm upgrade --labels` documents.
-"""
 _HELMS_OWN = ("name", "owner", "status", "version", "createdAt", "modifiedAt")
 """Labels of a record that are not the release's. Source: helm `pkg/storage/driver`."""
 

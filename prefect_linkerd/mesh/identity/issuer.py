@@ -24,7 +24,6 @@ from prefect_linkerd.mesh.helm.values import ClusterFacts, Values, merge
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ANCHOR_SECRET,
     ISSUER_SECRET,
-    LABELS,
     LINKERD_TLS,
     PROVIDE_KEY,
     TLS,
@@ -37,7 +36,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     secret_text,
     tls_secret,
 )
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.kubelet import refresh_mounts
 from prefect_linkerd.mesh.kubernetes.objects import condition_of
 from prefect_linkerd.mesh.kubernetes.waiting import polls
@@ -187,8 +186,7 @@ def with_kept(mesh: Mesh, chart: Chart, values: Values) -> Values:
     names = mesh.config.namespaces
     kept: Values = {}
     if "installNamespace" in chart.defaults:
-        place = {"linkerd-viz": names.viz, "linkerd-jaeger": names.jaeger}
-        namespace = mesh.cluster.get("v1", "Namespace", place.get(chart.name, names.linkerd))
+        namespace = mesh.cluster.get("v1", "Namespace", names.of_chart(chart.name))
         if namespace is not None and owner_of(namespace).release is not None:
             kept["installNamespace"] = True
     if chart.name in CONTROL_PLANE_CHARTS:
@@ -335,7 +333,7 @@ def _webhook_objects(config: MeshConfig, namespace: str, servers: dict[str, str]
 
 
 def _object(kind: str, name: str, namespace: str | None, spec: Object) -> Object:
-    metadata: Object = {"name": name, "labels": LABELS}
+    metadata: Object = {"name": name, "labels": MADE_HERE}
     if namespace:
         metadata["namespace"] = namespace
     return {"apiVersion": CERT_MANAGER, "kind": kind, "metadata": metadata, "spec": spec}

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from prefect_linkerd.mesh.config.model import MeshConfig, TrustAnchorConfig
 from prefect_linkerd.mesh.errors import ApiError, CertificateError, InvalidInput, OwnershipConflict
 from prefect_linkerd.mesh.helm.ownership import Owner, owner_of
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Cluster, Object
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
@@ -43,7 +43,6 @@ LINKERD_TLS = "linkerd.io/tls"
 
 Source: linkerd2 `charts/linkerd-control-plane/templates/identity.yaml`.
 """
-LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 
 THIS_CLUSTER = "this cluster"
 """The cluster of a key that is kept in the mesh's own cluster."""
@@ -271,7 +270,7 @@ def tls_secret(
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": name, "namespace": namespace, "labels": LABELS},
+        "metadata": {"name": name, "namespace": namespace, "labels": MADE_HERE},
         "type": TLS,
         "data": {
             "tls.crt": base64.b64encode(certificate.encode()).decode(),

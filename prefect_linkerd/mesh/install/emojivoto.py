@@ -7,14 +7,13 @@ from typing import Any, cast
 
 import httpx
 import yaml
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ChartError
+from prefect_linkerd.mesh.helm.charts import fetch
 from prefect_linkerd.mesh.helm.images import rewrite_manifest
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, always, ensure_own
-from prefect_linkerd.mesh.install.namespaces import LABELS
-from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING
@@ -29,7 +28,7 @@ def load_manifest(location: str) -> list[Object]:
     """
     try:
         if location.startswith(("https://", "http://")):
-            text = _download(location)
+            text = fetch(location).raise_for_status().text
         else:
             text = Path(location).expanduser().read_text()
         found: list[Any] = list(read_objects(text))
@@ -51,18 +50,6 @@ def load_manifest(location: str) -> list[Object]:
     return cast("list[Object]", found)
 
 
-def _download(url: str) -> str:
-    for attempt in Retrying(
-        retry=retry_if_exception_type(httpx.TransportError),
-        stop=stop_after_attempt(3),
-        wait=wait_exponential(multiplier=0.5),
-        reraise=True,
-    ):
-        with attempt:
-            return httpx.get(url, timeout=30, follow_redirects=True).raise_for_status().text
-    raise AssertionError("unreachable")
-
-
 def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object]:
     """The manifest for this mesh: its namespace, meshed pods, images and pull secret.
 
@@ -75,7 +62,7 @@ def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object
         if original["kind"] == "Namespace":
             continue
         metadata: Object = original["metadata"]
-        labels: dict[str, str] = {**(metadata.get("labels") or {}), **LABELS}
+        labels: dict[str, str] = {**(metadata.get("labels") or {}), **MADE_HERE}
         obj = {**original, "metadata": {**metadata, "namespace": namespace, "labels": labels}}
         if obj["kind"] in LONG_RUNNING:
             obj = _meshed(obj, original["metadata"].get("namespace", ""), config)

@@ -22,8 +22,7 @@ from prefect_linkerd.mesh.helm.own_objects import (
     read_foreign,
     unless_it_says,
 )
-from prefect_linkerd.mesh.install.namespaces import LABELS
-from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.mesh import Mesh
 
 API_VERSIONS = ("traefik.io/v1alpha1", "traefik.containo.us/v1alpha1")
@@ -109,7 +108,7 @@ def route(
 
 
 def _object(api_version: str, kind: str, name: str, namespace: str, spec: Object) -> Object:
-    metadata = {"name": name, "namespace": namespace, "labels": LABELS}
+    metadata = {"name": name, "namespace": namespace, "labels": MADE_HERE}
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
 
 
@@ -140,7 +139,7 @@ def own_password(config: MeshConfig) -> OwnObject:
     Somebody else's is used where it has `users`, as Traefik's basicAuth reads it, and the
     configuration asks for no password of its own.
     """
-    metadata = {"name": AUTH_SECRET, "namespace": config.namespaces.viz, "labels": LABELS}
+    metadata = {"name": AUTH_SECRET, "namespace": config.namespaces.viz, "labels": MADE_HERE}
     is_set = config.viz.dashboard.password is not None
 
     def advice(found: Object) -> str:

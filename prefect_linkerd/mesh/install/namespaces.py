@@ -9,11 +9,10 @@ from prefect_linkerd.mesh.errors import OwnershipConflict
 from prefect_linkerd.mesh.helm.ownership import Owner, Role, decide, owner_of, refuse_theirs
 from prefect_linkerd.mesh.helm.records import RESOURCE_POLICY
 from prefect_linkerd.mesh.helm.values import load_extra_values, merge
-from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.mesh import Mesh
 
-LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 EXTERNAL_PROMETHEUS = "viz.linkerd.io/external-prometheus"
 
 
@@ -75,7 +74,7 @@ def _namespace(name: str, labels: dict[str, str], annotations: dict[str, str]) -
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": name, "labels": LABELS | labels, "annotations": dict(annotations)},
+        "metadata": {"name": name, "labels": MADE_HERE | labels, "annotations": dict(annotations)},
     }
 
 
@@ -103,7 +102,7 @@ def lacks(wanted: Object, found: Object) -> list[str]:
             # In YAML a bare `true` is no text, and the API server refuses it.
             f"{part[:-1]} {key}: {json.dumps(value) if value in ('true', 'false') else value}"
             for key, value in asked.items()
-            if LABELS.get(key) != value and there.get(key) != value
+            if MADE_HERE.get(key) != value and there.get(key) != value
         ]
     return lacking
 

@@ -7,8 +7,8 @@ import json
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, ensure_own, unless_it_says
-from prefect_linkerd.mesh.install.namespaces import LABELS, namespaces
-from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.install.namespaces import namespaces
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.mesh import Mesh
 
 
@@ -26,7 +26,11 @@ def pull_secret(config: MeshConfig, namespace: str) -> Object | None:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": registry.pull_secret, "namespace": namespace, "labels": dict(LABELS)},
+        "metadata": {
+            "name": registry.pull_secret,
+            "namespace": namespace,
+            "labels": dict(MADE_HERE),
+        },
         "type": "kubernetes.io/dockerconfigjson",
         "data": {".dockerconfigjson": base64.b64encode(content.encode()).decode()},
     }

@@ -35,6 +35,14 @@ Object = dict[str, Any]
 """A Kubernetes object as the API sends it, always with `apiVersion` and `kind`."""
 
 FIELD_MANAGER = "prefect-linkerd"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MADE_HERE = {MANAGED_BY: FIELD_MANAGER}
+"""The label of what these flows make: objects, and Helm releases in Helm's own records of them.
+
+It outlives a backup and its restore, which lose an object's field managers; Helm carries it to each
+later revision, by any client, as `helm upgrade --labels` documents.
+"""
+
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

@@ -70,7 +70,7 @@ def rollout_status(obj: Object) -> Rollout:
             complete = (
                 is_observed and updated >= wanted and status.get("replicas", 0) <= updated <= ready
             )
-            return Rollout(ready, wanted, complete, _deadline(status))
+            return Rollout(ready, wanted, complete, _deadline(obj))
         case "StatefulSet":
             wanted = spec.get("replicas", 1)
             ready = status.get("readyReplicas", 0)
@@ -96,13 +96,11 @@ def rollout_status(obj: Object) -> Rollout:
             raise ValueError(f"{kind} has no rollout")
 
 
-def _deadline(status: Object) -> str:
-    for condition in status.get("conditions", []):
-        if condition["type"] == "Progressing" and condition.get("reason") == (
-            "ProgressDeadlineExceeded"
-        ):
-            return str(condition.get("message", "progress deadline exceeded"))
-    return ""
+def _deadline(workload: Object) -> str:
+    progressing = condition_of(workload, "Progressing") or {}
+    if progressing.get("reason") != "ProgressDeadlineExceeded":
+        return ""
+    return str(progressing.get("message", "progress deadline exceeded"))
 
 
 LONG_RUNNING = ("Deployment", "StatefulSet", "DaemonSet")

@@ -107,9 +107,9 @@ def pod_trouble(pod: Object, events: Sequence[str] = ()) -> Trouble | None:
     if found:
         # The first in the pod's order, unless another one is past hope.
         return min(found, key=lambda trouble: trouble.outlook != "hopeless")
-    for condition in _items(status, "conditions"):
-        if condition["type"] == "PodScheduled" and condition["status"] != "True":
-            return Trouble(subject, _sentence(condition), "passing", "Make room on the nodes.")
+    scheduled = condition_of(pod, "PodScheduled")
+    if scheduled is not None and scheduled["status"] != "True":
+        return Trouble(subject, _sentence(scheduled), "passing", "Make room on the nodes.")
     return Trouble(subject, events[-1], "passing") if events else None
 
 

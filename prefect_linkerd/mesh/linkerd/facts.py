@@ -41,8 +41,9 @@ ENDED: Any = object()
 Kind = tuple[str, str]
 """An API version and a kind."""
 
-_GATEWAY_V1: Kind = ("gateway.networking.k8s.io/v1", "HTTPRoute")
-_GATEWAY_V1BETA1: Kind = ("gateway.networking.k8s.io/v1beta1", "HTTPRoute")
+GATEWAY_API = "gateway.networking.k8s.io"
+_GATEWAY_V1: Kind = (f"{GATEWAY_API}/v1", "HTTPRoute")
+_GATEWAY_V1BETA1: Kind = (f"{GATEWAY_API}/v1beta1", "HTTPRoute")
 _POLICY_ROUTES: tuple[Kind, ...] = (
     ("policy.linkerd.io/v1beta3", "HTTPRoute"),
     ("policy.linkerd.io/v1beta2", "HTTPRoute"),

@@ -10,11 +10,10 @@ from prefect_linkerd.mesh.errors import PreflightFailed
 from prefect_linkerd.mesh.helm.chart_changes import CrdChange, ObjectChange, ValuesChange
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.linkerd.facts import GATEWAY_API
 from prefect_linkerd.mesh.planning.preflight import Finding
 
 Action = Literal["upgrade", "install", "split", "uninstall", "unchanged", "kept"]
-
-GATEWAY_API = "gateway.networking.k8s.io"
 
 
 @dataclass(frozen=True)

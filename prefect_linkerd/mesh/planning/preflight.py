@@ -19,7 +19,12 @@ from prefect_linkerd.mesh.install.registry import pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import is_ready
 from prefect_linkerd.mesh.kubernetes.permissions import Permission, denied
-from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, CRDS_CHARTS, release_facts
+from prefect_linkerd.mesh.linkerd.facts import (
+    CONTROL_PLANE_CHARTS,
+    CRDS_CHARTS,
+    GATEWAY_API,
+    release_facts,
+)
 from prefect_linkerd.mesh.mesh import Mesh
 
 
@@ -224,7 +229,6 @@ def _all_there(mesh: Mesh) -> bool:
 
 # What Linkerd's charts own outside their namespaces, by name.
 _LINKERD_GROUPS = ("linkerd.io", "policy.linkerd.io", "multicluster.linkerd.io")
-_GATEWAY_GROUP = "gateway.networking.k8s.io"
 
 
 def read_preflight(
@@ -294,7 +298,7 @@ def gateway_api_owner(crds: Iterable[Object], config: MeshConfig, installed: Mes
     """Who owns the Gateway API's CRDs, as `ClusterFacts` has it; the mesh's own by its chart."""
     # Somebody else's first: a mixture must not be overwritten.
     own = f"{config.namespaces.linkerd}/linkerd-crds"
-    owners = [owner_of(crd) for crd in crds if crd["spec"]["group"] == _GATEWAY_GROUP]
+    owners = [owner_of(crd) for crd in crds if crd["spec"]["group"] == GATEWAY_API]
     ref = installed.ref("linkerd-crds")
     names = [
         own if ref is not None and owner.release == ref else str(owner.release or owner)

@@ -26,9 +26,8 @@ from prefect_linkerd.mesh.helm.own_objects import (
     foreign,
 )
 from prefect_linkerd.mesh.install.injection import proxy_of
-from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.install.registry import pull_secret
-from prefect_linkerd.mesh.kubernetes.client import Object, name_of
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import GRANT, denied, in_words
@@ -177,7 +176,7 @@ class AskingProbe(Probe):
         self._say, self._on_progress = say, on_progress
         self._id = secrets.token_hex(4)
         self._place: str = options.namespace or namespace()["metadata"]["name"]
-        self._labels = {**LABELS, PROBE.run_label: self._id}
+        self._labels = {**MADE_HERE, PROBE.run_label: self._id}
         self._fuse = Fuse(mesh.cluster, PROBE, self._id, self._place, self._labels)
         self._is_lit = False
         self._generations = Generations()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.install.namespaces import LABELS
-from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.load.fuse import Family
 from prefect_linkerd.mesh.load.program import DRAIN_SECONDS
@@ -29,7 +28,7 @@ def namespace() -> Object:
         "metadata": {
             "name": NAMESPACE,
             # linkerd-init needs capabilities that only the privileged standard grants.
-            "labels": {**LABELS, "pod-security.kubernetes.io/enforce": "privileged"},
+            "labels": {**MADE_HERE, "pod-security.kubernetes.io/enforce": "privileged"},
         },
     }
 

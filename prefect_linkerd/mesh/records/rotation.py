@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from prefect_linkerd.mesh.errors import ApiError, MeshBusy, MeshError
-from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, LABELS
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Cluster, Object
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
 
 RECORD = "prefect-linkerd-rotation"
@@ -181,7 +181,7 @@ class RotationClaim:
         self._object = found or {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": RECORD, "namespace": self._namespace, "labels": LABELS},
+            "metadata": {"name": RECORD, "namespace": self._namespace, "labels": MADE_HERE},
             "data": {},
         }
         self._write(lambda data: data, is_new=found is None)

@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, MeshBusy
 from prefect_linkerd.mesh.helm.records import Revision
-from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.mesh import Mesh
 
 NAME = "prefect-linkerd-upgrade"
 KEY = "upgrade.json"
-LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 
 
 class RecordedRelease(BaseModel):
@@ -146,6 +145,6 @@ def _config_map(config: MeshConfig, record: UpgradeRecord) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": NAME, "namespace": config.namespaces.linkerd, "labels": LABELS},
+        "metadata": {"name": NAME, "namespace": config.namespaces.linkerd, "labels": MADE_HERE},
         "data": {KEY: record.model_dump_json(indent=2)},
     }

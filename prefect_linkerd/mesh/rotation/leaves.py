@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.snapshot.mesh import Pod, timestamp
+from prefect_linkerd.mesh.snapshot.proxy_metrics import metrics_of
 
 MARGIN = timedelta(seconds=5)
 """How far clocks of nodes and of the API server may differ for an order of events to be sure."""
@@ -25,7 +26,6 @@ CLOCK_SKEW_ALLOWANCE = timedelta(seconds=20)
 """What the charts add to a leaf's lifetime at each end (identity.issuer.clockSkewAllowance)."""
 
 READERS = 16
-ADMIN_PORT = 4191
 
 # Stable releases have the first name, edge ones that with `control_` before it, and the second.
 _EXPIRATION = re.compile(r"^(?:control_)?identity_cert_expiration_timestamp_seconds\s+(\S+)", re.M)
@@ -88,12 +88,10 @@ def read_issued(
     now = cluster.clock()
 
     def read(pod: Pod) -> tuple[str, datetime | None]:
-        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{ADMIN_PORT}/proxy/metrics"
         try:
-            answer, _ = cluster.request("GET", path, accept="text/plain", repeat=False)
-        except ApiError:
+            metrics = metrics_of(cluster, pod)
+        except (ApiError, UnicodeDecodeError):
             return pod.uid, None
-        metrics = answer.decode(errors="replace")
         return pod.uid, issued_at(metrics, lifetimes, pod.started, now)
 
     with ThreadPoolExecutor(READERS) as pool:

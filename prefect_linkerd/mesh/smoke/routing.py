@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.kubernetes.client import Object
-from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.linkerd.facts import GATEWAY_API, release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.load.workloads import PORT
-
-GATEWAY = "gateway.networking.k8s.io"
 
 # Source: linkerd2 `policy-controller/k8s/status`.
 _POLICY_CONTROLLER = "linkerd.io/policy-controller"
@@ -89,7 +87,7 @@ def split(
 
 def _http_route(api: SplitApi, service: str, weights: Mapping[str, int]) -> Object:
     # The core group is empty in the Gateway API; Linkerd's own CRD documents it as `core`.
-    group = "" if api.api_version.startswith(GATEWAY) else "core"
+    group = "" if api.api_version.startswith(GATEWAY_API) else "core"
     parent = {"group": group, "kind": "Service", "name": service, "port": PORT}
     backends = [
         {"kind": "Service", "name": name, "port": PORT, "weight": weight}

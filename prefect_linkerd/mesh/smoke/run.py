@@ -12,8 +12,7 @@ from typing import Self
 from prefect_linkerd.mesh.errors import ApiError, InvalidInput, MeshError, NotReady
 from prefect_linkerd.mesh.install.ingress import API_VERSIONS as TRAEFIK_API_VERSIONS
 from prefect_linkerd.mesh.install.injection import proxy_of
-from prefect_linkerd.mesh.install.namespaces import LABELS
-from prefect_linkerd.mesh.kubernetes.client import Object, name_of
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.objects import Gvk, Workload, is_true
 from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, await_rollouts, describe, pod_reason
@@ -94,7 +93,7 @@ class SmokeRun:
         self.measurements: list[Measurement] = []
         self.remedy = ""
         self._on_step, self._on_progress = on_step, on_progress
-        self._labels = {**LABELS, RUN_LABEL: self.id, PROMISE_LABEL: promise}
+        self._labels = {**MADE_HERE, RUN_LABEL: self.id, PROMISE_LABEL: promise}
         self._fuse = Fuse(mesh.cluster, SMOKE, self.id, self.namespace, self._labels)
         self._runs_pods = True
 

@@ -42,6 +42,7 @@ from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.kubernetes.rollout import KINDS, LONG_RUNNING, rollout_status
 from prefect_linkerd.mesh.kubernetes.stall import FAILED_CREATE, refusal_of, refusals
+from prefect_linkerd.mesh.linkerd.facts import GATEWAY_API
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import is_key_of
@@ -76,8 +77,8 @@ POLICY_KINDS: tuple[tuple[str, str], ...] = (
     ("policy.linkerd.io", "MeshTLSAuthentication"),
     ("policy.linkerd.io", "NetworkAuthentication"),
     ("policy.linkerd.io", "HTTPRoute"),
-    ("gateway.networking.k8s.io", "HTTPRoute"),
-    ("gateway.networking.k8s.io", "GRPCRoute"),
+    (GATEWAY_API, "HTTPRoute"),
+    (GATEWAY_API, "GRPCRoute"),
 )
 INGRESS_KINDS: tuple[tuple[str, str], ...] = (
     ("networking.k8s.io", "Ingress"),
@@ -332,7 +333,7 @@ class Snapshot:
     def narrowed(self, namespace: str) -> Snapshot:
         """The same snapshot with the applications of one namespace alone, and the mesh's own."""
         names = self.config.namespaces
-        kept = {names.linkerd, names.viz, names.jaeger, CNI_NAMESPACE, "kube-system", namespace}
+        kept = {*names.of_linkerd, CNI_NAMESPACE, "kube-system", namespace}
         parts: dict[str, object] = {}
         if "pods" not in self.unread:
             parts["pods"] = tuple(pod for pod in self.pods if pod.namespace in kept)
@@ -887,7 +888,7 @@ def _service_accounts(mesh: Mesh) -> dict[str, Mapping[str, str]]:
     names = mesh.config.namespaces
     return {
         f"{namespace}/{name}": labels
-        for namespace in (names.linkerd, names.viz, names.jaeger, CNI_NAMESPACE)
+        for namespace in (*names.of_linkerd, CNI_NAMESPACE)
         for name, labels in _labels(mesh.cluster, "v1", "ServiceAccount", namespace).items()
     }
 
@@ -986,6 +987,6 @@ def _certificates(mesh: Mesh) -> tuple[Object, ...]:
     namespaces = mesh.config.namespaces
     return tuple(
         obj
-        for namespace in (namespaces.linkerd, namespaces.viz, namespaces.jaeger)
+        for namespace in namespaces.of_linkerd
         for obj in mesh.cluster.list("cert-manager.io/v1", "Certificate", namespace)
     )

@@ -177,7 +177,7 @@ def _ask_proxy(cluster: Cluster, pod: Pod, timeout: float) -> ProxyMetrics | str
         return f"an answer that cannot be read: {error}"
 
 
-def metrics_of(cluster: Cluster, pod: Pod, timeout: float) -> str:
+def metrics_of(cluster: Cluster, pod: Pod, timeout: float | None = None) -> str:
     """The metrics of one proxy, as text; asked for once.
 
     Raises:

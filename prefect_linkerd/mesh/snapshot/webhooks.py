@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.cert_manager import CERT_MANAGER, certificate_for
-from prefect_linkerd.mesh.helm.installed import Part, namespace_of
+from prefect_linkerd.mesh.helm.installed import Part
 from prefect_linkerd.mesh.helm.ownership import Owner
 from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.identity.certificate_anchor import signing_secret
@@ -79,7 +79,7 @@ Source: linkerd2 `templates/*-rbac.yaml` of each chart.
 def webhooks_of(config: MeshConfig) -> list[tuple[str, Webhook]]:
     """Every webhook that a mesh may have, once, with its namespace."""
     return [
-        (namespace_of(part, config), webhook)
+        (config.namespaces.of_chart(part), webhook)
         for part, webhooks in WEBHOOKS.items()
         if part != "linkerd2"
         for webhook in webhooks

@@ -326,12 +326,8 @@ def _namespaces(
 ) -> Iterator[Gone]:
     names = snapshot.config.namespaces
     # A namespace whose release stays has to stay as well.
-    needed: dict[str, Part | Dependency] = {
-        names.viz: "linkerd-viz",
-        names.jaeger: "linkerd-jaeger",
-        names.cert_manager: "cert-manager",
-        names.traefik: "traefik",
-    }
+    charts: tuple[Part | Dependency, ...] = (*EXTENSION_CHARTS, "cert-manager", "traefik")
+    needed = {names.of_chart(chart): chart for chart in charts}
     present = {*snapshot.installed.owners, *(r.chart for r in snapshot.dependencies)}
     for name, obj in snapshot.namespaces.items():
         subject, owner = f"Namespace/{name}", owner_of(obj)
@@ -420,11 +416,7 @@ def _injected(snapshot: UninstallSnapshot, goes: Sequence[Gone]) -> Iterator[Fin
         return
     gone = {each.subject for each in goes if each.kind == "object"}
     names = snapshot.config.namespaces
-    own = {
-        {"linkerd-viz": names.viz, "linkerd-jaeger": names.jaeger}.get(g.name, names.linkerd)
-        for g in goes
-        if g.kind == "release"
-    }
+    own = {names.of_chart(g.name) for g in goes if g.kind == "release"}
     left = [
         subject
         for namespace, subjects in sorted(snapshot.injected.items())

@@ -73,7 +73,10 @@ def uninstall_reads(config: MeshConfig, options: UninstallOptions) -> list[Permi
         Permission("list", "secrets"),
         Permission("list", "pods"),
         Permission("list", "namespaces"),
-        *(Permission("list", "deployments", "apps", place) for place in _mesh_places(config)),
+        *(
+            Permission("list", "deployments", "apps", place)
+            for place in config.namespaces.of_linkerd
+        ),
         Permission("list", "customresourcedefinitions", "apiextensions.k8s.io"),
         Permission("get", "configmaps", namespace=names.linkerd, name=ROTATION),
     ]
@@ -96,11 +99,6 @@ def _places(config: MeshConfig) -> list[str]:
     """The namespaces that the configuration has, the control plane's among them."""
     made = [namespace["metadata"]["name"] for namespace in namespaces(config)]
     return list(dict.fromkeys([*made, config.namespaces.linkerd]))
-
-
-def _mesh_places(config: MeshConfig) -> tuple[str, ...]:
-    names = config.namespaces
-    return (names.linkerd, names.viz, names.jaeger)
 
 
 def read_uninstall(mesh: Mesh, options: UninstallOptions, key: str) -> UninstallSnapshot:

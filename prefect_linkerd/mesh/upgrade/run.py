@@ -191,8 +191,7 @@ class Upgrade:
         """Deletes the record and, after the way there, the history of uninstalled extensions."""
         for gone in () if self.is_going_back else self.plan.steps:
             if gone.action == "uninstall":
-                names = self.after.config.namespaces
-                place = names.viz if gone.name == "linkerd-viz" else names.jaeger
+                place = self.after.config.namespaces.of_chart(gone.name)
                 forget(self.after.cluster, gone.name, place)
         end(self.after)
 

@@ -27,9 +27,14 @@ from prefect_linkerd.mesh.identity.issuer import (
 )
 from prefect_linkerd.mesh.install.emojivoto import ensure_emojivoto, own_emojivoto
 from prefect_linkerd.mesh.install.ingress import AUTH_SECRET, ensure_ingress, ingress_objects
-from prefect_linkerd.mesh.install.namespaces import LABELS
 from prefect_linkerd.mesh.install.registry import ensure_pull_secrets, own_pull_secrets
-from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER, Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.client import (
+    FIELD_MANAGER,
+    MADE_HERE,
+    Cluster,
+    Object,
+    name_of,
+)
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import Finding
 from tests.support.advice import follows
@@ -49,7 +54,7 @@ def found(*managers: tuple[str, str], **metadata: Any) -> Object:
 OWN = OwnObject(found(), lambda _: "Leave it.")
 OURS: dict[str, Object | None] = {
     "nothing": None,
-    "labelled": found(("kubectl-edit", "Update"), labels=LABELS),
+    "labelled": found(("kubectl-edit", "Update"), labels=MADE_HERE),
     "applied before there were labels": found((FIELD_MANAGER, "Apply")),
     "edited since": found((FIELD_MANAGER, "Apply"), ("kubectl-edit", "Update")),
     "taken over by an earlier version": found(
@@ -68,7 +73,7 @@ THEIRS: dict[str, tuple[Object, str]] = {
     "Flux, of what was ours": (
         found(
             (FIELD_MANAGER, "Apply"),
-            labels={**LABELS, "kustomize.toolkit.fluxcd.io/name": "apps"},
+            labels={**MADE_HERE, "kustomize.toolkit.fluxcd.io/name": "apps"},
         ),
         "Flux's Kustomization/apps",
     ),
@@ -172,12 +177,12 @@ def test_one_object_of_a_pipelines_is_enough(cluster: Cluster, application: Mesh
 def test_an_earlier_versions_emojivoto_is_ours(cluster: Cluster, application: MeshConfig) -> None:
     for own in own_emojivoto(application):
         made = applied(cluster, own.wanted | _unlabelled(own.wanted), FIELD_MANAGER)
-        assert LABELS.items().isdisjoint((made["metadata"].get("labels") or {}).items())
+        assert MADE_HERE.items().isdisjoint((made["metadata"].get("labels") or {}).items())
     assert findings(cluster, application) == []
     ensure_emojivoto(Mesh(cluster, application))
     for own in own_emojivoto(application):
         there = live(cluster, own.wanted)["metadata"]
-        assert there["labels"].items() >= LABELS.items()
+        assert there["labels"].items() >= MADE_HERE.items()
         assert there.get("generation", 1) == 1
 
 
@@ -205,7 +210,9 @@ def test_a_persons_workloads_are_not_meshed_by_the_namespace(
 
 
 def _unlabelled(obj: Object) -> Object:
-    labels = {key: value for key, value in obj["metadata"]["labels"].items() if key not in LABELS}
+    labels = {
+        key: value for key, value in obj["metadata"]["labels"].items() if key not in MADE_HERE
+    }
     return {"metadata": {**obj["metadata"], "labels": labels}}
 
 
@@ -407,7 +414,7 @@ def keeper(name: str, *managers: tuple[str, str], **metadata: Any) -> Object:
 
 
 def test_of_two_certificates_of_one_secret_somebody_elses_counts() -> None:
-    ours = keeper("a", labels=LABELS)
+    ours = keeper("a", labels=MADE_HERE)
     unlabelled = keeper("b", (FIELD_MANAGER, "Apply"))
     theirs = keeper("c", ("kubectl-create", "Update"))
     other = {**theirs, "spec": {}}

@@ -11,10 +11,10 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.installed import mesh_releases
 from prefect_linkerd.mesh.helm.ownership import Owner, Ownership, decide, owner_of, owner_of_release
-from prefect_linkerd.mesh.helm.records import MADE_HERE, Release, ReleaseRef
+from prefect_linkerd.mesh.helm.records import Release, ReleaseRef
 from prefect_linkerd.mesh.install.dependencies import decide_dependency, own_release
 from prefect_linkerd.mesh.install.namespaces import foreign_owner, lacks, namespaces
-from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER
+from prefect_linkerd.mesh.kubernetes.client import FIELD_MANAGER, MADE_HERE
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 HELM = {"meta.helm.sh/release-name": "mesh", "meta.helm.sh/release-namespace": "infra"}

@@ -13,10 +13,11 @@ from prefect_linkerd.mesh.checks.preflight import preflight
 from prefect_linkerd.mesh.config.model import Dependency, MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.helm.ownership import owner_of
-from prefect_linkerd.mesh.helm.records import MADE_HERE, Release
+from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.install.dependencies import decide_dependency
 from prefect_linkerd.mesh.install.namespaces import lacks, namespaces, refuse_namespace
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.planning.preflight import (
     Finding,

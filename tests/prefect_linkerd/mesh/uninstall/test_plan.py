@@ -10,8 +10,8 @@ import pytest
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.installed import MeshReleases, Part
 from prefect_linkerd.mesh.helm.ownership import OURS, Owner
-from prefect_linkerd.mesh.helm.records import MADE_HERE, Release, ReleaseRef
-from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.helm.records import Release, ReleaseRef
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
@@ -26,7 +26,6 @@ from tests.support.advice import follows, follows_each
 from tests.support.certificates import NOW
 
 PLANE, CRDS, VIZ = "linkerd-control-plane", "linkerd-crds", "linkerd-viz"
-OUR_LABELS = {"app.kubernetes.io/managed-by": "prefect-linkerd"}
 FLUX = Owner("Flux", "Flux's HelmRelease/flux/linkerd", ReleaseRef(PLANE, "linkerd"))
 KEY = "Secret/linkerd/linkerd-trust-anchor"
 
@@ -37,7 +36,7 @@ def release(name: str, namespace: str = "linkerd", **more: Any) -> Release:
 
 def obj(kind: str, name: str, namespace: str | None = "linkerd", **metadata: Any) -> Object:
     placed = {"namespace": namespace} if namespace else {}
-    given = {"labels": OUR_LABELS} | metadata
+    given = {"labels": MADE_HERE} | metadata
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, **placed, **given}}
 
 
