@@ -51,7 +51,7 @@ def verify_meshes(meshes: list[str], options: VerifyOptions = DEFAULTS) -> dict[
     if failed:
         raise MeshUnhealthy(
             f"{len(failed)} of {len(states)} meshes",
-            expected="every check to hold",
+            expected="every check to pass",
             found="; ".join(f"{name}: {state.message}" for name, state in failed.items()),
             remedy="Look at the run of each.",
         )

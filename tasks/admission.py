@@ -29,7 +29,10 @@ def declined(mesh: LinkerdMesh) -> str:
     )
 
 
-@step("window", description="Whether the maintenance window is open; else a run when it opens.")
+@step(
+    "window",
+    description="Checks the maintenance window; if it is closed, schedules a run for later.",
+)
 def postponed(mesh: LinkerdMesh, plan: UpgradePlan) -> bool:
     """Whether the upgrade was put off to the next window, as a scheduled run of the deployment.
 
@@ -48,7 +51,7 @@ def postponed(mesh: LinkerdMesh, plan: UpgradePlan) -> bool:
             found=f"that it opens at {opening:%Y-%m-%d %H:%M} UTC",
             remedy="Run a deployment, which waits for the window, or accept `window`.",
         )
-    get_run_logger().warning("The maintenance window is shut: put off until %s", opening)
+    get_run_logger().warning("The maintenance window is closed: postponed until %s", opening)
     return True
 
 

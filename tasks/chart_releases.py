@@ -41,7 +41,7 @@ class KnownCharts(Block):
     _description = "Which Linkerd releases a chart repository had when it was last looked at."
 
     source: str = Field(title="Repository", description="Its address.")
-    etag: str = Field(default="", title="ETag", description="Of its index at the last look.")
+    etag: str = Field(default="", title="ETag", description="Of its index at the last poll.")
     versions: list[str] = Field(
         default_factory=list[str],
         title="Versions",
@@ -93,7 +93,7 @@ def find_releases(source: str) -> list[str]:
     new, after = new_releases(known, answer, source)
     log = get_run_logger()
     if known is None:
-        log.info("First look at %s: %d releases noted", source, len(after.versions))
+        log.info("First poll of %s: %d releases recorded", source, len(after.versions))
     if new:
         asyncio.run(_send([_released(release, source) for release in new]))
     if after != known:
@@ -103,7 +103,7 @@ def find_releases(source: str) -> list[str]:
     return [str(release.version) for release in new]
 
 
-@step("alert", run_name="alert of {source}", description="Says that a repository is broken.")
+@step("alert", run_name="alert of {source}", description="Reports that a repository is broken.")
 def alert(source: str, error: ChartError) -> None:
     event = Event(
         event=BROKEN,

@@ -11,7 +11,9 @@ from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.step import step
 
 
-@step("emojivoto", description="The demonstration application, meshed, with its rollout awaited.")
+@step(
+    "emojivoto", description="Deploys the demo application with proxies, and waits for its rollout."
+)
 def emojivoto(mesh: Mesh) -> list[str]:
     """The names of its workloads."""
     workloads = ensure_emojivoto(mesh)

@@ -63,7 +63,7 @@ class Turn:
         return "failed" if datetime.now(UTC) - created > limit else "running"
 
 
-@step("plan fleet", description="The meshes of the fleet, by waves.")
+@step("plan fleet", description="The meshes of the fleet, in waves.")
 def plan_waves(deployment: str, meshes: list[str], options: FleetOptions) -> FleetPlan:
     """The waves of the saved meshes.
 

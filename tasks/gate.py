@@ -9,7 +9,10 @@ from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 
 
-@step("verify", description="Every check of verify_mesh, at the version that the mesh should have.")
+@step(
+    "verify",
+    description="Runs every check of verify_mesh, for the version that the mesh should have.",
+)
 def verify(mesh: Mesh, *, patience: float = 0.0) -> Report:
     """The report, with warnings at most: an outdated version or a lost chart source is no error.
 

@@ -9,7 +9,7 @@ from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 
 
-@step("ingress", description="Middlewares, routes and the dashboard's password.")
+@step("ingress", description="Creates middlewares, routes and the dashboard's password.")
 def ingress(mesh: Mesh) -> list[str]:
     """The names of the ingress objects, as `Kind/namespace/name`."""
     names = [name_of(obj) for obj in ensure_ingress(mesh)]

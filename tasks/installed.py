@@ -20,7 +20,7 @@ from prefect_linkerd.tasks.preflight import Charts
 from prefect_linkerd.tasks.step import step
 
 
-@step("verify", description="Every check of verify_mesh, on the mesh's own namespaces.")
+@step("verify", description="Runs every check of verify_mesh on the mesh's own namespaces.")
 def verify(mesh: Mesh, charts: Charts) -> Installed:
     """What is installed; also as a markdown and a table artifact.
 

@@ -16,7 +16,9 @@ from prefect_linkerd.tasks.step import step
 from prefect_linkerd.tasks.trust_anchor import key_store
 
 
-@step("issuer", description="The intermediate that signs every proxy's certificate.")
+@step(
+    "issuer", description="Adopts or issues the intermediate that signs every proxy's certificate."
+)
 def issuer(mesh: Mesh, anchor: TrustAnchor) -> Issuer:
     store = key_store(mesh)
     now = datetime.now(UTC)

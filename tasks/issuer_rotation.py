@@ -65,7 +65,7 @@ def why_no_probe(mesh: Mesh, before: CertificateInfo | None) -> str:
     return issuer_rotation.why_no_probe(before, mesh.cluster.clock())
 
 
-@step("issuer", description="A new issuer, and that identity has loaded it.")
+@step("issuer", description="Creates a new issuer, and waits until identity has loaded it.")
 def rotate_the_issuer(
     mesh: Mesh,
     claim: RotationClaim,

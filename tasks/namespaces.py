@@ -9,7 +9,10 @@ from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 
 
-@step("namespaces", description="Every namespace, with the labels Linkerd wants, and pull secrets.")
+@step(
+    "namespaces",
+    description="Creates every namespace, with the labels that Linkerd needs, and pull secrets.",
+)
 def namespaces(mesh: Mesh) -> list[str]:
     """The namespaces that were made or changed."""
     changed = ensure_namespaces(mesh)

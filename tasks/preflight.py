@@ -40,7 +40,10 @@ class PlannedBootstrap:
     facts: ClusterFacts
 
 
-@step("preflight", description="Whether the cluster can take the mesh, and what would change.")
+@step(
+    "preflight",
+    description="Checks whether the cluster can take the mesh, and plans what would change.",
+)
 def plan(mesh: Mesh, charts: Charts, accept: frozenset[str]) -> PlannedBootstrap:
     """Also as a markdown artifact; changes nothing.
 

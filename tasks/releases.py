@@ -30,7 +30,7 @@ def release(
 @step(
     "dependency",
     run_name="{name}",
-    description="Uses what the cluster has, or keeps a Helm release of it.",
+    description="Uses what the cluster has, or installs and upgrades a Helm release of it.",
 )
 def dependency(mesh: Mesh, name: Dependency, facts: ClusterFacts) -> ReleaseOutcome | None:
     """None where somebody else installed it, and it is used as it is."""
@@ -38,7 +38,7 @@ def dependency(mesh: Mesh, name: Dependency, facts: ClusterFacts) -> ReleaseOutc
     if found.chart is not None:
         return _reconcile(mesh, found.chart, facts, "", found.at)
     get_run_logger().info(
-        "%s is there already (%s) and is used as it is; nothing of it is written",
+        "%s is there already (%s) and is used as it is; nothing of it is changed",
         name,
         ", ".join(found.owners) or "no Helm release",
     )

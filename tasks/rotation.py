@@ -30,7 +30,7 @@ from prefect_linkerd.tasks.traffic import told
 from prefect_linkerd.tasks.trust_anchor import key_ring, load_secret
 
 
-@step("plan", description="Checks what was given against what is there, and plans the rotation.")
+@step("plan", description="Checks the input against the cluster, and plans the rotation.")
 def plan_rotation(
     mesh: Mesh, new_anchor: NewAnchor, options: RotationOptions, action: Action
 ) -> RotationPlan:
@@ -44,11 +44,11 @@ def plan_rotation(
         plan = inspect_rotation(mesh, key_ring(mesh), new, options, action, mesh.cluster.clock())
     log = get_run_logger()
     for trouble in plan.troubles:
-        log.warning("Not well: %s", trouble)
+        log.warning("Unhealthy: %s", trouble)
     for warning in plan.warnings:
         log.warning("%s", warning)
     for item in plan.by_hand:
-        log.warning("To be done by a person: %s", item)
+        log.warning("To be done manually: %s", item)
     create_markdown_artifact(
         plan_markdown(mesh.name, plan),
         key=mesh_key(mesh.name, "rotation-plan"),
@@ -117,7 +117,7 @@ def _owner() -> str:
     return f"{outside().owner} {uuid4()}".strip()
 
 
-@step("prepare", description="Keeps the new anchor's key, and writes down what is to be done.")
+@step("prepare", description="Stores the new anchor's key, and records what is to be done.")
 def begin(rotation: Rotation, new_anchor: NewAnchor, action: Action) -> RotationRecord:
     record = rotation.begin(with_key(new_anchor), action)
     get_run_logger().info("Goal: trust anchor sha256 %s", record.goal)
@@ -132,7 +132,10 @@ def was_done_meanwhile(rotation: Rotation, plan: RotationPlan) -> bool:
     return is_done
 
 
-@step("next phase", description="Which phase's proof does not hold yet, by the cluster itself.")
+@step(
+    "next phase",
+    description="Finds the first phase that is not complete yet, from the cluster itself.",
+)
 def upcoming(rotation: Rotation, action: Action) -> PhaseName:
     return rotation.next_phase(recover=action == "recover")
 
@@ -149,13 +152,13 @@ def approve(phase: PhaseName, options: RotationOptions) -> None:
     await_approval(f"phase {phase}: {words.does}", options.approval_hours)
 
 
-@step("phase", run_name="{phase}", description="One phase, and its proof.")
+@step("phase", run_name="{phase}", description="Carries out one phase and verifies it.")
 def advance(mesh: Mesh, rotation: Rotation, phase: PhaseName, action: Action) -> None:
     with RolloutProgress(mesh.name, phase) as progress, told(mesh.name, lambda: rotation.traffic):
         rotation.advance(phase, progress, recover=action == "recover")
 
 
-@step("done", description="Verifies the mesh, forgets the other keys and tells the story.")
+@step("done", description="Verifies the mesh, deletes the other keys and reports what was done.")
 def finish(mesh: Mesh, rotation: Rotation, plan: RotationPlan) -> RotationRecord:
     rotation.finish()
     record, requests = rotation.record, rotation.probe.outcome
@@ -168,7 +171,7 @@ def finish(mesh: Mesh, rotation: Rotation, plan: RotationPlan) -> RotationRecord
     get_run_logger().info("Probe: %s", requests.sentence)
     if mesh.config.trust_anchor.brought:
         get_run_logger().warning(
-            "The mesh's configuration still brings its old trust anchor: empty "
-            "trust_anchor.certificate and private_key, or bring the new one"
+            "The mesh's configuration still provides the old trust anchor: remove "
+            "trust_anchor.certificate and private_key, or provide the new one"
         )
     return record

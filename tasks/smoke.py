@@ -52,7 +52,9 @@ def leftovers(mesh: Mesh, options: SmokeOptions) -> list[str]:
     namespace = options.namespace or mesh.config.namespaces.emojivoto
     removed = clear_leftovers(mesh.cluster, SMOKE, namespace)
     if removed:
-        get_run_logger().warning("Removed what dead smoke tests left: %s", ", ".join(removed))
+        get_run_logger().warning(
+            "Removed what smoke tests that died left behind: %s", ", ".join(removed)
+        )
     return removed
 
 

@@ -107,7 +107,7 @@ def key_ring(mesh: Mesh) -> KeyRing:
     )
 
 
-@step("trust anchor", description="Adopts, takes or makes the root of trust; never replaces one.")
+@step("trust anchor", description="Adopts or creates the trust anchor; never replaces one.")
 def trust_anchor(mesh: Mesh) -> TrustAnchor:
     store = key_store(mesh)
     anchor = ensure_trust_anchor(mesh, store, datetime.now(UTC))

@@ -20,7 +20,7 @@ from prefect_linkerd.tasks.rotation import claimed_mesh
 from prefect_linkerd.tasks.step import step
 
 
-@step("plan", description="Reads what is there and says what goes and what stays, and why.")
+@step("plan", description="Plans what is removed and what stays, and why.")
 def plan_to_uninstall(
     mesh: Mesh, options: UninstallOptions, accept: frozenset[str]
 ) -> UninstallPlan:
@@ -32,7 +32,7 @@ def plan_to_uninstall(
     create_markdown_artifact(
         uninstall_markdown(plan),
         key=mesh_key(mesh.name, "uninstall-plan"),
-        description=f"What would be uninstalled of mesh {mesh.name}",
+        description=f"What would be uninstalled from mesh {mesh.name}",
     )
     return plan
 
@@ -87,7 +87,7 @@ def delete_namespaces(uninstall: Uninstall) -> None:
     uninstall.delete_namespaces()
 
 
-@step("gone", description="Says what is gone, what stays, and where the key is.")
+@step("gone", description="Reports what was removed, what stays, and where the key is.")
 def tell_uninstalled(uninstall: Uninstall) -> None:
     mesh, plan = uninstall.mesh, uninstall.plan
     create_markdown_artifact(

@@ -27,7 +27,10 @@ from prefect_linkerd.tasks.step import step
 from prefect_linkerd.tasks.traffic import told
 
 
-@step("choose version", description="The version to go to, by name or by the mesh's policy.")
+@step(
+    "choose version",
+    description="Chooses the version to upgrade to, by name or by the mesh's policy.",
+)
 def choose_target(mesh: Mesh, to: str | None) -> LinkerdVersion:
     """A named one; else that of an upgrade in progress; else the newest that the policy wants."""
     if to is not None:
@@ -45,7 +48,7 @@ def _permitted(mesh: Mesh) -> AbstractContextManager[None]:
     )
 
 
-@step("plan", description="What the upgrade would change, and what blocks it.")
+@step("plan", description="Plans what the upgrade would change, and finds what blocks it.")
 def plan(mesh: Mesh, target: LinkerdVersion, accept: frozenset[str]) -> PlannedUpgrade:
     """Also as a markdown artifact; changes nothing."""
     with _permitted(mesh):
@@ -60,12 +63,14 @@ def plan(mesh: Mesh, target: LinkerdVersion, accept: frozenset[str]) -> PlannedU
     return planned
 
 
-@step("record", description="Keeps the way back: every release's revision, in one ConfigMap.")
+@step("record", description="Records every release's revision, to roll back to, in one ConfigMap.")
 def begin(upgrade: Upgrade) -> None:
     upgrade.begin()
 
 
-@step("plan", description="Which releases go back to which revision, and what cannot.")
+@step(
+    "plan", description="Plans which releases roll back to which revision, and finds what cannot."
+)
 def plan_going_back(mesh: Mesh, accept: frozenset[str]) -> BackPlan | None:
     """The way back of a completed upgrade; None where one is in progress, which has its own.
 
@@ -84,14 +89,14 @@ def plan_going_back(mesh: Mesh, accept: frozenset[str]) -> BackPlan | None:
     return made
 
 
-@step("record", description="Keeps what goes back where, in one ConfigMap.")
+@step("record", description="Records what is rolled back, and to which revision, in one ConfigMap.")
 def begin_going_back(mesh: Mesh, made: BackPlan) -> None:
     """Called with the right to change the mesh; from here on any run goes back to the end."""
     if made.record is not None:
         records.begin(mesh, made.record)
 
 
-@step("chart split", description="Gives the objects of release linkerd2 to the two new releases.")
+@step("chart split", description="Moves the objects of release linkerd2 to the two new releases.")
 def split_chart(upgrade: Upgrade) -> list[str]:
     """The objects whose owner changed; nothing else of them does."""
     moved = upgrade.split_chart()
@@ -110,7 +115,9 @@ def keep_crds(upgrade: Upgrade) -> list[str]:
     return upgrade.keep_crds()
 
 
-@step("namespaces", description="The namespaces' labels and annotations, as the version wants.")
+@step(
+    "namespaces", description="Sets the namespaces' labels and annotations that the version needs."
+)
 def fix_namespaces(upgrade: Upgrade) -> list[str]:
     return upgrade.fix_namespaces()
 
@@ -122,7 +129,9 @@ def uninstall(upgrade: Upgrade, name: str) -> None:
     upgrade.uninstall(name)
 
 
-@step("soak", description="Lets the new control plane run for a while.")
+@step(
+    "soak", description="Lets the new control plane run for a while before the data plane follows."
+)
 def soak(upgrade: Upgrade) -> None:
     """Counted from when the control plane was ready, also over an interruption."""
     until = upgrade.begin_soak()
@@ -131,22 +140,25 @@ def soak(upgrade: Upgrade) -> None:
         upgrade.soak(until, progress)
 
 
-@step("data plane", description="Restarts every workload with another proxy, batch by batch.")
+@step(
+    "data plane",
+    description="Restarts every workload whose proxy has another version, batch by batch.",
+)
 def move_data_plane(upgrade: Upgrade) -> Restarted:
     """Until every proxy is of the wanted version, save those to be restarted manually."""
     name, log = upgrade.goal.name, get_run_logger()
     with RolloutProgress(name, "data plane") as progress, told(name, lambda: upgrade.traffic):
         done = upgrade.move_data_plane(progress)
     for left in done.by_hand:
-        log.warning("To be done by a person: %s", left)
+        log.warning("To be done manually: %s", left)
     for left in upgrade.left_alone():
         log.warning("%s, and was left alone", left)
     return done
 
 
-@step("turn back", description="Records that the upgrade goes back, and why.")
+@step("turn back", description="Records that the upgrade rolls back, and why.")
 def turn_back(upgrade: Upgrade, reason: str) -> None:
-    get_run_logger().error("The upgrade goes back: %s", reason)
+    get_run_logger().error("The upgrade rolls back: %s", reason)
     upgrade.turn_back(reason)
 
 
@@ -165,13 +177,15 @@ def end(upgrade: Upgrade) -> None:
     upgrade.end()
 
 
-@step("arrived", description="Says that the mesh is upgraded, and keeps its version in its block.")
+@step(
+    "arrived", description="Reports that the mesh is upgraded, and saves its version in its block."
+)
 def arrived(upgrade: Upgrade, verified: Report) -> None:
     _tell(upgrade, verified)
     keep_version(upgrade.after)
 
 
-@step("went back", description="Says that the mesh is at its former version again, and why.")
+@step("went back", description="Reports that the mesh is at its former version again, and why.")
 def went_back(upgrade: Upgrade, verified: Report) -> None:
     _tell(upgrade, verified)
 

@@ -40,7 +40,7 @@ from prefect_linkerd.tasks.outside import (
 from prefect_linkerd.tasks.step import step
 
 
-@step("checks", description="Reads the mesh once and judges it by every check.")
+@step("checks", description="Reads the mesh once and runs every check.")
 def checks(mesh: Mesh, options: VerifyOptions) -> Report:
     """What the checks say. The snapshot stays here: it is large, and old at once."""
     snapshot = read_snapshot(mesh, permissions="pre" in options.scopes)
@@ -79,7 +79,7 @@ def publish(mesh: Mesh, report: Report, options: VerifyOptions) -> None:
     send([verdict, *overdue_notices(report), *certificate_notices(mesh.name, due)])
 
 
-@step("certificates", description="Reads the mesh's certificates and says which end soon.")
+@step("certificates", description="Reads the mesh's certificates and reports which expire soon.")
 def certificates(mesh: Mesh, thresholds: ExpiryThresholds) -> tuple[Expiring, ...]:
     """The certificates with fewer days left than a threshold; also as a picture and as events."""
     found = read_expiries(mesh)
@@ -98,7 +98,7 @@ def _timeline(mesh: Mesh, found: Sequence[Expiry]) -> None:
     create_image_artifact(
         f"data:image/svg+xml;base64,{encoded}",
         key=mesh_key(mesh.name, "certificates"),
-        description=f"When the certificates of mesh {mesh.name} end",
+        description=f"When the certificates of mesh {mesh.name} expire",
     )
 
 

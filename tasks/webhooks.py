@@ -22,14 +22,14 @@ def inspect_webhooks(mesh: Mesh) -> dict[str, Certificates]:
     return webhooks.inspect_webhooks(mesh)
 
 
-@step("plan", description="Says which certificates would be renewed; changes nothing.")
+@step("plan", description="Reports which certificates would be renewed; changes nothing.")
 def webhooks_outlook(mesh: Mesh) -> DryRun:
     plan = webhooks.read_renewal(mesh)
     return DryRun(
         f"New webhook certificates of mesh {mesh.name}",
         (
             *(
-                f"Helm release {each.release.ref} is upgraded to what it is, which renews "
+                f"Helm release {each.release.ref} is upgraded to its own version, which renews "
                 f"{', '.join(sorted(each.secrets))}"
                 for each in plan.releases
             ),
@@ -50,7 +50,10 @@ def approve_webhooks(options: WebhookOptions) -> None:
         )
 
 
-@step("webhooks", description="Upgrades each release to what it is, which renews them.")
+@step(
+    "webhooks",
+    description="Upgrades each release to its own version, which renews its certificates.",
+)
 def renew_webhooks(
     mesh: Mesh, claim: RotationClaim, before: dict[str, Certificates]
 ) -> WebhookRenewal:

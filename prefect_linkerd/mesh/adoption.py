@@ -244,7 +244,7 @@ def find_control_plane(cluster: Cluster) -> tuple[str, str]:
         expected="one control plane in the cluster",
         found=f"one in each of {', '.join(found)}" if found else "none",
         remedy="Choose another kubeconfig or context"
-        + ("." if found else ", or install a mesh by bootstrap."),
+        + ("." if found else ", or install a mesh with bootstrap."),
     )
 
 

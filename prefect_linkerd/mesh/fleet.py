@@ -28,22 +28,22 @@ class FleetOptions(Section):
         ge=1,
         le=200,
         title="At once",
-        description="How many meshes at most have their run at the same time. The deployment's "
-        "own concurrency limit holds, too.",
+        description="How many meshes may run at the same time. The deployment's own concurrency "
+        "limit applies, too.",
     )
     max_failures: int = Field(
         default=0,
         ge=0,
         title="Failures allowed",
-        description="With more failed meshes than this no other one is begun; those that have "
-        "begun are waited for.",
+        description="Once more meshes than this have failed, no other mesh is started; those "
+        "already running are waited for.",
     )
     minutes: int = Field(
         default=24 * 60,
         ge=1,
         title="Minutes for a mesh",
-        description="With no result after this number of minutes, waits for a worker or approval "
-        "included, a mesh counts as failed. Its run continues by itself.",
+        description="A mesh with no result after this number of minutes counts as failed; time "
+        "spent waiting for a worker or approval counts. Its run continues.",
     )
 
     @model_validator(mode="after")

@@ -549,7 +549,7 @@ def restart_data_plane(
         str(next(iter(left or done), "data plane")),
         expected="pods that need no restart, after a restart",
         found=f"that they still do, after {ATTEMPTS} more",
-        remedy="Look at the proxy injector: it may not see the cluster's present state.",
+        remedy="Look at the proxy injector: what it knows of the cluster may be out of date.",
     )
 
 

@@ -59,9 +59,9 @@ def _alone() -> Generator[None]:
     except Timeout:
         raise InvalidInput(
             "fleet",
-            expected="no other fleet from a terminal of this user",
+            expected="no other fleet run from a terminal of this user",
             found="one that runs",
-            remedy="Wait until it is over.",
+            remedy="Wait until it finishes.",
         ) from None
     try:
         yield

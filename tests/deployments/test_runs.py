@@ -25,7 +25,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 }
 MESH = {"mesh": {"$ref": {"block_document_slug": "linkerd-mesh/nowhere"}}}
 SAYS = {
-    "verify_meshes": "1 of 1 meshes: expected every check to hold, found nowhere: ",
+    "verify_meshes": "1 of 1 meshes: expected every check to pass, found nowhere: ",
     "fleet": "found nobody. Save the blocks",
     "watch_charts": "chart source no/such/folder: expected a folder with charts",
 }

@@ -80,7 +80,7 @@ def test_advice_about_the_files_of_a_fleet(
     assert has_server()
 
 
-@follows("Wait until it is over.")
+@follows("Wait until it finishes.")
 def test_advice_about_a_second_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     home().mkdir(parents=True)

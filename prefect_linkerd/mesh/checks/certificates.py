@@ -94,7 +94,7 @@ def _anchor_name(info: CertificateInfo) -> str:
 
 
 @certificates.check(
-    "pl-anchor-days-left", "trust anchors have 30 days or a third of their life left", "warning"
+    "pl-anchor-days-left", "trust anchors have 30 days or a third of their lifetime left", "warning"
 )
 def anchor_days_left(snapshot: Snapshot) -> Problems:
     if not snapshot.trust_bundle:
@@ -104,7 +104,7 @@ def anchor_days_left(snapshot: Snapshot) -> Problems:
 
 
 @certificates.check(
-    "pl-issuer-days-left", "the issuer has 30 days or a third of its life left", "warning"
+    "pl-issuer-days-left", "the issuer has 30 days or a third of its lifetime left", "warning"
 )
 def issuer_days_left(snapshot: Snapshot) -> Problems:
     remedy = "Run rotate_issuer."
@@ -113,7 +113,7 @@ def issuer_days_left(snapshot: Snapshot) -> Problems:
 
 @certificates.check(
     "pl-webhook-days-left",
-    "webhook certificates have 30 days or a third of their life left",
+    "webhook certificates have 30 days or a third of their lifetime left",
     "warning",
 )
 def webhook_days_left(snapshot: Snapshot) -> Problems:
@@ -126,7 +126,7 @@ def webhook_days_left(snapshot: Snapshot) -> Problems:
 
 @certificates.check(
     "pl-webhook-ca-days-left",
-    "CAs of webhook certificates have 30 days or a third of their life left",
+    "CAs of webhook certificates have 30 days or a third of their lifetime left",
     "warning",
 )
 def webhook_ca_days_left(snapshot: Snapshot) -> Problems:
@@ -207,7 +207,7 @@ def anchor_dropped(snapshot: Snapshot) -> Problems:
     yield Problem(where, f"{text}: {named}", remedy)
 
 
-@certificates.check(ANCHOR_OVERDUE, "proxies have forgotten a dropped anchor by its date")
+@certificates.check(ANCHOR_OVERDUE, "proxies have dropped the old anchor by its deadline")
 def anchor_overdue(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
     record = record_of(snapshot.config_maps.get(f"{namespace}/{RECORD}"))
@@ -244,7 +244,7 @@ def certificate_ready(snapshot: Snapshot) -> Problems:
             )
 
 
-@certificates.check("pl-certificate-renewal", "cert-manager renews in time", "warning")
+@certificates.check("pl-certificate-renewal", "cert-manager renews certificates in time", "warning")
 def certificate_renewal(snapshot: Snapshot) -> Problems:
     for certificate in snapshot.certificates:
         if due := overdue(certificate, snapshot.now):

@@ -17,7 +17,7 @@ from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 crd = Category[Snapshot]("linkerd-crd", "crds")
 config = Category[Snapshot]("linkerd-config", "control-plane")
 
-AGAIN = "Have Helm make it again: `helm rollback` of the release to its present revision."
+AGAIN = "Have Helm create it again: `helm rollback` of the release to its current revision."
 """Bootstrap leaves a release alone that is deployed with the wanted chart and values."""
 COMPONENTS = ("destination", "identity", "proxy-injector")
 SERVICE_ACCOUNTS = tuple(f"linkerd-{component}" for component in COMPONENTS)
@@ -27,7 +27,7 @@ SERVICE_ACCOUNTS = tuple(f"linkerd-{component}" for component in COMPONENTS)
 def existence_ns(snapshot: Snapshot) -> Problems:
     name = snapshot.config.namespaces.linkerd
     if name not in snapshot.namespaces:
-        yield Problem(f"Namespace/{name}", "it does not exist", "Install Linkerd by bootstrap.")
+        yield Problem(f"Namespace/{name}", "it does not exist", "Install Linkerd with bootstrap.")
 
 
 def _rbac_names(snapshot: Snapshot) -> list[str]:

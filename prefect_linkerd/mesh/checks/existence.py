@@ -89,7 +89,7 @@ def api_control_ready(snapshot: Snapshot) -> Problems:
         running = [pod for pod in pods if component_of(pod) == component]
         subject = f"Deployment/{namespace}/linkerd-{component}"
         if not running:
-            text = "no pod of it is running"
+            text = "none of its pods is running"
             yield Problem(subject, text, "Look at its pods and their events.")
         # One that is ready is enough.
         elif all(unready(pod) for pod in running):

@@ -19,7 +19,7 @@ extension_webhooks = Category[Snapshot]("pl-extension-webhooks", "beyond")
 
 
 @extension_webhooks.check(
-    "pl-extension-webhook-authority", "extensions' injectors are verified by their caBundle"
+    "pl-extension-webhook-authority", "extensions' injectors match their caBundle"
 )
 def extension_webhook_authority(snapshot: Snapshot) -> Problems:
     for name in INJECTORS:

@@ -69,4 +69,6 @@ def extension_namespaces(snapshot: Snapshot) -> Problems:
     for label, names in by_extension.items():
         if len(names) > 1:
             text = f"label {EXTENSION}={label} is on more than one namespace: {', '.join(names)}"
-            yield Problem(f"Namespace/{names[0]}", text, "Keep it on the extension's own.")
+            yield Problem(
+                f"Namespace/{names[0]}", text, "Keep the label on the extension's own namespace."
+            )

@@ -31,11 +31,11 @@ EXPIRING_SOON = timedelta(days=60)
 """Source: linkerd2 `pkg/issuercerts`, `expirationWarningThresholdInDays`."""
 
 ROTATE = "Run rotate_anchor."
-RECOVER = "Check the clock; where it has ended, run rotate_anchor with recover."
+RECOVER = "Check the clock. If it has expired, run rotate_anchor with recover."
 RESTORE = "Put the mesh's trust anchors there again, in PEM."
-ISSUE = "Run bootstrap, which issues one; where cert-manager keeps it, look at its Certificate."
+ISSUE = "Run bootstrap, which issues one; if cert-manager manages it, look at its Certificate."
 REISSUE = (
-    "Delete the Secret and run bootstrap again, which issues a new one; where cert-manager keeps "
+    "Delete the Secret and run bootstrap again, which issues a new one; if cert-manager manages "
     "it, renew its Certificate (cmctl renew)."
 )
 

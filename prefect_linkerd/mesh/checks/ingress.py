@@ -17,13 +17,13 @@ Backend = tuple[str, str, int | str | None]
 """Namespace and name of a Service, and its port by number or name."""
 
 
-@ingress.check("pl-ingress-backend", "ingress objects lead to Services that exist", "warning")
+@ingress.check("pl-ingress-backend", "ingress objects route to Services that exist", "warning")
 def ingress_backend(snapshot: Snapshot) -> Problems:
     services = _services(snapshot)
     for obj, (namespace, name, port) in _backends(snapshot):
         service = services.get((namespace, name))
         if service is None:
-            text = f"it leads to Service/{namespace}/{name}, which does not exist"
+            text = f"it routes to Service/{namespace}/{name}, which does not exist"
         elif service.ports and port not in {None, *_ports(service)}:
             text = f"it leads to port {port} of Service/{namespace}/{name}, which has no such port"
         else:
@@ -31,7 +31,7 @@ def ingress_backend(snapshot: Snapshot) -> Problems:
         yield Problem(name_of(obj), text, "Fix its backend, or delete it.")
 
 
-@ingress.check("pl-ingress-endpoints", "ingress objects lead to pods that are ready", "warning")
+@ingress.check("pl-ingress-endpoints", "ingress objects route to pods that are ready", "warning")
 def ingress_endpoints(snapshot: Snapshot) -> Problems:
     services = _services(snapshot)
     for obj, (namespace, name, _port) in _backends(snapshot):
@@ -42,7 +42,7 @@ def ingress_endpoints(snapshot: Snapshot) -> Problems:
         if not snapshot.endpoints.get(f"{namespace}/{name}"):
             yield Problem(
                 name_of(obj),
-                f"it leads to Service/{namespace}/{name}, which has no pod that is ready",
+                f"it routes to Service/{namespace}/{name}, which has no pod that is ready",
                 "Look at the pods that the Service selects.",
             )
 

@@ -19,13 +19,13 @@ DEFAULT_SCOPES: tuple[Scope, ...] = ("control-plane", "cni", "proxy", "viz", "ja
 
 
 class ExpiryThresholds(Section):
-    """How long before its end a certificate is worth a word."""
+    """How long before its expiry a certificate is announced."""
 
     days: list[int] = Field(
         default=[60, 30, 7],
         title="Thresholds (days)",
-        description="An event is sent for a certificate with fewer days left than one of these; "
-        "it names the smallest.",
+        description="A certificate with fewer days left than one of these sends an event, which "
+        "names the smallest.",
     )
 
     @field_validator("days")
@@ -42,38 +42,38 @@ class VerifyOptions(Section):
     scopes: list[Scope] = Field(
         default=list(DEFAULT_SCOPES),
         title="Checks",
-        description="By the linkerd command that has them: control-plane (linkerd check), proxy "
-        "(check --proxy), cni, viz, jaeger, pre (check --pre, before an installation), crds (check "
-        "--crds, between the two charts), and our own (beyond).",
+        description="Named after the linkerd command that runs them: control-plane (linkerd "
+        "check), proxy (check --proxy), cni, viz, jaeger, pre (check --pre, before an "
+        "installation), crds (check --crds, between the two charts), and our own (beyond).",
     )
     ignore: list[str] = Field(
         default_factory=list[str],
         title="Ignored checks",
-        description="Ids of checks that are run and shown, but do not count, such as "
+        description="Ids of checks that run and are shown, but do not count, such as "
         "l5d-version-control.",
     )
     thresholds: ExpiryThresholds = Field(
         default_factory=ExpiryThresholds,
         title="Certificate expiry",
-        description="When an ending certificate is announced.",
+        description="When an expiring certificate is announced.",
     )
     json_file: Path | None = Field(
         default=None,
         title="JSON file",
-        description="Where to write the report in the shape of `linkerd check --output json`, on "
+        description="Where to write the report, in the format of `linkerd check --output json`, on "
         "the machine where the flow runs.",
     )
     metrics_file: Path | None = Field(
         default=None,
         title="Metrics file",
-        description="Where to write metrics in Prometheus's text form, for a textfile collector.",
+        description="Where to write metrics in Prometheus's text format, for a textfile collector.",
     )
 
     metrics_gateway: str | None = Field(
         default=None,
         title="Pushgateway",
         description="The address of a Prometheus Pushgateway that gets the metrics of every run, "
-        "such as http://pushgateway.monitoring:9091. An unreachable gateway fails no run.",
+        "such as http://pushgateway.monitoring:9091. An unreachable gateway does not fail the run.",
     )
 
     @field_validator("metrics_gateway")
@@ -83,7 +83,7 @@ class VerifyOptions(Section):
             return None
         url = urlsplit(value)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"{value!r} is no address: write http://HOST:PORT")
+            raise ValueError(f"{value!r} is not an address: write http://HOST:PORT")
         if url.username or url.password:
             raise ValueError(
                 "an address with a password would be shown in logs: let the network or a proxy "

@@ -43,7 +43,7 @@ def absent(pods: Iterable[Pod], components: Iterable[str], namespace: str) -> Pr
         if component not in there:
             yield Problem(
                 f"Deployment/{namespace}/{component}",
-                "there is no pod of it",
+                "it has no pods",
                 "Look at the events of the Deployment and its ReplicaSet. Where it is gone: "
                 + AGAIN,
             )

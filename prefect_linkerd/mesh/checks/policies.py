@@ -44,7 +44,7 @@ def server_selects(snapshot: Snapshot) -> Problems:
 
 
 @policies.check(
-    "pl-server-authorization-selects", "ServerAuthorizations are for a Server", "warning"
+    "pl-server-authorization-selects", "ServerAuthorizations have a Server that exists", "warning"
 )
 def server_authorization_selects(snapshot: Snapshot) -> Problems:
     for authorization in _of(snapshot, "ServerAuthorization"):
@@ -65,7 +65,7 @@ def server_authorization_selects(snapshot: Snapshot) -> Problems:
 
 
 @policies.check(
-    "pl-authorization-policy-target", "AuthorizationPolicies are for something", "warning"
+    "pl-authorization-policy-target", "AuthorizationPolicies have a target that exists", "warning"
 )
 def authorization_policy_target(snapshot: Snapshot) -> Problems:
     for policy in _of(snapshot, "AuthorizationPolicy"):
@@ -96,12 +96,12 @@ def authorization_policy_authentication(snapshot: Snapshot) -> Problems:
                 yield Problem(
                     name_of(policy),
                     f"it requires {_reference(reference, namespace)}, which does not exist, "
-                    "so nobody is let in by it",
+                    "so it admits no one",
                     "Create what it requires, or fix the reference.",
                 )
 
 
-@policies.check("pl-route-parent", "routes of the mesh have their parents", "warning")
+@policies.check("pl-route-parent", "the mesh's routes have parents that exist", "warning")
 def route_parent(snapshot: Snapshot) -> Problems:
     for route, parents in _mesh_routes(snapshot):
         namespace = route["metadata"]["namespace"]
@@ -114,7 +114,7 @@ def route_parent(snapshot: Snapshot) -> Problems:
                 )
 
 
-@policies.check("pl-route-backend", "routes of the mesh have their backends", "warning")
+@policies.check("pl-route-backend", "the mesh's routes have backends that exist", "warning")
 def route_backend(snapshot: Snapshot) -> Problems:
     services = {f"{s.namespace}/{s.name}": s for s in snapshot.services}
     for route, _parents in _mesh_routes(snapshot):

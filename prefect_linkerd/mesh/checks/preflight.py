@@ -101,7 +101,7 @@ def clocks_agree(found: Installation) -> Problems:
     if skew > MAX_CLOCK_SKEW:
         yield Problem(
             "clock",
-            f"the API server's and this machine's differ by {skew.total_seconds():.0f} s",
+            f"the API server's clock and this machine's differ by {skew.total_seconds():.0f} s",
             "Set the clocks (NTP): certificates made here would not be valid there.",
         )
 
@@ -118,10 +118,10 @@ def all_nodes_are_ready(found: Installation) -> Problems:
     unready, nodes = found.there.unready_nodes, found.there.nodes
     if 0 < unready < nodes:
         text = f"{unready} of {nodes} are not Ready"
-        yield Problem("nodes", text, "Look at them: rollouts may wait for them.")
+        yield Problem("nodes", text, "Look at them: rollouts may have to wait for them.")
 
 
-@preflight_cluster.check("pre-k8s-cluster-k8s", "this identity has the permissions")
+@preflight_cluster.check("pre-k8s-cluster-k8s", "this identity has the required permissions")
 def permissions_are_granted(found: Installation) -> Problems:
     if found.there.denied:
         yield Problem("permissions", in_words(found.there.denied), GRANT)
@@ -142,7 +142,7 @@ def configuration_fits(found: Installation) -> Problems:
 # Whose things are
 
 
-@preflight_owners.check("pre-l5d-existence", "nobody else's Linkerd owns what is installed")
+@preflight_owners.check("pre-l5d-existence", "no other Linkerd owns what is to be installed")
 def no_other_linkerd_owns_objects(found: Installation) -> Problems:
     """CRDs and cluster-wide objects of Linkerd that are not this mesh's own releases'."""
     installing = {chart.name for chart in found.charts}
@@ -197,7 +197,7 @@ def releases_are_not_driven(found: Installation) -> Problems:
         )
 
 
-@preflight_owners.check("pl-owner", "others' namespaces have what Linkerd needs")
+@preflight_owners.check("pl-owner", "namespaces that others own have what Linkerd needs")
 def foreign_namespaces_lack_nothing(found: Installation) -> Problems:
     for item in found.there.foreign_namespaces:
         yield Problem(
@@ -233,7 +233,7 @@ def no_other_control_plane(found: Installation) -> Problems:
             )
 
 
-@preflight_owners.check("pl-version", "installed releases are of the configured version")
+@preflight_owners.check("pl-version", "installed releases have the configured version")
 def releases_are_of_the_version(found: Installation) -> Problems:
     for release, chart in found.installed():
         there, wanted = release.chart_version, chart.version

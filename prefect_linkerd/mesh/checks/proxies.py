@@ -42,7 +42,7 @@ def proxy_trusts_issuer(snapshot: Snapshot) -> Problems:
                 subject,
                 f"{count} without trust anchor {anchor.common_name} ({anchor.fingerprint[:12]}), "
                 "so it refuses every certificate that is issued now",
-                "Restart it: its pods are then injected with the present trust bundle.",
+                "Restart it: its pods are then injected with the current trust bundle.",
             )
 
 
@@ -63,7 +63,7 @@ def proxy_trust_bundle(snapshot: Snapshot) -> Problems:
             yield Problem(
                 subject,
                 f"{count} {' and '.join(differences)}",
-                "Restart it: its pods are then injected with the present trust bundle.",
+                "Restart it: its pods are then injected with the current trust bundle.",
             )
 
 
@@ -84,7 +84,7 @@ def proxy_skew(snapshot: Snapshot) -> Problems:
             yield Problem(
                 subject,
                 f"{count} of version {text}: {problem}",
-                "Restart it, once the control plane is of the version that is wanted.",
+                "Restart it once the control plane has the configured version.",
             )
 
 

@@ -20,7 +20,7 @@ ENOUGH = 50.0
 proxy_metrics = Category[Snapshot]("pl-proxy-metrics", "beyond")
 
 
-@proxy_metrics.check("pl-proxy-identity-valid", "proxies have certificates that are valid")
+@proxy_metrics.check("pl-proxy-identity-valid", "proxies have valid certificates")
 def proxy_identity_valid(snapshot: Snapshot) -> Problems:
     for pod, text in without_identity(_sample(snapshot), snapshot.now):
         yield Problem(f"Pod/{pod}", text, "Look at the identity controller's log, then restart it.")
@@ -42,7 +42,7 @@ def proxy_identity_renewed(snapshot: Snapshot) -> Problems:
             )
 
 
-@proxy_metrics.check("pl-proxy-success-rate", "meshed workloads answer with success", "warning")
+@proxy_metrics.check("pl-proxy-success-rate", "meshed workloads answer successfully", "warning")
 def proxy_success_rate(snapshot: Snapshot) -> Problems:
     prometheus = snapshot.prometheus
     if prometheus is not None and prometheus.state == "answers":
@@ -55,7 +55,7 @@ def proxy_success_rate(snapshot: Snapshot) -> Problems:
             yield Problem(
                 workload,
                 f"{rate:.1%} of {said.total:.0f} responses were successes {when}",
-                "Look at its log, and by `linkerd viz stat` at who fails.",
+                "Look at its log, and use `linkerd viz stat` to see which requests fail.",
             )
 
 

@@ -47,7 +47,7 @@ def release_failed(snapshot: Snapshot) -> Problems:
             )
 
 
-@releases.check("pl-release-exists", "every chart of the configuration is a release", "warning")
+@releases.check("pl-release-exists", "every configured chart is installed", "warning")
 def release_exists(snapshot: Snapshot) -> Problems:
     there = {(release.namespace, release.name) for release in snapshot.releases}
     for wanted in _wanted(snapshot):
@@ -68,7 +68,7 @@ def release_exists(snapshot: Snapshot) -> Problems:
             )
 
 
-@releases.check("pl-release-chart", "releases are of the configured charts", "warning")
+@releases.check("pl-release-chart", "releases have the configured charts and versions", "warning")
 def release_chart(snapshot: Snapshot) -> Problems:
     for release, wanted in _pairs(snapshot):
         have, want = (
@@ -84,7 +84,7 @@ def release_chart(snapshot: Snapshot) -> Problems:
             )
 
 
-@releases.check("pl-release-values", "releases have the values of the configuration", "warning")
+@releases.check("pl-release-values", "releases have the configured values", "warning")
 def release_values(snapshot: Snapshot) -> Problems:
     for wanted in _wanted(snapshot):
         for unsafe in wanted.unsafe:

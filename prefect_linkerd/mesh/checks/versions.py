@@ -21,7 +21,7 @@ from prefect_linkerd.mesh.snapshot.mesh import Pod, Snapshot
 linkerd_version = Category[Snapshot]("linkerd-version", "control-plane", also=("pre", "crds"))
 control_plane_version = Category[Snapshot]("control-plane-version", "control-plane")
 
-UPGRADE = "Set version to it, and run the upgrade flow."
+UPGRADE = "Set version to that release, and run the upgrade flow."
 
 
 def outdated(snapshot: Snapshot, version: str) -> str:

@@ -47,7 +47,7 @@ def _client(snapshot: Snapshot) -> Problems:
     namespace = namespace_of(snapshot, "viz")
     owner = Workload("Deployment", namespace, "metrics-api")
     if not any(p.owner == owner and p.phase == "Running" for p in snapshot.pods_in(namespace)):
-        yield Problem(str(owner), "no pod of it is running", "Look at its pods' events.")
+        yield Problem(str(owner), "none of its pods is running", "Look at its pods' events.")
 
 
 viz.check(
@@ -131,7 +131,9 @@ def tap_api(snapshot: Snapshot) -> Problems:
             text = f"{condition.get('reason')}: {condition.get('message')}"
             yield Problem(subject, text, "Look at the pods of Deployment tap.")
         return
-    yield Problem(subject, "nothing says that it is available", "Look at Deployment tap.")
+    yield Problem(
+        subject, "its status does not say whether it is available", "Look at Deployment tap."
+    )
 
 
 @viz.check("l5d-viz-pods-injection", "linkerd-viz pods are injected", "warning")

@@ -20,7 +20,7 @@ from prefect_linkerd.mesh.snapshot.webhooks import decoded
 webhooks = Category[Snapshot]("linkerd-webhooks-and-apisvc-tls", "control-plane")
 
 RENEW = (
-    "Run rotate_webhooks, which has the chart make a new one; where cert-manager keeps it, look at "
+    "Run rotate_webhooks, which has the chart make a new one; if cert-manager manages it, look at "
     "its Certificate."
 )
 
@@ -109,7 +109,7 @@ def _judge(snapshot: Snapshot, server: str, kind: str, found: Mapping[str, Objec
         raise Skip(f"{kind}/{name} does not exist")
     hooks: list[Object] = found[name].get("webhooks") or []
     if len(hooks) != 1:
-        yield Problem(f"{kind}/{name}", f"it has {len(hooks)} webhooks in place of one", RENEW)
+        yield Problem(f"{kind}/{name}", f"it has {len(hooks)} webhooks instead of one", RENEW)
         return
     authority = decoded(hooks[0].get("clientConfig", {}).get("caBundle", ""))
     host = f"{server}.{namespace}.svc"

@@ -34,7 +34,7 @@ def workload_meshed(snapshot: Snapshot) -> Problems:
         yield Problem(subject, text, remedy)
 
 
-@workloads.check("pl-pod-ready", "pods of the mesh are ready", "warning")
+@workloads.check("pl-pod-ready", "the mesh's pods are ready", "warning")
 def pod_ready(snapshot: Snapshot) -> Problems:
     late: dict[str, list[Pod]] = defaultdict(list)
     for pod in _of_mesh(snapshot):
@@ -48,7 +48,7 @@ def pod_ready(snapshot: Snapshot) -> Problems:
         )
 
 
-@workloads.check("pl-workload-pods", "workloads of the mesh have all their pods", "warning")
+@workloads.check("pl-workload-pods", "the mesh's workloads have all their pods", "warning")
 def workload_pods(snapshot: Snapshot) -> Problems:
     meshed = {pod.owner for pod in snapshot.meshed}
     own = _own_namespaces(snapshot)

@@ -86,7 +86,8 @@ ApprovalHours = Annotated[
         gt=0,
         le=24 * 30,
         title="Approval (hours)",
-        description="How long the run waits for an approval; then it fails, and can be run again.",
+        description="How long the run waits for approval before it fails. Run it again to be asked "
+        "again.",
     ),
 ]
 LeaseSeconds = Annotated[
@@ -95,8 +96,8 @@ LeaseSeconds = Annotated[
         ge=3,
         le=3600,
         title="Lease (seconds)",
-        description="A run that died is taken over after this time. Two runs never change a mesh "
-        "at once, whatever servers they are on.",
+        description="After this time another run may take over from one that died. Two runs never "
+        "change a mesh at once, even from different servers.",
     ),
 ]
 
@@ -143,8 +144,8 @@ class ClusterAccess(Section):
     kubeconfig: Path | None = Field(
         default=None,
         title="Kubeconfig file",
-        description="A kubeconfig on the machine where the flow runs. Empty: as kubectl, the files "
-        "of KUBECONFIG merged, else ~/.kube/config.",
+        description="A kubeconfig on the machine where the flow runs. Empty: like kubectl, the "
+        "merged files of KUBECONFIG, else ~/.kube/config.",
     )
     context: str | None = Field(
         default=None,
@@ -188,7 +189,7 @@ class Namespaces(Section):
     emojivoto: Namespace = Field(
         default="emojivoto",
         title="emojivoto",
-        description="Namespace of the demonstration application.",
+        description="Namespace of the demo application.",
     )
 
     @model_validator(mode="after")
@@ -220,12 +221,12 @@ class ExtraValues(Section):
     files: list[Path] = Field(
         default_factory=list[Path],
         title="Values files",
-        description="YAML files, the later winning over the earlier.",
+        description="YAML files; later ones override earlier ones.",
     )
     inline: dict[str, Any] = Field(
         default_factory=dict[str, Any],
         title="Inline values",
-        description="Values that win over the files.",
+        description="Values that override the files.",
     )
 
 
@@ -235,8 +236,8 @@ class ChartSources(Section):
     mirror: Path | None = Field(
         default=None,
         title="Mirror folder",
-        description="A folder with the repositories stable, edge, jetstack and traefik in it, "
-        "for machines without internet. It stands in for every source below left empty.",
+        description="A folder with the subfolders stable, edge, jetstack and traefik, for machines "
+        "without internet access. It replaces every source below that is empty.",
     )
     linkerd: str | None = Field(
         default=None,
@@ -256,9 +257,8 @@ class ChartSources(Section):
     versions: dict[str, dict[str, str]] = Field(
         default_factory=dict[str, dict[str, str]],
         title="Chart versions",
-        description="The charts of Linkerd releases that are not upstream's: for each release the "
-        "version of each of its charts, such as "
-        "{stable-2.14.10: {linkerd-crds: 1.8.0-acme.1}}. Empty: upstream's own.",
+        description="For Linkerd releases with charts of your own: the version of each chart, by "
+        "release, such as {stable-2.14.10: {linkerd-crds: 1.8.0-acme.1}}. Empty: upstream's own.",
     )
 
     @field_validator("versions")
@@ -280,7 +280,7 @@ class ChartSources(Section):
     def _source(cls, value: str | None) -> str | None:
         if value and "://" in value and not value.startswith(("https://", "http://", "oci://")):
             raise ValueError(
-                f"{value!r} is no chart source: give https://…, oci://… or the path of a folder"
+                f"{value!r} is not a chart source: give https://…, oci://… or the path of a folder"
             )
         return value
 
@@ -297,12 +297,14 @@ class PrivateRegistry(Section):
         default=None, title="User name", description="Empty: no pull secret."
     )
     password: SecretStr | None = Field(
-        default=None, title="Password", description="Kept in pull secrets in the mesh's namespaces."
+        default=None,
+        title="Password",
+        description="Stored in pull secrets in the mesh's namespaces.",
     )
     pull_secret: Namespace = Field(
         default="prefect-linkerd-registry",
         title="Pull secret",
-        description="Name of the pull secret; it is made when a user name is given.",
+        description="Name of the pull secret, which is created if a user name is given.",
     )
 
     @field_validator("host")
@@ -313,7 +315,7 @@ class PrivateRegistry(Section):
         value = value.rstrip("/")
         if not re.match(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?(:\d+)?(/[-._a-z0-9]+)*$", value):
             raise ValueError(
-                f"{value!r} is no registry: write host[:port][/path] in lower case, "
+                f"{value!r} is not a registry: write host[:port][/path] in lower case, "
                 "such as registry.example.com:5000/mirror"
             )
         return value
@@ -339,7 +341,7 @@ class Dashboard(Section):
     password: SecretStr | None = Field(
         default=None,
         title="Password",
-        description="Empty: one is made and kept in Secret web-ingress-auth (key password).",
+        description="Empty: a generated one, stored in Secret web-ingress-auth (key password).",
     )
 
     @field_validator("username")
@@ -381,15 +383,15 @@ class CertManager(Section):
     install: bool = Field(
         default=True,
         title="Install",
-        description="Install its chart where the cluster has no cert-manager, and upgrade that "
-        "release. Off: nothing of cert-manager is ever written.",
+        description="Install its chart if the cluster has no cert-manager, and upgrade that "
+        "release. Off: never write anything of cert-manager's.",
     )
     adopt: bool = Field(
         default=False,
         title="Adopt",
         description="Upgrade a Helm release of cert-manager that these flows did not install (or "
         "installed before they labelled their releases) to this configuration's values. "
-        "Off: such a release is used as it is, and never written.",
+        "Off: such a release is used as it is and never changed.",
     )
     version: str | None = Field(
         default=None,
@@ -423,15 +425,15 @@ class Traefik(Section):
     install: bool = Field(
         default=True,
         title="Install",
-        description="Install its chart where the cluster has no Traefik, and upgrade that "
-        "release. Off: nothing of Traefik is ever written.",
+        description="Install its chart if the cluster has no Traefik, and upgrade that release. "
+        "Off: never write anything of Traefik's.",
     )
     adopt: bool = Field(
         default=False,
         title="Adopt",
         description="Upgrade a Helm release of Traefik that these flows did not install (or "
         "installed before they labelled their releases) to this configuration's values. "
-        "Off: such a release is used as it is, and never written.",
+        "Off: such a release is used as it is and never changed.",
     )
     version: str | None = Field(
         default=None,
@@ -449,14 +451,14 @@ class TrustAnchorConfig(Section):
     custody: Literal["offline", "in-cluster"] = Field(
         default="offline",
         title="Private key",
-        description="offline: never in the cluster. in-cluster: Secret linkerd-trust-anchor, "
-        "which cert-manager needs to sign issuers by itself.",
+        description="offline: outside the cluster. in-cluster: in Secret linkerd-trust-anchor, "
+        "which cert-manager needs to sign issuers.",
     )
     key_file: Path | None = Field(
         default=None,
         title="Key file",
-        description="offline: the file, encrypted with the passphrase, that the key is written to "
-        "once. Empty: a Prefect Secret block holds the key.",
+        description="offline: the file that holds the key, encrypted with the passphrase; it is "
+        "written once. Empty: a Prefect Secret block holds the key.",
     )
     secret_block: str | None = Field(
         default=None,
@@ -467,19 +469,19 @@ class TrustAnchorConfig(Section):
     passphrase: SecretStr | None = Field(
         default=None,
         title="Passphrase",
-        description="Encrypts the key file; at least 12 characters. Commands that need it ask for "
-        "it where a mesh file has none.",
+        description="Encrypts the key file; at least 12 characters. Commands ask for it if the "
+        "mesh file does not have it.",
     )
     share_anchor: bool = Field(
         default=False,
         title="Share the anchor",
-        description="offline: adopt the anchor that another cluster's bootstrap keeps in this key "
-        "file or Secret block, as multi-cluster needs. Off: a cluster never takes another one's.",
+        description="offline: adopt an anchor that another cluster's bootstrap stored in this key "
+        "file or Secret block, as multi-cluster needs. Off: never use another cluster's anchor.",
     )
     certificate: str | None = Field(
         default=None,
         title="Own certificate (PEM)",
-        description="Bring a trust anchor instead of making one.",
+        description="Use this trust anchor instead of creating one.",
     )
     certificate_file: Path | None = Field(
         default=None, title="Own certificate file", description="The same, as a PEM file."
@@ -549,33 +551,33 @@ class Emojivoto(Section):
 
 
 class Lifetimes(Section):
-    """How long certificates live."""
+    """Lifetimes of certificates."""
 
     anchor_days: int = Field(
         default=3650,
         ge=1,
         le=36500,
         title="Trust anchor (days)",
-        description="Lifetime of a trust anchor made here.",
+        description="Lifetime of a trust anchor that these flows create.",
     )
     issuer_days: int = Field(
         default=365,
         ge=1,
         le=3650,
         title="Self-signed issuer (days)",
-        description="Lifetime of an issuer signed here.",
+        description="Lifetime of an issuer that these flows sign.",
     )
     issuer_hours: int = Field(
         default=48,
         ge=1,
         title="cert-manager issuer (hours)",
-        description="Duration of the issuer Certificate that cert-manager keeps.",
+        description="Duration of the issuer's Certificate in cert-manager.",
     )
     issuer_renew_before_hours: int = Field(
         default=25,
         ge=1,
         title="cert-manager renewal (hours)",
-        description="How long before its end cert-manager renews the issuer.",
+        description="How long before its expiry cert-manager renews the issuer.",
     )
     leaf_hours: int = Field(
         default=24,
@@ -588,8 +590,8 @@ class Lifetimes(Section):
     def _order(self) -> Lifetimes:
         if self.issuer_renew_before_hours >= self.issuer_hours:
             raise ValueError(
-                "issuer_renew_before_hours must be less than issuer_hours: "
-                "cert-manager would renew without end"
+                "issuer_renew_before_hours must be less than issuer_hours: otherwise cert-manager "
+                "would renew it continuously"
             )
         if self.issuer_days > self.anchor_days or self.issuer_hours > self.anchor_days * 24:
             raise ValueError(
@@ -598,7 +600,8 @@ class Lifetimes(Section):
             )
         if self.leaf_hours > self.issuer_days * 24:
             raise ValueError(
-                "leaf_hours is longer than the issuer lives: shorten it or lengthen issuer_days"
+                "leaf_hours is longer than the issuer's lifetime: shorten it or lengthen "
+                "issuer_days"
             )
         return self
 
@@ -617,20 +620,20 @@ class MaintenanceWindow(Section):
     cron: str = Field(
         default="0 2 * * 2",
         title="Opens (cron)",
-        description="Cron expression of the times at which the window opens.",
+        description="Cron expression for when the window opens.",
     )
     duration_minutes: int = Field(
         default=120,
         ge=5,
         le=10080,
         title="Duration (minutes)",
-        description="How long it stays open. An upgrade that has begun is finished after it.",
+        description="How long it stays open. An upgrade that has begun finishes even after it "
+        "closes.",
     )
     timezone: str = Field(
         default="UTC",
         title="Time zone",
-        description="IANA name of the time zone that the cron expression is of, such as "
-        "Europe/Berlin.",
+        description="IANA time zone of the cron expression, such as Europe/Berlin.",
     )
 
     @field_validator("cron")
@@ -640,7 +643,7 @@ class MaintenanceWindow(Section):
             CronSim(value, datetime(2000, 1, 1, tzinfo=UTC))
         except CronSimError as error:
             raise ValueError(
-                f"{value!r} is no cron expression ({error}): give minute, hour, day, month and "
+                f"{value!r} is not a cron expression ({error}): give minute, hour, day, month and "
                 "weekday, such as `0 2 * * 2`"
             ) from None
         return value
@@ -650,7 +653,7 @@ class MaintenanceWindow(Section):
     def _timezone(cls, value: str) -> str:
         if value not in available_timezones():
             raise ValueError(
-                f"{value!r} is no time zone: give an IANA name such as UTC or Europe/Berlin"
+                f"{value!r} is not a time zone: give an IANA name such as UTC or Europe/Berlin"
             )
         return value
 
@@ -678,26 +681,26 @@ class UpgradePolicy(Section):
     constraint: str | None = Field(
         default=None,
         title="Version constraint",
-        description="Comparators that a version's numbers have to fulfil, such as `>=2.12 <2.15` "
+        description="Which versions to take, as comparators such as `>=2.12 <2.15` "
         "or `<27`. Empty: every version of the channel.",
     )
     window: MaintenanceWindow | None = Field(
         default=None,
         title="Maintenance window",
-        description="Upgrades begin in it only. Empty: at any time.",
+        description="Upgrades begin only in this window. Empty: at any time.",
     )
     automatic: Literal["off", "approved", "unattended"] = Field(
         default="off",
         title="Automatic upgrades",
-        description="Whether a new release of the channel starts an upgrade. approved: it does, "
-        "and waits for approval after its plan. unattended: it does, and asks nobody. In a file, "
-        "`on` is approved. Run `prefect deploy --all` after changing this.",
+        description="Whether a new release in the channel starts an upgrade. approved: it does, "
+        "and waits for approval of its plan. unattended: it does, without asking. In a file, `on` "
+        "is approved. Run `prefect deploy --all` after changing this.",
     )
     approval: bool = Field(
         default=False,
         title="Approval",
-        description="Every upgrade, one that you start too, pauses after its plan until it is "
-        "approved.",
+        description="Every upgrade, including one that you start, pauses after its plan until it "
+        "is approved.",
     )
     approval_hours: ApprovalHours = 72
     soak_minutes: int = Field(
@@ -712,15 +715,15 @@ class UpgradePolicy(Section):
         ge=0,
         le=3600,
         title="Settling (seconds)",
-        description="How long something may be unwell, in the soak and after the last restart, "
-        "before the upgrade goes back: what was just restarted may take a moment.",
+        description="How long checks may fail, during the soak and after the last restart, before "
+        "the upgrade rolls back. Restarted pods may need a moment.",
     )
     lease_seconds: LeaseSeconds = 60
     dependencies: list[Dependency] = Field(
         default_factory=list[Dependency],
         title="Dependencies",
-        description="Which of the releases beside Linkerd are upgraded to their wanted version, "
-        "or the newest, by the same run.",
+        description="Which other releases the same run upgrades, to their configured version or "
+        "the newest.",
     )
 
     @field_validator("automatic", mode="before")
@@ -739,8 +742,8 @@ class UpgradePolicy(Section):
     def _constraint(cls, value: str | None) -> str | None:
         if value and not is_constraint(value):
             raise ValueError(
-                f"{value!r} is no constraint: join comparators such as >=2.12 or <2.15 by spaces, "
-                "and alternatives by ||"
+                f"{value!r} is not a constraint: join comparators such as >=2.12 or <2.15 by "
+                "spaces, and alternatives by ||"
             )
         return value
 
@@ -751,26 +754,28 @@ class MeshConfig(Section):
     name: Namespace = Field(
         default="mesh",
         title="Name",
-        description="Names the mesh in events, artifacts and blocks. Left at `mesh`: the name of "
-        "the Linkerd Mesh block.",
+        description="The mesh's name in events, artifacts and blocks. If left at `mesh`: the name "
+        "of the Linkerd Mesh block.",
     )
     profile: Literal["production", "demo"] = Field(
         default="production",
         title="Profile",
         description="Whether demo applications are installed: viz, Traefik and emojivoto. "
-        "production: none. demo: all of them. A part's own `enabled` wins in both.",
+        "production: none. demo: all of them. A part's own `enabled` overrides this.",
     )
     access: ClusterAccess = Field(
-        default_factory=ClusterAccess, title="Cluster access", description="Which cluster it is."
+        default_factory=ClusterAccess,
+        title="Cluster access",
+        description="How to reach the cluster.",
     )
     version: str = Field(
         default="edge-26.8.3",
         title="Linkerd version",
         description="Channel and version, such as stable-2.14.10 or edge-26.8.3. A block keeps the "
-        "one that it is saved with.",
+        "version it was saved with.",
     )
     namespaces: Namespaces = Field(
-        default_factory=Namespaces, title="Namespaces", description="Where each part lives."
+        default_factory=Namespaces, title="Namespaces", description="Where each part is installed."
     )
     trust_domain: DnsName = Field(
         default="cluster.local",
@@ -784,7 +789,7 @@ class MeshConfig(Section):
         default=False,
         title="High availability",
         description="Three replicas spread over nodes, resource requests, and webhooks that fail "
-        "closed, as Linkerd's values-ha.yaml has it.",
+        "closed, as in Linkerd's values-ha.yaml.",
     )
     values: ExtraValues = Field(
         default_factory=ExtraValues,
@@ -811,10 +816,12 @@ class MeshConfig(Section):
         "cert-manager: cert-manager does.",
     )
     cert_manager: CertManager = Field(
-        default_factory=CertManager, title="cert-manager", description="For that issuer mode."
+        default_factory=CertManager,
+        title="cert-manager",
+        description="Settings of issuer mode cert-manager.",
     )
     lifetimes: Lifetimes = Field(
-        default_factory=Lifetimes, title="Lifetimes", description="How long certificates live."
+        default_factory=Lifetimes, title="Lifetimes", description="Lifetimes of certificates."
     )
     traefik: Traefik = Field(
         default_factory=Traefik, title="Traefik", description="The ingress controller."
@@ -822,7 +829,7 @@ class MeshConfig(Section):
     upgrade: UpgradePolicy = Field(
         default_factory=UpgradePolicy,
         title="Upgrades",
-        description="Which releases the mesh takes, and when and how.",
+        description="Which releases the mesh is upgraded to, when and how.",
     )
     emojivoto: Emojivoto = Field(
         default_factory=Emojivoto, title="emojivoto", description="The demo application."

@@ -15,15 +15,15 @@ class RestartPolicy(Section):
         ge=1,
         le=1000,
         title="Batch size",
-        description="Workloads that are restarted at once. The next batch begins when all of them "
-        "are rolled out. The control plane's are always restarted one by one.",
+        description="How many workloads are restarted at once. The next batch begins when all of "
+        "them are rolled out. The control plane's are always restarted one by one.",
     )
     max_unavailable: int | None = Field(
         default=None,
         ge=1,
         title="Unavailable pods",
-        description="Pods that the update strategies of one batch may remove at once, together; "
-        "a workload that removes more by itself gets its own batch. Empty: no bound.",
+        description="How many pods the update strategies of one batch may take down in total; a "
+        "workload that takes down more by itself gets its own batch. Empty: no limit.",
     )
     namespaces: tuple[str, ...] = Field(
         default=(),
@@ -35,17 +35,16 @@ class RestartPolicy(Section):
         ge=0,
         le=86400,
         title="Pause (seconds)",
-        description="Time between two batches, to look at dashboards.",
+        description="Time between two batches, for example to look at dashboards.",
     )
     max_success_drop: float | None = Field(
         default=1.0,
         gt=0,
         le=100,
         title="Success may drop by (percentage points)",
-        description="By how much the success rate of requests to a restarted workload, or of one "
-        "that calls it, may drop. A further drop stops a rotation before its next batch and rolls "
-        "an upgrade back. Proxies count the requests; too few to tell decide nothing. Empty: "
-        "requests are not watched.",
+        description="How far the success rate of a restarted workload, or of one that calls it, "
+        "may drop. A larger drop stops a rotation before its next batch and rolls an upgrade "
+        "back. Proxies count the requests; too few are ignored. Empty: requests are not watched.",
     )
     traffic_seconds: float = Field(
         default=5.0,

@@ -203,7 +203,7 @@ def _token(challenge: str, source: str) -> dict[str, str]:
 def _no_access(source: str) -> ChartError:
     return ChartError(
         source,
-        expected="a registry whose tags anybody may list",
-        found="that it asks for a log-in",
-        remedy="Name a repository with an index.yaml, or a registry without log-in.",
+        expected="a registry whose tags can be listed without a login",
+        found="that it asks for a login",
+        remedy="Name a repository with an index.yaml, or a registry without a login.",
     )

@@ -282,8 +282,8 @@ class ChartCatalog:
                 url,
                 expected=f"SHA-256 {entry.digest}, as the index says",
                 found="another one",
-                remedy="Do not install it: the repository, or what is between, is broken. Choose "
-                "another chart source (charts).",
+                remedy="Do not install it: the repository, or a proxy in between, is broken. "
+                "Choose another chart source (charts).",
             )
         write_whole(target, content)
         return target
@@ -377,7 +377,7 @@ def index_entries(index: object, name: ChartName, source: str) -> list[Entry]:
             f"{source}/index.yaml",
             expected="the index of a Helm repository",
             found="something else",
-            remedy="Correct the repository's address, below which index.yaml is.",
+            remedy="Correct the repository's address: index.yaml is right below it.",
         )
     entries: Mapping[str, Any] = cast("Mapping[str, Any]", index)["entries"]
     return [

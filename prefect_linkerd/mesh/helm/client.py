@@ -346,7 +346,7 @@ class Helm:
                 subject,
                 expected=f"revision {revision} to go back to",
                 found=f"revisions {', '.join(map(str, kept)) or 'none'}",
-                remedy="Install the earlier version by its chart.",
+                remedy="Install the earlier version from its chart.",
             )
         key = (self._cluster.host, namespace, name)
         grace = 0.0 if key in _ENDED else (timeout + 30.0 if self._grace is None else self._grace)
@@ -650,7 +650,7 @@ def _failure(subject: str, error: helm_errors.Error, trouble: list[str]) -> Rele
         expected="helm to succeed",
         found="; ".join([message[-1500:], *trouble]),
         remedy=(
-            "Another installer owns the named object: uninstall that, or give it away by the "
+            "Another installer owns the named object: uninstall that, or hand it over with the "
             "meta.helm.sh annotations and the label that helm names."
             if "invalid ownership metadata" in text
             else "Fix what helm names, then run again."

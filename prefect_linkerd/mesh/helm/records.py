@@ -264,7 +264,7 @@ def decode_record(secret: Object) -> dict[str, Any]:
 def _unreadable(secret: Object) -> ReleaseError:
     return ReleaseError(
         name_of({"kind": "Secret", **secret}),
-        expected="a release as Helm 3 keeps it",
+        expected="a release in Helm 3's format",
         found="something that cannot be read",
         remedy="Delete this Secret, where `helm history` cannot read the release either.",
     )

@@ -325,7 +325,7 @@ def _unfit(owner: Object, secret: TlsSecret) -> MeshError | None:
             f"Secret/{owner['metadata']['namespace']}/{spec['secretName']}",
             expected="the trust anchor alone in tls.crt",
             found=f"{len(anchors_in(secret.certificate))} certificates",
-            remedy="Let a self-signed issuer make the anchor, or rotate it manually.",
+            remedy="Have a self-signed issuer create the anchor, or rotate it manually.",
         )
     return None
 

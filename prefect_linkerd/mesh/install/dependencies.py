@@ -78,7 +78,7 @@ def decide_dependency(
             name,
             expected=f"{owners} to serve {kind} ({api_version})",
             found=f"the cluster does not, and its status is {theirs[0].status}",
-            remedy="Let its owner finish that installation, or uninstall it.",
+            remedy="Have its owner finish that installation, or uninstall it.",
         )
     if not settings_of(name, config).install:
         raise InvalidInput(

@@ -48,7 +48,7 @@ def choose_api_version(served: frozenset[str]) -> str:
         "Traefik",
         expected=f"a cluster that serves {' or '.join(API_VERSIONS)}",
         found="neither",
-        remedy="Let traefik.install be on, or install Traefik's CRDs.",
+        remedy="Turn traefik.install on, or install Traefik's CRDs.",
     )
 
 

@@ -13,5 +13,7 @@ def valid_image(value: str) -> str:
         ValueError: it cannot be one.
     """
     if not value or "://" in value or value != "".join(value.split()):
-        raise ValueError(f"{value!r} is no image: write repository:tag, such as python:3.13-alpine")
+        raise ValueError(
+            f"{value!r} is not an image: write repository:tag, such as python:3.13-alpine"
+        )
     return value

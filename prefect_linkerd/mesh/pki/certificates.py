@@ -126,7 +126,7 @@ def sign_issuer(anchor: KeyPair, trust_domain: str, lifetime: timedelta, now: da
             expected="one that is valid now, to sign an issuer",
             found=f"that it is valid from {parent.not_valid_before_utc:%Y-%m-%d %H:%M} "
             f"to {parent.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
-            remedy="Check the clock; where it has ended, run rotate_anchor with recover.",
+            remedy="Check the clock. If it has expired, run rotate_anchor with recover.",
         )
     check_key_matches(anchor.certificate, anchor.private_key, "trust anchor's key")
     signer = load_private_key(anchor.private_key, "trust anchor's key")
@@ -558,7 +558,7 @@ def check_trust_anchor(
     if "PRIVATE KEY-----" in pem:
         raise InvalidInput(
             subject,
-            expected="a certificate alone, as it is shown and stored in the open",
+            expected="only a certificate, as it is shown and stored unencrypted",
             found="a private key beside it",
             remedy="Give the certificate alone, and the key as private_key.",
         )
@@ -765,7 +765,7 @@ def check_issuer(
             "a trust anchor that is valid now",
             f"that {anchor.subject} is valid from {anchor.not_before:%Y-%m-%d %H:%M} "
             f"to {anchor.not_after:%Y-%m-%d %H:%M} UTC",
-            "Check the clock; where it has ended, run rotate_anchor with recover.",
+            "Check the clock. If it has expired, run rotate_anchor with recover.",
         )
     return info
 

@@ -290,7 +290,8 @@ def pins(
                 "error",
                 some(subjects),
                 f"annotation config.linkerd.io/proxy-version keeps its proxies at {version}: it is "
-                f"not restarted, and stays so while the mesh goes from {source} to {target}",
+                f"not restarted, and stays at that version while the mesh goes from {source} to "
+                f"{target}",
                 "Remove the annotation, or accept that it stays.",
                 acceptable=True,
             )
@@ -403,7 +404,8 @@ def _trust_bundle(changes: Sequence[ReleaseChange], trusted: str) -> Iterator[Fi
             "error",
             f"ConfigMap/{TRUST_ROOTS}",
             f"the trust bundle would change: it {', '.join(text)}",
-            "Change the anchors of a running mesh by rotate_anchor, which restarts what needs it.",
+            "Use rotate_anchor to change the anchors of a running mesh: it restarts the workloads "
+            "that need it.",
             acceptable=True,
         )
 

@@ -17,15 +17,15 @@ class ProbeOptions(Section):
     enabled: bool = Field(
         default=True,
         title="Probe",
-        description="Run meshed clients and servers that ask each other while the mesh changes, "
-        "and stop when requests fail.",
+        description="Run meshed clients and servers that send each other requests while the mesh "
+        "changes, and stop the change when requests fail.",
     )
     allowed_failures: int = Field(
         default=0,
         ge=0,
         title="Allowed failures",
-        description="Requests of a whole run that may fail. One more stops a rotation before its "
-        "next batch, and rolls an upgrade back.",
+        description="How many requests may fail in a whole run. One more stops a rotation before "
+        "its next batch, and rolls an upgrade back.",
     )
     namespace: Namespace | None = Field(
         default=None,
@@ -44,7 +44,7 @@ class ProbeOptions(Section):
         ge=1,
         le=20,
         title="Replicas",
-        description="Pods of each generation, spread over nodes. Each asks and answers.",
+        description="Pods per generation, spread over nodes. Each sends and answers requests.",
     )
     requests_per_second: float = Field(
         default=5,

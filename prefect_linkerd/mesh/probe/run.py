@@ -199,7 +199,7 @@ class AskingProbe(Probe):
         try:
             self._ensure_place()
             for run in clear_leftovers(self._mesh.cluster, PROBE, self._place):
-                self._say(f"Removed what probe {run} left, whose run died")
+                self._say(f"Removed what probe {run} left behind: its run died")
             self._fuse.__enter__()
             self._is_lit = True
             self._ensure_pull_secret()
@@ -220,7 +220,7 @@ class AskingProbe(Probe):
                 self._fuse.__exit__(None, None, None)
             self._remove_place()
         except MeshError as error:
-            self._say(f"The probe is not all gone yet: {error}")
+            self._say(f"The probe is not completely removed yet: {error}")
 
     @property
     def outcome(self) -> ProbeOutcome:
@@ -385,7 +385,7 @@ class AskingProbe(Probe):
                 bare[0],
                 expected="a container linkerd-proxy, as linkerd.io/inject asks for",
                 found="none",
-                remedy=f"See whether the proxy injector runs and its webhook answers, {TURN_OFF}.",
+                remedy=f"Check that the proxy injector runs and its webhook answers, {TURN_OFF}.",
             )
 
     def leave(self, phase: str) -> None:
@@ -414,7 +414,7 @@ class AskingProbe(Probe):
                 name_of(left[0]),
                 expected=f"to be gone within {GONE_WITHIN_SECONDS} s, with its Deployment",
                 found=f"{len(left)} of the probe's pods",
-                remedy="See whether their nodes are ready and the garbage collector runs, then "
+                remedy="Check that their nodes are ready and the garbage collector runs, then "
                 f"run again, {TURN_OFF}.",
             )
 

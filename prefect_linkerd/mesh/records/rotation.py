@@ -284,8 +284,8 @@ class RotationClaim:
             if first is None:
                 first = holder, until
                 self._on_wait(
-                    f"{holder} is changing this mesh, or was and died: waiting until it renews its "
-                    f"lease, or until that expires at {until}"
+                    f"{holder} is changing this mesh, or died while doing so: waiting until it "
+                    f"renews its lease, or until the lease expires at {until}"
                 )
             elif first != (holder, until):
                 raise MeshBusy(

@@ -120,7 +120,7 @@ def unhealthy(report: Report) -> MeshUnhealthy:
     first = next(result for result in report.failing if result.outcome == "error")
     return MeshUnhealthy(
         f"mesh {report.mesh}",
-        expected="every check to hold",
+        expected="every check to pass",
         found=f"{report.summary}: {'; '.join(map(str, first.problems[:3]))}",
         remedy="The run's artifacts name every problem and its remedy.",
     )

@@ -90,8 +90,8 @@ def inspect_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> Rotat
                 continue
             raise InvalidInput(
                 f"trust anchor {signer.subject}",
-                expected="one that is valid, to sign an issuer",
-                found=f"that it ended at {signer.not_after:%Y-%m-%d %H:%M} UTC",
+                expected="a valid anchor, to sign an issuer with",
+                found=f"that it expired at {signer.not_after:%Y-%m-%d %H:%M} UTC",
                 remedy="Run rotate_anchor with recover and accept_downtime."
                 if snapshot.anchor is None
                 else renewed_there(snapshot.anchor),

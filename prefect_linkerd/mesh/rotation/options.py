@@ -47,7 +47,7 @@ class NewAnchor(Section):
     certificate: str | None = Field(
         default=None,
         title="Certificate (PEM)",
-        description="Bring the new trust anchor instead of making one.",
+        description="Use this as the new trust anchor instead of creating one.",
     )
     certificate_file: Path | None = Field(
         default=None, title="Certificate file", description="The same, as a PEM file."
@@ -116,12 +116,12 @@ class RotationOptions(Section):
     """How a rotation goes about it."""
 
     restarts: RestartPolicy = Field(
-        default_factory=RestartPolicy, title="Restarts", description="The pace of restarts."
+        default_factory=RestartPolicy, title="Restarts", description="How workloads are restarted."
     )
     probe: ProbeOptions = Field(
         default_factory=ProbeOptions,
         title="Probe",
-        description="Requests of our own while the mesh changes.",
+        description="Requests that are sent and counted while the mesh changes.",
     )
     pace: Literal["auto", "gentle", "quick"] = Field(
         default="auto",
@@ -134,8 +134,8 @@ class RotationOptions(Section):
         default=20,
         ge=1,
         le=12 * 60,
-        title="Gentle: certificates live (minutes)",
-        description="How long proxies' certificates live during a gentle rotation. They renew at "
+        title="Gentle: certificate lifetime (minutes)",
+        description="Lifetime of proxies' certificates during a gentle rotation. They renew at "
         "70 % of it: 20 minutes let a gentle rotation wait for 15.",
     )
     drop_by_hours: float | None = Field(
@@ -144,15 +144,15 @@ class RotationOptions(Section):
         le=24 * 365,
         title="Gentle: drop the old anchor by (hours)",
         description="How long after a gentle rotation proxies may still trust the old anchor. "
-        "Later verify_mesh fails, and an automation restarts those that do. 0: they are "
-        "restarted before the rotation ends. Empty: no limit.",
+        "After that verify_mesh fails, and an automation restarts the ones that still do. 0: they "
+        "are restarted before the rotation ends. Empty: no limit.",
     )
     renewal: Literal["restart", "wait"] = Field(
         default="restart",
         title="New certificates",
         description="restart: workloads are restarted once the new issuer signs. wait: proxies "
-        "renew by themselves at 70 % of their certificate's life, about 17 hours of 24; that has "
-        "to be seen in their metrics, through the API server.",
+        "renew by themselves at 70 % of their certificate's lifetime, after about 17 of 24 hours; "
+        "their metrics, read through the API server, have to show it.",
     )
     approvals: tuple[ApprovedPhase, ...] = Field(
         default=(),
@@ -164,7 +164,7 @@ class RotationOptions(Section):
     allow_unhealthy: bool = Field(
         default=False,
         title="Unhealthy mesh",
-        description="Begin though workloads are not well. They are restarted, not waited for.",
+        description="Begin although workloads are unhealthy. They are restarted, not waited for.",
     )
     accept_downtime: bool = Field(
         default=False,
@@ -177,9 +177,9 @@ class RotationOptions(Section):
         ge=1,
         le=3600,
         title="Loading (seconds)",
-        description="How long the identity service has to load a new issuer before it is "
-        "restarted. Kubelets are asked to show it at once; without that it takes up to two "
-        "minutes.",
+        description="How long the identity service may take to load a new issuer before it is "
+        "restarted. Kubelets are asked to refresh the mounted Secret at once; otherwise it takes "
+        "up to two minutes.",
     )
     lease_seconds: LeaseSeconds = 60
 

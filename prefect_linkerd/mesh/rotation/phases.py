@@ -150,7 +150,7 @@ CERTIFICATE_PHASES: tuple[Phase, ...] = (
     ),
     Phase(
         "renew",
-        before="The copy has the present anchor.",
+        before="The copy has the current anchor.",
         does="Asks cert-manager to renew the anchor's Certificate, as `cmctl renew` does.",
         proof="Its Secret has another anchor.",
         back=NO_WAY_BACK,

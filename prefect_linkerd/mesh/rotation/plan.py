@@ -277,9 +277,9 @@ def _decide_goal(record: RotationRecord | None, brought: str | None, action: Act
     if record.is_going_back:
         raise InvalidInput(
             "rotation",
-            expected="none, or one that goes forward",
-            found="one that was aborted and is on its way back",
-            remedy="Run abort until it is done, then rotate again.",
+            expected="no rotation in progress, or one that was not aborted",
+            found="one that was aborted and is rolling back",
+            remedy="Run abort until it finishes, then rotate again.",
         )
     if given is not None and given != record.goal:
         raise InvalidInput(

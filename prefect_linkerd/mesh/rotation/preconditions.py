@@ -37,15 +37,15 @@ def check_new_anchor(
     if trusted.strip() and info.fingerprint in fingerprints(trusted, "trust bundle"):
         raise InvalidInput(
             "new trust anchor",
-            expected="another one than the mesh has",
+            expected="another anchor than the mesh's",
             found=f"one that it trusts already, {info.fingerprint}",
-            remedy="Provide a new one, or none, so that one is made.",
+            remedy="Provide a new one, or none to have one created.",
         )
     if info.not_after - now < timedelta(hours=config.lifetimes.issuer_hours):
         raise InvalidInput(
             "new trust anchor",
             expected="one that outlives an issuer",
-            found=f"that it ends at {info.not_after:%Y-%m-%d %H:%M} UTC",
+            found=f"that it expires at {info.not_after:%Y-%m-%d %H:%M} UTC",
             remedy="Provide one that lives longer.",
         )
     return info
@@ -194,7 +194,7 @@ def hours(span: timedelta) -> str:
 def nothing_to_abort() -> InvalidInput:
     return InvalidInput(
         "abort",
-        expected="a rotation that has begun and not ended",
+        expected="a rotation in progress",
         found="none",
         remedy="Leave the mesh as it is, or run rotate_anchor to begin a rotation.",
     )
@@ -203,7 +203,7 @@ def nothing_to_abort() -> InvalidInput:
 def nothing_to_drop(found: str = "no rotation") -> InvalidInput:
     return InvalidInput(
         "drop",
-        expected="a gentle rotation that has ended, with proxies that still trust the old anchor",
+        expected="a finished gentle rotation, with proxies that still trust the old anchor",
         found=found,
         remedy="Leave the mesh as it is, or run rotate_anchor to begin a rotation.",
     )
@@ -266,13 +266,13 @@ def refuse(
             subject,
             expected="an identity that is valid, to rotate without downtime",
             found="that the issuer or its trust anchor has expired",
-            remedy="Run the same with recover and accept_downtime.",
+            remedy="Run it again with recover and accept_downtime.",
         )
     # What has begun is finished, be the mesh as it may: each batch is gated by itself.
     if found and action == "rotate" and not is_open and not options.allow_unhealthy:
         raise NotReady(
             subject,
-            expected="it to be healthy before its anchor is rotated",
+            expected="a healthy mesh before its anchor is rotated",
             found=" | ".join(found[:20]),
-            remedy="Fix what is named, or turn allow_unhealthy on.",
+            remedy="Fix the problems named, or turn allow_unhealthy on.",
         )

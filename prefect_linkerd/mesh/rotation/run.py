@@ -286,7 +286,7 @@ class Rotation:
         if record is None:
             raise nothing_to_drop()
         self._claim.save(replace(record, phase="drop", pace="quick"))
-        self._claim.tell("drop", "What still trusts the old anchor is restarted.")
+        self._claim.tell("drop", "Workloads that still trust the old anchor are restarted.")
         return self.record
 
     def _has_no_way_back(self) -> bool:
@@ -363,7 +363,7 @@ class Rotation:
         origin = self.record.origin
         self._claim.check()
         if origin not in anchor.copy.anchors and copy_current(self._mesh.cluster, anchor, origin):
-            self._claim.tell("prepare", f"{anchor.copy.subject} has the present anchor.")
+            self._claim.tell("prepare", f"{anchor.copy.subject} has the current anchor.")
         await_roots(self._mesh, frozenset({origin}), may_have_more=True)
         snapshot = self.read()
         if is_issuer_due(snapshot, spread_takes(snapshot, self._options)):
@@ -495,7 +495,7 @@ class Rotation:
             self._mesh.cluster, [identity], self._mesh.config.timeout_seconds, on_progress
         )
         self._write_alone(wanted, on_progress)
-        self._claim.tell("bundle", "The new anchor alone is trusted.")
+        self._claim.tell("bundle", "Only the new anchor is trusted.")
 
     def _write_alone(self, wanted: str, on_progress: OnProgress) -> None:
         """The bundle without the old anchor, and the lifetime that certificates had before."""
@@ -609,8 +609,8 @@ class Rotation:
                 return
         raise NotReady(
             f"Certificate/{self._mesh.config.namespaces.linkerd}/{ISSUER_SECRET}",
-            expected="an issuer of the trust anchor in cert-manager's Secret",
-            found=f"one of another, {REISSUES} times",
+            expected="an issuer in cert-manager's Secret that the trust anchor signed",
+            found=f"one that another anchor signed, {REISSUES} times",
             remedy="Look at cert-manager's log, and which Secret its issuer reads.",
         )
 
@@ -621,7 +621,7 @@ class Rotation:
             self._claim.check()
             since = ensure_loaded(self._mesh, self._options.load_seconds, on_progress)
             self._claim.save(replace(self.record, signing_since=since.isoformat()))
-            self._claim.tell("switch", f"Identity signs by it since {since:%H:%M:%S} UTC.")
+            self._claim.tell("switch", f"Identity has signed with it since {since:%H:%M:%S} UTC.")
         self._wait_until(since)
 
     def _renew_gently(self, on_progress: OnProgress) -> None:
@@ -750,7 +750,7 @@ class Rotation:
         if not copy_current(self._mesh.cluster, anchor, goal):
             raise NotReady(
                 anchor.anchor.subject,
-                expected=f"the anchor {goal}, which everything is of",
+                expected=f"the anchor {goal}, which everything uses",
                 found="that cert-manager has renewed it again",
                 remedy="Run again: the rotation continues to that one.",
             )
@@ -809,7 +809,7 @@ class Rotation:
         if snapshot.anchor is None:
             self._ring.settle(self.record.goal)
             self._mesh.cluster.delete("v1", "Secret", PREVIOUS_ISSUER, namespace)
-        self._claim.tell("done", "The mesh has one anchor, and everything is of it.")
+        self._claim.tell("done", "The mesh has one anchor, and everything uses it.")
         if left := [p for p in snapshot.data_plane.pods if not snapshot.trusts_goal_alone(p)]:
             text = f"{len(left)} proxies trust the old anchor as well, until they restart."
             self._claim.tell("done", text)
@@ -847,7 +847,7 @@ class Rotation:
             left_out = {pod.uid for pod in identity_pods(plane)} if but_identity else set[str]()
             return lambda pod: pod.uid not in left_out and needs(pod)
 
-        self._claim.tell(phase, "Restarting what needs it.")
+        self._claim.tell(phase, "Restarting the workloads that need it.")
         self._restart_all(phase, judge, on_progress, tolerated)
         self._prove(phase, but_identity=but_identity)
 

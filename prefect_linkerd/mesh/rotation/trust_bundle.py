@@ -239,13 +239,13 @@ def _no_release(config: MeshConfig, driver: ReleaseOwner | None) -> MeshError:
             f"Helm release of {release_facts(config.linkerd).control_plane_chart} in {namespace}",
             expected="the control plane's release",
             found="none, and no control plane",
-            remedy="Set namespaces.linkerd to where it is, or install the mesh by bootstrap.",
+            remedy="Set namespaces.linkerd to where it is, or install the mesh with bootstrap.",
         )
     return NotReady(
         f"Helm release of {release_facts(config.linkerd).control_plane_chart} in {namespace}",
         expected="the control plane's release",
         found=f"none that can be read: the control plane belongs to {driver}",
-        remedy="Change it there; these flows write meshes of Helm alone.",
+        remedy="Change it there: these flows change only meshes that Helm installed.",
     )
 
 
@@ -335,7 +335,7 @@ def _write_bundle(cluster: Cluster, wanted: str) -> None:
             f"Bundle/{TRUST_ROOTS}",
             expected="trust-manager's Bundle, which owns the ConfigMap of that name",
             found="none",
-            remedy="Name it after the ConfigMap, or take the ConfigMap out of its care.",
+            remedy="Name the Bundle like the ConfigMap, or stop it from owning the ConfigMap.",
         )
     sources: list[dict[str, Any]] = bundle["spec"].get("sources") or []
     kept = [source for source in sources if "inLine" not in source]

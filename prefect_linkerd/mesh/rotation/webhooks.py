@@ -129,7 +129,7 @@ def _require_same(mesh: Mesh, plan: RenewalPlan) -> None:
             f"ConfigMap/{linkerd}/{TRUST_ROOTS}",
             expected="the anchors that the release's values have, which an upgrade writes there",
             found="others",
-            remedy="Finish the rotation by rotate_anchor; else put the release's anchors back.",
+            remedy="Finish the rotation with rotate_anchor, or put the release's anchors back.",
         )
     values = plane.values or {}
     issuer = chart_issuer(mesh.cluster.get("v1", "Secret", ISSUER_SECRET, linkerd))

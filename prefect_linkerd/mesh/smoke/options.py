@@ -23,7 +23,7 @@ class SmokeOptions(Section):
     promises: list[Promise] = Field(
         default_factory=lambda: list(PROMISES),
         title="Promises",
-        description="What is tested; each is a task of its own.",
+        description="Which tests to run; each is a task of its own.",
     )
     namespace: Namespace | None = Field(
         default=None,
@@ -48,14 +48,14 @@ class SmokeOptions(Section):
         ge=50,
         le=20_000,
         title="Requests",
-        description="Requests of one measurement.",
+        description="Requests per measurement.",
     )
     connections: int = Field(
         default=6,
         ge=1,
         le=64,
         title="Connections",
-        description="Connections that the client keeps open and sends side by side on.",
+        description="Connections that the client keeps open and uses in parallel.",
     )
     request_timeout_seconds: float = Field(
         default=5.0,
@@ -69,25 +69,25 @@ class SmokeOptions(Section):
         ge=5,
         le=900,
         title="Traffic (seconds)",
-        description="How long one measurement may send.",
+        description="How long one measurement may last.",
     )
     weights: list[int] = Field(
         default_factory=lambda: [5, 25, 50, 100],
         title="Weights (percent)",
-        description="The steps in which a canary gets its traffic, rising to 100.",
+        description="The steps in which traffic is shifted to a canary, rising to 100.",
     )
     success_rate: float = Field(
         default=0.99,
         gt=0.5,
         le=1.0,
         title="Success rate",
-        description="The least share of requests that has to succeed; the gate of each step.",
+        description="The share of requests that must succeed at each step.",
     )
     latency_p99_ms: float | None = Field(
         default=None,
         gt=0,
         title="Latency (p99, milliseconds)",
-        description="The most that the 99th percentile may be at each step. Empty: no such gate.",
+        description="The highest acceptable 99th percentile at each step. Empty: no limit.",
     )
     fault_percent: int = Field(
         default=20,
@@ -101,30 +101,30 @@ class SmokeOptions(Section):
         gt=0,
         le=1.0,
         title="Spread",
-        description="The least that every replica has to get, as a part of its even share. Linkerd "
-        "prefers the replica that answers sooner, so shares are never quite even.",
+        description="The least that a replica must get, as a fraction of an even share. Linkerd "
+        "prefers replicas that answer sooner, so shares are never quite even.",
     )
     false_alarm: float = Field(
         default=1e-6,
         gt=0,
         le=0.05,
         title="False alarm",
-        description="How likely a split that works may be called wrong, by chance alone.",
+        description="The acceptable probability that a working split fails its test by chance.",
     )
     settle_seconds: float = Field(
         default=3.0,
         ge=0,
         le=120,
         title="Settle (seconds)",
-        description="How long a changed weight is given to reach the proxies.",
+        description="How long to wait for a changed weight to reach the proxies.",
     )
     timeout_seconds: int = Field(
         default=180,
         ge=10,
         le=3600,
         title="Timeout (seconds)",
-        description="How long the tests' pods may take to be up, and each client to be done "
-        "beyond its traffic.",
+        description="How long the tests' pods may take to start, and a client to finish after its "
+        "traffic.",
     )
 
     @field_validator("promises")
@@ -158,7 +158,7 @@ class SmokeOptions(Section):
         if self.requests < needed:
             raise ValueError(
                 f"of {self.requests} requests a share of {smallest} percent would see "
-                f"{self.requests * smallest // 100}, too few to judge by: set requests to "
+                f"{self.requests * smallest // 100}, too few to judge: set requests to "
                 f"{needed} or more, or the smallest weight higher"
             )
         return self

@@ -170,7 +170,7 @@ class SmokeRun:
                     bare[0],
                     expected="a container linkerd-proxy, as linkerd.io/inject asks for",
                     found=f"none in {len(bare)} of {len(pods)} pods",
-                    remedy="See whether the proxy injector runs and its webhook answers.",
+                    remedy="Check that the proxy injector runs and its webhook answers.",
                 )
             say(f"{len(pods)} pods are up and meshed")
 

@@ -234,7 +234,7 @@ def _releases(
         release = installed.releases.get(part)
         subject = f"Helm release {release.ref}" if release is not None else part
         if release is None:
-            stays.append(Stays(subject, f"it is no Helm release: it belongs to {owner}"))
+            stays.append(Stays(subject, f"it is not a Helm release: it belongs to {owner}"))
         elif decide(owner, "mesh") == "theirs":
             stays.append(Stays(subject, f"it belongs to {owner}"))
         elif part == CRDS and not options.crds:
@@ -396,7 +396,7 @@ def _unfinished(snapshot: UninstallSnapshot) -> Iterator[Finding]:
             subject,
             f"the rotation that began on {rotation.begun} is not finished: the keys of both "
             "anchors stay where they are",
-            "Finish it by rotate_anchor, or accept this.",
+            "Finish it with rotate_anchor, or accept this.",
             acceptable=True,
         )
     if (upgrade := snapshot.upgrade) is not None:
@@ -405,7 +405,7 @@ def _unfinished(snapshot: UninstallSnapshot) -> Iterator[Finding]:
             "error",
             subject,
             f"the upgrade from {upgrade.source} to {upgrade.target} is not finished",
-            "Finish it by upgrade, or accept this.",
+            "Finish it with upgrade, or accept this.",
             acceptable=True,
         )
 
@@ -432,8 +432,8 @@ def _injected(snapshot: UninstallSnapshot, goes: Sequence[Gone]) -> Iterator[Fin
             f"{len(left)} workloads still have a proxy of this mesh: {_some(left)}. Without a "
             "control plane their proxies lose their certificates within a day, and new pods come "
             "up without a proxy",
-            "Take annotation linkerd.io/inject off them and their namespaces and restart them, or "
-            "accept this.",
+            "Remove annotation linkerd.io/inject from them and their namespaces and restart them, "
+            "or accept this.",
             acceptable=True,
         )
 

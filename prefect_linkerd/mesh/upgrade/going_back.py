@@ -207,7 +207,7 @@ def _values(current: Revision, former: Revision) -> Iterator[Finding]:
             f"Helm release {former.ref}",
             f"goes back to the values of revision {former.number}, which differ in "
             f"{', '.join(keys[:20])}",
-            "Change them by bootstrap once it is back, if you need them.",
+            "Change them with bootstrap afterwards, if you need them.",
         )
 
 

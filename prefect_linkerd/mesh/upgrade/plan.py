@@ -115,7 +115,8 @@ def source_version(installed: Mapping[str, Revision], record: UpgradeRecord | No
         "Helm releases",
         expected="a mesh that was installed by Helm: linkerd2 or linkerd-control-plane",
         found=", ".join(sorted(installed)) or "none",
-        remedy="Install a mesh by bootstrap. One of the linkerd CLI has to be uninstalled first.",
+        remedy="Install a mesh with bootstrap. One that the linkerd CLI installed has to be "
+        "uninstalled first.",
     )
 
 
@@ -309,8 +310,8 @@ def _extensions(snapshot: PlanSnapshot) -> list[Finding]:
                     else f"{extension}.enabled is off in the configuration"
                 )
                 + ", so it would be uninstalled",
-                "Accept it. Proxies then export traces by the control plane's value proxy.tracing: "
-                "https://linkerd.io/2/tasks/distributed-tracing/"
+                "Accept it. Proxies then export traces as the control plane's value proxy.tracing "
+                "says: https://linkerd.io/2/tasks/distributed-tracing/"
                 if is_gone
                 else f"Set {extension}.enabled to keep it, or accept it.",
                 acceptable=True,

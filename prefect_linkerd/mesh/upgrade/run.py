@@ -254,7 +254,7 @@ class Upgrade:
         return since + timedelta(minutes=self.after.config.upgrade.soak_minutes)
 
     def soak(self, until: datetime, on_progress: OnProgress) -> None:
-        """Lets the new control plane run for a while.
+        """Lets the new control plane run for a while before the data plane follows.
 
         Raises:
             NotReady: the control plane fell ill meanwhile, and stayed so.

@@ -50,7 +50,7 @@ def test_advice_about_a_fleet() -> None:
     assert plan(["a"], "a")
 
 
-@follows("Let traefik.install be on, or install Traefik's CRDs.")
+@follows("Turn traefik.install on, or install Traefik's CRDs.")
 def test_advice_about_traefik() -> None:
     assert MeshConfig.model_validate({"traefik": {"install": True}}).traefik.install
     advice(InvalidInput, lambda: choose_api_version(frozenset({"v1"})))
@@ -77,7 +77,7 @@ def test_advice_about_helm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @follows(
     "Set version to the installed release, or use the upgrade flow.",
-    "Look at them: rollouts may wait for them.",
+    "Look at them: rollouts may have to wait for them.",
 )
 def test_advice_about_what_is_installed() -> None:
     def found(version: str = "", **changes: Any) -> list[Finding]:

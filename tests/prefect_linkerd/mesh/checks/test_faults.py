@@ -614,7 +614,7 @@ ADVICE: dict[str, tuple[str, ...]] = {
         "Delete the Secret and run bootstrap again, which issues a new one; where cert-manager",
     ),
     "the trust anchor has ended": (
-        "Check the clock; where it has ended, run rotate_anchor with recover.",
+        "Check the clock. If it has expired, run rotate_anchor with recover.",
     ),
     "the trust anchor ends soon": ("Run rotate_anchor.",),
     "the issuer has ended": (
@@ -627,10 +627,10 @@ ADVICE: dict[str, tuple[str, ...]] = {
     ),
     "a proxy has another trust anchor": (
         "Restart its workload.",
-        "Restart it: its pods are then injected with the present trust bundle.",
+        "Restart it: its pods are then injected with the current trust bundle.",
     ),
     "a proxy of the control plane is of another version": (
-        "Set version to it, and run the upgrade flow.",
+        "Set version to that release, and run the upgrade flow.",
     ),
     "the control plane is of another version": ("Run the upgrade flow, or correct version.",),
     "a pod is labelled where it should be annotated": ("Make it an annotation.",),
@@ -638,7 +638,9 @@ ADVICE: dict[str, tuple[str, ...]] = {
     "a port is opaque on the Service alone": ("Annotate both alike (",),
     "high availability with one replica": ("Scale it, or look at the pods that are not ready.",),
     "the injector fails closed for kube-system too": ("Label it ",),
-    "two namespaces are the same extension's": ("Keep it on the extension's own.",),
+    "two namespaces are the same extension's": (
+        "Keep the label on the extension's own namespace.",
+    ),
     "the Gateway API is missing": ("Let linkerd-crds install them (installGatewayAPI), or apply",),
 }
 

@@ -793,7 +793,7 @@ ADVICE: dict[str, tuple[str, ...]] = {
     ),
     "a workload came up without a proxy": ("Restart it, now that the injector answers;",),
     "a proxy is two versions older than the control plane": (
-        "Restart it, once the control plane is of the version that is wanted.",
+        "Restart it once the control plane has the configured version.",
     ),
     "a release is left pending": ("run bootstrap, which finishes it.",),
     "a release has failed": ("run bootstrap again.",),

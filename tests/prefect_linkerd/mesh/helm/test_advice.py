@@ -138,9 +138,9 @@ def test_advice_about_a_folder(tmp_path: Path) -> None:
 
 
 @follows(
-    "Correct the repository's address, below which index.yaml is.",
+    "Correct the repository's address: index.yaml is right below it.",
     "Correct the address, or name a folder with the charts (charts.mirror).",
-    "Do not install it: the repository, or what is between, is broken.",
+    "Do not install it: the repository, or a proxy in between, is broken.",
 )
 def test_advice_about_a_repository(repository: tuple[str, Path], tmp_path: Path) -> None:
     url, folder = repository

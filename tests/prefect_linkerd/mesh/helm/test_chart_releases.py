@@ -166,7 +166,7 @@ def test_a_registry_is_watched_by_its_tags(registry: Tags) -> None:
 
 
 @follows(
-    "Name a repository with an index.yaml, or a registry without log-in.",
+    "Name a repository with an index.yaml, or a registry without a login.",
     "Correct the registry's address.",
 )
 def test_a_registry_that_asks_for_a_log_in_or_has_nothing_is_named(registry: Tags) -> None:

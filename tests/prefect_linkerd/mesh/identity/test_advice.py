@@ -213,7 +213,7 @@ CHAINS: dict[str, tuple[Issuer, str, Issuer]] = {
     ),
     "an expired anchor's": (
         (issuer(EXPIRED), EXPIRED.pem, DOMAIN),
-        "Check the clock; where it has ended, run rotate_anchor with recover.",
+        "Check the clock. If it has expired, run rotate_anchor with recover.",
         FIT,
     ),
 }
@@ -230,14 +230,14 @@ def test_advice_about_an_issuer(case: str) -> None:
 
 
 @follows(
-    "Check the clock; where it has ended, run rotate_anchor with recover.",
+    "Check the clock. If it has expired, run rotate_anchor with recover.",
 )
 def test_advice_about_an_anchor_that_signs_no_more() -> None:
     def sign(anchor: Made, now: datetime = NOW) -> KeyPair:
         return sign_issuer(anchor.pair, DOMAIN, YEAR, now)
 
     text = advice(CertificateError, lambda: sign(EXPIRED))
-    assert text == "Check the clock; where it has ended, run rotate_anchor with recover."
+    assert text == "Check the clock. If it has expired, run rotate_anchor with recover."
     assert sign(EXPIRED, NOW - timedelta(hours=2))
     assert sign(ROOT)
 

@@ -189,7 +189,7 @@ def test_advice_about_a_secret_in_the_anchors_place(cluster: Cluster, namespace:
 
 
 @follows(
-    "Choose another kubeconfig or context, or install a mesh by bootstrap.",
+    "Choose another kubeconfig or context, or install a mesh with bootstrap.",
     "Choose another kubeconfig or context.",
 )
 def test_advice_where_there_is_no_control_plane_to_adopt(cluster: Cluster, namespace: str) -> None:

@@ -109,7 +109,7 @@ def test_advice_where_there_is_no_mesh_of_helm(charts_dir: Path) -> None:
 @follows(
     "Choose another version, change upgrade.channel or upgrade.constraint, or accept it.",
     "Set viz.enabled to keep it, or accept it.",
-    "Accept it. Proxies then export traces by the control plane's value proxy.tracing:",
+    "Accept it. Proxies then export traces as the control plane's value proxy.tracing says:",
     "Remove it from the extra values (",
     "Set that instead in the extra values (",
 )
@@ -211,7 +211,8 @@ def test_advice_about_an_object_that_the_api_server_refuses(charts_dir: Path) ->
     "Keep them by adding to the configuration",
     "Accept it: linkerd-crds takes no extra values.",
     "Set cluster_domain to ",
-    "Change the anchors of a running mesh by rotate_anchor, which restarts what needs it.",
+    "Use rotate_anchor to change the anchors of a running mesh: it restarts the workloads that "
+    "need it.",
 )
 def test_advice_about_what_would_be_lost(charts_dir: Path) -> None:
     def lost(values: Any, /, **config: Any) -> list[Finding]:

@@ -90,7 +90,7 @@ def test_on_simulated_nodes_it_says_so_and_asks_one_thing(sandbox: Sandbox) -> N
     assert len(cluster.asked) == 1
 
 
-@follows("See whether the proxy injector runs and its webhook answers, ")
+@follows("Check that the proxy injector runs and its webhook answers, ")
 def test_pods_without_a_proxy_are_a_refusal_that_leaves_nothing(cluster: Cluster) -> None:
     """This cluster has no mesh, so nothing injects."""
     with pytest.raises(NotReady, match="expected a container linkerd-proxy") as refused:

@@ -263,7 +263,7 @@ def test_advice_about_an_anchor_that_a_certificate_owns() -> None:
 @follows(
     "run rotate_anchor to begin a rotation.",
     "Provide none to resume it, or abort it first.",
-    "Run abort until it is done, then rotate again.",
+    "Run abort until it finishes, then rotate again.",
 )
 def test_advice_about_a_rotation_that_has_begun() -> None:
     first, second = make().pem, make().pem
@@ -282,7 +282,7 @@ def test_advice_about_a_rotation_that_has_begun() -> None:
     assert _decide_goal(forward, None, "abort") == origin
 
     text = advice(InvalidInput, lambda: _decide_goal(back, second, "rotate"))
-    assert text == "Run abort until it is done, then rotate again."
+    assert text == "Run abort until it finishes, then rotate again."
     assert _decide_goal(back, None, "abort") == origin
     # Once it is done there is no open record.
     assert _decide_goal(None, second, "rotate") in fingerprints(second, "a")
@@ -342,8 +342,8 @@ def chart(version: str) -> Chart:
 
 @follows(
     "Set the mesh's version to what is installed",
-    "Set namespaces.linkerd to where it is, or install the mesh by bootstrap.",
-    "Change it there; these flows write meshes of Helm alone.",
+    "Set namespaces.linkerd to where it is, or install the mesh with bootstrap.",
+    "Change it there: these flows change only meshes that Helm installed.",
     "Change it there: what these flows write it would undo.",
 )
 def test_advice_about_the_control_planes_release() -> None:
@@ -359,7 +359,7 @@ def test_advice_about_the_control_planes_release() -> None:
     assert "or run upgrade first" in text
     ask(replace(bundle, release=replace(installed, chart_version="2")), "2")
     text = advice(NotReady, lambda: ask(replace(bundle, release=None)))
-    assert text == "Set namespaces.linkerd to where it is, or install the mesh by bootstrap."
+    assert text == "Set namespaces.linkerd to where it is, or install the mesh with bootstrap."
     text = advice(OwnershipConflict, lambda: ask(replace(bundle, driver=flux)))
     assert text.startswith("Change it there")
     text = advice(NotReady, lambda: ask(replace(bundle, release=None, driver=flux)))

@@ -137,7 +137,7 @@ def bundles(cluster: Cluster) -> Iterator[None]:
     cluster.delete(*crd, name)
 
 
-@follows("Name it after the ConfigMap, or take the ConfigMap out of its care.")
+@follows("Name the Bundle like the ConfigMap, or stop it from owning the ConfigMap.")
 @pytest.mark.usefixtures("bundles")
 def test_advice_about_a_bundle_of_another_name(cluster: Cluster) -> None:
     anchor = root(cluster)

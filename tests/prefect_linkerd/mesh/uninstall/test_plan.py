@@ -161,10 +161,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "a rotation": (
         {"rotation": ROTATION},
-        "Finish it by rotate_anchor, or accept this.",
+        "Finish it with rotate_anchor, or accept this.",
         "unfinished",
     ),
-    "an upgrade": ({"upgrade": UPGRADE}, "Finish it by upgrade, or accept this.", "unfinished"),
+    "an upgrade": ({"upgrade": UPGRADE}, "Finish it with upgrade, or accept this.", "unfinished"),
     "custom resources": (
         {"resources": {"servers.policy.linkerd.io": ("Server/apps/web",)}},
         "Save those that you need, or accept this.",
