@@ -68,7 +68,7 @@ The run waits for a person's approval before its first change.
 
 
 def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[AutomationCore]:
-    """Replaces a mesh's ending certificates that nobody else renews, and ends gentle rotations.
+    """Replaces a mesh's expiring certificates that nothing else renews, and ends gentle rotations.
 
     Args:
         name: the mesh's, as events have it.

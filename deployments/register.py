@@ -196,7 +196,7 @@ async def ensure_automations(
         )
     if not meshes:
         left.append(
-            f"There is no mesh yet: save a Linkerd Mesh block by the name {PATTERN} and run this "
+            f"There is no mesh yet: save a Linkerd Mesh block named {PATTERN} and run this "
             "again, or run python -m prefect_linkerd.deployments.register --mesh FILE. Until then "
             "its scheduled runs fail."
         )

@@ -79,7 +79,7 @@ def upgrade(
         dry_run: Stops after the plan, and changes nothing.
         accept: Ids of the plan's findings that a person has looked at and accepts; `window` goes
             ahead outside the maintenance window.
-        go_back: Goes back: gives an interrupted upgrade up, or undoes a completed one as far as
+        go_back: Goes back: gives up an interrupted upgrade, or undoes a completed one as far as
             Helm keeps the former revisions.
         restarts: How fast, and in which order, the data plane is restarted, and by how much success
             rates may drop.

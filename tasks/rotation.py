@@ -71,7 +71,7 @@ def with_key(new: NewAnchor) -> NewAnchor:
         raise InvalidInput(
             f"Prefect Secret block {name}",
             expected="the new trust anchor's private key (PEM)",
-            found="no block of that name" if content is None else "something that is no text",
+            found="no block of that name" if content is None else "something that is not text",
             remedy="Save the key there. A rotation that has begun needs none: give no anchor.",
         )
     return new.with_key(SecretStr(content))

@@ -3,7 +3,7 @@
 python -m tools.command_table > docs/commands.md      # or some commands alone: their rows
 
 Every cell is measured: each command is started as a person would, with a kubeconfig of nobody, of
-a server that refuses, of one that never answers, and with a file that is no mesh.
+a server that refuses, of one that never answers, and with a file that is not a mesh.
 """
 
 from __future__ import annotations

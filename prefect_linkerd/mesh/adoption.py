@@ -486,7 +486,7 @@ def _outlook(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[
 
 
 def _anchor_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
-    """Why the trust anchor cannot be replaced, no matter who owns the releases."""
+    """Why the trust anchor cannot be replaced, regardless of who owns the releases."""
     if not _is_cert_managers(snapshot):
         yield from _issuer_refused(snapshot, ())
         yield from _bundle_refused(snapshot)

@@ -35,7 +35,7 @@ class Installed:
 
 
 def verify_installed(mesh: Mesh, *, rehearsal: bool) -> Report:
-    """Judges the mesh's own namespaces and the demonstration application; nobody else's.
+    """Runs the checks on the mesh's own namespaces and the demo application alone.
 
     Args:
         rehearsal: whether its charts are no Linkerd, and checks are known to fail.

@@ -145,7 +145,7 @@ def identity_trust_anchors_are_time_valid(snapshot: Snapshot) -> Problems:
 
 
 def not_valid_now(info: CertificateInfo, now: datetime) -> str:
-    """Why a certificate does not hold now; empty where it does."""
+    """Why a certificate is not valid now; empty if it is."""
     if info.not_before > now:
         return f"it is not valid before {info.not_before:%Y-%m-%d %H:%M} UTC"
     if info.not_after < now:
@@ -188,7 +188,7 @@ def identity_issuer_cert_uses_supported_crypto(snapshot: Snapshot) -> Problems:
 )
 def identity_issuer_cert_is_time_valid(snapshot: Snapshot) -> Problems:
     if text := not_valid_now(issuer_chain(snapshot)[0], snapshot.now):
-        remedy = "Check the clock; where it has ended, run rotate_issuer with accept_downtime."
+        remedy = "Check the clock. If it has expired, run rotate_issuer with accept_downtime."
         yield Problem(_subject(snapshot), text, remedy)
 
 

@@ -54,7 +54,7 @@ def release_exists(snapshot: Snapshot) -> Problems:
         owner = next(
             (o for p, o in snapshot.installed.owners.items() if p == wanted.chart.name), None
         )
-        # What Argo CD or kubectl installs is no release, and need not be one.
+        # What Argo CD or kubectl installs is not a release, and need not be one.
         is_helms = owner is None or owner.release is not None
         if is_helms and (wanted.namespace, wanted.name) not in there:
             yield Problem(

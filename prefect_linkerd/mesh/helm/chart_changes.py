@@ -196,10 +196,10 @@ class ObjectChange:
 def deletions(
     installed: Iterable[Object], wanted: Iterable[Object], namespace: str
 ) -> list[Object]:
-    """The objects of a release's present manifest that its next one lacks.
+    """The objects of a release's current manifest that its next one lacks.
 
-    Helm deletes each of them, no matter who wrote it, unless the live object has the annotation
-    `helm.sh/resource-policy: keep`. Source: helm `pkg/kube/client.go`, `Client.Update`.
+    Helm deletes each of them, even those that somebody else wrote, unless the live object has the
+    annotation `helm.sh/resource-policy: keep`. Source: helm `pkg/kube/client.go`, `Client.Update`.
     """
     kept = {_identity(obj, namespace) for obj in wanted if not _annotation(obj, "helm.sh/hook")}
     return [obj for obj in installed if _identity(obj, namespace) not in kept]

@@ -68,7 +68,7 @@ class Answer:
 def released(entries: Mapping[ChartName, Sequence[Entry]]) -> list[ChartRelease]:
     """The Linkerd releases whose charts are all there, the oldest first.
 
-    A control plane whose CRDs' chart is not published yet is no release.
+    A control plane whose CRDs' chart is not published yet does not count as a release.
     """
     versions = {
         version

@@ -48,7 +48,7 @@ RECONCILERS: tuple[By, ...] = (
     "trust-manager",
     "controller",
 )
-"""Owners that bring an object back to what they have written down, no matter who changes it."""
+"""Owners that revert whatever somebody else changes in an object."""
 
 _HELM = "helm"
 _HELM_CONTROLLER = "helm-controller"
@@ -66,7 +66,7 @@ Source: apimachinery `pkg/util/managedfields/internal` (capmanagers.go, skipnona
 class Owner:
     """Who owns something. `name` is how messages name them, such as `Helm release infra/linkerd`.
 
-    `release` is the Helm release among whose objects it is, no matter who drives that release.
+    `release` is the Helm release that has the object, even if something else drives that release.
     """
 
     by: By

@@ -447,7 +447,7 @@ def ensure_cert_manager_issuer(
     Raises:
         InvalidInput: the trust anchor's key is not in the cluster, where cert-manager needs it.
         NotReady: with cert-manager's own message and the object's last events.
-        OwnershipConflict: somebody else's object is in the place of one, and does not do.
+        OwnershipConflict: somebody else's object is in the place of one, and lacks what is needed.
         CertificateError: what cert-manager signed does not chain to the anchor.
     """
     started = time.monotonic()

@@ -281,7 +281,7 @@ def tls_secret(
 
 
 def secret_text(secret: Object) -> dict[str, str]:
-    """A Secret's data, decoded; what is no text is replaced by marks that nothing can read."""
+    """A Secret's data, decoded; bytes that are not text become replacement characters."""
     data: dict[str, str] = secret.get("data") or {}
     return {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
 
@@ -613,7 +613,7 @@ def _read(path: Path, subject: str) -> str:
         raise InvalidInput(
             subject,
             expected=f"PEM text in {path}",
-            found="something that is no text, perhaps DER",
+            found="something that is not text, perhaps DER",
             remedy="Convert it: openssl x509 -inform der -in anchor.der -out anchor.crt (a key: "
             "openssl pkey -inform der -in key.der -out anchor.key).",
         ) from None

@@ -18,7 +18,7 @@ KINDS: dict[Dependency, tuple[Gvk, ...]] = {
         Gvk("traefik.containo.us/v1alpha1", "IngressRoute"),
     ),
 }
-"""The kinds by which an installed dependency is known, no matter who installed it."""
+"""The kinds by which an installed dependency is recognized."""
 
 
 def namespace_of(name: Dependency, config: MeshConfig) -> str:

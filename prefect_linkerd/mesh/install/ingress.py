@@ -153,7 +153,7 @@ def own_password(config: MeshConfig) -> OwnObject:
 
 
 def own_routes(config: MeshConfig, served: frozenset[str]) -> list[OwnObject]:
-    """Everything of the ingress, its password among it, as far as the cluster can have it.
+    """Everything of the ingress, including its password, that the cluster's CRDs allow.
 
     Args:
         served: the API versions that the cluster serves.

@@ -99,7 +99,7 @@ def lacks(wanted: Object, found: Object) -> list[str]:
         asked: dict[str, str] = wanted["metadata"].get(part) or {}
         there: dict[str, str] = found["metadata"].get(part) or {}
         lacking += [
-            # In YAML a bare `true` is no text, and the API server refuses it.
+            # In YAML a bare `true` is not a string, and the API server rejects it.
             f"{part[:-1]} {key}: {json.dumps(value) if value in ('true', 'false') else value}"
             for key, value in asked.items()
             if MADE_HERE.get(key) != value and there.get(key) != value

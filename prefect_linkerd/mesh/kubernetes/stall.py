@@ -302,7 +302,7 @@ def lacks_pods(workload: Object, pods: Iterable[Object]) -> bool:
 
 
 def newest_replica_set(workload: Object, replica_sets: Iterable[Object]) -> Object | None:
-    """The ReplicaSet of a Deployment's present revision."""
+    """The ReplicaSet of a Deployment's current revision."""
     wanted = _part(workload["metadata"], "annotations").get(REVISION)
     uid = workload["metadata"].get("uid")
     for obj in replica_sets:

@@ -8,7 +8,7 @@
 `probe` is a backend that also asks others, all the time, and says on a port of its own what it saw:
 `/results`, and `/ask?server=A&server=B`, which first sets whom it asks.
 
-It is put into the cluster as it stands here, in a ConfigMap, and run with any image that has Python
+This file goes into the cluster in a ConfigMap, and runs with any image that has Python
 3.9 or newer; so it imports nothing but the standard library. All ends are bounded: a client that
 sends by its number of requests and by time, the others by their pods.
 """

@@ -738,7 +738,7 @@ def check_issuer(
             "an issuer that is valid now",
             f"one valid from {info.not_before:%Y-%m-%d %H:%M} to {info.not_after:%Y-%m-%d %H:%M}"
             f" UTC, and it is {now:%Y-%m-%d %H:%M}",
-            "Check the clock. Where it has ended, run rotate_issuer with accept_downtime; where no "
+            "Check the clock. If it has expired, run rotate_issuer with accept_downtime; if no "
             "control plane is installed yet, delete the Secret and run bootstrap again.",
         )
     name = _ISSUER_NAME.match(info.common_name)

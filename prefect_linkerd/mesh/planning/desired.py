@@ -124,7 +124,7 @@ def _is_undeclared(mesh: Mesh, chart: Chart, values: Values, at: ReleaseRef) -> 
 
 
 def dependencies_of(config: MeshConfig) -> list[Dependency]:
-    """What the mesh needs beside Linkerd, no matter who installs it."""
+    """What the mesh needs beside Linkerd, whether these flows install it or not."""
     found: list[Dependency] = ["cert-manager"] if config.issuer == "cert-manager" else []
     return [*found, "traefik"] if config.traefik.enabled else found
 

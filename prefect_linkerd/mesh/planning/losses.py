@@ -49,7 +49,7 @@ class ReleaseChange:
 
     `before` is its deployed revision, and `is_ours` says whether these flows made it. `defaults`
     are the next chart's, `values` the next ones and `extra` those of the configuration among them;
-    `computed` are the values that the configuration alone gives to the present chart, `own_keys`
+    `computed` are the values that the configuration alone gives to the current chart, `own_keys`
     those that these flows compute under some configuration. `objects` are the changes of objects,
     `rendered` the objects as they are to be, `unsafe` the extra values that contradict the mesh.
     """

@@ -180,7 +180,7 @@ def installed_crds(
 
 
 def chart_of(revision: Revision) -> Chart | None:
-    """The chart of a revision, as far as values are computed of it; None where it is not known.
+    """The chart of a revision, with what values are computed from; None if it is not known.
 
     From Helm's own record, as a repository need not have old charts any more.
     """

@@ -94,7 +94,7 @@ Say = Callable[[str], None]
 
 
 class Probe:
-    """What a change of a mesh sees of its probe; as it stands here, one that asks nothing.
+    """What a change of a mesh sees of its probe. This one is off, and sends no requests.
 
     Args:
         absent: why not.
@@ -111,7 +111,7 @@ class Probe:
         return ProbeOutcome(absent=self._absent)
 
     def is_own(self, pod: Pod) -> bool:  # noqa: ARG002
-        """Whether a pod is the probe's, which nothing else may restart."""
+        """Whether a pod is the probe's: only the probe may restart it."""
         return False
 
     def is_newest(self, pod: Pod) -> bool:  # noqa: ARG002

@@ -144,7 +144,7 @@ CERTIFICATE_PHASES: tuple[Phase, ...] = (
         "anchor's as sources.",
         does="Copies the anchor's Secret to the previous anchor's. Renews the issuer where it "
         "would be due before every proxy trusts a new anchor.",
-        proof="The copy has the present anchor, the trust bundle too, and the issuer is not due "
+        proof="The copy and the trust bundle have the current anchor, and the issuer is not due "
         "for longer than the restarts take.",
         back="Nothing has changed: the rotation ends.",
     ),

@@ -354,7 +354,7 @@ class Rotation:
         return pair
 
     def prepare(self, on_progress: OnProgress) -> None:
-        """The present anchor of a Certificate is copied, and the issuer not due for long enough.
+        """Copies a Certificate's current anchor, and sees that the issuer is not due too soon.
 
         Raises:
             NotReady: trust-manager or cert-manager did not do their part.

@@ -108,7 +108,7 @@ class RotationSnapshot:
 
     @property
     def trusts_current(self) -> bool:
-        """Whether cert-manager may sign with the Certificate's present anchor without harm."""
+        """Whether cert-manager may sign with the Certificate's current anchor without harm."""
         if self.anchor is None:
             return True
         is_in_bundle = self.anchor.current.fingerprint in self.bundle.anchors
@@ -116,7 +116,7 @@ class RotationSnapshot:
 
     @property
     def is_settled_on_current(self) -> bool:
-        """Whether the mesh is of the Certificate's present anchor: there is nothing to take over.
+        """Whether the mesh uses the Certificate's current anchor: there is nothing to take over.
 
         Otherwise somebody began a rotation: cert-manager by its schedule, or a person.
         """
@@ -223,9 +223,9 @@ def issuer_of(
 
 
 def anchors_to_keep(snapshot: RotationSnapshot) -> list[CertificateInfo]:
-    """The anchors beside a Certificate's present one that proxies may have certificates of.
+    """The anchors other than a Certificate's current one that proxies may have certificates from.
 
-    The issuer's, those that are trusted, and those of proxies that do not trust the present one:
+    The issuer's, those that are trusted, and those of proxies that do not trust the current one:
     they have no certificate of it.
     """
     if snapshot.anchor is None:

@@ -155,7 +155,7 @@ def next_shift(weights: Sequence[int], weight: int, problems: Sequence[str]) -> 
     """The way of a canary: through rising weights while nothing blocks it, else back to 0.
 
     Args:
-        weight: the present one; 0 before the first step.
+        weight: the current one; 0 before the first step.
         problems: what the health gate found at the present weight.
     """
     if problems:

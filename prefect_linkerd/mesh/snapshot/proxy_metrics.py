@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prefect_linkerd.mesh.snapshot.mesh import Pod
 
 SAMPLE = 10
-"""Proxies that are asked, each of another workload as far as there are enough."""
+"""How many proxies are asked; each of another workload, if there are enough."""
 
 AT_ONCE = 5
 TIMEOUT = 3.0

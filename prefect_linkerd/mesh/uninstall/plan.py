@@ -4,8 +4,8 @@ What bootstrap made, and the releases of the mesh that people installed with pla
 somebody else owns stays, and so does what others may use: CRDs, namespaces, cert-manager and
 Traefik, unless they are asked for. The trust anchor's private key always stays.
 
-Helm deletes whatever a release's manifest lists, no matter who owns it by now. So what has to stay
-is marked in the release's record first (`Gone.keeps`).
+Helm deletes whatever a release's manifest lists, even if somebody else owns it by now. So what has
+to stay is marked in the release's record first (`Gone.keeps`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class UninstallSnapshot:
     Args:
         installed: the mesh's releases, with those of extensions that the configuration lacks.
         members: the objects of each release.
-        dependencies: the releases of cert-manager and Traefik, no matter who made them.
+        dependencies: the releases of cert-manager and Traefik, of any owner.
         own: live objects beside Helm's releases in places where bootstrap makes some.
         certified: Secrets that cert-manager made for Certificates among them.
         left_crds: CRDs of Linkerd's charts that an earlier uninstall has kept.

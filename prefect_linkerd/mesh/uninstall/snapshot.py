@@ -102,7 +102,7 @@ def _places(config: MeshConfig) -> list[str]:
 
 
 def read_uninstall(mesh: Mesh, options: UninstallOptions, key: str) -> UninstallSnapshot:
-    """Reads a mesh as far as an uninstall looks at it.
+    """Reads what the plan of an uninstall needs.
 
     Args:
         key: where the trust anchor's private key is, in words.

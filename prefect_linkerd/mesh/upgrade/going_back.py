@@ -198,7 +198,7 @@ def _bundle(former: Revision, trusted: str) -> Iterator[Finding]:
 
 
 def _values(current: Revision, former: Revision) -> Iterator[Finding]:
-    """Values that go back with the release, no matter who has changed them since."""
+    """Values that go back with the release, even if somebody has changed them since."""
     keys = [key for key in differing_keys(former.values, current.values) if key != BUNDLE_VALUE]
     if keys:
         yield Finding(

@@ -420,7 +420,7 @@ def _crds(changes: Sequence[CrdChange]) -> list[Finding]:
             "error",
             f"CustomResourceDefinition/{change.name}",
             f"the new one does not serve {', '.join(change.served_removed)} any more, which the "
-            "present control plane and custom resources may use",
+            "current control plane and custom resources may use",
             "Move the custom resources to a newer version first; then there is no way back.",
         )
         for change in changes

@@ -116,7 +116,7 @@ def read_plan(
     Raises:
         InvalidInput: there is no mesh, or the version is a downgrade or skips others.
         OwnershipConflict: the mesh has no Helm release, but an owner.
-        ChartError: a chart of the version is not to be had.
+        ChartError: a chart of the version cannot be found.
     """
     releases = read_releases(mesh.cluster)
     installed = installed_releases(mesh, releases)
@@ -190,7 +190,7 @@ def pins_of(data_plane: DataPlane) -> tuple[Pin, ...]:
 
 
 def _released(config: MeshConfig) -> MeshConfig:
-    """The mesh as far as an upgrade installs it: without what stays as it is."""
+    """The part of the mesh that an upgrade installs: without what stays as it is."""
     asked = set(config.upgrade.dependencies)
     manager = config.cert_manager.model_copy(update={"install": "cert-manager" in asked})
     traefik = config.traefik.model_copy(update={"install": "traefik" in asked})

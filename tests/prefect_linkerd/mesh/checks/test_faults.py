@@ -618,7 +618,7 @@ ADVICE: dict[str, tuple[str, ...]] = {
     ),
     "the trust anchor ends soon": ("Run rotate_anchor.",),
     "the issuer has ended": (
-        "Check the clock; where it has ended, run rotate_issuer with accept_downtime.",
+        "Check the clock. If it has expired, run rotate_issuer with accept_downtime.",
     ),
     "the issuer ends soon": ("Run rotate_issuer.",),
     "another anchor signed the issuer": (
