@@ -28,5 +28,10 @@ def adopt(mesh: LinkerdMesh) -> Adoption:
 
     Raises:
         InvalidInput: the cluster has no Linkerd.
+
+    Example:
+        >>> found = adopt(LinkerdMesh(access=ClusterAccess(context="production")))
+        >>> found.config["version"]
+        'stable-2.14.10'
     """
     return inspect_mesh(connect(mesh))

@@ -41,6 +41,10 @@ def rotate_webhooks(
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
+
+    Example:
+        >>> rotate_webhooks(LinkerdMesh.load("production"), dry_run=True)  # says what is renewed
+        >>> rotate_webhooks(LinkerdMesh.load("production"))
     """
     live = connect(mesh)
     before = inspect_webhooks(live)

@@ -41,6 +41,11 @@ def smoke_test(
 
     Raises:
         SmokeTestFailed: the tests that failed, and why.
+
+    Example:
+        >>> smoke_test(
+        ...     LinkerdMesh.load("production"), options=SmokeOptions(promises=["canary"])
+        ... )
     """
     live = connect(mesh)
     if dry_run:

@@ -48,6 +48,12 @@ def uninstall(
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.
+
+    Example:
+        >>> plan = uninstall(LinkerdMesh.load("production"), dry_run=True)
+        >>> [finding.id for finding in plan.findings]
+        ['injected']
+        >>> uninstall(LinkerdMesh.load("production"), accept=["injected"])
     """
     live = connect(mesh)
     plan = plan_to_uninstall(live, options, frozenset(accept))

@@ -33,6 +33,10 @@ def verify_meshes(meshes: list[str], options: VerifyOptions = DEFAULTS) -> dict[
     Raises:
         InvalidInput: no mesh is named, a block does not exist, or a file would be written twice.
         MeshUnhealthy: at least one of them is.
+
+    Example:
+        >>> verify_meshes(["production", "staging"])
+        {'production': 'Completed', 'staging': 'Degraded'}
     """
     if not meshes or options.json_file or options.metrics_file:
         raise InvalidInput(

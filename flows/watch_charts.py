@@ -22,7 +22,7 @@ def watch_charts(repositories: list[str] = OF_MESHES) -> list[str]:
     """Announce each new Linkerd release once, as an event that can start upgrades.
 
     The event is `linkerd.chart.released`, about resource `linkerd.charts.<channel>`; automations
-    start upgrades by it. The first look at a repository only takes note of what is there. A broken
+    start upgrades by it. The first poll of a repository only records what is there. A broken
     index is an event `linkerd.chart.index-broken` and a failed run, and starts no upgrade.
 
     Args:
@@ -30,7 +30,11 @@ def watch_charts(repositories: list[str] = OF_MESHES) -> list[str]:
             saved meshes take Linkerd's charts from, and where none is saved upstream's two.
 
     Raises:
-        ChartError: one could not be read or is broken; the others were looked at nevertheless.
+        ChartError: one could not be read or is broken; the others were read nevertheless.
+
+    Example:
+        >>> watch_charts(["https://helm.linkerd.io/edge"])
+        ['edge-26.8.3']
     """
     looks = [
         (source, submit(find_releases, source)) for source in repositories or find_repositories()

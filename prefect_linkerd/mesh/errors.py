@@ -91,6 +91,11 @@ class ApiError(MeshError):
 
     `status` is the HTTP status, or 0 where no answer came; `transient` says whether the
     same request may succeed later.
+
+    Example:
+        >>> ApiError("Pod/apps/web", expected="GET to be accepted", found="503", remedy="Wait.",
+        ...     status=503).transient
+        True
     """
 
     _TRANSIENT: ClassVar = (0, 429, 500, 502, 503, 504)

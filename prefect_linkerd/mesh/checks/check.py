@@ -34,7 +34,7 @@ class Problem:
 
 
 class Judged(Protocol):
-    """What checks judge: a mesh that runs, or a cluster before anything is installed."""
+    """What checks run on: a running mesh, or a cluster before anything is installed."""
 
     @property
     def version(self) -> LinkerdVersion: ...
@@ -94,6 +94,17 @@ class Category(Generic[S]):
     """Checks of one topic, under the name that linkerd gives it, in the order they are run.
 
     `also` are further commands of the linkerd CLI that run the same checks.
+
+    Example:
+        >>> nodes = Category[Any]("nodes", "beyond")
+        >>> @nodes.check("pl-nodes", "there are nodes")
+        ... def there_are_nodes(snapshot: Any) -> Problems:
+        ...     if not snapshot.nodes:
+        ...         yield Problem("cluster", "it has no nodes", "Add one.")
+        >>> cluster = SimpleNamespace(version=LinkerdVersion.parse("edge-26.8.3"), nodes=[])
+        >>> [result] = nodes.run(cluster).results
+        >>> result.outcome, str(result.problems[0])
+        ('error', 'cluster: it has no nodes. Add one.')
     """
 
     name: str

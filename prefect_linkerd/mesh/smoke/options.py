@@ -22,7 +22,7 @@ class SmokeOptions(Section):
 
     promises: list[Promise] = Field(
         default_factory=lambda: list(PROMISES),
-        title="Promises",
+        title="Tests",
         description="Which tests to run; each is a task of its own.",
     )
     namespace: Namespace | None = Field(
