@@ -1,1 +1,1 @@
-"""What a Prefect server needs beside the flows themselves."""
+"""What a Prefect server needs besides the flows: deployments, schedules, automations, roles."""

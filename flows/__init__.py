@@ -1,1 +1,1 @@
-"""Prefect flows: one procedure a module, to be read like its runbook."""
+"""Prefect flows: one procedure per module, written to read like a runbook."""

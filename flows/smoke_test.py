@@ -43,9 +43,7 @@ def smoke_test(
         SmokeTestFailed: the tests that failed, and why.
 
     Example:
-        >>> smoke_test(
-        ...     LinkerdMesh.load("production"), options=SmokeOptions(promises=["canary"])
-        ... )
+        >>> smoke_test(LinkerdMesh.load("production"), options=SmokeOptions(requests=2000))
     """
     live = connect(mesh)
     if dry_run:

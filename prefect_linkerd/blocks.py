@@ -1,4 +1,4 @@
-"""The Prefect blocks of this package, which every Prefect server that has it installed offers."""
+"""The Prefect block types of this package, for any Prefect server that has it installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The passphrase of a key file, from the environment or from the person at the terminal."""
+"""The passphrase of a key file, from the environment or a prompt."""
 
 from __future__ import annotations
 

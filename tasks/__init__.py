@@ -1,1 +1,1 @@
-"""Prefect tasks: the steps a person would want to see or retry, thin over `mesh`."""
+"""Prefect tasks: the steps that people want to see or retry, thin wrappers around `mesh`."""

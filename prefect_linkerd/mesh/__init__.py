@@ -1,1 +1,1 @@
-"""The life of a Linkerd mesh: PKI, releases, cluster access, checks. Knows no Prefect."""
+"""The library: PKI, releases, cluster access, checks. It does not know Prefect."""

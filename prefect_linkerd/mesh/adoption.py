@@ -1,4 +1,4 @@
-"""A mesh that Helm made already, described: its configuration, and what each flow could do with it.
+"""Describes a mesh that Helm installed: its configuration, and what each flow can do with it.
 
 `read_adoption` reads, `describe` decides, and nothing is written. The configuration has what
 differs from the defaults and nothing secret: the trust anchor's key is left to its owner.

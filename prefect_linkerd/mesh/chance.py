@@ -1,4 +1,4 @@
-"""What chance alone may do to counts: the bound by which smoke tests and gates judge.
+"""How far counts may differ by chance: the bound that smoke tests and gates use.
 
 Requests are taken as independent. The Chernoff bound in its relative-entropy form holds for every
 total, however small: at a true share `p`, a count as far off as `k` of `n` has a probability of at

@@ -1,4 +1,4 @@
-"""In which order the meshes of a fleet have their turn, and when no more of them do. Pure."""
+"""The order in which a fleet's meshes are run, and when to stop. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mesh that a flow works on, and the ways to it."""
+"""The mesh that a flow works on: its configuration, API server, Helm and charts."""
 
 from __future__ import annotations
 

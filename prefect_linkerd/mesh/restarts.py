@@ -1,4 +1,4 @@
-"""Restarts of the data plane: which workloads, in which batches, and doing it while all is well.
+"""Restarting the data plane: which workloads, in which batches, and only while it is healthy.
 
 The planner is pure. It takes a `DataPlane` (the meshed pods, the workloads that make them and the
 PodDisruptionBudgets over them, read once by `read_data_plane`) and a predicate that says which pods

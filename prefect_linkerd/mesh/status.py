@@ -1,4 +1,4 @@
-"""What a mesh is at this moment, for people: versions, releases, certificates, unfinished work."""
+"""The mesh's current state, for people: versions, releases, certificates, unfinished work."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A Prefect server and worker of our own on this machine: for fleets, and for the demo."""
+"""A temporary Prefect server and worker on this machine, for fleets and the demo."""

@@ -1,1 +1,1 @@
-"""Installing a mesh: its plan, and what there is after it."""
+"""Installing a mesh: its plan, and the report at the end."""

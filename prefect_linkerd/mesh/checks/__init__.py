@@ -1,4 +1,4 @@
-"""Everything that `linkerd check` knows, and more: each check one small function over a snapshot.
+"""Every check of `linkerd check`, and more: each a small function over a snapshot.
 
 A module here is a topic; a check is declared where it is written, by linkerd's own id:
 

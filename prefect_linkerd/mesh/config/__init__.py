@@ -1,1 +1,1 @@
-"""What a user says about a mesh."""
+"""A user's configuration of a mesh."""

@@ -1,1 +1,1 @@
-"""What a mesh's identities hang on: its trust anchor and its issuer, wherever they are kept."""
+"""The mesh's trust anchor and issuer, wherever they are stored."""

@@ -1,1 +1,1 @@
-"""What a mesh needs beside Linkerd's own releases."""
+"""What a mesh needs besides Linkerd's own releases."""

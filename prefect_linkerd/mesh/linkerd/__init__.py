@@ -1,1 +1,1 @@
-"""What each Linkerd version is, and what follows from it."""
+"""Facts about each Linkerd version, and what follows from them."""

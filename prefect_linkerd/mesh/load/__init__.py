@@ -1,1 +1,1 @@
-"""Requests of our own: the program that pods run, their objects, and what removes them again."""
+"""Test requests: the program that pods run, their objects, and what cleans them up."""

@@ -1,1 +1,1 @@
-"""Certificates and keys, made, read and checked; knows no cluster."""
+"""Certificates and keys: creating, reading and checking them, without a cluster."""

@@ -1,1 +1,1 @@
-"""What a run would change and what it would lose, found out before the first write."""
+"""What a run would change and what it would lose, worked out before the first write."""

@@ -1,1 +1,1 @@
-"""The probe: meshed clients and servers of our own that ask each other while a mesh changes."""
+"""The probe: meshed clients and servers that send each other requests while a mesh changes."""

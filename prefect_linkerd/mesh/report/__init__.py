@@ -1,1 +1,1 @@
-"""What was found, in the forms that people and programs read."""
+"""Findings, in the formats that people and programs read."""

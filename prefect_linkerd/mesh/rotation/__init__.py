@@ -1,1 +1,1 @@
-"""The rotation of a mesh's root of trust, and of its issuer: with no failed request, resumable."""
+"""Rotating the trust anchor and the issuer with no failed request; resumable."""

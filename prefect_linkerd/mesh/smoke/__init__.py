@@ -1,1 +1,1 @@
-"""Smoke tests: whether a mesh does with real requests what it is installed for."""
+"""Smoke tests: real requests for load balancing, splits, faults and ingress."""

@@ -1,1 +1,1 @@
-"""Uninstalling a mesh: what goes, what stays and why, and the order in which it goes."""
+"""Uninstalling a mesh: what is removed, in which order, and what stays and why."""
