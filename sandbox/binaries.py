@@ -145,7 +145,7 @@ def ensure_binaries(report: Report | None = None) -> Binaries:
         report: called with a line for every step that takes time.
 
     Raises:
-        SandboxError: a program is nowhere to be had; with Go's own message.
+        SandboxError: a program cannot be found or built; with Go's own message.
     """
     say = report or _print_line()
     found = {program.name: _find(program) for program in PROGRAMS}

@@ -42,6 +42,12 @@ BANNED = {
     r"mesh from nothing": "install a mesh",
     r"from when on": "any … after",
     r"its makers": "telemetry",
+    r"no matter (who|what|where)": "even if, regardless of, of any",
+    r"(to be )?done by a person": "manually",
+    r"present (trust )?(anchor|bundle|revision|state|chart|issuer|values|version|one)s?": "current",
+    r"where it has ended": "if it has expired",
+    r"(?<!there )is no (text|flow|mesh|release|address|registry|image|cluster|constraint|expression)": "is not",
+    r"to be had": "cannot be found, is available",
 }
 """What reads as if translated, by regular expression, and what to write instead."""
 

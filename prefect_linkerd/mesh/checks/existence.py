@@ -208,7 +208,7 @@ def contains(network: Network, other: Network) -> bool:
 
 
 def includes(networks: Sequence[Network], address: str) -> bool:
-    """Whether an address is in one of some networks; what is no address is in none."""
+    """Whether an address is in one of some networks; what is not an address is in none."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
