@@ -46,7 +46,7 @@ BANNED = {
     r"(to be )?done by a person": "manually",
     r"present (trust )?(anchor|bundle|revision|state|chart|issuer|values|version|one)s?": "current",
     r"where it has ended": "if it has expired",
-    r"(?<!there )is no (text|flow|mesh|release|address|registry|image|cluster|constraint|expression)": "is not",
+    r"(?<!there )is no (text|flow|mesh|release|address|registry|image)": "is not",
     r"to be had": "cannot be found, is available",
 }
 """What reads as if translated, by regular expression, and what to write instead."""
