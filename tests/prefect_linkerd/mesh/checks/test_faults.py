@@ -611,7 +611,7 @@ ADVICE: dict[str, tuple[str, ...]] = {
     "CNI is enabled and not installed": ("Install chart linkerd2-cni, or set cniEnabled to false",),
     "the issuer is missing": ("Run bootstrap, which issues one;",),
     "the issuer's key is another one": (
-        "Delete the Secret and run bootstrap again, which issues a new one; where cert-manager",
+        "Delete the Secret and run bootstrap again, which issues a new one; if cert-manager",
     ),
     "the trust anchor has ended": (
         "Check the clock. If it has expired, run rotate_anchor with recover.",

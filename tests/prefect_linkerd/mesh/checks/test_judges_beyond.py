@@ -175,7 +175,7 @@ def test_an_expired_webhook_ca_is_replaced_where_it_is() -> None:
     kept = replace(by_hand, keeper="ca")
     for signer, says in (
         (by_hand, "Put another CA into Secret/linkerd-viz/ca"),
-        (kept, "where cert-manager keeps it, look at"),
+        (kept, "if cert-manager manages it, look at"),
     ):
         snapshot = empty_snapshot(secrets={key: secret}, webhook_signers=(signer,))
         (problem,) = not_served(snapshot, "linkerd-viz", "tap-k8s-tls", authority.pem, host)

@@ -74,7 +74,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         {"access": {"in_cluster": True, "context": "prod"}},
         "turn in_cluster off",
     ),
-    ("renewal after the end", {"lifetimes": {"issuer_hours": 24}}, "renew without end"),
+    ("renewal after the end", {"lifetimes": {"issuer_hours": 24}}, "renew it continuously"),
     (
         "an issuer that outlives the anchor",
         {"lifetimes": {"anchor_days": 30, "issuer_days": 60}},

@@ -173,7 +173,7 @@ def test_a_registry_that_asks_for_a_log_in_or_has_nothing_is_named(registry: Tag
     with pytest.raises(ChartError, match="found none"):
         new_releases(None, read_repository(registry.source, None), registry.source)
     registry.is_open = False
-    with pytest.raises(ChartError, match="asks for a log-in"):
+    with pytest.raises(ChartError, match="asks for a login"):
         read_repository(registry.source, None)
     registry.is_open = True
     page, registry.page = registry.page, lambda *_: (200, {}, ["no registry"])

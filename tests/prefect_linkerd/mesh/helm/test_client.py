@@ -300,7 +300,7 @@ def test_a_release_left_pending_is_recovered_without_deleting_an_object(
     assert after["data"]["text"] == "new"
 
 
-@follows("Another installer owns the named object: uninstall that, or give it away")
+@follows("Another installer owns the named object: uninstall that, or hand it over")
 def test_an_object_of_somebody_else_is_not_taken(
     cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path
 ) -> None:

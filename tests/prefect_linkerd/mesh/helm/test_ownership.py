@@ -268,7 +268,9 @@ def test_a_dependency_of_somebody_else_is_used_and_never_written(
 
 def test_a_dependency_of_somebody_else_that_does_not_work_is_named() -> None:
     broken = release("cert-manager", "cm", "infra", status="pending-install")
-    with pytest.raises(InvalidInput, match=r"infra/cm to serve .* pending-install\. Let its owner"):
+    with pytest.raises(
+        InvalidInput, match=r"infra/cm to serve .* pending-install\. Have its owner"
+    ):
         decide_dependency("cert-manager", MINE, [broken], served=False)
 
 

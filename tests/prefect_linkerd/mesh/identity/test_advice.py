@@ -183,7 +183,7 @@ CHAINS: dict[str, tuple[Issuer, str, Issuer]] = {
     "RSA": ((issuer(ROOT, key=RSA), ROOT.pem, DOMAIN), AGAIN, FIT),
     "expired: rotate_issuer": (
         (issuer(ROOT, ends=timedelta(hours=-1)), ROOT.pem, DOMAIN),
-        "Check the clock. Where it has ended, run rotate_issuer with accept_downtime",
+        "Check the clock. If it has expired, run rotate_issuer with accept_downtime; if no",
         FIT,
     ),
     "expired: bootstrap": (

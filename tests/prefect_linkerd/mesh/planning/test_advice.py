@@ -176,7 +176,7 @@ def test_what_a_namespace_is_said_to_lack_is_all_that_it_lacks(wanted: dict[str,
 
 
 @follows(
-    "Let its owner finish that installation, or uninstall it",
+    "Have its owner finish that installation, or uninstall it",
     "turn its install setting on",
 )
 @pytest.mark.parametrize("name", ["cert-manager", "traefik"])

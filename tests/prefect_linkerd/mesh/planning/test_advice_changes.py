@@ -95,7 +95,7 @@ def test_advice_about_a_gap_in_what_is_released() -> None:
     assert hop("stable-2.12.6", "stable-2.13.7") == "stable-2.12.6"
 
 
-@follows("Install a mesh by bootstrap.")
+@follows("Install a mesh with bootstrap.")
 def test_advice_where_there_is_no_mesh_of_helm(charts_dir: Path) -> None:
     advice(InvalidInput, lambda: source_version({}, None))
     chart = ChartCatalog(MeshConfig.model_validate({"charts": {"mirror": charts_dir}})).find(
@@ -235,7 +235,7 @@ def test_advice_about_what_would_be_lost(charts_dir: Path) -> None:
     def rotated(before: str, after: str) -> list[Finding]:
         return losses([replace(change(charts_dir, {}), rendered=(roots(after),))], before)
 
-    assert "by rotate_anchor" in rotated(ONE_ANCHOR, OTHER_ANCHOR)[0].remedy
+    assert "Use rotate_anchor" in rotated(ONE_ANCHOR, OTHER_ANCHOR)[0].remedy
     # As a rotation leaves it: the bundle in the cluster and the one that is rendered are the same.
     assert rotated(OTHER_ANCHOR, OTHER_ANCHOR) == []
 

@@ -202,7 +202,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
     said: list[str] = []
     with pytest.raises(NotReady, match="linkerd-proxy"):
         asking(cluster, said).start()
-    assert "whose run died" in said[0]
+    assert "its run died" in said[0]
     assert left(cluster) == []
     await_no_namespace(cluster)
 

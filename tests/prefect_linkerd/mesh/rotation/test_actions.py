@@ -296,7 +296,7 @@ class TestSelfSigned:
             data = {"data": {"ca-bundle.crt": bundle}}
             signed.cluster.merge("v1", "ConfigMap", TRUST_ROOTS, "linkerd", data)
             if is_refused:
-                with pytest.raises(InvalidInput, match="Finish the rotation by rotate_anchor"):
+                with pytest.raises(InvalidInput, match="Finish the rotation with rotate_anchor"):
                     inspect_webhooks(Mesh(signed.cluster, signed.config))
             else:
                 assert "linkerd/linkerd-proxy-injector-k8s-tls" in inspect_webhooks(
@@ -311,7 +311,7 @@ class TestSelfSigned:
         [
             ("2 anchors trusted", ["drop", "done"]),
             ("The issuer is signed by", ["switch", "drop", "done"]),
-            ("Identity signs by it", ["switch", "drop", "done"]),
+            ("Identity has signed with it", ["switch", "drop", "done"]),
             ("one anchor.", ["bundle", "switch", "drop", "done"]),
         ],
     )
@@ -447,7 +447,7 @@ class TestCertManager:
         # Nobody can see whether this one has renewed.
         monkeypatch.setattr(run, "read_issued", read_others)
         monkeypatch.setattr(LeafTimes, "grace", timedelta(seconds=1))
-        goes_back(managed, "Identity signs by it", monkeypatch, GENTLE)
+        goes_back(managed, "Identity has signed with it", monkeypatch, GENTLE)
 
         record = read_record(managed.cluster, "linkerd")
         assert record is not None

@@ -126,12 +126,12 @@ MESHES: dict[str, tuple[Asked, str, Asked]] = {
     ),
     "rotate what has expired": (
         ("rotate", RotationOptions(), EXPIRED),
-        "Run the same with recover and accept_downtime",
+        "Run it again with recover and accept_downtime",
         ("recover", ACCEPTED, EXPIRED),
     ),
     "a mesh that is not well: fixed": (
         ("rotate", RotationOptions(), UNWELL),
-        "Fix what is named, or turn allow_unhealthy on",
+        "Fix the problems named, or turn allow_unhealthy on",
         ("rotate", RotationOptions(), WELL),
     ),
     "a mesh that is not well: accepted": (
@@ -241,7 +241,7 @@ def test_advice_where_cert_manager_makes_the_anchor(case: str) -> None:
 
 @follows(
     "Set it to Always, then run again.",
-    "Let a self-signed issuer make the anchor",
+    "Have a self-signed issuer create the anchor",
 )
 def test_advice_about_an_anchor_that_a_certificate_owns() -> None:
     def judge(policy: str | None, certificates: str) -> MeshError | None:
@@ -256,7 +256,7 @@ def test_advice_about_an_anchor_that_a_certificate_owns() -> None:
         assert wrong.remedy == "Set it to Always, then run again."
     wrong = judge("Always", OLD.pem + NEW.pem)
     assert wrong is not None
-    assert wrong.remedy.startswith("Let a self-signed issuer make the anchor")
+    assert wrong.remedy.startswith("Have a self-signed issuer create the anchor")
     assert judge("Always", OLD.pem) is None
 
 

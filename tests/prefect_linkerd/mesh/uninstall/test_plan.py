@@ -156,7 +156,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     # What is so, the advice, and the id by which it may be accepted.
     "injected": (
         {"injected": {"apps": ("Deployment/apps/web",)}},
-        "Take annotation linkerd.io/inject off them and their namespaces and restart them, or",
+        "Remove annotation linkerd.io/inject from them and their namespaces and restart them, or",
         "injected",
     ),
     "a rotation": (

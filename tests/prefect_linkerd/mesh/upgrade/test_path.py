@@ -91,7 +91,7 @@ def test_a_constraint_bounds_the_versions() -> None:
     assert wants(policy, V("stable-2.12.6"), V("stable-2.13.7"))
     assert not wants(policy, V("stable-2.12.6"), V("stable-2.14.10"))
     assert not wants(policy, V("stable-2.12.6"), V("edge-26.8.3"))
-    with pytest.raises(ValidationError, match="is no constraint"):
+    with pytest.raises(ValidationError, match="is not a constraint"):
         UpgradePolicy(constraint="about 2.14")
 
 
@@ -174,7 +174,10 @@ def test_a_window_opens_by_its_own_clock_whatever_clocks_are_set_to(
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("cron", "sometimes", "is no cron expression"), ("timezone", "Berlin", "is no time zone")],
+    [
+        ("cron", "sometimes", "is not a cron expression"),
+        ("timezone", "Berlin", "is not a time zone"),
+    ],
 )
 def test_a_window_that_cannot_be_is_refused(field: str, value: str, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
