@@ -19,7 +19,7 @@ def adopt(mesh: LinkerdMesh) -> Adoption:
     """Print the configuration of a running mesh that Helm installed, and what each flow can
     do with it.
 
-    Says who owns each part, what each of the other flows could do with the mesh, and what has to
+    Reports who owns each part, what each of the other flows can do with the mesh, and what has to
     be added to the configuration first, such as the trust anchor's key.
 
     Args:

@@ -35,13 +35,13 @@ def bootstrap(
 ) -> Installed | BootstrapPlan:
     """Install a mesh, or resume an interrupted install.
 
-    Every step looks first at what is there and does only what is missing, so it is safe to run
-    again at any time; on a finished mesh it changes nothing.
+    Every step first checks what exists and does only what is missing, so it is safe to run again at
+    any time; on a finished mesh it changes nothing.
 
     Args:
-        mesh: Which cluster, which Linkerd, and everything that belongs to it.
-        dry_run: Stops after the plan, and changes nothing.
-        accept: Ids of the plan's findings that a person has looked at and accepts.
+        mesh: The mesh to install: its cluster, the Linkerd version and everything else.
+        dry_run: Stop after the plan, and change nothing.
+        accept: Ids of the plan's findings that you have reviewed and accept.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.

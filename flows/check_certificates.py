@@ -27,8 +27,8 @@ def check_certificates(
 ) -> tuple[Expiring, ...] | Ending:
     """List the certificates that expire soon, in about a second; change nothing.
 
-    Each that expires soon sends an event `linkerd.certificate.expiring`, which an automation can
-    answer with `rotate_anchor`, `rotate_issuer` or `rotate_webhooks`.
+    Each of them sends an event `linkerd.certificate.expiring`, to which an automation can respond
+    with `rotate_anchor`, `rotate_issuer` or `rotate_webhooks`.
 
     Args:
         mesh: Which mesh.

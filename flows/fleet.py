@@ -41,18 +41,18 @@ def fleet(
     """Run one of the other flows for many meshes: the canaries first, then the rest, until too
     many fail.
 
-    Workers do the work, so that many of them look after hundreds of meshes. The run may be killed
-    at any point: run again (or another one with the same `round_name`), it waits for the runs that
-    it has started, starts no mesh twice, and tries again only those that have failed.
+    Each mesh is a run of its own on any worker. If the fleet's run is killed, run it again (or
+    another one with the same `round_name`): it waits for the runs that it has started, starts none
+    twice, and retries only those that failed.
 
     Args:
         meshes: The names of Linkerd Mesh blocks. None: every one that is saved.
-        deployment: What is run for each mesh.
+        deployment: The deployment to run for each mesh.
         parameters: The deployment's other parameters, the same for each mesh.
-        options: Order, pace, and when to stop.
-        round_name: A name for this round of the fleet, such as a date. A run with the name of one
-            that was stopped is resumed. Empty: a new round.
-        dry_run: Only shows the waves.
+        options: The order and pace, and when to stop.
+        round_name: A name for this round of the fleet, such as a date. A run with the name of a
+            stopped one resumes it. Empty: a new round.
+        dry_run: Only show the waves.
 
     Raises:
         InvalidInput: a mesh or the deployment does not exist; nothing was started.

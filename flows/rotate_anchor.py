@@ -45,19 +45,19 @@ def rotate_anchor(
 ) -> RotationRecord | RotationPlan:
     """Replace the trust anchor and the issuer of a running mesh, with no failed request.
 
-    Each phase is proven before the next one begins. The run may be stopped or killed at any point:
-    run it again, from any machine, and it resumes from what is in the cluster. Meanwhile meshed
-    pods of its own ask each other, old ones and new ones: if requests fail, it stops before the
-    next batch of restarts.
+    Each phase is verified before the next one begins. The run may be stopped or killed at any
+    point: run it again, from any machine, and it resumes from the state of the cluster. Meanwhile
+    meshed test pods, old and new, send each other requests: if some fail, the rotation stops before
+    the next batch of restarts.
 
     Args:
         mesh: Which mesh.
-        action: rotate, or resume a rotation. abort: go back to the old anchor. recover: a mesh
-            whose certificates have expired, with downtime. drop: restart what still trusts the
+        action: rotate also resumes a rotation. abort: go back to the old anchor. recover: repair a
+            mesh whose certificates have expired, with downtime. drop: restart what still trusts the
             old anchor after a gentle rotation.
-        new_anchor: The new trust anchor; created here if none is provided.
+        new_anchor: The new trust anchor; created by the flow if none is provided.
         options: The pace of restarts, approvals, the probe, and what is allowed.
-        dry_run: Stops after the plan of a rotation, and changes nothing.
+        dry_run: Stop after the plan of a rotation, and change nothing.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.

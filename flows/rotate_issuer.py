@@ -34,14 +34,14 @@ def rotate_issuer(
 ) -> IssuerRotation | DryRun:
     """Replace the issuer of a running mesh; the trust anchor stays, and no workload restarts.
 
-    If the issuer has expired already, every meshed workload is restarted, once a downtime is
-    accepted; requests are watched meanwhile.
+    If the issuer has already expired, every meshed workload is restarted once you accept downtime;
+    requests are watched meanwhile.
 
     Args:
         mesh: Which mesh.
-        options: What is allowed, whether to ask before (`switch`), and how long identity has to
+        options: What is allowed, whether to ask first (`switch`), and how long identity may take to
             load the new issuer.
-        dry_run: Says what would be done, and changes nothing.
+        dry_run: Only show what would be done.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.

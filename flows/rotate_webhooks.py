@@ -29,7 +29,7 @@ DEFAULTS = WebhookOptions()
 def rotate_webhooks(
     mesh: LinkerdMesh, options: WebhookOptions = DEFAULTS, dry_run: bool = False
 ) -> WebhookRenewal | DryRun:
-    """Renew the certificates of Linkerd's webhooks, by the charts that made them.
+    """Renew the certificates of Linkerd's webhooks with the charts that created them.
 
     No version and no value changes. Certificates that cert-manager or the chart's values provide
     are left alone and named. The control plane's webhooks restart, and the extensions' own pods.
@@ -37,7 +37,7 @@ def rotate_webhooks(
     Args:
         mesh: Which mesh.
         options: Whether to ask before the first change.
-        dry_run: Says what would be renewed, and changes nothing.
+        dry_run: Only show what would be renewed.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.

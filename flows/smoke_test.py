@@ -29,15 +29,14 @@ def smoke_test(
 ) -> SmokeReport | DryRun | Ending:
     """Test load balancing, splits, canaries, faults and ingress with real requests.
 
-    Whatever a test makes is gone when it ends. A test that is killed leaves its own objects, which
-    the next run removes first, or, without one, Kubernetes itself two minutes later. Where pods are
-    simulated, objects are applied and deleted, traffic is skipped, and the run finishes in
-    state Skipped.
+    Each test deletes what it created. If one is killed, the next run removes its objects first;
+    without a next run, Kubernetes does so two minutes later. On simulated nodes, objects are
+    applied and deleted, traffic is skipped, and the run finishes in state Skipped.
 
     Args:
         mesh: Which mesh is tested.
-        options: Which tests, with how much traffic, and what is good enough.
-        dry_run: Says what would be tested, and makes no object.
+        options: Which tests to run, with how much traffic, and what counts as passed.
+        dry_run: Only show what would be tested.
 
     Raises:
         SmokeTestFailed: the tests that failed, and why.

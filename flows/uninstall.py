@@ -35,16 +35,16 @@ def uninstall(
     dry_run: bool = False,
     accept: list[str] = NOTHING,
 ) -> UninstallPlan:
-    """Uninstall a mesh, after a plan that says what goes, what stays and why.
+    """Uninstall a mesh, after a plan that says what is removed, what stays and why.
 
     What somebody else owns stays; so do the trust anchor's private key and, unless they are asked
     for, CRDs, namespaces, cert-manager and Traefik. Safe to run again after an interruption.
 
     Args:
         mesh: Which mesh.
-        options: How much of it goes, and whether to ask before the first change.
-        dry_run: Stops after the plan, and changes nothing.
-        accept: Ids of the plan's findings that a person has looked at and accepts.
+        options: How much to remove, and whether to ask before the first change.
+        dry_run: Stop after the plan, and change nothing.
+        accept: Ids of the plan's findings that you have reviewed and accept.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.

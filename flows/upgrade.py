@@ -70,20 +70,20 @@ def upgrade(
 ) -> UpgradePlan | BackPlan | Ending:
     """Upgrade a mesh to a newer Linkerd, and roll back when a gate fails.
 
-    Run again after an interruption, it resumes where the cluster says that it was, in the same
+    After an interruption, run it again: it resumes from the state of the cluster, in the same
     direction.
 
     Args:
         mesh: Which mesh, and its upgrade policy.
-        to: The Linkerd version, such as edge-26.8.3. Empty: the newest that the policy wants.
-        dry_run: Stops after the plan, and changes nothing.
-        accept: Ids of the plan's findings that a person has looked at and accepts; `window` goes
-            ahead outside the maintenance window.
-        go_back: Goes back: gives up an interrupted upgrade, or undoes a completed one as far as
-            Helm keeps the former revisions.
+        to: The Linkerd version, such as edge-26.8.3. Empty: the newest that the policy allows.
+        dry_run: Stop after the plan, and change nothing.
+        accept: Ids of the plan's findings that you have reviewed and accept; `window` allows a run
+            outside the maintenance window.
+        go_back: Roll back: abandon an interrupted upgrade, or undo a completed one if Helm still
+            has the former revisions.
         restarts: How fast, and in which order, the data plane is restarted, and by how much success
             rates may drop.
-        probe: Requests of its own meanwhile, and how many may fail before it goes back.
+        probe: Test requests during the upgrade, and how many may fail before it rolls back.
 
     Raises:
         MeshError: the object, what was expected, what was found and how to fix it.

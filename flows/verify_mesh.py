@@ -34,11 +34,11 @@ DEFAULTS = VerifyOptions()
 def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report | Ending:
     """Run every check of `linkerd check` and more; change nothing.
 
-    The run fails when a check fails, and finishes in state Degraded with warnings
-    alone. Its report stays as artifacts, and goes out as an event.
+    The run fails if a check fails, and finishes in state Degraded if there are only warnings. It
+    keeps the report as artifacts, and sends an event.
 
     Args:
-        mesh: Which mesh, and what it should be.
+        mesh: The mesh and its expected configuration.
         options: Which checks, thresholds and outputs.
 
     Raises:

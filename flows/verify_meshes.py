@@ -21,7 +21,7 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
     needs_server=True,
 )
 def verify_meshes(meshes: list[str], options: VerifyOptions = DEFAULTS) -> dict[str, str]:
-    """Verify several meshes; one that is broken, or cannot be reached, does not stop the others.
+    """Verify several meshes; one that is broken or unreachable does not stop the others.
 
     Args:
         meshes: The names of Linkerd Mesh blocks.

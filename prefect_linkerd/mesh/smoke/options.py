@@ -18,7 +18,7 @@ LEAST_EVIDENCE = 20
 
 
 class SmokeOptions(Section):
-    """Which smoke tests run, with how much traffic, and what is good enough."""
+    """Which smoke tests run, with how much traffic, and what counts as passed."""
 
     promises: list[Promise] = Field(
         default_factory=lambda: list(PROMISES),

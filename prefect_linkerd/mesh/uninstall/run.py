@@ -24,7 +24,7 @@ def inspect_uninstall(
     """Plans an uninstall; changes nothing.
 
     Args:
-        accepted: ids of findings that a person has looked at.
+        accepted: ids of findings that a person has reviewed.
         key: where the trust anchor's private key is, in words.
 
     Raises:

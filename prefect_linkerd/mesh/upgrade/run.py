@@ -80,7 +80,7 @@ def inspect_upgrade(mesh: Mesh, target: LinkerdVersion, accepted: frozenset[str]
     """Plans an upgrade; changes nothing.
 
     Args:
-        accepted: ids of findings that a person has looked at.
+        accepted: ids of findings that a person has reviewed.
 
     Raises:
         InvalidInput: a downgrade, or a version that skips others.
