@@ -100,7 +100,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
             eventually(lambda: inbox.about(f"upgrade approved {TARGET} waits for approval"))
             server.ask(f"flow_runs/{refused}/resume", run_input={"approved": False})
         assert state(server, refused)["type"] == "FAILED"
-        assert "found that it was not" in state(server, refused)["message"]
+        assert "found that it was rejected" in state(server, refused)["message"]
         assert read_releases(cluster) == installed
 
         # And yes.
