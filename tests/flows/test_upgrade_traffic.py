@@ -39,7 +39,7 @@ def test_an_upgrade_goes_back_and_says_which_workload_fails_and_by_how_much(
     assert re.search(said, undone["message"])
     # The one before it went well, and the next one was not begun.
     assert re.search(r"batch 1: 100% of \d+ requests succeeded before .*100% of", done.stderr)
-    assert "batch 3" not in done.stderr.partition("goes back")[0]
+    assert "batch 3" not in done.stderr.partition("rolls back")[0]
     # CRDs are not rolled back.
     assert {**releases(cluster), "linkerd-crds": None} == installed
     assert proxies(cluster) == {SOURCE}
