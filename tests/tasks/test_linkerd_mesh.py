@@ -108,7 +108,7 @@ def test_the_flow_is_started_by_choosing_a_mesh() -> None:
     schema = bootstrap.parameters.model_dump()
     assert list(schema["properties"]) == ["mesh", "dry_run", "accept"]
     assert schema["required"] == ["mesh"]
-    assert "Which cluster" in schema["properties"]["mesh"]["description"]
+    assert "The mesh to install" in schema["properties"]["mesh"]["description"]
     definition = schema["definitions"]["LinkerdMesh"]
     assert definition["block_type_slug"] == "linkerd-mesh"
 
