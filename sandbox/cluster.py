@@ -410,7 +410,7 @@ class Sandbox:
     def _programs_kubeconfig(self) -> Path:
         """For the sandbox's own programs, by a token.
 
-        The API server verifies a certificate anew for each of their thousands of requests.
+        The API server would verify a certificate for each of their thousands of requests.
         """
         return self.data / "programs.kubeconfig"
 
