@@ -224,10 +224,15 @@ def certificate_reads(config: MeshConfig) -> list[Grant]:
 def _named_certificates(config: MeshConfig) -> list[Grant]:
     linkerd = config.namespaces.linkerd
     return [
-        Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
+        _trust_bundle(config),
         Grant(("get",), "", ("secrets",), linkerd, _secrets(config, in_linkerd=True)),
         _extension_secrets(config),
     ]
+
+
+def _trust_bundle(config: MeshConfig) -> Grant:
+    """What a mesh trusts, and whether it is a rehearsal."""
+    return Grant(("get",), "", ("configmaps",), config.namespaces.linkerd, (TRUST_ROOTS,))
 
 
 def _webhook_signers(config: MeshConfig) -> list[Grant]:
@@ -426,7 +431,7 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     # It ends with verify_mesh's checks.
     found += mesh_reads(config)
     found += [
-        Grant(("get",), "", ("configmaps",), names.linkerd, (TRUST_ROOTS,)),
+        _trust_bundle(config),
         # An issuer that is recreated under running pods.
         Grant(("patch",), "", ("pods",), names.linkerd, sometimes=True),
         # The issuer; a key that is kept in the cluster; pull secrets.
@@ -481,7 +486,7 @@ def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         Grant(("create",), "", ("configmaps",), linkerd),
         Grant(("get", "patch", "delete"), "", ("configmaps",), linkerd, (UPGRADE,)),
         *_lease(config),
-        Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
+        _trust_bundle(config),
         Grant(("get",), "", ("secrets",), linkerd),
         *probe(config),
     ]
@@ -594,7 +599,7 @@ def _rotation(config: MeshConfig) -> list[Held | Grant]:
         # So that the kubelet shows identity its new issuer at once.
         Grant(("patch",), "", ("pods",), linkerd),
         Grant(("get",), "", ("secrets",), linkerd),
-        Grant(("get",), "", ("configmaps",), linkerd, (TRUST_ROOTS,)),
+        _trust_bundle(config),
         *_lease(config),
         Grant(("get",), "trust.cert-manager.io", ("bundles",), "", (TRUST_ROOTS,), sometimes=True),
         *probe(config),
@@ -627,6 +632,7 @@ def uninstall(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         Grant(("list",), "apps", ("deployments",)),
         Grant(("get", "delete"), "", ("configmaps",), linkerd, (ROTATION,)),
         Grant(("get",), "", ("configmaps",), linkerd, (UPGRADE,)),
+        _trust_bundle(config),
         Grant(("delete",), "", ("configmaps",), linkerd, (UPGRADE,), sometimes=True),
         *_lease(config),
     ]
@@ -714,6 +720,7 @@ def smoke_test(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  # n
     place = config.namespaces.emojivoto
     apply = ("create", "patch")
     found: list[Held | Grant] = [
+        _trust_bundle(config),
         Grant(("list",), "", ("nodes",)),
         # Traefik's, wherever it is.
         Grant(("list",), "", ("services",)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
-from prefect_linkerd.tasks.outside import without_prefect
+from prefect_linkerd.tasks.outside import reports_are_about, without_prefect
 
 if TYPE_CHECKING or not without_prefect():
     from prefect_linkerd.tasks.mesh_block import LinkerdMesh
@@ -37,5 +37,8 @@ def connect(mesh: MeshConfig) -> Mesh:
     credentials = getattr(mesh, "credentials", None)
     if credentials is not None and (stored := credentials.cluster_config) is not None:
         config: dict[str, Any] = stored.config  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
-        return Mesh(Cluster(config, stored.context_name), mesh)
-    return Mesh(Cluster.from_access(mesh.access), mesh)
+        live = Mesh(Cluster(config, stored.context_name), mesh)
+    else:
+        live = Mesh(Cluster.from_access(mesh.access), mesh)
+    reports_are_about(live)
+    return live

@@ -15,7 +15,10 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
+from prefect_linkerd.mesh.helm.rehearsal import HEAD
+
 if TYPE_CHECKING:
+    from prefect_linkerd.mesh.mesh import Mesh
     from prefect_linkerd.mesh.report.events import Notice
     from prefect_linkerd.tasks.step import Step
 
@@ -114,6 +117,7 @@ class Outside(Protocol):
 
 
 _current: ContextVar[Outside | None] = ContextVar("outside", default=None)
+_subject: ContextVar[Mesh | None] = ContextVar("subject", default=None)
 
 
 def outside() -> Outside:
@@ -147,16 +151,34 @@ def get_run_logger() -> Log:
     return outside().log
 
 
+def reports_are_about(mesh: Mesh | None) -> None:
+    """Names the mesh of this run's reports, so that those of a rehearsal say so."""
+    _subject.set(mesh)
+
+
+def report_head() -> str:
+    """What every report of this run begins with; empty for a real mesh."""
+    mesh = _subject.get()
+    return HEAD if mesh is not None and mesh.is_rehearsal else ""
+
+
+def headed(line: str) -> str:
+    """A line of a report with that head."""
+    return f"{head}. {line}" if (head := report_head()) else line
+
+
 def create_markdown_artifact(text: str, *, key: str, description: str) -> None:
-    outside().markdown(text, key, description)
+    if head := report_head():
+        text = f"**{head}**\n\n{text}"
+    outside().markdown(text, key, headed(description))
 
 
 def create_table_artifact(rows: Sequence[dict[str, Any]], *, key: str, description: str) -> None:
-    outside().table(rows, key, description)
+    outside().table(rows, key, headed(description))
 
 
 def create_image_artifact(url: str, *, key: str, description: str) -> None:
-    outside().image(url, key, description)
+    outside().image(url, key, headed(description))
 
 
 def completed(data: Any = None, *, name: str | None = None, message: str = "") -> Ending:

@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from prefect_linkerd.tasks.outside import Bar, outside
+from prefect_linkerd.tasks.outside import Bar, headed, outside
 
 
 class _Terminal:
@@ -77,7 +77,7 @@ class RolloutProgress:
         self._bar: int | None = None
 
     def __enter__(self) -> Self:
-        self._update = self._outside.progress(self._key, self._title)
+        self._update = self._outside.progress(self._key, headed(self._title))
         self._bar = _terminal.add(self._title)
         return self
 
@@ -93,7 +93,8 @@ class RolloutProgress:
         self._log.info("%s: %d of %d ready; %s", self._title, ready, wanted, text)
         _terminal.update(self._bar, ready, wanted, text)
         self._update(
-            100.0 * ready / max(wanted, 1), f"{self._title}: {ready} of {wanted} ready; {text}"
+            100.0 * ready / max(wanted, 1),
+            headed(f"{self._title}: {ready} of {wanted} ready; {text}"),
         )
 
     def __exit__(
@@ -104,4 +105,4 @@ class RolloutProgress:
     ) -> None:
         _terminal.remove(self._bar)
         if kind is None and self._update is not None:
-            self._update(100.0, f"{self._title}: done")
+            self._update(100.0, headed(f"{self._title}: done"))

@@ -35,6 +35,7 @@ from prefect_linkerd.tasks.outside import (
     create_markdown_artifact,
     create_table_artifact,
     get_run_logger,
+    headed,
     outside,
 )
 from prefect_linkerd.tasks.step import step
@@ -93,7 +94,7 @@ def certificates(mesh: Mesh, thresholds: ExpiryThresholds) -> tuple[Expiring, ..
 
 
 def _timeline(mesh: Mesh, found: Sequence[Expiry]) -> None:
-    picture = expiry_timeline(found, f"Certificates of mesh {mesh.name}")
+    picture = expiry_timeline(found, headed(f"Certificates of mesh {mesh.name}"))
     encoded = base64.b64encode(picture.encode()).decode()
     create_image_artifact(
         f"data:image/svg+xml;base64,{encoded}",

@@ -154,6 +154,9 @@ def run_flow(
         from prefect_linkerd.cli.without_server import run
     else:
         from prefect_linkerd.cli.on_server import run
+    from prefect_linkerd.tasks.outside import reports_are_about
+
+    reports_are_about(None)
     with approved(command, yes) as answer:
         state = run(RunRequest(flow.name, config, arguments, answer, quiet))
     if config is not None and keeps_key:
@@ -201,8 +204,12 @@ def _say_key(config: MeshConfig, *, is_plain: bool) -> None:
 def show(config: MeshConfig | None, state: Ending, output: str, *, dry: bool = False) -> None:
     from prefect_linkerd.cli.paint import width_of
     from prefect_linkerd.cli.results import as_words
+    from prefect_linkerd.tasks.outside import report_head
 
     result: object = state.data
+    if head := report_head():
+        # A program reads only its own format.
+        print(head, file=sys.stdout if output == "text" else sys.stderr)
     if output == "json":
         from pydantic_core import to_jsonable_python
 

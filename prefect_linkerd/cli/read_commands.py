@@ -22,6 +22,7 @@ from prefect_linkerd.cli.arguments import (
 )
 from prefect_linkerd.cli.flags import arguments_of, flags_of, parameters_of
 from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
+from prefect_linkerd.mesh.helm.rehearsal import HEAD
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.tasks.declared import declared_flows
 
@@ -167,7 +168,10 @@ def _status(
             said = {**status_json(status), "key": key, "verified": verified}
             print(json.dumps(said, indent=2))
             return
-        rows = [("cluster", cluster_words(config.access)), *status_rows(status)]
+        first, *rows = status_rows(status)
+        where = ("cluster", cluster_words(config.access))
+        # That it is a rehearsal comes before all.
+        rows = [first, where, *rows] if status.is_rehearsal else [where, first, *rows]
         for name, line in (*rows, ("anchor's key", key), ("verified", verified)):
             print(f"{name:<13} {line}".rstrip())
 
@@ -199,7 +203,8 @@ def _certificates(
         flags = flags_of((CERTIFICATES,))
         thresholds = arguments_of((CERTIFICATES,), flags, given).get("thresholds")
         config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
-        found = read_expiries(Mesh(reached(config.access), config))
+        live = Mesh(reached(config.access), config)
+        found = read_expiries(live)
         due = expiring(found, config, (thresholds or ExpiryThresholds()).days)
         rows = [
             {
@@ -211,6 +216,8 @@ def _certificates(
             }
             for expiry in found
         ]
+        if live.is_rehearsal:
+            print(HEAD, file=sys.stderr if output == "json" else sys.stdout)
         if output == "json":
             print(json.dumps(rows, indent=2))
         else:

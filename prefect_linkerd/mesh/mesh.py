@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 
 from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm
-from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.linkerd.facts import release_facts
+from prefect_linkerd.mesh.helm.rehearsal import made_by_rehearsal
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.linkerd.facts import TRUST_ROOTS, release_facts
 
 
 class Mesh:
@@ -27,6 +29,7 @@ class Mesh:
         self.cluster = cluster
         self.config = config
         self._helm = helm
+        self._is_rehearsal = False
 
     @property
     def name(self) -> str:
@@ -49,6 +52,28 @@ class Mesh:
             ChartError: its repository cannot be read, or lacks it.
         """
         return self.charts.find(release_facts(self.config.linkerd).control_plane_chart)
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether stand-ins for Linkerd's charts made it, or are about to.
+
+        By the annotation of the trust bundle, which every role may read; an identity that may not
+        learns nothing. What was seen once holds, as an uninstall deletes it.
+        """
+        if not self._is_rehearsal:
+            catalog = self.__dict__.get("charts")
+            self._is_rehearsal = (
+                catalog is not None and catalog.has_rehearsal
+            ) or made_by_rehearsal(self._trust_bundle())
+        return self._is_rehearsal
+
+    def _trust_bundle(self) -> Object | None:
+        place = self.config.namespaces.linkerd
+        try:
+            return self.cluster.get("v1", "ConfigMap", TRUST_ROOTS, place)
+        except ApiError:
+            # A report that cannot say this is still a report.
+            return None
 
     def configured(self, config: MeshConfig) -> Mesh:
         """The same mesh with another configuration, such as that of another version."""

@@ -10,6 +10,7 @@ from typing import Any
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.installed import MeshReleases, read_mesh_releases
 from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.helm.rehearsal import HEAD
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RotationRecord
 from prefect_linkerd.mesh.records.rotation import read_record as read_rotation
@@ -24,6 +25,7 @@ class Status:
 
     `linkerd` is the version of the control plane's release, empty where Helm installed none;
     `owner` says who owns the control plane. `rotation` and `upgrade` are those not finished.
+    `is_rehearsal`: stand-ins for Linkerd's charts made it.
     """
 
     mesh: str
@@ -35,6 +37,7 @@ class Status:
     expiries: tuple[Expiry, ...]
     rotation: RotationRecord | None
     upgrade: UpgradeRecord | None
+    is_rehearsal: bool = False
 
 
 def read_status(mesh: Mesh) -> Status:
@@ -51,6 +54,7 @@ def read_status(mesh: Mesh) -> Status:
         read_expiries(mesh),
         rotation,
         read_upgrade(mesh),
+        is_rehearsal=mesh.is_rehearsal,
     )
 
 
@@ -61,6 +65,8 @@ def decide_status(
     expiries: Sequence[Expiry],
     rotation: RotationRecord | None,
     upgrade: UpgradeRecord | None,
+    *,
+    is_rehearsal: bool = False,
 ) -> Status:
     """What was read, put together."""
     control_plane = installed.control_plane
@@ -74,6 +80,7 @@ def decide_status(
         expiries=tuple(expiries),
         rotation=rotation if rotation is not None and rotation.is_open else None,
         upgrade=upgrade,
+        is_rehearsal=is_rehearsal,
     )
 
 
@@ -81,6 +88,7 @@ def status_rows(status: Status) -> list[tuple[str, str]]:
     """A status as pairs of a heading and a line; a heading is empty where it is the same."""
     owner = f" ({status.owner})" if status.owner else ""
     rows = [
+        *([(HEAD.partition(":")[0], HEAD.partition(": ")[2])] if status.is_rehearsal else []),
         ("mesh", status.mesh),
         ("kubernetes", status.kubernetes),
         ("linkerd", f"{status.linkerd or 'not installed by Helm'}{owner}"),
@@ -135,6 +143,7 @@ def _named(name: str, lines: Sequence[str]) -> list[tuple[str, str]]:
 def status_json(status: Status) -> dict[str, Any]:
     """A status for programs; no value of a release and no certificate's key is in it."""
     return {
+        "rehearsal": status.is_rehearsal,
         "mesh": status.mesh,
         "kubernetes": status.kubernetes,
         "linkerd": status.linkerd,

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from prefect_linkerd.cli.at_terminal import AtTerminal, End
+from prefect_linkerd.cli.flow_command import show
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.charts import Chart, ChartCatalog, ChartName
 from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.rehearsal import HEAD
 from prefect_linkerd.mesh.helm.values import ClusterFacts, values_for
-from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.report.metrics import as_metrics
+from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text, verify
+from prefect_linkerd.tasks.linkerd_mesh import connect
+from prefect_linkerd.tasks.outside import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+    within,
+)
 from sandbox.binaries import Binaries
+from sandbox.cluster import Sandbox
 from sandbox.rehearsal import rehearsal_emojivoto, rehearsal_mirror
 from tests.support.charts import rendering_helm
+from tests.support.snapshots import empty_snapshot
 
 FACTS = ClusterFacts("v1.34.4", frozenset({"v1", "apps/v1", "policy/v1", "batch/v1"}))
 NAMES: tuple[ChartName, ...] = (
@@ -86,3 +102,83 @@ def test_the_manifest_has_the_workloads_and_services_of_emojivoto(shared_dir: Pa
         return {(d["kind"], d["metadata"]["name"]) for d in docs if d["kind"] in kinds}
 
     assert names(rehearsal_emojivoto()) == names(shared_dir / "manifests/emojivoto.yml")
+
+
+# What is said of a mesh that they made
+
+
+def test_a_report_says_it_first_in_every_form() -> None:
+    marked = {"metadata": {"annotations": {"prefect-linkerd.dev/rehearsal": "true"}}}
+    snapshot = empty_snapshot(config_maps={"linkerd/linkerd-identity-trust-roots": marked})
+    assert snapshot.is_rehearsal
+    assert not empty_snapshot().is_rehearsal
+    report = verify(snapshot, (), ())
+    forms = (as_text(report, "short"), as_metrics(report).removeprefix("# "), report.summary)
+    for text in (*forms, next(iter(as_linkerd_json(report).values()))):
+        assert text.startswith(HEAD)
+    assert HEAD not in as_text(verify(empty_snapshot(), (), ()))
+
+
+class Said(AtTerminal):
+    """Surroundings that keep what is reported."""
+
+    def __init__(self) -> None:
+        super().__init__("test")
+        self.pages: list[tuple[str, str]] = []
+
+    def markdown(self, text: str, key: str, description: str) -> None:  # noqa: ARG002
+        self.pages.append((text, description))
+
+    def table(self, rows: Any, key: str, description: str) -> None:  # noqa: ARG002
+        self.pages.append((description, description))
+
+    def image(self, url: str, key: str, description: str) -> None:  # noqa: ARG002
+        self.pages.append((description, description))
+
+
+def reports() -> list[tuple[str, str]]:
+    said = Said()
+    with within(said):
+        create_markdown_artifact("# Plan", key="k", description="A plan")
+        create_table_artifact([], key="k", description="Checks")
+        create_image_artifact("data:", key="k", description="Certificates")
+    return said.pages
+
+
+def test_every_report_of_a_run_says_it(
+    sandbox: Sandbox, cluster: Cluster, namespace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"namespaces": {"linkerd": namespace}, "access": {"kubeconfig": sandbox.kubeconfig}}
+    config = MeshConfig.model_validate(fields)
+    connect(config)
+    assert reports() == [("# Plan", "A plan"), ("Checks",) * 2, ("Certificates",) * 2]
+    bundle: Object = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": "linkerd-identity-trust-roots",
+            "namespace": namespace,
+            "annotations": {"prefect-linkerd.dev/rehearsal": "true"},
+        },
+        "data": {"ca-bundle.crt": ""},
+    }
+    cluster.apply(bundle)
+    # A step of a run knows it to the end, when an uninstall has deleted it.
+    live = connect(config)
+    assert live.is_rehearsal
+    cluster.delete("v1", "ConfigMap", "linkerd-identity-trust-roots", namespace)
+    assert live.is_rehearsal
+    assert all(text.removeprefix("**").startswith(HEAD) for pair in reports() for text in pair)
+    show(config, End("Completed", data="done"), "text")
+    assert capsys.readouterr().out == f"{HEAD}\ndone\n"
+    show(config, End("Completed", data="done"), "json")
+    assert capsys.readouterr().out == '"done"\n'
+
+
+def test_a_plan_of_charts_that_are_not_installed_yet_says_it(
+    cluster: Cluster, mirror: Path
+) -> None:
+    mesh = Mesh(cluster, MeshConfig.model_validate({"charts": {"mirror": mirror}}))
+    assert not mesh.is_rehearsal
+    mesh.charts.find("linkerd-crds")
+    assert mesh.is_rehearsal

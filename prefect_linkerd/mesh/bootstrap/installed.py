@@ -109,6 +109,4 @@ def installed_markdown(found: Installed, report: Report) -> str:
     """What is installed, and the report about it, as a page."""
     lines = ["| part | name | version | state |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row.values())} |" for row in installed_rows(found)]
-    if found.rehearsal:
-        lines = ["**Rehearsal charts: this is not Linkerd.**", "", *lines]
     return report_markdown(report) + "\n## Installed\n\n" + "\n".join(lines) + "\n"

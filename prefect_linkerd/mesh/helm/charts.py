@@ -24,6 +24,7 @@ from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.config.model import ChartSources, MeshConfig
 from prefect_linkerd.mesh.errors import ChartError, InvalidInput
 from prefect_linkerd.mesh.helm.environment import helm_environment
+from prefect_linkerd.mesh.helm.rehearsal import is_rehearsal
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects, read_yaml
 from prefect_linkerd.mesh.linkerd.facts import (
     CONTROL_PLANE_CHARTS,
@@ -167,6 +168,12 @@ class ChartCatalog:
         self._config = config
         self._cache = cache or user_cache_path("prefect-linkerd") / "charts"
         self._indices: dict[str, object] = {}
+        self._has_rehearsal = False
+
+    @property
+    def has_rehearsal(self) -> bool:
+        """Whether a chart that was found so far is a stand-in for the real software."""
+        return self._has_rehearsal
 
     def source_of(self, name: ChartName, *, channel: Channel | None = None) -> str:
         """The repository of a chart: as configured, else the mirror's folder, else upstream.
@@ -190,6 +197,11 @@ class ChartCatalog:
             ChartError: the repository cannot be read, or lacks the chart or version; names both
                 and the versions that there are. `transient` where a later try may do better.
         """
+        chart = self._found(name, version)
+        self._has_rehearsal |= chart.is_rehearsal
+        return chart
+
+    def _found(self, name: ChartName, version: str | None) -> Chart:
         source = self.source_of(name)
         if source.startswith("oci://"):
             return self._from_registry(source, name, version)
@@ -443,7 +455,7 @@ def read_chart(name: ChartName, path: Path, source: str) -> Chart:
         defaults=_values(path, "values.yaml"),
         ha=_values(path, "values-ha.yaml"),
         has_crds=name in (*CRDS_CHARTS, "cert-manager", "traefik"),
-        is_rehearsal=annotations.get("prefect-linkerd.dev/rehearsal") == "true",
+        is_rehearsal=is_rehearsal(annotations),
     )
 
 

@@ -18,6 +18,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig, TrustAnchorConfig
 from prefect_linkerd.mesh.errors import ApiError, CertificateError, InvalidInput, OwnershipConflict
 from prefect_linkerd.mesh.helm.ownership import Owner, owner_of
 from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Cluster, Object
+from prefect_linkerd.mesh.linkerd.facts import TRUST_ROOTS
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     CertificateInfo,
@@ -33,7 +34,6 @@ from prefect_linkerd.mesh.pki.certificates import (
     signed_by,
 )
 
-TRUST_ROOTS = "linkerd-identity-trust-roots"
 BUNDLE = "ca-bundle.crt"
 ANCHOR_SECRET = "linkerd-trust-anchor"  # noqa: S105 the name of an object
 ISSUER_SECRET = "linkerd-identity-issuer"  # noqa: S105 the name of an object

@@ -33,6 +33,9 @@ EXTENSION_CHARTS: tuple[ExtensionChart, ...] = get_args(ExtensionChart)
 """The extensions that these flows install, in any version."""
 LINKERD_CHARTS: tuple[LinkerdChart, ...] = get_args(LinkerdChart)
 
+TRUST_ROOTS = "linkerd-identity-trust-roots"
+"""The ConfigMap of the trust bundle, in any version."""
+
 Numbers = tuple[int, int, int]
 AS_BEFORE: Any = object()
 """The value of a fact that a row does not change."""

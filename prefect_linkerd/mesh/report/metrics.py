@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client import push_to_gateway as push  # pyright: ignore[reportUnknownVariableType]
 
 from prefect_linkerd.mesh.errors import OutputError
+from prefect_linkerd.mesh.helm.rehearsal import HEAD
 from prefect_linkerd.mesh.report.report import Report
 from prefect_linkerd.mesh.snapshot.expiry import Expiry
 
@@ -32,7 +33,8 @@ def as_metrics(report: Report) -> str:
         # TYPE linkerd_mesh_verdict gauge
         linkerd_mesh_verdict{mesh="shop",verdict="healthy"} 1.0
     """
-    return generate_latest(_registry(report)).decode()
+    head = f"# {HEAD}\n" if report.is_rehearsal else ""
+    return head + generate_latest(_registry(report)).decode()
 
 
 def push_metrics(report: Report, gateway: str) -> None:

@@ -18,6 +18,7 @@ from prefect_linkerd.mesh.checks.check import (
 from prefect_linkerd.mesh.checks.options import Scope
 from prefect_linkerd.mesh.errors import MeshUnhealthy
 from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.helm.rehearsal import HEAD
 from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, expiries
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
@@ -34,7 +35,7 @@ class Report:
 
     `expiries` are all certificates that were found, the first to end first; `pods` counts those of
     the cluster and `proxies` those with a proxy of the mesh. `ignored` are ids of checks that are
-    shown but do not count. `releases` are Helm's.
+    shown but do not count. `releases` are Helm's. `is_rehearsal`: stand-ins for Linkerd made it.
     """
 
     mesh: str
@@ -47,6 +48,7 @@ class Report:
     proxies: int
     ignored: frozenset[str] = frozenset()
     releases: tuple[Release, ...] = ()
+    is_rehearsal: bool = False
 
     @property
     def results(self) -> Iterator[CheckResult]:
@@ -84,7 +86,8 @@ class Report:
     def summary(self) -> str:
         """One line: the verdict, the counts and the ids of what did not hold."""
         counts = self.counts
-        text = f"{self.mesh} is {self.verdict}: {counts['success']} checks passed"
+        text = f"{HEAD}. " if self.is_rehearsal else ""
+        text += f"{self.mesh} is {self.verdict}: {counts['success']} checks passed"
         for outcome in ("error", "warning"):
             found = [r.check.id for r in self.failing if r.outcome == outcome]
             if found:
@@ -112,6 +115,7 @@ def verify(
         proxies=0 if "pods" in snapshot.unread else len(snapshot.meshed),
         ignored=frozenset(ignored),
         releases=() if "releases" in snapshot.unread else snapshot.releases,
+        is_rehearsal=snapshot.is_rehearsal,
     )
 
 
@@ -132,9 +136,11 @@ def unhealthy(report: Report) -> MeshUnhealthy:
 def as_linkerd_json(report: Report) -> dict[str, Any]:
     """The report in the shape of `linkerd check --output json`; skipped checks are left out.
 
+    That of a rehearsal says so first, in a key of its own.
+
     Source: linkerd2 `pkg/healthcheck/healthcheck_output.go` (CheckOutput).
     """
-    return {
+    return ({"rehearsal": HEAD} if report.is_rehearsal else {}) | {
         "success": report.verdict != "failed",
         "categories": [
             {
@@ -180,7 +186,7 @@ def as_text(report: Report, detail: Literal["short", "text", "wide"] = "text") -
     """
     signs = {"success": "\u221a", "warning": "\u203c", "error": "\u00d7", "skipped": "-"}
     hidden = {"short": ("success", "skipped"), "text": ("skipped",), "wide": ()}[detail]
-    lines: list[str] = []
+    lines: list[str] = [HEAD, ""] if report.is_rehearsal else []
     for category in report.categories:
         shown = [result for result in category.results if result.outcome not in hidden]
         if not shown:

@@ -24,6 +24,7 @@ from prefect_linkerd.mesh.helm.client import DesiredRelease
 from prefect_linkerd.mesh.helm.installed import MeshReleases, read_mesh_releases
 from prefect_linkerd.mesh.helm.ownership import owner_of
 from prefect_linkerd.mesh.helm.records import Release
+from prefect_linkerd.mesh.helm.rehearsal import made_by_rehearsal
 from prefect_linkerd.mesh.identity.certificate_anchor import AnchorOwner, read_anchor_owner
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ISSUER_SECRET,
@@ -351,6 +352,15 @@ class Snapshot:
             return LinkerdVersion.parse(text)
         except MeshError:
             return self.config.linkerd
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether stand-ins for Linkerd's charts made the mesh, by the ConfigMaps of its own."""
+        if "config_maps" in self.unread:
+            return False
+        place = self.config.namespaces.linkerd
+        own = (f"{place}/linkerd-config", f"{place}/{TRUST_ROOTS}")
+        return made_by_rehearsal(*map(self.config_maps.get, own))
 
     @property
     def meshed(self) -> tuple[Pod, ...]:
