@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from prefect.blocks.core import Block
 from prefect_kubernetes.credentials import (  # pyright: ignore[reportMissingTypeStubs]
@@ -17,6 +17,7 @@ from pydantic import (
     SerializationInfo,
     SerializerFunctionWrapHandler,
     field_serializer,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -27,6 +28,69 @@ LOGO = HttpUrl(
     "https://raw.githubusercontent.com/cncf/artwork/main/projects/linkerd/icon/color/"
     "linkerd-icon-color.png"
 )
+
+FIRST = ("credentials", "access", "name", "version", "profile", "ha", "issuer")
+"""What everybody looks at, in the order of the block's form."""
+CLOSED = ("trust_anchor", "upgrade", "viz", "traefik")
+"""Sections that the form shows once they are chosen."""
+ADVANCED = tuple(name for name in MeshConfig.model_fields if name not in (*FIRST, *CLOSED))
+"""The fields that few change: one closed section of the form, and of what the block stores.
+
+Only there: in files, flags and Python they stay where they are, and a block that was saved without
+that section is loaded as it is.
+"""
+
+
+def block_form(fields: dict[str, Any]) -> dict[str, Any]:
+    """A block's schema as its form is made of: credentials first, and what is rare closed.
+
+    Args:
+        fields: the schema of the model, as Prefect makes it.
+    """
+    content = deepcopy(fields)
+    properties: dict[str, Any] = content["properties"]
+    rare = {name: properties.pop(name) | {"position": n} for n, name in enumerate(ADVANCED)}
+    content["definitions"]["Advanced"] = {
+        "type": "object",
+        "title": "Advanced",
+        "description": "What few meshes change.",
+        "properties": rare,
+    }
+    properties["advanced"] = {
+        "$ref": "#/definitions/Advanced",
+        "title": "Advanced",
+        "description": "Namespaces, domains, values, charts, a private registry, lifetimes.",
+    }
+    for name in (*CLOSED, "advanced"):
+        properties[name] = _closed(name, properties[name])
+    # A block is chosen from a list, which begins with none.
+    credentials = properties["credentials"]
+    credentials["anyOf"] = sorted(credentials["anyOf"], key=lambda choice: "$ref" not in choice)
+    content["properties"] = {
+        name: properties[name] | {"position": number}
+        for number, name in enumerate((*FIRST, *CLOSED, "advanced"))
+    }
+    secrets: list[str] = content["secret_fields"]
+    content["secret_fields"] = [
+        f"advanced.{name}" if name.partition(".")[0] in ADVANCED else name for name in secrets
+    ]
+    return content
+
+
+def _closed(name: str, section: dict[str, Any]) -> dict[str, Any]:
+    """A section as a choice that begins with nothing: forms show its fields once it is chosen."""
+    field = MeshConfig.model_fields.get(name)
+    title, description = (
+        (field.title, field.description)
+        if field is not None
+        else (section["title"], section["description"])
+    )
+    return {
+        "title": title,
+        "description": description,
+        "anyOf": [{"type": "null"}, {"$ref": section["$ref"]}],
+        "default": None,
+    }
 
 
 class LinkerdMesh(MeshConfig, Block):
@@ -63,6 +127,28 @@ class LinkerdMesh(MeshConfig, Block):
 
     _schemas: ClassVar[dict[Any, dict[str, Any]]] = {}
 
+    @classmethod
+    def _to_block_schema(cls, *arguments: Any, **more: Any) -> Any:
+        schema = super()._to_block_schema(*arguments, **more)
+        return schema.model_copy(update={"fields": block_form(schema.fields)})
+
+    @classmethod
+    def _calculate_schema_checksum(cls, block_schema_fields: dict[str, Any] | None = None) -> str:
+        fields = block_schema_fields or block_form(cls.model_json_schema())
+        return super()._calculate_schema_checksum(fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_form(cls, data: Any) -> Any:
+        """Puts what the form groups where it belongs; a section that nobody opened is null."""
+        if not isinstance(data, dict):
+            return data
+        fields = cast("dict[str, Any]", data)
+        advanced: dict[str, Any] = fields.get("advanced") or {}
+        closed = {name for name in CLOSED if fields.get(name, ...) is None}
+        kept = {k: v for k, v in fields.items() if k != "advanced" and k not in closed}
+        return kept | advanced
+
     _block_type_name = "Linkerd Mesh"
     _block_type_slug = "linkerd-mesh"
     _logo_url = LOGO
@@ -83,7 +169,18 @@ class LinkerdMesh(MeshConfig, Block):
 
     def _to_block_document(self, name: str | None = None, *arguments: Any, **more: Any) -> Any:
         self._take_name(name or self._block_document_name)
-        return super()._to_block_document(name, *arguments, **more)
+        document = super()._to_block_document(name, *arguments, **more)
+        usual = type(self)(profile=self.profile)
+        changed = {
+            name for name in (*CLOSED, *ADVANCED) if getattr(self, name) != getattr(usual, name)
+        }
+        data: dict[str, Any] = document.data
+        document.data = {
+            **{name: data[name] for name in FIRST},
+            **{name: data[name] if name in changed else None for name in CLOSED},
+            "advanced": {name: data[name] for name in ADVANCED if name in changed} or None,
+        }
+        return document
 
     def _take_name(self, block: str | None) -> None:
         """Calls the mesh as its block, unless somebody has named it.

@@ -19,7 +19,9 @@ def options_page() -> str:
     lines = [
         "# Options of a mesh",
         "",
-        "The fields of a mesh, in its file and in the Prefect block *Linkerd Mesh*.",
+        "The fields of a mesh, in its file and in the Prefect block *Linkerd Mesh*. In the block's",
+        "form, trust anchor, upgrades, viz and Traefik open when they are chosen; other sections,",
+        "the domains and the timeout are under *Advanced*, which files and flags do not have.",
         "This page is made by `python -m tools.options_page`.",
     ]
     lines += _section("Mesh", schema, sections)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from uuid import uuid4
 
+import pytest
 import yaml
+from pydantic import ValidationError
 
 from prefect_linkerd.flows.bootstrap import bootstrap
 from prefect_linkerd.server.prefect_server import PrefectServer
@@ -35,6 +38,7 @@ LinkerdMesh(
 loaded = LinkerdMesh.load("saved")
 assert loaded.registry.password.get_secret_value() == "s3cret"
 assert loaded.trust_anchor.passphrase.get_secret_value() == "correct horse battery"
+assert loaded.upgrade.window is None and loaded.lifetimes.issuer_days == 365
 shown = loaded.model_dump_json()
 assert "s3cret" not in shown and "horse" not in shown and "client-key-data" not in shown, shown
 print(connect(loaded).cluster.version())
@@ -102,6 +106,48 @@ def test_every_option_explains_itself_in_the_form() -> None:
     assert undescribed_fields(LinkerdMesh.model_json_schema()) == [
         "KubernetesCredentials.cluster_config"
     ]
+
+
+def test_the_form_of_a_block_begins_with_credentials_and_hides_what_is_rare() -> None:
+    form = LinkerdMesh._to_block_schema().fields
+    at_once = [name for name, field in form["properties"].items() if "$ref" in field]
+    closed = [
+        name for name, field in form["properties"].items() if field.get("default", ...) is None
+    ]
+    assert next(iter(form["properties"])) == "credentials"
+    assert at_once == ["access"]
+    assert closed == ["credentials", "trust_anchor", "upgrade", "viz", "traefik", "advanced"]
+    # Every option is still there, once.
+    everything = {*form["properties"], *form["definitions"]["Advanced"]["properties"]}
+    assert everything - {"advanced"} == {*LinkerdMesh.model_fields}
+    assert len(form["properties"]) == 12
+    assert "advanced.registry.password" in form["secret_fields"]
+
+
+def test_a_block_is_loaded_as_whichever_form_saved_it() -> None:
+    registry = {"host": "r.example", "username": "u", "password": "s3cret"}
+    before = {"name": "north", "lifetimes": {"issuer_days": 30}, "registry": registry}
+    # As the form of today has it: sections that nobody opened are null.
+    today = {
+        "name": "north",
+        "trust_anchor": None,
+        "upgrade": None,
+        "viz": None,
+        "advanced": {"lifetimes": {"issuer_days": 30}, "registry": registry},
+    }
+    meshes = [LinkerdMesh.model_validate(data) for data in (before, today)]
+    assert meshes[0].model_dump() == meshes[1].model_dump()
+    assert meshes[0].lifetimes.issuer_days == 30
+    with pytest.raises(ValidationError, match=r"lifetimes\.issuer_day\b"):
+        LinkerdMesh.model_validate({"advanced": {"lifetimes": {"issuer_day": 30}}})
+
+
+def test_a_block_stores_what_is_not_as_usual() -> None:
+    mesh = LinkerdMesh.model_validate({"profile": "demo", "lifetimes": {"issuer_days": 30}})
+    data = mesh._to_block_document("north", uuid4(), uuid4(), include_secrets=True).data
+    assert data["advanced"].keys() == {"lifetimes"}
+    assert (data["viz"], data["upgrade"], data["version"]) == (None, None, mesh.version)
+    assert LinkerdMesh.model_validate(data).model_dump() == mesh.model_dump()
 
 
 def test_the_flow_is_started_by_choosing_a_mesh() -> None:

@@ -133,6 +133,9 @@ class Section(BaseModel):
                         del field["anyOf"]
                         field |= plain
                         field.pop("default", None)
+                case {"anyOf": [{"$ref": _} as section, {"type": "null"} as nothing]}:
+                    # A form begins with the first choice, and would ask for a section's fields.
+                    field["anyOf"] = [nothing, section]
                 case _:
                     pass
         return schema
@@ -807,7 +810,9 @@ class MeshConfig(Section):
         default_factory=Jaeger, title="Jaeger", description="The jaeger extension."
     )
     trust_anchor: TrustAnchorConfig = Field(
-        default_factory=TrustAnchorConfig, title="Trust anchor", description="The root of trust."
+        default_factory=TrustAnchorConfig,
+        title="Trust anchor",
+        description="The root of trust. Empty: made here, its key in a Prefect Secret block.",
     )
     issuer: Literal["self-signed", "cert-manager"] = Field(
         default="self-signed",

@@ -19,6 +19,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from prefect_linkerd.server.prefect_server import PrefectServer
+from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from tests.support.installed import DEFAULT, InstalledMesh, on
 from tests.support.meshes import PASSPHRASE
 from tests.support.prefect_servers import Server
@@ -131,6 +132,7 @@ def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) ->
     run = _starts_verify_mesh(browser, deployments["verify_mesh"]["id"])
     _sees_the_run(browser, run)
     _looks_at_the_block(browser)
+    _makes_blocks(browser)
     browser.open("automations", f"linkerd: rotate_issuer of mesh {NAME}")
     browser.says(f"linkerd: rotate_anchor of mesh {NAME}")
     browser.picture("automations")
@@ -239,6 +241,31 @@ def _looks_at_the_block(browser: Browser) -> None:
     [document] = [d for d in server.ask("block_documents/filter") if d["name"] == NAME]
     browser.open(f"blocks/block/{document['id']}/edit", "Linkerd version", height=2400)
     shown = browser.text
-    for title in ("Cluster access", "Trust anchor", "Lifetimes", "Upgrade policy"):
+    for title in ("Cluster access", "Trust anchor", "Passphrase", "Upgrades", "Advanced"):
         assert title in shown, title
+    # What nobody has changed stays closed.
+    assert "Maintenance window" not in shown
     assert PASSPHRASE.get_secret_value() not in browser.page.content()
+
+
+def _makes_blocks(browser: Browser) -> None:
+    """As README says, in both of Prefect's UIs: nothing is demanded but the block's name."""
+    page, server = browser.page, browser.server
+    for ui, start, button in (("v1", "", "Create"), ("v2", "v2/", "Save")):
+        browser.open(f"{start}blocks/catalog/linkerd-mesh/create", "Linkerd version", height=1700)
+        page.wait_for_load_state("networkidle")
+        titles = ["credentials", "Cluster access", "Linkerd version", "Trust anchor", "Advanced"]
+        places = [browser.text.index(title) for title in titles]
+        assert places == sorted(places)
+        assert "Lifetimes" not in browser.text.split("Advanced")[0]
+        browser.picture(f"form-block-{ui}")
+        page.locator("input").first.fill(f"by-hand-{ui}")
+        page.get_by_text("Advanced", exact=True).last.click()
+        browser.says("Trust domain")
+        field = "xpath=//*[contains(text(),'Trust domain')]/following::textarea[1]"
+        page.locator(field).first.fill("example.org")
+        page.get_by_role("button", name=button, exact=True).click()
+        page.wait_for_url("**/blocks/block/**")
+        data = server.get(f"block_documents/{page.url.rsplit('/', 1)[1]}")["data"]
+        mesh = LinkerdMesh.model_validate(data)
+        assert (mesh.trust_domain, mesh.upgrade) == ("example.org", LinkerdMesh().upgrade)
