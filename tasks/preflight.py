@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown, plan_bootstrap
 from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
 from prefect_linkerd.mesh.helm.charts import Chart, ChartName, charts_of
-from prefect_linkerd.mesh.helm.client import require_helm
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
 from prefect_linkerd.mesh.mesh import Mesh
@@ -50,7 +49,7 @@ def plan(mesh: Mesh, charts: Charts, accept: frozenset[str]) -> PlannedBootstrap
     Raises:
         InvalidInput: a trust anchor that is provided or kept is unfit, or a dependency is missing.
     """
-    require_helm()
+    mesh.helm.require()
     with all_at_once(
         mesh.cluster, f"bootstrap of mesh {mesh.name}", lambda: permissions(mesh.config)
     ):

@@ -35,6 +35,9 @@ def plan_rotation(
     mesh: Mesh, new_anchor: NewAnchor, options: RotationOptions, action: Action
 ) -> RotationPlan:
     """The plan, also as an artifact; nothing is changed."""
+    if action != "drop":
+        # What restarts alone needs no helm.
+        mesh.helm.require()
     new = with_key(new_anchor)
     with all_at_once(
         mesh.cluster,

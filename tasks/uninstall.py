@@ -26,6 +26,8 @@ def plan_to_uninstall(
 ) -> UninstallPlan:
     """The plan, also as an artifact; nothing is changed."""
     plan = inspect_uninstall(mesh, options, accept, _place_of_key(mesh))
+    if any(gone.release is not None for gone in plan.goes):
+        mesh.helm.require()
     log = get_run_logger()
     for finding in plan.findings:
         log.warning("%s: %s", finding.id, finding)

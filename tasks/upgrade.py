@@ -51,6 +51,7 @@ def _permitted(mesh: Mesh) -> AbstractContextManager[None]:
 @step("plan", description="Plans what the upgrade would change, and finds what blocks it.")
 def plan(mesh: Mesh, target: LinkerdVersion, accept: frozenset[str]) -> PlannedUpgrade:
     """Also as a markdown artifact; changes nothing."""
+    mesh.helm.require()
     with _permitted(mesh):
         planned = inspect_upgrade(mesh, target, accept)
     create_markdown_artifact(
@@ -79,6 +80,7 @@ def plan_going_back(mesh: Mesh, accept: frozenset[str]) -> BackPlan | None:
     made = inspect_way_back(mesh, accept)
     if made is None:
         return None
+    mesh.helm.require()
     create_markdown_artifact(
         back_markdown(made),
         key=mesh_key(mesh.name, "upgrade-plan"),

@@ -19,6 +19,7 @@ from prefect_linkerd.tasks.step import step
 
 @step("look", description="Checks that the charts can make new certificates; changes nothing.")
 def inspect_webhooks(mesh: Mesh) -> dict[str, Certificates]:
+    mesh.helm.require()
     return webhooks.inspect_webhooks(mesh)
 
 

@@ -184,11 +184,19 @@ class Helm:
         self._executable = executable
         self._grace = grace
 
+    def require(self) -> None:
+        """Checks that there is a helm to work with, before anything is changed.
+
+        Raises:
+            InvalidInput: there is none, or one that is too old.
+        """
+        require_helm(self._executable)
+
     @contextlib.contextmanager
     def _command(self) -> Generator[HelmCommand]:
         # pyhelm3's Client parses every manifest that helm prints, which for CRDs takes seconds;
         # its Command is the same without.
-        require_helm(self._executable)
+        self.require()
         with self._cluster.kubeconfig_file() as kubeconfig:
             yield HelmCommand(executable=self._executable, kubeconfig=kubeconfig)
 
