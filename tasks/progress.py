@@ -2,68 +2,133 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
 
 from prefect_linkerd.tasks.outside import Bar, headed, outside
 
+if TYPE_CHECKING:
+    from prefect_linkerd.mesh.restarts import Batch
+
+_ROWS = 12
+"""Batches that are shown at once: the last that are done, the one at work and the next."""
+
+
+def is_live() -> bool:
+    """Whether what is shown may be redrawn: not in a file, a CI's log or a plain terminal."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("CI") or os.environ.get("TERM") == "dumb"
+    return not plain and sys.stderr.isatty()
+
 
 class _Terminal:
-    """The bars of all running steps at the foot of a terminal; nothing where there is none."""
+    """The bars and batches of all running steps, at the foot of a terminal that is not plain."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._progress: Progress | None = None
-        self._bars = 0
+        self._live: Live | None = None
+        self._progress = _bars()
+        self._tables: dict[int, Table] = {}
 
     def add(self, title: str) -> int | None:
-        if not sys.stderr.isatty():
+        if not is_live():
             return None
         with self._lock:
-            if self._progress is None:
-                self._progress = Progress(
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    MofNCompleteColumn(),
-                    TimeElapsedColumn(),
-                    TextColumn("{task.fields[text]}"),
-                    console=Console(stderr=True),
-                    transient=True,
+            if self._live is None:
+                self._progress = _bars()
+                console = Console(stderr=True)
+                self._live = Live(
+                    console=console, get_renderable=self._shown, transient=True, auto_refresh=True
                 )
-                self._progress.start()
-            self._bars += 1
+                self._live.start()
             return self._progress.add_task(title, total=None, text="")
+
+    def _shown(self) -> RenderableType:
+        return Group(*self._tables.values(), self._progress)
 
     def update(self, bar: int | None, ready: int, wanted: int, text: str) -> None:
         with self._lock:
-            if bar is not None and self._progress is not None:
-                self._progress.update(bar, completed=ready, total=wanted, text=text)  # pyright: ignore[reportArgumentType]
+            if bar is not None and self._live is not None:
+                self._progress.update(TaskID(bar), completed=ready, total=wanted, text=text)
+
+    def show(self, bar: int, table: Table) -> None:
+        with self._lock:
+            self._tables[bar] = table
+            if self._live is not None:
+                self._live.refresh()
 
     def remove(self, bar: int | None) -> None:
         with self._lock:
-            if bar is None or self._progress is None:
+            if bar is None or self._live is None:
                 return
-            self._progress.remove_task(bar)  # pyright: ignore[reportArgumentType]
-            self._bars -= 1
-            if not self._bars:
-                self._progress.stop()
-                self._progress = None
+            self._tables.pop(bar, None)
+            self._progress.remove_task(TaskID(bar))
+            if not self._progress.tasks:
+                self._live.stop()
+                self._live = None
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
 
 
 _terminal = _Terminal()
+
+
+def batch_table(batches: Sequence[Batch], done: int) -> Table:
+    """Batches of restarts, as many as are worth a look: which, why apart, and how far."""
+    first = max(0, min(done - 2, len(batches) - _ROWS))
+    shown = list(enumerate(batches))[first : first + _ROWS]
+    table = Table("batch", "workloads", "apart because", "state", box=None, pad_edge=False)
+    if first:
+        table.add_row("", f"{first} more", "", "[green]done[/green]")
+    for number, batch in shown:
+        state = "[dim]waiting[/dim]"
+        if number <= done:
+            state = "[green]done[/green]" if number < done else "[yellow]restarting[/yellow]"
+        table.add_row(_number(number, batches), _names(batch), batch.reason, state)
+    if rest := len(batches) - first - len(shown):
+        table.add_row("", f"{rest} more", "", "[dim]waiting[/dim]")
+    return table
+
+
+def _number(number: int, batches: Sequence[Batch]) -> str:
+    return f"{number + 1}/{len(batches)}"
+
+
+def _names(batch: Batch) -> str:
+    subjects = [target.subject for target in batch.targets]
+    more = f" and {len(subjects) - 3} more" if len(subjects) > 3 else ""
+    return ", ".join(subjects[:3]) + more
 
 
 class RolloutProgress:
     """One bar for one step; call it with workloads ready, workloads wanted and a text.
 
     The bar is a Prefect progress artifact, a line in the run's log for every change and, where
-    the flow runs in a terminal, a live bar.
+    the flow runs in a terminal, a live bar, with the batches of restarts above it.
     """
 
     def __init__(self, mesh: str, title: str) -> None:
@@ -96,6 +161,15 @@ class RolloutProgress:
             100.0 * ready / max(wanted, 1),
             headed(f"{self._title}: {ready} of {wanted} ready; {text}"),
         )
+
+    def show_batches(self, batches: Sequence[Batch], done: int) -> None:
+        """See `prefect_linkerd.mesh.restarts.ShowsBatches`: a live table, or a line for each."""
+        if self._bar is not None:
+            _terminal.show(self._bar, batch_table(batches, done))
+        elif done < len(batches):
+            batch = batches[done]
+            number = _number(done, batches)
+            self._log.info("batch %s: %s (%s)", number, _names(batch), batch.reason)
 
     def __exit__(
         self,

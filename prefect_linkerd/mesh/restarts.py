@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.errors import ApiError, NotReady
@@ -146,10 +146,11 @@ class DataPlane:
 
 @dataclass(frozen=True)
 class Batch:
-    """Workloads that are restarted at once."""
+    """Workloads that are restarted at once; `reason` is why they are not in the batch before."""
 
     stage: Stage
     targets: tuple[RestartTarget, ...]
+    reason: str = ""
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
@@ -188,6 +189,19 @@ class RestartPlan:
 
 Needs = Callable[[Pod], bool]
 """Whether a pod needs a restart."""
+
+
+@runtime_checkable
+class ShowsBatches(Protocol):
+    """What some `OnProgress` can do beside: show all batches, and how far they are."""
+
+    def show_batches(self, batches: Sequence[Batch], done: int) -> None:
+        """Called before each batch, and after the last.
+
+        Args:
+            done: how many of them are restarted; the next one is about to be.
+        """
+        ...
 
 
 # The plan
@@ -284,37 +298,44 @@ def _batches(
     targets: Sequence[RestartTarget], data_plane: DataPlane, policy: RestartPolicy
 ) -> Iterable[Batch]:
     current: list[RestartTarget] = []
+    reason = "first"
     for target in targets:
-        if current and not _fits(target, current, data_plane, policy):
-            yield Batch(data_plane.stage(current[0].workload[1]), tuple(current))
-            current = []
+        apart = _apart(target, current, data_plane, policy) if current else ""
+        if apart:
+            yield Batch(data_plane.stage(current[0].workload[1]), tuple(current), reason)
+            current, reason = [], apart
         current.append(target)
     if current:
-        yield Batch(data_plane.stage(current[0].workload[1]), tuple(current))
+        yield Batch(data_plane.stage(current[0].workload[1]), tuple(current), reason)
 
 
-def _fits(
+def _apart(
     target: RestartTarget,
     batch: Sequence[RestartTarget],
     data_plane: DataPlane,
     policy: RestartPolicy,
-) -> bool:
+) -> str:
+    """Why a workload is not restarted together with a batch; empty where it is."""
     here, there = target.workload[1], batch[0].workload[1]
     stage = data_plane.stage(here)
-    if stage == "control plane" or stage != data_plane.stage(there):
-        return False
-    if _rank(here, policy) != _rank(there, policy) or len(batch) >= policy.batch_size:
-        return False
+    if stage != data_plane.stage(there):
+        return f"{stage} after the {data_plane.stage(there)}"
+    if stage == "control plane":
+        return "the control plane one workload at a time"
+    if _rank(here, policy) != _rank(there, policy):
+        return f"namespace {here} after {there}"
+    if len(batch) >= policy.batch_size:
+        return f"at most {policy.batch_size} workloads at once"
     together = [*batch, target]
     taken = sum(each.disruption for each in together)
     if policy.max_unavailable is not None and taken > policy.max_unavailable:
-        return False
+        return f"at most {policy.max_unavailable} pods unavailable"
     for budget in data_plane.budgets:
         if target.disruption and budget.covers(target):
             taken = sum(each.disruption for each in together if budget.covers(each))
             if taken > budget.allowed:
-                return False
-    return True
+                return f"{budget.subject} allows {budget.allowed}"
+    return ""
 
 
 # Reading
@@ -526,7 +547,9 @@ def restart_data_plane(
             )
             continue
         covered = {budget.namespace for budget in data_plane.budgets}
+        show = _shown_by(on_progress)
         for number, batch in enumerate(plan.batches):
+            show(plan.batches, number)
             if number and policy.pause_seconds:
                 time.sleep(policy.pause_seconds)
             before_batch(batch)
@@ -545,12 +568,20 @@ def restart_data_plane(
                 ahead = judged_by(following[0], data_plane) if following else ()
                 row = watch.after(ahead)
                 on_progress(min(len(done), total), total, str(row))
+        show(plan.batches, len(plan.batches))
     raise NotReady(
         str(next(iter(left or done), "data plane")),
         expected="pods that need no restart, after a restart",
         found=f"that they still do, after {ATTEMPTS} more",
         remedy="Look at the proxy injector: what it knows of the cluster may be out of date.",
     )
+
+
+def _shown_by(on_progress: OnProgress) -> Callable[[Sequence[Batch], int], None]:
+    """What shows batches; nothing where the progress cannot."""
+    if isinstance(on_progress, ShowsBatches):
+        return on_progress.show_batches
+    return lambda _batches, _done: None
 
 
 def judged_by(batch: Batch, data_plane: DataPlane) -> frozenset[str]:

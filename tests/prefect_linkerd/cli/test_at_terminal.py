@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import pty
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +25,9 @@ from prefect_linkerd.mesh.errors import (
     NotApproved,
     NotReady,
 )
+from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.restarts import Batch, RestartTarget
 from prefect_linkerd.mesh.rotation.options import RotationOptions, WebhookOptions
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
 from prefect_linkerd.tasks.admission import approve_upgrade, declined, postponed
@@ -142,6 +148,63 @@ def test_submitted_steps_run_beside_each_other(terminal: AtTerminal) -> None:
         failing.result()
     assert isinstance(failing.result(raise_on_failure=False), NotReady)
     terminal.await_rest()
+
+
+def batches() -> tuple[Batch, ...]:
+    reasons = ("first", *(f"PodDisruptionBudget/app/{n} allows 1" for n in range(1, 20)))
+    return tuple(
+        Batch(
+            "workloads",
+            (RestartTarget(Workload("Deployment", "app", f"web-{n}"), {}, 1, 1, True),),
+            reason,
+        )
+        for n, reason in enumerate(reasons)
+    )
+
+
+def restarts() -> None:
+    with RolloutProgress("north", "data plane") as progress:
+        for done in (0, 7, 20):
+            progress.show_batches(batches(), done)
+            progress(done, 20, "rolling out")
+
+
+def test_batches_are_lines_where_nothing_can_be_redrawn(lines: Any) -> None:
+    restarts()
+    said = [text for _, text in lines() if text.startswith("batch")]
+    assert said == [
+        "batch 1/20: Deployment/app/web-0 (first)",
+        "batch 8/20: Deployment/app/web-7 (PodDisruptionBudget/app/7 allows 1)",
+    ]
+
+
+@pytest.mark.parametrize("plain", [{}, {"NO_COLOR": "1"}, {"CI": "true"}, {"TERM": "dumb"}])
+def test_batches_are_one_table_that_is_redrawn_at_a_terminal(
+    plain: dict[str, str], monkeypatch: pytest.MonkeyPatch, lines: Any
+) -> None:
+    for name, value in (
+        {"NO_COLOR": "", "CI": "", "TERM": "xterm", "COLUMNS": "120"} | plain
+    ).items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        # Linux ends a terminal that nobody writes to any more by an error.
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 4096):
+                shown.extend(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(theirs, "w") as stderr, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", stderr)
+        restarts()
+    reader.join(20)
+    os.close(ours)
+    assert bool([text for _, text in lines() if text.startswith("batch")]) == bool(plain)
+    words = ("8/20", "app/web-7", "/app/7 allows 1", "restarting", "3 more", "waiting", "\x1b[1A")
+    assert [word for word in words if (word in shown.decode()) == bool(plain)] == []
 
 
 def test_an_interrupt_ends_what_waits_in_other_threads(

@@ -109,6 +109,12 @@ def test_the_control_plane_comes_first_one_by_one_then_extensions_then_the_rest(
         RestartPolicy(),
     )
     assert names(plan) == [["linkerd-identity"], ["linkerd-destination"], ["tap"], ["web", "api"]]
+    assert [batch.reason for batch in plan.batches] == [
+        "first",
+        "the control plane one workload at a time",
+        "extensions after the control plane",
+        "workloads after the extensions",
+    ]
     assert [batch.stage for batch in plan.batches] == [
         "control plane",
         "control plane",
@@ -124,6 +130,7 @@ def test_named_namespaces_come_first_and_one_after_the_other() -> None:
         RestartPolicy(namespaces=("two", "three")),
     )
     assert names(plan) == [["b"], ["c"], ["a"]]
+    assert plan.batches[1].reason == "namespace three after two"
 
 
 def test_only_what_needs_it_is_restarted() -> None:
