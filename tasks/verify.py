@@ -17,6 +17,7 @@ from prefect_linkerd.mesh.report.events import (
     verdict_notice,
 )
 from prefect_linkerd.mesh.report.metrics import as_metrics, push_metrics
+from prefect_linkerd.mesh.report.otlp import push_otlp
 from prefect_linkerd.mesh.report.report import (
     Report,
     as_linkerd_json,
@@ -73,6 +74,11 @@ def publish(mesh: Mesh, report: Report, options: VerifyOptions) -> None:
     if options.metrics_gateway is not None:
         try:
             push_metrics(report, options.metrics_gateway)
+        except OutputError as error:
+            get_run_logger().warning("Metrics not pushed: %s", error)
+    if options.metrics_otlp is not None:
+        try:
+            push_otlp(report, options.metrics_otlp)
         except OutputError as error:
             get_run_logger().warning("Metrics not pushed: %s", error)
     due = expiring(report.expiries, mesh.config, options.thresholds.days)

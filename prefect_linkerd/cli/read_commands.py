@@ -120,6 +120,10 @@ def _verify(
             from prefect_linkerd.mesh.report.metrics import push_metrics
 
             push_metrics(report, options.metrics_gateway)
+        if options.metrics_otlp is not None:
+            from prefect_linkerd.mesh.report.otlp import push_otlp
+
+            push_otlp(report, options.metrics_otlp)
         if is_bad(report, strict=strict):
             raise Failed
 

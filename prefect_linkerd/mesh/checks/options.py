@@ -76,9 +76,17 @@ class VerifyOptions(Section):
         "such as http://pushgateway.monitoring:9091. An unreachable gateway does not fail the run.",
     )
 
-    @field_validator("metrics_gateway")
+    metrics_otlp: str | None = Field(
+        default=None,
+        title="OTLP endpoint",
+        description="The OTLP/HTTP address of an OpenTelemetry Collector that gets the same "
+        "metrics, such as http://collector.monitoring:4318/v1/metrics. Needs the extra `otlp`. An "
+        "unreachable collector fails no run.",
+    )
+
+    @field_validator("metrics_gateway", "metrics_otlp")
     @classmethod
-    def _metrics_gateway(cls, value: str | None) -> str | None:
+    def _address(cls, value: str | None) -> str | None:
         if not value:
             return None
         url = urlsplit(value)

@@ -34,7 +34,7 @@ def as_metrics(report: Report) -> str:
         linkerd_mesh_verdict{mesh="shop",verdict="healthy"} 1.0
     """
     head = f"# {HEAD}\n" if report.is_rehearsal else ""
-    return head + generate_latest(_registry(report)).decode()
+    return head + generate_latest(registry_of(report)).decode()
 
 
 def push_metrics(report: Report, gateway: str) -> None:
@@ -50,7 +50,7 @@ def push_metrics(report: Report, gateway: str) -> None:
         push(
             gateway,
             JOB,
-            _registry(report),
+            registry_of(report),
             grouping_key={"mesh": report.mesh},
             timeout=PUSH_SECONDS,
         )
@@ -63,7 +63,8 @@ def push_metrics(report: Report, gateway: str) -> None:
         ) from None
 
 
-def _registry(report: Report) -> CollectorRegistry:
+def registry_of(report: Report) -> CollectorRegistry:
+    """The metrics of a mesh, for whatever sends them."""
     registry = CollectorRegistry()
 
     def gauge(name: str, words: str, *labels: str) -> Gauge:

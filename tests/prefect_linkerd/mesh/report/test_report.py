@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
@@ -27,6 +30,7 @@ from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.report.events import verdict_notice
 from prefect_linkerd.mesh.report.metrics import as_metrics, push_metrics
+from prefect_linkerd.mesh.report.otlp import push_otlp
 from prefect_linkerd.mesh.report.report import (
     Report,
     as_linkerd_json,
@@ -244,10 +248,52 @@ def test_metrics_are_pushed_and_replace_those_of_the_mesh(report: Report) -> Non
         server.server_close()
 
 
+class Collector(Gateway):
+    """An OpenTelemetry Collector as far as its OTLP receiver goes."""
+
+    got: ClassVar[list[ExportMetricsServiceRequest]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.got.append(ExportMetricsServiceRequest.FromString(body))
+        self.send_response(400 if self.path == "/refused" else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@follows("Correct metrics_otlp in the options, or start the collector.")
+def test_the_same_metrics_go_to_a_collector(report: Report) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        with pytest.raises(OutputError, match="400"):
+            push_otlp(report, f"{address}/refused")
+        push_otlp(report, f"{address}/v1/metrics")
+    finally:
+        server.shutdown()
+        server.server_close()
+    [resource] = Collector.got[-1].resource_metrics
+    sent = {
+        (
+            metric.name,
+            *sorted((a.key, a.value.string_value) for a in point.attributes),
+        ): point.as_double
+        for metric in resource.scope_metrics[0].metrics
+        for point in metric.gauge.data_points
+    }
+    assert sent == {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(as_metrics(report))
+        for sample in family.samples
+    }
+
+
 @pytest.mark.parametrize("address", ["gateway:9091", "ftp://gateway", "http://u:p@gateway"])
 def test_a_gateway_is_an_address_without_a_password(address: str) -> None:
-    with pytest.raises(ValidationError, match=r"write http://HOST:PORT|leave user and password"):
-        VerifyOptions(metrics_gateway=address)
+    for option in ("metrics_gateway", "metrics_otlp"):
+        with pytest.raises(ValidationError, match=r"write http://HOST:PORT|leave user and passw"):
+            VerifyOptions.model_validate({option: address})
 
 
 def test_rules_and_dashboard_ask_for_metrics_and_labels_that_there_are(report: Report) -> None:
