@@ -18,7 +18,9 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect_linkerd.mesh.report.events import (
     EXPIRING,
     FAILURES,
+    FAILURES_IN_A_ROW,
     OVERDUE,
+    RECOVERED,
     RENEWED_BY,
     ROLE,
     VERDICTS,
@@ -28,7 +30,6 @@ from prefect_linkerd.tasks.names import CHANGES, READS, deployment_name
 OURS = "prefect-linkerd: "
 """How the description of each of our automations begins; others are never touched."""
 
-FAILURES_IN_A_ROW = 3
 SILENCE = timedelta(hours=1)
 """Without a verdict. A server looks once in that time, so it notifies within twice that."""
 ONCE_IN = timedelta(days=1)
@@ -237,6 +238,20 @@ def alerts(block: UUID) -> list[AutomationCore]:
             "{{ event.payload.errors | join(', ') }}",
         ),
         tell(
+            "linkerd: a mesh has recovered",
+            "a mesh that kept failing is well again.",
+            EventTrigger(
+                match=ResourceSpecification(
+                    {"prefect.resource.id": "linkerd.mesh.*", RECOVERED: "true"}
+                ),
+                expect=set(VERDICTS),
+                posture=Posture.Reactive,
+                threshold=1,
+            ),
+            "Mesh {{ event.resource.name }} has recovered",
+            "{{ event.payload.summary }}",
+        ),
+        tell(
             "linkerd: a mesh is no longer verified",
             f"no verdict of a mesh for {_hours(SILENCE)} after its last one.",
             EventTrigger(
@@ -253,23 +268,22 @@ def alerts(block: UUID) -> list[AutomationCore]:
             "worker may run. Look at the runs of verify_mesh.",
         ),
         tell(
-            "linkerd: a webhook CA expires soon",
-            "the CA of a mesh's webhooks expires soon, and no flow replaces it.",
+            "linkerd: a certificate expires soon",
+            "a certificate of a mesh expires soon, and nobody renews it by itself.",
             EventTrigger(
                 match=ResourceSpecification(
                     {
                         "prefect.resource.id": "linkerd.mesh.*",
-                        ROLE: "webhook CA",
                         RENEWED_BY: "nobody",
                     }
                 ),
                 expect={EXPIRING},
-                for_each={"prefect.resource.id"},
+                for_each={"prefect.resource.id", ROLE},
                 posture=Posture.Reactive,
                 threshold=1,
                 within=ONCE_IN,
             ),
-            "The webhook CA of mesh {{ event.resource.name }} expires soon",
+            "The {{ event.payload.role }} of mesh {{ event.resource.name }} expires soon",
             "{{ event.payload.object }}: {{ event.payload.days_left }} days are left.\n"
             "{{ event.payload.remedy }}",
         ),

@@ -31,7 +31,8 @@ from prefect_linkerd.mesh.pki.certificates import (
     read_certificates,
     sign_issuer,
 )
-from prefect_linkerd.mesh.report.events import certificate_notices
+from prefect_linkerd.mesh.report.events import Notice, certificate_notices, verdict_notice
+from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, expiring
 from prefect_linkerd.tasks.chart_releases import RELEASED, resource_of
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
@@ -39,6 +40,7 @@ from prefect_linkerd.tasks.names import CHANGES, READS, TAG, deployment_name
 from tests.support.prefect_servers import Inbox, Server, on_server
 from tests.support.repository import ROOT
 from tests.support.schema import undescribed_fields
+from tests.support.snapshots import empty_snapshot
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("deployments")
@@ -200,6 +202,11 @@ def test_a_mesh_that_fails_three_times_in_a_row_is_told(
     [message] = eventually(lambda: inbox.about("is not healthy"))
     assert message["subject"] == "Mesh lost is not healthy"
     assert "3 times in a row: " in message["body"]
+    well = verify(empty_snapshot(config=MeshConfig(name="lost")), (), ())
+    _announce(server, verdict_notice(well, failures_before=3))
+    [message] = eventually(lambda: inbox.about("has recovered"))
+    assert message["subject"] == "Mesh lost has recovered"
+    assert message["body"].startswith("lost is healthy")
 
 
 def test_a_mesh_without_a_verdict_is_told(server: Server, inbox: Inbox) -> None:
@@ -225,16 +232,20 @@ def test_a_mesh_without_a_verdict_is_told(server: Server, inbox: Inbox) -> None:
     assert message["subject"] == "Mesh quiet is not verified any more"
 
 
-def test_a_webhook_ca_that_no_flow_replaces_is_told(server: Server, inbox: Inbox) -> None:
+def _announce(server: Server, *notices: Notice) -> None:
+    for notice in notices:
+        resource = Resource({**notice.resource})
+        _send(server, Event(event=notice.event, resource=resource, payload={**notice.payload}))
+
+
+def test_a_certificate_that_nobody_renews_is_told(server: Server, inbox: Inbox) -> None:
     made = create_trust_anchor("cluster.local", timedelta(days=5), datetime.now(UTC))
     info = read_certificates(made.certificate, "ca")[0]
     found = Expiry("webhook CA", "ca", "Secret/m/ca", info, 5, remedy="Do this.")
     # The second is for cert-manager to see to.
     for each in (found, replace(found, renewed_by="cert-manager", days_left=0), found):
-        (notice,) = certificate_notices("lost", expiring([each], MeshConfig(), [7]))
-        resource = Resource({**notice.resource})
-        _send(server, Event(event=notice.event, resource=resource, payload={**notice.payload}))
-    [message] = eventually(lambda: inbox.about("expires soon"))
+        _announce(server, *certificate_notices("lost", expiring([each], MeshConfig(), [7])))
+    [message] = eventually(lambda: inbox.about("webhook CA of mesh lost expires soon"))
     assert message["subject"] == "The webhook CA of mesh lost expires soon"
     assert "Secret/m/ca: 5 days are left." in message["body"]
     assert "Do this." in message["body"]

@@ -41,6 +41,10 @@ OVERDUE = "linkerd.anchor.overdue"
 
 FAILURES = "linkerd.mesh.failures"
 """The label that says how often in a row the mesh has failed."""
+FAILURES_IN_A_ROW = 3
+"""Failures in a row that send a notification; the first ones may pass by themselves."""
+RECOVERED = "linkerd.mesh.recovered"
+"""The label of the first verdict after failures that sent a notification."""
 
 ROLE, RENEWED_BY = "linkerd.certificate.role", "linkerd.certificate.renewed-by"
 """The labels of an ending certificate: what it is for, and who renews it by itself."""
@@ -53,6 +57,7 @@ def verdict_notice(report: Report, failures_before: int = 0) -> Notice:
         failures_before: how often in a row the mesh had failed before this report.
     """
     failures = failures_before + 1 if report.verdict == "failed" else 0
+    has_recovered = not failures and failures_before >= FAILURES_IN_A_ROW
     return Notice(
         f"linkerd.mesh.{report.verdict}",
         report.mesh,
@@ -66,7 +71,7 @@ def verdict_notice(report: Report, failures_before: int = 0) -> Notice:
             "proxies": report.proxies,
             "failures": failures,
         },
-        {FAILURES: str(failures)},
+        {FAILURES: str(failures)} | ({RECOVERED: "true"} if has_recovered else {}),
     )
 
 

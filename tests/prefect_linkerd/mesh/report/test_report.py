@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -28,7 +29,7 @@ from prefect_linkerd.mesh.errors import ApiError, OutputError
 from prefect_linkerd.mesh.linkerd.spans import Versions
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
-from prefect_linkerd.mesh.report.events import verdict_notice
+from prefect_linkerd.mesh.report.events import RECOVERED, verdict_notice
 from prefect_linkerd.mesh.report.metrics import as_metrics, push_metrics
 from prefect_linkerd.mesh.report.otlp import push_otlp
 from prefect_linkerd.mesh.report.report import (
@@ -42,7 +43,7 @@ from prefect_linkerd.mesh.report.report import (
 )
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 from prefect_linkerd.server.loopback import free_ports
-from tests.support.advice import follows
+from tests.support.advice import advice, follows
 from tests.support.certificates import DOMAIN, NOW
 from tests.support.repository import ROOT
 from tests.support.snapshots import empty_snapshot
@@ -289,6 +290,17 @@ def test_the_same_metrics_go_to_a_collector(report: Report) -> None:
     }
 
 
+@follows("Install it: pip install 'prefect-linkerd[otlp]'.")
+def test_without_the_extra_there_is_no_exporter(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.metric_exporter", None)
+        advice(OutputError, lambda: push_otlp(report, "http://127.0.0.1:1"))
+    with pytest.raises(OutputError, match="takes the metrics"):
+        push_otlp(report, "http://127.0.0.1:1")
+
+
 @pytest.mark.parametrize("address", ["gateway:9091", "ftp://gateway", "http://u:p@gateway"])
 def test_a_gateway_is_an_address_without_a_password(address: str) -> None:
     for option in ("metrics_gateway", "metrics_otlp"):
@@ -325,6 +337,17 @@ def test_the_event_names_what_did_not_hold(report: Report) -> None:
     assert notice.payload["errors"] == ["bad", "broken", "unread"]
     assert notice.payload["warnings"] == ["careful"]
     json.dumps(notice.payload)
+
+
+def test_a_mesh_has_recovered_once_its_failures_were_told(report: Report) -> None:
+    well = verify(empty_snapshot(), (), ())
+    assert [RECOVERED in verdict_notice(well, times).labels for times in (0, 2, 3, 9)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert RECOVERED not in verdict_notice(report, 9).labels
 
 
 @pytest.mark.parametrize(
