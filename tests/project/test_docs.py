@@ -2,13 +2,15 @@
 
 The shell blocks of all pages are parsed as a shell would; each command is then held against what
 would run it: our own command line and Prefect's by their parsers, kubectl and helm by their help,
-modules and make's targets by name.
+modules and make's targets by name. Those that a mesh on a sandbox can take are then run on one;
+what is not run is listed with the reason.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -22,9 +24,11 @@ import click
 import pytest
 import yaml
 
-from prefect_linkerd.cli.app import commands, loaded
+from prefect_linkerd.cli.app import commands, loaded, main
 from prefect_linkerd.mesh_file import load_mesh
 from sandbox.binaries import Binaries
+from tests.support.meshes import PASSPHRASE
+from tests.support.ready_meshes import ReadyMesh
 from tests.support.repository import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -156,6 +160,82 @@ def test_our_own_commands(command: Command) -> None:
         loaded(name).make_context(name, rest)
     except click.ClickException as error:
         pytest.fail(f"{command}: {error.format_message()}")
+
+
+# Run
+
+NOT_RUN = {
+    "prefect-linkerd --install-completion": "writes into the home of whoever runs it",
+    "prefect-linkerd fleet": "starts a Prefect server; test_fleet_at_terminal runs it",
+    "prefect-linkerd new-releases": "needs a Prefect server; test_watch_charts runs it",
+    "kubectl": "its flags are looked up in its help",
+    "helm": "needs the internet; its flags are looked up in its help",
+    "prefect": "needs a server; tests/deployments runs deploy, register and workers",
+    "python": "tests/tools, tests/sandbox and tests/deployments run these modules",
+    "make": "CI runs these targets, or tests run what they start",
+}
+"""The beginning of commands that are only parsed, and why; beside `OF_OTHERS`."""
+
+MAY_END = {
+    # A mesh without an application may have warnings and errors.
+    "verify": {0, 1},
+    "certificates": {0},
+}
+NOTHING_TO = {"abort"}
+"""What there is nothing to do for on a mesh that nobody changes: wrong input."""
+
+
+def why_not_run(command: Command) -> str | None:
+    if command.words[0] in OF_OTHERS:
+        return OF_OTHERS[command.words[0]]
+    text = " ".join(command.words) + " "
+    return next((why for start, why in NOT_RUN.items() if text.startswith(f"{start} ")), None)
+
+
+def test_no_reason_is_for_a_command_that_no_page_has() -> None:
+    texts = [" ".join(command.words) + " " for command in every_command()]
+    assert [s for s in NOT_RUN if not any(t.startswith(f"{s} ") for t in texts)] == []
+
+
+def as_run(command: Command) -> tuple[str, ...]:
+    """One of our commands on the mesh of the test, and as a plan where it would change it."""
+    name, *rest = (re.sub(r"^(\$MESH|\w+\.yaml)$", "mesh.yaml", w) for w in command.words[1:])
+    reads = ("verify", "certificates", "status", "adopt")
+    more = [] if name in reads or "--dry-run" in rest else ["--dry-run"]
+    waits = rest.index("--wait") if "--wait" in rest else None
+    if waits is not None:
+        rest[waits + 1] = "0"
+    return (name, *rest, *more)
+
+
+@pytest.mark.usefixtures("helm_on_path")
+def test_commands_run_on_a_mesh(
+    ready_mesh: ReadyMesh,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    sandbox, config = ready_mesh("edge-26.8.3")
+    fields = json.loads(config.model_dump_json(exclude={"access"}))
+    fields["trust_anchor"].pop("passphrase", None)
+    (tmp_path / "mesh.yaml").write_text(yaml.safe_dump(fields))
+    kubeconfig = yaml.safe_load(sandbox.kubeconfig.read_text())
+    context = {**kubeconfig["contexts"][0], "name": "production"}
+    kubeconfig |= {"contexts": [context], "current-context": "production"}
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("PREFECT_LINKERD_PASSPHRASE", PASSPHRASE.get_secret_value())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deployments").symlink_to(ROOT / "deployments")
+    ours = dict.fromkeys(as_run(c) for c in of("prefect-linkerd") if why_not_run(c) is None)
+    wrong: list[str] = []
+    for words in ours:
+        code = main(words)
+        said = capfd.readouterr()
+        expected = {2} if NOTHING_TO & set(words) else MAY_END.get(words[0], {0})
+        if code not in expected or "Traceback" in said.err:
+            wrong.append(f"{shlex.join(words)}: {code}: {said.err[-600:]}")
+    assert wrong == []
 
 
 def test_prefects_commands() -> None:
