@@ -272,7 +272,7 @@ def report_markdown(report: Report, before: frozenset[str] | None = None) -> str
         lines += ["|---|---|---|---|"]
         lines += [
             f"| {expiry.days_left:.1f} | {expiry.name} | {expiry.subject} "
-            f"| {expiry.info.not_after:%Y-%m-%d %H:%M} |"
+            f"| {expiry.info.not_after:%Y-%m-%d} |"
             for expiry in report.expiries
         ]
         lines.append("")
