@@ -193,7 +193,7 @@ class TestSelfSigned:
                 signed.rotate(new=new)
         with pytest.raises(InvalidInput, match="valid"):
             signed.rotate(action="recover")
-        with pytest.raises(InvalidInput, match="begun"):
+        with pytest.raises(InvalidInput, match="in progress"):
             signed.rotate(action="abort")
         assert resource_versions(signed.cluster) == before
         assert KeyRing(store_of(signed.cluster, signed.config)).next.load() is None
