@@ -16,16 +16,14 @@ import time
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import semver
-from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, InvalidInput, ReleaseError
 from prefect_linkerd.mesh.helm.chart_changes import has_newer_crds, own_folder_crds
 from prefect_linkerd.mesh.helm.charts import Chart
-from prefect_linkerd.mesh.helm.process import HelmCommand
 from prefect_linkerd.mesh.helm.records import (
     Release,
     ReleaseRef,
@@ -51,6 +49,12 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
 )
 from prefect_linkerd.mesh.kubernetes.stall import Trouble, pod_trouble
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
+
+# pyhelm3 is imported where helm is called: what only reads a mesh starts faster without it.
+if TYPE_CHECKING:
+    from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
+
+    from prefect_linkerd.mesh.helm.process import HelmCommand
 
 T = TypeVar("T")
 
@@ -194,6 +198,8 @@ class Helm:
 
     @contextlib.contextmanager
     def _command(self) -> Generator[HelmCommand]:
+        from prefect_linkerd.mesh.helm.process import HelmCommand
+
         # pyhelm3's Client parses every manifest that helm prints, which for CRDs takes seconds;
         # its Command is the same without.
         self.require()
@@ -285,6 +291,8 @@ class Helm:
         Raises:
             _Busy: another helm has begun to change it.
         """
+        from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
+
         subject = f"Helm release {desired.namespace}/{desired.name}"
         key = (self._cluster.host, desired.namespace, desired.name)
         is_first = current is None or current.status == "uninstalled"
@@ -346,6 +354,8 @@ class Helm:
         Raises:
             ReleaseError: the revision is not kept any more, or helm's own message.
         """
+        from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
+
         subject = f"Helm release {namespace}/{name}"
         kept = {found.number: found for found in revisions(self._cluster, name, namespace)}
         wanted = kept.get(revision)
@@ -490,6 +500,8 @@ def _is_as(current: Release, wanted: Revision) -> bool:
 
 @functools.cache
 def _helm_version(executable: str) -> semver.Version:
+    from prefect_linkerd.mesh.helm.process import HelmCommand
+
     version = _run(HelmCommand(executable=executable).version(), executable)
     return semver.Version.parse(version.removeprefix("v"))
 
@@ -632,6 +644,8 @@ class _Watch:
 
 
 def _run(work: Coroutine[Any, Any, T], subject: str) -> T:
+    from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
+
     try:
         return asyncio.run(work)
     except helm_errors.Error as error:

@@ -1,28 +1,50 @@
 """Requests to one API server, as one identity.
 
-TLS, proxies and connections are the Python client's. Its authentication is not: it continues as
-`system:anonymous` where a user has no credentials or they cannot be had, reads a token file once
-and with its line end, and ignores impersonation.
+Connections are urllib3's, as those of the Python client. That client is used where a kubeconfig
+needs more of it (a proxy, an auth-provider) and in pods; elsewhere its import would take longer
+than most commands. Its authentication is not used: it continues as `system:anonymous` where a user
+has no credentials or they cannot be had, reads a token file once and with its line end, and ignores
+impersonation.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
+import ssl
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
 
 import urllib3
-from kubernetes import client as kube
-from kubernetes import config as kube_config
+from urllib3.util.ssl_ import create_urllib3_context
 
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.kubernetes.exec_plugin import Credential, ExecPlugin
 from prefect_linkerd.mesh.kubernetes.kubeconfig import KubeContext, KubeUser
 
+if TYPE_CHECKING:
+    from kubernetes import client as kube
+
+CONNECTIONS = 16
+"""Those that are kept open for the next request."""
+
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+@dataclass(frozen=True)
+class _Client:
+    """How requests are sent. `headers` are those of the Python client's own authentication."""
+
+    host: str
+    pool: urllib3.PoolManager
+    has_certificate: bool
+    headers: Callable[[], Mapping[str, str]] = dict[str, str]
 
 
 class Connection:
@@ -45,7 +67,7 @@ class Connection:
     @property
     def host(self) -> str:
         """The address of the API server."""
-        return str(self._client.configuration.host)
+        return self._client.host
 
     def send(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout: float
@@ -109,26 +131,24 @@ class Connection:
         client = self._client_for(credential)
         sent = urllib3.HTTPHeaderDict(headers)
         self._authorize(client, sent, credential)
-        return client.rest_client.pool_manager.request(
-            method, self.host + path, body=body, headers=sent, timeout=timeout
+        return client.pool.request(
+            method, client.host + path, body=body, headers=sent, timeout=timeout
         )
 
     def _authorize(
-        self, client: kube.ApiClient, headers: urllib3.HTTPHeaderDict, credential: Credential | None
+        self, client: _Client, headers: urllib3.HTTPHeaderDict, credential: Credential | None
     ) -> None:
         context = self._context
         if context is not None and not context.is_tls:
             return
         if context is None or context.user.auth_provider is not None:
             # The Python client knows how, and when to renew it.
-            found: dict[str, str] = {}
-            client.update_params_for_auth(found, [], ["BearerToken"], "", "GET", None)
-            headers.update(found)
+            headers.update(client.headers())
         else:
             headers.update(authorization(context.user, credential))
         if context is None:
             return
-        if "authorization" not in headers and client.configuration.cert_file is None:
+        if "authorization" not in headers and not client.has_certificate:
             provider = (context.user.auth_provider or {}).get("name")
             raise InvalidInput(
                 f"kubeconfig user {context.user_name}",
@@ -139,7 +159,7 @@ class Connection:
         for name, value in impersonation(context.user):
             headers.add(name, value)
 
-    def _client_for(self, credential: Credential | None) -> kube.ApiClient:
+    def _client_for(self, credential: Credential | None) -> _Client:
         """The client, recreated where the plugin gave another certificate."""
         certificate = credential.certificate if credential else ""
         with self._lock:
@@ -148,26 +168,130 @@ class Connection:
                 self._certificate = certificate
             return self._client
 
-    def _make_client(self, credential: Credential | None) -> kube.ApiClient:
-        configuration = kube.Configuration()
-        # urllib3's own retries do not know which requests are safe to repeat.
-        configuration.retries = urllib3.Retry(total=0, redirect=0)
-        configuration.connection_pool_maxsize = 16
+    def _make_client(self, credential: Credential | None) -> _Client:
+        context = self._context
         try:
-            if self._context is None:
-                kube_config.load_incluster_config(client_configuration=configuration)
-            else:
-                _configure(configuration, self._context, credential)
-        except kube_config.ConfigException as error:
+            if context is None or context.user.auth_provider is not None or _has_proxy(context):
+                return _python_client(context, credential)
+            return _own_client(context, credential)
+        except (OSError, ValueError) as error:
             raise InvalidInput(
                 "cluster access",
                 expected="a usable kubeconfig context or a pod's service account",
                 found=str(error),
                 remedy="Run in a pod of the cluster, or turn access.in_cluster off."
-                if self._context is None
+                if context is None
                 else "Correct this in the kubeconfig, or log in to the cluster again.",
             ) from None
-        return kube.ApiClient(configuration)
+
+
+def _has_proxy(context: KubeContext) -> bool:
+    """Whether a proxy may be between: the kubeconfig's, or one of the environment."""
+    proxies = getproxies()
+    scheme = urlsplit(context.server).scheme
+    return bool(context.cluster.proxy_url or proxies.get(scheme) or proxies.get("all"))
+
+
+def _own_client(context: KubeContext, credential: Credential | None) -> _Client:
+    """A client of a context that needs nothing but TLS.
+
+    Raises:
+        OSError, ValueError: a certificate or a key is missing, or is none.
+    """
+    options: dict[str, Any] = {}
+    has_certificate = False
+    if context.is_tls:
+        tls, has_certificate = _tls(context, credential)
+        options["ssl_context"] = tls
+        if name := context.cluster.tls_server_name:
+            options |= {"server_hostname": name}
+    # urllib3's own retries do not know which requests are safe to repeat.
+    pool = urllib3.PoolManager(
+        maxsize=CONNECTIONS, retries=urllib3.Retry(total=0, redirect=0), **options
+    )
+    return _Client(context.server, pool, has_certificate)
+
+
+def _tls(context: KubeContext, credential: Credential | None) -> tuple[ssl.SSLContext, bool]:
+    """One TLS context for all connections, and whether it has a client certificate."""
+    cluster, user = context.cluster, context.user
+    is_verified = not cluster.insecure_skip_tls_verify
+    tls = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if is_verified else ssl.CERT_NONE)
+    if not is_verified:
+        tls.check_hostname = False
+        # The kubeconfig says so; urllib3 would warn at every request.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    elif authority := _content(cluster.certificate_authority_data, cluster.certificate_authority):
+        # Only the certificates count, and comments between them may have any letters.
+        tls.load_verify_locations(cadata=authority.decode("ascii", errors="ignore"))
+    else:
+        tls.load_default_certs()
+    certificate = _content(user.client_certificate_data, user.client_certificate)
+    key = _content(user.client_key_data, user.client_key)
+    if credential is not None and credential.certificate:
+        certificate, key = credential.certificate.encode(), credential.key.encode()
+    if certificate is None:
+        return tls, False
+    # OpenSSL reads these from a file only, which nobody else can read and which is gone after it.
+    with tempfile.NamedTemporaryFile(prefix="prefect-linkerd-") as file:
+        file.write(certificate + b"\n" + (key or b""))
+        file.flush()
+        tls.load_cert_chain(file.name)
+    return tls, True
+
+
+def _content(data: str, path: str) -> bytes | None:
+    """What a field of a kubeconfig holds or names; None where neither is given.
+
+    Raises:
+        ValueError: the file does not exist, or the data is not base64.
+    """
+    if data:
+        try:
+            return base64.b64decode(data)
+        except binascii.Error:
+            raise ValueError("data that is not base64") from None
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"file {path}: {(error.strerror or 'unreadable').lower()}") from None
+
+
+def _python_client(context: KubeContext | None, credential: Credential | None) -> _Client:
+    """The Python client, which knows proxies, auth-providers and a pod's service account.
+
+    Raises:
+        ValueError: its configuration cannot be used.
+    """
+    from kubernetes import client as kube
+    from kubernetes import config as kube_config
+
+    configuration = kube.Configuration()
+    # urllib3's own retries do not know which requests are safe to repeat.
+    configuration.retries = urllib3.Retry(total=0, redirect=0)
+    configuration.connection_pool_maxsize = CONNECTIONS
+    try:
+        if context is None:
+            kube_config.load_incluster_config(client_configuration=configuration)
+        else:
+            _configure(configuration, context, credential)
+    except kube_config.ConfigException as error:
+        raise ValueError(str(error)) from None
+    client = kube.ApiClient(configuration)
+
+    def headers() -> dict[str, str]:
+        found: dict[str, str] = {}
+        client.update_params_for_auth(found, [], ["BearerToken"], "", "GET", None)
+        return found
+
+    return _Client(
+        str(configuration.host),
+        client.rest_client.pool_manager,
+        configuration.cert_file is not None,
+        headers,
+    )
 
 
 def _plugin(context: KubeContext | None) -> ExecPlugin | None:
@@ -193,6 +317,8 @@ def _configure(
     if credential is not None:
         user |= _credential_fields(credential)
         user.pop("token", None)
+    from kubernetes import config as kube_config
+
     minimal = context.as_kubeconfig(user)
     minimal["clusters"][0]["cluster"] = cluster | {"server": context.server}
     kube_config.load_kube_config_from_dict(
