@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -15,6 +18,7 @@ from prefect_linkerd.mesh.helm.values import merge
 from prefect_linkerd.tasks.declared import declared_flows
 from tests.support.repository import ROOT
 from tools.e2e import story
+from tools.e2e.run import EndToEnd
 from tools.e2e.story import Kill, Row, Run, Step, Versions
 
 STORY = story.steps(Versions("edge-25.4.4", "edge-26.8.3"), 5, "example.com/python:3")
@@ -57,6 +61,26 @@ def test_a_run_resumes_with_the_step_that_failed() -> None:
     for name in NAMES:
         rows = story.with_row(rows, Row(name, "done", 1))
     assert story.next_step(STORY, rows) is None
+
+
+def test_a_run_waits_for_the_command_that_a_killed_run_left_behind(tmp_path: Path) -> None:
+    nothing = cast("Any", None)
+    killed = EndToEnd(nothing, {}, tmp_path, lambda _: None)
+    with killed.alone():
+        command = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[killed.lock]
+        )
+    assert command.stdin is not None
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        assert command.poll() is None
+        command.communicate(b"\n")
+
+    with EndToEnd(nothing, {}, tmp_path, say).alone():
+        assert command.returncode == 0
+    assert "earlier run" in said[0]
 
 
 def test_a_cluster_with_somebody_elses_mesh_is_left_alone() -> None:

@@ -64,9 +64,10 @@ def main() -> int:
             arguments.folder,
             lambda text: print(text, file=sys.stderr, flush=True),
         )
-        run.begin()
         versions = Versions(arguments.first, arguments.then)
-        run.tell(steps(versions, arguments.gentle_minutes, arguments.image))
+        with run.alone():
+            run.begin()
+            run.tell(steps(versions, arguments.gentle_minutes, arguments.image))
     except (Stopped, MeshError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,7 @@ class EndToEnd:
     say: Say
     helm: str = "helm"
     rows: tuple[Row, ...] = field(default=(), init=False)
+    lock: int = field(default=-1, init=False)
 
     def begin(self) -> None:
         """Takes the cluster, or takes up what an earlier run left.
@@ -98,6 +101,22 @@ class EndToEnd:
             self._save()
         else:
             self.rows = from_json(str(mark.get("data", {}).get("rows", "")))
+
+    @contextlib.contextmanager
+    def alone(self) -> Generator[None]:
+        """Holds the folder for this run and its commands.
+
+        A run that was killed leaves its last command running, which holds the lock until it ends.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.say("Waiting for the command of an earlier run in this folder to end.")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            self.lock = file.fileno()
+            yield
 
     def _foreign(self) -> list[str]:
         """What there is that a run would install, and so would uninstall, of any maker."""
@@ -197,7 +216,11 @@ class EndToEnd:
             environment["PATH"] = f"{Path(found).parent}{os.pathsep}{environment.get('PATH', '')}"
         with log.open("w") as file:
             process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=environment
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=(self.lock,),
             )
             try:
                 if run.kill is not None:

@@ -154,7 +154,7 @@ def next_step(story: Sequence[Step], rows: Iterable[Row]) -> Step | None:
 
 
 def with_row(rows: Iterable[Row], row: Row) -> tuple[Row, ...]:
-    """The rows with one more, which replaces that of the step's last try and adds its seconds."""
+    """The rows with one more, which replaces that of the step's last try."""
     kept = [each for each in rows if each.step != row.step]
     return (*kept, row)
 
