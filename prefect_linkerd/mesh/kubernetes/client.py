@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -45,6 +47,8 @@ later revision, by any client, as `helm upgrade --labels` documents.
 
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+HEAD = 1024
+"""The first bytes of a list, which have its continue token."""
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -73,6 +77,36 @@ class ApiResource:
 
 def _is_transient(error: BaseException) -> bool:
     return isinstance(error, ApiError) and error.transient
+
+
+_CONTINUE = re.compile(rb'"continue":"([^"\\]+)"')
+
+
+def _pages(ask: Callable[[str], bytes]) -> Iterator[list[Object]]:
+    """The items of each page of a list.
+
+    Args:
+        ask: reads the page of a continue token; that of an empty one is the first.
+    """
+    raw = ask("")
+    with ExitStack() as stack:
+        pool: ThreadPoolExecutor | None = None
+        while True:
+            # A list's metadata comes before its items.
+            head = _CONTINUE.search(raw, 0, HEAD)
+            guess, ahead = head[1].decode() if head else "", None
+            if guess:
+                pool = pool or stack.enter_context(ThreadPoolExecutor(1))
+                ahead = pool.submit(ask, guess)
+            answer = orjson.loads(raw)
+            # Megabytes, which are not needed while the items are.
+            raw = b""
+            # An empty list of metadata is null.
+            yield answer["items"] or []
+            token = answer["metadata"].get("continue") or ""
+            if not token:
+                return
+            raw = ahead.result() if ahead is not None and token == guess else ask(token)
 
 
 def _cause(error: BaseException) -> str:
@@ -370,6 +404,7 @@ class Cluster:
     ) -> Iterator[Object]:
         """Objects of a kind, read page by page; nothing where the kind is not served.
 
+        The next page is asked for while one is parsed: the API server takes as long to write it.
         With `metadata_only` the API server leaves everything else of them out.
         """
         if not self.serves(api_version, kind):
@@ -381,23 +416,23 @@ class Cluster:
         if fields:
             query["fieldSelector"] = fields
         accept = METADATA_ONLY if metadata_only else "application/json"
-        while True:
-            subject = f"{kind} list in {namespace or 'all'}"
-            try:
-                answer = self.read(path, query, subject=subject, accept=accept)
-            except ApiError as error:
-                # A kind whose CRD was deleted is no longer served.
-                if error.status != 404:
-                    raise
-                with self._lock:
-                    self._discovered.pop(api_version, None)
-                return
-            # An empty list of metadata is null.
-            for item in answer["items"] or ():
-                yield {**item, "apiVersion": api_version, "kind": kind}
-            if not (token := answer["metadata"].get("continue")):
-                return
-            query["continue"] = token
+        subject = f"{kind} list in {namespace or 'all'}"
+
+        def ask(token: str) -> bytes:
+            more = {"continue": token} if token else {}
+            return self.request("GET", path, query=query | more, accept=accept, subject=subject)[0]
+
+        try:
+            for items in _pages(ask):
+                for item in items:
+                    item["apiVersion"], item["kind"] = api_version, kind
+                    yield item
+        except ApiError as error:
+            # A kind whose CRD was deleted is no longer served.
+            if error.status != 404:
+                raise
+            with self._lock:
+                self._discovered.pop(api_version, None)
 
     def apply(self, obj: Object, *, force: bool = True, dry_run: bool = False) -> Object:
         """Server-side apply: brings an object's given fields to the given values.
