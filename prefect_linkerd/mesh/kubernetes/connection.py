@@ -196,7 +196,7 @@ def _own_client(context: KubeContext, credential: Credential | None) -> _Client:
     """A client of a context that needs nothing but TLS.
 
     Raises:
-        OSError, ValueError: a certificate or a key is missing, or is none.
+        OSError, ValueError: a certificate or a key is missing, or cannot be read.
     """
     options: dict[str, Any] = {}
     has_certificate = False

@@ -20,12 +20,13 @@ import yaml
 
 from prefect_linkerd.mesh.config.model import ClusterAccess
 from prefect_linkerd.mesh.errors import ApiError, InvalidInput
-from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.client import HEAD, Cluster
 from prefect_linkerd.mesh.kubernetes.connection import authorization, impersonation
 from prefect_linkerd.mesh.kubernetes.exec_plugin import cluster_info
 from prefect_linkerd.mesh.kubernetes.kubeconfig import KubeCluster, KubeUser
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from tests.support.api_server import ApiServer
 from tests.support.repository import ROOT
 
 V1 = "client.authentication.k8s.io/v1"
@@ -450,3 +451,25 @@ def test_helm_uses_the_plugin_too(
         )
     assert done.returncode == 0, done.stderr
     assert found.version() == cluster.version()
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["token first", "token last"])
+def test_the_next_page_is_asked_for_before_one_is_used(is_first: bool) -> None:
+    server = ApiServer()
+    kinds = {"name": "pods", "kind": "Pod", "namespaced": True, "verbs": ["list"]}
+    server.answers["/api/v1"] = lambda _query: (200, json.dumps({"resources": [kinds]}))
+    asked: list[str] = []
+    following = {"": "a", "a": "b", "b": ""}
+
+    def page(query: dict[str, list[str]]) -> tuple[int, str]:
+        token = query.get("continue", [""])[0]
+        asked.append(token)
+        names = [{"metadata": {"name": f"{token}{n}"}, "spec": "x" * HEAD} for n in range(2)]
+        parts = {"metadata": {"continue": following[token]}, "items": names}
+        order = sorted(parts, reverse=is_first)
+        return 200, json.dumps({key: parts[key] for key in order}, separators=(",", ":"))
+
+    server.answers["/api/v1/pods"] = page
+    found = server.cluster.list("v1", "Pod")
+    assert [obj["metadata"]["name"] for obj in found] == ["0", "1", "a0", "a1", "b0", "b1"]
+    assert asked == ["", "a", "b"]
