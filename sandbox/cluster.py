@@ -497,7 +497,9 @@ class Sandbox:
         self._spawn(
             "companion",
             binaries.companion,
-            f"--kubeconfig={self._programs_kubeconfig}",
+            # By its certificate: a CertificateRequest must name more of who makes it than a token's
+            # user has.
+            f"--kubeconfig={self.kubeconfig}",
             f"--egress-socket={self._socket}",
             f"--proxies-socket={data}/proxies.sock",
             f"--ready-file={data}/companion.ready",
