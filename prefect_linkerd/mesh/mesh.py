@@ -29,7 +29,7 @@ class Mesh:
         self.cluster = cluster
         self.config = config
         self._helm = helm
-        self._is_rehearsal = False
+        self._is_rehearsal: bool | None = None
 
     @property
     def name(self) -> str:
@@ -58,14 +58,15 @@ class Mesh:
         """Whether stand-ins for Linkerd's charts made it, or are about to.
 
         By the annotation of the trust bundle, which every role may read; an identity that may not
-        learns nothing. What was seen once holds, as an uninstall deletes it.
+        learns nothing. What was seen once holds: an uninstall deletes it, and the role with it.
         """
-        if not self._is_rehearsal:
+        if self._is_rehearsal is None:
             catalog = self.__dict__.get("charts")
-            self._is_rehearsal = (
-                catalog is not None and catalog.has_rehearsal
-            ) or made_by_rehearsal(self._trust_bundle())
-        return self._is_rehearsal
+            if catalog is not None and catalog.has_rehearsal:
+                self._is_rehearsal = True
+            elif (bundle := self._trust_bundle()) is not None:
+                self._is_rehearsal = made_by_rehearsal(bundle)
+        return bool(self._is_rehearsal)
 
     def _trust_bundle(self) -> Object | None:
         place = self.config.namespaces.linkerd

@@ -214,7 +214,7 @@ def test_a_brought_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_now
         pods = {pod.uid for pod in read_data_plane(south.cluster, "linkerd").pods}
 
         run.resume()
-        eventually(lambda: "Identity signs" in str(south.record().story), 300)
+        eventually(lambda: "Identity has signed" in str(south.record().story), 300)
         assert south.issuer() != issuer
         # They renew, and are not restarted for it.
         assert {pod.uid for pod in read_data_plane(south.cluster, "linkerd").pods} == pods

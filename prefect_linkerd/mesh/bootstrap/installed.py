@@ -38,7 +38,7 @@ def verify_installed(mesh: Mesh, *, rehearsal: bool) -> Report:
     """Runs the checks on the mesh's own namespaces and the demo application alone.
 
     Args:
-        rehearsal: whether its charts are no Linkerd, and checks are known to fail.
+        rehearsal: whether its charts are stand-ins, so that checks are known to fail.
     """
     patience = 0.0 if rehearsal else SETTLE
     return await_verdict(mesh, patience, namespace=mesh.config.namespaces.emojivoto)
@@ -48,7 +48,7 @@ def installed(mesh: Mesh, report: Report, *, rehearsal: bool) -> Installed:
     """What is there, by a report about it.
 
     Raises:
-        MeshUnhealthy: a check failed. Rehearsal charts are no Linkerd: theirs are only shown.
+        MeshUnhealthy: a check failed. Those of rehearsal charts are only shown.
     """
     if report.verdict == "failed" and not rehearsal:
         raise unhealthy(report)

@@ -49,5 +49,5 @@ def test_a_rehearsal_is_called_one() -> None:
     report = report_of("error")
     found = installed(MESH, report, rehearsal=True)
     assert found.ok
-    assert "this is not Linkerd" in installed_markdown(found, report)
+    assert "REHEARSAL, not Linkerd" in installed_markdown(found, report)
     assert installed_rows(found)[0]["state"] == "REHEARSAL, not Linkerd"
