@@ -27,6 +27,7 @@ from prefect_linkerd.mesh.helm.chart_releases import (
     read_repository,
 )
 from prefect_linkerd.mesh.helm.charts import UPSTREAM, linkerd_source
+from prefect_linkerd.tasks.mesh_block import ungrouped
 from prefect_linkerd.tasks.step import step
 
 RELEASED = "linkerd.chart.released"
@@ -74,8 +75,10 @@ def find_repositories() -> list[str]:
 
 def _charts_of(document: BlockDocument) -> MeshConfig:
     """What of a block says where its charts come from: nothing there is secret."""
-    said = {key: document.data[key] for key in ("version", "charts") if key in document.data}
-    return MeshConfig.model_validate(said)
+    fields = ungrouped(document.data)
+    return MeshConfig.model_validate(
+        {key: fields[key] for key in ("version", "charts") if key in fields}
+    )
 
 
 @step("look", run_name="look at {source}", description="Announces what a repository has new.")

@@ -77,6 +77,14 @@ def block_form(fields: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+def ungrouped(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a model, from what a block stores: without groups and closed sections."""
+    advanced: dict[str, Any] = fields.get("advanced") or {}
+    closed = {name for name in CLOSED if fields.get(name, ...) is None}
+    kept = {k: v for k, v in fields.items() if k != "advanced" and k not in closed}
+    return kept | advanced
+
+
 def _closed(name: str, section: dict[str, Any]) -> dict[str, Any]:
     """A section as a choice that begins with nothing: forms show its fields once it is chosen."""
     field = MeshConfig.model_fields.get(name)
@@ -141,13 +149,7 @@ class LinkerdMesh(MeshConfig, Block):
     @classmethod
     def _from_form(cls, data: Any) -> Any:
         """Puts what the form groups where it belongs; a section that nobody opened is null."""
-        if not isinstance(data, dict):
-            return data
-        fields = cast("dict[str, Any]", data)
-        advanced: dict[str, Any] = fields.get("advanced") or {}
-        closed = {name for name in CLOSED if fields.get(name, ...) is None}
-        kept = {k: v for k, v in fields.items() if k != "advanced" and k not in closed}
-        return kept | advanced
+        return ungrouped(cast("dict[str, Any]", data)) if isinstance(data, dict) else data
 
     _block_type_name = "Linkerd Mesh"
     _block_type_slug = "linkerd-mesh"
