@@ -524,13 +524,13 @@ def test_a_persons_crds_stay_where_a_chart_has_them_too(
         helm.reconcile(chart("1.1.0"))
         assert labels() == [None, "1.1.0"]
         asked: list[str] = []
-        read = Cluster.read
+        request = Cluster.request
 
-        def counted(self: Cluster, path: str, *args: Any, **options: Any) -> Any:
+        def counted(self: Cluster, method: str, path: str, **options: Any) -> Any:
             asked.append(path)
-            return read(self, path, *args, **options)
+            return request(self, method, path, **options)
 
-        monkeypatch.setattr(Cluster, "read", counted)
+        monkeypatch.setattr(Cluster, "request", counted)
         found = own_folder_crds(cluster, chart("1.2.0").chart)
         assert [crd["metadata"]["name"] for crd in found] == names[1:]
         # One list, no matter how many CRDs the chart has.
