@@ -18,7 +18,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries, ensure_binaries
-from sandbox.cluster import Sandbox
+from sandbox.cluster import GARBAGE, Sandbox
 from tests.lengths import length
 from tests.support import meshes, shared
 from tests.support.meshes import configuration
@@ -30,7 +30,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A helm lives for a second or two: a fifth of its processor time is garbage collection.
-os.environ.setdefault("GOGC", "400")
+os.environ.setdefault("GOGC", GARBAGE)
 
 # Other tests take the processor meanwhile; what hangs is ended by the timeout of every test.
 settings.register_profile("beside others", deadline=None)
