@@ -27,7 +27,7 @@ from prefect_linkerd.mesh.helm.chart_releases import (
     read_repository,
 )
 from prefect_linkerd.mesh.helm.charts import UPSTREAM, linkerd_source
-from prefect_linkerd.tasks.mesh_block import ungrouped
+from prefect_linkerd.tasks.block_fields import ungrouped
 from prefect_linkerd.tasks.step import step
 
 RELEASED = "linkerd.chart.released"
