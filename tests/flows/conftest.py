@@ -65,7 +65,9 @@ def flows(
 def run_bootstrap(flows: Flows) -> FlowRunner:
     """Runs the flow on a configuration; with a step and a number of writes it is killed there."""
 
-    def run(config: dict[str, Any], *kill: Any) -> subprocess.CompletedProcess[str]:
-        return flows("bootstrap", config, kill=kill or None)
+    def run(
+        config: dict[str, Any], *kill: Any, on_server: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        return flows("bootstrap", config, kill=kill or None, on_server=on_server)
 
     return run

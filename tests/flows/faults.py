@@ -5,14 +5,17 @@ Its own process is killed, a pod falls ill, or the injector lags behind.
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect.context import TaskRunContext
 
@@ -20,13 +23,30 @@ from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.rollout import is_pod_ready
 from prefect_linkerd.mesh.records.rotation import RECORD as LEASE
+from prefect_linkerd.tasks.step import Step
 from tests.support.loopback import through_node
 
 READY = "sandbox.prefect-linkerd/ready"
 
 
+_step: ContextVar[tuple[str, UUID] | None] = ContextVar("step of a test", default=None)
+
+
+@contextmanager
+def at_step(step: Step[Any, Any], *args: Any, **kwargs: Any) -> Iterator[None]:
+    """Marks what is in the block as a run of a step, where Prefect does not do that."""
+    arguments = inspect.signature(step.fn).bind(*args, **kwargs).arguments
+    token = _step.set((step.run_name.format(**arguments), uuid4()))
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
 def current_step() -> tuple[str, UUID] | None:
     """The name and the run of the step that this thread works on; None in a step's own threads."""
+    if (step := _step.get()) is not None:
+        return step
     context = TaskRunContext.get()
     if context is None:
         return None

@@ -4,31 +4,55 @@
 
 A line of standard input is a request as JSON: `flow` by name, `mesh`, `parameters`, perhaps a
 fault (`kill`, `ill` or `lag`, with the arguments of `tests.flows.faults`), whether pods run on a
-`LoopbackNode` (`loopback`), and the files that take the run's output. The line of the answer is the
-exit status of the run's process, negative for a signal. What a run returns, or the error that it
-raises, is the last line of its output, as JSON.
+`LoopbackNode` (`loopback`), whether Prefect's server has the run (`on_server`), and the files that
+take the run's output. Without a server it is the run of a command at a terminal, and its reports
+are files in the folder `reports`. The line of the answer is the exit status of the run's process,
+negative for a signal. What a run returns, or the error that it raises, is the last line of its
+output, as JSON.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
+from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from prefect_linkerd.cli.at_terminal import LOGGER, AtTerminal, End
 from prefect_linkerd.mesh.bootstrap.installed import Installed
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
 from prefect_linkerd.tasks.declared import declared_flows
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
-from tests.flows.faults import fall_ill, kill_in, lag_behind, lead_to_processes
+from prefect_linkerd.tasks.outside import within
+from prefect_linkerd.tasks.step import Step
+from tests.flows.faults import at_step, fall_ill, kill_in, lag_behind, lead_to_processes
 
 FLOWS: dict[str, Any] = {
     name: getattr(import_module(f"prefect_linkerd.flows.{name}"), name) for name in declared_flows()
 }
+
+
+class Reporting(AtTerminal):
+    """A terminal that keeps reports, by key, and whose steps `faults` knows."""
+
+    def __init__(self, flow: str, folder: str) -> None:
+        super().__init__(flow)
+        self._folder = Path(folder)
+
+    def call(self, step: Step[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        with at_step(step, *args, **kwargs):
+            return super().call(step, *args, **kwargs)
+
+    def markdown(self, text: str, key: str, description: str) -> None:
+        super().markdown(text, key, description)
+        (self._folder / key).write_text(text)
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -42,15 +66,25 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("loopback"):
         lead_to_processes()
     mesh = LinkerdMesh.model_validate(request["mesh"])
+    flow = FLOWS[request["flow"]]
+    if request["on_server"]:
+        surroundings = nullcontext()
+    else:
+        log = logging.StreamHandler()
+        log.setFormatter(logging.Formatter("%(task_run_name)s: %(message)s"))
+        LOGGER.addHandler(log)
+        LOGGER.setLevel(logging.INFO)
+        surroundings, flow = within(Reporting(request["flow"], request["reports"])), flow.fn
     try:
-        if request["flow"] == "watch_charts":
-            return {"new": FLOWS["watch_charts"](**request["parameters"])}
-        returned: Any = FLOWS[request["flow"]](mesh, **request["parameters"])
+        with surroundings:
+            if request["flow"] == "watch_charts":
+                return {"new": flow(**request["parameters"])}
+            returned: Any = flow(mesh, **request["parameters"])
     except MeshError as error:
         if request["flow"] == "bootstrap":
             raise
         return {"error": type(error).__name__, "message": str(error)}
-    return answer(returned)
+    return answer(returned.data if isinstance(returned, End) else returned)
 
 
 def answer(returned: Any) -> dict[str, Any]:

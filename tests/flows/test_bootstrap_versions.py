@@ -80,7 +80,7 @@ def test_bootstrap_makes_a_mesh_and_a_second_run_changes_nothing(
         sandbox, name=version.replace(".", "-"), version=version, **CASES[version](tmp_path)
     )
 
-    first = run_bootstrap(config)
+    first = run_bootstrap(config, on_server=True)
 
     assert first.returncode == 0, first.stderr[-4000:]
     answer = json.loads(first.stdout.splitlines()[-1])
@@ -88,7 +88,7 @@ def test_bootstrap_makes_a_mesh_and_a_second_run_changes_nothing(
     LOOK_AT[version](cluster, LinkerdMesh.model_validate(config))
 
     before = resource_versions(cluster)
-    second = run_bootstrap(config)
+    second = run_bootstrap(config, on_server=True)
     after = resource_versions(cluster)
 
     assert second.returncode == 0, second.stderr[-4000:]

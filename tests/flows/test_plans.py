@@ -21,11 +21,9 @@ from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.report.report import verify
 from prefect_linkerd.mesh.restarts import PROXY_VERSION
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
-from prefect_linkerd.server.prefect_server import PrefectServer
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.flows import ConfigFactory, Flows
 from tests.support.meshes import add_workloads
-from tests.support.prefect_servers import artifact
 from tests.support.ready_meshes import ReadyMesh
 from tests.support.upgrades import installed_alone
 
@@ -58,7 +56,6 @@ def test_no_plan_is_silent_about_a_loss(
     ready_mesh: ReadyMesh,
     mesh_config: ConfigFactory,
     flows: Flows,
-    prefect_server: PrefectServer,
     helm_path: str,
     tmp_path: Path,
 ) -> None:
@@ -101,7 +98,7 @@ def test_no_plan_is_silent_about_a_loss(
     dry = json.loads(flows("bootstrap", bare, dry_run=True).stdout.splitlines()[-1])
     assert dry["findings"] == ["values-lost"]
     assert dry["steps"]["linkerd-control-plane"] == "upgrade"
-    page = artifact(prefect_server, "linkerd-plans-bootstrap-plan")
+    page = flows.report("linkerd-plans-bootstrap-plan")
     assert "| linkerd-control-plane | upgrade | 1.12.7 | 1.12.7 |" in page
     assert "| Deployment/linkerd/linkerd-destination | update |" in page
     assert '- proxy.resources.memory.limit: "250Mi"' in page
@@ -133,7 +130,7 @@ def test_no_plan_is_silent_about_a_loss(
     assert arrived.get("target") == TARGET, arrived
     assert proxies_of(cluster, "app-0001") == kept
     assert {version for _, version in proxies_of(cluster, "app-0000")} == {TARGET}
-    assert "Deployment/apps/app-0001" in artifact(prefect_server, "linkerd-plans-upgrade")
+    assert "Deployment/apps/app-0001" in flows.report("linkerd-plans-upgrade")
     release = read_release(cluster, "linkerd-control-plane", "linkerd")
     assert release is not None
     assert release.values is not None

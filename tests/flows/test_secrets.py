@@ -57,11 +57,11 @@ def test_no_secret_is_kept_or_printed(
     prefect_server: PrefectServer,
 ) -> None:
     sandbox, config, key_file = secretive
-    done = run_bootstrap(config)
+    done = run_bootstrap(config, on_server=True)
     assert done.returncode == 0, done.stderr[-3000:]
     # A failing run logs tracebacks: the second one fails in the middle of the flow.
     broken = {**config, "trust_anchor": {**config["trust_anchor"], "passphrase": "wrong" * 4}}
-    failed = run_bootstrap(broken)
+    failed = run_bootstrap(broken, on_server=True)
     assert failed.returncode != 0
     assert json.loads(done.stdout.splitlines()[-1])["ok"]
 

@@ -171,8 +171,8 @@ def test_not_one_write_is_to_what_is_theirs(
     )
     options = {"load_seconds": 20, "lease_seconds": 5, "restarts": {"batch_size": 100}}
 
-    def run(flow: str, **parameters: Any) -> str:
-        done = flows(flow, config, **parameters)
+    def run(flow: str, **options: Any) -> str:
+        done = flows(flow, config, **options)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout.splitlines()[-1]
 
@@ -192,7 +192,7 @@ def test_not_one_write_is_to_what_is_theirs(
     run("adopt")
     assert "error" not in run("verify_mesh")
     run("check_certificates")
-    run("watch_charts", repositories=[str(charts_dir / "edge")])
+    run("watch_charts", repositories=[str(charts_dir / "edge")], on_server=True)
     # In the namespace of somebody's emojivoto, beside it.
     run("smoke_test", options={"promises": ["load-balancing", "ingress"], "settle_seconds": 1})
     for flow in ("rotate_issuer", "rotate_anchor"):

@@ -12,10 +12,8 @@ import pytest
 import yaml
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory, FlowRunner, Flows
-from tests.support.prefect_servers import artifact
 from tests.support.upgrades import proxies, releases, that_must_survive
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
@@ -70,7 +68,6 @@ def test_dependencies_go_along_and_jaeger_goes_away(
     mesh_config: ConfigFactory,
     run_bootstrap: FlowRunner,
     flows: Flows,
-    prefect_server: PrefectServer,
     charts_dir: Path,
     mirror: Path,
 ) -> None:
@@ -97,7 +94,7 @@ def test_dependencies_go_along_and_jaeger_goes_away(
     unaccepted = flows.upgrade(config, to=TARGET)
     assert unaccepted["error"] == "PreflightFailed"
     assert "has no linkerd-jaeger, so it would be uninstalled" in unaccepted["message"]
-    plan = artifact(prefect_server, "linkerd-along-upgrade-plan")
+    plan = flows.report("linkerd-along-upgrade-plan")
     for line in (
         "| linkerd-jaeger | uninstall |",
         "| cert-manager | upgrade | v1.21.1 | v1.21.2 |",

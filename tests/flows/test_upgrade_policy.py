@@ -44,7 +44,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     installed = read_releases(cluster)
 
     def upgrade(policy: dict[str, Any], **options: Any) -> dict[str, Any]:
-        return flows.upgrade({**config, "upgrade": policy}, to=TARGET, **options)
+        return flows.upgrade({**config, "upgrade": policy}, to=TARGET, on_server=True, **options)
 
     # A run without a deployment cannot be put off.
     shut = upgrade({"window": shut_window(datetime.now(UTC))})
@@ -62,7 +62,7 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
 
     # Killed while the new control plane soaks: the soak goes on from when it began.
     soaking = {**config, "upgrade": {"soak_minutes": 30, "settle_seconds": 3}}
-    killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1))
+    killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1), on_server=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     record = read_record(Mesh(cluster, mesh))
     assert record is not None
@@ -74,21 +74,21 @@ def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
     pods = cluster.list("v1", "Pod", "linkerd", labels=destination)
     pod = next(p for p in pods if not p["metadata"].get("deletionTimestamp"))["metadata"]["name"]
     cluster.merge("v1", "Pod", pod, "linkerd", {"metadata": {"annotations": {READY: "false"}}})
-    undone = flows.upgrade(soaking, to=TARGET)
+    undone = flows.upgrade(soaking, to=TARGET, on_server=True)
     assert undone["error"] == "UpgradeUndone"
     assert f"Pod/linkerd/{pod}" in undone["message"]
     assert proxies(cluster) == {SOURCE}
 
     # Well all the time: the data plane follows when the soak is over, counted over the kill.
     soaking["upgrade"]["soak_minutes"] = 1
-    killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1))
+    killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1), on_server=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     record = read_record(Mesh(cluster, mesh))
     assert record is not None
     assert record.control_plane_since is not None
     began = record.control_plane_since - timedelta(seconds=50)
     write_record(Mesh(cluster, mesh), record.model_copy(update={"control_plane_since": began}))
-    done = flows("upgrade", soaking, to=TARGET)
+    done = flows("upgrade", soaking, to=TARGET, on_server=True)
     assert json.loads(done.stdout)["target"] == TARGET
     assert f"soaks until {began + timedelta(minutes=1)}" in done.stderr
     assert proxies(cluster) == {TARGET}

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from prefect_linkerd.mesh.records.upgrade import NAME as RECORD
-from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory, FlowRunner, Flows
-from tests.support.prefect_servers import artifact
 from tests.support.upgrades import (
     HOPS,
     make_custom_resources,
@@ -27,7 +25,6 @@ def test_from_2_11_to_the_newest_edge(
     mesh_config: ConfigFactory,
     run_bootstrap: FlowRunner,
     flows: Flows,
-    prefect_server: PrefectServer,
     tmp_path: Path,
 ) -> None:
     sandbox = fresh_sandbox()
@@ -56,7 +53,7 @@ def test_from_2_11_to_the_newest_edge(
 
     dry = flows.upgrade(config, to="stable-2.12.6", dry_run=True, accept=["smi"])
     assert (dry["source"], dry["target"]) == HOPS[0]
-    plan = artifact(prefect_server, "linkerd-walk-upgrade-plan")
+    plan = flows.report("linkerd-walk-upgrade-plan")
     for part in (
         "| linkerd-control-plane | split | 2.11.5 | 1.9.8 |",
         "| linkerd-viz | upgrade | 2.11.5 | 30.3.8 |",
@@ -80,7 +77,7 @@ def test_from_2_11_to_the_newest_edge(
         assert {status for _, _, status in releases(cluster).values()} == {"deployed"}
         assert "linkerd2" not in releases(cluster)
         assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
-        page = artifact(prefect_server, "linkerd-walk-upgrade")
+        page = flows.report("linkerd-walk-upgrade")
         assert f"upgraded to {target}" in page
         assert "## Verified" in page
 

@@ -18,7 +18,8 @@ class Flows:
     """Runs flows, each in a process of its own (see `tests.flows.run_flows`)."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
-        self._process, self._folder = process, folder
+        self._process, self._folder, self._reports = process, folder, folder / "reports"
+        self._reports.mkdir()
         self._runs = 0
 
     def __call__(
@@ -30,12 +31,15 @@ class Flows:
         ill: tuple[str, int, str] | None = None,
         lag: tuple[str, str] | None = None,
         loopback: bool = False,
+        on_server: bool = False,
         **parameters: Any,
     ) -> subprocess.CompletedProcess[str]:
         """One run to its end; `kill`, `ill` and `lag` are arguments of `tests.flows.faults`.
 
         Args:
             loopback: whether pods run on a `LoopbackNode`.
+            on_server: whether Prefect's server has the run, for what is to be seen there. Without
+                one a run takes three quarters of the processor time.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -50,6 +54,8 @@ class Flows:
             "ill": ill,
             "lag": lag,
             "loopback": loopback,
+            "on_server": on_server,
+            "reports": str(self._reports),
             "stdout": str(files[0]),
             "stderr": str(files[1]),
         }
@@ -60,6 +66,10 @@ class Flows:
         said, logged = (file.read_text() for file in files)
         heard(said + logged)
         return subprocess.CompletedProcess([flow], int(status), said, logged)
+
+    def report(self, key: str) -> str:
+        """The newest report of a key, of a run without a server."""
+        return (self._reports / key).read_text()
 
     def upgrade(self, config: dict[str, Any], **options: Any) -> dict[str, Any]:
         """A run of `upgrade` that is not killed: what it returned, or the error it raised."""
