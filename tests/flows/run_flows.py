@@ -67,6 +67,9 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         lead_to_processes()
     mesh = LinkerdMesh.model_validate(request["mesh"])
     flow = FLOWS[request["flow"]]
+    parameters = request["parameters"]
+    if request["flow"] != "watch_charts":
+        parameters = {"mesh": mesh, **parameters}
     if request["on_server"]:
         surroundings = nullcontext()
     else:
@@ -74,16 +77,18 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         log.setFormatter(logging.Formatter("%(task_run_name)s: %(message)s"))
         LOGGER.addHandler(log)
         LOGGER.setLevel(logging.INFO)
-        surroundings, flow = within(Reporting(request["flow"], request["reports"])), flow.fn
+        surroundings = within(Reporting(request["flow"], request["reports"]))
+        # As Prefect does, and as the command line does before it calls a flow.
+        flow, parameters = flow.fn, flow.validate_parameters(parameters)
     try:
         with surroundings:
-            if request["flow"] == "watch_charts":
-                return {"new": flow(**request["parameters"])}
-            returned: Any = flow(mesh, **request["parameters"])
+            returned: Any = flow(**parameters)
     except MeshError as error:
         if request["flow"] == "bootstrap":
             raise
         return {"error": type(error).__name__, "message": str(error)}
+    if request["flow"] == "watch_charts":
+        return {"new": returned}
     return answer(returned.data if isinstance(returned, End) else returned)
 
 
