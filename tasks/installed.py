@@ -9,6 +9,7 @@ from prefect_linkerd.mesh.bootstrap.installed import (
     installed_rows,
     verify_installed,
 )
+from prefect_linkerd.mesh.bootstrap.run import Charts
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import (
@@ -16,7 +17,6 @@ from prefect_linkerd.tasks.outside import (
     create_table_artifact,
     get_run_logger,
 )
-from prefect_linkerd.tasks.preflight import Charts
 from prefect_linkerd.tasks.step import step
 
 

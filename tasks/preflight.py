@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown, plan_bootstrap
+from prefect_linkerd.mesh.bootstrap.run import Charts
+from prefect_linkerd.mesh.bootstrap.run import find_charts as find_all
 from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
-from prefect_linkerd.mesh.helm.charts import Chart, ChartName, charts_of
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
 from prefect_linkerd.mesh.mesh import Mesh
@@ -16,13 +17,10 @@ from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logg
 from prefect_linkerd.tasks.step import step
 from prefect_linkerd.tasks.trust_anchor import key_store
 
-Charts = dict[ChartName, Chart]
-"""The charts that a mesh is installed from, by name, in order."""
-
 
 @step("find charts", description="Finds every chart of the mesh in its repository.")
 def find_charts(mesh: Mesh) -> Charts:
-    found: Charts = {name: mesh.charts.find(name) for name in charts_of(mesh.config)}
+    found = find_all(mesh)
     log = get_run_logger()
     for chart in found.values():
         log.info("Chart %s %s from %s", chart.name, chart.version, chart.source)

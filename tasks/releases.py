@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from prefect_linkerd.mesh.bootstrap.run import Bootstrap
 from prefect_linkerd.mesh.config.model import Dependency
 from prefect_linkerd.mesh.helm.charts import Chart
 from prefect_linkerd.mesh.helm.client import ReleaseOutcome
-from prefect_linkerd.mesh.helm.records import ReleaseRef
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.mesh import Mesh
-from prefect_linkerd.mesh.releases import find_dependency, location, reconcile
+from prefect_linkerd.mesh.releases import Reconciled, ensure_release
 from prefect_linkerd.tasks.injection import tell_remeshed
 from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.progress import RolloutProgress
@@ -24,7 +26,8 @@ def release(
     mesh: Mesh, chart: Chart, facts: ClusterFacts, trust_bundle: str = ""
 ) -> ReleaseOutcome:
     """Installs, upgrades, repairs or leaves alone one release."""
-    return _reconcile(mesh, chart, facts, trust_bundle, location(mesh, chart))
+    shown = partial(RolloutProgress, mesh.name)
+    return _told(mesh, ensure_release(mesh, chart, facts, shown, trust_bundle))
 
 
 @step(
@@ -32,25 +35,22 @@ def release(
     run_name="{name}",
     description="Uses what the cluster has, or installs and upgrades a Helm release of it.",
 )
-def dependency(mesh: Mesh, name: Dependency, facts: ClusterFacts) -> ReleaseOutcome | None:
+def dependency(run: Bootstrap, name: Dependency) -> ReleaseOutcome | None:
     """None where somebody else installed it, and it is used as it is."""
-    found = find_dependency(mesh, name)
-    if found.chart is not None:
-        return _reconcile(mesh, found.chart, facts, "", found.at)
+    done = run.use_dependency(name)
+    if isinstance(done, Reconciled):
+        return _told(run.mesh, done)
     get_run_logger().info(
         "%s is there already (%s) and is used as it is; nothing of it is changed",
         name,
-        ", ".join(found.owners) or "no Helm release",
+        ", ".join(done.owners) or "no Helm release",
     )
     return None
 
 
-def _reconcile(
-    mesh: Mesh, chart: Chart, facts: ClusterFacts, trust_bundle: str, at: ReleaseRef | None
-) -> ReleaseOutcome:
-    log = get_run_logger()
-    with RolloutProgress(mesh.name, at.name if at is not None else chart.name) as progress:
-        done = reconcile(mesh, chart, facts, progress, trust_bundle=trust_bundle, at=at)
+def _told(mesh: Mesh, done: Reconciled) -> ReleaseOutcome:
+    """What was done, once the run's log says it."""
+    log, chart = get_run_logger(), done.chart
     tell_remeshed(done.remeshed)
     log.info(done.summary)
     if done.keeps_newer_crds:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import cast
 
 from pydantic import SecretStr
 
+from prefect_linkerd.mesh.bootstrap.run import Bootstrap
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
     FileKeyStore,
     KeyStore,
     TrustAnchor,
     brought_pair,
-    ensure_trust_anchor,
     is_same,
     refuse_other,
 )
@@ -108,9 +107,8 @@ def key_ring(mesh: Mesh) -> KeyRing:
 
 
 @step("trust anchor", description="Adopts or creates the trust anchor; never replaces one.")
-def trust_anchor(mesh: Mesh) -> TrustAnchor:
-    store = key_store(mesh)
-    anchor = ensure_trust_anchor(mesh, store, datetime.now(UTC))
+def trust_anchor(run: Bootstrap) -> TrustAnchor:
+    anchor = run.ensure_anchor()
     get_run_logger().info(
         "Trust anchor %s (%s), sha256 %s, until %s",
         anchor.info.subject,

@@ -38,7 +38,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.install.dependencies import KINDS, Dependency, is_served, releases_of
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
-from prefect_linkerd.mesh.linkerd.facts import last_with
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, last_with
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates, signed_by
@@ -145,8 +145,7 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
         obj["metadata"].get("labels", {})["linkerd.io/extension"]: obj["metadata"]["name"]
         for obj in cluster.list("v1", "Namespace", labels="linkerd.io/extension")
     }
-    names = {"linkerd": linkerd}
-    names |= {name: extensions[name] for name in ("viz", "jaeger") if name in extensions}
+    names = _namespaces(linkerd, extensions)
     releases = read_releases(cluster, values=True)
     manager = _cert_manager_in(cluster, releases)
     config = MeshConfig.model_validate(
@@ -283,12 +282,17 @@ def _control_plane(snapshot: AdoptionSnapshot) -> Part:
     return "linkerd2" if "linkerd2" in snapshot.mesh.releases else "linkerd-control-plane"
 
 
+def _namespaces(linkerd: str, extensions: Mapping[str, str]) -> dict[str, str]:
+    """Those that a configuration names: the control plane's, and of the extensions we install."""
+    ours = (name.removeprefix("linkerd-") for name in EXTENSION_CHARTS)
+    return {"linkerd": linkerd} | {name: extensions[name] for name in ours if name in extensions}
+
+
 def _config(snapshot: AdoptionSnapshot) -> tuple[dict[str, Any], list[str]]:
     base = snapshot.base
     user, defaults = _values(snapshot, _control_plane(snapshot))
     left_out: list[str] = []
-    names = {"linkerd": snapshot.linkerd}
-    names |= {n: snapshot.extensions[n] for n in ("viz", "jaeger") if n in snapshot.extensions}
+    names = _namespaces(snapshot.linkerd, snapshot.extensions)
     domain = str(user.get("clusterDomain") or defaults.get("clusterDomain") or "cluster.local")
     trust = str(user.get("identityTrustDomain") or defaults.get("identityTrustDomain") or domain)
     found: dict[str, Any] = {

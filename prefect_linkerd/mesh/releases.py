@@ -22,7 +22,7 @@ from prefect_linkerd.mesh.install.dependencies import (
 )
 from prefect_linkerd.mesh.install.injection import ensure_meshed
 from prefect_linkerd.mesh.kubernetes.objects import Workload
-from prefect_linkerd.mesh.kubernetes.rollout import OnProgress
+from prefect_linkerd.mesh.kubernetes.rollout import OnProgress, Shown
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.desired import wanted_release
@@ -84,29 +84,47 @@ def find_dependency(mesh: Mesh, name: Dependency) -> FoundDependency:
     return FoundDependency(chart, own.ref if own is not None else None)
 
 
-def location(mesh: Mesh, chart: Chart) -> ReleaseRef | None:
-    """Where a chart of the mesh is a release already; None where it is not installed."""
-    return locate(mesh.cluster, mesh.config, chart.name) if chart.name in PARTS else None
+def ensure_dependency(
+    mesh: Mesh, name: Dependency, facts: ClusterFacts, shown: Shown
+) -> Reconciled | FoundDependency:
+    """Installs or upgrades a dependency; where somebody else's is used, who that is.
+
+    Raises:
+        ChartError: its chart cannot be found.
+        InvalidInput: it is neither there nor may it be installed.
+        ReleaseError: Helm fails, or its workloads do not come up.
+    """
+    found = find_dependency(mesh, name)
+    if found.chart is None:
+        return found
+    with shown(found.at.name if found.at is not None else found.chart.name) as on_progress:
+        return _reconcile(mesh, found.chart, facts, on_progress, "", found.at)
 
 
-def reconcile(
-    mesh: Mesh,
-    chart: Chart,
-    facts: ClusterFacts,
-    on_progress: OnProgress,
-    *,
-    trust_bundle: str = "",
-    at: ReleaseRef | None = None,
+def ensure_release(
+    mesh: Mesh, chart: Chart, facts: ClusterFacts, shown: Shown, trust_bundle: str = ""
 ) -> Reconciled:
-    """Installs, upgrades, repairs or leaves alone one release.
+    """Installs, upgrades, repairs or leaves alone the release of a chart, wherever it is.
 
     Args:
         trust_bundle: the PEM of every anchor that the mesh trusts.
-        at: where the chart is a release already.
 
     Raises:
         ReleaseError: Helm fails, or its workloads do not come up.
     """
+    at = locate(mesh.cluster, mesh.config, chart.name) if chart.name in PARTS else None
+    with shown(at.name if at is not None else chart.name) as on_progress:
+        return _reconcile(mesh, chart, facts, on_progress, trust_bundle, at)
+
+
+def _reconcile(
+    mesh: Mesh,
+    chart: Chart,
+    facts: ClusterFacts,
+    on_progress: OnProgress,
+    trust_bundle: str,
+    at: ReleaseRef | None,
+) -> Reconciled:
     desired = wanted_release(mesh, chart, with_webhooks(facts, mesh), trust_bundle, at)
     outcome = mesh.helm.reconcile(desired, on_progress)
     remeshed: list[Workload] = []

@@ -5,24 +5,12 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from itertools import chain
 
+from prefect_linkerd.mesh.bootstrap.run import stages
+from prefect_linkerd.mesh.config.model import MeshConfig
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory, FlowRunner
-
-STEPS = [
-    "preflight",
-    "namespaces",
-    "trust anchor",
-    "linkerd-crds",
-    "cert-manager",
-    "issuer",
-    "linkerd-control-plane",
-    "linkerd-viz",
-    "emojivoto",
-    "traefik",
-    "ingress",
-    "verify",
-]
 
 
 def test_a_run_killed_at_any_step_is_finished_by_the_next(
@@ -42,7 +30,8 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next(
     )
 
     anchors: set[str] = set()
-    for step in STEPS:
+    made = stages(MeshConfig.model_validate(config))
+    for step in ("preflight", *chain.from_iterable(made), "verify"):
         # What only reads is killed after its first read, others after their first write.
         killed = run_bootstrap(config, step, int(step not in ("preflight", "verify")))
         assert killed.returncode == -signal.SIGKILL, f"{step}: {killed.stderr[-3000:]}"

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from functools import partial
+from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
+from prefect_linkerd.mesh.bootstrap.run import Bootstrap, find_charts
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.helm.charts import ChartCatalog, ChartName, charts_of
+from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.helm.values import ClusterFacts
-from prefect_linkerd.mesh.identity.issuer import (
-    ensure_cert_manager_issuer,
-    ensure_self_signed_issuer,
-)
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
     FileKeyStore,
     KeyStore,
     brought_pair,
-    ensure_trust_anchor,
 )
-from prefect_linkerd.mesh.install.emojivoto import ensure_emojivoto
-from prefect_linkerd.mesh.install.ingress import ensure_ingress
-from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
-from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
+from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
-from prefect_linkerd.mesh.releases import reconcile
 from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
@@ -97,43 +87,11 @@ def ring_of(cluster: Cluster, config: MeshConfig) -> KeyRing:
 def install(
     cluster: Cluster, config: MeshConfig, helm_path: str, store: KeyStore | None = None
 ) -> None:
-    """What bootstrap does, without Prefect and as much side by side as there can be."""
-    mesh, now = Mesh(cluster, config, Helm(cluster, helm_path)), datetime.now(UTC)
-    charts = charts_of(config)
-
-    def release(name: ChartName, bundle: str = "") -> None:
-        facts = ClusterFacts(cluster.version(), cluster.api_versions())
-        reconcile(mesh, mesh.charts.find(name), facts, quiet, trust_bundle=bundle)
-
-    ensure_namespaces(mesh)
+    """What bootstrap does after its plan, without Prefect."""
+    mesh = Mesh(cluster, config, Helm(cluster, helm_path))
+    facts = ClusterFacts(cluster.version(), cluster.api_versions())
     store = store or store_of(cluster, config)
-    anchor = ensure_trust_anchor(mesh, store, now)
-    if "linkerd-crds" in charts:
-        release("linkerd-crds")
-    if config.issuer == "cert-manager":
-        release("cert-manager")
-        ensure_cert_manager_issuer(mesh, anchor, store, now, 120)
-    else:
-        ensure_self_signed_issuer(mesh, anchor, store, now)
-    release("linkerd2" if "linkerd2" in charts else "linkerd-control-plane", anchor.bundle)
-
-    def application() -> None:
-        workloads = ensure_emojivoto(mesh)
-        await_rollouts(cluster, workloads, config.timeout_seconds, quiet, every=0.3)
-
-    def traefik() -> None:
-        release("traefik")
-        ensure_ingress(mesh)
-
-    on_top: list[Callable[[], None]] = []
-    on_top += [partial(release, name, anchor.bundle) for name in EXTENSION_CHARTS if name in charts]
-    if config.emojivoto.enabled:
-        on_top.append(application)
-    if config.traefik.enabled:
-        on_top.append(traefik)
-    with ThreadPoolExecutor(4) as pool:
-        for running in [pool.submit(work) for work in on_top]:
-            running.result()
+    Bootstrap(mesh, find_charts(mesh), facts, store, lambda _title: nullcontext(quiet)).run()
 
 
 def add_workloads(

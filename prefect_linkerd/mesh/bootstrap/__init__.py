@@ -1,1 +1,1 @@
-"""Installing a mesh: its plan, and the report at the end."""
+"""Installing a mesh: its plan, its steps, and the report at the end."""

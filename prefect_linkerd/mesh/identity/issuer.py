@@ -63,6 +63,17 @@ class Issuer:
     origin: Literal["adopted", "made"]
 
 
+def ensure_issuer(mesh: Mesh, anchor: TrustAnchor, store: KeyStore, now: datetime) -> Issuer:
+    """The mesh's issuer, signed here or by cert-manager as the configuration says.
+
+    Raises:
+        MeshError: see the two functions that it calls.
+    """
+    if mesh.config.issuer == "cert-manager":
+        return ensure_cert_manager_issuer(mesh, anchor, store, now, mesh.config.timeout_seconds)
+    return ensure_self_signed_issuer(mesh, anchor, store, now)
+
+
 # Self-signed
 
 

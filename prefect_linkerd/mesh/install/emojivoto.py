@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +14,11 @@ from prefect_linkerd.mesh.errors import ChartError
 from prefect_linkerd.mesh.helm.charts import fetch
 from prefect_linkerd.mesh.helm.images import rewrite_manifest
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, always, ensure_own
+from prefect_linkerd.mesh.install.injection import ensure_meshed
 from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 from prefect_linkerd.mesh.kubernetes.objects import Workload
-from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING
+from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING, Shown, await_rollouts
 from prefect_linkerd.mesh.mesh import Mesh
 
 
@@ -132,3 +134,30 @@ def ensure_emojivoto(mesh: Mesh) -> list[Workload]:
         for own in objects
         if (kind := own.wanted["kind"]) in LONG_RUNNING
     ]
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The application's workloads.
+
+    `remeshed` are those that came up without a proxy, and were restarted.
+    """
+
+    workloads: tuple[Workload, ...]
+    remeshed: tuple[Workload, ...]
+
+
+def deploy_emojivoto(mesh: Mesh, shown: Shown) -> Deployed:
+    """Applies the application, and waits until it is up with its proxies.
+
+    Raises:
+        ChartError: the manifest cannot be read.
+        OwnershipConflict: somebody else's emojivoto is there; nothing was written.
+        NotReady: a workload does not come up.
+    """
+    workloads = ensure_emojivoto(mesh)
+    place, timeout = mesh.config.namespaces.emojivoto, mesh.config.timeout_seconds
+    with shown("emojivoto") as on_progress:
+        await_rollouts(mesh.cluster, workloads, timeout, on_progress)
+        remeshed = ensure_meshed(mesh.cluster, place, timeout, on_progress)
+    return Deployed(tuple(workloads), tuple(remeshed))

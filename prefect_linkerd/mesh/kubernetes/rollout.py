@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -36,6 +37,9 @@ SETTLES = 3.0
 
 OnProgress = Callable[[int, int, str], None]
 """Called with workloads ready, workloads wanted and what is being waited for."""
+
+Shown = Callable[[str], AbstractContextManager[OnProgress]]
+"""Shows one rollout by its title for as long as it takes, such as a bar."""
 
 KINDS: dict[str, str] = {
     "Deployment": "apps/v1",

@@ -1,0 +1,184 @@
+"""What each step of a bootstrap does, and which follow each other. May be killed, and run again."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Literal
+
+from prefect_linkerd.mesh.config.model import Dependency, MeshConfig
+from prefect_linkerd.mesh.helm.charts import Chart, ChartName, charts_of
+from prefect_linkerd.mesh.helm.values import ClusterFacts
+from prefect_linkerd.mesh.identity.issuer import Issuer, ensure_issuer
+from prefect_linkerd.mesh.identity.trust_anchor import KeyStore, TrustAnchor, ensure_trust_anchor
+from prefect_linkerd.mesh.install.emojivoto import Deployed, deploy_emojivoto
+from prefect_linkerd.mesh.install.ingress import ensure_ingress
+from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
+from prefect_linkerd.mesh.install.registry import ensure_pull_secrets
+from prefect_linkerd.mesh.kubernetes.client import Object
+from prefect_linkerd.mesh.kubernetes.rollout import Shown
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
+from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.releases import (
+    FoundDependency,
+    Reconciled,
+    ensure_dependency,
+    ensure_release,
+)
+
+WIDTH = 8
+"""Steps that run side by side without Prefect; more than any stage has."""
+
+Charts = dict[ChartName, Chart]
+"""The charts that a mesh is installed from, by name, in order."""
+
+StepName = Literal["namespaces", "trust anchor", "issuer", "emojivoto", "ingress"] | ChartName
+"""A step; a Helm release has the name of its chart."""
+
+Stage = tuple[StepName, ...]
+"""Steps that need nothing of each other, and run side by side."""
+
+
+def find_charts(mesh: Mesh) -> Charts:
+    """Linkerd's charts of a mesh, each found in its repository.
+
+    Raises:
+        ChartError: a repository cannot be read, or lacks one.
+    """
+    return {name: mesh.charts.find(name) for name in charts_of(mesh.config)}
+
+
+def stages(config: MeshConfig) -> tuple[Stage, ...]:
+    """The steps of a configuration: each stage needs those before it.
+
+    The CRDs need no identity, and cert-manager's rollout takes its time: side by side. On top of
+    the control plane everything is a workload of the mesh, and independent of the others.
+    """
+    charts = charts_of(config)
+    control_plane = release_facts(config.linkerd).control_plane_chart
+    on_top: list[StepName] = [name for name in charts if name in EXTENSION_CHARTS]
+    early: list[StepName] = [n for n in charts if n != control_plane and n not in on_top]
+    early.append("cert-manager" if config.issuer == "cert-manager" else "issuer")
+    if config.emojivoto.enabled:
+        on_top.append("emojivoto")
+    if config.traefik.enabled:
+        on_top.append("traefik")
+    found: list[Stage] = [
+        ("namespaces",),
+        ("trust anchor",),
+        tuple(early),
+        () if "issuer" in early else ("issuer",),
+        (control_plane,),
+        tuple(on_top),
+        ("ingress",) if config.traefik.enabled else (),
+    ]
+    return tuple(stage for stage in found if stage)
+
+
+class Bootstrap:
+    """One run of a bootstrap. Each step does only what is missing.
+
+    Args:
+        charts: Linkerd's, as the configuration wants them.
+        facts: the cluster's, before the first step.
+        store: where the trust anchor's key is kept.
+        shown: shows a rollout.
+
+    Example:
+        >>> Bootstrap(mesh, find_charts(mesh), facts, store, shown).run()
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        charts: Charts,
+        facts: ClusterFacts,
+        store: KeyStore,
+        shown: Shown,
+    ) -> None:
+        self.mesh = mesh
+        self.charts = charts
+        self.facts = facts
+        self._store = store
+        self._shown = shown
+        self._anchor: TrustAnchor | None = None
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return stages(self.mesh.config)
+
+    @property
+    def anchor(self) -> TrustAnchor:
+        """The trust anchor, once its step is done."""
+        if self._anchor is None:
+            raise RuntimeError("the trust anchor's step comes first")
+        return self._anchor
+
+    def run(self) -> None:
+        """Every step, without Prefect.
+
+        Raises:
+            MeshError: of the first step that failed.
+        """
+        with ThreadPoolExecutor(WIDTH) as pool:
+            for stage in self.stages:
+                for step in [pool.submit(self.do, step) for step in stage]:
+                    step.result()
+
+    def do(self, step: StepName) -> object:
+        """One step; what it gives."""
+        match step:
+            case "namespaces":
+                return self.make_namespaces()
+            case "trust anchor":
+                return self.ensure_anchor()
+            case "issuer":
+                return self.ensure_issuer()
+            case "emojivoto":
+                return self.deploy_emojivoto()
+            case "ingress":
+                return self.make_ingress()
+            case "cert-manager" | "traefik":
+                return self.use_dependency(step)
+            case _:
+                return self.release(step)
+
+    def make_namespaces(self) -> list[str]:
+        """Namespaces, and the pull secrets in them; the namespaces that were made or changed."""
+        changed = ensure_namespaces(self.mesh)
+        ensure_pull_secrets(self.mesh)
+        return changed
+
+    def ensure_anchor(self) -> TrustAnchor:
+        """The trust anchor, which is never replaced.
+
+        Raises:
+            InvalidInput: the provided, kept or trusted anchor is unfit; nothing was changed.
+        """
+        self._anchor = ensure_trust_anchor(self.mesh, self._store, datetime.now(UTC))
+        return self._anchor
+
+    def ensure_issuer(self) -> Issuer:
+        """The issuer, signed here or by cert-manager."""
+        return ensure_issuer(self.mesh, self.anchor, self._store, datetime.now(UTC))
+
+    def release(self, name: ChartName) -> Reconciled:
+        """The release of one of Linkerd's charts.
+
+        Raises:
+            ReleaseError: Helm fails, or its workloads do not come up.
+        """
+        return ensure_release(
+            self.mesh, self.charts[name], self.facts, self._shown, self.anchor.bundle
+        )
+
+    def use_dependency(self, name: Dependency) -> Reconciled | FoundDependency:
+        """A dependency's release, or who else has installed it."""
+        return ensure_dependency(self.mesh, name, self.facts, self._shown)
+
+    def deploy_emojivoto(self) -> Deployed:
+        return deploy_emojivoto(self.mesh, self._shown)
+
+    def make_ingress(self) -> list[Object]:
+        """The objects that put the dashboard and the application behind Traefik."""
+        return ensure_ingress(self.mesh)
