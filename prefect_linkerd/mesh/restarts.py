@@ -34,7 +34,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.errors import ApiError, NotReady
-from prefect_linkerd.mesh.install.injection import PROXY_VERSION, restart
+from prefect_linkerd.mesh.install.injection import (
+    CONTROL_PLANE_NS,
+    PROXY_VERSION,
+    restart,
+    unmeshed,
+)
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 from prefect_linkerd.mesh.kubernetes.objects import Workload
@@ -48,7 +53,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
 )
 from prefect_linkerd.mesh.kubernetes.selector import matches
 from prefect_linkerd.mesh.kubernetes.waiting import polls
-from prefect_linkerd.mesh.snapshot.mesh import CONTROL_PLANE_NS, Pod, read_pods
+from prefect_linkerd.mesh.snapshot.mesh import Pod, read_pods
 from prefect_linkerd.mesh.traffic.watch import TrafficWatch
 
 ATTEMPTS = 3
@@ -537,7 +542,7 @@ def restart_data_plane(
             continue
         if not plan.batches:
             # Outside high availability pods start without a proxy while no injector answers.
-            left = _came_up_bare(cluster, done)
+            left = sorted(set(done).intersection(unmeshed(cluster))) if done else []
             if not left:
                 on_progress(total, total, "all restarted")
                 return Restarted(tuple(done), plan.by_hand)
@@ -596,15 +601,6 @@ def judged_by(batch: Batch, data_plane: DataPlane) -> frozenset[str]:
             if data_plane.stage(target.workload[1]) == "workloads"
         )
     return frozenset(target.subject for target in batch.targets)
-
-
-def _came_up_bare(cluster: Cluster, restarted: Iterable[Workload]) -> list[Workload]:
-    """Those of the workloads that have a pod which no injector took."""
-    wanted = set(restarted)
-    if not wanted:
-        return []
-    pods = read_pods(cluster, labels=f"!{CONTROL_PLANE_NS}")
-    return sorted({p.owner for p in pods if p.owner in wanted and p.owner and not p.is_over})
 
 
 def _restart(cluster: Cluster, workloads: Sequence[Workload]) -> list[Workload]:

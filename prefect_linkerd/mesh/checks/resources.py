@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from prefect_linkerd.mesh.checks.check import Problem, Problems
+from prefect_linkerd.mesh.install.injection import CONTROL_PLANE_NS
 from prefect_linkerd.mesh.kubernetes.client import Object
-from prefect_linkerd.mesh.snapshot.mesh import CONTROL_PLANE_NS
 
 CNI_RESOURCE = "linkerd.io/cni-resource"
 

@@ -7,13 +7,17 @@ injector answers runs without a proxy until it is recreated.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
-from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.errors import NotReady
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
+from prefect_linkerd.mesh.kubernetes.objects import Workload, owner_of_pod
 from prefect_linkerd.mesh.kubernetes.rollout import KINDS, OnProgress, await_rollouts
 
 PROXY = "linkerd-proxy"
+CONTROL_PLANE_NS = "linkerd.io/control-plane-ns"
+"""The label of a pod that the injector took: the namespace of the control plane."""
 PROXY_VERSION = "config.linkerd.io/proxy-version"
 """The annotation of a pod or a namespace that keeps proxies at a version, whatever the mesh's.
 
@@ -31,40 +35,41 @@ def proxy_of(pod: Object) -> Object | None:
 
 
 def should_be_meshed(pod: Object) -> bool:
-    """Whether a pod of a meshed namespace is one that the injector would have taken."""
+    """Whether a pod of a meshed workload is one that the injector would have taken."""
     metadata: Object = pod["metadata"]
     is_job = any(owner["kind"] == "Job" for owner in metadata.get("ownerReferences", []))
     is_disabled = metadata.get("annotations", {}).get("linkerd.io/inject") == "disabled"
-    is_over = bool(metadata.get("deletionTimestamp")) or pod["status"].get("phase") == "Succeeded"
-    return not (is_job or is_disabled or is_over)
+    has_ended = pod["status"].get("phase") in ("Succeeded", "Failed")
+    return not (is_job or is_disabled or has_ended or metadata.get("deletionTimestamp"))
 
 
-def owner_of_pod(pod: Object, replica_sets: dict[str, Object]) -> Workload | None:
-    """The workload that makes a pod, through its ReplicaSet; None for a bare pod."""
-    namespace: str = pod["metadata"]["namespace"]
-    for owner in pod["metadata"].get("ownerReferences", []):
-        if owner["kind"] == "ReplicaSet":
-            above = replica_sets.get(owner["name"], {}).get("metadata", {})
-            owner = next(iter(above.get("ownerReferences", [])), owner)
-        if owner["kind"] in KINDS:
-            return Workload(owner["kind"], namespace, owner["name"])
-    return None
+def unmeshed(cluster: Cluster, namespace: str | None = None) -> list[Workload]:
+    """The workloads of a namespace, or of the cluster, with a pod without the proxy it should have.
 
-
-def unmeshed(cluster: Cluster, namespace: str) -> list[Workload]:
-    """The workloads of a namespace that have a pod without the proxy it should have."""
-    bare = [
-        pod
-        for pod in cluster.list("v1", "Pod", namespace)
+    In a namespace that is not meshed, every workload.
+    """
+    owners = {
+        owner_of_pod(pod["metadata"])
+        for pod in cluster.list("v1", "Pod", namespace, labels=f"!{CONTROL_PLANE_NS}")
         if should_be_meshed(pod) and proxy_of(pod) is None
-    ]
-    if not bare:
-        return []
-    sets = {
-        obj["metadata"]["name"]: obj for obj in cluster.list("apps/v1", "ReplicaSet", namespace)
     }
-    owners = {owner_of_pod(pod, sets) for pod in bare}
-    return sorted(owner for owner in owners if owner is not None)
+    return sorted(owner for owner in owners if owner is not None and owner.kind in KINDS)
+
+
+def require_proxies(pods: Sequence[Object], remedy: str) -> None:
+    """Checks that pods which ask for a proxy have one.
+
+    Raises:
+        NotReady: naming the first that has none.
+    """
+    bare = [name_of(pod) for pod in pods if proxy_of(pod) is None]
+    if bare:
+        raise NotReady(
+            bare[0],
+            expected=f"a container {PROXY}, as linkerd.io/inject asks for",
+            found=f"none in {len(bare)} of {len(pods)} pods",
+            remedy=remedy,
+        )
 
 
 def restart(cluster: Cluster, workload: Workload, now: datetime) -> None:

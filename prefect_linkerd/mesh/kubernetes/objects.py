@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
@@ -48,3 +49,20 @@ class Workload(Ref):
     """A `Ref` of a kind that makes pods."""
 
     __slots__ = ()
+
+
+def owner_of_pod(metadata: Mapping[str, Any]) -> Workload | None:
+    """The workload that makes a pod, by the pod's own metadata; None for a bare pod."""
+    owners: list[Mapping[str, Any]] = metadata.get("ownerReferences") or []
+    labels: Mapping[str, str] = metadata.get("labels") or {}
+    for owner in owners:
+        if not owner.get("controller"):
+            continue
+        kind, name = owner["kind"], owner["name"]
+        # A Deployment names its ReplicaSets after itself and this hash.
+        suffix = f"-{labels.get('pod-template-hash', '')}"
+        if kind == "ReplicaSet" and len(suffix) > 1 and name.endswith(suffix):
+            kind, name = "Deployment", name.removesuffix(suffix)
+        # One copy of each for all the pods of a large cluster.
+        return Workload(sys.intern(kind), sys.intern(metadata["namespace"]), sys.intern(name))
+    return None

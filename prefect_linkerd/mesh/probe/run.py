@@ -25,7 +25,7 @@ from prefect_linkerd.mesh.helm.own_objects import (
     find,
     foreign,
 )
-from prefect_linkerd.mesh.install.injection import proxy_of
+from prefect_linkerd.mesh.install.injection import require_proxies
 from prefect_linkerd.mesh.install.registry import pull_secret
 from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
@@ -379,14 +379,10 @@ class AskingProbe(Probe):
                 found=error.found,
                 remedy=f"{error.remedy} Name another image (probe.image), {TURN_OFF}.",
             ) from None
-        bare = [name_of(pod) for pod in self._pods([made]) if proxy_of(pod) is None]
-        if bare:
-            raise NotReady(
-                bare[0],
-                expected="a container linkerd-proxy, as linkerd.io/inject asks for",
-                found="none",
-                remedy=f"Check that the proxy injector runs and its webhook answers, {TURN_OFF}.",
-            )
+        require_proxies(
+            self._pods([made]),
+            remedy=f"Check that the proxy injector runs and its webhook answers, {TURN_OFF}.",
+        )
 
     def leave(self, phase: str) -> None:
         where = f"{phase}, after its restarts"

@@ -11,7 +11,7 @@ from typing import Self
 
 from prefect_linkerd.mesh.errors import ApiError, InvalidInput, MeshError, NotReady
 from prefect_linkerd.mesh.install.ingress import API_VERSIONS as TRAEFIK_API_VERSIONS
-from prefect_linkerd.mesh.install.injection import proxy_of
+from prefect_linkerd.mesh.install.injection import require_proxies
 from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object, name_of
 from prefect_linkerd.mesh.kubernetes.nodes import runs_pods
 from prefect_linkerd.mesh.kubernetes.objects import Gvk, Workload, is_true
@@ -164,14 +164,9 @@ class SmokeRun:
             pods = list(
                 self.cluster.list("v1", "Pod", self.namespace, labels=f"{RUN_LABEL}={self.id}")
             )
-            bare = [name_of(pod) for pod in pods if proxy_of(pod) is None]
-            if bare:
-                raise NotReady(
-                    bare[0],
-                    expected="a container linkerd-proxy, as linkerd.io/inject asks for",
-                    found=f"none in {len(bare)} of {len(pods)} pods",
-                    remedy="Check that the proxy injector runs and its webhook answers.",
-                )
+            require_proxies(
+                pods, remedy="Check that the proxy injector runs and its webhook answers."
+            )
             say(f"{len(pods)} pods are up and meshed")
 
     def front(self, name: str, role: str) -> None:

@@ -33,13 +33,13 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     read_roots,
     secret_text,
 )
-from prefect_linkerd.mesh.install.injection import PROXY
+from prefect_linkerd.mesh.install.injection import CONTROL_PLANE_NS, PROXY
 from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 from prefect_linkerd.mesh.kubernetes.manifests import read_yaml
 from prefect_linkerd.mesh.kubernetes.nodes import is_ready, runs_containers
-from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.kubernetes.objects import Workload, owner_of_pod
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.kubernetes.rollout import KINDS, LONG_RUNNING, rollout_status
 from prefect_linkerd.mesh.kubernetes.stall import FAILED_CREATE, refusal_of, refusals
@@ -66,7 +66,6 @@ READERS = 6
 
 TRUST_ANCHORS = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"
 INBOUND_POLICY = "LINKERD2_PROXY_INBOUND_DEFAULT_POLICY"
-CONTROL_PLANE_NS = "linkerd.io/control-plane-ns"
 CNI_NAMESPACE = "linkerd-cni"
 """Where the CNI plugin's chart goes, and where `linkerd check` looks for it by default."""
 EXTENSION = "linkerd.io/extension"
@@ -613,7 +612,7 @@ def pod_of(obj: Object, bundles: dict[str, str] | None = None) -> Pod:
         uid=metadata.get("uid", ""),
         labels=_interned(metadata.get("labels")),
         annotations=_of_linkerd(metadata.get("annotations")),
-        owner=_owner(metadata),
+        owner=owner_of_pod(metadata),
         node=sys.intern(spec.get("nodeName", "")),
         service_account=sys.intern(spec.get("serviceAccountName", "")),
         phase=sys.intern(status.get("phase", "Unknown")),
@@ -737,19 +736,6 @@ def image_tag(image: str) -> str:
     """The tag of an image's name; empty where it has none."""
     last = image.partition("@")[0].rsplit("/", 1)[-1]
     return last.partition(":")[2]
-
-
-def _owner(metadata: dict[str, Any]) -> Workload | None:
-    for owner in _items(metadata, "ownerReferences"):
-        if not owner.get("controller"):
-            continue
-        kind, name = owner["kind"], owner["name"]
-        # A Deployment names its ReplicaSets after itself and this hash.
-        suffix = f"-{metadata.get('labels', {}).get('pod-template-hash', '')}"
-        if kind == "ReplicaSet" and len(suffix) > 1 and name.endswith(suffix):
-            kind, name = "Deployment", name.removesuffix(suffix)
-        return Workload(sys.intern(kind), sys.intern(metadata["namespace"]), sys.intern(name))
-    return None
 
 
 def _interned(labels: dict[str, str] | None) -> Mapping[str, str]:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prefect_linkerd.mesh.errors import ApiError, TrafficDropped
+from prefect_linkerd.mesh.install.injection import CONTROL_PLANE_NS
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.nodes import runs_containers
-from prefect_linkerd.mesh.snapshot.mesh import CONTROL_PLANE_NS, Pod, read_pods
+from prefect_linkerd.mesh.snapshot.mesh import Pod, read_pods
 from prefect_linkerd.mesh.snapshot.proxy_metrics import choose_sample
 from prefect_linkerd.mesh.traffic.counters import (
     Reading,

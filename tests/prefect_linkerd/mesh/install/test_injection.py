@@ -11,7 +11,7 @@ from prefect_linkerd.mesh.install.injection import (
     unmeshed,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.kubernetes.objects import Workload, owner_of_pod
 from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
 from tests.support.workloads import deployment
 
@@ -34,6 +34,7 @@ def test_only_what_lacks_its_proxy_is_restarted(cluster: Cluster, namespace: str
     names = ("bare", "meshed", "apart")
     await_rollouts(cluster, [Workload("Deployment", namespace, name) for name in names], 60, quiet)
     assert unmeshed(cluster, namespace) == [Workload("Deployment", namespace, "bare")]
+    assert Workload("Deployment", namespace, "bare") in unmeshed(cluster)
 
     # No injector looks at this namespace, so the restarts change nothing but are made.
     restarted = ensure_meshed(cluster, namespace, 60, quiet)
@@ -50,5 +51,19 @@ def test_jobs_and_what_is_over_need_no_proxy() -> None:
     pod: dict[str, Any] = {"metadata": {}, "spec": {}, "status": {"phase": "Running"}}
     assert should_be_meshed(pod)
     assert not should_be_meshed({**pod, "status": {"phase": "Succeeded"}})
+    assert not should_be_meshed({**pod, "status": {"phase": "Failed"}})
     assert not should_be_meshed({**pod, "metadata": {"ownerReferences": [{"kind": "Job"}]}})
     assert not should_be_meshed({**pod, "metadata": {"deletionTimestamp": "now"}})
+
+
+def test_a_pod_names_the_workload_that_makes_it() -> None:
+    def owned_by(kind: str, name: str, **labels: str) -> dict[str, Any]:
+        owner = {"kind": kind, "name": name, "controller": True}
+        return {"namespace": "app", "labels": labels, "ownerReferences": [owner]}
+
+    deployed = owned_by("ReplicaSet", "web-5d4f", **{"pod-template-hash": "5d4f"})
+    assert owner_of_pod(deployed) == Workload("Deployment", "app", "web")
+    # One that no Deployment made keeps its own name.
+    assert owner_of_pod(owned_by("ReplicaSet", "web")) == Workload("ReplicaSet", "app", "web")
+    assert owner_of_pod(owned_by("StatefulSet", "db")) == Workload("StatefulSet", "app", "db")
+    assert owner_of_pod({"namespace": "app"}) is None
