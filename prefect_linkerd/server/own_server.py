@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from platformdirs import user_state_path
@@ -14,8 +15,12 @@ from prefect_linkerd.server.prefect_server import DATABASE, PrefectServer
 
 
 def home() -> Path:
-    """Where its data stays between runs."""
-    return user_state_path("prefect-linkerd") / "prefect"
+    """Where its data stays between runs: a folder for each version of Prefect.
+
+    A newer Prefect migrates a database so that an older one, of another installation of this user,
+    no longer starts with it.
+    """
+    return user_state_path("prefect-linkerd") / f"prefect-{version('prefect')}"
 
 
 @contextmanager

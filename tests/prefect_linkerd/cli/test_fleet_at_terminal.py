@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from prefect_linkerd.server.own_server import home
 from sandbox.cluster import Sandbox
 from tests.support.fleets import give_certificates, stand_ins
 from tests.support.processes import processes_with, terminal_environment, uncopied_folder
@@ -64,7 +65,7 @@ class Terminal:
 
     def runs(self) -> list[tuple[str, str]]:
         """The names of the meshes' runs, in order, with their last states."""
-        database = self._state / "prefect-linkerd/prefect/prefect.db"
+        database = self._state / "prefect-linkerd" / home().name / "prefect.db"
         with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
             return list(
                 connection.execute(
@@ -106,6 +107,6 @@ def test_a_fleet_of_files_stops_and_goes_on(sandbox: Sandbox, tmp_path: Path) ->
             ("last", "COMPLETED"),
         ]
     # Nothing of it runs on.
-    folder = tmp_path / "state/prefect-linkerd/prefect"
+    folder = tmp_path / "state/prefect-linkerd" / home().name
     assert not (folder / "server.pid").exists()
     assert "worker" in (folder / "fleet.log").read_text().lower()
