@@ -1,6 +1,6 @@
 """Writes docs/commands.md: how fast each command begins, and how it ends when things go wrong.
 
-python -m tools.command_table > docs/commands.md      # or some commands alone: their rows
+python -m tools.command_table      # or some commands alone, for their rows
 
 Every cell is measured: each command is started as a person would, with a kubeconfig of nobody, of
 a server that refuses, of one that never answers, and with a file that is not a mesh.
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +28,16 @@ from prefect_linkerd.cli.app import commands
 NEEDS_SERVER = ("new-releases",)
 MANY = ("fleet",)
 TIMEOUT = 120
+PAGE = Path("docs/commands.md")
+COLUMNS = (
+    "command",
+    "`--help`",
+    "no cluster",
+    "wrong context",
+    "no permission",
+    "bad file",
+    "Ctrl-C",
+)
 
 
 @dataclass(frozen=True)
@@ -215,7 +225,15 @@ def _cell(end: End, *, says: bool = True) -> str:
     return f"{end.code}{said}"
 
 
-def page(found: Sequence[dict[str, str]]) -> str:
+def with_rows(text: str, found: Iterable[Mapping[str, str]]) -> str:
+    """The page with new rows; what it has of other commands stays."""
+    new = [f"| {' | '.join(row[column] for column in COLUMNS)} |" for row in found]
+    measured = {row.split(" ")[1] for row in new}
+    old = [line for line in text.splitlines() if line.startswith("| `")]
+    return page([*new, *(row for row in old if row.split(" ")[1] not in measured)])
+
+
+def page(found: Iterable[str]) -> str:
     lines = [
         "# Commands, measured",
         "",
@@ -223,9 +241,9 @@ def page(found: Sequence[dict[str, str]]) -> str:
         "the command ended. 0: success; 1: failed; 2: wrong input, nothing was changed; 130:",
         "interrupted. `--help` is how long a command takes to begin. The machine was busy.",
         "",
-        f"| {' | '.join(found[0])} |",
-        "|---" * len(found[0]) + "|",
-        *(f"| {' | '.join(row.values())} |" for row in found),
+        f"| {' | '.join(COLUMNS)} |",
+        "|---" * len(COLUMNS) + "|",
+        *sorted(found),
         "",
         "`new-releases` needs a Prefect server, and says so. `fleet` starts one of its own for",
         "files of meshes, which takes seconds.",
@@ -234,4 +252,5 @@ def page(found: Sequence[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    print(page(list(rows(sys.argv[1:]))), end="")
+    text = PAGE.read_text() if sys.argv[1:] else ""
+    PAGE.write_text(with_rows(text, rows(sys.argv[1:])))

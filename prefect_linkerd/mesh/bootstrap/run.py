@@ -83,9 +83,6 @@ class Bootstrap:
         facts: the cluster's, before the first step.
         store: where the trust anchor's key is kept.
         shown: shows a rollout.
-
-    Example:
-        >>> Bootstrap(mesh, find_charts(mesh), facts, store, shown).run()
     """
 
     def __init__(
