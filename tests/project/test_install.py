@@ -83,6 +83,7 @@ def test_a_wheel_works_beside_a_project_with_flows_and_tasks_of_its_own(
         "import flows, tasks, deployments, mesh; "
         "assert flows.MINE and tasks.MINE and deployments.MINE and mesh.MINE; "
         "import prefect_linkerd.cli.app; "
+        "assert prefect_linkerd.__version__; "
         "from prefect_linkerd.deployments.register import PREFECT_YAML; "
         "from prefect_linkerd.deployments.schedules import read_pattern; "
         "from prefect.flows import load_flow_from_entrypoint as load; "
