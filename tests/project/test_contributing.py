@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from prefect_linkerd import flows
+from tests.support.ready_meshes import ReadyMesh
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.slow
@@ -100,6 +103,18 @@ def test_what_the_page_adds_lacks_nothing(copy: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     help_ = python(copy, "-m", "prefect_linkerd", "owners", "--help").stdout
     assert "List who owns each part of a mesh; change nothing." in help_
+
+
+def test_the_flow_of_the_page_passes_its_own_test(
+    ready_mesh: ReadyMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here and not in the copy, whose mesh would have to be installed first."""
+    for example in EXAMPLE.finditer(PAGE):
+        (tmp_path / Path(example["path"]).name).write_text(example["text"])
+    monkeypatch.setattr(flows, "__path__", [*flows.__path__, str(tmp_path)])
+    runpy.run_path(str(tmp_path / "test_list_owners.py"))["test_the_owners_of_a_mesh_are_listed"](
+        ready_mesh
+    )
 
 
 def test_the_examples_are_typed_and_formatted_as_the_project_is(copy: Path) -> None:
