@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -119,7 +120,8 @@ class Bootstrap:
         """
         with ThreadPoolExecutor(WIDTH) as pool:
             for stage in self.stages:
-                for step in [pool.submit(self.do, step) for step in stage]:
+                # A key store may need the caller's context, such as whose Prefect server it is.
+                for step in [pool.submit(copy_context().run, self.do, step) for step in stage]:
                     step.result()
 
     def do(self, step: StepName) -> object:
