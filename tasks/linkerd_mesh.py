@@ -30,10 +30,14 @@ def block_name(mesh: MeshConfig) -> str | None:
 def connect(mesh: MeshConfig) -> Mesh:
     """The mesh that a flow hands to its steps: by its credentials block, else its cluster access.
 
+    A block that has no version yet keeps the one of this run.
+
     Raises:
         InvalidInput: there is no usable kubeconfig or service account.
     """
-    # A mesh's file has none.
+    # A mesh's file has neither.
+    if (keep_version := getattr(mesh, "keep_version", None)) is not None:
+        keep_version()
     credentials = getattr(mesh, "credentials", None)
     if credentials is not None and (stored := credentials.cluster_config) is not None:
         config: dict[str, Any] = stored.config  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]

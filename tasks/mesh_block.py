@@ -166,6 +166,22 @@ class LinkerdMesh(MeshConfig, Block):
         }
         return document
 
+    def keep_version(self) -> None:
+        """Stores this version in the mesh's block if the block was saved without one.
+
+        Else the next release of this package would change what is wanted. The older of Prefect's
+        UIs leaves out a field that nobody touched, required or not.
+        """
+        block = self._block_document_id
+        if block is None or "version" in self.model_fields_set:
+            return
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import BlockDocumentUpdate
+
+        with get_client(sync_client=True) as client:
+            update = BlockDocumentUpdate(data={"version": self.version}, merge_existing_data=True)
+            client.update_block_document(block, update)
+
     def _take_name(self, block: str | None) -> None:
         """Calls the mesh as its block, unless somebody has named it.
 

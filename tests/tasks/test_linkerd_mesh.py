@@ -21,6 +21,7 @@ SAVE_AND_LOAD = """
 import asyncio, json, sys
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect_kubernetes.credentials import KubernetesClusterConfig, KubernetesCredentials
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 
@@ -42,6 +43,26 @@ assert loaded.upgrade.window is None and loaded.lifetimes.issuer_days == 365
 shown = loaded.model_dump_json()
 assert "s3cret" not in shown and "horse" not in shown and "client-key-data" not in shown, shown
 print(connect(loaded).cluster.version())
+
+# As the older UI saves it: without the fields that nobody touched.
+def data_of(block):
+    with get_client(sync_client=True) as client:
+        return client.read_block_document(block).data
+
+block = LinkerdMesh(
+    access={"kubeconfig": sys.argv[1]},
+    registry={"host": "r.example", "username": "u", "password": "s3cret"},
+).save("untouched")
+data = data_of(block)
+del data["version"]
+with get_client(sync_client=True) as client:
+    without = BlockDocumentUpdate(data=data, merge_existing_data=False)
+    client.update_block_document(block, without)
+assert "version" not in data_of(block)
+untouched = LinkerdMesh.load("untouched")
+connect(untouched)
+assert data_of(block) == {**data, "version": LinkerdMesh().version}, data_of(block)
+assert LinkerdMesh.load("untouched").registry.password.get_secret_value() == "s3cret"
 """
 
 
