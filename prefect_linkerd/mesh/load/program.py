@@ -573,11 +573,12 @@ def probe(given: argparse.Namespace) -> None:
     prober = Prober((given.host, given.results_port), given.name, given.replica, ask)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
-    for server in (backend, prober):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=backend.serve_forever, daemon=True).start()
+    # Before it can be told whom to ask instead.
+    prober.ask(given.ask)
+    threading.Thread(target=prober.serve_forever, daemon=True).start()
     ports = backend.server_address[1], prober.server_address[1]
     print(f"serving on ports {ports[0]} {ports[1]}", flush=True)
-    prober.ask(given.ask)
     ended.wait()
     # Nobody knows of its end: where its node is drained it serves until they do.
     deadline = time.monotonic() + DRAIN_SECONDS
