@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
-from prefect_linkerd.mesh.kubernetes.objects import Workload, owner_of_pod
+from prefect_linkerd.mesh.kubernetes.objects import Workload, is_over, owner_of_pod
 from prefect_linkerd.mesh.kubernetes.rollout import KINDS, OnProgress, await_rollouts
 
 PROXY = "linkerd-proxy"
@@ -39,8 +39,7 @@ def should_be_meshed(pod: Object) -> bool:
     metadata: Object = pod["metadata"]
     is_job = any(owner["kind"] == "Job" for owner in metadata.get("ownerReferences", []))
     is_disabled = metadata.get("annotations", {}).get("linkerd.io/inject") == "disabled"
-    has_ended = pod["status"].get("phase") in ("Succeeded", "Failed")
-    return not (is_job or is_disabled or has_ended or metadata.get("deletionTimestamp"))
+    return not (is_job or is_disabled or is_over(pod))
 
 
 def unmeshed(cluster: Cluster, namespace: str | None = None) -> list[Workload]:

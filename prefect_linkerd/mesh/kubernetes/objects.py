@@ -51,6 +51,16 @@ class Workload(Ref):
     __slots__ = ()
 
 
+POD_HASH = "pod-template-hash"
+"""The label by which a Deployment tells the pods of its ReplicaSets apart."""
+
+
+def is_over(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has ended or is about to: nothing is expected of it any more."""
+    status: Mapping[str, Any] = pod.get("status") or {}
+    return "deletionTimestamp" in pod["metadata"] or status.get("phase") in ("Succeeded", "Failed")
+
+
 def owner_of_pod(metadata: Mapping[str, Any]) -> Workload | None:
     """The workload that makes a pod, by the pod's own metadata; None for a bare pod."""
     owners: list[Mapping[str, Any]] = metadata.get("ownerReferences") or []
@@ -60,7 +70,7 @@ def owner_of_pod(metadata: Mapping[str, Any]) -> Workload | None:
             continue
         kind, name = owner["kind"], owner["name"]
         # A Deployment names its ReplicaSets after itself and this hash.
-        suffix = f"-{labels.get('pod-template-hash', '')}"
+        suffix = f"-{labels.get(POD_HASH, '')}"
         if kind == "ReplicaSet" and len(suffix) > 1 and name.endswith(suffix):
             kind, name = "Deployment", name.removesuffix(suffix)
         # One copy of each for all the pods of a large cluster.

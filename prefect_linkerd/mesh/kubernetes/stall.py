@@ -21,7 +21,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from prefect_linkerd.mesh.kubernetes.client import Object, name_of
-from prefect_linkerd.mesh.kubernetes.objects import Ref, condition_of, is_true
+from prefect_linkerd.mesh.kubernetes.objects import POD_HASH, Ref, condition_of, is_over, is_true
 
 Outlook = Literal["hopeless", "lasting", "crashing", "passing"]
 
@@ -50,7 +50,6 @@ POD_SECURITY = "violates PodSecurity"
 DENIED = "denied the request"
 
 REVISION = "deployment.kubernetes.io/revision"
-POD_HASH = "pod-template-hash"
 CONTROLLER_HASH = "controller-revision-hash"
 
 FIX = "Fix what the pods and events name, then run again."
@@ -278,7 +277,7 @@ def find_trouble(
     troubles = [
         trouble
         for pod in newest_pods(workload, found, newest)
-        if not _is_over(pod)
+        if not is_over(pod)
         and not is_true(pod, "Ready")
         and (trouble := pod_trouble(pod, (warnings or {}).get(pod["metadata"]["name"], ())))
     ]
@@ -290,7 +289,7 @@ def find_trouble(
 def lacks_pods(workload: Object, pods: Iterable[Object]) -> bool:
     """Whether a StatefulSet, DaemonSet or Job has fewer pods than it wants."""
     spec: Object = workload["spec"]
-    there = sum(not _is_over(pod) for pod in pods)
+    there = sum(not is_over(pod) for pod in pods)
     match workload["kind"]:
         case "StatefulSet":
             wanted = spec.get("replicas", 1)
@@ -332,11 +331,6 @@ def newest_pods(
 
 def _label(pod: Object, key: str) -> str | None:
     return _part(pod["metadata"], "labels").get(key)
-
-
-def _is_over(pod: Object) -> bool:
-    phase = _part(pod, "status").get("phase")
-    return "deletionTimestamp" in pod["metadata"] or phase in ("Succeeded", "Failed")
 
 
 # Patience
