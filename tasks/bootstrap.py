@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any
 
 from prefect_linkerd.mesh.bootstrap.run import Bootstrap, Charts, Stage, StepName
 from prefect_linkerd.mesh.helm.values import ClusterFacts
@@ -13,14 +12,10 @@ from prefect_linkerd.tasks.emojivoto import emojivoto
 from prefect_linkerd.tasks.ingress import ingress
 from prefect_linkerd.tasks.issuer import issuer
 from prefect_linkerd.tasks.namespaces import namespaces
-from prefect_linkerd.tasks.outside import Future
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.releases import dependency, release
 from prefect_linkerd.tasks.step import Step, submit
 from prefect_linkerd.tasks.trust_anchor import key_store, trust_anchor
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def bootstrap_of(mesh: Mesh, charts: Charts, facts: ClusterFacts) -> Bootstrap:
@@ -30,35 +25,27 @@ def bootstrap_of(mesh: Mesh, charts: Charts, facts: ClusterFacts) -> Bootstrap:
 
 def install(run: Bootstrap, stage: Stage) -> None:
     """The steps of a stage, side by side; the last in the flow's own thread, which Ctrl-C ends."""
-    *others, last = (_ways(run, step) for step in stage)
-    running = [start() for _, start in others]
-    call, _ = last
-    call()
+    *others, (last, arguments) = (_step_of(run, name) for name in stage)
+    running = [submit(step, *given) for step, given in others]
+    last(*arguments)
     for each in running:
         each.result()
 
 
-Ways = tuple[Callable[[], object], Callable[[], Future[object]]]
-"""A step as a call, and as one that runs beside others."""
-
-
-def _ways(run: Bootstrap, step: StepName) -> Ways:
-    match step:
+def _step_of(run: Bootstrap, name: StepName) -> tuple[Step[..., Any], tuple[Any, ...]]:
+    """A step, and what it is called with."""
+    match name:
         case "namespaces":
-            return _both(namespaces, run)
+            return namespaces, (run,)
         case "trust anchor":
-            return _both(trust_anchor, run)
+            return trust_anchor, (run,)
         case "issuer":
-            return _both(issuer, run)
+            return issuer, (run,)
         case "emojivoto":
-            return _both(emojivoto, run)
+            return emojivoto, (run,)
         case "ingress":
-            return _both(ingress, run)
+            return ingress, (run,)
         case "cert-manager" | "traefik":
-            return _both(dependency, run, step)
+            return dependency, (run, name)
         case _:
-            return _both(release, run.mesh, run.charts[step], run.facts, run.anchor.bundle)
-
-
-def _both(step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> Ways:
-    return partial(step, *args, **kwargs), partial(submit, step, *args, **kwargs)
+            return release, (run.mesh, run.charts[name], run.facts, run.anchor.bundle)
