@@ -132,9 +132,7 @@ async def saved_meshes(client: PrefectClient) -> list[LinkerdMesh]:
     # Prefect answers with all of them, whatever the offset and the limit.
     for document in await client.read_block_documents_by_type("linkerd-mesh", include_secrets=True):
         mesh = LinkerdMesh._from_block_document(document)  # pyright: ignore[reportPrivateUsage]
-        if "version" not in document.data:
-            # Saved by neither a form nor Python: else the next release of this package would
-            # change what is wanted.
+        if mesh.lacks_version:
             await mesh.asave(document.name, overwrite=True, client=client)
         found.append(mesh)
     return found

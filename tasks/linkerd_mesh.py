@@ -36,8 +36,8 @@ def connect(mesh: MeshConfig) -> Mesh:
         InvalidInput: there is no usable kubeconfig or service account.
     """
     # A mesh's file has neither.
-    if (keep_version := getattr(mesh, "keep_version", None)) is not None:
-        keep_version()
+    if (store_version := getattr(mesh, "store_version", None)) is not None:
+        store_version()
     credentials = getattr(mesh, "credentials", None)
     if credentials is not None and (stored := credentials.cluster_config) is not None:
         config: dict[str, Any] = stored.config  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]

@@ -166,21 +166,19 @@ class LinkerdMesh(MeshConfig, Block):
         }
         return document
 
-    def keep_version(self) -> None:
-        """Stores this version in the mesh's block if the block was saved without one.
+    @property
+    def lacks_version(self) -> bool:
+        """Whether the block was saved without a version, which then has to be stored.
 
-        Else the next release of this package would change what is wanted. The older of Prefect's
-        UIs leaves out a field that nobody touched, required or not.
+        Else the next release of this package would change what is wanted. The API takes a block
+        without one, and the older of Prefect's UIs leaves out a field that nobody touched.
         """
-        block = self._block_document_id
-        if block is None or "version" in self.model_fields_set:
-            return
-        from prefect.client.orchestration import get_client
-        from prefect.client.schemas.actions import BlockDocumentUpdate
+        return self._block_document_id is not None and "version" not in self.model_fields_set
 
-        with get_client(sync_client=True) as client:
-            update = BlockDocumentUpdate(data={"version": self.version}, merge_existing_data=True)
-            client.update_block_document(block, update)
+    def store_version(self) -> None:
+        """Stores a block that lacks a version with the one that it is used with."""
+        if self.lacks_version:
+            self.save(self._block_document_name, overwrite=True)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
 
     def _take_name(self, block: str | None) -> None:
         """Calls the mesh as its block, unless somebody has named it.
