@@ -144,7 +144,17 @@ def _runs(wanted: FlowRunFilter) -> list[FlowRun]:
 def publish(
     plan: FleetPlan, deployment: str, turns: Mapping[str, Turn], outcomes: Mapping[str, MeshOutcome]
 ) -> None:
-    """Who is in which wave, and how far, as a table artifact."""
+    """Who is in which wave, and how far, as a table artifact.
+
+    Its description is what the failed runs say.
+    """
+    words = [f"{deployment} of {len(plan.meshes)} meshes"]
+    # Not in the table: Prefect's UI breaks no line there.
+    words += [
+        f"- **{mesh}**: {turns[mesh].state.message or turns[mesh].state.name}"[:500]
+        for mesh, outcome in outcomes.items()
+        if outcome == "failed"
+    ]
     create_table_artifact(
         [
             _row(number, mesh, turns.get(mesh), outcomes.get(mesh, "waiting"))
@@ -152,23 +162,16 @@ def publish(
             for mesh in wave
         ],
         key=f"{deployment_name('fleet')}-{deployment.replace('_', '-')}",
-        description=f"{deployment} of {len(plan.meshes)} meshes",
+        description="\n".join((words[0], "", *words[1:])).strip(),
     )
 
 
 def _row(number: int, mesh: str, turn: Turn | None, outcome: MeshOutcome) -> dict[str, Any]:
     row: dict[str, Any] = {"wave": number, "mesh": mesh, "outcome": outcome}
     if turn is None:
-        return {**row, "state": "", "seconds": "", "run": "", "says": ""}
+        return {**row, "state": "", "seconds": ""}
     seconds = f"{turn.run.total_run_time.total_seconds():.1f}"
-    said = (turn.state.message or "") if turn.state.is_final() else ""
-    return {
-        **row,
-        "state": turn.state.name or "",
-        "seconds": seconds,
-        "run": turn.run.name,
-        "says": said[:500],
-    }
+    return {**row, "state": turn.state.name or "", "seconds": seconds}
 
 
 def failures(outcomes: Mapping[str, MeshOutcome], turns: Mapping[str, Turn]) -> list[str]:

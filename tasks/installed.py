@@ -6,23 +6,18 @@ from prefect_linkerd.mesh.bootstrap.installed import (
     Installed,
     installed,
     installed_markdown,
-    installed_rows,
     verify_installed,
 )
 from prefect_linkerd.mesh.bootstrap.run import Charts
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.names import mesh_key
-from prefect_linkerd.tasks.outside import (
-    create_markdown_artifact,
-    create_table_artifact,
-    get_run_logger,
-)
+from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
 from prefect_linkerd.tasks.step import step
 
 
 @step("verify", description="Runs every check of verify_mesh on the mesh's own namespaces.")
 def verify(mesh: Mesh, charts: Charts) -> Installed:
-    """What is installed; also as a markdown and a table artifact.
+    """What is installed; also as an artifact.
 
     Raises:
         ApiError: the API server was lost meanwhile, which says nothing about the mesh.
@@ -35,6 +30,4 @@ def verify(mesh: Mesh, charts: Charts) -> Installed:
     found = installed(mesh, report, rehearsal=is_rehearsal)
     page = installed_markdown(found, report)
     create_markdown_artifact(page, key=mesh_key(mesh.name, "bootstrap"), description=name)
-    rows = installed_rows(found)
-    create_table_artifact(rows, key=mesh_key(mesh.name, "installed"), description=name)
     return found

@@ -11,7 +11,6 @@ from uuid import UUID
 from prefect import Task, get_client, task
 from prefect.artifacts import (
     Artifact,
-    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -32,6 +31,7 @@ from prefect.states import Completed, Failed, Scheduled
 from pydantic import Field, SecretStr
 
 from prefect_linkerd.mesh.report.events import VERDICTS, Notice
+from prefect_linkerd.tasks.markdown_page import shown_whole
 from prefect_linkerd.tasks.outside import Bar, Ending, Future, Log
 from prefect_linkerd.tasks.step import DELAYS, Step, is_transient
 
@@ -85,13 +85,10 @@ class OnPrefect:
         return kind(name=name, message=message or None, data=data)
 
     def markdown(self, text: str, key: str, description: str) -> None:
-        create_markdown_artifact(text, key=key, description=description)
+        create_markdown_artifact(shown_whole(text), key=key, description=description)
 
     def table(self, rows: Sequence[dict[str, Any]], key: str, description: str) -> None:
         create_table_artifact(list(rows), key=key, description=description)
-
-    def image(self, url: str, key: str, description: str) -> None:
-        create_image_artifact(url, key=key, description=description)
 
     def progress(self, key: str, title: str) -> Bar:
         artifact = cast("UUID", create_progress_artifact(0.0, key=key, description=title))

@@ -77,7 +77,6 @@ class Outside(Protocol):
     def ended(self, name: str | None, message: str, data: Any, *, failed: bool) -> Ending: ...
     def markdown(self, text: str, key: str, description: str) -> None: ...
     def table(self, rows: Sequence[dict[str, Any]], key: str, description: str) -> None: ...
-    def image(self, url: str, key: str, description: str) -> None: ...
     def progress(self, key: str, title: str) -> Bar: ...
 
     def check(self) -> None:
@@ -175,10 +174,6 @@ def create_markdown_artifact(text: str, *, key: str, description: str) -> None:
 
 def create_table_artifact(rows: Sequence[dict[str, Any]], *, key: str, description: str) -> None:
     outside().table(rows, key, headed(description))
-
-
-def create_image_artifact(url: str, *, key: str, description: str) -> None:
-    outside().image(url, key, headed(description))
 
 
 def completed(data: Any = None, *, name: str | None = None, message: str = "") -> Ending:

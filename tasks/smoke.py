@@ -14,8 +14,8 @@ from prefect_linkerd.mesh.smoke.report import (
     SmokeReport,
     SmokeResult,
     Step,
+    promise_markdown,
     smoke_markdown,
-    smoke_table,
 )
 from prefect_linkerd.mesh.smoke.run import SMOKE
 from prefect_linkerd.tasks.names import mesh_key
@@ -24,7 +24,6 @@ from prefect_linkerd.tasks.outside import (
     Future,
     completed,
     create_markdown_artifact,
-    create_table_artifact,
     failed,
     get_run_logger,
 )
@@ -60,7 +59,7 @@ def leftovers(mesh: Mesh, options: SmokeOptions) -> list[str]:
 
 @step("promise", run_name="{promise}", description="Runs one smoke test, and deletes what it made.")
 def promise(mesh: Mesh, options: SmokeOptions, promise: Promise) -> Ending:
-    """Says the outcome, with a `SmokeResult` as its data; also as a table artifact."""
+    """Says the outcome, with a `SmokeResult` as its data; also as an artifact."""
     log = get_run_logger()
 
     def show(step: Step) -> None:
@@ -68,8 +67,8 @@ def promise(mesh: Mesh, options: SmokeOptions, promise: Promise) -> Ending:
 
     with RolloutProgress(mesh.name, f"smoke {promise}") as progress:
         result = keep_promise(promise, mesh, options, on_step=show, on_progress=progress)
-    create_table_artifact(
-        smoke_table([result]),
+    create_markdown_artifact(
+        promise_markdown(result),
         key=mesh_key(mesh.name, f"smoke-{promise}"),
         description=f"Mesh {mesh.name}: {promise} {result.outcome}",
     )

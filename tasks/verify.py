@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 
@@ -21,18 +20,18 @@ from prefect_linkerd.mesh.report.otlp import push_otlp
 from prefect_linkerd.mesh.report.report import (
     Report,
     as_linkerd_json,
+    checks_markdown,
     failing_ids,
     report_markdown,
     report_rows,
     verify,
 )
-from prefect_linkerd.mesh.report.timeline import expiry_timeline
+from prefect_linkerd.mesh.report.timeline import timeline_markdown
 from prefect_linkerd.mesh.snapshot.expiry import Expiring, Expiry, expiring, read_expiries
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from prefect_linkerd.tasks.events import failures_in_a_row, send
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import (
-    create_image_artifact,
     create_markdown_artifact,
     create_table_artifact,
     get_run_logger,
@@ -60,9 +59,8 @@ def checks(mesh: Mesh, options: VerifyOptions) -> Report:
 def publish(mesh: Mesh, report: Report, options: VerifyOptions) -> None:
     key = mesh_key(mesh.name, "verify")
     before = _failing_before(f"{key}-checks")
-    create_markdown_artifact(
-        report_markdown(report, before), key=key, description=f"Mesh {mesh.name}: {report.verdict}"
-    )
+    page = report_markdown(report, before) + "\n" + checks_markdown(report)
+    create_markdown_artifact(page, key=key, description=f"Mesh {mesh.name}: {report.verdict}")
     create_table_artifact(
         report_rows(report), key=f"{key}-checks", description=f"Checks of mesh {mesh.name}"
     )
@@ -100,10 +98,9 @@ def certificates(mesh: Mesh, thresholds: ExpiryThresholds) -> tuple[Expiring, ..
 
 
 def _timeline(mesh: Mesh, found: Sequence[Expiry]) -> None:
-    picture = expiry_timeline(found, headed(f"Certificates of mesh {mesh.name}"))
-    encoded = base64.b64encode(picture.encode()).decode()
-    create_image_artifact(
-        f"data:image/svg+xml;base64,{encoded}",
+    # Not an image artifact: its page shows the picture's address, which here is the picture.
+    create_markdown_artifact(
+        timeline_markdown(found, headed(f"Certificates of mesh {mesh.name}")),
         key=mesh_key(mesh.name, "certificates"),
         description=f"When the certificates of mesh {mesh.name} expire",
     )

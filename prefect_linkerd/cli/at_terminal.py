@@ -167,9 +167,6 @@ class AtTerminal:
     def table(self, rows: Sequence[dict[str, Any]], key: str, description: str) -> None:
         """Nothing: the command prints the flow's result."""
 
-    def image(self, url: str, key: str, description: str) -> None:
-        """As `table`."""
-
     def progress(self, key: str, title: str) -> Bar:  # noqa: ARG002 the log has both
         return lambda _percent, _text: None
 

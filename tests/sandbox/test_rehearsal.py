@@ -21,7 +21,6 @@ from prefect_linkerd.mesh.report.metrics import as_metrics
 from prefect_linkerd.mesh.report.report import as_linkerd_json, as_text, verify
 from prefect_linkerd.tasks.linkerd_mesh import connect
 from prefect_linkerd.tasks.outside import (
-    create_image_artifact,
     create_markdown_artifact,
     create_table_artifact,
     within,
@@ -132,16 +131,12 @@ class Said(AtTerminal):
     def table(self, rows: Any, key: str, description: str) -> None:  # noqa: ARG002
         self.pages.append((description, description))
 
-    def image(self, url: str, key: str, description: str) -> None:  # noqa: ARG002
-        self.pages.append((description, description))
-
 
 def reports() -> list[tuple[str, str]]:
     said = Said()
     with within(said):
         create_markdown_artifact("# Plan", key="k", description="A plan")
         create_table_artifact([], key="k", description="Checks")
-        create_image_artifact("data:", key="k", description="Certificates")
     return said.pages
 
 
@@ -151,7 +146,7 @@ def test_every_report_of_a_run_says_it(
     fields = {"namespaces": {"linkerd": namespace}, "access": {"kubeconfig": sandbox.kubeconfig}}
     config = MeshConfig.model_validate(fields)
     connect(config)
-    assert reports() == [("# Plan", "A plan"), ("Checks",) * 2, ("Certificates",) * 2]
+    assert reports() == [("# Plan", "A plan"), ("Checks",) * 2]
     bundle: Object = {
         "apiVersion": "v1",
         "kind": "ConfigMap",

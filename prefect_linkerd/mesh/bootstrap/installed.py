@@ -93,7 +93,7 @@ def installed_rows(found: Installed) -> list[dict[str, str]]:
         *(
             (
                 "certificate",
-                f"{each.name}: {each.info.common_name}",
+                each.title,
                 each.info.fingerprint[:16],
                 f"{each.days_left:.1f} days left",
             )
@@ -107,6 +107,8 @@ def installed_rows(found: Installed) -> list[dict[str, str]]:
 
 def installed_markdown(found: Installed, report: Report) -> str:
     """What is installed, and the report about it, as a page."""
+    # The report has the warnings.
+    rows = [row for row in installed_rows(found) if row["part"] != "warning"]
     lines = ["| part | name | version | state |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(row.values())} |" for row in installed_rows(found)]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
     return report_markdown(report) + "\n## Installed\n\n" + "\n".join(lines) + "\n"

@@ -20,6 +20,7 @@ from prefect_linkerd.mesh.errors import MeshUnhealthy
 from prefect_linkerd.mesh.helm.records import Release
 from prefect_linkerd.mesh.helm.rehearsal import HEAD
 from prefect_linkerd.mesh.kubernetes.collector import paused_collector
+from prefect_linkerd.mesh.report.timeline import expiry_table
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, expiries
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 
@@ -57,9 +58,10 @@ class Report:
     @property
     def counts(self) -> Counter[str]:
         """How many checks ended with each outcome; ignored ones count as `ignored`."""
-        return Counter(
-            "ignored" if self.is_ignored(result) else result.outcome for result in self.results
-        )
+        return Counter(map(self.outcome, self.results))
+
+    def outcome(self, result: CheckResult) -> str:
+        return "ignored" if self.is_ignored(result) else result.outcome
 
     def is_ignored(self, result: CheckResult) -> bool:
         return bool(result.problems) and result.check.id in self.ignored
@@ -216,15 +218,16 @@ def _problems(result: CheckResult) -> list[str]:
 
 
 def report_rows(report: Report) -> list[dict[str, str]]:
-    """One row for each check that was run, those that did not hold first."""
+    """One row for each check that was run, those that did not hold first.
+
+    No words: Prefect's UI breaks no line in a table. They are in `checks_markdown`.
+    """
     order = {"error": 0, "warning": 1, "skipped": 2, "success": 3}
     return [
         {
-            "result": "ignored" if report.is_ignored(result) else result.outcome,
+            "result": report.outcome(result),
             "check": result.check.id,
-            # Before the description, as pages cut off what is on the right.
-            "found": "; ".join(_problems(result)) or result.reason,
-            "description": result.check.description,
+            "problems": str(len(result.problems) or ""),
         }
         for result in sorted(report.results, key=lambda result: order[result.outcome])
     ]
@@ -268,12 +271,29 @@ def report_markdown(report: Report, before: frozenset[str] | None = None) -> str
         changes += [f"- fixed: `{check}`" for check in sorted(before - now)]
         lines += [*(changes or ["Nothing changed."]), ""]
     if report.expiries:
-        lines += ["## Certificates", "", "| days left | certificate | where | ends |"]
-        lines += ["|---|---|---|---|"]
-        lines += [
-            f"| {expiry.days_left:.1f} | {expiry.name} | {expiry.subject} "
-            f"| {expiry.info.not_after:%Y-%m-%d} |"
-            for expiry in report.expiries
-        ]
-        lines.append("")
+        lines += ["## Certificates", "", *expiry_table(report.expiries), ""]
     return "\n".join(lines)
+
+
+def checks_markdown(report: Report) -> str:
+    """The checks that are no failures, by category: ignored, skipped and passed ones."""
+    lines: list[str] = []
+    for title, outcome in (("Ignored", "ignored"), ("Skipped", "skipped"), ("Passed", "success")):
+        shown = [
+            (category.name, [r for r in category.results if report.outcome(r) == outcome])
+            for category in report.categories
+        ]
+        if not any(results for _, results in shown):
+            continue
+        lines += [f"## {title}", ""]
+        for name, results in shown:
+            if results:
+                lines += [f"### {name}", "", *(line for r in results for line in _lines(r)), ""]
+    return "\n".join(lines)
+
+
+def _lines(result: CheckResult) -> list[str]:
+    line = f"- {result.check.description} (`{result.check.id}`)"
+    if result.reason:
+        line += f": {result.reason}"
+    return [line, *(f"  - {text}" for text in _problems(result))]

@@ -1,7 +1,8 @@
-"""A picture of when certificates expire: one bar each on a common axis, as SVG."""
+"""When certificates expire: a picture, one bar each on a common axis, and a table."""
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
@@ -43,13 +44,32 @@ def expiry_timeline(found: Sequence[Expiry], title: str) -> str:
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
+def timeline_markdown(found: Sequence[Expiry], title: str) -> str:
+    """The picture as a page, with the same in words."""
+    picture = base64.b64encode(expiry_timeline(found, title).encode()).decode()
+    lines = [f"![{title}](data:image/svg+xml;base64,{picture})", ""]
+    return "\n".join(lines + expiry_table(found)) + "\n"
+
+
+def expiry_table(found: Sequence[Expiry]) -> list[str]:
+    """The lines of a Markdown table of certificates, in their order."""
+    if not found:
+        return []
+    return [
+        "| days left | certificate | where | ends |",
+        "|---|---|---|---|",
+        *(
+            f"| {expiry.days_left:.1f} | {expiry.name} | {expiry.subject} "
+            f"| {expiry.info.not_after:%Y-%m-%d} |"
+            for expiry in found
+        ),
+    ]
+
+
 def _bar(expiry: Expiry, y: int) -> list[str]:
     left = max(expiry.days_left, 0.0)
     end = _x(left)
-    common = expiry.info.common_name
-    # A webhook's is its name with the namespace.
-    text = common if common.startswith(f"{expiry.name}.") else f"{expiry.name}: {common}"
-    name = escape(text[:48])
+    name = escape(expiry.title[:48])
     words = f"{_span(expiry.days_left)} left" if expiry.days_left > 0 else "ended"
     words += f", renewed by {expiry.renewed_by}" if expiry.renewed_by else ""
     # The words stand behind the bar, unless the picture ends there.

@@ -143,16 +143,25 @@ def smoke_markdown(report: SmokeReport) -> str:
         for result in report.results
     ]
     for result in report.results:
-        lines += ["", f"## {result.promise}: {result.outcome}", ""]
-        lines += ["| step | outcome | |", "|---|---|---|"]
-        lines += [f"| {s.name} | {s.outcome} | {_cell(s.detail)} |" for s in result.steps]
-        if rows := traffic_table(result):
-            lines += ["", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
-            lines += [f"| {' | '.join(map(_cell, row.values()))} |" for row in rows]
-        if result.remedy:
-            lines += ["", result.remedy]
-        lines += ["", *(f"- `{name}`" for name in result.objects)]
+        lines += ["", *_section(result)]
     return "\n".join(lines) + "\n"
+
+
+def promise_markdown(result: SmokeResult) -> str:
+    """One test as a page."""
+    return "\n".join(_section(result)) + "\n"
+
+
+def _section(result: SmokeResult) -> list[str]:
+    lines = [f"## {result.promise}: {result.outcome}", ""]
+    lines += ["| step | outcome | |", "|---|---|---|"]
+    lines += [f"| {s.name} | {s.outcome} | {_cell(s.detail)} |" for s in result.steps]
+    if rows := traffic_table(result):
+        lines += ["", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+        lines += [f"| {' | '.join(map(_cell, row.values()))} |" for row in rows]
+    if result.remedy:
+        lines += ["", result.remedy]
+    return [*lines, "", *(f"- `{name}`" for name in result.objects)]
 
 
 def _cell(text: str) -> str:

@@ -44,6 +44,12 @@ class Expiry:
     remedy: str = ""
 
     @property
+    def title(self) -> str:
+        """Its name with its common name, which for a webhook is that name with the namespace."""
+        common = self.info.common_name
+        return common if common.startswith(f"{self.name}.") else f"{self.name}: {common}"
+
+    @property
     def lifetime(self) -> timedelta:
         return self.info.not_after - self.info.not_before
 

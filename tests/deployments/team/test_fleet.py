@@ -58,6 +58,9 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     assert stopped["type"] == "FAILED"
     assert "1 of 3 meshes succeeded; failed: weak (Failed)" in stopped["message"]
     assert outcomes(server) == {"canary": "succeeded", "weak": "failed", "last": "waiting"}
+    said = latest(server)["description"].splitlines()
+    assert said[:2] == ["check_certificates of 3 meshes", ""]
+    assert said[2].startswith("- **weak**: ")
 
     # Mended; the next run is killed as soon as it has begun with it.
     give_certificates(cluster, meshes["weak"], days=300)
@@ -101,9 +104,12 @@ def runs_of(server: TeamServer, mesh: str) -> list[dict[str, Any]]:
     return [r for r in server.runs("check_certificates") if r["parameters"]["mesh"] == slug]
 
 
+def latest(server: TeamServer) -> dict[str, Any]:
+    return server.get("artifacts/linkerd-fleet-check-certificates/latest")
+
+
 def table(server: TeamServer) -> list[dict[str, Any]]:
-    found = server.get("artifacts/linkerd-fleet-check-certificates/latest")
-    return json.loads(found["data"])
+    return json.loads(latest(server)["data"])
 
 
 def outcomes(server: TeamServer) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -87,9 +88,10 @@ def test_a_healthy_mesh_then_a_failing_one(
         in (tmp_path / "linkerd.prom").read_text()
     )
     assert artifact(server, "linkerd-told-verify").startswith(f"# Mesh told: {report.verdict}")
-    picture = artifact(server, "linkerd-told-certificates")
-    svg = base64.b64decode(picture.removeprefix("data:image/svg+xml;base64,")).decode()
-    assert "issuer: identity.linkerd.cluster.local" in svg
+    page = artifact(server, "linkerd-told-certificates")
+    [picture] = re.findall(r"\(data:image/svg\+xml;base64,(\S+)\)", page)
+    assert "issuer: identity.linkerd.cluster.local" in base64.b64decode(picture).decode()
+    assert "| issuer | Secret/linkerd/linkerd-identity-issuer |" in page
 
     with removed(
         mesh.cluster,

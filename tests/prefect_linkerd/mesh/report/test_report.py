@@ -36,6 +36,7 @@ from prefect_linkerd.mesh.report.report import (
     Report,
     as_linkerd_json,
     as_text,
+    checks_markdown,
     failing_ids,
     report_markdown,
     report_rows,
@@ -179,6 +180,15 @@ def test_the_page_says_what_changed_since_the_last_run(report: Report) -> None:
     assert "Since the last run" not in report_markdown(report)
     same = report_markdown(report, failing_ids(report_rows(report)))
     assert "Nothing changed." in same
+
+
+def test_a_page_has_the_words_of_every_check(report: Report) -> None:
+    page = checks_markdown(report)
+    assert "## Skipped\n\n### linkerd-topic\n\n- there is nothing to see (`nothing`): no su" in page
+    assert "## Passed\n\n### linkerd-topic\n\n- all is well (`good`)\n" in page
+    assert "Ignored" not in page
+    ignored = checks_markdown(replace(report, ignored=frozenset({"careful"})))
+    assert "nothing ends soon (`careful`)\n  - Secret/a/b: it ends soon. Renew it.\n" in ignored
 
 
 def test_the_metrics_can_be_read_by_prometheus() -> None:
