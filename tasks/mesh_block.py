@@ -55,7 +55,8 @@ def block_form(fields: dict[str, Any]) -> dict[str, Any]:
         properties[name] = _closed(name, properties[name])
     # A block is chosen from a list, which begins with none.
     credentials = properties["credentials"]
-    credentials["anyOf"] = sorted(credentials["anyOf"], key=lambda choice: "$ref" not in choice)
+    [block] = [choice for choice in credentials["anyOf"] if "$ref" in choice]
+    credentials["anyOf"] = [block, {"type": "null", "title": "None"}]
     content["properties"] = {
         name: properties[name] | {"position": number}
         for number, name in enumerate((*FIRST, *CLOSED, "advanced"))
@@ -68,7 +69,10 @@ def block_form(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _closed(name: str, section: dict[str, Any]) -> dict[str, Any]:
-    """A section as a choice that begins with nothing: forms show its fields once it is chosen."""
+    """A section as a choice that begins with nothing: forms show its fields once it is chosen.
+
+    The choices have titles, as forms name them by nothing else.
+    """
     field = MeshConfig.model_fields.get(name)
     title, description = (
         (field.title, field.description)
@@ -78,7 +82,7 @@ def _closed(name: str, section: dict[str, Any]) -> dict[str, Any]:
     return {
         "title": title,
         "description": description,
-        "anyOf": [{"type": "null"}, {"$ref": section["$ref"]}],
+        "anyOf": [{"type": "null", "title": "Defaults"}, {"$ref": section["$ref"]}],
         "default": None,
     }
 

@@ -135,7 +135,8 @@ class Section(BaseModel):
                         field.pop("default", None)
                 case {"anyOf": [{"$ref": _} as section, {"type": "null"} as nothing]}:
                     # A form begins with the first choice, and would ask for a section's fields.
-                    field["anyOf"] = [nothing, section]
+                    # Without a title its label is empty there.
+                    field["anyOf"] = [nothing | {"title": "None"}, section]
                 case _:
                     pass
         return schema
