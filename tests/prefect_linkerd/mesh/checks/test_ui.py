@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,12 @@ FLAGS = [
 NAME = "production"
 PATIENCE = 120_000.0
 """Milliseconds that a page may take on a busy machine."""
+
+
+CUT_OFF = """() => [...document.querySelectorAll('body *')]
+    .filter(it => it.clientWidth > 1 && it.scrollWidth > it.clientWidth + 1)
+    .map(it => `${it.tagName} ${it.className}: ${it.innerText.slice(0, 200)}`)"""
+"""Elements whose content is wider than they are, but for those that only screen readers read."""
 
 
 class Browser:
@@ -74,6 +81,11 @@ class Browser:
     @property
     def text(self) -> str:
         return self.page.inner_text("body")
+
+    def cut_off(self) -> list[str]:
+        """What of the page is wider than there is room for."""
+        found: list[str] = self.page.evaluate(CUT_OFF)
+        return found
 
 
 @pytest.fixture
@@ -117,6 +129,12 @@ def browser(server: Server, tmp_path: Path) -> Iterator[Browser]:
             viewport={"width": 1280, "height": 900},
         )
         chromium.set_default_timeout(PATIENCE)
+        # Logos are on the internet, which need not be there: blank, not broken.
+        blank = "<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>"
+        chromium.route(
+            re.compile("^https:"),
+            lambda route: route.fulfill(body=blank, content_type="image/svg+xml"),
+        )
         yield Browser(chromium.pages[0], server)
         chromium.close()
 
@@ -134,8 +152,12 @@ def fields_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[d
 @on_a_mesh
 def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) -> None:
     deployments = server.deployments()
+    # Once its worker has been heard of.
+    eventually(lambda: {d["status"] for d in server.deployments().values()} == {"READY"})
     # The page has the first ten.
     browser.open("deployments", "linkerd-bootstrap")
+    browser.says("Ready")
+    assert "Not Ready" not in browser.text
     browser.picture("deployments")
     for name, deployment in deployments.items():
         _looks_at_the_form(browser, name, deployment)
@@ -232,18 +254,28 @@ def _sees_the_run(browser: Browser, run: str) -> None:
         f"linkerd-{NAME}-{it}" for it in ("verify", "verify-checks", "certificates")
     }
 
-    browser.open(f"artifacts/artifact/{by_key[f'linkerd-{NAME}-verify']}", "Certificates")
-    assert "checks passed" in browser.text
-    browser.picture("report")
-    browser.open(f"artifacts/artifact/{by_key[f'linkerd-{NAME}-verify-checks']}", "result")
-    browser.says("l5d-existence")
-    browser.picture("checks")
-    page.goto(f"{server.running.url}/artifacts/artifact/{by_key[f'linkerd-{NAME}-certificates']}")
-    picture = page.locator("img[src^='data:image/svg+xml']").first
+    for ui, mark in (("", ""), ("v2/", "-v2")):
+        _reads_the_reports(browser, f"{ui}artifacts/artifact", by_key, mark)
+
+
+def _reads_the_reports(browser: Browser, path: str, by_key: dict[str, str], mark: str) -> None:
+    """All of them, in one of the two UIs: nothing is cut off."""
+    browser.open(f"{path}/{by_key[f'linkerd-{NAME}-verify']}", "Certificates")
+    for text in ("checks passed", "Secret/linkerd/linkerd-identity-issuer", "CNI is not enabled"):
+        browser.says(text)
+    assert not browser.cut_off()
+    browser.picture(f"report{mark}")
+    browser.open(f"{path}/{by_key[f'linkerd-{NAME}-verify-checks']}", "result")
+    browser.says("l5d-")
+    assert not browser.cut_off()
+    browser.picture(f"checks{mark}")
+    browser.open(f"{path}/{by_key[f'linkerd-{NAME}-certificates']}", "Secret/linkerd/")
+    picture = browser.page.locator("img[src^='data:image/svg+xml']").first
     picture.wait_for()
     # It is drawn, and not the sign of a broken picture.
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 900
-    browser.picture("certificates")
+    assert not browser.cut_off()
+    browser.picture(f"certificates{mark}")
 
 
 def _looks_at_the_block(browser: Browser) -> None:
@@ -268,6 +300,9 @@ def _makes_blocks(browser: Browser) -> None:
         places = [browser.text.index(title) for title in titles]
         assert places == sorted(places)
         assert "Lifetimes" not in browser.text.split("Advanced")[0]
+        # A label of nothing but that it is optional would be that of a choice without a title.
+        assert "(Optional)" not in browser.text.splitlines()
+        assert "null" not in browser.text.splitlines()
         browser.picture(f"form-block-{ui}")
         page.get_by_text("Advanced", exact=True).last.click()
         browser.says("Trust domain")
