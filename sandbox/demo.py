@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,11 +120,14 @@ def demo(mirror: Path | None = None) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     begin = time.monotonic()
     sandbox = Sandbox(NAME, detached=True)
-    console.print("demo: starting a cluster")
-    sandbox.start()
     server = PrefectServer(_server_home(), detached=True)
-    console.print("demo: starting a Prefect server (the first time this takes half a minute)")
-    server.start()
+    console.print(
+        "demo: starting a cluster and a Prefect server (the first time this takes half a minute)"
+    )
+    with ThreadPoolExecutor() as beside:
+        serving = beside.submit(server.start)
+        sandbox.start()
+        serving.result()
     material = choose_material(mirror, sandbox.binaries.helm, _rehearsal())
     console.print(f"demo: installing from {material.words}")
     config = {
