@@ -116,6 +116,7 @@ benchmark: binaries
 	$(RUN) python -m benchmarks.verify
 	$(RUN) python -m benchmarks.fleet
 	$(RUN) python -m benchmarks.rotate
+	$(RUN) python -m benchmarks.start
 
 clean:
 	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any, cast
 
 import typer
@@ -79,6 +78,8 @@ for _name, _text in sorted(commands().items()):
 
 def _say_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         print(f"prefect-linkerd {version('prefect-linkerd')}")
         raise typer.Exit
 

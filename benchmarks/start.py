@@ -1,0 +1,113 @@
+"""How long a command takes to begin: until its first request reaches the API server.
+
+    python -m benchmarks.start [--runs 5] [--kubectl PATH]
+
+Each command runs in a process of its own, without a Prefect server, against a listener that ends
+every connection; once the first one has come the command is ended. Shown are the medians of the
+seconds and of the CPU seconds until then. Where there is a `kubectl`, on PATH or by `--kubectl`, it
+runs in turn with each command, and the ratio to it is shown: other work on the machine counts for
+both. CPU time depends less on that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from tools.command_table import kubeconfig
+
+AIM = 3.0
+"""Seconds within which a command begins its work, by README."""
+PATIENCE = 60.0
+COMMANDS = {
+    "verify": ("verify",),
+    "status": ("status",),
+    "certificates": ("certificates",),
+    "bootstrap --dry-run": ("bootstrap", "--dry-run", "--yes"),
+}
+
+
+def until_first_request(
+    command: Sequence[str], listening: socket.socket, environment: dict[str, str]
+) -> tuple[float, float]:
+    """The wall and CPU seconds from a command's start to its first connection.
+
+    Raises:
+        TimeoutError: there was none.
+    """
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    try:
+        connection, _ = listening.accept()
+        seconds = time.monotonic() - begin
+        connection.close()
+    finally:
+        process.kill()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return seconds, usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--kubectl", default=shutil.which("kubectl"), help="a kubectl binary")
+    arguments = parser.parse_args()
+    table = Table("command", "seconds", f"of {AIM:.0f} s", "CPU seconds", "kubectl x", "CPU x")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        charts = Path(__file__).parents[1] / "sandbox/charts"
+        mesh = folder / "mesh.yaml"
+        mesh.write_text(f"trust_anchor: {{custody: in-cluster}}\ncharts: {{mirror: {charts}}}\n")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        environment |= {"HOME": name, "XDG_STATE_HOME": name, "NO_PROXY": "127.0.0.1"}
+
+        def measured(command: Sequence[str]) -> tuple[float, float]:
+            # One listener a run: what is left of the run before reaches no other.
+            with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+                listening.settimeout(PATIENCE)
+                url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+                reached = {"KUBECONFIG": str(kubeconfig(folder / "kubeconfig", url))}
+                return until_first_request(command, listening, environment | reached)
+
+        for words, given in COMMANDS.items():
+            command = [sys.executable, "-m", "prefect_linkerd", *given, str(mesh)]
+            # The first run fills the caches of Python and of the machine.
+            measured(command)
+            beside = [arguments.kubectl, "get", "pods"] if arguments.kubectl else None
+            pairs = [
+                (measured(command), measured(beside) if beside else None)
+                for _ in range(arguments.runs)
+            ]
+            seconds, cpu = (median(ours[n] for ours, _ in pairs) for n in (0, 1))
+            ratios = [
+                f"{median(ours[n] / theirs[n] for ours, theirs in pairs if theirs):.1f}"
+                for n in (0, 1)
+                if beside
+            ]
+            share = f"{seconds / AIM:.0%}"
+            table.add_row(words, f"{seconds:.2f}", share, f"{cpu:.2f}", *ratios)
+    Console().print(table)
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()
