@@ -101,7 +101,7 @@ class Worker:
         """Ends it with its runs; nothing where it does not run."""
         if (pid := self._pid()) is None:
             return
-        end(pid, 30.0, group=True)
+        end(pid, 10.0, group=True)
         self._pidfile.unlink(missing_ok=True)
 
     def _pid(self) -> int | None:
