@@ -47,20 +47,26 @@ PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
 BLOCKS = (LinkerdMesh, KubernetesCredentials, KnownCharts)
 
 
-async def prepare(client: PrefectClient, pool_type: str, meshes: Sequence[Path]) -> None:
+async def prepare(
+    client: PrefectClient, pool_type: str | None, meshes: Sequence[Path]
+) -> list[str]:
     """What deployments need: the work pool, the block types, and the meshes that are given.
 
     Args:
         pool_type: the type of the work pool where there is none yet, `process` or `kubernetes`.
         meshes: configurations that are saved as Linkerd Mesh blocks by their names.
+
+    Returns:
+        What has to be done manually.
     """
-    await ensure_pool(client, pool_type)
+    left = await ensure_pool(client, pool_type)
     for block in BLOCKS:
         await block.aregister_type_and_schema(client=client)
     for path in meshes:
         config = load_mesh(path)
         mesh = LinkerdMesh.model_validate(config.model_dump())
         await mesh.asave(mesh.name, overwrite=True, client=client)
+    return left
 
 
 async def sync_automations(client: PrefectClient) -> list[str]:
@@ -75,21 +81,32 @@ async def sync_automations(client: PrefectClient) -> list[str]:
     return await ensure_automations(client, ids, saved)
 
 
-async def ensure_pool(client: PrefectClient, pool_type: str) -> None:
-    """The work pool of every deployment, of this type unless there is one already."""
+async def ensure_pool(client: PrefectClient, pool_type: str | None) -> list[str]:
+    """The work pool of every deployment, of this type unless there is one already.
+
+    Returns:
+        What has to be done manually, where one of another type is there.
+    """
     try:
-        await client.read_work_pool(POOL)
+        found = await client.read_work_pool(POOL)
     except ObjectNotFound:
         template: dict[str, Any] = {}
         if pool_type == "kubernetes":
             template = job_template()
         pool = WorkPoolCreate(
             name=POOL,
-            type=pool_type,
+            type=pool_type or "process",
             description="Runs the flows of prefect-linkerd.",
             base_job_template=template,
         )
         await client.create_work_pool(pool)
+        return []
+    if pool_type in (None, found.type):
+        return []
+    return [
+        f"Work pool {POOL} is of type {found.type}, and Prefect cannot change that. For one of "
+        f"type {pool_type} run `prefect work-pool delete {POOL}`, then this again."
+    ]
 
 
 def deploy() -> None:
@@ -249,7 +266,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="python -m prefect_linkerd.deployments.register", description=__doc__
     )
-    root.add_argument("--pool-type", choices=("process", "kubernetes"), default="process")
+    root.add_argument("--pool-type", choices=("process", "kubernetes"), help="process by default")
     root.add_argument("--prepare", action="store_true", help="only what deployments need")
     root.add_argument(
         "--mesh",
@@ -267,11 +284,11 @@ async def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         async with get_client() as client:
-            await prepare(client, options.pool_type, options.mesh)
+            left = await prepare(client, options.pool_type, options.mesh)
             if options.prepare:
                 return 0
             deploy()
-            left = await sync_automations(client)
+            left += await sync_automations(client)
     except MeshError as error:
         print(f"register: {error}", file=sys.stderr)
         return 1

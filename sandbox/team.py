@@ -45,6 +45,8 @@ class Team:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._data: Path | None = None
         self._ports: list[int] = []
+        self.commands: list[list[str]] = []
+        """What was run and started, in this order."""
 
     @property
     def data(self) -> Path:
@@ -190,8 +192,9 @@ class Team:
         self._spawn("redis", [_program("redis-server"), "--port", port, *options])
 
     def _run(self, name: str, command: Sequence[str | Path], folder: Path | None = None) -> None:
+        self.commands.append(list(map(str, command)))
         done = subprocess.run(
-            list(map(str, command)),
+            self.commands[-1],
             env=os.environ | self._settings,
             cwd=folder or self.data,
             capture_output=True,
@@ -208,9 +211,10 @@ class Team:
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
+        self.commands.append(list(map(str, command)))
         with (self.data / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                list(map(str, command)),
+                self.commands[-1],
                 env=os.environ | (self._settings if environment is None else environment),
                 cwd=folder or self.data,
                 stdin=subprocess.DEVNULL,

@@ -12,6 +12,10 @@ from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
 from tests.support.prefect_servers import Inbox, Server, on_server
 
+DEPLOY = ("prefect", "deploy", "--all")
+REGISTER = ("prefect_linkerd.deployments.register", "--pool-type", "kubernetes")
+"""As the docs have them."""
+
 
 @pytest.fixture(scope="session")
 def mesh_file(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> Path:
@@ -46,12 +50,15 @@ def server(
     """
     with PrefectServer(tmp_path_factory.mktemp("fresh")) as running:
         server = Server(running)
-        server.command("prefect", "--no-prompt", "deploy", "--all")
+        server.command(*DEPLOY)
         server.deployed = server.everything()
         with on_server(server.api):
             _save_inbox(inbox)
-        said = server.command("prefect_linkerd.deployments.register", "--mesh", str(mesh_file))
-        assert said == "Registered.\n"
+        said = server.command(*REGISTER, "--mesh", str(mesh_file)).splitlines()
+        assert said[0] == "Registered."
+        # The pool was there.
+        [left] = said[1:]
+        assert left.startswith("Work pool linkerd is of type process, ")
         yield server
 
 

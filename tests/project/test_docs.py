@@ -1,153 +1,59 @@
-"""Every command of the docs can be given: its program, its subcommand and its flags are there.
+"""The commands of the docs are run, on a mesh that is installed, as the pages have them.
 
-The shell blocks of all pages are parsed as a shell would; each command is then held against what
-would run it: our own command line and Prefect's by their parsers, kubectl and helm by their help,
-modules and make's targets by name. Those that a mesh on a sandbox can take are then run on one;
-what is not run is listed with the reason.
+Our own run in this process. Those of kubectl, helm and the system run in a shell, line by line,
+with their pipes, in the order of the pages. What another test runs, or nothing can here, is listed
+with the reason; its parts are held against what would run them.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
+import tarfile
+import threading
+import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 
 import click
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from prefect_linkerd.cli.app import commands, loaded, main
+from prefect_linkerd.mesh.identity.trust_anchor import ClusterKeyStore
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh_file import load_mesh
 from sandbox.binaries import Binaries
-from tests.support.meshes import PASSPHRASE
+from tests.support.crds import crd
+from tests.support.meshes import PASSPHRASE, store_of
+from tests.support.pages import (
+    PAGES,
+    Command,
+    Line,
+    blocks,
+    every_command,
+    every_line,
+    heredocs,
+    of,
+    programs,
+)
 from tests.support.ready_meshes import ReadyMesh
 from tests.support.repository import ROOT
-
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-HEREDOC = re.compile(r"<<'(\w+)'\n(.*?)^ *\1$", re.DOTALL | re.MULTILINE)
-
-OF_OTHERS = {
-    "cat": "a file of the example",
-    "cp": "a file of the example",
-    "cmctl": "cert-manager's program",
-    "docker": "builds an image",
-    "export": "the shell's own",
-    "gpg": "of the system",
-    "kind": "makes the cluster of the quick start",
-    "openssl": "of the system",
-    "pip": "installs the package",
-    "set": "the shell's own",
-    ".": "the shell's own",
-    "shred": "of the system",
-    "step": "Smallstep's program",
-    "uv": "installs the package",
-}
-"""Programs that are not looked into, and why they are there."""
+from tests.support.workloads import deployment
 
 TOP = {"--install-completion", "--show-completion", "--version", "--help"}
 """What the command line takes without a command."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command of a page."""
-
-    page: str
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.page}: {shlex.join(self.words)}"
-
-
-@dataclass(frozen=True)
-class Heredoc:
-    """A file, or a program, that a page has in its shell."""
-
-    page: str
-    mark: str
-    text: str
-
-
-def blocks(language: str) -> Iterator[tuple[str, str]]:
-    for page in PAGES:
-        for match in BLOCK.finditer(page.read_text()):
-            if match[1] == language:
-                yield str(page.relative_to(ROOT)), _dedented(match[2])
-
-
-def _dedented(text: str) -> str:
-    lines = text.splitlines()
-    indent = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-    return "\n".join(line[indent:] for line in lines) + "\n"
-
-
-@cache
-def heredocs() -> tuple[Heredoc, ...]:
-    return tuple(
-        Heredoc(page, match[1], match[2])
-        for page, text in blocks("sh")
-        for match in HEREDOC.finditer(text)
-    )
-
-
-@cache
-def every_command() -> tuple[Command, ...]:
-    return tuple(
-        Command(page, words)
-        for page, text in blocks("sh")
-        for words in split(HEREDOC.sub("\n", text))
-    )
-
-
-def split(text: str) -> Iterator[tuple[str, ...]]:
-    """The commands of a script, without redirections and assignments before a command.
-
-    >>> list(split("A=1 b --c 'd e' > f | g # h"))
-    [('b', '--c', 'd e'), ('g',)]
-    """
-    lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars="|&;<>\n")
-    lexer.whitespace = " \t"
-    lexer.whitespace_split = True
-    # shlex takes a comment's line end with it.
-    lexer.commenters = ""
-    words: list[str] = []
-    skips = False
-    is_comment = False
-    for token in lexer:
-        is_break = set(token) <= set("|&;\n")
-        if is_break and ("\n" in token or not is_comment):
-            if words:
-                yield tuple(words)
-            words, skips, is_comment = [], False, False
-        elif is_comment or token.startswith("#"):
-            is_comment = True
-        elif set(token) <= set("<>"):
-            skips = True
-        elif skips:
-            skips = False
-        elif words or not re.fullmatch(r"[A-Z_]+=.*", token):
-            words.append(token)
-    if words:
-        yield tuple(words)
-
-
-def of(program: str) -> list[Command]:
-    return [command for command in every_command() if command.words[0] == program]
-
-
-def test_every_program_is_known() -> None:
-    known = {"prefect-linkerd", "prefect", "kubectl", "helm", "python", "make", *OF_OTHERS}
-    assert {c.words[0]: str(c) for c in every_command() if c.words[0] not in known} == {}
-    assert {*OF_OTHERS} <= {c.words[0] for c in every_command()}, "say less of others' programs"
 
 
 @pytest.mark.parametrize("command", of("prefect-linkerd"), ids=str)
@@ -168,13 +74,24 @@ NOT_RUN = {
     "prefect-linkerd --install-completion": "writes into the home of whoever runs it",
     "prefect-linkerd fleet": "starts a Prefect server; test_fleet_at_terminal runs it",
     "prefect-linkerd new-releases": "needs a Prefect server; test_watch_charts runs it",
-    "kubectl": "its flags are looked up in its help",
-    "helm": "needs the internet; its flags are looked up in its help",
-    "prefect": "needs a server; tests/deployments runs deploy, register and workers",
-    "python": "tests/tools, tests/sandbox and tests/deployments run these modules",
-    "make": "CI runs these targets, or tests run what they start",
+    "prefect": "needs a server; tests/deployments/test_documented_commands.py runs them",
+    "python -": "as those of prefect",
+    "python -m prefect_linkerd.deployments.register": "as those of prefect",
+    "python -m prefect_linkerd.deployments.roles list_owners": "test_contributing runs it",
+    "python -m tools": "test_contributing runs them",
+    "python -m sandbox team": "tests/deployments/team runs what it starts",
+    "python -m sandbox": "test_up_and_down runs them",
+    "make": "a whole run each, of tests, a demo or downloads; below, make plans them",
+    "cat": "the files that it writes are loaded below",
+    ". ~/.local/state/prefect-linkerd/demo.sh": "the demo writes it",
+    "cmctl": "cert-manager's program",
+    "docker": "builds an image",
+    "kind": "needs Docker",
+    "pip": "needs the package index; test_install installs the package",
+    "step": "Smallstep's program; here the test writes what it would",
+    "uv": "installs the package; test_install does",
 }
-"""The beginning of commands that are only parsed, and why; beside `OF_OTHERS`."""
+"""The beginning of commands that do not run here, and why."""
 
 MAY_END = {
     # A mesh without an application may have warnings and errors.
@@ -186,15 +103,21 @@ NOTHING_TO = {"abort"}
 
 
 def why_not_run(command: Command) -> str | None:
-    if command.words[0] in OF_OTHERS:
-        return OF_OTHERS[command.words[0]]
-    text = " ".join(command.words) + " "
-    return next((why for start, why in NOT_RUN.items() if text.startswith(f"{start} ")), None)
+    reasons = (why for start, why in NOT_RUN.items() if begins(command, start))
+    return next(reasons, None)
+
+
+def begins(command: Command, start: str) -> bool:
+    return re.match(rf"{re.escape(start)}(?![\w-])", command.text) is not None
+
+
+def runs_here(line: Line) -> bool:
+    return not any(why_not_run(command) for command in line.commands)
 
 
 def test_no_reason_is_for_a_command_that_no_page_has() -> None:
-    texts = [" ".join(command.words) + " " for command in every_command()]
-    assert [s for s in NOT_RUN if not any(t.startswith(f"{s} ") for t in texts)] == []
+    found = every_command()
+    assert [s for s in NOT_RUN if not any(begins(c, s) for c in found)] == []
 
 
 def as_run(command: Command) -> tuple[str, ...]:
@@ -211,14 +134,17 @@ def as_run(command: Command) -> tuple[str, ...]:
 @pytest.mark.usefixtures("helm_on_path")
 def test_commands_run_on_a_mesh(
     ready_mesh: ReadyMesh,
+    binaries: Binaries,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     sandbox, config = ready_mesh("edge-26.8.3")
+    cluster = sandbox.cluster()
     fields = json.loads(config.model_dump_json(exclude={"access"}))
     fields["trust_anchor"].pop("passphrase", None)
-    (tmp_path / "mesh.yaml").write_text(yaml.safe_dump(fields))
+    for name in ("mesh.yaml", "production.yaml"):
+        (tmp_path / name).write_text(yaml.safe_dump(fields))
     kubeconfig = yaml.safe_load(sandbox.kubeconfig.read_text())
     context = {**kubeconfig["contexts"][0], "name": "production"}
     kubeconfig |= {"contexts": [context], "current-context": "production"}
@@ -227,8 +153,40 @@ def test_commands_run_on_a_mesh(
     monkeypatch.setenv("PREFECT_LINKERD_PASSPHRASE", PASSPHRASE.get_secret_value())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deployments").symlink_to(ROOT / "deployments")
+    # In the order of the pages, each once.
+    lines = dict.fromkeys(line.text for line in every_line() if runs_here(line))
     ours = dict.fromkeys(as_run(c) for c in of("prefect-linkerd") if why_not_run(c) is None)
+    pair = store_of(cluster, config).load()
+    assert pair is not None
+    kept = ClusterKeyStore(cluster, "linkerd")
+    kept.store_once(pair)
+    _write_what_they_need(cluster, tmp_path, pair.certificate, pair.private_key.get_secret_value())
     wrong: list[str] = []
+    with _prefects_charts(tmp_path / "charts") as charts:
+        environment = _shell(tmp_path, binaries)
+        for text in lines:
+            if text.startswith("prefect-linkerd "):
+                continue
+            if text.startswith("gpg --decrypt"):
+                # Restored is what was lost.
+                kept.remove()
+            there = text.replace("/mnt/backup", "backup").replace(PREFECTS_CHARTS, charts)
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", there],
+                env=environment,
+                input=f"{PASSPHRASE.get_secret_value()}\n",
+                capture_output=True,
+                text=True,
+                # Without a terminal, where openssl would ask.
+                start_new_session=True,
+                timeout=120,
+                check=False,
+            )
+            if done.returncode:
+                wrong.append(f"{text}: {done.returncode}: {done.stderr[-600:]}")
+    subprocess.run(["gpgconf", "--kill", "gpg-agent"], env=environment, check=True)
+    assert wrong == []
+    assert kept.load() == pair
     for words in ours:
         code = main(words)
         said = capfd.readouterr()
@@ -238,44 +196,72 @@ def test_commands_run_on_a_mesh(
     assert wrong == []
 
 
+PREFECTS_CHARTS = "https://prefecthq.github.io/prefect-helm"
+
+
+@contextmanager
+def _prefects_charts(folder: Path) -> Iterator[str]:
+    """The address of a repository with charts of Prefect's names, which install nothing."""
+    folder.mkdir()
+    entries: dict[str, list[dict[str, object]]] = {}
+    for name in ("prefect-server", "prefect-worker"):
+        chart = {"apiVersion": "v2", "name": name, "version": "1.0.0"}
+        (folder / name).mkdir()
+        (folder / name / "Chart.yaml").write_text(yaml.safe_dump(chart))
+        with tarfile.open(folder / f"{name}.tgz", "w:gz") as package:
+            package.add(folder / name, name)
+        entries[name] = [{**chart, "urls": [f"{name}.tgz"]}]
+    (folder / "index.yaml").write_text(yaml.safe_dump({"apiVersion": "v1", "entries": entries}))
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _shell(folder: Path, binaries: Binaries) -> dict[str, str]:
+    """The environment of whoever follows the pages: their programs, and homes of their own."""
+    secrets = folder / "gnupg"
+    secrets.mkdir(mode=0o700)
+    (secrets / "passphrase").write_text(PASSPHRASE.get_secret_value())
+    (secrets / "gpg.conf").write_text(
+        f"batch\npinentry-mode loopback\npassphrase-file {secrets / 'passphrase'}\n"
+    )
+    programs = (binaries.kubectl.parent, binaries.helm.parent, Path(sys.executable).parent)
+    return os.environ | {
+        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
+        "GNUPGHOME": str(secrets),
+        "HELM_CONFIG_HOME": str(folder / "helm"),
+        "HELM_CACHE_HOME": str(folder / "helm"),
+        "HELM_DATA_HOME": str(folder / "helm"),
+    }
+
+
+def _write_what_they_need(cluster: Cluster, folder: Path, certificate: str, key: str) -> None:
+    """What is there before a page's commands: what `step` writes, an application, an operator."""
+    (folder / "backup").mkdir()
+    (folder / "anchor.pem").write_bytes((folder / "anchor.key").read_bytes())
+    (folder / "ca.crt").write_text(certificate)
+    (folder / "ca.key").write_text(key)
+    for name in ("apps", "monitoring"):
+        cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    cluster.create(deployment("web", "apps"))
+    rules = crd("monitoring.coreos.com", "PrometheusRule")
+    rules["spec"]["versions"][0]["name"] = "v1"
+    cluster.create(rules)
+
+
 def test_prefects_commands() -> None:
     # Prefect's own parser; nothing is run.
     app = import_module("prefect.cli._app")._app
     assert of("prefect")
     for command in of("prefect"):
         app.parse_args(list(command.words[1:]), exit_on_error=False, print_error=False)
-
-
-@pytest.mark.parametrize("program", ["kubectl", "helm"])
-def test_commands_of_kubernetes(program: str, binaries: Binaries) -> None:
-    path = str(getattr(binaries, program))
-    everywhere = _help(path, "options") if program == "kubectl" else _help(path, "--help")
-    for command in of(program):
-        # A namespace may stand before the subcommand.
-        given = re.sub(r"(^| )-n \S+", "", " ".join(command.words[1:])).split()
-        words = [word for word in given if not word.startswith("-")]
-        depth = next((n for n in (3, 2) if " ".join(words[:n]) in LONGER), 1)
-        text = _help(path, *words[:depth], "--help") + everywhere
-        for flag in (w.partition("=")[0] for w in command.words if re.match(r"--?[a-zA-Z]", w)):
-            assert re.search(rf"(^|[\s,]){re.escape(flag)}\b", text), f"{command}: {flag}"
-
-
-LONGER = {
-    "create namespace",
-    "create secret generic",
-    "create secret tls",
-    "create token",
-    "repo add",
-    "rollout restart",
-}
-"""Subcommands of several words."""
-
-
-@cache
-def _help(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (words, done.stderr)
-    return done.stdout
 
 
 @pytest.mark.parametrize("command", [c for c in of("python") if "-m" in c.words], ids=str)
@@ -292,9 +278,21 @@ def test_modules(command: Command) -> None:
         assert f'"{flag}"' in source, f"{command}: {flag}"
 
 
-def test_make_has_the_targets() -> None:
-    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {c.words[1] for c in of("make")} <= targets
+@pytest.mark.parametrize("command", dict.fromkeys(c.words for c in of("make")), ids=shlex.join)
+def test_make_knows_what_to_do(command: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [*command, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_extras_of_the_pages_are_there() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    wanted = [Requirement(c.words[-1]) for c in of("pip")]
+    assert wanted
+    assert {extra for each in wanted for extra in each.extras} <= extras.keys()
 
 
 def test_the_meshes_of_the_pages(tmp_path: Path) -> None:
@@ -309,11 +307,8 @@ def test_the_meshes_of_the_pages(tmp_path: Path) -> None:
 
 
 def test_the_programs_of_the_pages() -> None:
-    # Others are parts of a file.
-    programs = [text for _, text in blocks("python") if text.startswith(("import", "from"))]
-    programs += [each.text for each in heredocs() if each.mark == "PY"]
-    assert programs
-    for text in programs:
+    assert programs()
+    for text in programs():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom):
                 module = import_module(str(node.module))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,8 +25,10 @@ from sandbox.cluster import Sandbox
 from sandbox.errors import SandboxError
 from tests.support import meshes
 from tests.support.meshes import configuration
+from tests.support.pages import of
 from tests.support.processes import processes_with
 from tests.support.ready_meshes import ReadyMeshes
+from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 from tests.support.workloads import deployment, job
 
@@ -286,29 +289,32 @@ def test_up_and_down(tmp_path: Path, binaries: Binaries) -> None:
     environment = os.environ | {
         "XDG_STATE_HOME": str(tmp_path),
         "KUBEBUILDER_ASSETS": str(binaries.etcd.parent),
+        "PYTHONPATH": str(ROOT),
     }
+    ran: set[str] = set()
 
-    def sandbox(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def sandbox(command: str) -> subprocess.CompletedProcess[str]:
+        ran.add(command)
         return subprocess.run(
-            [sys.executable, "-m", "sandbox", *arguments],
+            [sys.executable, "-m", "sandbox", *command.split()],
             capture_output=True,
             text=True,
+            cwd=tmp_path,
             env=environment,
             timeout=120,
             check=False,
         )
 
-    up = sandbox("up", "--name", "one")
+    up = sandbox("up --name one")
     try:
         assert up.returncode == 0, up.stderr
         kubeconfig = Path(up.stdout.strip())
         assert len(list(Cluster.from_file(kubeconfig).list("v1", "Node"))) == 4
-        status = sandbox("status", "--output", "json")
-        assert '"running": true' in status.stdout
-        assert "one" in status.stdout
-        saved = sandbox("save", "--name", "one", "--to", str(tmp_path / "saved"))
+        status = sandbox("status")
+        assert re.search(r"one +│ running", status.stdout), status.stdout
+        saved = sandbox("save --name one --to ./before-the-upgrade")
         assert saved.returncode == 0, saved.stderr
-        again = sandbox("up", "--name", "two", "--from", str(tmp_path / "saved"))
+        again = sandbox("up --name two --from ./before-the-upgrade")
         assert again.returncode == 0, again.stderr
         nodes = [
             {node["metadata"]["uid"] for node in Cluster.from_file(path).list("v1", "Node")}
@@ -316,8 +322,11 @@ def test_up_and_down(tmp_path: Path, binaries: Binaries) -> None:
         ]
         assert nodes[0] == nodes[1]
     finally:
-        sandbox("down", "--name", "two")
-        down = sandbox("down", "--name", "one")
+        sandbox("down --name two")
+        down = sandbox("down --name one")
     assert down.returncode == 0, down.stderr
     assert processes_with(str(tmp_path)) == []
-    assert sandbox("status", "--output", "json").stdout.strip() == "[]"
+    assert sandbox("status --output json").stdout.strip() == "[]"
+    # Those of the page, and `team` and a third `up` elsewhere.
+    page = {" ".join(c.words[3:]) for c in of("python") if c.page == "docs/sandbox.md"}
+    assert page <= ran

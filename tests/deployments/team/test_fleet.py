@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.cluster import Sandbox
 from tests.deployments.team.conftest import BY_HAND, TeamServer
 from tests.support.fleets import give_certificates, stand_ins
+from tests.support.pages import of
 from tests.support.prefect_servers import on_server
 from tests.support.waiting import eventually
 
@@ -36,10 +38,22 @@ def meshes(server: TeamServer, sandbox: Sandbox) -> Iterator[dict[str, str]]:
         yield {name: content["namespaces"]["linkerd"] for name, content in fields.items()}
 
 
+def of_the_docs() -> list[list[str]]:
+    """The docs' commands for a server and its workers."""
+    return [list(c.words[1:]) for c in of("prefect") if c.words[1] in ("server", "worker")]
+
+
+def was_run(server: TeamServer, words: list[str]) -> bool:
+    """Whether the team's machines were given a command, with more options; all on loopback."""
+    wanted = {word for word in words if not re.fullmatch(r"[\d.]+", word)}
+    return any(wanted <= set(command) for command in server.team.commands)
+
+
 def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     server: TeamServer, meshes: dict[str, str], cluster: Cluster
 ) -> None:
     server.await_worker("fleet-worker", replica=1)
+    assert [words for words in of_the_docs() if not was_run(server, words)] == []
     parameters: dict[str, Any] = {
         "meshes": list(MESHES),
         "deployment": "check_certificates",
