@@ -159,7 +159,7 @@ def read_uninstall(mesh: Mesh, options: UninstallOptions, key: str) -> Uninstall
         injected=_injected(cluster, names.linkerd),
         resources=_resources(cluster, crds, members, left) if options.crds else {},
         users=_users(cluster) if options.dependencies else {},
-        content=_content(cluster, there, installed, own) if options.namespaces else {},
+        content=_content(cluster, there, installed, members, own) if options.namespaces else {},
         keys=_keys(mesh),
         key=key,
         rotation=rotation_of(records[0]),
@@ -368,9 +368,12 @@ def _content(
     cluster: Cluster,
     there: Mapping[str, Object],
     installed: MeshReleases,
+    members: Iterable[ReleaseRef],
     own: Sequence[Object],
 ) -> dict[str, tuple[str, ...]]:
+    # Whether a namespace stays with a release that does is decided by the release.
     refs = {(r.name, r.target) for r in installed.releases.values()}
+    refs |= {(ref.name, ref.namespace) for ref in members}
     known = {name_of(obj) for obj in own}
 
     def is_known(obj: Object) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import PreflightFailed
-from prefect_linkerd.mesh.helm.client import Helm
+from prefect_linkerd.mesh.helm.charts import Chart
+from prefect_linkerd.mesh.helm.client import DesiredRelease, Helm
 from prefect_linkerd.mesh.helm.records import read_releases
-from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Cluster
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.plan import require_acceptable
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
@@ -77,6 +79,30 @@ def left_of_linkerd(cluster: Cluster) -> list[str]:
         for obj in cluster.list(api_version, kind)
         if obj["metadata"]["name"].startswith("linkerd-")
     ]
+
+
+def test_a_namespace_goes_with_the_dependency_that_is_in_it(
+    cluster: Cluster, namespace: str, helm_path: str, tmp_path: Path
+) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: traefik, version: 1.0.0}")
+    (tmp_path / "templates/service.yaml").write_text(
+        "{apiVersion: v1, kind: Service, metadata: {name: traefik}, spec: {ports: [{port: 80}]}}"
+    )
+    cluster.merge("v1", "Namespace", namespace, None, {"metadata": {"labels": MADE_HERE}})
+    chart = Chart("traefik", "1.0.0", "", "", "here", tmp_path)
+    Helm(cluster, helm_path).reconcile(DesiredRelease("traefik", namespace, chart, {}))
+    config = MeshConfig.model_validate(
+        {"namespaces": {"traefik": namespace}, "traefik": {"enabled": True}}
+    )
+    options = UninstallOptions(namespaces=True, dependencies=["traefik"])
+    plan = planned(cluster, config, options=options)
+    assert [gone.name for gone in plan.goes] == ["traefik", namespace]
+    # What somebody else has there keeps it.
+    mine = {"name": "mine", "namespace": namespace}
+    by_kubectl(cluster, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": mine})
+    plan = planned(cluster, config, options=options)
+    assert "ConfigMap/" in {s.subject: s.reason for s in plan.stays}[f"Namespace/{namespace}"]
 
 
 class Stopped(Exception):
