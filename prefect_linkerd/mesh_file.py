@@ -14,9 +14,10 @@ from pydantic_core import ErrorDetails
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 
-Key = Literal["given", "asked", "unused", "place"]
+Key = Literal["given", "asked", "read", "unused", "place"]
 """A key file's passphrase: it has to be in the mesh's file, may be asked for, or is not needed;
-with `place` the key file stays in the configuration all the same.
+with `place` the key file stays in the configuration all the same. With `read` it is asked for only
+if the key file is there: a plan writes none.
 
 It is asked for at a terminal, or taken from the environment.
 """
@@ -85,7 +86,8 @@ def _find_passphrase(fields: dict[str, Any], key: Key) -> None:
         return
     from prefect_linkerd.passphrase import SHORTEST, find_passphrase
 
-    if key == "place":
+    is_there = Path(str(path)).expanduser().exists()
+    if key == "place" or (key == "read" and not is_there):
         # A configuration with a key file has to have one.
         fields["trust_anchor"] = {**given, "passphrase": "-" * SHORTEST}
     elif key == "unused":
@@ -115,7 +117,10 @@ def load_fleet(paths: Sequence[Path], key: Key = "given") -> dict[str, MeshConfi
 
 
 def wrong_fields(
-    subject: str, error: ValidationError, expected: str, model: type[BaseModel] = MeshConfig
+    subject: str,
+    error: ValidationError,
+    expected: str,
+    model: type[BaseModel] | None = MeshConfig,
 ) -> InvalidInput:
     """Every wrong field with what is wrong about it, and no value, as one may be a secret."""
     wrong = "; ".join(
@@ -125,9 +130,10 @@ def wrong_fields(
     return InvalidInput(subject, expected=expected, found=wrong, remedy="Correct these fields.")
 
 
-def _wrong(item: ErrorDetails, model: type[BaseModel]) -> str:
+def _wrong(item: ErrorDetails, model: type[BaseModel] | None) -> str:
     if item["type"] != "extra_forbidden":
-        return item["msg"]
+        # The words of a validator of ours, without pydantic's before them.
+        return item["msg"].removeprefix("Value error, ").removesuffix(".")
     *parents, name = map(str, item["loc"])
     section: type[BaseModel] | None = model
     for parent in parents:
@@ -135,7 +141,9 @@ def _wrong(item: ErrorDetails, model: type[BaseModel]) -> str:
         kind: Any = field.annotation if field is not None else None
         section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
     near = get_close_matches(name, section.model_fields, 1) if section is not None else []
-    return f"there is no such field; did you mean {near[0]}?" if near else "there is no such field"
+    if not near:
+        return "there is no such field"
+    return f"there is no such field; the nearest is {near[0]}"
 
 
 def fields_of(settings: Sequence[str]) -> dict[str, Any]:

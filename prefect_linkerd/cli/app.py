@@ -44,6 +44,12 @@ class _Commands(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         return name, loaded(name) if name in commands() else command, rest
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each command's whole line of help, on as many lines as it takes."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(commands().items()))
+
 
 def loaded(name: str) -> Any:
     """A command with its options."""

@@ -66,6 +66,11 @@ def guarded(work: Callable[[], None], output: str) -> None:
         print(f"{painted('prefect-linkerd:', 'red', sys.stderr)} {error}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, InvalidInput | NotApproved) else 1) from None
     except KeyboardInterrupt:
+        print(
+            f"\n{painted('prefect-linkerd:', 'red', sys.stderr)} interrupted. Run it again to "
+            "resume.",
+            file=sys.stderr,
+        )
         raise typer.Exit(130) from None
 
 

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from prefect_linkerd.mesh_file import fields_of, wrong_fields
@@ -146,13 +146,18 @@ def arguments_of(
     for parameter in parameters:
         if parameter.name in values and get_origin(parameter.kind) is dict:
             values[parameter.name] = fields_of(values[parameter.name])
-        if parameter.model is not None and parameter.name in values:
-            try:
-                values[parameter.name] = parameter.model.model_validate(values[parameter.name])
-            except ValidationError as error:
-                raise wrong_fields(
-                    "flags", error, "values as `--help` has them", parameter.model
-                ) from None
+        if parameter.name not in values:
+            continue
+        try:
+            values[parameter.name] = TypeAdapter[Any](parameter.kind).validate_python(
+                values[parameter.name]
+            )
+        except ValidationError as error:
+            # What is wrong with a model is said by its fields' names.
+            flag = "flags" if parameter.model else f"flag --{parameter.name.replace('_', '-')}"
+            raise wrong_fields(
+                flag, error, "values as `--help` has them", parameter.model
+            ) from None
     return values
 
 

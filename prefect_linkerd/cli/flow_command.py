@@ -87,10 +87,11 @@ def command(name: str) -> Callable[..., None]:
         **given: object,
     ) -> None:
         def work() -> None:
-            key = _KEYS.get(declaration.key, "asked")
+            # Before a passphrase is asked for.
+            arguments = arguments_of(parameters, flags, given)
+            key = _KEYS.get(declaration.key, "read" if is_dry(arguments) else "asked")
             chosen = [*(settings or ()), *_key_settings(given)]
             config = load_mesh(mesh, kubeconfig, context, chosen, key)
-            arguments = arguments_of(parameters, flags, given)
             if declaration.confirms_cluster and mesh is None and not is_dry(arguments):
                 from prefect_linkerd.cli.target import confirm_target
 

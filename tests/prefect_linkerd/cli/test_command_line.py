@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.cli import flow_command
-from prefect_linkerd.cli.app import loaded, main
+from prefect_linkerd.cli.app import commands, loaded, main
 from prefect_linkerd.cli.flags import Parameter, arguments_of, flags_of, parameters_of
 from prefect_linkerd.cli.lines import Steps
 from prefect_linkerd.cli.target import cluster_words, confirm_target, installed_words
@@ -66,6 +66,9 @@ def test_flags_become_the_models_that_flows_take() -> None:
     assert found["action"] == "abort"
     with pytest.raises(InvalidInput, match=r"restarts.batch_size: .*greater than or equal to 1"):
         arguments_of(parameters, flags, {**given, "restarts_batch_size": 0})
+    # Not taken for its default, which would rotate.
+    with pytest.raises(InvalidInput, match=r"flag --action: .*'rotate', 'abort'"):
+        arguments_of(parameters, flags, {**given, "action": "abrot"})
     assert Parameter("to", str).model is None
 
 
@@ -114,8 +117,8 @@ def test_each_flag_of_the_access_wins_over_its_own_field(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("viz: {enabeld: true}", "viz.enabeld: there is no such field; did you mean enabled?"),
-        ("issuerr: cert-manager", "issuerr: there is no such field; did you mean issuer?"),
+        ("viz: {enabeld: true}", "viz.enabeld: there is no such field; the nearest is enabled"),
+        ("issuerr: cert-manager", "issuerr: there is no such field; the nearest is issuer"),
         ("quite: different", "quite: there is no such field. Correct"),
         ("name: x\nviz: {a: b\n  c: d", "found no valid YAML at line 3, column 4. Name"),
         ("- name", "found no fields. Name"),
@@ -290,6 +293,9 @@ def test_wrong_input_ends_with_2_and_names_itself(
 
 
 def test_help_has_the_words_of_the_forms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert [line for line in commands().values() if line not in text] == []
     assert main(["rotate-anchor", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Phases before which the run pauses until somebody resumes it;" in text
