@@ -17,6 +17,31 @@ IMAGE = f"prefect-linkerd:{version('prefect-linkerd')}"
 NOBODY = 10001
 """The user and group of the image."""
 
+PLACEMENT: Mapping[str, Any] = {
+    "image_pull_secrets": {
+        "title": "Image Pull Secrets",
+        "description": 'Of the registry that has the image, such as [{"name": "registry"}].',
+        "type": "array",
+        "items": {"type": "object"},
+        "default": [],
+    },
+    "node_selector": {
+        "title": "Node Selector",
+        "description": "Labels of the nodes that Jobs may run on.",
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "default": {},
+    },
+    "tolerations": {
+        "title": "Tolerations",
+        "description": "Taints of nodes that Jobs may run on all the same, as in a Pod.",
+        "type": "array",
+        "items": {"type": "object"},
+        "default": [],
+    },
+}
+"""Variables that Prefect's template lacks: how the image is pulled, and where Jobs run."""
+
 PATCH: Mapping[str, Any] = {
     "job_configuration": {
         "job_manifest": {
@@ -36,6 +61,9 @@ PATCH: Mapping[str, Any] = {
                             "seccompProfile": {"type": "RuntimeDefault"},
                         },
                         "volumes": [{"name": "tmp", "emptyDir": {}}],
+                        "imagePullSecrets": "{{ image_pull_secrets }}",
+                        "nodeSelector": "{{ node_selector }}",
+                        "tolerations": "{{ tolerations }}",
                     }
                 },
             }
@@ -51,6 +79,7 @@ PATCH: Mapping[str, Any] = {
             "memory_request": {"default": "256Mi"},
             "memory_limit": {"default": "1Gi"},
             "service_account_name": {"default": "default"},
+            **PLACEMENT,
         }
     },
 }

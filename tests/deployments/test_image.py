@@ -14,7 +14,7 @@ from prefect_kubernetes.worker import (
     KubernetesWorkerVariables,
 )
 
-from prefect_linkerd.deployments.job_template import IMAGE, job_template, merged
+from prefect_linkerd.deployments.job_template import IMAGE, PLACEMENT, job_template, merged
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from tests.support.prefect_servers import Server, on_server
 from tests.support.repository import ROOT
@@ -30,7 +30,13 @@ def template() -> dict[str, object]:
 def test_a_job_of_the_template_is_valid_in_kubernetes(
     template: dict[str, object], server: Server, cluster: Cluster, namespace: str
 ) -> None:
-    values = {"namespace": namespace, "service_account_name": "prefect-linkerd-verify-mesh"}
+    values = {
+        "namespace": namespace,
+        "service_account_name": "prefect-linkerd-verify-mesh",
+        "image_pull_secrets": [{"name": "registry"}],
+        "node_selector": {"pool": "ops"},
+        "tolerations": [{"key": "ops", "operator": "Exists"}],
+    }
     with on_server(server.api):
         configuration = asyncio.run(
             KubernetesWorkerJobConfiguration.from_template_and_values(template, values)
@@ -43,6 +49,8 @@ def test_a_job_of_the_template_is_valid_in_kubernetes(
     cluster.request("POST", f"{path}?dryRun=All&fieldValidation=Strict", body=job)
     pod = job["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "prefect-linkerd-verify-mesh"
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert (pod["nodeSelector"], pod["tolerations"][0]["key"]) == ({"pool": "ops"}, "ops")
     assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
 
 
@@ -51,7 +59,7 @@ def test_the_template_is_the_installed_prefects_with_valid_defaults(
 ) -> None:
     upstream = KubernetesWorker.get_default_base_job_template()
     properties = template["variables"]["properties"]
-    assert properties.keys() == upstream["variables"]["properties"].keys()
+    assert properties.keys() == upstream["variables"]["properties"].keys() | PLACEMENT.keys()
     defaults = {
         name: f["default"] for name, f in properties.items() if f.get("default") is not None
     }
