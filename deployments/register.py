@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 from prefect_kubernetes.credentials import (  # pyright: ignore[reportMissingTypeStubs]
     KubernetesCredentials,
 )
@@ -34,12 +36,14 @@ from prefect_linkerd.deployments.job_template import job_template
 from prefect_linkerd.deployments.schedules import PATTERN, read_pattern, schedule_of
 from prefect_linkerd.deployments.upgrades import subscription
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError
+from prefect_linkerd.mesh.kubernetes.client import cause_of
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.tasks.chart_releases import KnownCharts
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, block_name
 from prefect_linkerd.tasks.names import deployment_name
 
 POOL = "linkerd"
+SET_ADDRESS = "Set PREFECT_API_URL to your server's address, and run it again."
 ALERTS = "linkerd-alerts"
 """The name of the notification block, of any type, that notifications go through."""
 
@@ -63,7 +67,8 @@ async def prepare(
     for block in BLOCKS:
         await block.aregister_type_and_schema(client=client)
     for path in meshes:
-        config = load_mesh(path)
+        # The block keeps the passphrase.
+        config = load_mesh(path, key="asked")
         mesh = LinkerdMesh.model_validate(config.model_dump())
         await mesh.asave(mesh.name, overwrite=True, client=client)
     return left
@@ -130,7 +135,7 @@ def deploy() -> None:
             str(PREFECT_YAML),
             expected="that prefect deploy --all succeeds",
             found=(done.stdout + done.stderr).strip()[-1000:],
-            remedy="Set PREFECT_API_URL to your server's address, and run it again.",
+            remedy=SET_ADDRESS,
         )
 
 
@@ -282,7 +287,15 @@ def parser() -> argparse.ArgumentParser:
 async def main(arguments: Sequence[str] | None = None) -> int:
     """Registers; 0 when all is done, with what is left to do on stdout."""
     options = parser().parse_args(arguments)
+    url = PREFECT_API_URL.value()
     try:
+        if not url:
+            raise InvalidInput(
+                "PREFECT_API_URL",
+                expected="the address of a Prefect server",
+                found="none",
+                remedy=SET_ADDRESS,
+            )
         async with get_client() as client:
             left = await prepare(client, options.pool_type, options.mesh)
             if options.prepare:
@@ -291,6 +304,15 @@ async def main(arguments: Sequence[str] | None = None) -> int:
             left += await sync_automations(client)
     except MeshError as error:
         print(f"register: {error}", file=sys.stderr)
+        return 1
+    except httpx.HTTPError as error:
+        answered = isinstance(error, httpx.HTTPStatusError)
+        found = f"status {error.response.status_code}" if answered else cause_of(error)
+        print(
+            f"register: Prefect server {url}: expected its answer, found {found}. Check "
+            "PREFECT_API_URL, its credentials, and that the server runs.",
+            file=sys.stderr,
+        )
         return 1
     print("\n".join(["Registered.", *left]))
     return 0

@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.uninstall.run import Uninstall, inspect_uninstall
 from prefect_linkerd.tasks.approval import await_approval
 from prefect_linkerd.tasks.events import send
 from prefect_linkerd.tasks.names import mesh_key
-from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
+from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger, outside
 from prefect_linkerd.tasks.rotation import claimed_mesh
 from prefect_linkerd.tasks.step import step
 
@@ -25,7 +25,7 @@ def plan_to_uninstall(
     mesh: Mesh, options: UninstallOptions, accept: frozenset[str]
 ) -> UninstallPlan:
     """The plan, also as an artifact; nothing is changed."""
-    plan = inspect_uninstall(mesh, options, accept, _place_of_key(mesh))
+    plan = inspect_uninstall(mesh, options, accept, place_of_key(mesh))
     if any(gone.release is not None for gone in plan.goes):
         mesh.helm.require()
     log = get_run_logger()
@@ -39,7 +39,7 @@ def plan_to_uninstall(
     return plan
 
 
-def _place_of_key(mesh: Mesh) -> str:
+def place_of_key(mesh: Mesh) -> str:
     """Where the configuration says that the trust anchor's key is."""
     anchor = mesh.config.trust_anchor
     if anchor.custody == "in-cluster":
@@ -47,6 +47,8 @@ def _place_of_key(mesh: Mesh) -> str:
     if anchor.key_file is not None:
         return f"file {anchor.key_file}"
     block = anchor.secret_block or mesh_key(mesh.name, "trust-anchor")
+    if not outside().has_server:
+        return f"the mesh's file does not say where, unless in Prefect Secret block {block}"
     return f"Prefect Secret block {block}"
 
 

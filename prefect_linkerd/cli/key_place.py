@@ -92,6 +92,13 @@ def _at(config: MeshConfig, **anchor: object) -> MeshConfig:
         raise wrong_fields("trust_anchor", error, "a place for the key") from None
 
 
+NOT_SAID = (
+    "the mesh's file does not say (trust_anchor.key_file, or custody: in-cluster), and there is no "
+    "Prefect server (PREFECT_API_URL)"
+)
+"""Where the key is, of a mesh with none of the places."""
+
+
 def key_words(config: MeshConfig, server: str) -> str:
     """Where the trust anchor's private key is after a run, and how to back it up.
 
@@ -100,6 +107,8 @@ def key_words(config: MeshConfig, server: str) -> str:
     """
     from prefect_linkerd.tasks.trust_anchor import key_store
 
+    if not server and not is_chosen(config):
+        return f"Where the trust anchor's private key is, {NOT_SAID}. Rotations need it."
     store = key_store(Mesh(Cluster.from_access(config.access), config))
     if store.load() is None:
         return (
@@ -109,12 +118,14 @@ def key_words(config: MeshConfig, server: str) -> str:
     return place_words(config, store.where, server)
 
 
-def key_row(config: MeshConfig, cluster: Cluster) -> str:
+def key_row(config: MeshConfig, cluster: Cluster, *, has_server: bool) -> str:
     """Where the configuration says that the key is, and whether it is there, in one line.
 
     Whether a Secret block is there only its server knows.
     """
     anchor = config.trust_anchor
+    if not has_server and not is_chosen(config):
+        return f"unknown: {NOT_SAID}"
     if anchor.custody == "in-cluster":
         where = f"Secret/{config.anchor_namespace}/{ANCHOR_SECRET}"
         found = read_tls_secret(cluster, ANCHOR_SECRET, config.anchor_namespace)

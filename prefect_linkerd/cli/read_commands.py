@@ -166,8 +166,10 @@ def _status(
     def work() -> None:
         config = load_mesh(mesh, kubeconfig, context, settings or (), "place")
         cluster = reached(config.access)
-        status, key = read_status(Mesh(cluster, config)), key_row(config, cluster)
-        verified = last_verification(config.name, has_server=has_server())
+        on_server = has_server()
+        status = read_status(Mesh(cluster, config))
+        key = key_row(config, cluster, has_server=on_server)
+        verified = last_verification(config.name, has_server=on_server)
         if output == "json":
             said = {**status_json(status), "key": key, "verified": verified}
             print(json.dumps(said, indent=2))

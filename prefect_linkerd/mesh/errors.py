@@ -53,7 +53,9 @@ class MeshError(Exception):
         super().__init__(subject, expected, found, remedy)
 
     def __str__(self) -> str:
-        return f"{self.subject}: expected {self.expected}, found {self.found}. {self.remedy}"
+        # What was found may be a sentence of somebody else's.
+        found = self.found.removesuffix(".")
+        return f"{self.subject}: expected {self.expected}, found {found}. {self.remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling of exceptions,

@@ -16,7 +16,14 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_linkerd.cli.app import main
-from prefect_linkerd.cli.key_place import PASSPHRASE, is_chosen, place_words, with_place
+from prefect_linkerd.cli.key_place import (
+    PASSPHRASE,
+    is_chosen,
+    key_row,
+    key_words,
+    place_words,
+    with_place,
+)
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.identity.trust_anchor import TRUST_ROOTS
@@ -149,7 +156,8 @@ def test_the_passphrase_comes_from_the_environment(
     path.write_text("trust_anchor: {key_file: anchor.pem}\n")
     with pytest.raises(InvalidInput, match="give a passphrase"):
         load_mesh(path, key="asked")
-    # What needs no key asks for none, and a block has to have it.
+    # What needs no key asks for none, nor a plan that makes one; a block has to have it.
+    assert load_mesh(path, key="read").trust_anchor.key_file == Path("anchor.pem")
     assert load_mesh(path, key="unused").trust_anchor.key_file is None
     with pytest.raises(InvalidInput, match="give a passphrase"):
         load_mesh(path)
@@ -157,6 +165,12 @@ def test_the_passphrase_comes_from_the_environment(
     found = load_mesh(path, key="asked")
     assert found.trust_anchor.passphrase == SecretStr(WORDS)
     assert is_chosen(found)
+
+
+def test_a_place_that_is_not_said_is_not_guessed(cluster: Cluster) -> None:
+    for said in (key_words(MeshConfig(), ""), key_row(MeshConfig(), cluster, has_server=False)):
+        assert "the mesh's file does not say (trust_anchor.key_file, or" in said
+    assert "Secret block" in key_row(MeshConfig(), cluster, has_server=True)
 
 
 @pytest.mark.parametrize(

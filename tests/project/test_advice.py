@@ -72,7 +72,7 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "points to other remedies, each with a test of its own": (
         "Accepted.",
-        "The run's artifacts name every problem and its remedy.",
+        "verify_mesh names every problem and its remedy, as the run's artifacts do.",
         "Look at their runs; then run the fleet again with the same round_name.",
         "See verify_mesh for the cause; rotate_anchor with recover gives the mesh a new anchor",
     ),

@@ -68,7 +68,8 @@ class Check(Generic[S]):
         except Skip as reason:
             return CheckResult(self, "skipped", reason=str(reason))
         except MeshError as error:
-            return self._broken(Problem(error.subject, f"it could not be checked: {error}", ""))
+            text = f"it could not be checked: {error}".removesuffix(".")
+            return self._broken(Problem(error.subject, text, ""))
         except Exception as error:
             text = f"the check itself failed: {type(error).__name__}: {error}"
             return self._broken(Problem(self.id, text, "Report this with the version in use."))

@@ -25,6 +25,7 @@ from prefect_linkerd.mesh.config.model import ChartSources, MeshConfig
 from prefect_linkerd.mesh.errors import ChartError, InvalidInput
 from prefect_linkerd.mesh.helm.environment import helm_environment
 from prefect_linkerd.mesh.helm.rehearsal import is_rehearsal
+from prefect_linkerd.mesh.kubernetes.client import cause_of
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects, read_yaml
 from prefect_linkerd.mesh.linkerd.facts import (
     CONTROL_PLANE_CHARTS,
@@ -525,7 +526,7 @@ def download(
         raise ChartError(
             url,
             expected="that it can be downloaded",
-            found=f"status {status}" if status else type(error).__name__,
+            found=f"status {status}" if status else cause_of(error),
             remedy="Correct the address, or name a folder with the charts (charts.mirror).",
             transient=status is None or status >= 500,
         ) from None

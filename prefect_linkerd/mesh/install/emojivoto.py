@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.helm.charts import fetch
 from prefect_linkerd.mesh.helm.images import rewrite_manifest
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, always, ensure_own
 from prefect_linkerd.mesh.install.injection import ensure_meshed
-from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
+from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object, cause_of
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING, Shown, await_rollouts
@@ -38,7 +38,7 @@ def load_manifest(location: str) -> list[Object]:
         raise ChartError(
             f"manifest {location}",
             expected="readable Kubernetes objects",
-            found=type(error).__name__,
+            found=_cause(error),
             remedy="Correct emojivoto.manifest, or turn emojivoto.enabled off.",
             transient=isinstance(error, httpx.TransportError),
         ) from None
@@ -50,6 +50,14 @@ def load_manifest(location: str) -> list[Object]:
             remedy="Correct emojivoto.manifest, or turn emojivoto.enabled off.",
         )
     return cast("list[Object]", found)
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, yaml.YAMLError):
+        return "no valid YAML"
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"status {error.response.status_code}"
+    return cause_of(error)
 
 
 def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object]:

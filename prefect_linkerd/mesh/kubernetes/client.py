@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -109,16 +109,25 @@ def _pages(ask: Callable[[str], bytes]) -> Iterator[list[Object]]:
             raw = ahead.result() if ahead is not None and token == guess else ask(token)
 
 
-def _cause(error: BaseException) -> str:
+def _wrapped(error: BaseException) -> BaseException | None:
+    """What an error wraps: urllib3 keeps it as `reason`, httpx raises while it handles it."""
+    inner: Any = getattr(error, "reason", None) or error.__cause__ or error.__context__
+    if isinstance(inner, BaseExceptionGroup):
+        # Of several addresses that were tried.
+        return cast("BaseExceptionGroup[BaseException]", inner).exceptions[0]
+    return inner if isinstance(inner, BaseException) else None
+
+
+def cause_of(error: BaseException) -> str:
     """Why no answer came, in the words of what failed first: the system's, or those of TLS."""
-    # urllib3 wraps what it got as `reason`, or raises from it.
-    while (inner := getattr(error, "reason", None) or error.__cause__) is not None:
-        if not isinstance(inner, BaseException):
-            break
+    while (inner := _wrapped(error)) is not None:
         error = inner
     for tls in (error, *error.args):
         if isinstance(tls, ssl.SSLCertVerificationError):
             return f"SSLError, its certificate is not trusted: {tls.verify_message}"
+    if isinstance(error, ConnectionRefusedError):
+        # asyncio has words of its own for it.
+        return "connection refused"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return type(error).__name__
@@ -233,7 +242,7 @@ class Cluster:
                 raise ApiError(
                     subject or path,
                     expected=f"an answer to {method} from {self.host}",
-                    found=_cause(error),
+                    found=cause_of(error),
                     remedy="Check that the API server runs and can be reached from here.",
                 ) from None
             if response.status >= 400:

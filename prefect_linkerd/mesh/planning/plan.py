@@ -70,7 +70,7 @@ def require_acceptable(findings: Iterable[Finding], what: str) -> None:
     if not errors:
         return
     ids = sorted({finding.id for finding in errors if finding.acceptable})
-    hint = f" A person may accept {', '.join(ids)} (accept)." if ids else ""
+    hint = f" A person may accept {', '.join(ids)} (accept; at a terminal --accept)." if ids else ""
     raise PreflightFailed(
         what,
         expected="no blocking findings",

@@ -128,7 +128,7 @@ def unhealthy(report: Report) -> MeshUnhealthy:
         f"mesh {report.mesh}",
         expected="every check to pass",
         found=f"{report.summary}: {'; '.join(map(str, first.problems[:3]))}",
-        remedy="The run's artifacts name every problem and its remedy.",
+        remedy="verify_mesh names every problem and its remedy, as the run's artifacts do.",
     )
 
 

@@ -429,8 +429,8 @@ def _injected(snapshot: UninstallSnapshot, goes: Sequence[Gone]) -> Iterator[Fin
             "injected",
             "error",
             f"mesh {snapshot.config.name}",
-            f"{len(left)} workloads still have a proxy of this mesh: {_some(left)}. Without a "
-            "control plane their proxies lose their certificates within a day, and new pods come "
+            f"workloads that still have a proxy of this mesh ({len(left)}): {_some(left)}. Without "
+            "a control plane their proxies lose their certificates within a day, and new pods come "
             "up without a proxy",
             "Remove annotation linkerd.io/inject from them and their namespaces and restart them, "
             "or accept this.",

@@ -39,7 +39,7 @@ from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.rotation import approve
 from prefect_linkerd.tasks.step import step, submit
 from prefect_linkerd.tasks.trust_anchor import key_store, load_secret
-from prefect_linkerd.tasks.uninstall import approve_uninstall
+from prefect_linkerd.tasks.uninstall import approve_uninstall, place_of_key
 from prefect_linkerd.tasks.webhooks import approve_webhooks
 
 
@@ -291,6 +291,7 @@ def test_a_secret_block_needs_a_server() -> None:
     # A mesh whose anchor is there already needs no place for a key.
     assert store.load() is None
     assert "PREFECT_API_URL names no Prefect server" in store.where
+    assert place_of_key(Mesh(None, MeshConfig())).startswith("the mesh's file does not say")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidInput, match=r"Set PREFECT_API_URL, or .*trust_anchor.key_file"):
         load_secret("new-key")
 

@@ -195,6 +195,9 @@ def test_advice_about_a_manifest(tmp_path: Path) -> None:
         if text:
             file.write_text(text)
         advice(ChartError, lambda: load_manifest(str(file)))
+    # The cause in the system's words.
+    with pytest.raises(ChartError, match="found connection refused"):
+        load_manifest("http://127.0.0.1:1/emojivoto.yml")
     file.write_text("kind: Namespace")
     config = MeshConfig.model_validate({"emojivoto": {"manifest": str(file), "enabled": False}})
     assert load_manifest(config.emojivoto.manifest)

@@ -201,7 +201,7 @@ def test_advice_about_an_object_that_the_api_server_refuses(charts_dir: Path) ->
     read = replace(snapshot(charts_dir, OLD, NEW), objects=[refused])
     assert said(read) == ["Fix what the message names."]
     words = advice(PreflightFailed, lambda: require_acceptable(errors(read), "upgrade"))
-    assert words.endswith("A person may accept objects (accept).")
+    assert words.endswith("A person may accept objects (accept; at a terminal --accept).")
     assert errors(replace(read, objects=[replace(refused, refused="")])) == []
     require_acceptable(errors(replace(read, accepted=frozenset({"objects"}))), "upgrade")
 
