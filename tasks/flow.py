@@ -80,11 +80,12 @@ class flow:  # noqa: N801 a decorator
 
         if without_prefect():
             return cast("Flow[P, R]", function)
-        from prefect import flow
+        from prefect_linkerd.tasks.on_prefect import MeshFlow
 
-        return flow(
+        return MeshFlow(
+            function,
             name=deployment_name(function.__name__),
             flow_run_name=self.run_name,
             persist_result=False,
             validate_parameters=True,
-        )(function)
+        )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
-from prefect import Task, get_client, task
+from prefect import Flow, Task, get_client, task
 from prefect.artifacts import (
     Artifact,
     create_markdown_artifact,
@@ -23,7 +23,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
-from prefect.exceptions import FlowPauseTimeout, ObjectAlreadyExists
+from prefect.exceptions import FlowPauseTimeout, ObjectAlreadyExists, ParameterTypeError
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
@@ -37,6 +37,25 @@ from prefect_linkerd.tasks.step import DELAYS, Step, is_transient
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class MeshFlow(Flow[P, R]):
+    """A flow whose run names the block that it was given and that nobody has saved."""
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """As Prefect's, which names the block only in the log.
+
+        Raises:
+            ParameterTypeError: a parameter is not valid, or its block is not there.
+        """
+        try:
+            return super().validate_parameters(parameters)
+        except ParameterTypeError as error:
+            if (cause := error.__cause__) is None:
+                raise
+            raise ParameterTypeError(
+                f"{cause}. Save the block, or pause the schedule that names it."
+            ) from cause
 
 
 class Approval(RunInput):

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 
+from prefect_linkerd.flows.verify_mesh import verify_mesh
 from prefect_linkerd.mesh.config.model import ChartSources, ClusterAccess
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from tests.support.prefect_servers import Server, on_server
@@ -39,6 +41,15 @@ for run in json.loads(sys.argv[1]):
     flow_run, flow = load_flow_and_flow_run(UUID(run))
     run_flow(flow, flow_run=flow_run, return_type="state")
 """
+
+
+def test_a_run_whose_block_is_not_there_names_it(server: Server) -> None:
+    mesh = {"mesh": {"$ref": {"block_document_slug": "linkerd-mesh/nobody"}}}
+    with (
+        on_server(server.api),
+        pytest.raises(ParameterTypeError, match=r"named nobody for .* linkerd-mesh\. Save "),
+    ):
+        verify_mesh.validate_parameters(mesh)
 
 
 def test_every_flow_is_loaded_by_its_entrypoint_and_takes_a_block(

@@ -308,6 +308,6 @@ def test_where_prefect_is_there_already_a_flow_is_prefects() -> None:
     @flow(run_name="judge", changes=False, page="x.md")
     def judge() -> None: ...
 
-    assert type(judge).__name__ == "Flow"
+    assert type(judge).__name__ == "MeshFlow"
     assert judge.name == "linkerd-judge"
     assert End("Completed").data is None
