@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -36,7 +36,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
     read_workloads,
     rollout_status,
 )
-from prefect_linkerd.mesh.kubernetes.waiting import poll, polls
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import (
     KeyPair,
@@ -104,6 +104,7 @@ from prefect_linkerd.mesh.rotation.preconditions import (
     nothing_to_drop,
     require_certificate_layout,
 )
+from prefect_linkerd.mesh.rotation.renewals import all_renewed_at, asked_first, worth_asking
 from prefect_linkerd.mesh.rotation.snapshot import (
     RotationSnapshot,
     anchors_to_keep,
@@ -112,9 +113,11 @@ from prefect_linkerd.mesh.rotation.snapshot import (
 )
 from prefect_linkerd.mesh.rotation.trust_bundle import (
     Change,
+    TrustBundle,
     await_roots,
     declare,
     only,
+    read_trust_bundle,
     with_anchor,
     write_trust_bundle,
 )
@@ -446,7 +449,7 @@ class Rotation:
         """Writes down the certificates' lifetime before it is shortened, to put it back."""
         record = self.record
         wanted = timedelta(minutes=self._options.leaf_minutes)
-        if record.is_shortened or self._leaf_times(snapshot).span <= wanted:
+        if record.is_shortened or self._leaf_times(snapshot.bundle).span <= wanted:
             return record
         release = snapshot.bundle.release
         return self._claim.save(
@@ -459,8 +462,8 @@ class Rotation:
             )
         )
 
-    def _leaf_times(self, snapshot: RotationSnapshot) -> LeafTimes:
-        release = snapshot.bundle.release
+    def _leaf_times(self, bundle: TrustBundle) -> LeafTimes:
+        release = bundle.release
         values = release.values if release is not None else None
         return leaf_times(values or {}, self._mesh.control_plane_chart.defaults)
 
@@ -626,7 +629,7 @@ class Rotation:
 
     def _renew_gently(self, on_progress: OnProgress) -> None:
         """Waits until proxies have renewed by themselves; restarts those that do not in time."""
-        times = self._leaf_times(self.read())
+        times = self._leaf_times(read_trust_bundle(self._mesh))
         is_short = times.is_short(self._options, self.record)
         if is_short:
             self._restart_early_ones(on_progress)
@@ -664,27 +667,54 @@ class Rotation:
         self._restart_all("switch", judge, on_progress, tolerated)
 
     def _await_renewals(self, times: LeafTimes, on_progress: OnProgress) -> list[Pod]:
-        """Those that have not renewed by the time when every proxy should have."""
-        now = self._mesh.cluster.clock()
-        due = (self.record.since() or now) + times.renewal
-        wait = (due - now).total_seconds()
-        total = len(self.read().data_plane.pods)
-        for is_due in polls(wait, every=5.0):
-            self._claim.check()
-            self.probe.check("switch, while proxies renew")
+        """Those that have not renewed by the time when every proxy should have.
+
+        A few are asked first, the others once these have renewed or there is no time left.
+        """
+        cluster, every = self._mesh.cluster, times.renewal
+        now = cluster.clock()
+        since = self.record.since() or now
+        late = self._yet_to_renew(self.read())
+        due = all_renewed_at(late, self._issued, since, every)
+        for is_due in polls((due - now).total_seconds(), every=5.0):
+            self._check_switch()
             if not is_due:
-                on_progress(0, total, f"proxies renew by themselves until {due:%H:%M:%S} UTC")
+                on_progress(0, len(late), f"proxies renew by themselves until {due:%H:%M:%S} UTC")
+        snapshot, now = self.read(), cluster.clock()
+        until = since + every + times.grace
+        silent: frozenset[str] = frozenset()
+        few: tuple[Pod, ...] = ()
 
-        def late() -> list[Pod]:
-            self._claim.check()
-            self.probe.check("switch, while proxies renew")
-            snapshot = self._with_issued(self.read())
-            total, late = len(snapshot.data_plane.pods), list(unproven(snapshot, "switch"))
+        def pause() -> float:
+            # What was asked has said when its certificate was issued, so when it renews.
+            due = all_renewed_at(few, self._issued, since, every)
+            return max((due - cluster.clock()).total_seconds(), 2.0)
+
+        for is_last in polls((until - now).total_seconds(), every=pause):
+            self._check_switch()
+            few = asked_first(self._yet_to_renew(snapshot), self._issued, silent, since, every)
+            unanswered = self._ask(snapshot, few)
+            if unanswered - silent:
+                # Pods come and go.
+                snapshot = self.read()
+            silent |= unanswered
+            late = self._yet_to_renew(snapshot)
+            if is_last or not {pod.uid for pod in few} & {pod.uid for pod in late}:
+                silent |= self._ask(snapshot, late)
+                late = self._yet_to_renew(snapshot)
+            total = len(snapshot.data_plane.pods)
             on_progress(total - len(late), total, "waiting for proxies to renew")
-            return late
+            if not late or is_last:
+                break
+        return late
 
-        left = times.grace.total_seconds() + min(wait, 0.0)
-        return poll(late, lambda found: not found, left, every=2.0)
+    def _yet_to_renew(self, snapshot: RotationSnapshot) -> list[Pod]:
+        """The pods without a certificate of the goal, by what is known; asks nobody."""
+        return list(unproven(replace(snapshot, issued=self._issued), "switch"))
+
+    def _check_switch(self) -> None:
+        self._claim.check()
+        self.probe.check("switch, while proxies renew")
 
     def _next_generation(self, phase: str) -> None:
         if self.probe.asks:
@@ -694,11 +724,13 @@ class Rotation:
         """Waits until every proxy has renewed its certificate by itself."""
         lifetime = self._mesh.config.lifetimes.leaf_hours * 3600
         for is_last in polls(lifetime, every=min(30.0, lifetime / 100)):
-            self._claim.check()
-            self.probe.check("switch, while proxies renew")
-            snapshot = self._with_issued(self.read())
+            self._check_switch()
+            snapshot, now = self.read(), self._mesh.cluster.clock()
+            since, every = snapshot.loaded_since or now, self._leaf_times(snapshot.bundle).renewal
+            late = self._yet_to_renew(snapshot)
+            self._ask(snapshot, worth_asking(late, self._issued, since, every, now))
             total = len(snapshot.data_plane.pods)
-            left = list(unproven(snapshot, "switch"))
+            left = self._yet_to_renew(snapshot)
             on_progress(total - len(left), total, "waiting for proxies to renew")
             if not left:
                 return
@@ -707,12 +739,18 @@ class Rotation:
 
     def _with_issued(self, snapshot: RotationSnapshot) -> RotationSnapshot:
         """With the times of the certificates whose pods started too early; each is proven once."""
-        snapshot = replace(snapshot, issued=self._issued)
-        left = list(unproven(snapshot, "switch"))
-        if left and snapshot.loaded_since is not None:
-            lifetimes = self._leaf_times(snapshot).lifetimes(self._claim.record)
-            self._issued |= read_issued(self._mesh.cluster, left, lifetimes)
+        if snapshot.loaded_since is not None:
+            self._ask(snapshot, self._yet_to_renew(snapshot))
         return replace(snapshot, issued=dict(self._issued))
+
+    def _ask(self, snapshot: RotationSnapshot, pods: Sequence[Pod]) -> frozenset[str]:
+        """Asks proxies when their certificates were issued; the UIDs of those that do not say."""
+        if not pods:
+            return frozenset()
+        lifetimes = self._leaf_times(snapshot.bundle).lifetimes(self._claim.record)
+        found = read_issued(self._mesh.cluster, pods, lifetimes)
+        self._issued |= found
+        return frozenset(pod.uid for pod in pods) - found.keys()
 
     # drop
 
