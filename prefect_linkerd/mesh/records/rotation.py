@@ -211,19 +211,23 @@ class RotationClaim:
         if self._lost is not None:
             raise self._lost
 
-    def save(self, record: RotationRecord) -> RotationRecord:
-        """Writes the record."""
+    def save(self, record: RotationRecord, now: datetime | None = None) -> RotationRecord:
+        """Writes the record.
+
+        Args:
+            now: the time, where it was just read.
+        """
         self.check()
         text = json.dumps(asdict(record), sort_keys=True)
-        self._write(lambda data: {**data, "rotation": text})
+        self._write(lambda data: {**data, "rotation": text}, now=now)
         return record
 
     def tell(self, phase: str, text: str) -> None:
         """Adds a line to the story, and says which phase it is."""
         if (record := self.record) is not None:
-            at = self._cluster.clock().isoformat(timespec="seconds")
-            story = (*record.story, Chapter(at, phase, text))
-            self.save(replace(record, phase=phase, story=story))
+            now = self._cluster.clock()
+            story = (*record.story, Chapter(now.isoformat(timespec="seconds"), phase, text))
+            self.save(replace(record, phase=phase, story=story), now)
 
     def _write(
         self,
@@ -231,9 +235,10 @@ class RotationClaim:
         *,
         is_new: bool = False,
         held: bool = True,
+        now: datetime | None = None,
     ) -> None:
         with self._lock:
-            until = self._cluster.clock() + self._lease
+            until = (now or self._cluster.clock()) + self._lease
             for attempt in range(ATTEMPTS):
                 data: dict[str, str] = {
                     **change(self._object.get("data") or {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -131,6 +132,9 @@ STOPPED = (
 )
 """What to do where fewer requests succeed after a restart."""
 
+FRESH = 5.0
+"""Seconds for which a step may begin with what the step before it has read."""
+
 REISSUES = 3
 """How often cert-manager is asked: it may have signed by what it still had in memory."""
 
@@ -157,6 +161,8 @@ class Rotation:
         self._options = options
         self.probe = Probe()
         self._issued: dict[str, datetime] = {}
+        self._seen: tuple[float, DataPlane | None] = (0.0, None)
+        self._handed: RotationSnapshot | None = None
         self._watch = TrafficWatch(
             mesh.cluster,
             max_drop=options.restarts.max_success_drop,
@@ -177,11 +183,32 @@ class Rotation:
         return record
 
     def read(self, data_plane: DataPlane | None = None) -> RotationSnapshot:
-        return read_rotation(self._mesh, self.record.goal, data_plane)
+        begin = time.monotonic()
+        snapshot = read_rotation(self._mesh, self.record.goal, data_plane)
+        if data_plane is None:
+            self._seen = begin, snapshot.data_plane
+        return snapshot
+
+    def _is_fresh(self, snapshot: RotationSnapshot) -> bool:
+        """Whether a snapshot is the last one that was read, and just now."""
+        at, data_plane = self._seen
+        return snapshot.data_plane is data_plane and time.monotonic() < at + FRESH
+
+    def _hand_on(self, snapshot: RotationSnapshot) -> None:
+        """Leaves what was read to the next step; nothing is changed in between.
+
+        A Certificate's anchor changes by itself, so there each step reads for itself.
+        """
+        self._handed = snapshot if snapshot.anchor is None else None
+
+    def _taken(self) -> RotationSnapshot:
+        """What the step before has left, unless that was a while ago; else what there is now."""
+        handed, self._handed = self._handed, None
+        return handed if handed is not None and self._is_fresh(handed) else self.read()
 
     def next_phase(self, *, recover: bool = False) -> PhaseName:
         """The first phase whose proof does not hold, by what is on the cluster."""
-        snapshot = self.read()
+        snapshot = self._taken()
         if recover:
             return recovery_phase(snapshot)
         self._follow_cert_manager(snapshot)
@@ -189,7 +216,9 @@ class Rotation:
         phase = next_phase(snapshot, takes)
         # A certificate that was renewed proves itself by its time alone.
         if phase in ("bundle", "switch") and snapshot.loaded_since is not None:
-            return next_phase(self._with_issued(snapshot), takes)
+            snapshot = self._with_issued(snapshot)
+            phase = next_phase(snapshot, takes)
+        self._hand_on(snapshot)
         return phase
 
     def _follow_cert_manager(self, snapshot: RotationSnapshot) -> None:
@@ -426,7 +455,7 @@ class Rotation:
         """The goal beside what is trusted."""
         record = self.record
         self._claim.check()
-        snapshot = self.read()
+        snapshot = self._taken()
         if snapshot.anchor is not None:
             self._bundle_of_secrets(snapshot, snapshot.anchor)
             return
@@ -525,16 +554,18 @@ class Rotation:
 
     def spread(self, on_progress: OnProgress) -> None:
         """Every proxy trusts the goal."""
-        if self.read().anchor is not None:
+        snapshot = self._taken()
+        if snapshot.anchor is not None:
             # Identity skips an issuer of the new anchor until it restarts: see `phases`.
-            self._restart("spread", on_progress, but_identity=True)
-        self._restart("spread", on_progress)
+            self._restart("spread", on_progress, snapshot, but_identity=True)
+            snapshot = self.read()
+        self._restart("spread", on_progress, snapshot)
 
     # switch
 
     def switch(self, on_progress: OnProgress) -> None:
         """The goal signs, and every proxy has a certificate of it."""
-        snapshot = self.read()
+        snapshot = self._taken()
         if next_phase(snapshot) in ("bundle", "spread"):
             raise NotReady(
                 f"mesh {self._mesh.config.name}",
@@ -756,7 +787,7 @@ class Rotation:
 
     def drop(self, on_progress: OnProgress) -> None:
         """The goal alone is trusted, once nobody has a certificate of another."""
-        snapshot = self._with_issued(self.read())
+        snapshot = self._with_issued(self._taken())
         if next_phase(snapshot) in ("bundle", "spread", "switch"):
             left = ", ".join(p.subject for p in unproven(snapshot, "switch"))
             raise NotReady(
@@ -820,7 +851,7 @@ class Rotation:
         """
         self._claim.check()
         namespace = self._mesh.config.namespaces.linkerd
-        snapshot = self.read()
+        snapshot = self._taken()
         secret = self._mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
         if secret is None:
             raise NotReady(
@@ -867,9 +898,14 @@ class Rotation:
             self._claim.tell(phase, f"Probe: {text}.")
 
     def _restart(
-        self, phase: PhaseName, on_progress: OnProgress, *, but_identity: bool = False
+        self,
+        phase: PhaseName,
+        on_progress: OnProgress,
+        snapshot: RotationSnapshot | None = None,
+        *,
+        but_identity: bool = False,
     ) -> None:
-        snapshot = self.read()
+        snapshot = first = snapshot or self.read()
         if phase != "switch" and any(
             snapshot.trusted_by(p) is None for p in snapshot.data_plane.pods
         ):
@@ -878,7 +914,7 @@ class Rotation:
         tolerated = unwell(snapshot) if self._options.allow_unhealthy else frozenset[Workload]()
 
         def judge(plane: DataPlane) -> Needs:
-            snapshot = self.read(plane)
+            snapshot = first if plane is first.data_plane else self.read(plane)
             if phase == "switch" and self.record.is_gentle:
                 snapshot = self._with_issued(snapshot)
             needs = needs_restart(snapshot, phase)
@@ -886,7 +922,7 @@ class Rotation:
             return lambda pod: pod.uid not in left_out and needs(pod)
 
         self._claim.tell(phase, "Restarting the workloads that need it.")
-        self._restart_all(phase, judge, on_progress, tolerated)
+        self._restart_all(phase, judge, on_progress, tolerated, snapshot)
         self._prove(phase, but_identity=but_identity)
 
     def _restart_all(
@@ -895,12 +931,14 @@ class Rotation:
         judge: Callable[[DataPlane], Needs],
         on_progress: OnProgress,
         tolerated: frozenset[Workload],
+        first: RotationSnapshot | None = None,
         *,
         is_down: bool = False,
     ) -> None:
         """Restarts what needs it.
 
         Args:
+            first: what may have been read just now, which is not read again then.
             is_down: whether requests fail anyway.
         """
         watch = self._watch
@@ -914,11 +952,18 @@ class Rotation:
             restarted = {**record.restarted, phase: tuple(dict.fromkeys((*done, *names)))}
             self._claim.save(replace(record, restarted=restarted))
 
+        def read() -> DataPlane:
+            nonlocal first
+            given, first = first, None
+            if given is not None and self._is_fresh(given):
+                return given.data_plane
+            return read_data_plane(self._mesh.cluster, self._mesh.config.namespaces.linkerd)
+
         restart_beside(
             self.probe,
             phase,
             self._mesh.cluster,
-            lambda: read_data_plane(self._mesh.cluster, self._mesh.config.namespaces.linkerd),
+            read,
             judge,
             self._options.restarts,
             timeout=self._mesh.config.timeout_seconds,
@@ -947,6 +992,7 @@ class Rotation:
             if not left:
                 text = f"Proven for {len(snapshot.data_plane.pods)} proxies."
                 self._claim.tell(phase, text)
+                self._hand_on(snapshot)
                 return
             lasting = [pod for pod in left if not pod.is_deleting]
             if lasting or is_last:

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,10 @@ def kill_at(place: str, phase: str) -> None:
     seen = 0
     request, save = Cluster.request, RotationClaim.save
 
-    def watched(self: RotationClaim, record: Record) -> Record:
+    def watched(self: RotationClaim, record: Record, now: datetime | None = None) -> Record:
         nonlocal phase
         phase = record.phase
-        return save(self, record)
+        return save(self, record, now)
 
     def dying(self: Cluster, method: str, path: str, **options: Any) -> Any:
         nonlocal seen

@@ -1,0 +1,95 @@
+"""A step begins with what the step before it has read, if that was just now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from prefect_linkerd.mesh.config.model import MeshConfig
+from prefect_linkerd.mesh.identity.certificate_anchor import CertificateAnchor
+from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.records.rotation import RotationClaim, RotationRecord
+from prefect_linkerd.mesh.restarts import DataPlane
+from prefect_linkerd.mesh.rotation import run
+from prefect_linkerd.mesh.rotation.key_ring import KeyRing
+from prefect_linkerd.mesh.rotation.leaves import IssuerLoad
+from prefect_linkerd.mesh.rotation.options import RotationOptions
+from prefect_linkerd.mesh.rotation.run import FRESH, Rotation
+from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot
+from prefect_linkerd.mesh.rotation.trust_bundle import TrustBundle
+
+
+def snapshot() -> RotationSnapshot:
+    plane = DataPlane("linkerd", frozenset(), (), {}, ())
+    bundle = TrustBundle("", None, "release", None, "")
+    return RotationSnapshot("new", bundle, plane, None, None, IssuerLoad(None), None)
+
+
+class Handing(Rotation):
+    """A rotation whose reads are counted."""
+
+    def __init__(self) -> None:
+        mesh = Mesh(cast("Cluster", None), MeshConfig(name="test"))
+        nothing = cast("Any", None)
+        super().__init__(
+            mesh, cast("KeyRing", nothing), cast("RotationClaim", nothing), RotationOptions()
+        )
+        self.reads: list[RotationSnapshot] = []
+
+    @property
+    def record(self) -> RotationRecord:
+        return RotationRecord("new", "old", "", "spread", "")
+
+    def hand_on(self, snapshot: RotationSnapshot) -> None:
+        self._hand_on(snapshot)
+
+    def take(self) -> RotationSnapshot:
+        return self._taken()
+
+
+@pytest.fixture
+def rotation(monkeypatch: pytest.MonkeyPatch) -> Handing:
+    made = Handing()
+
+    def read(*_: object) -> RotationSnapshot:
+        made.reads.append(snapshot())
+        return made.reads[-1]
+
+    monkeypatch.setattr(run, "read_rotation", read)
+    return made
+
+
+def test_what_was_just_read_is_read_once(rotation: Handing) -> None:
+    # What proxies have said since is no reason to read the mesh again.
+    seen = replace(rotation.read(), issued={})
+    rotation.hand_on(seen)
+    assert rotation.take() is seen
+    # It is taken once: whoever takes it changes something.
+    assert rotation.take() is not seen
+    assert len(rotation.reads) == 2
+
+
+def test_what_is_older_is_read_again(rotation: Handing, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(run.time, "monotonic", lambda: now)
+    seen = rotation.read()
+    rotation.hand_on(seen)
+    # Such as an approval.
+    now += FRESH
+    assert rotation.take() is not seen
+
+
+def test_what_was_read_before_something_else_is_read_again(rotation: Handing) -> None:
+    seen = rotation.read()
+    rotation.hand_on(seen)
+    rotation.read()
+    assert rotation.take() is rotation.reads[2]
+
+
+def test_a_certificates_anchor_is_always_read(rotation: Handing) -> None:
+    seen = replace(rotation.read(), anchor=cast("CertificateAnchor", object()))
+    rotation.hand_on(seen)
+    assert rotation.take() is not seen
