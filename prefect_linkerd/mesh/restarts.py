@@ -553,6 +553,7 @@ def restart_data_plane(
             continue
         covered = {budget.namespace for budget in data_plane.budgets}
         show = _shown_by(on_progress)
+        took: dict[Stage, tuple[int, float]] = {}
         for number, batch in enumerate(plan.batches):
             show(plan.batches, number)
             if number and policy.pause_seconds:
@@ -564,9 +565,16 @@ def restart_data_plane(
                 watch.before(names, judged_by(batch, data_plane), data_plane.pods)
             left = _restart(cluster, batch.workloads)
             waited = [w for w in left if w not in tolerated]
+            begin = time.monotonic()
             await_rollouts(
-                cluster, waited, timeout, _beyond(len(done), total, on_progress), may_go=True
+                cluster,
+                waited,
+                timeout,
+                _beyond(len(done), total, on_progress),
+                may_go=True,
+                usual=usual_seconds(len(waited), *took.get(batch.stage, (0, 0.0))),
             )
+            took[batch.stage] = len(waited), time.monotonic() - begin
             done += left
             if watch is not None:
                 following = plan.batches[number + 1 : number + 2]
@@ -580,6 +588,16 @@ def restart_data_plane(
         found=f"that they still do, after {ATTEMPTS} more",
         remedy="Look at the proxy injector: what it knows of the cluster may be out of date.",
     )
+
+
+def usual_seconds(workloads: int, before: int, seconds: float) -> float:
+    """How long a batch may take, by the one before it; 0 where there was none.
+
+    Args:
+        workloads: how many are waited for.
+        before: how many were in the batch before, which took `seconds`.
+    """
+    return seconds * min(workloads / before, 1.0) if before else 0.0
 
 
 def _shown_by(on_progress: OnProgress) -> Callable[[Sequence[Batch], int], None]:

@@ -35,6 +35,18 @@ EXPLAINED = 3
 SETTLES = 3.0
 """Seconds after which a rollout is late enough to ask why, and between two such looks."""
 
+EARLY = 0.8
+"""The part of the usual time after which rollouts may be done."""
+
+RARELY = 5.0
+"""Seconds between two looks at rollouts that should not be done yet, for those who watch."""
+
+SHARE = 0.1
+"""The part of the usual time between two looks from then on, where that is less than usual."""
+
+PATIENT = 10.0
+"""Seconds for which a rollout that usually takes as long is not asked what holds it up."""
+
 OnProgress = Callable[[int, int, str], None]
 """Called with workloads ready, workloads wanted and what is being waited for."""
 
@@ -134,6 +146,7 @@ def await_rollouts(
     *,
     every: float = 1.0,
     may_go: bool = False,
+    usual: float = 0.0,
 ) -> None:
     """Waits until every workload is rolled out; a look is one list per namespace and kind.
 
@@ -144,6 +157,8 @@ def await_rollouts(
         every: seconds between two looks, or twice as long as a look takes where that is more. Few
             workloads are looked at sooner at first.
         may_go: whether one that is deleted meanwhile is no more waited for.
+        usual: seconds that as many others took. Before they are over it is seldom looked, and not
+            asked what holds late workloads up.
 
     Ends early where waiting cannot help any more: see `kubernetes.stall`.
 
@@ -151,17 +166,22 @@ def await_rollouts(
         NotReady: the first that is not, with its pods' reasons and its last events.
     """
     waiting = list(workloads)
-    watch = TroubleWatch(cluster)
+    watch = TroubleWatch(cluster, patience=min(usual, PATIENT))
     shortest, took = min(0.1, every) if len(waiting) <= FEW else every, 0.0
+    start = time.monotonic()
 
     def pause() -> float:
         # Thousands in a namespace are much to read: most of the time is the cluster's own.
         nonlocal shortest
-        now = max(shortest, 2 * took)
+        now = next_look(time.monotonic() - start, usual, shortest)
         shortest = min(2 * shortest, every)
-        return now
+        return max(now, 2 * took)
 
+    is_too_early = usual > 0
     for is_last in polls(timeout, every=pause):
+        if is_too_early and not is_last:
+            is_too_early = False
+            continue
         begin = time.monotonic()
         found = _read(cluster, waiting)
         took = time.monotonic() - begin
@@ -196,6 +216,19 @@ def await_rollouts(
             )
 
 
+def next_look(passed: float, usual: float, every: float) -> float:
+    """Seconds until it is worth looking again at rollouts that are waited for.
+
+    Args:
+        passed: seconds since they began.
+        usual: seconds that as many others took; 0 where that is not known.
+        every: seconds between two looks once they may be done, where that is not known.
+    """
+    if not usual:
+        return every
+    return max(min(EARLY * usual - passed, RARELY), min(every, SHARE * usual))
+
+
 def _read(cluster: Cluster, workloads: Sequence[Workload]) -> dict[Workload, Object]:
     """Those of the workloads that exist."""
     names: dict[tuple[str, str], set[str]] = {}
@@ -223,13 +256,20 @@ class TroubleWatch:
     Args:
         is_new: whether a workload is as its waiter made it. What is hopeless of an older one
             may be just what is about to be fixed: it is looked at for as long as other troubles.
+        patience: seconds for which it is too early to ask, where that is longer than usual.
     """
 
-    def __init__(self, cluster: Cluster, is_new: Callable[[Object], bool] = lambda _: True) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        is_new: Callable[[Object], bool] = lambda _: True,
+        *,
+        patience: float = 0.0,
+    ) -> None:
         self._cluster = cluster
         self._is_new = is_new
         self._patience = Patience()
-        self._next = time.monotonic() + SETTLES
+        self._next = time.monotonic() + max(SETTLES, patience)
         self._since: datetime | None = None
         self._shown: dict[tuple[str, str, int], Trouble] = {}
         self.trouble: Trouble | None = None

@@ -29,6 +29,7 @@ from prefect_linkerd.mesh.restarts import (
     read_data_plane,
     restart_data_plane,
     target_of,
+    usual_seconds,
 )
 from prefect_linkerd.mesh.snapshot.mesh import Pod, pod_of
 from tests.support.advice import follows
@@ -462,6 +463,16 @@ def test_a_data_plane_is_restarted_and_what_is_done_stays_done(
     assert RESTARTED_AT in agent["spec"]["template"]["metadata"]["annotations"]
     assert agent["metadata"]["generation"] == 2
     assert seen[-1] == (2, 2, "all restarted")
+
+
+@pytest.mark.parametrize(
+    ("workloads", "before", "seconds"),
+    [(50, 0, 0), (50, 50, 30), (25, 50, 15), (50, 10, 30), (0, 10, 0)],
+)
+def test_a_batch_should_take_as_long_as_the_one_before_it(
+    workloads: int, before: int, seconds: float
+) -> None:
+    assert usual_seconds(workloads, before, 30.0) == seconds
 
 
 @follows(

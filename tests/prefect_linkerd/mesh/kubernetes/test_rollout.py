@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -11,7 +11,7 @@ import yaml
 from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.objects import Workload
-from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts, rollout_status
+from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts, next_look, rollout_status
 from tests.support.advice import follows
 from tests.support.waiting import eventually
 from tests.support.workloads import deployment
@@ -85,6 +85,48 @@ def test_an_exceeded_deadline_and_a_failed_job_are_failures() -> None:
     assert rollout_status(obj("Deployment", {}, {"conditions": [late]})).failure == "too late"
     failed = {"type": "Failed", "status": "True", "message": "BackoffLimitExceeded"}
     assert rollout_status(obj("Job", {}, {"conditions": [failed]})).failure
+
+
+USUAL = 10.0
+
+
+@pytest.mark.parametrize(
+    ("passed", "usual", "seconds"),
+    [
+        (0, 0, 0.5),
+        (100, 0, 0.5),
+        # Not done yet, but somebody may watch.
+        (0, USUAL, 5),
+        (5, USUAL, 3),
+        (7.9, USUAL, 0.5),
+        (100, USUAL, 0.5),
+        # What takes a second is looked at more often at its end.
+        (0, 1, 0.8),
+        (1, 1, 0.1),
+    ],
+)
+def test_rollouts_are_looked_at_when_they_may_be_done(
+    passed: float, usual: float, seconds: float
+) -> None:
+    assert next_look(passed, usual, 0.5) == pytest.approx(seconds)
+
+
+def test_rollouts_that_take_the_usual_time_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = Workload("Deployment", "apps", "web")
+    done = obj("Deployment", {"replicas": 0}, SEEN)
+    done["metadata"] |= {"name": "web", "namespace": "apps"}
+    looks: list[float] = []
+    begin = time.monotonic()
+
+    def read(_cluster: Cluster, _workloads: object) -> dict[Workload, Any]:
+        looks.append(time.monotonic() - begin)
+        late = obj("Deployment", {"replicas": 1}, {})
+        late["metadata"] |= done["metadata"]
+        return {workload: done if looks[-1] > 0.3 else late}
+
+    monkeypatch.setattr("prefect_linkerd.mesh.kubernetes.rollout._read", read)
+    await_rollouts(cast("Cluster", None), [workload], 60, lambda *_: None, usual=0.4)
+    assert len(looks) == 1
 
 
 @follows("Fix what the pods and events name, then run again.")
