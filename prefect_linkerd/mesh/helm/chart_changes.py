@@ -397,7 +397,11 @@ def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
     return {**patch, **{key: None for key in old if key not in new}}
 
 
-class _Readable(yaml.SafeDumper):
+_Dumper: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's where PyYAML has it: a fifth of the time."""
+
+
+class _Readable(_Dumper):
     """Writes texts of several lines as such, so that a file in a ConfigMap can be compared."""
 
 
