@@ -72,7 +72,7 @@ audit: setup
 	$(UV) audit --frozen $(AUDIT_ARGS)
 
 # Where the programs were found or downloaded there need be no Go, and nothing to test with it.
-test-go: setup
+test-go: binaries
 	@if command -v go >/dev/null; then cd sandbox/go/companion && go vet . && go test ./...; fi
 
 # As the programs are built, so that their dependencies are not compiled a second time.
@@ -83,10 +83,11 @@ test-go: export GOFLAGS = -trimpath -mod=readonly
 test-fast: setup
 	$(RUN) pytest -n $(WORKERS) -m fast $(PYTEST_ARGS)
 
-# Types are checked, and Go's tests run, beside the others: alone each leaves a core idle for minutes.
-# What they find is shown when they find it; the tests then still run to their end.
-test: packages binaries
-	@$(MAKE) --no-print-directory --jobs 3 lint test-go pytest
+# Types are checked while the programs are built, and Go's tests run beside the others: alone each
+# leaves a core idle for minutes. What they find is shown when they find it; the tests then still run
+# to their end.
+test: setup
+	@$(MAKE) --no-print-directory --jobs 4 --keep-going lint test-go pytest
 
 pytest: packages binaries
 	$(RUN) pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
