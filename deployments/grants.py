@@ -20,6 +20,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import ANCHOR_SECRET, TRUST_ROOT
 from prefect_linkerd.mesh.install.namespaces import namespaces
 from prefect_linkerd.mesh.install.registry import pull_secret, pull_secrets
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.linkerd.facts import CONTROL_PLANE_CHARTS, SPLIT_KINDS
 from prefect_linkerd.mesh.probe.options import NAMESPACE as PROBE
 from prefect_linkerd.mesh.probe.workloads import probe_permissions
@@ -63,6 +64,18 @@ class Held:
 
 Objects = Mapping[ChartName, Sequence[Object]]
 """What each chart installs."""
+
+
+def always(granted: Iterable[Held | Grant]) -> list[Permission]:
+    """What of it every run asks for, each verb on each resource."""
+    return [
+        Permission(verb, resource, grant.group, grant.namespace, name)
+        for grant in granted
+        if isinstance(grant, Grant) and not grant.sometimes
+        for resource in grant.resources
+        for verb in grant.verbs
+        for name in grant.names or ("",)
+    ]
 
 
 def plural(kind: str) -> str:
@@ -255,6 +268,29 @@ def _issuer_reads() -> list[Grant]:
     return [
         Grant(("list",), "cert-manager.io", ("certificates",), sometimes=True),
         Grant(("get",), "cert-manager.io", ("clusterissuers", "issuers"), sometimes=True),
+    ]
+
+
+def status_reads(config: MeshConfig) -> list[Grant]:
+    """What `status` reads: certificates, Helm's records, and whether work is unfinished.
+
+    The role of `verify_mesh` has all of it.
+    """
+    linkerd = config.namespaces.linkerd
+    places = sorted(namespace["metadata"]["name"] for namespace in namespaces(config))
+    return [
+        *certificate_reads(config),
+        Grant(("list",), "", ("namespaces",)),
+        Grant(("get",), "", ("configmaps",), linkerd, (ROTATION, UPGRADE)),
+        *(Grant(("list",), "", ("secrets",), place) for place in places),
+        Grant(("list",), "apps", ("deployments",), linkerd),
+        Grant(
+            ("list",),
+            "apiextensions.k8s.io",
+            ("customresourcedefinitions",),
+            "",
+            ("serviceprofiles.linkerd.io",),
+        ),
     ]
 
 

@@ -1,5 +1,22 @@
+"""The command `prefect-linkerd`."""
+
+from __future__ import annotations
+
 import sys
 
-from prefect_linkerd.cli.app import main
+INTERRUPTED = 130
 
-sys.exit(main())
+
+def main() -> int:
+    """Runs a command; its exit code. Interrupted while it loads, it ends like one that began."""
+    try:
+        from prefect_linkerd.cli.app import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        print("\nprefect-linkerd: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,7 +16,6 @@ from typer.core import TyperGroup
 from prefect_linkerd.tasks.declared import declared_flows
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
-INTERRUPTED = 130
 OWN = {
     "verify": "read_commands",
     "certificates": "read_commands",
@@ -108,7 +107,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(None if arguments is None else list(arguments), standalone_mode=True)
     except SystemExit as end:
         return int(end.code or 0)
-    except KeyboardInterrupt:
-        # Before the command has begun.
-        return INTERRUPTED
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from prefect_linkerd.cli.flags import (
     flags_of,
     parameters_of,
 )
+from prefect_linkerd.cli.missing_permissions import named_together
 from prefect_linkerd.cli.request import Answer, RunRequest
 from prefect_linkerd.cli.user_server import has_server
 from prefect_linkerd.mesh.config.model import MeshConfig
@@ -158,7 +159,7 @@ def run_flow(
     from prefect_linkerd.tasks.outside import reports_are_about
 
     reports_are_about(None)
-    with approved(command, yes) as answer:
+    with _permitted(flow, config), approved(command, yes) as answer:
         state = run(RunRequest(flow.name, config, arguments, answer, quiet))
     if config is not None and keeps_key:
         _say_key(config, is_plain=is_plain)
@@ -168,6 +169,12 @@ def run_flow(
 
         if text := next_step(flow.name, mesh_file, dry=bool(arguments.get("dry_run"))):
             print(text, file=sys.stderr)
+
+
+def _permitted(flow: DeclaredFlow, config: MeshConfig | None) -> AbstractContextManager[None]:
+    if config is None or not flow.declaration.grants:
+        return nullcontext()
+    return named_together(flow.declaration.command, config)
 
 
 @contextmanager

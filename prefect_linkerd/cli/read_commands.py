@@ -21,6 +21,7 @@ from prefect_linkerd.cli.arguments import (
     with_flags,
 )
 from prefect_linkerd.cli.flags import arguments_of, flags_of, parameters_of
+from prefect_linkerd.cli.missing_permissions import named_together
 from prefect_linkerd.mesh.checks.options import ExpiryThresholds, VerifyOptions
 from prefect_linkerd.mesh.helm.rehearsal import HEAD
 from prefect_linkerd.mesh_file import load_mesh
@@ -167,7 +168,8 @@ def _status(
         config = load_mesh(mesh, kubeconfig, context, settings or (), "place")
         cluster = reached(config.access)
         on_server = has_server()
-        status = read_status(Mesh(cluster, config))
+        with named_together("status", config):
+            status = read_status(Mesh(cluster, config))
         key = key_row(config, cluster, has_server=on_server)
         verified = last_verification(config.name, has_server=on_server)
         if output == "json":
@@ -210,7 +212,8 @@ def _certificates(
         thresholds = arguments_of((CERTIFICATES,), flags, given).get("thresholds")
         config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
         live = Mesh(reached(config.access), config)
-        found = read_expiries(live)
+        with named_together("certificates", config):
+            found = read_expiries(live)
         due = expiring(found, config, (thresholds or ExpiryThresholds()).days)
         rows = [
             {

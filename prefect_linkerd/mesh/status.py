@@ -17,6 +17,7 @@ from prefect_linkerd.mesh.records.rotation import read_record as read_rotation
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
 from prefect_linkerd.mesh.records.upgrade import read_record as read_upgrade
 from prefect_linkerd.mesh.snapshot.expiry import Expiry, read_expiries
+from prefect_linkerd.mesh.snapshot.mesh import release_namespaces
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def read_status(mesh: Mesh) -> Status:
     return decide_status(
         mesh.config,
         mesh.cluster.version(),
-        read_mesh_releases(mesh.cluster, mesh.config),
+        read_mesh_releases(mesh.cluster, mesh.config, namespaces=release_namespaces(mesh)),
         read_expiries(mesh),
         rotation,
         read_upgrade(mesh),

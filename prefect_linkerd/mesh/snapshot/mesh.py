@@ -471,7 +471,7 @@ def _readers(mesh: Mesh) -> dict[str, Callable[[], object]]:
         "endpoints": lambda: _endpoints(mesh.cluster),
         "secrets": lambda: read_secrets(mesh),
         "installed": lambda: read_mesh_releases(
-            mesh.cluster, mesh.config, namespaces=_release_namespaces(mesh), values=True
+            mesh.cluster, mesh.config, namespaces=release_namespaces(mesh), values=True
         ),
         "crds": lambda: _crds(mesh.cluster),
         "config_maps": lambda: _config_maps(mesh),
@@ -942,7 +942,7 @@ def certificates_of(secret: Object, subject: str) -> Certificates:
     )
 
 
-def _release_namespaces(mesh: Mesh) -> set[str]:
+def release_namespaces(mesh: Mesh) -> set[str]:
     """Those of the mesh that are there: in another nobody can be granted to read anything.
 
     That of the demo application counts only where it is wanted.

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.__main__ import main as started
 from prefect_linkerd.cli import flow_command
 from prefect_linkerd.cli.app import commands, loaded, main
 from prefect_linkerd.cli.flags import Parameter, arguments_of, flags_of, parameters_of
@@ -49,6 +50,17 @@ def test_help_and_completion_import_little(program: str, argument: str, heavy: s
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupt_while_the_commands_load_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prefect_linkerd.cli.app.main", interrupted)
+    assert started() == 130
+    assert capsys.readouterr().err == "\nprefect-linkerd: interrupted.\n"
 
 
 def test_flags_become_the_models_that_flows_take() -> None:
