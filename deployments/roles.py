@@ -127,9 +127,33 @@ def as_yaml(objects: Iterable[Object]) -> str:
 
 
 def files(config: MeshConfig, helm: str = "helm") -> dict[Path, str]:
-    """The content of every file of deployments/rbac/, for a mesh with the defaults."""
-    objects = grants.render(config, helm)
-    return {FOLDER / f"{flow}.yaml": as_yaml(manifests(flow, config, objects)) for flow in FLOWS}
+    """The content of every file of deployments/rbac/, for a mesh with the defaults.
+
+    The probe's namespace, which several flows have roles in, is a file of its own: Kustomize takes
+    no object twice. It leaves out roles in namespaces that nothing here makes, such as that of the
+    application that `smoke_test` uses.
+    """
+    objects, shared = grants.render(config, helm), probe_namespace()
+    content = {PROBE: [shared]} | {
+        flow: [obj for obj in manifests(flow, config, objects) if obj != shared] for flow in FLOWS
+    }
+    there = {HOME, "kube-system"} | {
+        str(obj["metadata"]["name"])
+        for made in content.values()
+        for obj in made
+        if obj["kind"] == "Namespace"
+    }
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": sorted(
+            f"{name}.yaml"
+            for name, made in content.items()
+            if {obj["metadata"].get("namespace", HOME) for obj in made} <= there
+        ),
+    }
+    found = {FOLDER / f"{name}.yaml": as_yaml(made) for name, made in content.items()}
+    return {**found, FOLDER / "kustomization.yaml": yaml.safe_dump(kustomization, sort_keys=False)}
 
 
 def both(before: Objects, after: Objects) -> Objects:
