@@ -39,10 +39,15 @@ PATIENCE = 120_000.0
 """Milliseconds that a page may take on a busy machine."""
 
 
-CUT_OFF = """() => [...document.querySelectorAll('body *')]
+REPORT = "table, [class*=markdown], [class*=prose]"
+CUT_OFF = """report => [...document.querySelectorAll('body *')]
+    .filter(it => it.closest(report) || it.querySelector(report))
     .filter(it => it.clientWidth > 1 && it.scrollWidth > it.clientWidth + 1)
     .map(it => `${it.tagName} ${it.className}: ${it.innerText.slice(0, 200)}`)"""
-"""Elements whose content is wider than they are, but for those that only screen readers read."""
+"""Elements of a report, or around it, whose content is wider than they are.
+
+But for those that only screen readers read; Prefect shortens names and ids around it by itself.
+"""
 
 
 class Browser:
@@ -83,8 +88,9 @@ class Browser:
         return self.page.inner_text("body")
 
     def cut_off(self) -> list[str]:
-        """What of the page is wider than there is room for."""
-        found: list[str] = self.page.evaluate(CUT_OFF)
+        """What of the report on the page is wider than there is room for."""
+        self.page.locator(REPORT).first.wait_for()
+        found: list[str] = self.page.evaluate(CUT_OFF, REPORT)
         return found
 
 
