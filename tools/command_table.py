@@ -252,7 +252,7 @@ def page(found: Iterable[str]) -> str:
         "",
         "Made by `python -m tools.command_table`: each cell is an exit code, and after how long",
         "the command ended. 0: success; 1: failed; 2: wrong input, nothing was changed; 130:",
-        "interrupted. `--help` is how long a command takes to begin. The machine was busy.",
+        "interrupted. `--help` is how long a command takes to begin.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",
