@@ -36,7 +36,7 @@ from prefect_linkerd.deployments.job_template import job_template
 from prefect_linkerd.deployments.schedules import PATTERN, read_pattern, schedule_of
 from prefect_linkerd.deployments.upgrades import subscription
 from prefect_linkerd.mesh.errors import InvalidInput, MeshError
-from prefect_linkerd.mesh.kubernetes.client import cause_of
+from prefect_linkerd.mesh.helm.charts import failure_of
 from prefect_linkerd.mesh_file import load_mesh
 from prefect_linkerd.tasks.chart_releases import KnownCharts
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, block_name
@@ -306,11 +306,9 @@ async def main(arguments: Sequence[str] | None = None) -> int:
         print(f"register: {error}", file=sys.stderr)
         return 1
     except httpx.HTTPError as error:
-        answered = isinstance(error, httpx.HTTPStatusError)
-        found = f"status {error.response.status_code}" if answered else cause_of(error)
         print(
-            f"register: Prefect server {url}: expected its answer, found {found}. Check "
-            "PREFECT_API_URL, its credentials, and that the server runs.",
+            f"register: Prefect server {url}: expected its answer, found {failure_of(error)}. "
+            "Check PREFECT_API_URL, its credentials, and that the server runs.",
             file=sys.stderr,
         )
         return 1

@@ -143,10 +143,13 @@ def run_flow(
             found="none",
             remedy="Set PREFECT_API_URL.",
         )
+    permitted: AbstractContextManager[None] = nullcontext()
     if config is not None:
         from prefect_linkerd.cli.target import reached
 
-        reached(config.access)
+        cluster = reached(config.access)
+        if flow.declaration.grants:
+            permitted = named_together(command, cluster, config)
     keeps_key = flow.declaration.key == "kept" and not is_dry(arguments)
     if config is not None and keeps_key and is_plain:
         from prefect_linkerd.cli.key_place import with_place
@@ -159,7 +162,7 @@ def run_flow(
     from prefect_linkerd.tasks.outside import reports_are_about
 
     reports_are_about(None)
-    with _permitted(flow, config), approved(command, yes) as answer:
+    with permitted, approved(command, yes) as answer:
         state = run(RunRequest(flow.name, config, arguments, answer, quiet))
     if config is not None and keeps_key:
         _say_key(config, is_plain=is_plain)
@@ -169,12 +172,6 @@ def run_flow(
 
         if text := next_step(flow.name, mesh_file, dry=bool(arguments.get("dry_run"))):
             print(text, file=sys.stderr)
-
-
-def _permitted(flow: DeclaredFlow, config: MeshConfig | None) -> AbstractContextManager[None]:
-    if config is None or not flow.declaration.grants:
-        return nullcontext()
-    return named_together(flow.declaration.command, config)
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def _status(
         config = load_mesh(mesh, kubeconfig, context, settings or (), "place")
         cluster = reached(config.access)
         on_server = has_server()
-        with named_together("status", config):
+        with named_together("status", cluster, config):
             status = read_status(Mesh(cluster, config))
         key = key_row(config, cluster, has_server=on_server)
         verified = last_verification(config.name, has_server=on_server)
@@ -212,7 +212,7 @@ def _certificates(
         thresholds = arguments_of((CERTIFICATES,), flags, given).get("thresholds")
         config = load_mesh(mesh, kubeconfig, context, settings or (), "unused")
         live = Mesh(reached(config.access), config)
-        with named_together("certificates", config):
+        with named_together("certificates", live.cluster, config):
             found = read_expiries(live)
         due = expiring(found, config, (thresholds or ExpiryThresholds()).days)
         rows = [

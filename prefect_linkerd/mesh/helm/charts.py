@@ -522,14 +522,23 @@ def download(
         response = fetch(url, headers)
         return response if response.status_code in (304, *allowed) else response.raise_for_status()
     except httpx.HTTPError as error:
-        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
+        answered = isinstance(error, httpx.HTTPStatusError)
         raise ChartError(
             url,
             expected="that it can be downloaded",
-            found=f"status {status}" if status else cause_of(error),
+            found=failure_of(error),
             remedy="Correct the address, or name a folder with the charts (charts.mirror).",
-            transient=status is None or status >= 500,
+            transient=not answered or error.response.status_code >= 500,
         ) from None
+
+
+def failure_of(error: httpx.HTTPError) -> str:
+    """The status of an answer that was no success, or why no answer came."""
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"status {error.response.status_code}"
+    return cause_of(error)
 
 
 def fetch(url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:

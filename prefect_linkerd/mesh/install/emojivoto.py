@@ -11,7 +11,7 @@ import yaml
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ChartError
-from prefect_linkerd.mesh.helm.charts import fetch
+from prefect_linkerd.mesh.helm.charts import failure_of, fetch
 from prefect_linkerd.mesh.helm.images import rewrite_manifest
 from prefect_linkerd.mesh.helm.own_objects import OwnObject, always, ensure_own
 from prefect_linkerd.mesh.install.injection import ensure_meshed
@@ -55,9 +55,7 @@ def load_manifest(location: str) -> list[Object]:
 def _cause(error: Exception) -> str:
     if isinstance(error, yaml.YAMLError):
         return "no valid YAML"
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"status {error.response.status_code}"
-    return cause_of(error)
+    return failure_of(error) if isinstance(error, httpx.HTTPError) else cause_of(error)
 
 
 def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object]:

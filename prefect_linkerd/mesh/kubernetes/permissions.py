@@ -60,16 +60,21 @@ def in_words(lacking: Sequence[Permission]) -> str:
 
 @contextmanager
 def all_at_once(
-    cluster: Cluster, what: str, asked: Callable[[], Iterable[Permission]]
+    cluster: Cluster,
+    what: str,
+    asked: Callable[[], Iterable[Permission]],
+    *,
+    expected: str = "every permission that it needs, before anything changes",
 ) -> Generator[None]:
-    """Names every missing permission where one read is refused, and not that read alone.
+    """Names every missing permission where one request is refused, and not that one alone.
 
     Args:
         what: what is about to be done, such as `bootstrap of mesh m`.
-        asked: everything that it reads and writes; only asked for where a read is refused.
+        asked: everything that it reads and writes; only asked for where a request is refused.
+        expected: by default for what is read before anything changes.
 
     Raises:
-        PreflightFailed: instead of the refusal; nothing was changed.
+        PreflightFailed: instead of the refusal.
     """
     try:
         yield
@@ -81,7 +86,7 @@ def all_at_once(
             raise
         raise PreflightFailed(
             what,
-            expected="every permission that it needs, before anything changes",
+            expected=expected,
             found=in_words(lacking),
             remedy=GRANT,
         ) from None

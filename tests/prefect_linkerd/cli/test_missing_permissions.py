@@ -65,9 +65,9 @@ def test_a_refused_command_names_all_that_is_missing(
             assert each in said, command
 
 
-def test_other_failures_stay_as_they_are() -> None:
+def test_other_failures_stay_as_they_are(cluster: Cluster) -> None:
     lost = ApiError("x", expected="an answer", found="none", remedy="Wait.")
-    with pytest.raises(ApiError), named_together("status", MeshConfig()):
+    with pytest.raises(ApiError), named_together("status", cluster, MeshConfig()):
         raise lost
 
 
