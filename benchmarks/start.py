@@ -2,8 +2,8 @@
 
     python -m benchmarks.start [--runs 5] [--kubectl PATH]
 
-Each command runs in a process of its own, without a Prefect server, against a listener that ends
-every connection; once the first one has come the command is ended. Shown are the medians of the
+Each command runs in a process of its own, without a Prefect server, against a server that never
+answers; once the first one has come the command is ended. Shown are the medians of the
 seconds and of the CPU seconds until then. Where there is a `kubectl`, on PATH or by `--kubectl`, it
 runs in turn with each command, and the ratio to it is shown: other work on the machine counts for
 both. CPU time depends less on that.
@@ -14,23 +14,21 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
-from tools.command_table import kubeconfig
+from tools.command_table import kubeconfig, silent
 
 AIM = 3.0
 """Seconds within which a command begins its work, by README."""
-PATIENCE = 60.0
 COMMANDS = {
     "verify": ("verify",),
     "status": ("status",),
@@ -40,9 +38,9 @@ COMMANDS = {
 
 
 def until_first_request(
-    command: Sequence[str], listening: socket.socket, environment: dict[str, str]
+    command: Sequence[str], reached: Callable[[], None], environment: dict[str, str]
 ) -> tuple[float, float]:
-    """The wall and CPU seconds from a command's start to its first connection.
+    """The wall and CPU seconds from a command's start until it has reached the server.
 
     Raises:
         TimeoutError: there was none.
@@ -56,9 +54,8 @@ def until_first_request(
         env=environment,
     )
     try:
-        connection, _ = listening.accept()
+        reached()
         seconds = time.monotonic() - begin
-        connection.close()
     finally:
         process.kill()
         _, status, usage = os.wait4(process.pid, 0)
@@ -81,12 +78,10 @@ def main() -> None:
         environment |= {"HOME": name, "XDG_STATE_HOME": name, "NO_PROXY": "127.0.0.1"}
 
         def measured(command: Sequence[str]) -> tuple[float, float]:
-            # One listener a run: what is left of the run before reaches no other.
-            with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
-                listening.settimeout(PATIENCE)
-                url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-                reached = {"KUBECONFIG": str(kubeconfig(folder / "kubeconfig", url))}
-                return until_first_request(command, listening, environment | reached)
+            # One server a run: what is left of the run before reaches no other.
+            with silent() as (url, reached):
+                access = {"KUBECONFIG": str(kubeconfig(folder / "kubeconfig", url))}
+                return until_first_request(command, reached, environment | access)
 
         for words, given in COMMANDS.items():
             command = [sys.executable, "-m", "prefect_linkerd", *given, str(mesh)]
