@@ -363,7 +363,7 @@ class Sandbox:
                     "name": "cluster",
                     "connection": {
                         "proxyProtocol": "HTTPConnect",
-                        "transport": {"uds": {"udsName": str(self._socket)}},
+                        "transport": {"uds": {"udsName": str(self.egress)}},
                     },
                 }
             ],
@@ -403,7 +403,8 @@ class Sandbox:
         self._await("kwok", self._nodes_are_ready)
 
     @property
-    def _socket(self) -> Path:
+    def egress(self) -> Path:
+        """The socket of the proxy by which the API server reaches pods and Services."""
         return self.data / "egress.sock"
 
     @property
@@ -501,7 +502,7 @@ class Sandbox:
             # By its certificate: a CertificateRequest must name more of who makes it than a token's
             # user has.
             f"--kubeconfig={self.kubeconfig}",
-            f"--egress-socket={self._socket}",
+            f"--egress-socket={self.egress}",
             f"--proxies-socket={data}/proxies.sock",
             f"--ready-file={data}/companion.ready",
         )

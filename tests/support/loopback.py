@@ -15,6 +15,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -393,10 +394,14 @@ class DataPlane:
     `ignores_splits`, `ignores_override` and `sticks` make it do what a mesh that does not work
     does; `refuses_routes` makes it turn down every HTTPRoute. `breaks` are the pairs of the probe's
     generations, by their phases, of which the client's proxy says that it cannot reach the server.
+
+    Args:
+        egress: the socket by which proxies' admin ports are reached; None: none is.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, egress: Path | None = None) -> None:
         self.cluster = cluster
+        self.egress = egress
         self.node: LoopbackNode | None = None
         self.ignores_splits = False
         self.ignores_override = False
@@ -531,6 +536,26 @@ class DataPlane:
                 return self.node.ports(obj["spec"].get("selector", {}), namespace)
         return {}
 
+    def admin(self, host: str) -> tuple[int, bytes]:
+        """What the admin port of a pod's proxy answers.
+
+        Args:
+            host: the pod's address, with the port.
+        """
+        if self.egress is None:
+            return 502, b"unreachable"
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.egress))
+            connection.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            tunnel = http.client.HTTPResponse(connection, method="CONNECT")
+            tunnel.begin()
+            if tunnel.status != 200:
+                return tunnel.status, b""
+            connection.sendall(f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return response.status, response.read()
+
     def _handler(plane) -> type[BaseHTTPRequestHandler]:  # noqa: N805 the handler has its own self
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -549,6 +574,9 @@ class DataPlane:
 
             def do_GET(self) -> None:
                 host = self.headers["Host"]
+                if host.endswith(":4191"):
+                    status, body = plane.admin(host)
+                    return self.answer(status, {}, body)
                 target, _, is_meshed = self.headers.get(TARGET_HEADER, f"{host},yes").partition(",")
                 name, namespace = plane.choose(target, host)
                 client = self.headers.get("User-Agent", "").rpartition("/")[2]

@@ -6,7 +6,8 @@
         --url http://probe-1-{}.shop.svc.cluster.local/
 
 `probe` is a backend that also asks others, all the time, and says on a port of its own what it saw:
-`/results`, and `/ask?server=A&server=B`, which first sets whom it asks.
+`/results`, and `/ask?server=A&server=B`, which first sets whom it asks. There it also reads the
+metrics of proxies that are in the same network: `/metrics?proxy=10.0.0.7&name=response_total`.
 
 This file goes into the cluster in a ConfigMap, and runs with any image that has Python
 3.9 or newer; so it imports nothing but the standard library. All ends are bounded: a client that
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import ipaddress
 import json
 import re
 import signal
@@ -27,6 +29,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
@@ -345,6 +348,57 @@ RECENT = 1000
 """Answers whose latencies are kept."""
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
+ADMIN_PORT = 4191
+"""Where a proxy serves its metrics."""
+PROXIES = 100
+"""Proxies that may be named in one request."""
+READERS = 32
+METRIC = re.compile(r"[a-z_]{1,100}")
+
+
+def read_metrics(
+    addresses: Sequence[str],
+    names: Sequence[str],
+    *,
+    seconds: float,
+    connect: tuple[str, int] | None = None,
+) -> dict[str, str]:
+    """The lines of some metrics, from the admin ports of proxies; of those that answer in time.
+
+    Lines are left out as they arrive: a busy proxy exports megabytes of others.
+
+    Args:
+        addresses: IP addresses of pods.
+        names: those of the metrics.
+        seconds: that all of it may take.
+        connect: host and port of a proxy that requests are sent to in the place of those asked.
+    """
+    starts = tuple(name + end for name in names for end in "{ ")
+
+    def read(address: str) -> str:
+        connection = http.client.HTTPConnection(
+            *(connect or (address, ADMIN_PORT)), timeout=seconds
+        )
+        try:
+            host = f"[{address}]" if ":" in address else address
+            connection.request("GET", "/metrics", headers={"Host": f"{host}:{ADMIN_PORT}"})
+            response = connection.getresponse()
+            if response.status != 200:
+                raise ValueError(response.status)
+            lines = (line.decode() for line in response)
+            return "".join(line for line in lines if line.startswith(starts))
+        finally:
+            connection.close()
+
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        reading = {pool.submit(read, address): address for address in addresses}
+        done, _ = wait(reading, timeout=seconds)
+        return {reading[one]: one.result() for one in done if one.exception() is None}
+    finally:
+        # What has not answered ends by its own time limit.
+        pool.shutdown(wait=False, cancel_futures=True)
+
 
 class Asking:
     """Asks one server again and again until it is stopped, and counts.
@@ -467,14 +521,21 @@ class Prober(ThreadingHTTPServer):
 
     Args:
         ask: makes what asks a server, which has not started yet.
+        connect: see `read_metrics`.
     """
 
     daemon_threads = True
 
     def __init__(
-        self, address: tuple[str, int], name: str, replica: str, ask: Callable[[str], Asking]
+        self,
+        address: tuple[str, int],
+        name: str,
+        replica: str,
+        ask: Callable[[str], Asking],
+        connect: tuple[str, int] | None = None,
     ) -> None:
         self._name, self._replica, self._ask = name, replica, ask
+        self.connect = connect
         self._process = uuid.uuid4().hex
         self._asked: dict[str, list[Asking]] = {}
         self._asking: dict[str, Asking] = {}
@@ -529,18 +590,39 @@ class _Results(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        server = cast("Prober", self.server)
         target = urlsplit(self.path)
-        names = parse_qs(target.query).get("server", [])
-        if target.path not in ("/results", "/ask"):
-            self._answer(404, {"error": "there is /results and /ask"})
-        elif not all(NAME.fullmatch(name) for name in names):
-            self._answer(400, {"error": "no name of a server"})
+        query = parse_qs(target.query)
+        if target.path in ("/results", "/ask"):
+            self._said(query.get("server", []), is_told=target.path == "/ask")
+        elif target.path == "/metrics":
+            self._metrics(query)
         else:
-            with server.answering:
-                if target.path == "/ask":
-                    server.ask(names)
-                self._answer(200, server.results())
+            self._answer(404, {"error": "there is /results, /ask and /metrics"})
+
+    def _said(self, names: list[str], *, is_told: bool) -> None:
+        server = cast("Prober", self.server)
+        if not all(NAME.fullmatch(name) for name in names):
+            self._answer(400, {"error": "no name of a server"})
+            return
+        with server.answering:
+            if is_told:
+                server.ask(names)
+            self._answer(200, server.results())
+
+    def _metrics(self, query: dict[str, list[str]]) -> None:
+        names, addresses = query.get("name", []), query.get("proxy", [])
+        try:
+            seconds = min(float(query.get("seconds", ["1"])[0]), 60.0)
+            for address in addresses:
+                ipaddress.ip_address(address)
+        except ValueError as error:
+            self._answer(400, {"error": str(error)})
+            return
+        if len(addresses) > PROXIES or not all(METRIC.fullmatch(name) for name in names):
+            self._answer(400, {"error": f"at most {PROXIES} proxies, and names of metrics"})
+            return
+        connect = cast("Prober", self.server).connect
+        self._answer(200, read_metrics(addresses, names, seconds=seconds, connect=connect))
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
@@ -557,6 +639,7 @@ class _Results(BaseHTTPRequestHandler):
 def probe(given: argparse.Namespace) -> None:
     """Serves, asks and says what it saw, until the process ends."""
     host, _, port = str(given.connect).rpartition(":")
+    connect = (host, int(port)) if given.connect else None
 
     def ask(server: str) -> Asking:
         return Asking(
@@ -566,11 +649,12 @@ def probe(given: argparse.Namespace) -> None:
             interval=given.interval,
             timeout=given.timeout,
             warm_up=given.warm_up,
-            connect=(host, int(port)) if given.connect else None,
+            connect=connect,
         )
 
     backend = Backend((given.host, given.port), backend=given.name, replica=given.replica)
-    prober = Prober((given.host, given.results_port), given.name, given.replica, ask)
+    address = (given.host, given.results_port)
+    prober = Prober(address, given.name, given.replica, ask, connect)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
     threading.Thread(target=backend.serve_forever, daemon=True).start()

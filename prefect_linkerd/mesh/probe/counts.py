@@ -111,6 +111,18 @@ def read_said(content: Any) -> Said:
         raise ValueError(f"not what a probe says: {error!r}") from None
 
 
+def read_lines(content: Any) -> dict[str, str]:
+    """What a client read of other proxies, by their addresses.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return {str(address): str(lines) for address, lines in content.items()}
+    except AttributeError as error:
+        raise ValueError(f"not what a probe reads: {error!r}") from None
+
+
 def _count(piece: Mapping[str, Any]) -> Count:
     latency: Mapping[str, float] = piece["latency_ms"]
     return Count(

@@ -8,7 +8,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
 from prefect_linkerd.mesh.load.fuse import Family
-from prefect_linkerd.mesh.load.program import DRAIN_SECONDS
+from prefect_linkerd.mesh.load.program import ADMIN_PORT, DRAIN_SECONDS
 from prefect_linkerd.mesh.load.workloads import CONTAINER_PORT, container, pod, serving
 from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
 
@@ -66,6 +66,8 @@ def generation(
     # Results are read past the proxy, so that a mesh that fails does not hide that it does.
     template["metadata"]["annotations"] |= {
         "config.linkerd.io/skip-inbound-ports": str(RESULTS_PORT),
+        # And other proxies' metrics, which would make its own proxy look up thousands of addresses.
+        "config.linkerd.io/skip-outbound-ports": str(ADMIN_PORT),
         # Source: https://linkerd.io/2/tasks/graceful-shutdown/
         "config.alpha.linkerd.io/proxy-wait-before-exit-seconds": str(DRAIN_SECONDS),
     }

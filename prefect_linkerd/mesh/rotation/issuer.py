@@ -162,6 +162,7 @@ def rotate_issuer(
         seconds=options.restarts.traffic_seconds,
         # A mesh that is down gets no better by a stop halfway.
         stops=not is_down,
+        census=probe.census,
     )
     namespace = mesh.config.namespaces.linkerd
     claim.check()

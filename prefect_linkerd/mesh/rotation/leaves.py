@@ -1,9 +1,10 @@
 """Proof that running proxies have a certificate of a new issuer.
 
 Nothing in the Kubernetes API shows a proxy's certificate. What is known of it is when it was
-issued: not before its pod started, and, where the proxy's admin port can be reached through the API
-server, by the metrics of `identity_cert`. Once every identity pod signs with the new issuer, a
-certificate issued since then is of it. Where neither is known the pod has to be recreated.
+issued: not before its pod started, and, where the proxy's admin port can be reached by the probe's
+pods or through the API server, by the metrics of `identity_cert`. Once every identity pod signs
+with the new issuer, a certificate issued since then is of it. Where neither is known the pod has
+to be recreated.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.snapshot.mesh import Pod, timestamp
-from prefect_linkerd.mesh.snapshot.proxy_metrics import metrics_of
+from prefect_linkerd.mesh.snapshot.proxy_metrics import Census, metrics_of, no_census
 
 MARGIN = timedelta(seconds=5)
 """How far clocks of nodes and of the API server may differ for an order of events to be sure."""
@@ -26,10 +27,13 @@ CLOCK_SKEW_ALLOWANCE = timedelta(seconds=20)
 """What the charts add to a leaf's lifetime at each end (identity.issuer.clockSkewAllowance)."""
 
 READERS = 16
+CENSUS_SECONDS = 5.0
+"""How long proxies have to answer when many are asked at once."""
 
 # Stable releases have the first name, edge ones that with `control_` before it, and the second.
-_EXPIRATION = re.compile(r"^(?:control_)?identity_cert_expiration_timestamp_seconds\s+(\S+)", re.M)
-_REFRESHED = re.compile(r"^(?:control_)?identity_cert_refresh_timestamp_seconds\s+(\S+)", re.M)
+_EXPIRATION = "identity_cert_expiration_timestamp_seconds"
+_REFRESHED = "identity_cert_refresh_timestamp_seconds"
+METRICS = tuple(place + name for name in (_EXPIRATION, _REFRESHED) for place in ("", "control_"))
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ def issued_at(
     return min((at for at in (issued, refreshed) if at is not None), default=None)
 
 
-def _moment(pattern: re.Pattern[str], metrics: str) -> datetime | None:
-    if not (found := pattern.search(metrics)):
+def _moment(name: str, metrics: str) -> datetime | None:
+    if not (found := re.search(rf"^(?:control_)?{name}\s+(\S+)", metrics, re.MULTILINE)):
         return None
     try:
         moment = datetime.fromtimestamp(float(found[1]), UTC)
@@ -82,16 +86,26 @@ def _moment(pattern: re.Pattern[str], metrics: str) -> datetime | None:
 
 
 def read_issued(
-    cluster: Cluster, pods: Sequence[Pod], lifetimes: LeafLifetimes
+    cluster: Cluster,
+    pods: Sequence[Pod],
+    lifetimes: LeafLifetimes,
+    census: Census = no_census,
 ) -> dict[str, datetime]:
-    """When the certificates of pods were issued, by pod UID; those that can be reached."""
+    """When the certificates of pods were issued, by pod UID; those that can be reached.
+
+    Args:
+        census: asks many at once; who does not answer it is asked through the API server.
+    """
     now = cluster.clock()
+    told = census(pods, METRICS, CENSUS_SECONDS)
 
     def read(pod: Pod) -> tuple[str, datetime | None]:
-        try:
-            metrics = metrics_of(cluster, pod)
-        except (ApiError, UnicodeDecodeError):
-            return pod.uid, None
+        metrics = told.get(pod.uid)
+        if metrics is None:
+            try:
+                metrics = metrics_of(cluster, pod)
+            except (ApiError, UnicodeDecodeError):
+                return pod.uid, None
         return pod.uid, issued_at(metrics, lifetimes, pod.started, now)
 
     with ThreadPoolExecutor(READERS) as pool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -168,7 +168,13 @@ class Rotation:
             max_drop=options.restarts.max_success_drop,
             seconds=options.restarts.traffic_seconds,
             remedy=STOPPED,
+            census=self._census,
         )
+
+    def _census(
+        self, pods: Sequence[Pod], names: Sequence[str], seconds: float
+    ) -> Mapping[str, str]:
+        return self.probe.census(pods, names, seconds)
 
     @property
     def traffic(self) -> tuple[BatchTraffic, ...]:
@@ -779,7 +785,7 @@ class Rotation:
         if not pods:
             return frozenset()
         lifetimes = self._leaf_times(snapshot.bundle).lifetimes(self._claim.record)
-        found = read_issued(self._mesh.cluster, pods, lifetimes)
+        found = read_issued(self._mesh.cluster, pods, lifetimes, self._census)
         self._issued |= found
         return frozenset(pod.uid for pod in pods) - found.keys()
 

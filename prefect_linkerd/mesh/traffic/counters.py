@@ -19,7 +19,13 @@ from dataclasses import dataclass, field
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.snapshot.mesh import Pod
-from prefect_linkerd.mesh.snapshot.proxy_metrics import Responses, is_denied, metrics_of
+from prefect_linkerd.mesh.snapshot.proxy_metrics import (
+    Census,
+    Responses,
+    is_denied,
+    metrics_of,
+    no_census,
+)
 from prefect_linkerd.mesh.traffic.judgement import Measured, Stream
 
 AT_ONCE = 16
@@ -114,20 +120,26 @@ def plus(one: Responses, other: Responses) -> Responses:
     return Responses(one.succeeded + other.succeeded, one.failed + other.failed)
 
 
-def read_counters(cluster: Cluster, pods: Sequence[Pod], limit: float = LIMIT) -> Reading:
-    """Asks the proxies of pods, one API call each, side by side.
+def read_counters(
+    cluster: Cluster, pods: Sequence[Pod], census: Census = no_census, limit: float = LIMIT
+) -> Reading:
+    """Asks the proxies of pods, side by side.
 
     Args:
-        limit: seconds after which it returns with what was answered.
+        census: asks them at once; who does not answer it is asked through the API server, one API
+            call each.
+        limit: seconds after which each of the two returns with what was answered.
     """
     if not pods:
         return Reading(time.monotonic())
 
     denied: dict[str, str] = {}
+    told = census(pods, (COUNTER,), limit)
 
     def ask(pod: Pod) -> Counters | str:
         try:
-            return parse_counters(metrics_of(cluster, pod, limit))
+            text = told.get(pod.uid)
+            return parse_counters(metrics_of(cluster, pod, limit) if text is None else text)
         except ApiError as error:
             if is_denied(error):
                 denied[pod.namespace] = error.found

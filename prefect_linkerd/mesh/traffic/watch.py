@@ -11,7 +11,7 @@ from prefect_linkerd.mesh.install.injection import CONTROL_PLANE_NS
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.nodes import runs_containers
 from prefect_linkerd.mesh.snapshot.mesh import Pod, read_pods
-from prefect_linkerd.mesh.snapshot.proxy_metrics import choose_sample
+from prefect_linkerd.mesh.snapshot.proxy_metrics import Census, choose_sample, no_census
 from prefect_linkerd.mesh.traffic.counters import (
     Reading,
     callers,
@@ -94,6 +94,7 @@ class TrafficWatch:
         seconds: how long requests are counted.
         stops: whether a drop stops the restarts; else it is shown only.
         remedy: what the reader can do about a drop.
+        census: asks many proxies at once.
     """
 
     def __init__(
@@ -104,11 +105,13 @@ class TrafficWatch:
         seconds: float,
         stops: bool = True,
         remedy: str = "Look at its log and its proxy's, then run again.",
+        census: Census = no_census,
     ) -> None:
         self._cluster = cluster
         self._max_drop = max_drop
         self._seconds = seconds
         self._remedy = remedy
+        self._census = census
         self.stops = stops
         self.phase = ""
         self.rows: list[BatchTraffic] = []
@@ -165,6 +168,9 @@ class TrafficWatch:
             for stream, one in since_start(again, judged).items()
         }
 
+    def _read(self, pods: Sequence[Pod]) -> Reading:
+        return read_counters(self._cluster, pods, self._census)
+
     def _sample(self, pods: Iterable[Pod], judged: frozenset[str]) -> tuple[Pod, ...]:
         return choose_sample(self._readable(pod for pod in pods if name_of(pod) in judged), PODS)
 
@@ -172,10 +178,10 @@ class TrafficWatch:
         return (pod for pod in pods if pod.namespace not in self._denied)
 
     def _look(self, chosen: Sequence[Pod]) -> _Look:
-        own = read_counters(self._cluster, chosen)
+        own = self._read(chosen)
         self._denied |= set(own.denied)
         theirs = choose_sample(self._readable(callers(own, self._pods)), CALLERS)
-        reading = own.and_also(read_counters(self._cluster, theirs))
+        reading = own.and_also(self._read(theirs))
         self._denied |= set(reading.denied)
         return _Look(frozenset(map(name_of, chosen)), reading)
 
@@ -210,7 +216,7 @@ class TrafficWatch:
     def _again(self, first: Reading, seconds: float) -> Reading:
         """The proxies that answered, some seconds later."""
         time.sleep(max(first.at + seconds - time.monotonic(), 0.0))
-        return read_counters(self._cluster, [p for p in first.pods if p.uid in first.counters])
+        return self._read([p for p in first.pods if p.uid in first.counters])
 
     # After
 
@@ -242,7 +248,7 @@ class TrafficWatch:
         ahead: frozenset[str],
         max_drop: float,
     ) -> BatchTraffic:
-        first = read_counters(self._cluster, self._present(look))
+        first = self._read(self._present(look))
         if ahead:
             self._ahead = self._look(self._sample(self._pods, ahead))
         again = self._again(first, self._seconds)

@@ -336,6 +336,7 @@ class Upgrade:
             stops=not self.is_going_back,
             remedy="Look at its log and its proxy's, or allow a further drop with the option "
             "restarts.max_success_drop.",
+            census=self.probe.census,
         )
         watch.phase = "way back" if self.is_going_back else "upgrade"
         self._watches.append(watch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from prefect_linkerd.mesh.load import program
-from prefect_linkerd.mesh.load.program import Asking, Backend, Prober
+from prefect_linkerd.mesh.load.program import PROXIES, Asking, Backend, Prober, read_metrics
 
 
 class StandIn(ThreadingHTTPServer):
@@ -27,8 +28,12 @@ class StandIn(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.says: tuple[int, dict[str, str]] = (200, {})
+        self.metrics: dict[str, str] = {}
         self.hosts: list[str] = []
         super().__init__(("127.0.0.1", 0), _Answer)
+
+    def handle_error(self, *_: object) -> None:
+        pass
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -38,6 +43,14 @@ class _Answer(BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, StandIn)
         server.hosts.append(self.headers["Host"])
+        if self.path == "/metrics":
+            # Whoever is not there hangs up.
+            body = server.metrics[self.headers["Host"]].encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
         status, headers = server.says
         self.send_response(status)
         for name, value in headers.items():
@@ -201,6 +214,49 @@ def test_it_is_told_whom_to_ask_and_keeps_what_it_saw() -> None:
         assert results(port, "/anything")[0] == 404
         prober.shutdown()
         backend.shutdown()
+
+
+METRICS = """\
+# HELP response_total Total count of HTTP responses.
+# TYPE response_total counter
+response_total{direction="inbound",classification="success"} 7
+response_total_bytes{direction="inbound"} 9
+process_start_time_seconds 1778000000
+identity_cert_expiration_timestamp_seconds 1778086400
+"""
+TOTAL = 'response_total{direction="inbound",classification="success"} 7\n'
+EXPIRES = "identity_cert_expiration_timestamp_seconds 1778086400\n"
+
+
+def test_it_reads_the_metrics_that_are_asked_for_of_the_proxies_that_answer(
+    proxy: StandIn,
+) -> None:
+    proxy.metrics = {"10.0.0.1:4191": METRICS, "[fd00::1]:4191": METRICS}
+    connect = ("127.0.0.1", proxy.server_address[1])
+    asked = ["10.0.0.1", "fd00::1", "10.0.0.3"]
+    said = read_metrics(asked, ["response_total"], seconds=2, connect=connect)
+    assert said == {"10.0.0.1": TOTAL, "fd00::1": TOTAL}
+    with Prober(
+        ("127.0.0.1", 0), "0-before", "pod", lambda _: pytest.fail("told to ask"), connect
+    ) as prober:
+        threading.Thread(target=prober.serve_forever, daemon=True).start()
+        port = prober.server_address[1]
+        names = "name=response_total&name=identity_cert_expiration_timestamp_seconds"
+        path = f"/metrics?proxy=10.0.0.1&{names}&seconds=2"
+        assert results(port, path) == (200, {"10.0.0.1": TOTAL + EXPIRES})
+        # It asks addresses alone, only so many of them, and for nothing but metrics.
+        many = "&".join(f"proxy=10.0.{n // 250}.{n % 250}" for n in range(PROXIES + 1))
+        for wrong in (f"proxy=example.com&{names}", f"{many}&{names}", "proxy=10.0.0.1&name=.*"):
+            assert results(port, f"/metrics?{wrong}")[0] == 400
+        prober.shutdown()
+
+
+def test_a_proxy_that_takes_too_long_keeps_nobody_waiting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begin = time.monotonic()
+        address = silent.getsockname()[:2]
+        assert read_metrics(["10.0.0.1"], ["response_total"], seconds=0.2, connect=address) == {}
+        assert time.monotonic() - begin < 2
 
 
 def test_told_to_end_it_serves_until_nobody_counts_on_it() -> None:

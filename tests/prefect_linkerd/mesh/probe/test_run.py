@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from prefect_linkerd.deployments.grants import probe as probe_grants
 from prefect_linkerd.deployments.roles import RBAC, rules
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import (
+    ApiError,
     InvalidInput,
     NotReady,
     OwnershipConflict,
@@ -31,7 +33,9 @@ from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
 from prefect_linkerd.mesh.probe.run import SIMULATED, AskingProbe, start_probe
 from prefect_linkerd.mesh.probe.workloads import PROBE
 from prefect_linkerd.mesh.probe.workloads import namespace as probe_namespace
+from prefect_linkerd.mesh.rotation.leaves import METRICS, LeafLifetimes, read_issued
 from prefect_linkerd.mesh.snapshot.mesh import read_pods
+from prefect_linkerd.mesh.snapshot.proxy_metrics import metrics_of
 from sandbox.cluster import Sandbox
 from tests.support.advice import follows
 from tests.support.identities import as_account
@@ -242,7 +246,7 @@ def test_old_asks_new_and_new_asks_old_with_its_role_and_a_failing_pair_stops_it
     sandbox, _ = ready_mesh("edge-26.8.3")
     admin = sandbox.cluster()
     said: list[str] = []
-    with DataPlane(admin) as plane, LoopbackNode(admin, tmp_path, plane):
+    with DataPlane(admin, sandbox.egress) as plane, LoopbackNode(admin, tmp_path, plane):
         with pytest.raises(PreflightFailed, match="may not get pods/proxy"):
             asking(with_role(admin, "pods/proxy"), said).start()
         with pytest.raises(PreflightFailed, match="list nodes"):
@@ -252,6 +256,7 @@ def test_old_asks_new_and_new_asks_old_with_its_role_and_a_failing_pair_stops_it
         probe = asking(ThroughNode.of(with_role(admin)), said)
         probe.start()
         try:
+            it_reads_other_proxies(probe, admin, plane, said)
             it_asks(probe, admin, plane, said)
             it_hears(probe, admin, monkeypatch)
         finally:
@@ -259,6 +264,28 @@ def test_old_asks_new_and_new_asks_old_with_its_role_and_a_failing_pair_stops_it
         assert left(admin) == []
         # Somebody made it beside the role.
         assert admin.get("v1", "Namespace", NAMESPACE) is not None
+
+
+def it_reads_other_proxies(
+    probe: AskingProbe, admin: Cluster, plane: DataPlane, said: list[str]
+) -> None:
+    """With the same answers as through the API server, and none of its own permission."""
+    cluster = probe._mesh.cluster
+    pods = [pod for pod in read_pods(admin) if pod.proxy is not None and not probe.is_own(pod)]
+    lifetimes = LeafLifetimes(frozenset({timedelta(hours=24)}))
+    issued = read_issued(admin, pods, lifetimes)
+    assert set(issued) == {pod.uid for pod in pods}
+    with pytest.raises(ApiError, match="forbidden"):
+        metrics_of(cluster, pods[0])
+    assert read_issued(cluster, pods, lifetimes, probe.census) == issued
+    # What does not answer the probe is asked through the API server; nobody waits for it again.
+    egress, plane.egress = plane.egress, None
+    assert read_issued(admin, pods, lifetimes, probe.census) == issued
+    assert "Probe: its pods reach no proxy's metrics; the API server is asked." not in said
+    assert read_issued(cluster, pods, lifetimes, probe.census) == {}
+    assert said[-1] == "Probe: its pods reach no proxy's metrics; the API server is asked."
+    plane.egress = egress
+    assert probe.census(pods, METRICS, 1.0) == {}
 
 
 def it_asks(probe: AskingProbe, admin: Cluster, plane: DataPlane, said: list[str]) -> None:

@@ -37,6 +37,7 @@ from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from prefect_linkerd.mesh.rotation.webhooks import inspect_webhooks
 from prefect_linkerd.mesh.snapshot.expiry import read_expiries
 from prefect_linkerd.mesh.snapshot.mesh import Pod
+from prefect_linkerd.mesh.snapshot.proxy_metrics import Census
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.support.certificates import NOW, Made, make, private_pem
@@ -439,10 +440,11 @@ class TestCertManager:
     ) -> None:
         release = read_trust_bundle(Mesh(managed.cluster, managed.config)).release
 
-        def read_others(cluster: Cluster, pods: Sequence[Pod], lifetimes: LeafLifetimes) -> Any:
-            return read_issued(
-                cluster, [p for p in pods if not p.name.startswith("app-0003-")], lifetimes
-            )
+        def read_others(
+            cluster: Cluster, pods: Sequence[Pod], lifetimes: LeafLifetimes, census: Census
+        ) -> Any:
+            others = [p for p in pods if not p.name.startswith("app-0003-")]
+            return read_issued(cluster, others, lifetimes, census)
 
         # Nobody can see whether this one has renewed.
         monkeypatch.setattr(run, "read_issued", read_others)
