@@ -1,6 +1,7 @@
 """A whole rotation against restarting everything by `kubectl rollout restart`, three times over.
 
     python -m benchmarks.rotate [--workloads 300 3000] [--batch 50] [--paces quick gentle]
+        [--rounds 1]
 
 A quick rotation restarts every workload three times: to trust the new anchor, to get a certificate
 of it, and to forget the old one; a gentle one restarts it once, and waits until proxies renew. By
@@ -9,7 +10,8 @@ are ready, with nothing proven in between; the Helm upgrades and the new issuer 
 left out. For each size both run on the same mesh, one after the other, with a hundred workloads a
 namespace. A table has the ratios of their wall time and of their API requests, and what was asked
 most. Requests are those of the API server's audit log, Helm's among them. Certificates live for a
-minute in the gentle rotation, so its wait is 56 seconds instead of 15 minutes.
+minute in the gentle rotation, so its wait is 56 seconds instead of 15 minutes. The probe asks all
+along, and reads proxies' metrics: its pods are processes of this machine.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import read_workloads, rollout_stat
 from prefect_linkerd.mesh.restarts import RestartPolicy
 from sandbox.cluster import Sandbox
 from tests.support.identities import bound_account
+from tests.support.loopback import probe_beside
 from tests.support.meshes import FAST, add_workloads, configuration, install, rotate
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
@@ -50,6 +53,10 @@ class Cost:
 
     seconds: float = 0.0
     asked: Counter[str] = field(default_factory=Counter[str])
+
+    def times(self, factor: float) -> Cost:
+        asked = Counter({what: round(count * factor) for what, count in self.asked.items()})
+        return Cost(self.seconds * factor, asked)
 
     @property
     def requests(self) -> int:
@@ -73,8 +80,8 @@ def measured(sandbox: Sandbox) -> Iterator[Cost]:
         cost.asked[f"{event['verb']} {'/'.join(filter(None, names))}"] += 1
 
 
-def by_kubectl(cluster: Cluster, kubectl: list[str], namespaces: list[str]) -> None:
-    for number in range(ROUNDS):
+def by_kubectl(cluster: Cluster, kubectl: list[str], namespaces: list[str], rounds: int) -> None:
+    for number in range(rounds):
         if number:
             # The annotation has a resolution of a second.
             time.sleep(1)
@@ -106,6 +113,8 @@ def main() -> None:
     parser.add_argument("--workloads", type=int, nargs="+", default=[300, 3000])
     parser.add_argument("--batch", type=int, default=50, help="workloads restarted at once")
     parser.add_argument("--paces", nargs="+", choices=("quick", "gentle"), default=["gentle"])
+    text = f"rounds of kubectl that are measured; {ROUNDS} are counted, at the cost of these"
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=text)
     arguments = parser.parse_args()
     policy = RestartPolicy(batch_size=arguments.batch)
     options = FAST.model_copy(
@@ -131,13 +140,20 @@ def main() -> None:
                 left = workloads - number * PER_NAMESPACE
                 add_workloads(cluster, min(left, PER_NAMESPACE), namespace)
             with measured(sandbox) as naive:
-                by_kubectl(cluster, kubectl, ["linkerd", *applications])
+                by_kubectl(cluster, kubectl, ["linkerd", *applications], arguments.rounds)
+            naive = naive.times(ROUNDS / arguments.rounds)
             table.add_row(str(workloads), "kubectl", *cells(naive, naive))
             console.print(table)
             for pace in arguments.paces:
-                with measured(sandbox) as flow:
-                    own = options.model_copy(update={"pace": pace})
-                    rotate(cluster, config, helm, options=own)
+                own = options.model_copy(update={"pace": pace})
+                with (
+                    measured(sandbox) as flow,
+                    probe_beside(sandbox, cluster, config, Path(folder) / pace) as (client, probe),
+                ):
+                    rotate(client, config, helm, options=own, probe=probe)
+                count = probe.outcome.all
+                if count.failed or not count.sent:
+                    raise SystemExit(f"The probe: {probe.outcome.sentence}")
                 table.add_row(str(workloads), pace, *cells(flow, naive))
                 console.print(table)
 

@@ -4,7 +4,7 @@
 ConfigMap, with their own arguments. Pods without it are simulated, as on every other node. Their
 requests go through `DataPlane`, a proxy on loopback that reads Services, routes and splits from the
 API server and goes by them, as Linkerd's proxies would. `ThroughNode` reaches the port on which the
-probe's pods tell their results.
+probe's pods tell their results. `probe_beside` has a probe while all other pods stay simulated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,8 +29,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.client import MERGE_PATCH, Cluster, Object
+from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
+from prefect_linkerd.mesh.probe.run import Probe, start_probe
+from sandbox.cluster import Sandbox
 
 NODE = "loopback"
 TARGET_HEADER = "loopback-target"
@@ -82,12 +88,15 @@ class LoopbackNode:
             name = node["metadata"]["name"]
             self.cluster.merge("v1", "Node", name, None, {"spec": {"unschedulable": True}})
             self._cordoned.append(name)
-        # The control plane asks for it.
+        self._appear({})
+        return self
+
+    def _appear(self, spec: Object) -> None:
+        # The control plane asks for its label.
         metadata = {"name": NODE, "labels": {"kubernetes.io/os": "linux"}}
-        self.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+        self.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec})
         self._heartbeat()
         self._thread.start()
-        return self
 
     def __exit__(
         self,
@@ -164,8 +173,11 @@ class LoopbackNode:
                 if time.monotonic() - beat > 5:
                     beat = time.monotonic()
                     self._heartbeat()
-                for pod in self.cluster.list("v1", "Pod", fields=f"spec.nodeName={NODE}"):
-                    self._tend(pod)
+                self._look()
+
+    def _look(self) -> None:
+        for pod in self.cluster.list("v1", "Pod", fields=f"spec.nodeName={NODE}"):
+            self._tend(pod)
 
     def _tend(self, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
@@ -323,6 +335,34 @@ class LoopbackNode:
         }
 
 
+class BesideNodes(LoopbackNode):
+    """Processes for the pods of one namespace, which run on simulated nodes as all others do.
+
+    A node of its own says that this cluster runs containers, and takes no pod.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path, plane: DataPlane, namespace: str) -> None:
+        super().__init__(cluster, folder, plane)
+        self._namespace = namespace
+
+    def __enter__(self) -> Self:
+        self._appear({"taints": [{"key": NODE, "effect": "NoSchedule"}]})
+        return self
+
+    def _look(self) -> None:
+        pods = {
+            pod["metadata"]["uid"]: pod
+            for pod in self.cluster.list("v1", "Pod", self._namespace)
+            if not pod["metadata"].get("deletionTimestamp")
+        }
+        for uid in self.processes.keys() - pods.keys():
+            if (popen := self.processes.pop(uid).popen) is not None:
+                popen.send_signal(signal.SIGTERM)
+                popen.wait(timeout=20)
+        for uid in pods.keys() - self.processes.keys():
+            self.processes[uid] = self._start(pods[uid])
+
+
 def _containers(pod: Object) -> list[dict[str, Any]]:
     return pod["spec"]["containers"] + pod["spec"].get("initContainers", [])
 
@@ -372,12 +412,27 @@ def through_node(
     except ApiError as error:
         if error.status == 403 or found["pod"] in silent:
             raise
-    (pod,) = cluster.list("v1", "Pod", found["place"], fields=f"metadata.name={found['pod']}")
-    port = int(pod["metadata"]["annotations"][RESULTS_PORT])
+    port = _results_port(cluster, found["place"], found["pod"])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request(method, found["rest"])
     answer = connection.getresponse()
     return answer.read(), answer.headers
+
+
+_ports: dict[tuple[str, str], int] = {}
+
+
+def _results_port(cluster: Cluster, place: str, name: str) -> int:
+    """The port of a pod's process, once it has one; a pod's name is not given twice."""
+    deadline = time.monotonic() + 20
+    while (place, name) not in _ports:
+        assert time.monotonic() < deadline, f"{place}/{name} has no process"
+        (pod,) = cluster.list("v1", "Pod", place, fields=f"metadata.name={name}")
+        if port := pod["metadata"].get("annotations", {}).get(RESULTS_PORT):
+            _ports[place, name] = int(port)
+        else:
+            time.sleep(0.1)
+    return _ports[place, name]
 
 
 RESULTS_PORT = "loopback.prefect-linkerd/results"
@@ -614,3 +669,24 @@ class DataPlane:
                 pass
 
         return Handler
+
+
+@contextmanager
+def probe_beside(
+    sandbox: Sandbox, cluster: Cluster, config: MeshConfig, folder: Path
+) -> Generator[tuple[Cluster, Probe]]:
+    """A probe that asks on simulated nodes, and the cluster as one sees it who hears the probe.
+
+    Args:
+        cluster: the cluster as the probe's own run sees it.
+    """
+    admin, client = sandbox.cluster(), ThroughNode.of(cluster)
+    with (
+        DataPlane(admin, sandbox.egress) as plane,
+        BesideNodes(admin, folder, plane, NAMESPACE),
+    ):
+        probe = start_probe(Mesh(client, config), ProbeOptions())
+        try:
+            yield client, probe
+        finally:
+            probe.end()

@@ -199,6 +199,7 @@ class AskingProbe(Probe):
         self._checked = self._concluded = self._ledger
         self._where: str = ""
         self._judges = True
+        self._readers: tuple[Object, ...] = ()
         self._in_vain = 0
 
     # Life and end
@@ -515,6 +516,8 @@ class AskingProbe(Probe):
             pods = [p for p in self._pods((*generations.living, *leaving)) if _is_running(p)]
             said, silent = self._read(pods, generations.names)
             self._ledger = self._ledger.heard(said.values())
+            staying = (pod for pod in pods if _generation_of(pod) in generations.names)
+            self._readers = tuple(pod for pod in staying if pod["metadata"]["name"] in said)
             return said, silent
 
         def is_complete(heard: tuple[dict[str, Said], dict[str, str]]) -> bool:
@@ -564,16 +567,11 @@ class AskingProbe(Probe):
         # A pod that has just ended may have left its address to another.
         times = Counter(pod.ip for pod in pods)
         asked = {pod.ip: pod.uid for pod in pods if pod.ip and times[pod.ip] == 1}
-        if not asked or self._in_vain >= IN_VAIN:
+        readers = self._readers
+        if not asked or not readers or self._in_vain >= IN_VAIN:
             return {}
         addresses = list(asked)
         first, *others = (addresses[at : at + PROXIES] for at in range(0, len(addresses), PROXIES))
-        try:
-            readers = [p for p in self._pods(self._generations.living) if _is_running(p)]
-        except ApiError:
-            readers = []
-        if not readers:
-            return {}
 
         def read(number: int, some: Sequence[str]) -> dict[str, str]:
             return self._metrics(readers[number % len(readers)], some, names, seconds)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -33,6 +35,17 @@ OPTIONS = FAST.model_copy(
 )
 
 
+class Noting(ThroughNode):
+    """Keeps which ports of pods were asked for metrics."""
+
+    ports: ClassVar[list[str]] = []
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        if found := re.search(r":(\d+)/proxy/metrics", path):
+            self.ports.append(found[1])
+        return super().request(method, path, **options)
+
+
 def started(cluster: Cluster) -> dict[str, str]:
     """The workloads' pods, by the names of their Deployments."""
     return {pod.owner[2]: pod.uid for pod in read_pods(cluster, namespace="apps") if pod.owner}
@@ -54,8 +67,11 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
     before = started(admin)
     assert len(before) == 4
     said: list[str] = []
-    with DataPlane(admin) as plane, LoopbackNode(admin, tmp_path, plane):
-        cluster = ThroughNode.of(admin)
+    with (
+        DataPlane(admin, sandbox.egress) as plane,
+        LoopbackNode(admin, tmp_path, plane),
+    ):
+        cluster = Noting.of(admin)
 
         def break_in_the_first_batch(text: str) -> None:
             """The old generation's proxy refuses the certificate of the new one's from here on."""
@@ -112,5 +128,7 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
         assert not [
             name for names in record.restarted.values() for name in names if "linkerd-probe" in name
         ]
+        # Proxies' metrics were read by the probe's pods alone.
+        assert set(Noting.ports) == {"8081"}
         # Each batch was gated.
         assert any(text.startswith("Probe, switch, before batch 2: ") for text in said)

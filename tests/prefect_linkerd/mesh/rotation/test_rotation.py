@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
+
 import pytest
 
 from prefect_linkerd.mesh.checks.certificates import certificates
@@ -16,6 +19,7 @@ from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from sandbox.cluster import Sandbox
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.invariant import Invariant, split
+from tests.support.loopback import probe_beside
 from tests.support.meshes import FAST, add_workloads, install, rotate, store_of
 from tests.support.ready_meshes import ReadyMesh
 
@@ -38,6 +42,7 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     ready_mesh: ReadyMesh,
     helm_path: str,
     request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     by_default = LARGE if (version, issuer) in LARGE_ONES else SMALL
     workloads: int = request.config.getoption("--workloads") or by_default
@@ -51,8 +56,14 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
         update={"pace": "gentle", "leaf_minutes": 0.1} if is_gentle else {}
     )
 
-    with Invariant(sandbox) as invariant:
-        phases = rotate(cluster, config, helm_path, options=options)
+    with ExitStack() as stack:
+        client, probe = (
+            stack.enter_context(probe_beside(sandbox, cluster, config, tmp_path))
+            if is_gentle
+            else (cluster, None)
+        )
+        invariant = stack.enter_context(Invariant(sandbox))
+        phases = rotate(client, config, helm_path, options=options, probe=probe)
 
     assert phases == ["bundle", "spread", "switch", "drop", "done"]
     assert invariant.largest >= workloads + 3
@@ -72,6 +83,8 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     assert record is not None
     assert (record.phase, {record.goal}) == ("done", bundle.anchors)
     if is_gentle:
+        assert probe is not None
+        assert probe.outcome.sentence.endswith(", 0 failed")
         # One round, but for the control plane; and the values that the release had.
         assert record.restarted.keys() <= {"spread", "switch"}
         applications = [name for name in record.restarted["spread"] if "/apps/" in name]
