@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import ssl
 import tempfile
@@ -49,6 +50,8 @@ MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 HEAD = 1024
 """The first bytes of a list, which have its continue token."""
+DATED_SECONDS = 2.0
+"""How long the time of an answer is good enough to know what time it is."""
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -73,6 +76,20 @@ class ApiResource:
     plural: str
     namespaced: bool
     verbs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Dated:
+    """An answer's Date header, and when it came by the two clocks of this machine."""
+
+    text: str
+    monotonic: float
+    wall: float
+
+
+def _is_core(path: str) -> bool:
+    """Whether the API server itself answers; what lies behind it has clocks of its own."""
+    return path.startswith("/api/v1/") and "/proxy" not in path
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -168,6 +185,7 @@ class Cluster:
         self._connection = Connection(chosen)
         self._discovered: dict[str, dict[str, ApiResource]] = {}
         self._lock = threading.Lock()
+        self._dated = _Dated("", -math.inf, -math.inf)
 
     @classmethod
     def from_file(
@@ -247,6 +265,8 @@ class Cluster:
                 ) from None
             if response.status >= 400:
                 raise self._api_error(subject or path, method, response.status, response.data)
+            if _is_core(path) and (date := response.headers.get("Date")):
+                self._dated = _Dated(date, time.monotonic(), time.time())
             return response.data, response.headers
 
         if not may_repeat:
@@ -323,8 +343,18 @@ class Cluster:
         return str(self.read("/version")["gitVersion"])
 
     def clock(self) -> datetime:
-        """The API server's idea of now, from its Date header, to the second."""
-        return parsedate_to_datetime(self.request("GET", "/version")[1]["Date"]).astimezone(UTC)
+        """The API server's idea of now, from its Date header, to the second.
+
+        That of an answer that has just come does as well as another one's.
+        """
+        dated = self._dated
+        # By both clocks: one of them stands still while a machine sleeps, the other may be set.
+        age = max(time.monotonic() - dated.monotonic, time.time() - dated.wall)
+        if 0 <= age < DATED_SECONDS:
+            now = parsedate_to_datetime(dated.text) + timedelta(seconds=age)
+        else:
+            now = parsedate_to_datetime(self.request("GET", "/version")[1]["Date"])
+        return now.astimezone(UTC).replace(microsecond=0)
 
     def wait_until(self, moment: datetime) -> None:
         """Waits until it is a moment by the API server's clock, so that what follows is later."""

@@ -127,6 +127,8 @@ class Fuse:
         self._namespace, self._labels = namespace, labels
         self._uid = ""
         self._is_lost = False
+        # How long it had burned, and when that was by two clocks: one stands still in a sleep.
+        self._completed: tuple[float, float, float] | None = None
         self._is_over = threading.Event()
         self._tender = threading.Thread(target=self._tend, daemon=True)
 
@@ -170,16 +172,31 @@ class Fuse:
 
     def _extend(self) -> None:
         name = self._family.fuse_name(self._run)
+        if self._completed is None:
+            self._look(name)
+        if self._completed is None or self._is_lost:
+            return
+        burning, since, by_wall = self._completed
+        burning += max(time.monotonic() - since, time.time() - by_wall)
+        patch = {
+            # Refused for another one of that name.
+            "metadata": {"uid": self._uid},
+            "spec": {"ttlSecondsAfterFinished": int(burning) + FUSE_SECONDS},
+        }
+        try:
+            self._cluster.merge("batch/v1", "Job", name, self._namespace, patch)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+            self._look(name)
+
+    def _look(self, name: str) -> None:
         job = self._cluster.get("batch/v1", "Job", name, self._namespace)
         if job is None or job["metadata"]["uid"] != self._uid:
             self._is_lost = True
-            return
-        completed = job.get("status", {}).get("completionTime")
-        if completed is None:
-            return
-        burning = (self._cluster.clock() - datetime.fromisoformat(completed)).total_seconds()
-        patch = {"spec": {"ttlSecondsAfterFinished": int(burning) + FUSE_SECONDS}}
-        self._cluster.merge("batch/v1", "Job", name, self._namespace, patch)
+        elif completed := job.get("status", {}).get("completionTime"):
+            burning = self._cluster.clock() - datetime.fromisoformat(completed)
+            self._completed = burning.total_seconds(), time.monotonic(), time.time()
 
 
 def clear_leftovers(cluster: Cluster, family: Family, namespace: str) -> list[str]:

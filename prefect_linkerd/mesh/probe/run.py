@@ -199,7 +199,7 @@ class AskingProbe(Probe):
         self._checked = self._concluded = self._ledger
         self._where: str = ""
         self._judges = True
-        self._readers: tuple[Object, ...] = ()
+        self._heard: list[Object] = []
         self._in_vain = 0
 
     # Life and end
@@ -511,13 +511,17 @@ class AskingProbe(Probe):
             NotReady: of one generation none can be heard.
         """
         names = {each.name for each in leaving} | set(generations.names)
+        wanted = dict.fromkeys(names, self._options.replicas)
 
         def hear() -> tuple[dict[str, Said], dict[str, str]]:
-            pods = [p for p in self._pods((*generations.living, *leaving)) if _is_running(p)]
-            said, silent = self._read(pods, generations.names)
+            # Those of the last time, while each of them answers.
+            is_known = Counter(map(_generation_of, self._heard)) == wanted
+            said, silent = self._read(self._heard if is_known else [], generations.names)
+            if not is_known or silent:
+                living = self._pods((*generations.living, *leaving))
+                self._heard = [pod for pod in living if _is_running(pod)]
+                said, silent = self._read(self._heard, generations.names)
             self._ledger = self._ledger.heard(said.values())
-            staying = (pod for pod in pods if _generation_of(pod) in generations.names)
-            self._readers = tuple(pod for pod in staying if pod["metadata"]["name"] in said)
             return said, silent
 
         def is_complete(heard: tuple[dict[str, Said], dict[str, str]]) -> bool:
@@ -567,7 +571,7 @@ class AskingProbe(Probe):
         # A pod that has just ended may have left its address to another.
         times = Counter(pod.ip for pod in pods)
         asked = {pod.ip: pod.uid for pod in pods if pod.ip and times[pod.ip] == 1}
-        readers = self._readers
+        readers = [pod for pod in self._heard if _generation_of(pod) in self._generations.names]
         if not asked or not readers or self._in_vain >= IN_VAIN:
             return {}
         addresses = list(asked)
