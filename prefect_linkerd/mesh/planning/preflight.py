@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -47,6 +48,9 @@ class ForeignNamespace:
 
 
 NOTHING = MeshReleases({}, {})
+CRD = "CustomResourceDefinition"
+READERS = 6
+"""Answers that are waited for at the same time."""
 
 
 @dataclass(frozen=True)
@@ -239,33 +243,50 @@ def read_preflight(
     Args:
         more: permissions that are needed beside those of the mesh's releases.
     """
-    server_clock, local_clock = mesh.cluster.clock(), datetime.now(UTC)
-    lacking = denied_permissions(mesh, more)
-    crds = list(mesh.cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"))
+    cluster = mesh.cluster
+    server_clock, local_clock = cluster.clock(), datetime.now(UTC)
+
+    def linkerds(api_version: str, kind: str) -> list[Object]:
+        return list(cluster.list(api_version, kind, labels="linkerd.io/control-plane-ns"))
+
+    # None needs another, and each is an answer to wait for.
+    with ThreadPoolExecutor(READERS) as pool:
+        asked = pool.submit(denied_permissions, mesh, more)
+        listed = pool.submit(lambda: list(cluster.list("apiextensions.k8s.io/v1", CRD)))
+        cluster_wide = [
+            pool.submit(linkerds, api_version, kind)
+            for api_version, kind in (
+                ("rbac.authorization.k8s.io/v1", "ClusterRole"),
+                ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
+                ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
+            )
+        ]
+        machines = pool.submit(lambda: list(cluster.list("v1", "Node")))
+        places = pool.submit(lambda: list(cluster.list("v1", "Namespace")))
+        found = pool.submit(read_mesh_releases, cluster, mesh.config, releases)
+        secret = pool.submit(
+            cluster.get, "v1", "Secret", ISSUER_SECRET, mesh.config.namespaces.linkerd
+        )
+        version, served = pool.submit(cluster.version), pool.submit(cluster.api_versions)
+        lacking, crds, nodes = asked.result(), listed.result(), machines.result()
+        of_linkerd = [obj for each in cluster_wide for obj in each.result()]
+        there = {obj["metadata"]["name"]: obj for obj in places.result()}
+        installed, issuer = found.result(), secret.result()
+        facts = ClusterFacts(
+            version.result(), served.result(), gateway_api_owner(crds, mesh.config, installed)
+        )
     owned = [
         Owned(name_of(crd), owner_of(crd), frozenset[str](CRDS_CHARTS))
         for crd in crds
         if crd["spec"]["group"] in _LINKERD_GROUPS[:2]
     ]
-    for api_version, kind in (
-        ("rbac.authorization.k8s.io/v1", "ClusterRole"),
-        ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
-        ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
-    ):
-        for obj in mesh.cluster.list(api_version, kind, labels="linkerd.io/control-plane-ns"):
-            charts_of_it = frozenset[str](CONTROL_PLANE_CHARTS)
-            owned.append(Owned(name_of(obj), owner_of(obj), charts_of_it))
-    nodes = list(mesh.cluster.list("v1", "Node"))
+    owned += [
+        Owned(name_of(obj), owner_of(obj), frozenset[str](CONTROL_PLANE_CHARTS))
+        for obj in of_linkerd
+    ]
     wanted = {str(name) for name in mesh.config.namespaces.model_dump().values()}
-    there = {obj["metadata"]["name"]: obj for obj in mesh.cluster.list("v1", "Namespace")}
-    installed = read_mesh_releases(mesh.cluster, mesh.config, releases)
-    issuer = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, mesh.config.namespaces.linkerd)
     return PreflightSnapshot(
-        facts=ClusterFacts(
-            mesh.cluster.version(),
-            mesh.cluster.api_versions(),
-            gateway_api_owner(crds, mesh.config, installed),
-        ),
+        facts=facts,
         server_clock=server_clock,
         local_clock=local_clock,
         denied=lacking,
