@@ -48,7 +48,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
     workload_summary,
 )
 from prefect_linkerd.mesh.kubernetes.stall import Trouble, pod_trouble
-from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS
+from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
 
 # pyhelm3 is imported where helm is called: what only reads a mesh starts faster without it.
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ def desired_release(
         at: where the chart is a release already. A new one is named like its chart, in the
             namespace of its part.
     """
-    # The one hook of the extensions writes labels and annotations of their namespace, which
-    # bootstrap has done already.
-    # In 2.12 no value leads its image to a private registry; jaeger's has no pull secret there.
-    is_extension = chart.name in EXTENSION_CHARTS
-    hooks = not (is_extension and config.registry is not None)
+    # The one hook of the extensions is a Job that writes labels and annotations of their namespace,
+    # which is made with them. Without it nobody waits for its image and its pod; and in 2.12 no
+    # value leads that image to a private registry, nor gives jaeger's pod a pull secret.
+    has_job = release_facts(config.linkerd).labels_extensions_by_job
+    hooks = not (has_job and chart.name in EXTENSION_CHARTS)
     ref = at or ReleaseRef(chart.name, config.namespaces.of_chart(chart.name))
     return DesiredRelease(ref.name, ref.namespace, chart, values, config.timeout_seconds, hooks)
 

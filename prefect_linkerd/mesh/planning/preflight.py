@@ -183,11 +183,7 @@ def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
         (names.jaeger, config.jaeger.enabled),
     ):
         if is_on:
-            found[extension] = [
-                *released,
-                *config_maps,
-                *(roles + jobs if facts.labels_extensions_by_job else []),
-            ]
+            found[extension] = [*released, *config_maps]
     if config.issuer == "cert-manager" and config.cert_manager.install:
         found[names.cert_manager] = [*released, *roles, *jobs]
     if config.traefik.enabled and config.traefik.install:

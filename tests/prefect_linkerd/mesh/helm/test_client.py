@@ -16,13 +16,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput, ReleaseError
-from prefect_linkerd.mesh.helm.charts import Chart, read_chart
+from prefect_linkerd.mesh.helm.charts import Chart, ChartName, read_chart
 from prefect_linkerd.mesh.helm.client import (
     PENDING,
     DesiredRelease,
     Helm,
     decide_release,
+    desired_release,
 )
 from prefect_linkerd.mesh.helm.records import Release, read_release, read_releases
 from prefect_linkerd.mesh.kubernetes.client import Cluster
@@ -41,6 +43,24 @@ def current(status: str, *, age: float = 0, version: str = "1.0.0", **values: An
 
 def desired(**values: Any) -> DesiredRelease:
     return DesiredRelease("r", "n", CHART, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_run"),
+    [
+        ("linkerd-viz", False),
+        ("linkerd-jaeger", False),
+        ("linkerd-control-plane", True),
+        # Its hook proves that its webhook answers.
+        ("cert-manager", True),
+    ],
+)
+@pytest.mark.parametrize("version", ["stable-2.12.6", "stable-2.14.10", "edge-26.8.3"])
+def test_the_job_that_labels_an_extensions_namespace_is_not_run(
+    version: str, name: ChartName, is_run: bool
+) -> None:
+    config = MeshConfig.model_validate({"version": version})
+    assert desired_release(config, replace(CHART, name=name), {}).hooks == is_run
 
 
 @pytest.mark.parametrize(
