@@ -51,8 +51,6 @@ def bootstrap(
     if dry_run:
         return planned.plan
     require_bootstrap_plan(planned.plan)
-    run = bootstrap_of(live, charts, planned.facts)
     # Namespaces, trust anchor, CRDs, issuer, control plane, and then what needs a mesh.
-    for stage in run.stages:
-        install(run, stage)
+    install(bootstrap_of(live, charts, planned))
     return verify(live, charts)

@@ -2,34 +2,85 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
+from prefect_linkerd.mesh.bootstrap.early import FirstInstall
 from prefect_linkerd.mesh.bootstrap.run import Bootstrap, Charts, Stage, StepName
-from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.tasks.emojivoto import emojivoto
 from prefect_linkerd.tasks.ingress import ingress
 from prefect_linkerd.tasks.issuer import issuer
 from prefect_linkerd.tasks.namespaces import namespaces
+from prefect_linkerd.tasks.outside import Future, outside
+from prefect_linkerd.tasks.preflight import PlannedBootstrap
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.releases import dependency, release
 from prefect_linkerd.tasks.step import Step, submit
 from prefect_linkerd.tasks.trust_anchor import key_store, trust_anchor
 
+LOOK = 0.2
+"""Seconds between two looks at a release that may be up before helm has noticed."""
 
-def bootstrap_of(mesh: Mesh, charts: Charts, facts: ClusterFacts) -> Bootstrap:
+
+def bootstrap_of(mesh: Mesh, charts: Charts, planned: PlannedBootstrap) -> Bootstrap:
     """A run whose key is where the configuration says, and whose rollouts are shown."""
-    return Bootstrap(mesh, charts, facts, key_store(mesh), partial(RolloutProgress, mesh.name))
+    shown = partial(RolloutProgress, mesh.name)
+    return Bootstrap(mesh, charts, planned.facts, key_store(mesh), shown, planned.rendered)
 
 
-def install(run: Bootstrap, stage: Stage) -> None:
-    """The steps of a stage, side by side; the last in the flow's own thread, which Ctrl-C ends."""
-    *others, (last, arguments) = (_step_of(run, name) for name in stage)
-    running = [submit(step, *given) for step, given in others]
-    last(*arguments)
-    for each in running:
+def install(run: Bootstrap) -> None:
+    """Every stage: each begins when the one before is up, and is over when that has ended."""
+    ending: list[Future[Any]] = []
+    for stage in run.stages:
+        up = _begin(run, stage)
+        for each in ending:
+            each.result()
+        ending = up
+    for each in ending:
         each.result()
+
+
+def _begin(run: Bootstrap, stage: Stage) -> list[Future[Any]]:
+    """The steps of a stage, side by side, until all are up; those that have not ended.
+
+    The last is in the flow's own thread, which Ctrl-C ends, unless it can be up before its end.
+    """
+    early = {name: seen for name in stage if (seen := run.first_install(name)) is not None}
+    own = next((name for name in reversed(stage) if name not in early), None)
+    running: list[tuple[StepName, Future[Any]]] = []
+    for name in stage:
+        if name != own:
+            step, arguments = _step_of(run, name)
+            running.append((name, submit(step, *arguments)))
+    if own is not None:
+        step, arguments = _step_of(run, own)
+        step(*arguments)
+    ending: list[Future[Any]] = []
+    for name, future in running:
+        if name not in early:
+            future.result()
+        elif not _has_ended(future, early[name]):
+            ending.append(future)
+    return ending
+
+
+def _has_ended(future: Future[Any], seen: FirstInstall) -> bool:
+    """Waits until a step is up or has ended; whether it has ended."""
+    while True:
+        begin = time.monotonic()
+        try:
+            future.result(timeout=LOOK)
+        except TimeoutError:
+            if time.monotonic() - begin < LOOK:
+                # The step's own.
+                raise
+        else:
+            return True
+        outside().check()
+        if seen.is_up():
+            return False
 
 
 def _step_of(run: Bootstrap, name: StepName) -> tuple[Step[..., Any], tuple[Any, ...]]:

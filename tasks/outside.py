@@ -48,8 +48,15 @@ class Ending(Protocol):
 class Future(Protocol[R_co]):
     """A step that runs beside others."""
 
-    def result(self, *, raise_on_failure: bool = True) -> R_co:
-        """Waits for its end. Without `raise_on_failure` an exception is returned, not raised."""
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R_co:
+        """Waits for its end. Without `raise_on_failure` an exception is returned, not raised.
+
+        Args:
+            timeout: seconds to wait; by default as long as it takes.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+        """
         ...
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from prefect_linkerd.mesh.bootstrap.early import EARLY
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdown, plan_bootstrap
-from prefect_linkerd.mesh.bootstrap.run import Charts
+from prefect_linkerd.mesh.bootstrap.run import Charts, Rendered
 from prefect_linkerd.mesh.bootstrap.run import find_charts as find_all
 from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
+from prefect_linkerd.mesh.helm.charts import ChartName
 from prefect_linkerd.mesh.helm.values import ClusterFacts
+from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import permissions
@@ -31,10 +35,11 @@ def find_charts(mesh: Mesh) -> Charts:
 
 @dataclass(frozen=True)
 class PlannedBootstrap:
-    """A plan, and the facts that its steps work with."""
+    """A plan, and what its steps work with: facts, and the objects of what others wait for."""
 
     plan: BootstrapPlan
     facts: ClusterFacts
+    rendered: Rendered = field(default_factory=dict[ChartName, Sequence[Object]], repr=False)
 
 
 @step(
@@ -61,4 +66,5 @@ def plan(mesh: Mesh, charts: Charts, accept: frozenset[str]) -> PlannedBootstrap
     log = get_run_logger()
     for finding in made.findings:
         log.warning("%s: %s", finding.severity, finding)
-    return PlannedBootstrap(made, snapshot.facts)
+    rendered = {each.chart: each.rendered for each in snapshot.changes if each.chart in EARLY}
+    return PlannedBootstrap(made, snapshot.facts, rendered)

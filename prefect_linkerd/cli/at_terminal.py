@@ -223,10 +223,10 @@ class _Future(Generic[R]):
     def __init__(self, done: futures.Future[R]) -> None:
         self._done = done
 
-    def result(self, *, raise_on_failure: bool = True) -> R:
-        if not raise_on_failure and (error := self._done.exception()) is not None:
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
+        if not raise_on_failure and (error := self._done.exception(timeout)) is not None:
             return cast("R", error)
-        return self._done.result()
+        return self._done.result(timeout)
 
 
 def _name_of(step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Literal
 
+from prefect_linkerd.mesh.bootstrap.early import EARLY, FirstInstall, first_install
 from prefect_linkerd.mesh.config.model import Dependency, MeshConfig
 from prefect_linkerd.mesh.helm.charts import Chart, ChartName, charts_of
 from prefect_linkerd.mesh.helm.values import ClusterFacts
@@ -37,7 +39,10 @@ StepName = Literal["namespaces", "trust anchor", "issuer", "emojivoto", "ingress
 """A step; a Helm release has the name of its chart."""
 
 Stage = tuple[StepName, ...]
-"""Steps that need nothing of each other, and run side by side."""
+"""Steps that need nothing of each other, and run side by side, once those before are up."""
+
+Rendered = Mapping[ChartName, Sequence[Object]]
+"""The objects of charts, as the plan has rendered them."""
 
 
 def find_charts(mesh: Mesh) -> Charts:
@@ -50,7 +55,7 @@ def find_charts(mesh: Mesh) -> Charts:
 
 
 def stages(config: MeshConfig) -> tuple[Stage, ...]:
-    """The steps of a configuration: each stage needs those before it.
+    """The steps of a configuration: each stage needs those before it to be up.
 
     The CRDs need no identity, and cert-manager's rollout takes its time: side by side. On top of
     the control plane everything is a workload of the mesh, and independent of the others.
@@ -84,6 +89,7 @@ class Bootstrap:
         facts: the cluster's, before the first step.
         store: where the trust anchor's key is kept.
         shown: shows a rollout.
+        rendered: what the plan knows, so that a release can be seen to be up before its end.
     """
 
     def __init__(
@@ -93,12 +99,14 @@ class Bootstrap:
         facts: ClusterFacts,
         store: KeyStore,
         shown: Shown,
+        rendered: Rendered | None = None,
     ) -> None:
         self.mesh = mesh
         self.charts = charts
         self.facts = facts
         self._store = store
         self._shown = shown
+        self._rendered: Rendered = rendered or {}
         self._anchor: TrustAnchor | None = None
 
     @property
@@ -111,6 +119,17 @@ class Bootstrap:
         if self._anchor is None:
             raise RuntimeError("the trust anchor's step comes first")
         return self._anchor
+
+    def first_install(self, step: StepName) -> FirstInstall | None:
+        """What tells, before its end, that a step that is about to begin is up; None: only its end.
+
+        Only for what is installed for the first time, and whose chart ends with no hook.
+        """
+        chart = next((name for name in EARLY if name == step and name in self._rendered), None)
+        if chart is None:
+            return None
+        place = self.mesh.config.namespaces.of_chart(chart)
+        return first_install(self.mesh.cluster, place, self._rendered[chart])
 
     def run(self) -> None:
         """Every step, without Prefect.
