@@ -48,7 +48,8 @@ def _begin(run: Bootstrap, stage: Stage) -> list[Future[Any]]:
     The last is in the flow's own thread, which Ctrl-C ends, unless it can be up before its end.
     """
     early = {name: seen for name in stage if (seen := run.first_install(name)) is not None}
-    own = next((name for name in reversed(stage) if name not in early), None)
+    others: list[StepName] = [name for name in stage if name not in early]
+    own = others[-1] if others else None
     running: list[tuple[StepName, Future[Any]]] = []
     for name in stage:
         if name != own:

@@ -10,7 +10,6 @@ from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan, bootstrap_markdow
 from prefect_linkerd.mesh.bootstrap.run import Charts, Rendered
 from prefect_linkerd.mesh.bootstrap.run import find_charts as find_all
 from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
-from prefect_linkerd.mesh.helm.charts import ChartName
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
@@ -39,7 +38,7 @@ class PlannedBootstrap:
 
     plan: BootstrapPlan
     facts: ClusterFacts
-    rendered: Rendered = field(default_factory=dict[ChartName, Sequence[Object]], repr=False)
+    rendered: Rendered = field(default_factory=dict[str, Sequence[Object]], repr=False)
 
 
 @step(

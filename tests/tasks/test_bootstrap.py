@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ LONG = 60.0
 class Run:
     """A bootstrap of stages of one step each; `up` are those that can be up before their end."""
 
-    def __init__(self, steps: dict[str, Callable[[], object]], up: dict[str, bool]) -> None:
+    def __init__(self, steps: Mapping[str, Callable[[], object]], up: dict[str, bool]) -> None:
         self.stages = tuple((name,) for name in steps)
         self.steps = steps
         self._up = up
@@ -47,7 +47,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # pyright: ignore
         yield
 
 
-def install(steps: dict[str, Callable[[], object]], up: dict[str, bool]) -> None:
+def install(steps: Mapping[str, Callable[[], object]], up: dict[str, bool]) -> None:
     run: Any = Run(steps, up)
     bootstrap.install(run)
 

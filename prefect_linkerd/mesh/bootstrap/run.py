@@ -41,7 +41,7 @@ StepName = Literal["namespaces", "trust anchor", "issuer", "emojivoto", "ingress
 Stage = tuple[StepName, ...]
 """Steps that need nothing of each other, and run side by side, once those before are up."""
 
-Rendered = Mapping[ChartName, Sequence[Object]]
+Rendered = Mapping[str, Sequence[Object]]
 """The objects of charts, as the plan has rendered them."""
 
 
@@ -125,11 +125,11 @@ class Bootstrap:
 
         Only for what is installed for the first time, and whose chart ends with no hook.
         """
-        chart = next((name for name in EARLY if name == step and name in self._rendered), None)
-        if chart is None:
+        if step not in EARLY:
             return None
-        place = self.mesh.config.namespaces.of_chart(chart)
-        return first_install(self.mesh.cluster, place, self._rendered[chart])
+        rendered = self._rendered.get(step, ())
+        place = self.mesh.config.namespaces.of_chart(step)
+        return first_install(self.mesh.cluster, place, rendered)
 
     def run(self) -> None:
         """Every step, without Prefect.
