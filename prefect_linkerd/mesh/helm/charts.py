@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urljoin
@@ -26,7 +27,7 @@ from prefect_linkerd.mesh.errors import ChartError, InvalidInput
 from prefect_linkerd.mesh.helm.environment import helm_environment
 from prefect_linkerd.mesh.helm.rehearsal import is_rehearsal
 from prefect_linkerd.mesh.kubernetes.client import cause_of
-from prefect_linkerd.mesh.kubernetes.manifests import read_objects, read_yaml
+from prefect_linkerd.mesh.kubernetes.manifests import read_kept_yaml, read_objects, read_yaml
 from prefect_linkerd.mesh.linkerd.facts import (
     CONTROL_PLANE_CHARTS,
     CRDS_CHARTS,
@@ -420,11 +421,15 @@ def folder_entries(folder: Path, name: ChartName) -> list[Entry]:
             "upstream.",
         )
     if (index := folder / "index.yaml").exists():
-        return index_entries(read_index(index.read_bytes()), name, str(folder))
+        try:
+            content = read_kept_yaml(index.read_bytes())
+        except yaml.YAMLError:
+            content = None
+        return index_entries(content, name, str(folder))
     found: list[Entry] = []
     for path in sorted(folder.iterdir()):
         if path.suffix == ".tgz" or (path / "Chart.yaml").exists():
-            metadata = yaml.safe_load(_member(path, "Chart.yaml") or "{}")
+            metadata = cast("dict[str, Any]", read_kept_yaml(_member(path, "Chart.yaml") or "{}"))
             if metadata.get("name") == name:
                 app_version = str(metadata.get("appVersion", ""))
                 found.append(Entry(str(metadata["version"]), app_version, path.name))
@@ -437,7 +442,7 @@ def read_chart(name: ChartName, path: Path, source: str) -> Chart:
     Raises:
         ChartError: it is no chart.
     """
-    metadata: dict[str, Any] = yaml.safe_load(_member(path, "Chart.yaml") or "{}") or {}
+    metadata = cast("dict[str, Any]", read_kept_yaml(_member(path, "Chart.yaml") or "{}") or {})
     if metadata.get("name") != name:
         raise ChartError(
             str(path),
@@ -473,13 +478,31 @@ def folder_crds(chart: Chart) -> list[dict[str, Any]]:
 
 
 def _values(path: Path, name: str) -> dict[str, Any]:
-    return cast("dict[str, Any]", read_yaml(_member(path, name) or "{}") or {})
+    return cast("dict[str, Any]", read_kept_yaml(_member(path, name) or "{}") or {})
 
 
 def _member(path: Path, name: str) -> str | None:
     """A file at the top of a chart, or None."""
+    if path.is_dir():
+        file = path / name
+        return file.read_text() if file.is_file() else None
+    try:
+        state = path.stat()
+    except OSError:
+        return _packed(path, name)
+    return _kept(path, name, state.st_mtime_ns, state.st_size)
+
+
+def _packed(path: Path, name: str) -> str | None:
     found = _members(path, re.compile(re.escape(name)))
     return next((text for _, text in found), None)
+
+
+@lru_cache(maxsize=256)
+def _kept(path: Path, name: str, _modified: int, _size: int) -> str | None:
+    # A run looks into the same packages again and again: for each chart that it wants into all that
+    # lie in its folder, and to the end of a package for a file that this does not have.
+    return _packed(path, name)
 
 
 def _members(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, str]]:

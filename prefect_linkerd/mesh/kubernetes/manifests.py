@@ -20,6 +20,17 @@ def read_yaml(text: str | bytes) -> object:
     return yaml.load(text, _LOADER)  # noqa: S506
 
 
+def read_kept_yaml(text: str | bytes) -> object:
+    """One YAML document of a text that is read several times, such as a chart's values.
+
+    Those of the last texts are kept, so not for what is secret.
+
+    Raises:
+        yaml.YAMLError: it is not valid.
+    """
+    return pickle.loads(_pickled_document(text))  # noqa: S301
+
+
 def read_objects(text: str | bytes) -> list[dict[str, Any]]:
     """The Kubernetes objects of a YAML stream; empty documents are left out.
 
@@ -31,8 +42,15 @@ def read_objects(text: str | bytes) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", pickle.loads(_pickled(text)))  # noqa: S301
 
 
+# As bytes, so that nobody changes what another caller gets: to load them takes a thirtieth of the
+# time that the YAML takes.
+
+
+@lru_cache(maxsize=64)
+def _pickled_document(text: str | bytes) -> bytes:
+    return pickle.dumps(read_yaml(text))
+
+
 @lru_cache(maxsize=512)
 def _pickled(text: str | bytes) -> bytes:
-    # As bytes, so that nobody changes what another caller gets: to load them takes a thirtieth
-    # of the time that the YAML takes.
     return pickle.dumps([found for found in yaml.load_all(text, _LOADER) if found])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
+import tarfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -144,6 +146,37 @@ def test_packages_without_an_index_are_found(charts_dir: Path, tmp_path: Path) -
     shutil.copy(charts_dir / "edge/linkerd-crds-2026.8.3.tgz", tmp_path)
     chart = ChartCatalog(MeshConfig(charts={"linkerd": str(tmp_path)})).find("linkerd-crds")
     assert (chart.version, chart.app_version) == ("2026.8.3", "")
+
+
+@pytest.mark.parametrize("form", ["index", "package"])
+def test_what_is_kept_of_a_folder_is_not_what_was_there_before(form: str, tmp_path: Path) -> None:
+    def put(version: str) -> None:
+        metadata = {"apiVersion": "v2", "name": "linkerd-crds", "version": "1.0.0"}
+        entry = metadata | {"appVersion": version, "urls": ["linkerd-crds.tgz"]}
+        if form == "index":
+            index = {"apiVersion": "v1", "entries": {"linkerd-crds": [entry]}}
+            (tmp_path / "index.yaml").write_text(yaml.safe_dump(index))
+            return
+        text = yaml.safe_dump(metadata | {"appVersion": version}).encode()
+        with tarfile.open(tmp_path / "linkerd-crds.tgz", "w:gz") as package:
+            member = tarfile.TarInfo("linkerd-crds/Chart.yaml")
+            member.size = len(text)
+            package.addfile(member, io.BytesIO(text))
+
+    for version in ("edge-26.8.3", "edge-26.8.4"):
+        put(version)
+        for _ in range(2):
+            (found,) = folder_entries(tmp_path, "linkerd-crds")
+            assert found.app_version == version
+
+
+def test_nobody_changes_what_another_reads_of_a_chart(charts_dir: Path) -> None:
+    def defaults() -> dict[str, object]:
+        return ChartCatalog(MeshConfig(charts={"mirror": charts_dir})).find("linkerd-crds").defaults
+
+    before = dict(defaults())
+    defaults()["added"] = "by somebody"
+    assert defaults() == before
 
 
 @pytest.fixture
