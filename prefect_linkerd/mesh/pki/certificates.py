@@ -8,6 +8,7 @@ Source: https://linkerd.io/2/tasks/generate-certificates/
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -343,7 +344,17 @@ def read_certificates(pem: str, subject: str) -> list[CertificateInfo]:
     Raises:
         CertificateError: there is none, or one cannot be read; names `subject`.
     """
-    return [_info(certificate, subject) for certificate in _load(pem, subject)]
+    try:
+        return list(_read(pem))
+    except CertificateError:
+        # Errors are not kept: each names what this caller read it from.
+        return [_info(certificate, subject) for certificate in _load(pem, subject)]
+
+
+@functools.lru_cache(maxsize=256)
+def _read(pem: str) -> tuple[CertificateInfo, ...]:
+    # One verification asks a hundred times for the same ten certificates.
+    return tuple(_info(certificate, "") for certificate in _load(pem, ""))
 
 
 def fingerprints(pem: str, subject: str) -> frozenset[str]:
