@@ -141,8 +141,17 @@ class Sandbox:
 
     @property
     def kubeconfig(self) -> Path:
-        """A kubeconfig of the cluster's administrator."""
+        """A kubeconfig of the cluster's administrator, by a token.
+
+        The API server would verify a certificate anew for each request, which is a sixth of the
+        work that a whole snapshot of a mesh asks of it.
+        """
         return self.data / "kubeconfig"
+
+    @property
+    def certificate_kubeconfig(self) -> Path:
+        """The same administrator's, by a client certificate."""
+        return self.data / "certificate.kubeconfig"
 
     @property
     def server(self) -> str:
@@ -339,19 +348,24 @@ class Sandbox:
             credentials.signing_key("service-account")
         else:
             self._restore(self._saved)
-        token = secrets.token_urlsafe(32)
+        tokens = {name: secrets.token_urlsafe(32) for name in ("admin", "programs")}
         certificate = {
             "client-certificate-data": self._embedded("admin.crt"),
             "client-key-data": self._embedded("admin.key"),
         }
+        # As comma-separated values: the token, who has it, a UID and a group.
+        users = [
+            f"{token},sandbox-{name},{name},system:masters\n" for name, token in tokens.items()
+        ]
         # JSON, which is YAML too: Go takes a bare `y` or `1` for no text.
         for path, text in (
-            (self.kubeconfig, json.dumps(self._kubeconfig_of("admin", certificate), indent=2)),
+            (self.kubeconfig, self._kubeconfig_of("admin", {"token": tokens["admin"]})),
+            (self.certificate_kubeconfig, self._kubeconfig_of("admin", certificate)),
             (
                 self._programs_kubeconfig,
-                json.dumps(self._kubeconfig_of("programs", {"token": token})),
+                self._kubeconfig_of("programs", {"token": tokens["programs"]}),
             ),
-            (data / "tokens.csv", f"{token},sandbox-programs,programs,system:masters\n"),
+            (data / "tokens.csv", "".join(users)),
         ):
             path.touch(mode=0o600)
             path.write_text(text)
@@ -395,12 +409,15 @@ class Sandbox:
             (data / left).unlink(missing_ok=True)
         self._start_etcd(binaries)
         self.start_apiserver()
-        self._await("kube-apiserver", self._is_serving)
-        self._release_nodes()
+        # One connection for all questions: another costs both sides more than its answer.
+        cluster = self.cluster(patience=0, request_timeout=2)
+        self._await("kube-apiserver", lambda: _is_serving(cluster))
+        cluster = self.cluster()
+        self._release_nodes(cluster)
         self._start_rest(binaries)
-        self._make_nodes()
+        self._make_nodes(cluster)
         self._await("companion", (data / "companion.ready").exists)
-        self._await("kwok", self._nodes_are_ready)
+        self._await("kwok", lambda: self._nodes_are_ready(cluster))
 
     @property
     def egress(self) -> Path:
@@ -409,17 +426,14 @@ class Sandbox:
 
     @property
     def _programs_kubeconfig(self) -> Path:
-        """For the sandbox's own programs, by a token.
-
-        The API server would verify a certificate for each of their thousands of requests.
-        """
+        """For the sandbox's own programs, by a token."""
         return self.data / "programs.kubeconfig"
 
     def _embedded(self, name: str) -> str:
         return base64.b64encode((self.data / "pki" / name).read_bytes()).decode()
 
-    def _kubeconfig_of(self, user: str, credentials: dict[str, str]) -> dict[str, Any]:
-        return {
+    def _kubeconfig_of(self, user: str, credentials: dict[str, str]) -> str:
+        content = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": self.name,
@@ -435,6 +449,7 @@ class Sandbox:
             "users": [{"name": user, "user": credentials}],
             "contexts": [{"name": self.name, "context": {"cluster": self.name, "user": user}}],
         }
+        return json.dumps(content, indent=2)
 
     def _start_etcd(self, binaries: Binaries) -> None:
         client = f"http://127.0.0.1:{self._ports['etcd']}"
@@ -501,21 +516,20 @@ class Sandbox:
             binaries.companion,
             # By its certificate: a CertificateRequest must name more of who makes it than a token's
             # user has.
-            f"--kubeconfig={self.kubeconfig}",
+            f"--kubeconfig={self.certificate_kubeconfig}",
             f"--egress-socket={self.egress}",
             f"--proxies-socket={data}/proxies.sock",
             f"--ready-file={data}/companion.ready",
         )
 
-    def _release_nodes(self) -> None:
+    def _release_nodes(self, cluster: Cluster) -> None:
         """Deletes the Leases by which a former kwok holds the nodes.
 
         Another one would wait until they expire, and pods become ready that much later.
         """
-        self.cluster().request("DELETE", NODE_LEASES)
+        cluster.request("DELETE", NODE_LEASES)
 
-    def _make_nodes(self) -> None:
-        cluster = self.cluster()
+    def _make_nodes(self, cluster: Cluster) -> None:
         for number in range(1, self.nodes + 1):
             name = f"node-{number}"
             # A range of its own, as kube-controller-manager's nodeipam would give it.
@@ -538,15 +552,8 @@ class Sandbox:
                 }
             )
 
-    def _is_serving(self) -> bool:
-        try:
-            self.cluster(patience=0, request_timeout=2).request("GET", "/readyz")
-        except ApiError:
-            return False
-        return True
-
-    def _nodes_are_ready(self) -> bool:
-        nodes = list(self.cluster().list("v1", "Node"))
+    def _nodes_are_ready(self, cluster: Cluster) -> bool:
+        nodes = list(cluster.list("v1", "Node"))
         ready = [
             node
             for node in nodes
@@ -555,7 +562,7 @@ class Sandbox:
             # The scheduler avoids a node until the controller manager took its taint away.
             if not node["spec"].get("taints")
         ]
-        accounts = self.cluster().get("v1", "ServiceAccount", "default", "default")
+        accounts = cluster.get("v1", "ServiceAccount", "default", "default")
         return len(ready) == self.nodes and accounts is not None
 
     # Processes
@@ -615,6 +622,14 @@ class Sandbox:
         except (OSError, ValueError):
             return
         self._pids, self._ports, self.nodes = state["pids"], state["ports"], state["nodes"]
+
+
+def _is_serving(cluster: Cluster) -> bool:
+    try:
+        cluster.request("GET", "/readyz")
+    except ApiError:
+        return False
+    return True
 
 
 def copy_sparse(source: str, target: str) -> str:

@@ -45,8 +45,7 @@ class FaultProxy:
         cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
         self._server = cluster["server"]
         self._pool = urllib3.PoolManager(
-            cert_file=self._file("crt", user["client-certificate-data"]),
-            key_file=self._file("key", user["client-key-data"]),
+            headers={"Authorization": f"Bearer {user['token']}"},
             ca_certs=self._file("ca", cluster["certificate-authority-data"]),
             maxsize=32,
             retries=False,
@@ -118,6 +117,7 @@ class FaultProxy:
         if fault != "reset":
             kept = ("Accept", "Content-Type")
             headers = {k: v for k, v in request.headers.items() if k in kept}
+            headers |= self._pool.headers
             response = self._pool.request(
                 request.command, self._server + request.path, body=body, headers=headers
             )

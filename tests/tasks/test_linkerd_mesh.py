@@ -41,7 +41,8 @@ assert loaded.registry.password.get_secret_value() == "s3cret"
 assert loaded.trust_anchor.passphrase.get_secret_value() == "correct horse battery"
 assert loaded.upgrade.window is None and loaded.lifetimes.issuer_days == 365
 shown = loaded.model_dump_json()
-assert "s3cret" not in shown and "horse" not in shown and "client-key-data" not in shown, shown
+token = kubeconfig["users"][0]["user"]["token"]
+assert "s3cret" not in shown and "horse" not in shown and token not in shown, shown
 print(connect(loaded).cluster.version())
 
 # As the older UI saves it: without the fields that nobody touched.

@@ -355,7 +355,7 @@ def test_a_password_is_sent_as_it_is() -> None:
 def test_who_impersonates_is_the_other(
     kubeconfig: Kubeconfig, sandbox: Sandbox, binaries: Binaries
 ) -> None:
-    admin = yaml.safe_load(sandbox.kubeconfig.read_text())["users"][0]["user"]
+    admin = yaml.safe_load(sandbox.certificate_kubeconfig.read_text())["users"][0]["user"]
     other = {"as": "jane", "as-uid": "7", "as-groups": ["a", "b"]}
     other["as-user-extra"] = {"example.com/scopes": ["one", "two"]}
     file = kubeconfig(admin | other)
@@ -382,7 +382,7 @@ def test_without_credentials_nothing_is_asked_anonymously(
 def test_names_and_authorities_of_the_server_are_the_kubeconfigs(
     sandbox: Sandbox, kubeconfig: Kubeconfig
 ) -> None:
-    admin = yaml.safe_load(sandbox.kubeconfig.read_text())["users"][0]["user"]
+    admin = yaml.safe_load(sandbox.certificate_kubeconfig.read_text())["users"][0]["user"]
 
     def version(**cluster: Any) -> str:
         return Cluster.from_file(kubeconfig(admin, cluster), patience=0).version()
@@ -407,7 +407,7 @@ def test_a_proxy_of_the_kubeconfig_is_used_whatever_the_environment_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
-    admin = yaml.safe_load(sandbox.kubeconfig.read_text())["users"][0]["user"]
+    admin = yaml.safe_load(sandbox.certificate_kubeconfig.read_text())["users"][0]["user"]
     heard: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         address = f"{scheme}://127.0.0.1:{proxy.getsockname()[1]}"
