@@ -44,6 +44,7 @@ def test_a_run_outlives_the_api_server(
         while read_release(cluster, "linkerd-control-plane", "linkerd") is None:
             assert time.monotonic() < deadline
             assert run.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            time.sleep(0.1)
         sandbox.stop_apiserver()
         time.sleep(6)
         sandbox.start_apiserver()

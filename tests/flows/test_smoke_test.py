@@ -167,6 +167,7 @@ def test_a_run_outlives_the_api_server(stage: Stage, tmp_path: Path) -> None:
         running = pool.submit(stage.smoke_test, tmp_path, {"promises": ["traffic-split"]})
         while not list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=SMOKE.fuse_label)):
             assert not running.done()
+            time.sleep(0.1)
         stage.sandbox.stop_apiserver()
         # Longer than one step waits by itself, so that it fails and is tried again.
         time.sleep(25)

@@ -40,6 +40,7 @@ from prefect_linkerd.mesh.planning.preflight import Finding
 from tests.support.advice import follows
 from tests.support.crds import crd
 from tests.support.people import applied, by_kubectl, content, live
+from tests.support.waiting import eventually
 
 HELM = {"meta.helm.sh/release-name": "shop", "meta.helm.sh/release-namespace": "apps"}
 TRAEFIK = "traefik.io/v1alpha1"
@@ -223,8 +224,8 @@ def _unlabelled(obj: Object) -> Object:
 def routed(cluster: Cluster, namespace: str) -> Iterator[MeshConfig]:
     for kind in ("IngressRoute", "Middleware"):
         cluster.apply(crd("traefik.io", kind))
-    while not all(cluster.serves(TRAEFIK, kind) for kind in ("IngressRoute", "Middleware")):
-        pass
+    kinds = ("IngressRoute", "Middleware")
+    eventually(lambda: all(cluster.serves(TRAEFIK, kind) for kind in kinds), every=0.1)
     viz = f"{namespace}-viz"
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": viz}})
     yield MeshConfig.model_validate(

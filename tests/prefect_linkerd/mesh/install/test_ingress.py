@@ -20,6 +20,7 @@ from prefect_linkerd.mesh.install.ingress import (
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
 from tests.support.crds import crd
+from tests.support.waiting import eventually
 
 
 def config(app: str = "emojivoto", viz: str = "linkerd-viz", **dashboard: Any) -> MeshConfig:
@@ -84,8 +85,8 @@ def test_ingress_is_made_once_and_then_left_alone(
     group = api_version.split("/")[0]
     for kind in ("IngressRoute", "Middleware"):
         cluster.apply(crd(group, kind))
-    while not all(cluster.serves(api_version, kind) for kind in ("IngressRoute", "Middleware")):
-        pass
+    kinds = ("IngressRoute", "Middleware")
+    eventually(lambda: all(cluster.serves(api_version, kind) for kind in kinds), every=0.1)
     extra = f"{namespace}-viz"
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": extra}})
     try:

@@ -159,6 +159,7 @@ def test_a_run_that_lives_keeps_its_objects_and_is_left_alone(
         until = time.monotonic() + 12
         while time.monotonic() < until:
             assert clear_leftovers(cluster, SMOKE, namespace) == []
+            time.sleep(0.2)
         assert left(cluster, namespace, run.id) == [
             f"Job/smoke-{run.id}",
             f"Service/{run.name('web')}",
