@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.checks.options import Scope
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
@@ -31,6 +32,8 @@ SCOPES: tuple[Scope, ...] = ("control-plane", "proxy", "cni", "viz", "jaeger", "
 DEFAULT = "stable-2.14.10"
 SETTLED = 60.0
 """Seconds that the cluster's controllers have to bring about what a test waits for."""
+SOON = (0.3, 0.5, 0.8, 1.2)
+"""Seconds between two looks at it: each reads and judges the whole mesh."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,16 @@ class InstalledMesh:
 
     def settles_to(self, expected: Failures) -> Failures:
         """What fails once it is as expected, or after a while whatever else it is."""
-        deadline = time.monotonic() + SETTLED
-        while (found := failing(self.cluster, self.config)) != expected:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.3)
-        return found
+        pauses = chain(SOON, repeat(SOON[-1]))
+        for is_last in polls(SETTLED, every=lambda: next(pauses)):
+            found = failures_of(self.report())
+            if is_last or found == expected:
+                return found
+        raise AssertionError("the last poll returns")
 
 
-def failing(cluster: Cluster, config: MeshConfig, scopes: Iterable[Scope] = SCOPES) -> Failures:
-    """The checks of a mesh, as it is now, that do not hold."""
-    report = verify(read_snapshot(Mesh(cluster, config)), CATEGORIES, scopes)
+def failures_of(report: Report) -> Failures:
+    """The checks of a report that do not hold."""
     return frozenset((result.check.id, result.outcome) for result in report.failing)
 
 
