@@ -143,7 +143,7 @@ class Sandbox:
     def kubeconfig(self) -> Path:
         """A kubeconfig of the cluster's administrator, by a token.
 
-        The API server would verify a certificate anew for each request, which is a sixth of the
+        The API server would verify a certificate again for each request, which is a sixth of the
         work that a whole snapshot of a mesh asks of it.
         """
         return self.data / "kubeconfig"
