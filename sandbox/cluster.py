@@ -29,7 +29,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -212,14 +213,11 @@ class Sandbox:
             raise
         return self
 
-    def save(self, folder: Path, *, resume: bool = True) -> None:
+    def save(self, folder: Path) -> None:
         """Saves the cluster as it is now to a folder, from which others can be started.
 
-        Its programs stop for the copy, so that it is consistent, and start again: a few seconds
-        without an API server. The folder holds the cluster's keys and Secrets.
-
-        Args:
-            resume: whether the programs start again; else only `stop` is left to do.
+        It keeps running: only its etcd is held for the copy, a fraction of a second. The folder
+        holds the cluster's keys and Secrets.
 
         Raises:
             SandboxError: it does not run, or the folder exists already.
@@ -231,37 +229,48 @@ class Sandbox:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            self._end_programs(signal.SIGTERM, signal.SIGKILL)
-            for part in SAVED:
-                shutil.copytree(self.data / part, partial / part, copy_function=copy_sparse)
+            # What a stopped etcd has in its files is what it would find there after a crash.
+            with self._held("etcd"):
+                for part in SAVED:
+                    shutil.copytree(self.data / part, partial / part, copy_function=copy_sparse)
             state = {"kubernetes": KUBERNETES, "nodes": self.nodes}
             (partial / "saved.json").write_text(json.dumps(state))
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            if resume:
-                self._run()
+
+    @contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        """One of its programs does nothing in the block."""
+        self._signal(name, signal.SIGSTOP)
+        try:
+            deadline = time.monotonic() + 10
+            while not _is_stopped(self._pids[name]):
+                if time.monotonic() > deadline:
+                    raise SandboxError(f"sandbox {self.name}: {name} could not be held")
+                time.sleep(0.01)
+            yield
+        finally:
+            self._signal(name, signal.SIGCONT)
 
     def stop(self) -> None:
         """Stops every process of it and deletes its data; does nothing where it does not run."""
         # What they would write at their end is deleted with the rest.
-        self._end_programs(signal.SIGKILL)
+        self._end_programs()
         if self._data is not None:
             shutil.rmtree(self._data, ignore_errors=True)
             if not self._detached:
                 self._data = None
 
-    def _end_programs(self, *signals: signal.Signals) -> None:
-        """Ends every program by the first signal; by the next what has not ended after 5 s."""
+    def _end_programs(self) -> None:
         # The API server goes before etcd, so that it can say goodbye.
         order = [name for name in self._pids if name not in ("etcd", "kube-apiserver")]
         order += [name for name in ("kube-apiserver", "etcd") if name in self._pids]
-        for number in signals:
-            for name in order:
-                self._signal(name, number)
-            deadline = time.monotonic() + 5
-            while any(map(self._runs, order)) and time.monotonic() < deadline:
-                time.sleep(0.02)
+        for name in order:
+            self._signal(name, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while any(map(self._runs, order)) and time.monotonic() < deadline:
+            time.sleep(0.02)
         self._processes.clear()
         self._pids.clear()
 
@@ -659,6 +668,15 @@ def _is_process_of(pid: int, data: Path) -> bool:
         # No /proc on this system: the pid has to do.
         return sys.platform != "linux"
     return str(data).encode() in arguments
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has stopped every thread of a process."""
+    if tasks := list(Path(f"/proc/{pid}/task").glob("*/stat")):
+        # The state follows the program's name, which is in parentheses.
+        return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+    asked = ["ps", "-o", "state=", "-p", str(pid)]
+    return subprocess.run(asked, capture_output=True, check=False).stdout.startswith(b"T")
 
 
 def _die_with_parent() -> None:

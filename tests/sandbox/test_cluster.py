@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -24,10 +22,9 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.errors import SandboxError
 from tests.support import meshes
-from tests.support.meshes import configuration
 from tests.support.pages import of
 from tests.support.processes import processes_with
-from tests.support.ready_meshes import ReadyMeshes
+from tests.support.ready_meshes import ReadyMesh
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 from tests.support.workloads import deployment, job
@@ -214,23 +211,26 @@ def test_a_lost_api_server_comes_back_with_its_data(
 
 
 def test_a_restored_sandbox_is_the_one_that_was_saved(
-    ready_meshes: ReadyMeshes, shared_dir: Path, helm_path: str, tmp_path: Path
+    ready_mesh: ReadyMesh, binaries: Binaries, tmp_path: Path
 ) -> None:
     """Two from one save at once: the same objects, and everything in them goes on working."""
+    saved = tmp_path / "saved"
+    first, _ = ready_mesh("edge-26.8.3", "cert-manager")
+    before = uids(first.cluster())
+    first.save(saved)
+    # It has run all the time, and what happens to it from now on is its own.
+    first.cluster().create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "later"}})
+    assert first.is_running
+    first.stop()
 
-    def install(sandbox: Sandbox, folder: Path) -> None:
-        config = configuration("edge-26.8.3", shared_dir, folder, "cert-manager")
-        meshes.install(sandbox.cluster(), config, helm_path)
-        (folder / "objects.json").write_text(json.dumps(uids(sandbox.cluster())))
-
-    def copy(folder: Path) -> AbstractContextManager[Sandbox]:
-        return ready_meshes.copy("saved, with its objects", folder, install)
-
-    with copy(tmp_path / "one") as one, copy(tmp_path / "other") as other:
-        before = json.loads((tmp_path / "one/objects.json").read_text())
+    with (
+        Sandbox("one", saved=saved, binaries=binaries) as one,
+        Sandbox("other", saved=saved, binaries=binaries) as other,
+    ):
         for restored in (one, other):
             now = uids(restored.cluster())
             assert before.items() <= now.items()
+            assert "Namespace /later" not in now
         one.cluster().delete("v1", "Namespace", "linkerd")
 
         cluster = other.cluster()

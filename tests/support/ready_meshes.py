@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -45,12 +45,6 @@ class ReadyMeshes:
         Args:
             name: says what `install` makes: the same name means the same mesh.
         """
-        kept = self._made(name, install)
-        shutil.copytree(kept / "files", folder, dirs_exist_ok=True)
-        with Sandbox("ready", saved=kept / "sandbox", binaries=self._binaries) as sandbox:
-            yield sandbox
-
-    def _made(self, name: str, install: Install) -> Path:
         home = self._root / self._digest
         # What installs it may stand in any module of the tests.
         source = Path(inspect.getfile(install)).read_bytes()
@@ -58,18 +52,24 @@ class ReadyMeshes:
         home.mkdir(parents=True, exist_ok=True)
         os.utime(home)
         self._forget_others()
-        with FileLock(kept.with_suffix(".lock")):
-            if not kept.exists():
-                self._make(kept, install)
-        return kept
+        with ExitStack() as stack:
+            with FileLock(kept.with_suffix(".lock")):
+                made = None if kept.exists() else stack.enter_context(self._sandbox())
+                if made is not None:
+                    self._make(made, kept, install)
+            shutil.copytree(kept / "files", folder, dirs_exist_ok=True)
+            # The first one is the sandbox itself: another start would cost seconds.
+            yield made or stack.enter_context(self._sandbox(kept / "sandbox"))
 
-    def _make(self, kept: Path, install: Install) -> None:
+    def _sandbox(self, saved: Path | None = None) -> Sandbox:
+        return Sandbox("ready", saved=saved, binaries=self._binaries)
+
+    def _make(self, sandbox: Sandbox, kept: Path, install: Install) -> None:
         partial = Path(tempfile.mkdtemp(prefix="making-", dir=kept.parent))
         try:
             (partial / "files").mkdir()
-            with Sandbox("ready", binaries=self._binaries) as sandbox:
-                install(sandbox, partial / "files")
-                sandbox.save(partial / "sandbox", resume=False)
+            install(sandbox, partial / "files")
+            sandbox.save(partial / "sandbox")
             partial.rename(kept)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
