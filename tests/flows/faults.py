@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 from prefect.context import TaskRunContext
 
 from prefect_linkerd.mesh.helm.client import Helm
-from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from prefect_linkerd.mesh.kubernetes.rollout import is_pod_ready
 from prefect_linkerd.mesh.records.rotation import RECORD as LEASE
 from prefect_linkerd.tasks.step import Step
@@ -101,6 +101,19 @@ def kill_in(step: str, writes: int) -> None:
     _name_steps_in_threads()
     Cluster.request = dying_request  # type: ignore[method-assign]
     Helm.reconcile = dying_reconcile  # type: ignore[method-assign]
+
+
+def kill_after(kind: str) -> None:
+    """Kills this process once it has applied an object of a kind."""
+    apply = Cluster.apply
+
+    def dying_apply(self: Cluster, obj: Object, **options: Any) -> Object:
+        applied = apply(self, obj, **options)
+        if obj["kind"] == kind:
+            die()
+        return applied
+
+    Cluster.apply = dying_apply  # type: ignore[method-assign]
 
 
 def fall_ill(step: str, run: int, namespace: str) -> None:

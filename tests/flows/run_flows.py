@@ -3,12 +3,12 @@
     python -m tests.flows.run_flows < LINES
 
 A line of standard input is a request as JSON: `flow` by name, `mesh`, `parameters`, perhaps a
-fault (`kill`, `ill` or `lag`, with the arguments of `tests.flows.faults`), whether pods run on a
-`LoopbackNode` (`loopback`), whether Prefect's server has the run (`on_server`), and the files that
-take the run's output. Without a server it is the run of a command at a terminal, and its reports
-are files in the folder `reports`. The line of the answer is the exit status of the run's process,
-negative for a signal. What a run returns, or the error that it raises, is the last line of its
-output, as JSON.
+fault (`kill`, `kill_after`, `ill` or `lag`, with the arguments of `tests.flows.faults`), whether
+pods run on a `LoopbackNode` (`loopback`), whether Prefect's server has the run (`on_server`), and
+the files that take the run's output. Without a server it is the run of a command at a terminal, and
+its reports are files in the folder `reports`. The line of the answer is the exit status of the
+run's process, negative for a signal. What a run returns, or the error that it raises, is the last
+line of its output, as JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +27,20 @@ from prefect_linkerd.cli.at_terminal import LOGGER, AtTerminal, End
 from prefect_linkerd.mesh.bootstrap.installed import Installed
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan
 from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.smoke.report import SmokeReport
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
 from prefect_linkerd.tasks.declared import declared_flows
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.outside import within
 from prefect_linkerd.tasks.step import Step
-from tests.flows.faults import at_step, fall_ill, kill_in, lag_behind, lead_to_processes
+from tests.flows.faults import (
+    at_step,
+    fall_ill,
+    kill_after,
+    kill_in,
+    lag_behind,
+    lead_to_processes,
+)
 
 FLOWS: dict[str, Any] = {
     name: getattr(import_module(f"prefect_linkerd.flows.{name}"), name) for name in declared_flows()
@@ -59,6 +67,8 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """Runs a flow in this process."""
     if kill := request.get("kill"):
         kill_in(*kill)
+    if kind := request.get("kill_after"):
+        kill_after(kind)
     if ill := request.get("ill"):
         fall_ill(*ill)
     if lag := request.get("lag"):
@@ -84,7 +94,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         with surroundings:
             returned: Any = flow(**parameters)
     except MeshError as error:
-        if request["flow"] == "bootstrap":
+        if request["flow"] in ("bootstrap", "smoke_test"):
             raise
         return {"error": type(error).__name__, "message": str(error)}
     if request["flow"] == "watch_charts":
@@ -101,6 +111,8 @@ def answer(returned: Any) -> dict[str, Any]:
             "findings": [finding.id for finding in returned.findings],
             "steps": {step.name: step.action for step in returned.steps},
         }
+    if isinstance(returned, SmokeReport):
+        return {result.promise: [result.outcome, result.reason] for result in returned.results}
     if not isinstance(returned, UpgradePlan):
         return {"done": True}
     return {

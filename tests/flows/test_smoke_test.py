@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.smoke.options import PROMISES, Promise, SmokeOptions
@@ -26,13 +25,15 @@ from prefect_linkerd.mesh.smoke.report import (
     smoke_markdown,
 )
 from prefect_linkerd.mesh.smoke.run import SMOKE
-from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
-from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from tests.support import meshes
 from tests.support.charts import crds
 from tests.support.cluster_state import resource_versions
+from tests.support.flows import Flows
 from tests.support.loopback import DataPlane, LoopbackNode
+from tests.support.ready_meshes import ReadyMeshes
+from tests.support.waiting import eventually
 
 # One cluster with a mesh for all of them.
 # The rehearsal has none of the kinds that traffic is split by.
@@ -44,27 +45,16 @@ VERSION = "edge-26.8.3"
 class Stage:
     """One mesh that every test of this module uses, and leaves as it was."""
 
-    def __init__(self, sandbox: Sandbox, config: dict[str, Any], environment: dict[str, str]):
-        self.sandbox, self.config, self._environment = sandbox, config, environment
+    def __init__(self, sandbox: Sandbox, config: dict[str, Any], flows: Flows):
+        self.sandbox, self.config, self._flows = sandbox, config, flows
         self.cluster = sandbox.cluster()
 
-    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-            env=self._environment,
-        )
-
     def smoke_test(
-        self, folder: Path, options: dict[str, Any], *kill_at: str
+        self, options: dict[str, Any], kill_after: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        (folder / "mesh.json").write_text(json.dumps(self.config))
-        (folder / "options.json").write_text(json.dumps(options))
-        files = str(folder / "mesh.json"), str(folder / "options.json")
-        return self.run("tests.flows.run_smoke_test", *files, *kill_at)
+        return self._flows(
+            "smoke_test", self.config, options=options, kill_after=kill_after, on_server=True
+        )
 
     def keep(self, promise: Promise, version: str = VERSION, **options: Any) -> SmokeResult:
         mesh = LinkerdMesh.model_validate(self.config | {"version": version})
@@ -74,37 +64,36 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(
-    binaries: Binaries,
-    prefect_server: PrefectServer,
+    ready_meshes: ReadyMeshes,
+    flows: Flows,
     charts_dir: Path,
     shared_dir: Path,
     helm_path: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stage]:
-    environment = os.environ | prefect_server.environment
-    environment["PATH"] = os.pathsep.join([str(binaries.helm.parent), environment["PATH"]])
-    with Sandbox("smoke", binaries=binaries) as sandbox:
-        config = {
-            "name": "smoke",
-            "version": VERSION,
-            "access": {"kubeconfig": str(sandbox.kubeconfig)},
-            "charts": {"mirror": str(charts_dir)},
-            "profile": "demo",
-            "emojivoto": {"manifest": str(shared_dir / "manifests/emojivoto.yml")},
-            "viz": {"enabled": False},
-            # A CronJob that may start while a test compares what is there.
-            "values": {"inline": {"disableHeartBeat": True}},
-        }
-        stage = Stage(sandbox, config, environment)
-        path = tmp_path_factory.mktemp("stage") / "mesh.json"
-        path.write_text(json.dumps(config))
-        made = stage.run("tests.flows.run_bootstrap", str(path))
-        assert made.returncode == 0, made.stderr[-3000:]
+    config = {
+        "name": "smoke",
+        "version": VERSION,
+        "charts": {"mirror": str(charts_dir)},
+        "profile": "demo",
+        "emojivoto": {"manifest": str(shared_dir / "manifests/emojivoto.yml")},
+        "viz": {"enabled": False},
+        # A CronJob that may start while a test compares what is there.
+        "values": {"inline": {"disableHeartBeat": True}},
+    }
+
+    def install(sandbox: Sandbox, _folder: Path) -> None:
+        cluster = sandbox.cluster()
+        meshes.install(cluster, MeshConfig.model_validate(config), helm_path)
         # What Linkerd 2.11 splits by, so that its kind can be tried too.
         for crd in crds(helm_path, charts_dir / "stable/linkerd2-2.11.5.tgz"):
             if crd["metadata"]["name"] == "trafficsplits.split.smi-spec.io":
-                stage.cluster.apply(crd)
-        yield stage
+                cluster.apply(crd)
+        eventually(lambda: cluster.serves("split.smi-spec.io/v1alpha2", "TrafficSplit"), every=0.1)
+
+    with ready_meshes.copy("smoke", tmp_path_factory.mktemp("stage"), install) as sandbox:
+        access = {"kubeconfig": str(sandbox.kubeconfig)}
+        yield Stage(sandbox, {**config, "access": access}, flows)
 
 
 @pytest.fixture
@@ -129,10 +118,8 @@ def plane(stage: Stage, tmp_path: Path) -> Iterator[DataPlane]:
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_where_pods_do_not_run_objects_are_tried_and_traffic_is_skipped(
-    stage: Stage, tmp_path: Path
-) -> None:
-    done = stage.smoke_test(tmp_path, {})
+def test_where_pods_do_not_run_objects_are_tried_and_traffic_is_skipped(stage: Stage) -> None:
+    done = stage.smoke_test({})
     assert done.returncode == 0, done.stderr[-3000:]
     outcomes = json.loads(done.stdout.splitlines()[-1])
     assert outcomes == {promise: ["skipped", "pods do not run here"] for promise in PROMISES}
@@ -143,28 +130,28 @@ def test_where_pods_do_not_run_objects_are_tried_and_traffic_is_skipped(
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_what_killed_runs_left_is_gone_after_the_next(stage: Stage, tmp_path: Path) -> None:
+def test_what_killed_runs_left_is_gone_after_the_next(stage: Stage) -> None:
     killings: list[tuple[str, Promise]] = [
         ("HTTPRoute", "fault-injection"),
         ("Deployment", "canary"),
         ("IngressRoute", "ingress"),
     ]
     for kind, promise in killings:
-        killed = stage.smoke_test(tmp_path, {"promises": [promise]}, kind)
+        killed = stage.smoke_test({"promises": [promise]}, kind)
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     labels = "smoke.prefect-linkerd/run"
     left = list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=labels))
     assert left, "a killed run leaves its own objects for the next to find"
 
-    done = stage.smoke_test(tmp_path, {"promises": ["load-balancing"]})
+    done = stage.smoke_test({"promises": ["load-balancing"]})
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_a_run_outlives_the_api_server(stage: Stage, tmp_path: Path) -> None:
+def test_a_run_outlives_the_api_server(stage: Stage) -> None:
     before = resource_versions(stage.cluster)
     # The first look at a fuse that burns says that a test is in the middle of its work.
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(stage.smoke_test, tmp_path, {"promises": ["traffic-split"]})
+        running = pool.submit(stage.smoke_test, {"promises": ["traffic-split"]})
         while not list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=SMOKE.fuse_label)):
             assert not running.done()
             time.sleep(0.1)
@@ -236,12 +223,10 @@ def test_older_kinds_lead_traffic_too(stage: Stage, version: str, kind: str) -> 
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_the_flow_fails_by_what_is_broken_and_says_so(
-    stage: Stage, plane: DataPlane, tmp_path: Path
-) -> None:
+def test_the_flow_fails_by_what_is_broken_and_says_so(stage: Stage, plane: DataPlane) -> None:
     plane.ignores_override = True
     options = {"promises": ["load-balancing", "ingress"], "settle_seconds": 1, "requests": 200}
-    done = stage.smoke_test(tmp_path, options)
+    done = stage.smoke_test(options)
     assert done.returncode == 1
     assert "SmokeTestFailed: mesh smoke: expected every smoke test to pass" in done.stderr
     assert "found ingress: named-by-header answered 0 of 200" in done.stderr

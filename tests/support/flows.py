@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sandbox.cluster import Sandbox
 from tests.support.advice import heard
 
 ConfigFactory = Callable[..., dict[str, Any]]
 FlowRunner = Callable[..., subprocess.CompletedProcess[str]]
+ReadyWholeMesh = Callable[..., tuple[Sandbox, dict[str, Any]]]
+"""What the fixture `ready_whole_mesh` gives."""
 
 
 class Flows:
@@ -28,13 +31,14 @@ class Flows:
         config: dict[str, Any],
         *,
         kill: tuple[str, int] | None = None,
+        kill_after: str | None = None,
         ill: tuple[str, int, str] | None = None,
         lag: tuple[str, str] | None = None,
         loopback: bool = False,
         on_server: bool = False,
         **parameters: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """One run to its end; `kill`, `ill` and `lag` are arguments of `tests.flows.faults`.
+        """One run to its end; the faults are arguments of `tests.flows.faults`.
 
         Args:
             loopback: whether pods run on a `LoopbackNode`.
@@ -51,6 +55,7 @@ class Flows:
             "mesh": config,
             "parameters": parameters,
             "kill": kill,
+            "kill_after": kill_after,
             "ill": ill,
             "lag": lag,
             "loopback": loopback,
