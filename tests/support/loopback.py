@@ -46,6 +46,17 @@ PROGRAMS = ("backend", "client", "probe")
 """The containers that run the program of their ConfigMap."""
 
 
+def cached(cluster: Cluster, version: str, kind: str, **query: str) -> list[Object]:
+    """Objects of a kind as the API server has them at hand, perhaps some milliseconds old.
+
+    What looks many times a second would have it ask etcd each time.
+    """
+    if not cluster.serves(version, kind):
+        return []
+    found = cluster.read(cluster.path(version, kind), {"resourceVersion": "0", **query})["items"]
+    return [{**obj, "apiVersion": version, "kind": kind} for obj in found or []]
+
+
 @dataclass
 class Process:
     """A pod that runs: its process, and the port that it serves on.
@@ -176,7 +187,7 @@ class LoopbackNode:
                 self._look()
 
     def _look(self) -> None:
-        for pod in self.cluster.list("v1", "Pod", fields=f"spec.nodeName={NODE}"):
+        for pod in cached(self.cluster, "v1", "Pod", fieldSelector=f"spec.nodeName={NODE}"):
             self._tend(pod)
 
     def _tend(self, pod: Object) -> None:
@@ -509,7 +520,7 @@ class DataPlane:
             with contextlib.suppress(ApiError):
                 state: dict[str, list[Object]] = {}
                 for version, kind in self.KINDS:
-                    state.setdefault(kind, []).extend(self.cluster.list(version, kind))
+                    state.setdefault(kind, []).extend(cached(self.cluster, version, kind))
                 self._state = state
                 for route in state["HTTPRoute"]:
                     self._accept(route)
