@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -93,6 +94,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Stops where groups are not kept together: every worker would set up all of them."""
+    # What is here now stays to the end, and garbage is looked for elsewhere.
+    gc.collect()
+    gc.freeze()
     if getattr(session.config.option, "loadgroup", False):
         for item in session.items:
             if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
