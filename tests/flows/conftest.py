@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from tests.support.flows import ConfigFactory, FlowRunner, Flows
+from tests.support import meshes
+from tests.support.flows import ConfigFactory, FlowRunner, Flows, ReadyWholeMesh
+from tests.support.meshes import PASSPHRASE
+from tests.support.ready_meshes import ReadyMeshes
 from tests.support.shared import REHEARSED, require_version
 
 
@@ -37,6 +44,42 @@ def mesh_config(charts_dir: Path, shared_dir: Path) -> ConfigFactory:
         return content
 
     return configure
+
+
+@pytest.fixture
+def ready_whole_mesh(
+    ready_meshes: ReadyMeshes,
+    mesh_config: ConfigFactory,
+    helm_path: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[ReadyWholeMesh]:
+    """A copy of a mesh with all that its configuration has, as `bootstrap` makes it.
+
+    Takes what `mesh_config` takes; gives the sandbox and the mesh's configuration. The anchor's key
+    is in the test's folder, where it is not in the cluster.
+    """
+    with ExitStack() as stack:
+
+        def copy(**config: Any) -> tuple[Sandbox, dict[str, Any]]:
+            def content(sandbox: Sandbox, folder: Path) -> dict[str, Any]:
+                anchor = {
+                    "key_file": str(folder / "anchor.pem"),
+                    "passphrase": PASSPHRASE.get_secret_value(),
+                }
+                return mesh_config(sandbox, **{"trust_anchor": anchor, **config})
+
+            def install(sandbox: Sandbox, folder: Path) -> None:
+                mesh = MeshConfig.model_validate(content(sandbox, folder))
+                meshes.install(sandbox.cluster(), mesh, helm_path)
+
+            # The test may have made the charts of its own, in its folder.
+            test = hashlib.sha256(request.path.read_bytes()).hexdigest()
+            name = f"whole mesh {test} {json.dumps(config)}".replace(str(tmp_path), "")
+            sandbox = stack.enter_context(ready_meshes.copy(name, tmp_path, install))
+            return sandbox, content(sandbox, tmp_path)
+
+        yield copy
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 import yaml
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from sandbox.cluster import Sandbox
-from tests.support.flows import ConfigFactory, FlowRunner, Flows
+from tests.support.flows import Flows, ReadyWholeMesh
 from tests.support.upgrades import proxies, releases, that_must_survive
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
@@ -64,17 +62,12 @@ def has_errors_middleware(cluster: Cluster) -> bool:
 
 @pytest.mark.timeout(1500)
 def test_dependencies_go_along_and_jaeger_goes_away(
-    fresh_sandbox: Callable[..., Sandbox],
-    mesh_config: ConfigFactory,
-    run_bootstrap: FlowRunner,
+    ready_whole_mesh: ReadyWholeMesh,
     flows: Flows,
     charts_dir: Path,
     mirror: Path,
 ) -> None:
-    sandbox = fresh_sandbox()
-    cluster = sandbox.cluster()
-    config = mesh_config(
-        sandbox,
+    sandbox, config = ready_whole_mesh(
         name="along",
         version=SOURCE,
         charts={"mirror": str(mirror)},
@@ -84,7 +77,7 @@ def test_dependencies_go_along_and_jaeger_goes_away(
         trust_anchor={"custody": "in-cluster"},
         upgrade={"dependencies": ["cert-manager", "traefik"], "settle_seconds": 3},
     )
-    assert run_bootstrap(config).returncode == 0
+    cluster = sandbox.cluster()
     before, installed = that_must_survive(cluster), releases(cluster)
     assert not has_errors_middleware(cluster)
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from prefect_linkerd.mesh.records.upgrade import NAME as RECORD
-from sandbox.cluster import Sandbox
-from tests.support.flows import ConfigFactory, FlowRunner, Flows
+from tests.support.flows import Flows, ReadyWholeMesh
 from tests.support.upgrades import (
     HOPS,
     make_custom_resources,
@@ -20,26 +16,10 @@ from tests.support.upgrades import (
 
 
 @pytest.mark.timeout(1500)
-def test_from_2_11_to_the_newest_edge(
-    fresh_sandbox: Callable[..., Sandbox],
-    mesh_config: ConfigFactory,
-    run_bootstrap: FlowRunner,
-    flows: Flows,
-    tmp_path: Path,
-) -> None:
-    sandbox = fresh_sandbox()
-    cluster = sandbox.cluster()
+def test_from_2_11_to_the_newest_edge(ready_whole_mesh: ReadyWholeMesh, flows: Flows) -> None:
     first = HOPS[0][0]
-    config = mesh_config(
-        sandbox,
-        name="walk",
-        version=first,
-        trust_anchor={
-            "key_file": str(tmp_path / "anchor.pem"),
-            "passphrase": "correct horse battery staple",
-        },
-    )
-    assert run_bootstrap(config).returncode == 0
+    sandbox, config = ready_whole_mesh(name="walk", version=first)
+    cluster = sandbox.cluster()
     make_custom_resources(cluster, first)
     before = that_must_survive(cluster)
     installed = releases(cluster)
