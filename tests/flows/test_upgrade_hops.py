@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.records.upgrade import NAME as RECORD
 from tests.flows.faults import READY
 from tests.support.flows import ConfigFactory, Flows
@@ -22,6 +24,10 @@ from tests.support.upgrades import (
     releases,
     that_must_survive,
 )
+
+CLAIMED = HOPS[2]
+"""The hop that another run holds the mesh before."""
+HOLDER = "flow run upgrade-elsewhere"
 
 Fail = Callable[[Flows, dict[str, Any], Cluster, str], dict[str, Any]]
 """Runs an upgrade that fails one of its gates."""
@@ -54,6 +60,25 @@ def release_fails(
     undone = flows.upgrade({**config, "values": ill, "timeout_seconds": 30}, to=target)
     assert "Helm release linkerd/linkerd-control-plane" in undone.get("message", ""), undone
     return undone
+
+
+@contextmanager
+def held_by_a_run_that_dies(
+    flows: Flows, config: dict[str, Any], cluster: Cluster, target: str
+) -> Iterator[None]:
+    """Another run has the mesh, from wherever: a second one is refused. In the block it is dead."""
+    installed = releases(cluster)
+    with RotationClaim(cluster, "linkerd", HOLDER, 3) as elsewhere:
+        refused = flows.upgrade(config, to=target)
+        assert refused["error"] == "MeshBusy", refused
+        assert HOLDER in refused["message"]
+        assert releases(cluster) == installed
+        # Its plan can be read all the same.
+        assert flows.upgrade(config, to=target, dry_run=True)["target"] == target
+        # It dies: its lease is not renewed, and not given back either.
+        elsewhere._over.set()
+        elsewhere._thread.join()
+        yield
 
 
 @pytest.mark.parametrize(
@@ -95,7 +120,9 @@ def test_a_hop_that_fails_goes_back_and_then_succeeds(
     assert before.items() <= that_must_survive(cluster).items()
     assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
 
-    done = flows.upgrade(config, to=target, accept=["smi"])
+    is_claimed = (source, target) == CLAIMED
+    with held_by_a_run_that_dies(flows, config, cluster, target) if is_claimed else nullcontext():
+        done = flows.upgrade(config, to=target, accept=["smi"])
 
     assert (done.get("source"), done.get("target")) == (source, target), done
     assert proxies(cluster) == {target}
