@@ -216,8 +216,8 @@ class Sandbox:
     def save(self, folder: Path) -> None:
         """Saves the cluster as it is now to a folder, from which others can be started.
 
-        It keeps running: only its etcd is held for the copy, a fraction of a second. The folder
-        holds the cluster's keys and Secrets.
+        It keeps running: only its etcd is held for the copy, for a second at most where nothing
+        else runs. The folder holds the cluster's keys and Secrets.
 
         Raises:
             SandboxError: it does not run, or the folder exists already.
@@ -672,9 +672,15 @@ def _is_process_of(pid: int, data: Path) -> bool:
 
 def _is_stopped(pid: int) -> bool:
     """Whether SIGSTOP has stopped every thread of a process."""
-    if tasks := list(Path(f"/proc/{pid}/task").glob("*/stat")):
+    try:
         # The state follows the program's name, which is in parentheses.
-        return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+        tasks = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        # One of them has ended meanwhile.
+        return False
+    if tasks:
+        return all(task.rpartition(")")[2].split()[0] == "T" for task in tasks)
+    # No /proc on this system.
     asked = ["ps", "-o", "state=", "-p", str(pid)]
     return subprocess.run(asked, capture_output=True, check=False).stdout.startswith(b"T")
 
