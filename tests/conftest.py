@@ -24,6 +24,7 @@ from tests.lengths import length
 from tests.support import meshes, shared
 from tests.support.meshes import configuration
 from tests.support.ready_meshes import ReadyMesh, ReadyMeshes
+from tests.support.repository import ROOT
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what it puts into the background with SIGINT ignored, and so would be all
@@ -32,6 +33,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # A helm lives for a second or two: a fifth of its processor time is garbage collection.
 os.environ.setdefault("GOGC", GARBAGE)
+# And so it is with Python, in what tests start and in themselves.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT / "tests/interpreter"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+gc.set_threshold(100_000)
 
 # Other tests take the processor meanwhile; what hangs is ended by the timeout of every test.
 settings.register_profile("beside others", deadline=None)
