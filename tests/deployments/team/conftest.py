@@ -13,6 +13,7 @@ import pytest
 from prefect_linkerd.tasks.names import deployment_name, full_name
 from sandbox.binaries import Binaries
 from sandbox.team import Team
+from tests.support.deployed_runs import Executor, executor_for
 from tests.support.prefect_servers import request
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
@@ -76,3 +77,10 @@ def server(binaries: Binaries) -> Iterator[TeamServer]:
         # No worker takes runs of this one: tests run them, and end them, themselves.
         server.ask("work_pools/linkerd/queues", name=BY_HAND)
         yield server
+
+
+@pytest.fixture(scope="package")
+def executor(server: TeamServer, binaries: Binaries) -> Iterator[Executor]:
+    """For runs that tests execute, and end, themselves."""
+    with executor_for(server.team.environment(1), binaries) as executor:
+        yield executor

@@ -6,10 +6,9 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.cluster import Sandbox
 from tests.deployments.team.conftest import BY_HAND, TeamServer
+from tests.support.deployed_runs import Executed, Executor
 from tests.support.fleets import give_certificates, stand_ins
 from tests.support.pages import of
 from tests.support.prefect_servers import on_server
@@ -50,7 +50,7 @@ def was_run(server: TeamServer, words: list[str]) -> bool:
 
 
 def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
-    server: TeamServer, meshes: dict[str, str], cluster: Cluster
+    server: TeamServer, executor: Executor, meshes: dict[str, str], cluster: Cluster
 ) -> None:
     server.await_worker("fleet-worker", replica=1)
     assert [words for words in of_the_docs() if not was_run(server, words)] == []
@@ -62,12 +62,12 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     }
 
     planned = server.create_run("fleet", queue=BY_HAND, **parameters, dry_run=True)
-    assert execute(server, planned).wait(300) == 0
+    assert execute(executor, planned).wait(300) == 0
     assert server.runs("check_certificates") == []
     assert [row["wave"] for row in table(server)] == [1, 2, 2]
 
     first = server.create_run("fleet", queue=BY_HAND, **parameters)
-    execute(server, first).wait(300)
+    execute(executor, first).wait(300)
     stopped = server.state(first)
     assert stopped["type"] == "FAILED"
     assert "1 of 3 meshes succeeded; failed: weak (Failed)" in stopped["message"]
@@ -79,16 +79,16 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     # Mended; the next run is killed as soon as it has begun with it.
     give_certificates(cluster, meshes["weak"], days=300)
     killed = server.create_run("fleet", queue=BY_HAND, **parameters)
-    process = execute(server, killed)
+    process = execute(executor, killed)
     eventually(lambda: len(runs_of(server, "weak")) == 2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
     # As the automation does that finds runs without a heartbeat; its slot is free again by that.
     crashed = {"type": "CRASHED"}
     server.ask(f"flow_runs/{killed}/set_state", state=crashed, force=True)
 
     last = server.create_run("fleet", queue=BY_HAND, **parameters)
-    assert execute(server, last).wait(300) == 0
+    assert execute(executor, last).wait(300) == 0
     assert server.state(last)["message"] == "3 of 3 meshes succeeded"
     assert outcomes(server) == dict.fromkeys(MESHES, "succeeded")
     assert {mesh: len(runs_of(server, mesh)) for mesh in MESHES} == {
@@ -103,14 +103,9 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     server.team.kill("fleet-worker")
 
 
-def execute(server: TeamServer, run: str) -> subprocess.Popen[bytes]:
+def execute(executor: Executor, run: str) -> Executed:
     """Runs a fleet's run in a process of its own, which is killed alone."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "prefect", "flow-run", "execute", run],
-        env=os.environ | server.team.environment(1),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return executor.start(run, Path(os.devnull))
 
 
 def runs_of(server: TeamServer, mesh: str) -> list[dict[str, Any]]:
