@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from prefect_linkerd.server.prefect_server import PrefectServer
+from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from tests.support.deployed_runs import Executor, executor_for
 from tests.support.prefect_servers import Inbox, Server, on_server
 
 DEPLOY = ("prefect", "deploy", "--all")
@@ -60,6 +62,12 @@ def server(
         [left] = said[1:]
         assert left.startswith("Work pool linkerd is of type process, ")
         yield server
+
+
+@pytest.fixture(scope="package")
+def executor(server: Server, binaries: Binaries) -> Iterator[Executor]:
+    with executor_for(server.running.environment, binaries) as executor:
+        yield executor
 
 
 def _save_inbox(inbox: Inbox) -> None:

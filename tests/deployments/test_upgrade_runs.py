@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,9 +15,9 @@ from prefect_linkerd.mesh.helm.records import read_releases
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from tests.support.deployed_runs import Executed, Executor
 from tests.support.meshes import configuration, install
 from tests.support.prefect_servers import Inbox, Server, on_server
-from tests.support.repository import ROOT
 from tests.support.upgrades import proxies
 from tests.support.waiting import eventually
 
@@ -36,20 +34,17 @@ def begin(server: Server, **parameters: Any) -> str:
 
 
 @contextmanager
-def executed(server: Server, run: str, path: str) -> Iterator[subprocess.Popen[bytes]]:
+def executed(executor: Executor, run: str) -> Iterator[Executed]:
     """Executes a run beside the test, as a worker would."""
-    environment = os.environ | server.running.environment | {"PATH": path}
-    with subprocess.Popen(
-        [sys.executable, "-m", "prefect", "flow-run", "execute", run],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            yield process
-            process.wait(timeout=300)
-        finally:
+    process = executor.start(run, Path(os.devnull))
+    is_over = False
+    try:
+        yield process
+        process.wait(timeout=300)
+        is_over = True
+    finally:
+        # Once it was waited for, its number may be another process's.
+        if not is_over:
             process.kill()
 
 
@@ -58,9 +53,13 @@ def state(server: Server, run: str) -> dict[str, Any]:
 
 
 def test_a_run_waits_for_its_window_and_for_a_person(
-    server: Server, inbox: Inbox, binaries: Binaries, shared_dir: Path, tmp_path: Path
+    server: Server,
+    executor: Executor,
+    inbox: Inbox,
+    binaries: Binaries,
+    shared_dir: Path,
+    tmp_path: Path,
 ) -> None:
-    path = os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]])
     with Sandbox("approved", binaries=binaries) as sandbox:
         cluster = sandbox.cluster()
         access = {"kubeconfig": str(sandbox.kubeconfig)}
@@ -78,7 +77,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
         save(window={"cron": f"{later.minute} {later.hour} * * *", "duration_minutes": 30})
         early = [begin(server) for _ in range(2)]
         for run in early:
-            with executed(server, run, path):
+            with executed(executor, run):
                 pass
             assert state(server, run)["type"] == "COMPLETED", state(server, run)
         wanted = [r for r in server.runs("upgrade") if r["parameters"].get("mesh") == MESH]
@@ -92,7 +91,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
         # Inside the window, a person says no.
         save(window={"cron": "* * * * *", "duration_minutes": 5}, approval=True)
         refused = begin(server)
-        with executed(server, refused, path):
+        with executed(executor, refused):
             eventually(lambda: state(server, refused)["type"] == "PAUSED")
             plan = server.get("artifacts/linkerd-approved-upgrade-plan/latest")["data"]
             assert f"upgrade from {SOURCE} to {TARGET}" in plan
@@ -105,7 +104,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
 
         # And yes.
         approved = begin(server)
-        with executed(server, approved, path):
+        with executed(executor, approved):
             eventually(lambda: state(server, approved)["type"] == "PAUSED")
             server.ask(f"flow_runs/{approved}/resume", run_input={"approved": True})
         assert state(server, approved)["type"] == "COMPLETED", state(server, approved)
