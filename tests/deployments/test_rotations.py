@@ -26,6 +26,7 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from prefect_linkerd.tasks.trust_anchor import key_store
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from tests.support.deployed_runs import Executed, Executor
 from tests.support.ended import end_anchor, everything_verifies
 from tests.support.invariant import Invariant
 from tests.support.meshes import add_workloads, configuration, install
@@ -51,6 +52,7 @@ class Named:
     """An installed mesh that is saved as a block, and runs on it."""
 
     server: Server
+    executor: Executor
     sandbox: Sandbox
     mesh: LinkerdMesh
     helm: Path
@@ -79,10 +81,14 @@ class Named:
         assert secret is not None
         return str(secret["metadata"]["resourceVersion"])
 
+    def log(self) -> Path:
+        """The file for what the next process says."""
+        self.started.append(self.folder / f"{len(self.started)}.log")
+        return self.started[-1]
+
     def process(self, *arguments: str) -> subprocess.Popen[bytes]:
         """A process with this server and Helm; what it says goes to a file."""
-        self.started.append(self.folder / f"{len(self.started)}.log")
-        with self.started[-1].open("wb") as log:
+        with self.log().open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=ROOT,
@@ -94,14 +100,14 @@ class Named:
             )
 
     def start(self, deployment: str, **parameters: Any) -> Run:
-        """A run of a deployment, in the process that a worker would start for it."""
+        """A run of a deployment, executed as a worker would."""
         deployment_id = self.server.deployments()[deployment]["id"]
         mesh = {"$ref": {"block_document_slug": f"linkerd-mesh/{self.mesh.name}"}}
         made = self.server.ask(
             f"deployments/{deployment_id}/create_flow_run",
             parameters={"mesh": mesh, **parameters},
         )
-        return Run(self, made, self.process("-m", "prefect", "flow-run", "execute", made["id"]))
+        return Run(self, made, self.executor.start(made["id"], self.log()))
 
     def said(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in self.started)
@@ -111,7 +117,7 @@ class Named:
 class Run:
     named: Named
     made: dict[str, Any]
-    process: subprocess.Popen[bytes]
+    process: Executed
 
     @property
     def state(self) -> str:
@@ -136,6 +142,7 @@ class Run:
 def named(
     name: str,
     server: Server,
+    executor: Executor,
     binaries: Binaries,
     shared: Path,
     folder: Path,
@@ -150,7 +157,7 @@ def named(
         content = config.model_dump() | {"access": {"kubeconfig": str(sandbox.kubeconfig)}}
         mesh = LinkerdMesh.model_validate(content)
         mesh.save(name)
-        made = Named(server, sandbox, mesh, binaries.helm, folder)
+        made = Named(server, executor, sandbox, mesh, binaries.helm, folder)
         install(made.cluster, mesh, str(binaries.helm), made.store)
         add_workloads(made.cluster, WORKLOADS)
         yield made
@@ -160,6 +167,7 @@ def named(
 @pytest.fixture(scope="module")
 def south(
     server: Server,
+    executor: Executor,
     binaries: Binaries,
     shared_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -169,6 +177,7 @@ def south(
     yield from named(
         "south",
         server,
+        executor,
         binaries,
         shared_dir,
         tmp_path_factory.mktemp("south"),
@@ -277,11 +286,14 @@ def test_a_mesh_whose_anchor_has_ended_is_recovered(
     version: str,
     issuer: str,
     server: Server,
+    executor: Executor,
     binaries: Binaries,
     shared_dir: Path,
     tmp_path: Path,
 ) -> None:
-    for lost in named("ended", server, binaries, shared_dir, tmp_path, version, issuer=issuer):
+    for lost in named(
+        "ended", server, executor, binaries, shared_dir, tmp_path, version, issuer=issuer
+    ):
         ended = end_anchor(lost.sandbox, lost.mesh, str(lost.helm), lost.store)
         accepted = {**OPTIONS, "accept_downtime": True}
         lost.start("rotate_anchor", action="recover", options=accepted).await_end()
