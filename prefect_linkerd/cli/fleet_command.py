@@ -75,7 +75,8 @@ def _fleet(
             for config in fleet.values():
                 if not is_chosen(config):
                     raise no_place(config)
-        at_once = arguments.get("options", FleetOptions()).at_once
+        options = arguments.get("options", FleetOptions())
+        at_once = 0 if arguments.get("dry_run") else options.at_once
         from prefect_linkerd.server.own_server import own_server
 
         with own_server(partial(print, file=sys.stderr)):

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any, cast
 from uuid import UUID
@@ -41,7 +41,7 @@ def prepared(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) -> 
     Args:
         meshes: by name; a block of an earlier fleet is updated.
         flow_name: what is run for each.
-        at_once: how many runs the worker has at the same time.
+        at_once: how many runs the worker has at the same time; 0 for a plan, which needs none.
 
     Raises:
         InvalidInput: another fleet runs at a terminal of this user.
@@ -92,7 +92,7 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
     applied: UUID = deployment.apply()
     with get_client(sync_client=True) as client:
         client.update_deployment(applied, DeploymentUpdate(pull_steps=[STAY]))
-    with _worker(at_once):
+    with _worker(at_once) if at_once else nullcontext():
         yield
 
 
