@@ -22,6 +22,7 @@ from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from sandbox.errors import SandboxError
 from tests.support import meshes
+from tests.support.cluster_state import settled_versions
 from tests.support.pages import of
 from tests.support.processes import processes_with
 from tests.support.ready_meshes import ReadyMesh
@@ -216,6 +217,8 @@ def test_a_restored_sandbox_is_the_one_that_was_saved(
     """Two from one save at once: the same objects, and everything in them goes on working."""
     saved = tmp_path / "saved"
     first, _ = ready_mesh("edge-26.8.3", "cert-manager")
+    # It may have been made just now, with pods on their way out.
+    settled_versions(first.cluster())
     before = uids(first.cluster())
     first.save(saved)
     # It has run all the time, and what happens to it from now on is its own.

@@ -92,9 +92,9 @@ def test_a_namespace_goes_with_the_dependency_that_is_in_it(
     cluster.merge("v1", "Namespace", namespace, None, {"metadata": {"labels": MADE_HERE}})
     chart = Chart("traefik", "1.0.0", "", "", "here", tmp_path)
     Helm(cluster, helm_path).reconcile(DesiredRelease("traefik", namespace, chart, {}))
-    config = MeshConfig.model_validate(
-        {"namespaces": {"traefik": namespace}, "traefik": {"enabled": True}}
-    )
+    # Of a mesh there may be a namespace that another test has left here.
+    places = {"traefik": namespace, "linkerd": f"{namespace}-linkerd"}
+    config = MeshConfig.model_validate({"namespaces": places, "traefik": {"enabled": True}})
     options = UninstallOptions(namespaces=True, dependencies=["traefik"])
     plan = planned(cluster, config, options=options)
     assert [gone.name for gone in plan.goes] == ["traefik", namespace]
