@@ -454,6 +454,12 @@ RESULTS = re.compile(
 )
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # A census connects to hundreds of proxies side by side.
+    request_queue_size = 1024
+
+
 class DataPlane:
     """What Linkerd's proxies and Traefik do with a request, by the objects of the API server.
 
@@ -476,8 +482,7 @@ class DataPlane:
         self.breaks: set[tuple[str, str]] = set()
         self._over = threading.Event()
         self._state: dict[str, list[Object]] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.port: int = self._server.server_address[1]
         self._threads = [
             threading.Thread(target=self._server.serve_forever, daemon=True),

@@ -586,7 +586,8 @@ class AskingProbe(Probe):
             if self._in_vain == IN_VAIN:
                 self._say("Probe: its pods reach no proxy's metrics; the API server is asked.")
             return {}
-        with ThreadPoolExecutor(READERS) as pool:
+        # Each has a hundred to read at a time.
+        with ThreadPoolExecutor(len(readers)) as pool:
             for more in pool.map(read, range(1, len(others) + 1), others):
                 found |= more
         return {asked[address]: text for address, text in found.items()}

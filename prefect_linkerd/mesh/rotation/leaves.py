@@ -27,7 +27,7 @@ CLOCK_SKEW_ALLOWANCE = timedelta(seconds=20)
 """What the charts add to a leaf's lifetime at each end (identity.issuer.clockSkewAllowance)."""
 
 READERS = 16
-CENSUS_SECONDS = 5.0
+CENSUS_SECONDS = 10.0
 """How long proxies have to answer when many are asked at once."""
 
 # Stable releases have the first name, edge ones that with `control_` before it, and the second.
