@@ -14,7 +14,7 @@ from prefect_linkerd.mesh.checks.categories import CATEGORIES
 from prefect_linkerd.mesh.checks.options import Scope
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.kubernetes.waiting import polls
+from prefect_linkerd.mesh.kubernetes.waiting import poll
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
@@ -53,11 +53,12 @@ class InstalledMesh:
     def settles_to(self, expected: Failures) -> Failures:
         """What fails once it is as expected, or after a while whatever else it is."""
         pauses = chain(SOON, repeat(SOON[-1]))
-        for is_last in polls(SETTLED, every=lambda: next(pauses)):
-            found = failures_of(self.report())
-            if is_last or found == expected:
-                return found
-        raise AssertionError("the last poll returns")
+        return poll(
+            lambda: failures_of(self.report()),
+            lambda found: found == expected,
+            SETTLED,
+            every=lambda: next(pauses),
+        )
 
 
 def failures_of(report: Report) -> Failures:

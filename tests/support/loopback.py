@@ -36,6 +36,7 @@ from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
 from prefect_linkerd.mesh.probe.run import Probe, start_probe
 from sandbox.cluster import Sandbox
+from tests.support.waiting import eventually
 
 NODE = "loopback"
 TARGET_HEADER = "loopback-target"
@@ -435,14 +436,13 @@ _ports: dict[tuple[str, str], int] = {}
 
 def _results_port(cluster: Cluster, place: str, name: str) -> int:
     """The port of a pod's process, once it has one; a pod's name is not given twice."""
-    deadline = time.monotonic() + 20
-    while (place, name) not in _ports:
-        assert time.monotonic() < deadline, f"{place}/{name} has no process"
+
+    def said() -> str:
         (pod,) = cluster.list("v1", "Pod", place, fields=f"metadata.name={name}")
-        if port := pod["metadata"].get("annotations", {}).get(RESULTS_PORT):
-            _ports[place, name] = int(port)
-        else:
-            time.sleep(0.1)
+        return pod["metadata"].get("annotations", {}).get(RESULTS_PORT, "")
+
+    if (place, name) not in _ports:
+        _ports[place, name] = int(eventually(said, 20, every=0.1))
     return _ports[place, name]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import ssl
 import tempfile
@@ -33,6 +32,7 @@ from prefect_linkerd.mesh.errors import ApiError
 from prefect_linkerd.mesh.kubernetes.connection import Connection
 from prefect_linkerd.mesh.kubernetes.kubeconfig import Kubeconfig, choose, read_kubeconfig
 from prefect_linkerd.mesh.kubernetes.objects import Ref
+from prefect_linkerd.mesh.kubernetes.waiting import Stopwatch
 
 Object = dict[str, Any]
 """A Kubernetes object as the API sends it, always with `apiVersion` and `kind`."""
@@ -76,15 +76,6 @@ class ApiResource:
     plural: str
     namespaced: bool
     verbs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Dated:
-    """An answer's Date header, and when it came by the two clocks of this machine."""
-
-    text: str
-    monotonic: float
-    wall: float
 
 
 def _is_core(path: str) -> bool:
@@ -185,7 +176,7 @@ class Cluster:
         self._connection = Connection(chosen)
         self._discovered: dict[str, dict[str, ApiResource]] = {}
         self._lock = threading.Lock()
-        self._dated = _Dated("", -math.inf, -math.inf)
+        self._dated: tuple[str, Stopwatch] | None = None
 
     @classmethod
     def from_file(
@@ -266,7 +257,7 @@ class Cluster:
             if response.status >= 400:
                 raise self._api_error(subject or path, method, response.status, response.data)
             if _is_core(path) and (date := response.headers.get("Date")):
-                self._dated = _Dated(date, time.monotonic(), time.time())
+                self._dated = date, Stopwatch()
             return response.data, response.headers
 
         if not may_repeat:
@@ -348,10 +339,8 @@ class Cluster:
         That of an answer that has just come does as well as another one's.
         """
         dated = self._dated
-        # By both clocks: one of them stands still while a machine sleeps, the other may be set.
-        age = max(time.monotonic() - dated.monotonic, time.time() - dated.wall)
-        if 0 <= age < DATED_SECONDS:
-            now = parsedate_to_datetime(dated.text) + timedelta(seconds=age)
+        if dated is not None and (age := dated[1].seconds) < DATED_SECONDS:
+            now = parsedate_to_datetime(dated[0]) + timedelta(seconds=age)
         else:
             now = parsedate_to_datetime(self.request("GET", "/version")[1]["Date"])
         return now.astimezone(UTC).replace(microsecond=0)

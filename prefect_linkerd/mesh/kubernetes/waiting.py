@@ -15,6 +15,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class Stopwatch:
+    """What has passed since it was made.
+
+    By two clocks: one of them stands still while a machine sleeps, the other may be set back.
+    """
+
+    def __init__(self) -> None:
+        self._monotonic, self._wall = time.monotonic(), time.time()
+
+    @property
+    def seconds(self) -> float:
+        return max(time.monotonic() - self._monotonic, time.time() - self._wall)
+
+
 def polls(seconds: float, *, every: float | Callable[[], float]) -> Iterator[bool]:
     """One item for each poll: whether it is the last. There is always one.
 
@@ -40,7 +54,13 @@ def polls(seconds: float, *, every: float | Callable[[], float]) -> Iterator[boo
         time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
 
 
-def poll(find: Callable[[], T], until: Callable[[T], bool], seconds: float, *, every: float) -> T:
+def poll(
+    find: Callable[[], T],
+    until: Callable[[T], bool],
+    seconds: float,
+    *,
+    every: float | Callable[[], float],
+) -> T:
     """What is found once it is as wanted; what is found last where it never is in time.
 
     ```python

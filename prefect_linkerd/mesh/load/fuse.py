@@ -23,7 +23,7 @@ from typing import Self
 from prefect_linkerd.mesh.errors import ApiError, NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 from prefect_linkerd.mesh.kubernetes.objects import Gvk
-from prefect_linkerd.mesh.kubernetes.waiting import poll
+from prefect_linkerd.mesh.kubernetes.waiting import Stopwatch, poll
 
 FUSE_SECONDS = 120
 TEND_EVERY_SECONDS = 5.0
@@ -127,8 +127,8 @@ class Fuse:
         self._namespace, self._labels = namespace, labels
         self._uid = ""
         self._is_lost = False
-        # How long it had burned, and when that was by two clocks: one stands still in a sleep.
-        self._completed: tuple[float, float, float] | None = None
+        # How long it had burned, and since when that is known.
+        self._burned: tuple[float, Stopwatch] | None = None
         self._is_over = threading.Event()
         self._tender = threading.Thread(target=self._tend, daemon=True)
 
@@ -172,12 +172,12 @@ class Fuse:
 
     def _extend(self) -> None:
         name = self._family.fuse_name(self._run)
-        if self._completed is None:
+        if self._burned is None:
             self._look(name)
-        if self._completed is None or self._is_lost:
+        if self._burned is None or self._is_lost:
             return
-        burning, since, by_wall = self._completed
-        burning += max(time.monotonic() - since, time.time() - by_wall)
+        before, since = self._burned
+        burning = before + since.seconds
         patch = {
             # Refused for another one of that name.
             "metadata": {"uid": self._uid},
@@ -196,7 +196,7 @@ class Fuse:
             self._is_lost = True
         elif completed := job.get("status", {}).get("completionTime"):
             burning = self._cluster.clock() - datetime.fromisoformat(completed)
-            self._completed = burning.total_seconds(), time.monotonic(), time.time()
+            self._burned = burning.total_seconds(), Stopwatch()
 
 
 def clear_leftovers(cluster: Cluster, family: Family, namespace: str) -> list[str]:
