@@ -16,3 +16,11 @@ def eventually(look: Callable[[], T], timeout: float = 240, *, every: float = 0.
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(every)
     return found
+
+
+def eventually_equal(look: Callable[[], T], expected: T, timeout: float = 60) -> None:
+    """Fails, with what differs, where `look` does not come to give what is expected."""
+    deadline = time.monotonic() + timeout
+    while (found := look()) != expected and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert found == expected
