@@ -23,6 +23,7 @@ from sandbox.cluster import GARBAGE, Sandbox
 from tests.lengths import length
 from tests.support import meshes, shared
 from tests.support.meshes import configuration
+from tests.support.one_server import one_server
 from tests.support.ready_meshes import ReadyMesh, ReadyMeshes
 from tests.support.repository import ROOT
 
@@ -201,20 +202,25 @@ def ready_mesh(
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """One Prefect server of each test process, for runs that a test begins.
+def prefect_server(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[PrefectServer]:
+    """One Prefect server of all test processes, for runs that a test begins.
 
-    What serves schedules, workers and people is off, as it takes processor time all along.
+    What serves schedules, workers and people is off, as it takes processor time all along. Runs of
+    others are on it too: a test asks for its own mesh.
     """
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    with pytest.MonkeyPatch.context() as patch:
-        for service in UNUSED_SERVICES:
-            patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
-        patch.setenv("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
-        patch.setenv("PREFECT_SERVER_UI_ENABLED", "false")
-        server.start()
-    yield server
-    server.stop()
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for service in UNUSED_SERVICES:
+                patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
+            patch.setenv("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
+            patch.setenv("PREFECT_SERVER_UI_ENABLED", "false")
+            server = stack.enter_context(one_server(folder / "prefect-of-all"))
+        yield server
 
 
 @pytest.fixture

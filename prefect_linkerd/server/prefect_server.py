@@ -56,6 +56,11 @@ class PrefectServer:
             "DO_NOT_TRACK": "1",
         }
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a server with this home answers, whoever started it."""
+        return self._pid() is not None and answers(self.url)
+
     def start(self, timeout: float = 300) -> None:
         """Starts the server, or takes the one that a detached start left running.
 
@@ -65,7 +70,7 @@ class PrefectServer:
             RuntimeError: it ended or did not answer in time; with the tail of its log.
         """
         self.home.mkdir(parents=True, exist_ok=True)
-        if self._adopt():
+        if self.is_running:
             return
         is_migrated = self._prepare_database()
         self._port = self._port or free_ports(1)[0]
@@ -152,9 +157,6 @@ class PrefectServer:
             return None
         self._port = port
         return pid
-
-    def _adopt(self) -> bool:
-        return self._pid() is not None and answers(self.url)
 
     def _tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]

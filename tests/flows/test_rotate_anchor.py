@@ -14,9 +14,8 @@ from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
 from tests.support.invariant import Invariant
 from tests.support.meshes import PASSPHRASE, add_workloads, store_of
-from tests.support.prefect_servers import everything_kept
+from tests.support.prefect_servers import events, everything_kept
 from tests.support.ready_meshes import ReadyMesh
-from tests.support.waiting import eventually
 
 FLOWS = """
 import json, sys
@@ -76,7 +75,7 @@ def test_the_flows_rotate_issuer_and_anchor_and_keep_their_secrets(
     assert old is not None
     assert new is not None
     # A server writes events down a while after it has taken them.
-    eventually(lambda: "linkerd.anchor.rotated" in everything_kept(prefect_server), 60)
+    assert events(prefect_server, "rotated", "linkerd.anchor.rotated")
     kept = everything_kept(prefect_server) + done.stdout + done.stderr
     for text in ("rotated-rotation-plan", "Proven for"):
         assert text in kept

@@ -21,6 +21,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 from prefect_linkerd.server.loopback import NO_TLS
 from prefect_linkerd.server.prefect_server import PrefectServer
 from tests.support.repository import ROOT
+from tests.support.waiting import eventually
 
 
 def _is_busy(error: BaseException) -> bool:
@@ -39,6 +40,22 @@ def request(method: str, url: str, body: Any = None) -> Any:
     answer = httpx.request(method, url, json=body, timeout=60, trust_env=False, verify=NO_TLS)
     answer.raise_for_status()
     return answer.json() if answer.content else None
+
+
+def ask(server: PrefectServer, path: str, **body: Any) -> Any:
+    """What a server answers to a question with a body."""
+    return request("POST", f"{server.url}/api/{path}", body)
+
+
+def events(server: PrefectServer, mesh: str, prefix: str, number: int = 1) -> list[dict[str, Any]]:
+    """The events about a mesh, once so many are there: they are sent behind our back."""
+
+    def look() -> list[dict[str, Any]]:
+        about = {"event": {"prefix": [prefix]}, "resource": {"id": [f"linkerd.mesh.{mesh}"]}}
+        found = ask(server, "events/filter", filter=about)["events"]
+        return found if len(found) >= number else []
+
+    return eventually(look)
 
 
 def artifact(server: PrefectServer, key: str) -> Any:

@@ -26,8 +26,7 @@ from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from tests.prefect_linkerd.mesh.checks.faults import changed, removed
 from tests.support.installed import DEFAULT, InstalledMesh, on
-from tests.support.prefect_servers import artifact, on_server, request
-from tests.support.waiting import eventually
+from tests.support.prefect_servers import artifact, events, on_server
 
 on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="package")
 
@@ -41,27 +40,6 @@ def server(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
 def block(mesh: InstalledMesh, name: str, **changes: Any) -> LinkerdMesh:
     content = mesh.config.model_dump() | {"name": name} | changes
     return LinkerdMesh.model_validate(content)
-
-
-def ask(server: PrefectServer, path: str, **body: Any) -> Any:
-    return request("POST", f"{server.url}/api/{path}", body)
-
-
-def events(server: PrefectServer, mesh: str, prefix: str, number: int = 1) -> list[dict[str, Any]]:
-    """The events about a mesh, once so many are there: they are sent behind our back."""
-
-    def look() -> list[dict[str, Any]]:
-        found = ask(
-            server,
-            "events/filter",
-            filter={
-                "event": {"prefix": [prefix]},
-                "resource": {"id": [f"linkerd.mesh.{mesh}"]},
-            },
-        )["events"]
-        return found if len(found) >= number else []
-
-    return eventually(look)
 
 
 @on_a_mesh

@@ -1,0 +1,42 @@
+"""One Prefect server for all processes that run tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from prefect_linkerd.server.prefect_server import PrefectServer
+from tests.support.waiting import eventually
+
+PATIENCE = 3600.0
+"""Seconds that it is kept for others at most, which may still be at their longest tests."""
+
+
+@contextmanager
+def one_server(home: Path) -> Iterator[PrefectServer]:
+    """The server in a folder, from the first process on that needs it to the last one."""
+    lock, users = FileLock(home / "lock"), home / "users"
+    users.mkdir(parents=True, exist_ok=True)
+    server, here = PrefectServer(home), users / str(os.getpid())
+    with lock:
+        is_ours = not server.is_running
+        server.start()
+        here.touch()
+
+    def stop_unused() -> bool:
+        with lock:
+            if is_unused := not any(users.iterdir()):
+                server.stop()
+            return is_unused
+
+    try:
+        yield server
+    finally:
+        here.unlink()
+        if is_ours:
+            # A process can wait for the end of its own children only.
+            eventually(stop_unused, PATIENCE)
