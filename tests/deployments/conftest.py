@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
@@ -19,7 +20,19 @@ REGISTER = ("prefect_linkerd.deployments.register", "--pool-type", "kubernetes")
 """As the docs have them."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
+def sandbox(binaries: Binaries) -> Iterator[Sandbox]:
+    """A cluster of these tests' own, which ends with them: they are the first to need one."""
+    with Sandbox("deployments", binaries=binaries) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def cluster(sandbox: Sandbox) -> Cluster:
+    return sandbox.cluster()
+
+
+@pytest.fixture(scope="package")
 def mesh_file(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> Path:
     """The configuration of a mesh on a cluster without Linkerd."""
     path = tmp_path_factory.mktemp("meshes") / "north.yaml"

@@ -35,6 +35,8 @@ from sandbox.cluster import Sandbox
 HIDDEN = ("Passphrase", "Repeat")
 WORDS = " ".join(["correct", "horse", "battery"])
 
+pytestmark = pytest.mark.xdist_group("deployments")
+
 ASK = """
 import sys
 import termios

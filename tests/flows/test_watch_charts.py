@@ -117,14 +117,14 @@ def events(server: PrefectServer, name: str, source: str) -> list[dict[str, Any]
 
 
 def test_a_release_starts_one_upgrade_and_a_broken_index_none(
-    sandbox: Sandbox,
+    fresh_sandbox: Callable[..., Sandbox],
     mesh_config: ConfigFactory,
     prefect_server: PrefectServer,
     repository: Repository,
     watcher: Callable[..., Any],
 ) -> None:
     config = mesh_config(
-        sandbox,
+        fresh_sandbox(),
         name="subscribed",
         version="edge-25.4.4",
         upgrade={"automatic": "unattended"},

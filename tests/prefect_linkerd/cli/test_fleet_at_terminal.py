@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,10 @@ class Terminal:
 
 
 @pytest.mark.timeout(900)
-def test_a_fleet_of_files_stops_and_goes_on(sandbox: Sandbox, tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path)
+def test_a_fleet_of_files_stops_and_goes_on(
+    fresh_sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    sandbox, terminal = fresh_sandbox(), Terminal(tmp_path)
     assert terminal.fleet(code=2)["expected"].startswith("files of meshes, or a Prefect server")
     with stand_ins(sandbox, MESHES, ended=["weak"]) as fields:
         files = [tmp_path / f"{name}.yaml" for name in MESHES]
