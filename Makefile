@@ -5,8 +5,9 @@ UV_VERSION := 0.13.9
 # uv from PATH, else one of our own beside the checkout.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen
-# Half of what tests do is waiting: three for two cores keep both busy. Each takes about 1.5 GiB.
-WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu); echo $$(( cores + cores / 2 )))
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+# Half of what tests do on clusters is waiting: two for a core keep it busy. Each takes about 1.5 GiB.
+WORKERS ?= $(shell echo $$(( $(CORES) * 2 )))
 
 # Container images often set it. Then no process keeps what it compiled, and each of the hundreds that
 # tests start compiles Prefect anew, for four seconds of processor time.
@@ -81,7 +82,7 @@ test-go: export GOFLAGS = -trimpath -mod=readonly
 
 # What needs only Python, before every commit.
 test-fast: setup
-	$(RUN) pytest -n $(WORKERS) -m fast $(PYTEST_ARGS)
+	$(RUN) pytest -n $(CORES) -m fast $(PYTEST_ARGS)
 
 # Types are checked while the programs are built, and Go's tests run beside the others: alone each
 # leaves a core idle for minutes. What they find is shown when they find it; the tests then still run
