@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 
 GRANT = "Grant it the role of docs/permissions.md."
 FORBIDDEN = 403
+
+SEVERAL = 3
+"""Namespaces from which on one question about the whole cluster is likely to save some."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,13 @@ class Permission:
 
 
 def denied(cluster: Cluster, asked: Iterable[Permission]) -> list[Permission]:
-    """What of it the identity that asks may not do, each once; asked side by side."""
+    """What of it the identity that asks may not do, each once; asked side by side.
+
+    What is asked for in several namespaces is asked for the whole cluster first: an identity that
+    may do it there may do it in each of them.
+    """
     listed = list(dict.fromkeys(asked))
+    times = Counter(map(_everywhere, listed))
 
     def is_allowed(one: Permission) -> bool:
         return cluster.allowed(
@@ -45,8 +54,20 @@ def denied(cluster: Cluster, asked: Iterable[Permission]) -> list[Permission]:
         )
 
     with ThreadPoolExecutor(max_workers=8) as pool:
-        answers = pool.map(is_allowed, listed)
-        return [one for one, answer in zip(listed, answers, strict=True) if not answer]
+
+        def allowed(some: Sequence[Permission]) -> set[Permission]:
+            answers = pool.map(is_allowed, some)
+            return {one for one, answer in zip(some, answers, strict=True) if answer}
+
+        everywhere = allowed([one for one, count in times.items() if count >= SEVERAL])
+        left = [one for one in listed if _everywhere(one) not in everywhere]
+        granted = allowed(left)
+    return [one for one in left if one not in granted]
+
+
+def _everywhere(one: Permission) -> Permission:
+    """The same in the whole cluster."""
+    return replace(one, namespace="")
 
 
 def in_words(lacking: Sequence[Permission]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import cast
+
 import pytest
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, PreflightFailed
 from prefect_linkerd.mesh.helm.records import read_releases
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.kubernetes.permissions import Permission, all_at_once, in_words
+from prefect_linkerd.mesh.kubernetes.permissions import Permission, all_at_once, denied, in_words
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import permissions
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
@@ -23,6 +26,38 @@ def test_the_verbs_of_a_resource_are_said_together() -> None:
         "this identity may not create, get deployments.apps in namespace linkerd; "
         "list secrets in the cluster"
     )
+
+
+class Answering:
+    """An API server that allows some things, and what it was asked."""
+
+    def __init__(self, *allowed: Permission) -> None:
+        self.allows, self.asked = set(allowed), list[Permission]()
+
+    def allowed(
+        self, verb: str, resource: str, *, group: str = "", namespace: str = "", name: str = ""
+    ) -> bool:
+        one = Permission(verb, resource, group, namespace, name)
+        self.asked.append(one)
+        return one in self.allows
+
+
+def test_what_is_allowed_everywhere_is_asked_once() -> None:
+    everywhere = Permission("patch", "deployments", "apps")
+    asked = [replace(everywhere, namespace=f"apps-{n}") for n in range(30)]
+    more = Permission("list", "secrets", namespace="linkerd")
+    server = Answering(everywhere, more)
+    assert denied(cast("Cluster", server), [*asked, more]) == []
+    assert server.asked == [everywhere, more]
+
+
+def test_what_is_allowed_in_some_namespaces_is_asked_in_each() -> None:
+    everywhere = Permission("patch", "deployments", "apps")
+    asked = [replace(everywhere, namespace=f"apps-{n}") for n in range(3)]
+    server = Answering(*asked[:2])
+    assert denied(cast("Cluster", server), [*asked, asked[2]]) == [asked[2]]
+    assert server.asked[0] == everywhere
+    assert sorted(server.asked[1:], key=str) == asked
 
 
 def test_one_refused_read_names_everything(cluster: Cluster, namespace: str) -> None:
