@@ -26,7 +26,7 @@ from prefect_linkerd.mesh.kubernetes.objects import Gvk
 from prefect_linkerd.mesh.kubernetes.waiting import Stopwatch, poll
 
 FUSE_SECONDS = 120
-TEND_EVERY_SECONDS = 5.0
+TEND_EVERY_SECONDS = 10.0
 SILENT_AFTER_SECONDS = 30
 """A fuse that nobody tended for this long is a dead run's."""
 

@@ -191,6 +191,14 @@ def unsettled(said: Mapping[str, Said], servers: Sequence[str]) -> list[str]:
     return found
 
 
+def answers_lacking(said: Iterable[Said], servers: Sequence[str]) -> int:
+    """How many answers the pair still needs that lacks most of them to be settled."""
+    fewest = min(
+        (one.servers.get(server, NOTHING).ok for one in said for server in servers), default=0
+    )
+    return max(SETTLED - fewest, 0)
+
+
 def too_many(ledger: Ledger, allowed: int) -> bool:
     """Whether more requests failed than may."""
     return ledger.all.failed > allowed

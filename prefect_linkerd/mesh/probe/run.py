@@ -45,6 +45,7 @@ from prefect_linkerd.mesh.probe.counts import (
     Ledger,
     ProbeOutcome,
     Said,
+    answers_lacking,
     failing,
     read_lines,
     read_said,
@@ -71,6 +72,9 @@ TURN_OFF = "or turn the probe off (probe.enabled)"
 
 HEARD_WITHIN_SECONDS = 30
 """How long every generation may be silent: a pod may be on its way to another node."""
+
+SILENCE_SECONDS = 5
+"""How long failures may go unheard while a generation settles."""
 
 SETTLED_WITHIN_SECONDS = 15
 """How long a generation may take beyond its warm-up and the time of its requests."""
@@ -483,7 +487,14 @@ class AskingProbe(Probe):
         options = self._options
         asking = SETTLED / options.requests_per_second
         within = options.warm_up_seconds + 2 * asking + SETTLED_WITHIN_SECONDS
-        for is_last in polls(within, every=0.5):
+        said: Mapping[str, Said] = {}
+
+        def pause() -> float:
+            # It is known how long the answers take that are lacking, if all goes well.
+            lacking = answers_lacking(said.values(), self._generations.names)
+            return min(max(lacking / options.requests_per_second, 0.5), SILENCE_SECONDS)
+
+        for is_last in polls(within, every=pause):
             said = self._hear(self._generations)
             self._judge(where)
             left = unsettled(said, self._generations.names)

@@ -15,6 +15,7 @@ from prefect_linkerd.mesh.probe.counts import (
     Ledger,
     ProbeOutcome,
     Said,
+    answers_lacking,
     failing,
     read_said,
     since,
@@ -120,6 +121,18 @@ def test_a_pair_is_settled_when_every_client_has_enough_answers() -> None:
     ]
     full = Said("x", dict.fromkeys(servers, enough))
     assert unsettled({"a": full, "b": full}, servers) == []
+
+
+def test_a_pair_lacks_as_many_answers_as_the_client_that_has_fewest() -> None:
+    servers = ["0-before", "1-spread"]
+    full, some = Count(ok=SETTLED + 5), Count(ok=SETTLED - 3)
+    ready = Said("0-before", {"0-before": full, "1-spread": full})
+    late = Said("0-before", {"0-before": full, "1-spread": some})
+    new = Said("1-spread", {"0-before": full})
+    assert answers_lacking([ready], servers) == 0
+    assert answers_lacking([ready, late], servers) == 3
+    assert answers_lacking([ready, late, new], servers) == SETTLED
+    assert answers_lacking([], servers) == SETTLED
 
 
 def test_results_are_read_as_the_program_writes_them() -> None:
