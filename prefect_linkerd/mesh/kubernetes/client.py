@@ -50,8 +50,10 @@ MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 HEAD = 1024
 """The first bytes of a list, which have its continue token."""
-DATED_SECONDS = 2.0
+DATED_SECONDS = 30.0
 """How long the time of an answer is good enough to know what time it is."""
+CORE = ("/api/v1/", "/apis/apps/", "/apis/batch/")
+"""Paths that the API server itself answers; what lies behind others may have a clock of its own."""
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -79,8 +81,7 @@ class ApiResource:
 
 
 def _is_core(path: str) -> bool:
-    """Whether the API server itself answers; what lies behind it has clocks of its own."""
-    return path.startswith("/api/v1/") and "/proxy" not in path
+    return path.startswith(CORE) and "/proxy" not in path
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -336,10 +337,10 @@ class Cluster:
     def clock(self) -> datetime:
         """The API server's idea of now, from its Date header, to the second.
 
-        That of an answer that has just come does as well as another one's.
+        That of an answer does for a while, unless this machine's own clocks disagree since.
         """
         dated = self._dated
-        if dated is not None and (age := dated[1].seconds) < DATED_SECONDS:
+        if dated is not None and dated[1].agrees and (age := dated[1].seconds) < DATED_SECONDS:
             now = parsedate_to_datetime(dated[0]) + timedelta(seconds=age)
         else:
             now = parsedate_to_datetime(self.request("GET", "/version")[1]["Date"])

@@ -14,6 +14,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+AGREEMENT = 0.5
+"""Seconds by which two clocks may differ that measure the same time."""
+
 
 class Stopwatch:
     """What has passed since it was made.
@@ -26,7 +29,17 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        return max(time.monotonic() - self._monotonic, time.time() - self._wall)
+        return max(self._elapsed)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both clocks say the same: the machine did not sleep, nor was its clock set."""
+        monotonic, wall = self._elapsed
+        return abs(monotonic - wall) < AGREEMENT
+
+    @property
+    def _elapsed(self) -> tuple[float, float]:
+        return time.monotonic() - self._monotonic, time.time() - self._wall
 
 
 def polls(seconds: float, *, every: float | Callable[[], float]) -> Iterator[bool]:

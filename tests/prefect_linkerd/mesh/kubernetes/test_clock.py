@@ -11,12 +11,14 @@ from prefect_linkerd.mesh.kubernetes import client
 from tests.support.api_server import ApiServer, admin
 
 PODS = "/api/v1/namespaces/app/pods"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/app/deployments"
+PATHS = ("/version", PODS, DEPLOYMENTS, admin("api-1"))
 
 
 @pytest.fixture
 def server() -> ApiServer:
     server = ApiServer()
-    server.answers = {path: lambda _: (200, "{}") for path in ("/version", PODS, admin("api-1"))}
+    server.answers = {path: lambda _: (200, "{}") for path in PATHS}
     server.answers["/apis/tap.linkerd.io/v1alpha1"] = lambda _: (200, "{}")
     return server
 
@@ -31,6 +33,13 @@ def test_an_answer_that_has_just_come_says_what_time_it_is(server: ApiServer) ->
     assert is_now(cluster.clock())
     assert cluster.clock().microsecond == 0
     assert server.asked == [PODS]
+
+
+def test_so_does_that_of_another_group_of_its_own(server: ApiServer) -> None:
+    cluster = server.cluster
+    cluster.request("GET", DEPLOYMENTS)
+    assert is_now(cluster.clock())
+    assert server.asked == [DEPLOYMENTS]
 
 
 def test_an_older_one_does_not(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +58,18 @@ def test_nor_does_one_from_before_this_machine_slept(
     cluster.request("GET", PODS)
     wall = time.time
     monkeypatch.setattr(time, "time", lambda: wall() + 3600)
+    cluster.clock()
+    assert server.asked == [PODS, "/version"]
+
+
+@pytest.mark.parametrize("seconds", [3, -3])
+def test_nor_does_one_from_before_this_machines_clock_was_set(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    cluster = server.cluster
+    cluster.request("GET", PODS)
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + seconds)
     cluster.clock()
     assert server.asked == [PODS, "/version"]
 
