@@ -28,7 +28,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -58,6 +58,9 @@ from prefect_linkerd.mesh.traffic.watch import TrafficWatch
 
 ATTEMPTS = 3
 """How often what still needs a restart afterwards is tried: the injector may have been behind."""
+
+PAGE = 1000
+"""Pods or workloads that are asked for at once: all of them are read again and again."""
 
 WRITERS = 8
 """Workloads of a batch that are asked to restart at the same time."""
@@ -381,6 +384,15 @@ def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
         )
 
 
+@paused_collector()
+def with_pods_of_now(cluster: Cluster, data_plane: DataPlane) -> DataPlane:
+    """The same with the pods that there are now.
+
+    What makes them is as it was, so that no restart may be planned by it.
+    """
+    return replace(data_plane, pods=read_proxies(cluster, data_plane.control_plane))
+
+
 def _pin(metadata: Mapping[str, Any]) -> str:
     annotations: Mapping[str, str] = metadata.get("annotations") or {}
     return annotations.get(PROXY_VERSION, "")
@@ -408,13 +420,13 @@ def read_proxies(cluster: Cluster, control_plane: str) -> tuple[Pod, ...]:
     """Every pod with a running proxy of a control plane; one that is deleting still runs."""
     return tuple(
         pod
-        for pod in read_pods(cluster, labels=f"{CONTROL_PLANE_NS}={control_plane}")
+        for pod in read_pods(cluster, labels=f"{CONTROL_PLANE_NS}={control_plane}", page=PAGE)
         if pod.proxy is not None and pod.phase not in ("Succeeded", "Failed")
     )
 
 
 def _targets(cluster: Cluster, kind: str) -> list[RestartTarget]:
-    return [target_of(obj) for obj in cluster.list(KINDS[kind], kind)]
+    return [target_of(obj) for obj in cluster.list(KINDS[kind], kind, page=PAGE)]
 
 
 def read_budgets(cluster: Cluster, namespace: str | None = None) -> tuple[Budget, ...]:
@@ -530,9 +542,10 @@ def restart_data_plane(
     """
     done: list[Workload] = []
     left: list[Workload] = []
+    data_plane: DataPlane | None = None
     for _ in range(ATTEMPTS + 1):
-        data_plane = read()
-        plan = plan_restarts(data_plane, judge(data_plane), policy, tolerated=tolerated)
+        data_plane, needs = _read_and_judge(cluster, read, judge, data_plane)
+        plan = plan_restarts(data_plane, needs, policy, tolerated=tolerated)
         total = len(done) + len(plan.settling) + plan.restarts
         if plan.settling:
             left = list(plan.settling)
@@ -588,6 +601,28 @@ def restart_data_plane(
         found=f"that they still do, after {ATTEMPTS} more",
         remedy="Look at the proxy injector: what it knows of the cluster may be out of date.",
     )
+
+
+def _read_and_judge(
+    cluster: Cluster,
+    read: Callable[[], DataPlane],
+    judge: Callable[[DataPlane], Needs],
+    before: DataPlane | None,
+) -> tuple[DataPlane, Needs]:
+    """What there is now, and which of its pods need a restart.
+
+    What makes the pods, which is half of it, is only read again where one of them does.
+
+    Args:
+        before: what there was when it was last read; None: nothing was.
+    """
+    if before is not None:
+        data_plane = with_pods_of_now(cluster, before)
+        needs = judge(data_plane)
+        if not any(needs(pod) for pod in data_plane.pods if not pod.is_deleting):
+            return data_plane, needs
+    data_plane = read()
+    return data_plane, judge(data_plane)
 
 
 def usual_seconds(workloads: int, before: int, seconds: float) -> float:

@@ -48,6 +48,8 @@ later revision, by any client, as `helm upgrade --labels` documents.
 
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+PAGE = 500
+"""Objects of a list that are asked for at once."""
 HEAD = 1024
 """The first bytes of a list, which have its continue token."""
 DATED_SECONDS = 30.0
@@ -428,7 +430,7 @@ class Cluster:
         *,
         labels: str = "",
         fields: str = "",
-        page: int = 500,
+        page: int = PAGE,
         metadata_only: bool = False,
     ) -> Iterator[Object]:
         """Objects of a kind, read page by page; nothing where the kind is not served.

@@ -60,6 +60,7 @@ from prefect_linkerd.mesh.restarts import (
     Needs,
     plan_restarts,
     read_data_plane,
+    with_pods_of_now,
 )
 from prefect_linkerd.mesh.rotation.issuer_renewal import (
     IDENTITY,
@@ -135,6 +136,9 @@ STOPPED = (
 FRESH = 5.0
 """Seconds for which a step may begin with what the step before it has read."""
 
+CHECKED = 10.0
+"""Seconds between two looks at the probe while nothing is done but waiting for proxies to renew."""
+
 REISSUES = 3
 """How often cert-manager is asked: it may have signed by what it still had in memory."""
 
@@ -162,6 +166,7 @@ class Rotation:
         self.probe = Probe()
         self._issued: dict[str, datetime] = {}
         self._seen: tuple[float, DataPlane | None] = (0.0, None)
+        self._whole: DataPlane | None = None
         self._handed: RotationSnapshot | None = None
         self._watch = TrafficWatch(
             mesh.cluster,
@@ -192,7 +197,20 @@ class Rotation:
         begin = time.monotonic()
         snapshot = read_rotation(self._mesh, self.record.goal, data_plane)
         if data_plane is None:
-            self._seen = begin, snapshot.data_plane
+            self._see(begin, snapshot.data_plane)
+        return snapshot
+
+    def _see(self, begin: float, data_plane: DataPlane) -> None:
+        self._seen = begin, data_plane
+        self._whole = data_plane
+
+    def _read_pods(self) -> RotationSnapshot:
+        """What there is now; of the data plane only the pods, which are all that a proof needs."""
+        begin, (_, known) = time.monotonic(), self._seen
+        if known is None:
+            return self.read()
+        snapshot = self.read(with_pods_of_now(self._mesh.cluster, known))
+        self._seen = begin, snapshot.data_plane
         return snapshot
 
     def _is_fresh(self, snapshot: RotationSnapshot) -> bool:
@@ -290,6 +308,7 @@ class Rotation:
             raise nothing_to_abort()
         if action == "drop":
             return self._begin_to_drop(record)
+        at = time.monotonic()
         snapshot = read_rotation(self._mesh, "")
         if snapshot.anchor is not None:
             return self._begin_with(snapshot, snapshot.anchor, new, action)
@@ -317,6 +336,8 @@ class Rotation:
             )
         )
         self._claim.tell("prepare", f"To {info.subject}, sha256 {info.fingerprint}.")
+        self._see(at, snapshot.data_plane)
+        self._hand_on(self.read(snapshot.data_plane))
         return self.record
 
     def _begin_to_drop(self, record: RotationRecord | None) -> RotationRecord:
@@ -711,16 +732,18 @@ class Rotation:
         cluster, every = self._mesh.cluster, times.renewal
         now = cluster.clock()
         since = self.record.since() or now
-        late = self._yet_to_renew(self.read())
-        due = all_renewed_at(late, self._issued, since, every)
-        for is_due in polls((due - now).total_seconds(), every=5.0):
+        # Any that come meanwhile have a certificate of the new issuer.
+        pods = (self._seen[1] or self.read().data_plane).pods
+        due = all_renewed_at(pods, self._issued, since, every)
+        for is_due in polls((due - now).total_seconds(), every=CHECKED):
             self._check_switch()
             if not is_due:
-                on_progress(0, len(late), f"proxies renew by themselves until {due:%H:%M:%S} UTC")
-        snapshot, now = self.read(), cluster.clock()
+                on_progress(0, len(pods), f"proxies renew by themselves until {due:%H:%M:%S} UTC")
+        snapshot, now = self._read_pods(), cluster.clock()
         until = since + every + times.grace
         silent: frozenset[str] = frozenset()
         few: tuple[Pod, ...] = ()
+        late: list[Pod] = []
 
         def pause() -> float:
             # What was asked has said when its certificate was issued, so when it renews.
@@ -733,7 +756,7 @@ class Rotation:
             unanswered = self._ask(snapshot, few)
             if unanswered - silent:
                 # Pods come and go.
-                snapshot = self.read()
+                snapshot = self._read_pods()
             silent |= unanswered
             late = self._yet_to_renew(snapshot)
             if is_last or not {pod.uid for pod in few} & {pod.uid for pod in late}:
@@ -961,7 +984,7 @@ class Rotation:
         def read() -> DataPlane:
             nonlocal first
             given, first = first, None
-            if given is not None and self._is_fresh(given):
+            if given is not None and given.data_plane is self._whole and self._is_fresh(given):
                 return given.data_plane
             return read_data_plane(self._mesh.cluster, self._mesh.config.namespaces.linkerd)
 
@@ -987,7 +1010,7 @@ class Rotation:
             return [pod for pod in unproven(snapshot, phase) if pod not in left_out]
 
         for is_last in polls(self._mesh.config.timeout_seconds, every=1.0):
-            snapshot = self.read()
+            snapshot = self._read_pods()
             left = lacking(snapshot)
             if left and phase == "switch":
                 # What nobody restarts may have renewed by itself.
@@ -1005,9 +1028,9 @@ class Rotation:
                 raise self._unproven(phase, snapshot)
 
     def _unproven(self, phase: PhaseName, snapshot: RotationSnapshot) -> NotReady:
-        plan = plan_restarts(
-            snapshot.data_plane, needs_restart(snapshot, phase), self._options.restarts
-        )
+        cluster, namespace = self._mesh.cluster, self._mesh.config.namespaces.linkerd
+        data_plane = replace(read_data_plane(cluster, namespace), pods=snapshot.data_plane.pods)
+        plan = plan_restarts(data_plane, needs_restart(snapshot, phase), self._options.restarts)
         left = [str(item) for item in plan.by_hand]
         left += [pod.subject for pod in unproven(snapshot, phase)]
         proof = next(each.proof for each in phases_of(snapshot) if each.name == phase)

@@ -35,7 +35,7 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
 )
 from prefect_linkerd.mesh.install.injection import CONTROL_PLANE_NS, PROXY
 from prefect_linkerd.mesh.install.namespaces import EXTERNAL_PROMETHEUS
-from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
+from prefect_linkerd.mesh.kubernetes.client import PAGE, Cluster, Object
 from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 from prefect_linkerd.mesh.kubernetes.manifests import read_yaml
 from prefect_linkerd.mesh.kubernetes.nodes import is_ready, runs_containers
@@ -573,12 +573,13 @@ def _later(
 
 
 def read_pods(
-    cluster: Cluster, namespace: str | None = None, *, labels: str = ""
+    cluster: Cluster, namespace: str | None = None, *, labels: str = "", page: int = PAGE
 ) -> tuple[Pod, ...]:
     """The pods of a namespace or of the whole cluster, each cut down to what checks look at."""
     bundles: dict[str, str] = {}
     return tuple(
-        pod_of(obj, bundles) for obj in cluster.list("v1", "Pod", namespace, labels=labels)
+        pod_of(obj, bundles)
+        for obj in cluster.list("v1", "Pod", namespace, labels=labels, page=page)
     )
 
 

@@ -49,16 +49,24 @@ class Handing(Rotation):
     def take(self) -> RotationSnapshot:
         return self._taken()
 
+    def read_pods(self) -> RotationSnapshot:
+        return self._read_pods()
+
+    def is_whole(self, snapshot: RotationSnapshot) -> bool:
+        return snapshot.data_plane is self._whole
+
 
 @pytest.fixture
 def rotation(monkeypatch: pytest.MonkeyPatch) -> Handing:
     made = Handing()
 
-    def read(*_: object) -> RotationSnapshot:
-        made.reads.append(snapshot())
+    def read(_mesh: object, _goal: str, data_plane: DataPlane | None) -> RotationSnapshot:
+        seen = snapshot()
+        made.reads.append(replace(seen, data_plane=data_plane or seen.data_plane))
         return made.reads[-1]
 
     monkeypatch.setattr(run, "read_rotation", read)
+    monkeypatch.setattr(run, "with_pods_of_now", lambda _, plane: replace(plane))
     return made
 
 
@@ -93,3 +101,13 @@ def test_a_certificates_anchor_is_always_read(rotation: Handing) -> None:
     seen = replace(rotation.read(), anchor=cast("CertificateAnchor", object()))
     rotation.hand_on(seen)
     assert rotation.take() is not seen
+
+
+def test_no_restart_is_planned_by_what_only_the_pods_were_read_of(rotation: Handing) -> None:
+    # What makes them is not known yet.
+    assert rotation.is_whole(rotation.read_pods())
+    again = rotation.read_pods()
+    assert not rotation.is_whole(again)
+    # Such as a proof.
+    rotation.hand_on(again)
+    assert rotation.take() is again

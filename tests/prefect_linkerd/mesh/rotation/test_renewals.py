@@ -150,6 +150,7 @@ class Renewing(Rotation):
         self._mesh = Mesh(cast("Cluster", clock), MeshConfig(name="test"))
         self._claim = cast("RotationClaim", SimpleNamespace(check=lambda: None))
         self._issued: dict[str, datetime] = {}
+        self._seen: tuple[float, DataPlane | None] = (0.0, None)
         self.probe = Probe()
         self.clock, self.renewals, self.pods = clock, renewals, pods
         self.asked: list[tuple[str, ...]] = []
