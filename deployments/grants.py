@@ -411,6 +411,8 @@ def restarts() -> list[Grant]:
     return [
         Grant(("get", "patch"), "apps", ("deployments",)),
         Grant(("get", "patch"), "apps", ("daemonsets", "statefulsets"), sometimes=True),
+        # To see at once when a batch is rolled out; without it they are listed again.
+        Grant(("watch",), "apps", ("daemonsets", "deployments", "statefulsets"), sometimes=True),
         # What proxies have counted around a batch; where nothing, whether pods run at all.
         Grant(("get",), "", ("pods/proxy",), sometimes=True),
         Grant(("list",), "", ("nodes",), sometimes=True),

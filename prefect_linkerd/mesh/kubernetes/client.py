@@ -8,9 +8,9 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -93,8 +93,8 @@ def _is_transient(error: BaseException) -> bool:
 _CONTINUE = re.compile(rb'"continue":"([^"\\]+)"')
 
 
-def _pages(ask: Callable[[str], bytes]) -> Iterator[list[Object]]:
-    """The items of each page of a list.
+def _pages(ask: Callable[[str], bytes]) -> Iterator[tuple[list[Object], str]]:
+    """The items of each page of a list, and the list's resourceVersion.
 
     Args:
         ask: reads the page of a continue token; that of an empty one is the first.
@@ -113,11 +113,19 @@ def _pages(ask: Callable[[str], bytes]) -> Iterator[list[Object]]:
             # Megabytes, which are not needed while the items are.
             raw = b""
             # An empty list of metadata is null.
-            yield answer["items"] or []
+            yield answer["items"] or [], answer["metadata"].get("resourceVersion") or ""
             token = answer["metadata"].get("continue") or ""
             if not token:
                 return
             raw = ahead.result() if ahead is not None and token == guess else ask(token)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of an answer that comes in pieces, each as soon as it is there."""
+    left = b""
+    for chunk in chunks:
+        *lines, left = (left + chunk).split(b"\n")
+        yield from filter(None, lines)
 
 
 def _wrapped(error: BaseException) -> BaseException | None:
@@ -178,6 +186,7 @@ class Cluster:
         chosen = None if kubeconfig is None else choose(kubeconfig, context)
         self._connection = Connection(chosen)
         self._discovered: dict[str, dict[str, ApiResource]] = {}
+        self._unwatched: set[str] = set()
         self._lock = threading.Lock()
         self._dated: tuple[str, Stopwatch] | None = None
 
@@ -438,6 +447,75 @@ class Cluster:
         The next page is asked for while one is parsed: the API server takes as long to write it.
         With `metadata_only` the API server leaves everything else of them out.
         """
+        pages = self._list(
+            api_version,
+            kind,
+            namespace,
+            labels=labels,
+            fields=fields,
+            page=page,
+            metadata_only=metadata_only,
+        )
+        for items, _ in pages:
+            yield from items
+
+    def list_to_watch(
+        self, api_version: str, kind: str, namespace: str
+    ) -> tuple[Sequence[Object], str]:
+        """Every object of a kind in a namespace, and from where on `watch` tells what changes."""
+        pages = [*self._list(api_version, kind, namespace)]
+        version = pages[-1][1] if pages else ""
+        return [obj for items, _ in pages for obj in items], version
+
+    def watch(
+        self, api_version: str, kind: str, namespace: str, version: str, seconds: int
+    ) -> Iterator[Object]:
+        """Objects of a kind in a namespace as they change; those that are deleted are left out.
+
+        It ends after some seconds, and sooner where the API server ends it or refuses it: who
+        watches reads them again then, as it does where this identity may only list them.
+
+        Args:
+            version: see `list_to_watch`.
+        """
+        path = self.path(api_version, kind, namespace)
+        if path in self._unwatched:
+            return
+        query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(seconds)}
+        headers = {"Accept": "application/json"}
+        try:
+            answer = self._connection.send(
+                "GET",
+                f"{path}?{urlencode(query)}",
+                None,
+                headers,
+                seconds + self._timeout,
+                is_read=False,
+            )
+            with closing(answer):
+                if answer.status == 403:
+                    self._unwatched.add(path)
+                if answer.status != 200:
+                    return
+                for line in _lines(answer.stream()):
+                    event = orjson.loads(line)
+                    if event["type"] not in ("ADDED", "MODIFIED"):
+                        continue
+                    yield {**event["object"], "apiVersion": api_version, "kind": kind}
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, ApiError):
+            return
+
+    def _list(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        page: int = PAGE,
+        metadata_only: bool = False,
+    ) -> Iterator[tuple[Sequence[Object], str]]:
         if not self.serves(api_version, kind):
             return
         path = self.path(api_version, kind, namespace)
@@ -454,10 +532,10 @@ class Cluster:
             return self.request("GET", path, query=query | more, accept=accept, subject=subject)[0]
 
         try:
-            for items in _pages(ask):
+            for items, version in _pages(ask):
                 for item in items:
                     item["apiVersion"], item["kind"] = api_version, kind
-                    yield item
+                yield items, version
         except ApiError as error:
             # A kind whose CRD was deleted is no longer served.
             if error.status != 404:

@@ -70,9 +70,19 @@ class Connection:
         return self._client.host
 
     def send(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout: float
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout: float,
+        *,
+        is_read: bool = True,
     ) -> urllib3.BaseHTTPResponse:
         """One request. Refused by 401, it is sent again with a new credential of the plugin.
+
+        Args:
+            is_read: whether the answer is read; otherwise the caller reads it, and closes it.
 
         Raises:
             ApiError: the plugin gives no credential.
@@ -80,11 +90,12 @@ class Connection:
             urllib3.exceptions.HTTPError, OSError: there was no answer.
         """
         credential = self._plugin.credential() if self._plugin else None
-        response = self._send(method, path, body, headers, timeout, credential)
+        response = self._send(method, path, body, headers, timeout, credential, is_read=is_read)
         if response.status == 401 and self._plugin is not None:
+            response.drain_conn()
             # Nothing was done, so any method may be repeated.
             credential = self._plugin.credential(refused=credential)
-            response = self._send(method, path, body, headers, timeout, credential)
+            response = self._send(method, path, body, headers, timeout, credential, is_read=is_read)
         return response
 
     def as_kubeconfig(self) -> dict[str, Any]:
@@ -127,12 +138,19 @@ class Connection:
         headers: Mapping[str, str],
         timeout: float,
         credential: Credential | None,
+        *,
+        is_read: bool,
     ) -> urllib3.BaseHTTPResponse:
         client = self._client_for(credential)
         sent = urllib3.HTTPHeaderDict(headers)
         self._authorize(client, sent, credential)
         return client.pool.request(
-            method, client.host + path, body=body, headers=sent, timeout=timeout
+            method,
+            client.host + path,
+            body=body,
+            headers=sent,
+            timeout=timeout,
+            preload_content=is_read,
         )
 
     def _authorize(

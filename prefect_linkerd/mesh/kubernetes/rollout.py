@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -43,6 +43,12 @@ RARELY = 5.0
 
 SHARE = 0.1
 """The part of the usual time between two looks from then on, where that is less than usual."""
+
+HELD = 10.0
+"""Seconds for which a look lasts where the API server tells what changes, unless more is usual."""
+
+SHOWN = 1.0
+"""Seconds between two lines of progress while it does."""
 
 PATIENT = 10.0
 """Seconds for which a rollout that usually takes as long is not asked what holds it up."""
@@ -150,15 +156,16 @@ def await_rollouts(
 ) -> None:
     """Waits until every workload is rolled out; a look is one list per namespace and kind.
 
-    Where few are waited for they are read one by one, as a list has all the others too.
+    What is late then is watched, so that the last of them is seen at once. Where few are waited for
+    they are read one by one, as a list has all the others too, and not before they may be done.
 
     Args:
         timeout: seconds for all of them together.
         every: seconds between two looks, or twice as long as a look takes where that is more. Few
             workloads are looked at sooner at first.
         may_go: whether one that is deleted meanwhile is no more waited for.
-        usual: seconds that as many others took. Before they are over it is seldom looked, and not
-            asked what holds late workloads up.
+        usual: seconds that as many others took. Before they are over it is not asked what holds
+            late workloads up.
 
     Ends early where waiting cannot help any more: see `kubernetes.stall`.
 
@@ -177,20 +184,26 @@ def await_rollouts(
         shortest = min(2 * shortest, every)
         return max(now, 2 * took)
 
-    is_too_early = usual > 0
+    def show(found: Mapping[Workload, Object], late: int) -> None:
+        _, _, text = workload_summary(list(found.values()))
+        on_progress(len(workloads) - late, len(workloads), f"{text}{watch.words}")
+
+    is_too_early = usual > 0 and any(len(names) <= FEW for names in _by_list(waiting).values())
     for is_last in polls(timeout, every=pause):
         if is_too_early and not is_last:
             is_too_early = False
             continue
         begin = time.monotonic()
-        found = _read(cluster, waiting)
+        found, versions = _read(cluster, waiting)
         took = time.monotonic() - begin
+        if not is_last:
+            held = min(max(HELD, 1.5 * usual), timeout - (begin - start))
+            _follow(cluster, found, versions, held, show)
         gone = [] if may_go else [key for key in waiting if key not in found]
-        _, _, text = workload_summary(list(found.values()))
         late = [obj for obj in found.values() if not rollout_status(obj).is_complete]
         waiting = [*gone, *(key for key in waiting if key in found and found[key] in late)]
         watch.inspect(late)
-        on_progress(len(workloads) - len(waiting), len(workloads), f"{text}{watch.words}")
+        show(found, len(waiting))
         if not late and not gone:
             return
         if watch.ended is not None:
@@ -229,22 +242,66 @@ def next_look(passed: float, usual: float, every: float) -> float:
     return max(min(EARLY * usual - passed, RARELY), min(every, SHARE * usual))
 
 
-def _read(cluster: Cluster, workloads: Sequence[Workload]) -> dict[Workload, Object]:
-    """Those of the workloads that exist."""
-    names: dict[tuple[str, str], set[str]] = {}
-    for kind, namespace, name in workloads:
-        names.setdefault((kind, namespace), set()).add(name)
+def _read(
+    cluster: Cluster, workloads: Sequence[Workload]
+) -> tuple[dict[Workload, Object], dict[tuple[str, str], str]]:
+    """Those of the workloads that exist, and from where on each list of them can be watched."""
+    versions: dict[tuple[str, str], str] = {}
     found: dict[Workload, Object] = {}
-    for (kind, namespace), wanted in names.items():
+    for (kind, namespace), wanted in _by_list(workloads).items():
         if len(wanted) <= FEW:
             read = (cluster.get(KINDS[kind], kind, name, namespace) for name in sorted(wanted))
             objects = [obj for obj in read if obj is not None]
         else:
-            objects = read_workloads(cluster, namespace, (kind,))
+            objects, version = cluster.list_to_watch(KINDS[kind], kind, namespace)
+            versions[kind, namespace] = version
         for obj in objects:
             if (name := obj["metadata"]["name"]) in wanted:
                 found[Workload(kind, namespace, name)] = obj
-    return found
+    return found, versions
+
+
+def _by_list(workloads: Iterable[Workload]) -> dict[tuple[str, str], set[str]]:
+    """The names of workloads, by kind and namespace."""
+    names: dict[tuple[str, str], set[str]] = {}
+    for kind, namespace, name in workloads:
+        names.setdefault((kind, namespace), set()).add(name)
+    return names
+
+
+def _follow(
+    cluster: Cluster,
+    found: dict[Workload, Object],
+    versions: Mapping[tuple[str, str], str],
+    seconds: float,
+    show: Callable[[Mapping[Workload, Object], int], None],
+) -> None:
+    """Brings what was found up to date until all of it is rolled out, for some seconds at most.
+
+    One list after the other: a watch begins with all that has changed since its list.
+
+    Args:
+        show: called now and then, with how many are late.
+    """
+    begin = shown = time.monotonic()
+    late = {key for key, obj in found.items() if not rollout_status(obj).is_complete}
+    for (kind, namespace), version in versions.items():
+        here = {key for key in late if key[:2] == (kind, namespace)}
+        left = int(begin + seconds - time.monotonic())
+        if not here or left < 1:
+            continue
+        for obj in cluster.watch(KINDS[kind], kind, namespace, version, left):
+            if (key := Workload.of(obj)) not in found:
+                continue
+            found[key] = obj
+            is_late = not rollout_status(obj).is_complete
+            for keys in (here, late):
+                (keys.add if is_late else keys.discard)(key)
+            if not here:
+                break
+            if (now := time.monotonic()) > shown + SHOWN:
+                shown = now
+                show(found, len(late))
 
 
 class TroubleWatch:

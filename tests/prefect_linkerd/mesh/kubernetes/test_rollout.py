@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,12 @@ import yaml
 from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.objects import Workload
-from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts, next_look, rollout_status
+from prefect_linkerd.mesh.kubernetes.rollout import (
+    FEW,
+    await_rollouts,
+    next_look,
+    rollout_status,
+)
 from tests.support.advice import follows
 from tests.support.waiting import eventually
 from tests.support.workloads import deployment
@@ -118,15 +124,61 @@ def test_rollouts_that_take_the_usual_time_are_read_once(monkeypatch: pytest.Mon
     looks: list[float] = []
     begin = time.monotonic()
 
-    def read(_cluster: Cluster, _workloads: object) -> dict[Workload, Any]:
+    def read(_cluster: Cluster, _workloads: object) -> tuple[dict[Workload, Any], dict[Any, Any]]:
         looks.append(time.monotonic() - begin)
         late = obj("Deployment", {"replicas": 1}, {})
         late["metadata"] |= done["metadata"]
-        return {workload: done if looks[-1] > 0.3 else late}
+        return {workload: done if looks[-1] > 0.3 else late}, {}
 
     monkeypatch.setattr("prefect_linkerd.mesh.kubernetes.rollout._read", read)
     await_rollouts(cast("Cluster", None), [workload], 60, lambda *_: None, usual=0.4)
     assert len(looks) == 1
+
+
+class Watched:
+    """A cluster with Deployments that are rolled out one after the other, as a watch tells it."""
+
+    def __init__(self, count: int) -> None:
+        self.watches = 0
+        self.there = [self.deployment(f"web-{n}", {}) for n in range(count)]
+
+    def list_to_watch(self, *_: str) -> tuple[list[dict[str, Any]], str]:
+        return self.there, "7"
+
+    def watch(
+        self, _version: str, _kind: str, _namespace: str, version: str, _seconds: int
+    ) -> Iterator[dict[str, Any]]:
+        assert version == "7"
+        self.watches += 1
+        yield self.deployment("another", {})
+        for late in self.there:
+            yield self.deployment(late["metadata"]["name"], SEEN)
+        raise AssertionError("nobody has to wait for more")
+
+    @staticmethod
+    def deployment(name: str, status: dict[str, Any]) -> dict[str, Any]:
+        made = obj("Deployment", {"replicas": 0}, status)
+        made["metadata"] |= {"name": name, "namespace": "apps"}
+        return made
+
+
+def test_many_rollouts_are_followed_from_the_first_look_on() -> None:
+    cluster = Watched(FEW + 1)
+    workloads = [Workload("Deployment", "apps", f"web-{n}") for n in range(FEW + 1)]
+    said: list[tuple[int, int]] = []
+    await_rollouts(
+        cast("Cluster", cluster), workloads, 60, lambda ready, all_, _: said.append((ready, all_))
+    )
+    assert cluster.watches == 1
+    assert said == [(FEW + 1, FEW + 1)]
+
+
+def test_what_is_rolled_out_already_is_not_watched() -> None:
+    cluster = Watched(FEW + 1)
+    cluster.there = [Watched.deployment(f"web-{n}", SEEN) for n in range(FEW + 1)]
+    workloads = [Workload.of(each) for each in cluster.there]
+    await_rollouts(cast("Cluster", cluster), workloads, 60, lambda *_: None)
+    assert cluster.watches == 0
 
 
 @follows("Fix what the pods and events name, then run again.")
