@@ -47,14 +47,17 @@ PROGRAMS = ("backend", "client", "probe")
 """The containers that run the program of their ConfigMap."""
 
 
-def cached(cluster: Cluster, version: str, kind: str, **query: str) -> list[Object]:
+def cached(
+    cluster: Cluster, version: str, kind: str, namespace: str | None = None, **query: str
+) -> list[Object]:
     """Objects of a kind as the API server has them at hand, perhaps some milliseconds old.
 
     What looks many times a second would have it ask etcd each time.
     """
     if not cluster.serves(version, kind):
         return []
-    found = cluster.read(cluster.path(version, kind), {"resourceVersion": "0", **query})["items"]
+    path = cluster.path(version, kind, namespace)
+    found = cluster.read(path, {"resourceVersion": "0", **query})["items"]
     return [{**obj, "apiVersion": version, "kind": kind} for obj in found or []]
 
 
@@ -364,7 +367,7 @@ class BesideNodes(LoopbackNode):
     def _look(self) -> None:
         pods = {
             pod["metadata"]["uid"]: pod
-            for pod in self.cluster.list("v1", "Pod", self._namespace)
+            for pod in cached(self.cluster, "v1", "Pod", self._namespace)
             if not pod["metadata"].get("deletionTimestamp")
         }
         for uid in self.processes.keys() - pods.keys():
@@ -469,11 +472,15 @@ class DataPlane:
 
     Args:
         egress: the socket by which proxies' admin ports are reached; None: none is.
+        routes: whether it goes by routes and splits; else by Services alone, which is less to read.
     """
 
-    def __init__(self, cluster: Cluster, egress: Path | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, egress: Path | None = None, *, routes: bool = True
+    ) -> None:
         self.cluster = cluster
         self.egress = egress
+        self._kinds = self.KINDS if routes else self.KINDS[:1]
         self.node: LoopbackNode | None = None
         self.ignores_splits = False
         self.ignores_override = False
@@ -523,9 +530,9 @@ class DataPlane:
     def _watch(self) -> None:
         while not self._over.wait(0.2):
             with contextlib.suppress(ApiError):
-                state: dict[str, list[Object]] = {}
-                for version, kind in self.KINDS:
-                    state.setdefault(kind, []).extend(cached(self.cluster, version, kind))
+                state: dict[str, list[Object]] = {kind: [] for _, kind in self.KINDS}
+                for version, kind in self._kinds:
+                    state[kind].extend(cached(self.cluster, version, kind))
                 self._state = state
                 for route in state["HTTPRoute"]:
                     self._accept(route)
@@ -698,7 +705,7 @@ def probe_beside(
     """
     admin, client = sandbox.cluster(), ThroughNode.of(cluster)
     with (
-        DataPlane(admin, sandbox.egress) as plane,
+        DataPlane(admin, sandbox.egress, routes=False) as plane,
         BesideNodes(admin, folder, plane, NAMESPACE),
     ):
         probe = start_probe(Mesh(client, config), ProbeOptions())
