@@ -132,11 +132,12 @@ class RotationOptions(Section):
     )
     leaf_minutes: float = Field(
         default=20,
-        ge=1,
+        ge=0.25,
         le=12 * 60,
         title="Gentle: certificate lifetime (minutes)",
         description="Lifetime of proxies' certificates during a gentle rotation. They renew at "
-        "70 % of it: 20 minutes let a gentle rotation wait for 15.",
+        "70 % of it: 20 minutes let a gentle rotation wait for 15. Shorter ones mean more work "
+        "for identity, and expire sooner while it is down.",
     )
     drop_by_hours: float | None = Field(
         default=None,
