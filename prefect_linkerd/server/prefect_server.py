@@ -58,7 +58,7 @@ class PrefectServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether a server with this home answers, whoever started it."""
+        """Whether a server with this home answers, even one that another process started."""
         return self._pid() is not None and answers(self.url)
 
     def start(self, timeout: float = 300) -> None:
