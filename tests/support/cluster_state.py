@@ -16,12 +16,13 @@ OF_THE_MACHINERY = {"Event", "Lease", "Node", "ComponentStatus"}
 
 
 def settled_versions(cluster: Cluster) -> dict[str, str]:
-    """`resource_versions`, once the cluster's own controllers write nothing more."""
+    """`resource_versions`, once the cluster's own controllers write and delete nothing more."""
 
     def look() -> dict[str, str] | None:
         before = resource_versions(cluster)
         time.sleep(1)
-        return before if before == resource_versions(cluster) else None
+        is_going = any(obj["metadata"].get("deletionTimestamp") for _, obj in every_object(cluster))
+        return None if is_going or before != resource_versions(cluster) else before
 
     return eventually(look)
 
