@@ -21,7 +21,7 @@ from prefect_linkerd.tasks.chart_releases import BROKEN, RELEASED
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.support.flows import ConfigFactory
-from tests.support.prefect_servers import request
+from tests.support.prefect_servers import ask
 from tests.support.waiting import eventually
 
 CHARTS = ("linkerd-crds", "linkerd-control-plane")
@@ -111,8 +111,7 @@ def watcher(
 
 def events(server: PrefectServer, name: str, source: str) -> list[dict[str, Any]]:
     """The events of a kind about a repository that the server has."""
-    wanted = {"filter": {"event": {"name": [name]}}}
-    found = request("POST", f"{server.url}/api/events/filter", wanted)["events"]
+    found = ask(server, "events/filter", filter={"event": {"name": [name]}})["events"]
     return [event for event in found if event["payload"]["source"] == source]
 
 

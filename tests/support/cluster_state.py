@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
@@ -21,8 +21,9 @@ def settled_versions(cluster: Cluster) -> dict[str, str]:
     def look() -> dict[str, str] | None:
         before = resource_versions(cluster)
         time.sleep(1)
-        is_going = any(obj["metadata"].get("deletionTimestamp") for _, obj in every_object(cluster))
-        return None if is_going or before != resource_versions(cluster) else before
+        after = [*every_object(cluster)]
+        is_going = any(obj["metadata"].get("deletionTimestamp") for _, obj in after)
+        return None if is_going or before != _versions(after) else before
 
     return eventually(look)
 
@@ -32,8 +33,12 @@ def resource_versions(cluster: Cluster) -> dict[str, str]:
 
     Of a CRD it is what people change.
     """
+    return _versions(every_object(cluster))
+
+
+def _versions(objects: Iterable[tuple[str, Object]]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for key, obj in every_object(cluster):
+    for key, obj in objects:
         metadata = obj["metadata"]
         found[key] = metadata.get("resourceVersion", "")
         if obj["kind"] == "CronJob":

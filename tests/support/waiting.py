@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from prefect_linkerd.mesh.kubernetes.waiting import poll
+
 T = TypeVar("T")
 
 
@@ -20,7 +22,4 @@ def eventually(look: Callable[[], T], timeout: float = 240, *, every: float = 0.
 
 def eventually_equal(look: Callable[[], T], expected: T, timeout: float = 60) -> None:
     """Fails, with what differs, where `look` does not come to give what is expected."""
-    deadline = time.monotonic() + timeout
-    while (found := look()) != expected and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert found == expected
+    assert poll(look, lambda found: found == expected, timeout, every=0.2) == expected

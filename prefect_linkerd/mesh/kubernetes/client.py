@@ -447,23 +447,21 @@ class Cluster:
         The next page is asked for while one is parsed: the API server takes as long to write it.
         With `metadata_only` the API server leaves everything else of them out.
         """
-        pages = self._list(
-            api_version,
-            kind,
-            namespace,
-            labels=labels,
-            fields=fields,
-            page=page,
-            metadata_only=metadata_only,
-        )
-        for items, _ in pages:
+        query = {"limit": str(page)}
+        if labels:
+            query["labelSelector"] = labels
+        if fields:
+            query["fieldSelector"] = fields
+        accept = METADATA_ONLY if metadata_only else "application/json"
+        for items, _ in self._list(api_version, kind, namespace, query, accept):
             yield from items
 
     def list_to_watch(
         self, api_version: str, kind: str, namespace: str
     ) -> tuple[Sequence[Object], str]:
         """Every object of a kind in a namespace, and from where on `watch` tells what changes."""
-        pages = [*self._list(api_version, kind, namespace)]
+        query = {"limit": str(PAGE)}
+        pages = [*self._list(api_version, kind, namespace, query, "application/json")]
         version = pages[-1][1] if pages else ""
         return [obj for items, _ in pages for obj in items], version
 
@@ -509,27 +507,19 @@ class Cluster:
         self,
         api_version: str,
         kind: str,
-        namespace: str | None = None,
-        *,
-        labels: str = "",
-        fields: str = "",
-        page: int = PAGE,
-        metadata_only: bool = False,
+        namespace: str | None,
+        query: Mapping[str, str],
+        accept: str,
     ) -> Iterator[tuple[Sequence[Object], str]]:
+        """The items of each page, and the list's resourceVersion."""
         if not self.serves(api_version, kind):
             return
         path = self.path(api_version, kind, namespace)
-        query = {"limit": str(page)}
-        if labels:
-            query["labelSelector"] = labels
-        if fields:
-            query["fieldSelector"] = fields
-        accept = METADATA_ONLY if metadata_only else "application/json"
         subject = f"{kind} list in {namespace or 'all'}"
 
         def ask(token: str) -> bytes:
-            more = {"continue": token} if token else {}
-            return self.request("GET", path, query=query | more, accept=accept, subject=subject)[0]
+            asked = {**query, "continue": token} if token else query
+            return self.request("GET", path, query=asked, accept=accept, subject=subject)[0]
 
         try:
             for items, version in _pages(ask):

@@ -89,13 +89,27 @@ class Connection:
             InvalidInput: the user has none.
             urllib3.exceptions.HTTPError, OSError: there was no answer.
         """
+
+        def once(credential: Credential | None) -> urllib3.BaseHTTPResponse:
+            client = self._client_for(credential)
+            sent = urllib3.HTTPHeaderDict(headers)
+            self._authorize(client, sent, credential)
+            return client.pool.request(
+                method,
+                client.host + path,
+                body=body,
+                headers=sent,
+                timeout=timeout,
+                preload_content=is_read,
+            )
+
         credential = self._plugin.credential() if self._plugin else None
-        response = self._send(method, path, body, headers, timeout, credential, is_read=is_read)
+        response = once(credential)
         if response.status == 401 and self._plugin is not None:
             response.drain_conn()
             # Nothing was done, so any method may be repeated.
             credential = self._plugin.credential(refused=credential)
-            response = self._send(method, path, body, headers, timeout, credential, is_read=is_read)
+            response = once(credential)
         return response
 
     def as_kubeconfig(self) -> dict[str, Any]:
@@ -129,29 +143,6 @@ class Connection:
         credential = self._plugin.credential()
         user = {k: v for k, v in _user_fields(context.user).items() if k != "exec"}
         return context.as_kubeconfig(user | _credential_fields(credential))
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
-        timeout: float,
-        credential: Credential | None,
-        *,
-        is_read: bool,
-    ) -> urllib3.BaseHTTPResponse:
-        client = self._client_for(credential)
-        sent = urllib3.HTTPHeaderDict(headers)
-        self._authorize(client, sent, credential)
-        return client.pool.request(
-            method,
-            client.host + path,
-            body=body,
-            headers=sent,
-            timeout=timeout,
-            preload_content=is_read,
-        )
 
     def _authorize(
         self, client: _Client, headers: urllib3.HTTPHeaderDict, credential: Credential | None
