@@ -40,7 +40,8 @@ from prefect_linkerd.mesh.rotation.options import RotationOptions
 from sandbox.cluster import Sandbox
 from tests.support.identities import bound_account
 from tests.support.loopback import probe_beside
-from tests.support.meshes import FAST, add_workloads, configuration, install, rotate
+from tests.support.meshes import add_workloads, configuration, install
+from tests.support.rotations import FAST, rotate
 
 SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared"))
 ROUNDS = 3

@@ -21,10 +21,10 @@ from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import GARBAGE, Sandbox
 from tests.lengths import length
-from tests.support import meshes, shared
-from tests.support.meshes import configuration
+from tests.support import shared
+from tests.support.meshes import add_workloads, configuration
 from tests.support.one_server import one_server
-from tests.support.ready_meshes import ReadyMesh, ReadyMeshes
+from tests.support.ready_meshes import ReadyMesh, ReadyMeshes, ready_control_plane
 from tests.support.repository import ROOT
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -197,15 +197,12 @@ def ready_mesh(
             version: str, issuer: str = "self-signed", *, workloads: int = 0, **more: Any
         ) -> tuple[Sandbox, MeshConfig]:
             shared.require_version(version)
-
-            def install(sandbox: Sandbox, folder: Path) -> None:
-                made = configuration(version, shared_dir, folder, issuer)
-                meshes.install(sandbox.cluster(), made, helm_path)
-
-            name = f"control plane {version} {issuer}"
-            sandbox = stack.enter_context(ready_meshes.copy(name, tmp_path, install))
+            ready = ready_control_plane(
+                ready_meshes, version, issuer, shared_dir, helm_path, tmp_path
+            )
+            sandbox = stack.enter_context(ready)
             if workloads:
-                meshes.add_workloads(sandbox.cluster(), workloads)
+                add_workloads(sandbox.cluster(), workloads)
             return sandbox, configuration(version, shared_dir, tmp_path, issuer, **more)
 
         yield copy

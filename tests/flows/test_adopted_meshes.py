@@ -30,7 +30,7 @@ from sandbox.cluster import Sandbox
 from tests.support.cluster_state import every_object, resource_versions, settled_versions
 from tests.support.flows import Flows
 from tests.support.invariant import Invariant
-from tests.support.meshes import PASSPHRASE, add_workloads, plan, rotate
+from tests.support.meshes import PASSPHRASE, add_workloads
 from tests.support.plain import (
     Names,
     Plain,
@@ -40,6 +40,7 @@ from tests.support.plain import (
     new_issuer,
 )
 from tests.support.ready_meshes import ReadyMeshes
+from tests.support.rotations import plan, rotate
 from tests.support.trust_manager import (
     CURRENT,
     SERVERS,

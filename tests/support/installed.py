@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, repeat
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +14,11 @@ from prefect_linkerd.mesh.checks.options import Scope
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.waiting import poll
-from prefect_linkerd.mesh.linkerd.facts import release_facts
-from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import KeyPair
 from prefect_linkerd.mesh.report.report import Report, verify
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot, read_snapshot
-from tests.support import meshes
+from tests.support.meshes import store_of
 
 Failures = frozenset[tuple[str, str]]
 """Check ids with the outcome `error` or `warning`."""
@@ -76,30 +73,7 @@ def on(version: str, *values: Any, name: str | None = None) -> Any:
     return pytest.param(version, *values, marks=group, id=name or version)
 
 
-def configuration(version: str, shared: Path, folder: Path, kubeconfig: Path) -> MeshConfig:
-    """A mesh with everything in it, self-signed, its charts from the mirror."""
-    facts = release_facts(LinkerdVersion.parse(version))
-    return MeshConfig.model_validate(
-        {
-            "name": version.replace(".", "-"),
-            "access": {"kubeconfig": str(kubeconfig)},
-            "version": version,
-            "charts": {"mirror": str(shared / "charts")},
-            "profile": "demo",
-            "emojivoto": {"manifest": str(shared / "manifests/emojivoto.yml")},
-            "viz": {"dashboard": {"host": "viz.example.com"}},
-            "jaeger": {"enabled": "linkerd-jaeger" in facts.extensions},
-            "trust_anchor": {
-                "key_file": str(folder / "anchor.key"),
-                "passphrase": meshes.PASSPHRASE,
-            },
-            "timeout_seconds": 240,
-        }
-    )
-
-
-def install(cluster: Cluster, config: MeshConfig, helm_path: str) -> InstalledMesh:
-    meshes.install(cluster, config, helm_path)
-    pair = meshes.store_of(cluster, config).load()
+def installed(cluster: Cluster, config: MeshConfig) -> InstalledMesh:
+    pair = store_of(cluster, config).load()
     assert pair is not None
     return InstalledMesh(config, cluster, pair)

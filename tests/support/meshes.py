@@ -1,11 +1,11 @@
-"""Meshes installed and rotated without Prefect; without more they are the control plane alone."""
+"""Meshes installed without Prefect; without more they are the control plane alone."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +13,20 @@ from pydantic import SecretStr
 
 from prefect_linkerd.mesh.bootstrap.run import Bootstrap, find_charts
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.helm.charts import ChartCatalog
 from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
     FileKeyStore,
     KeyStore,
-    brought_pair,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.mesh import Mesh
-from prefect_linkerd.mesh.probe.run import Probe
-from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim
-from prefect_linkerd.mesh.restarts import RestartPolicy, read_data_plane
-from prefect_linkerd.mesh.rotation.key_ring import KeyRing
-from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
-from prefect_linkerd.mesh.rotation.plan import RotationPlan, inspect_rotation
-from prefect_linkerd.mesh.rotation.run import Rotation
+from prefect_linkerd.mesh.restarts import read_data_plane
+from sandbox.cluster import Sandbox
 from tests.support.shared import require_version
 
 PASSPHRASE = SecretStr("correct horse battery staple")
-FAST = RotationOptions(restarts=RestartPolicy(batch_size=100), load_seconds=20, lease_seconds=3)
-# Certificates that live for six seconds and what clocks may differ by: renewed after 18 seconds.
-GENTLE = FAST.model_copy(update={"pace": "gentle", "leaf_minutes": 0.1})
-
-
 NO_DEADLINE = 2**31 - 1
 
 
@@ -80,13 +67,6 @@ def store_of(cluster: Cluster, config: MeshConfig) -> KeyStore:
     return FileKeyStore(key_file, PASSPHRASE)
 
 
-def ring_of(cluster: Cluster, config: MeshConfig) -> KeyRing:
-    """The places of a mesh's keys, and the key that it provides, as the steps put them together."""
-    anchor = config.trust_anchor
-    store = store_of(cluster, config)
-    return KeyRing(store, lambda: brought_pair(anchor), is_shared=anchor.share_anchor)
-
-
 def install(
     cluster: Cluster, config: MeshConfig, helm_path: str, store: KeyStore | None = None
 ) -> None:
@@ -95,6 +75,17 @@ def install(
     facts = ClusterFacts(cluster.version(), cluster.api_versions())
     store = store or store_of(cluster, config)
     Bootstrap(mesh, find_charts(mesh), facts, store, lambda _title: nullcontext(quiet)).run()
+
+
+def control_plane(
+    version: str, shared: Path, helm_path: str, issuer: str = "self-signed"
+) -> Callable[[Sandbox, Path], None]:
+    """What installs a control plane on a sandbox, for `ReadyMeshes.copy`."""
+
+    def install_it(sandbox: Sandbox, folder: Path) -> None:
+        install(sandbox.cluster(), configuration(version, shared, folder, issuer), helm_path)
+
+    return install_it
 
 
 def add_workloads(
@@ -141,66 +132,3 @@ def add_workloads(
             return
         assert time.monotonic() < deadline, f"{len(ready)} of {count} pods are ready"
         time.sleep(0.5)
-
-
-def await_lease(cluster: Cluster) -> None:
-    """Waits until a run that died has lost its right to rotate, as the next one is told to."""
-    while True:
-        found = cluster.get("v1", "ConfigMap", RECORD, "linkerd")
-        until = found["data"].get("until") if found is not None else None
-        if not until or datetime.fromisoformat(until) <= cluster.clock():
-            return
-        time.sleep(0.2)
-
-
-def chart_of(config: MeshConfig) -> Any:
-    return ChartCatalog(config).find(release_facts(config.linkerd).control_plane_chart)
-
-
-def plan(
-    cluster: Cluster,
-    config: MeshConfig,
-    new: NewAnchor | None = None,
-    options: RotationOptions = FAST,
-    action: Action = "rotate",
-) -> RotationPlan:
-    ring = ring_of(cluster, config)
-    return inspect_rotation(
-        Mesh(cluster, config),
-        ring,
-        new or NewAnchor(),
-        options,
-        action,
-        cluster.clock(),
-    )
-
-
-def rotate(
-    cluster: Cluster,
-    config: MeshConfig,
-    helm_path: str,
-    new: NewAnchor | None = None,
-    options: RotationOptions = FAST,
-    action: Action = "rotate",
-    owner: str = "test",
-    probe: Probe | None = None,
-) -> list[str]:
-    """What the flow does, without Prefect; the phases that were gone through."""
-    new = new or NewAnchor()
-    plan(cluster, config, new, options, action)
-    phases: list[str] = []
-    with RotationClaim(cluster, config.namespaces.linkerd, owner, options.lease_seconds) as claim:
-        ring = ring_of(cluster, config)
-        # A helm whose flow died is not waited for as long as one that may live.
-        helm = Helm(cluster, helm_path, grace=5)
-        rotation = Rotation(Mesh(cluster, config, helm), ring, claim, options)
-        rotation.probe = probe or rotation.probe
-        rotation.begin(new, action)
-        while True:
-            phase = rotation.next_phase(recover=action == "recover")
-            phases.append(phase)
-            assert len(phases) < 20, phases
-            if phase == "done":
-                rotation.finish()
-                return phases
-            rotation.advance(phase, quiet, recover=action == "recover")

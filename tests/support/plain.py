@@ -40,7 +40,8 @@ from prefect_linkerd.mesh.rotation.issuer import (
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from sandbox.cluster import Sandbox
 from tests.support.installed import SCOPES
-from tests.support.meshes import FAST, PASSPHRASE, quiet, ring_of
+from tests.support.meshes import PASSPHRASE, quiet
+from tests.support.rotations import FAST, ring_of
 from tests.support.shared import require_version
 
 DOMAIN = "cluster.local"

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import inspect
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import grimp
 from filelock import FileLock
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from sandbox.binaries import Binaries, cache_folder
 from sandbox.cluster import Sandbox
+from tests.support.meshes import control_plane
 from tests.support.repository import ROOT
 
 KEPT = 24 * 3600.0
-"""Seconds that copies for another state of the code are kept after their last use."""
+"""Seconds that a mesh is kept after its last use: another state of the code may have made it."""
+
+SANDBOX = "sandbox.cluster"
 
 ReadyMesh = Callable[..., tuple[Sandbox, MeshConfig]]
 """What the fixture `ready_mesh` gives."""
@@ -37,6 +40,7 @@ class ReadyMeshes:
         self._binaries = binaries
         self._charts = charts
         self._root = cache_folder() / "ready-meshes"
+        self._digests: dict[str, str] = {}
 
     @contextmanager
     def copy(self, name: str, folder: Path, install: Install) -> Iterator[Sandbox]:
@@ -45,15 +49,13 @@ class ReadyMeshes:
         Args:
             name: says what `install` makes: the same name means the same mesh.
         """
-        home = self._root / self._digest
-        # What installs it may stand in any module of the tests.
-        source = Path(inspect.getfile(install)).read_bytes()
-        kept = home / hashlib.sha256(name.encode() + source).hexdigest()[:16]
+        home = self._root / self._key(name, install)
         home.mkdir(parents=True, exist_ok=True)
         os.utime(home)
         self._forget_others()
+        kept = home / "mesh"
         with ExitStack() as stack:
-            with FileLock(kept.with_suffix(".lock")):
+            with FileLock(home / "lock"):
                 made = None if kept.exists() else stack.enter_context(self._sandbox())
                 if made is not None:
                     self._make(made, kept, install)
@@ -74,24 +76,47 @@ class ReadyMeshes:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    @cached_property
-    def _digest(self) -> str:
-        """What decides how a mesh turns out: our code, the programs and the charts."""
+    def _key(self, name: str, install: Install) -> str:
+        """By the mesh's name and all that decides how it turns out."""
+        # It may stand in any module of the tests.
+        module = install.__module__
+        if module not in self._digests:
+            self._digests[module] = self._digest(module)
+        return hashlib.sha256(f"{name} {self._digests[module]}".encode()).hexdigest()[:16]
+
+    def _digest(self, module: str) -> str:
+        """Of the code that a module imports, the programs and the charts."""
         digest = hashlib.sha256()
         for program in vars(self._binaries).values():
             digest.update(f"{program} {program.stat().st_size}".encode())
-        sources = [
-            path
-            for folder in ("prefect_linkerd/mesh", "sandbox", "tests/support")
-            for path in (ROOT / folder).rglob("*")
-            if path.suffix in (".py", ".yaml", ".go") and path.is_file()
-        ]
-        for path in sorted([*sources, *self._charts.rglob("*.tgz"), ROOT / "uv.lock"]):
+        modules = {module, SANDBOX}.union(
+            *(_graph().find_upstream_modules(each) for each in (module, SANDBOX))
+        )
+        sources = [*map(_source, modules), *(ROOT / "sandbox").glob("*.yaml"), ROOT / "uv.lock"]
+        for path in sorted([*sources, *self._charts.rglob("*.tgz")]):
             digest.update(str(path.name).encode())
             digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()
 
     def _forget_others(self) -> None:
         for other in self._root.iterdir():
-            if other.name != self._digest and time.time() - other.stat().st_mtime > KEPT:
+            if time.time() - other.stat().st_mtime > KEPT:
                 shutil.rmtree(other, ignore_errors=True)
+
+
+def ready_control_plane(
+    ready_meshes: ReadyMeshes, version: str, issuer: str, shared: Path, helm_path: str, folder: Path
+) -> AbstractContextManager[Sandbox]:
+    """A copy of a control plane of a version and an issuer mode, without more."""
+    install = control_plane(version, shared, helm_path, issuer)
+    return ready_meshes.copy(f"control plane {version} {issuer}", folder, install)
+
+
+@functools.cache
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph("prefect_linkerd", "sandbox", "tests", cache_dir=None)
+
+
+def _source(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

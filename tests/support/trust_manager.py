@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,15 @@ def install_documented(
     )
     # cainjector has told the API server whom to trust.
     eventually(lambda: "" not in trusted(cluster), every=0.1)
+
+
+def documented_mesh(
+    version: str, shared: Path, helm_path: str, *, webhook_ca_days: float | None = None
+) -> Callable[[Sandbox, Path], None]:
+    """What installs that layout on a sandbox, for `ReadyMeshes.copy`."""
+
+    def install(sandbox: Sandbox, folder: Path) -> None:
+        config = documented(shared, folder, version)
+        install_documented(sandbox, helm_path, shared, config, webhook_ca_days=webhook_ca_days)
+
+    return install

@@ -43,9 +43,10 @@ from prefect_linkerd.mesh.upgrade.snapshot import read_plan
 from tests.support.advice import follows
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.installed import SCOPES
-from tests.support.meshes import FAST, ring_of, store_of
+from tests.support.meshes import store_of
 from tests.support.people import applied
 from tests.support.ready_meshes import ReadyMesh
+from tests.support.rotations import FAST, ring_of
 
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
 PARTS: tuple[Part, ...] = ("linkerd-crds", "linkerd-control-plane")

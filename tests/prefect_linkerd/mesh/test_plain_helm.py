@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import signed_by
 from sandbox.cluster import Sandbox
 from tests.support.invariant import Invariant
-from tests.support.meshes import add_workloads, rotate, store_of
+from tests.support.meshes import add_workloads, store_of
 from tests.support.plain import (
     KEPT,
     Names,
@@ -27,6 +27,7 @@ from tests.support.plain import (
     new_issuer,
     uids,
 )
+from tests.support.rotations import rotate
 
 pytestmark = pytest.mark.timeout(600)
 

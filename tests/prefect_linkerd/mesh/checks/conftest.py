@@ -7,21 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.binaries import Binaries
-from sandbox.cluster import Sandbox
-from tests.support.installed import InstalledMesh, configuration, install
+from tests.support.installed import InstalledMesh, installed
+from tests.support.ready_meshes import ReadyMeshes
+from tests.support.whole_meshes import configuration, whole_mesh
 
 
 @pytest.fixture(scope="package")
 def mesh(
     request: pytest.FixtureRequest,
-    binaries: Binaries,
+    ready_meshes: ReadyMeshes,
     shared_dir: Path,
+    helm_path: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[InstalledMesh]:
     """The mesh of a Linkerd version, which is this fixture's parameter (see `installed.on`)."""
     version: str = request.param
-    with Sandbox(f"checks-{version}", binaries=binaries) as sandbox:
-        folder = tmp_path_factory.mktemp(version)
+    folder = tmp_path_factory.mktemp(version)
+    install = whole_mesh(version, shared_dir, helm_path)
+    with ready_meshes.copy(f"whole mesh {version}", folder, install) as sandbox:
         config = configuration(version, shared_dir, folder, sandbox.kubeconfig)
-        yield install(sandbox.cluster(), config, str(binaries.helm))
+        yield installed(sandbox.cluster(), config)

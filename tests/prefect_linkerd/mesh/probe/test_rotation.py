@@ -22,8 +22,8 @@ from prefect_linkerd.mesh.snapshot.mesh import read_pods
 from tests.support.advice import follows
 from tests.support.invariant import Invariant
 from tests.support.loopback import UNTRUSTED, DataPlane, LoopbackNode, ThroughNode
-from tests.support.meshes import FAST, await_lease, rotate
 from tests.support.ready_meshes import ReadyMesh
+from tests.support.rotations import FAST, await_lease, rotate
 from tests.support.waiting import eventually
 
 OPTIONS = FAST.model_copy(

@@ -24,7 +24,7 @@ from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.records.rotation import RotationClaim, read_record
 from prefect_linkerd.mesh.records.rotation import RotationRecord as Record
-from tests.support.meshes import FAST, GENTLE, rotate
+from tests.support.rotations import FAST, GENTLE, rotate
 
 
 def die() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,25 +39,15 @@ from prefect_linkerd.mesh.rotation.webhooks import inspect_webhooks
 from prefect_linkerd.mesh.snapshot.expiry import read_expiries
 from prefect_linkerd.mesh.snapshot.mesh import Pod
 from prefect_linkerd.mesh.snapshot.proxy_metrics import Census
-from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.support.certificates import NOW, Made, make, private_pem
 from tests.support.cluster_state import resource_versions
 from tests.support.ended import end_anchor, end_issuer, everything_verifies
 from tests.support.identities import RBAC, bound_account
 from tests.support.invariant import Invariant, split
-from tests.support.meshes import (
-    FAST,
-    GENTLE,
-    add_workloads,
-    configuration,
-    install,
-    plan,
-    quiet,
-    ring_of,
-    rotate,
-    store_of,
-)
+from tests.support.meshes import add_workloads, configuration, quiet, store_of
+from tests.support.ready_meshes import ReadyMeshes, ready_control_plane
+from tests.support.rotations import FAST, GENTLE, plan, ring_of, rotate
 
 WORKLOADS = 8
 
@@ -75,31 +66,38 @@ class Rotated:
         return rotate(self.cluster, self.config, self.helm, **options)
 
 
+@pytest.fixture(scope="module")
 def started(
-    version: str, issuer: str, shared: Path, folder: Path, binaries: Binaries
-) -> Iterator[Rotated]:
-    config = configuration(version, shared, folder, issuer)
-    with Sandbox("actions", binaries=binaries) as sandbox:
-        cluster, helm = sandbox.cluster(), str(binaries.helm)
-        install(cluster, config, helm)
-        add_workloads(cluster, WORKLOADS)
-        yield Rotated(sandbox, cluster, config, helm)
+    ready_meshes: ReadyMeshes,
+    shared_dir: Path,
+    helm_path: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str, str], Rotated]]:
+    """A mesh of a version and an issuer mode, with some workloads."""
+    with ExitStack() as stack:
+
+        def start(version: str, issuer: str) -> Rotated:
+            folder = tmp_path_factory.mktemp(issuer)
+            ready = ready_control_plane(
+                ready_meshes, version, issuer, shared_dir, helm_path, folder
+            )
+            sandbox = stack.enter_context(ready)
+            cluster = sandbox.cluster()
+            add_workloads(cluster, WORKLOADS)
+            config = configuration(version, shared_dir, folder, issuer)
+            return Rotated(sandbox, cluster, config, helm_path)
+
+        yield start
 
 
 @pytest.fixture(scope="module")
-def signed(
-    shared_dir: Path, binaries: Binaries, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Rotated]:
-    folder = tmp_path_factory.mktemp("signed")
-    yield from started("stable-2.12.6", "self-signed", shared_dir, folder, binaries)
+def signed(started: Callable[[str, str], Rotated]) -> Rotated:
+    return started("stable-2.12.6", "self-signed")
 
 
 @pytest.fixture(scope="module")
-def managed(
-    shared_dir: Path, binaries: Binaries, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Rotated]:
-    folder = tmp_path_factory.mktemp("managed")
-    yield from started("edge-26.8.3", "cert-manager", shared_dir, folder, binaries)
+def managed(started: Callable[[str, str], Rotated]) -> Rotated:
+    return started("edge-26.8.3", "cert-manager")
 
 
 class Stopped(Exception):

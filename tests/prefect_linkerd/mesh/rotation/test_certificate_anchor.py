@@ -28,8 +28,6 @@ from prefect_linkerd.mesh.rotation.options import NewAnchor
 from prefect_linkerd.mesh.rotation.phases import NO_WAY_BACK
 from prefect_linkerd.mesh.rotation.trust_bundle import await_roots, read_trust_bundle
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
-from sandbox.binaries import Binaries
-from sandbox.cluster import Sandbox
 from tests.prefect_linkerd.mesh.rotation.test_actions import Rotated, stop_at
 from tests.prefect_linkerd.mesh.rotation.test_killed import run_rotation
 from tests.prefect_linkerd.mesh.rotation.test_rotation import (
@@ -38,13 +36,15 @@ from tests.prefect_linkerd.mesh.rotation.test_rotation import (
     only_the_new_anchor_is_used,
 )
 from tests.support.invariant import Invariant
-from tests.support.meshes import FAST, add_workloads, await_lease, plan, store_of
+from tests.support.meshes import add_workloads, store_of
+from tests.support.ready_meshes import ReadyMeshes
+from tests.support.rotations import FAST, await_lease, plan
 from tests.support.trust_manager import (
     CURRENT,
     HOME,
     PREVIOUS,
     documented,
-    install_documented,
+    documented_mesh,
 )
 
 pytestmark = [pytest.mark.real_charts, pytest.mark.xdist_group("certificate anchor")]
@@ -64,13 +64,16 @@ def workloads(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def mesh(shared_dir: Path, binaries: Binaries, folder: Path, workloads: int) -> Iterator[Rotated]:
-    with Sandbox("certificate-anchor", binaries=binaries) as sandbox:
-        helm = str(binaries.helm)
-        config = documented(shared_dir, folder, name="documented")
-        install_documented(sandbox, helm, shared_dir, config)
-        add_workloads(sandbox.cluster(), workloads)
-        yield Rotated(sandbox, sandbox.cluster(), config, helm)
+def mesh(
+    ready_meshes: ReadyMeshes, shared_dir: Path, helm_path: str, folder: Path, workloads: int
+) -> Iterator[Rotated]:
+    version = "edge-26.8.3"
+    install = documented_mesh(version, shared_dir, helm_path)
+    with ready_meshes.copy(f"documented {version}", folder, install) as sandbox:
+        cluster = sandbox.cluster()
+        add_workloads(cluster, workloads)
+        config = documented(shared_dir, folder, version, name="documented")
+        yield Rotated(sandbox, cluster, config, helm_path)
 
 
 def layout(mesh: Rotated) -> CertificateAnchor:

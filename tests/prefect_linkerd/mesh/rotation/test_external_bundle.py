@@ -17,7 +17,8 @@ from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.invariant import Invariant
-from tests.support.meshes import add_workloads, configuration, install, rotate, store_of
+from tests.support.meshes import add_workloads, configuration, install, store_of
+from tests.support.rotations import rotate
 from tests.support.trust_manager import HOME, apply_patiently, helm_install
 from tests.support.waiting import eventually
 

@@ -22,14 +22,9 @@ from prefect_linkerd.mesh.rotation.run import Rotation
 from prefect_linkerd.mesh.rotation.trust_bundle import read_trust_bundle
 from tests.support.fault_proxy import FaultProxy
 from tests.support.invariant import Invariant
-from tests.support.meshes import (
-    FAST,
-    add_workloads,
-    await_lease,
-    quiet,
-    store_of,
-)
+from tests.support.meshes import add_workloads, quiet, store_of
 from tests.support.ready_meshes import ReadyMesh
+from tests.support.rotations import FAST, await_lease
 
 WORKLOADS = 16
 DEATHS = 6

@@ -18,13 +18,9 @@ from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.trust_bundle import VALUE, read_trust_bundle
 from sandbox.cluster import Sandbox
 from tests.support.invariant import Invariant
-from tests.support.meshes import (
-    PASSPHRASE,
-    add_workloads,
-    await_lease,
-    store_of,
-)
+from tests.support.meshes import PASSPHRASE, add_workloads, store_of
 from tests.support.ready_meshes import ReadyMesh
+from tests.support.rotations import await_lease
 
 # Where it dies, and the phase that the record names then.
 SELF_SIGNED = [

@@ -20,8 +20,9 @@ from sandbox.cluster import Sandbox
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.invariant import Invariant, split
 from tests.support.loopback import probe_beside
-from tests.support.meshes import FAST, add_workloads, install, rotate, store_of
+from tests.support.meshes import add_workloads, install, store_of
 from tests.support.ready_meshes import ReadyMesh
+from tests.support.rotations import FAST, rotate
 
 VERSIONS = ("stable-2.11.5", "stable-2.12.6", "stable-2.14.10", "edge-26.8.3")
 ISSUERS = ("self-signed", "cert-manager")

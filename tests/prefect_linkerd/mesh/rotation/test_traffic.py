@@ -15,8 +15,9 @@ from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.rotation.options import NewAnchor, RotationOptions
 from prefect_linkerd.mesh.rotation.run import Rotation
 from tests.support.advice import follows
-from tests.support.meshes import FAST, quiet, ring_of
+from tests.support.meshes import quiet
 from tests.support.ready_meshes import ReadyMesh
+from tests.support.rotations import FAST, ring_of
 from tests.support.traffic import WatchedTraffic
 
 WATCHED = FAST.model_copy(update={"restarts": RestartPolicy(batch_size=1, traffic_seconds=1)})
