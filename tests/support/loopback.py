@@ -61,6 +61,16 @@ def cached(
     return [{**obj, "apiVersion": version, "kind": kind} for obj in found or []]
 
 
+def await_change(cluster: Cluster, kind: str, namespace: str, version: str) -> None:
+    """Until an object of a kind changes in a namespace, or a second is over.
+
+    Args:
+        version: see `Cluster.list_to_watch`.
+    """
+    for _ in cluster.watch("v1", kind, namespace, version, 1):
+        return
+
+
 @dataclass
 class Process:
     """A pod that runs: its process, and the port that it serves on.
@@ -365,9 +375,11 @@ class BesideNodes(LoopbackNode):
         return self
 
     def _look(self) -> None:
+        """One look, and the wait until it is worth another: it is to cost next to nothing."""
+        found, version = self.cluster.list_to_watch("v1", "Pod", self._namespace)
         pods = {
             pod["metadata"]["uid"]: pod
-            for pod in cached(self.cluster, "v1", "Pod", self._namespace)
+            for pod in found
             if not pod["metadata"].get("deletionTimestamp")
         }
         for uid in self.processes.keys() - pods.keys():
@@ -376,6 +388,7 @@ class BesideNodes(LoopbackNode):
                 popen.wait(timeout=20)
         for uid in pods.keys() - self.processes.keys():
             self.processes[uid] = self._start(pods[uid])
+        await_change(self.cluster, "Pod", self._namespace, version)
 
 
 def _containers(pod: Object) -> list[dict[str, Any]]:
@@ -472,15 +485,16 @@ class DataPlane:
 
     Args:
         egress: the socket by which proxies' admin ports are reached; None: none is.
-        routes: whether it goes by routes and splits; else by Services alone, which is less to read.
+        namespace: the one by whose Services it goes, which is less to read; None: by those of all,
+            and by routes and splits.
     """
 
     def __init__(
-        self, cluster: Cluster, egress: Path | None = None, *, routes: bool = True
+        self, cluster: Cluster, egress: Path | None = None, *, namespace: str | None = None
     ) -> None:
         self.cluster = cluster
         self.egress = egress
-        self._kinds = self.KINDS if routes else self.KINDS[:1]
+        self._namespace = namespace
         self.node: LoopbackNode | None = None
         self.ignores_splits = False
         self.ignores_override = False
@@ -531,7 +545,12 @@ class DataPlane:
         while not self._over.wait(0.2):
             with contextlib.suppress(ApiError):
                 state: dict[str, list[Object]] = {kind: [] for _, kind in self.KINDS}
-                for version, kind in self._kinds:
+                if self._namespace is not None:
+                    found, version = self.cluster.list_to_watch("v1", "Service", self._namespace)
+                    self._state = {**state, "Service": list(found)}
+                    await_change(self.cluster, "Service", self._namespace, version)
+                    continue
+                for version, kind in self.KINDS:
                     state[kind].extend(cached(self.cluster, version, kind))
                 self._state = state
                 for route in state["HTTPRoute"]:
@@ -705,7 +724,7 @@ def probe_beside(
     """
     admin, client = sandbox.cluster(), ThroughNode.of(cluster)
     with (
-        DataPlane(admin, sandbox.egress, routes=False) as plane,
+        DataPlane(admin, sandbox.egress, namespace=NAMESPACE) as plane,
         BesideNodes(admin, folder, plane, NAMESPACE),
     ):
         probe = start_probe(Mesh(client, config), ProbeOptions())
