@@ -941,9 +941,13 @@ class Rotation:
             # Theirs will be proven by when they started, so that has to be sure to be later.
             self._wait_until(snapshot.bundle.settled)
         tolerated = unwell(snapshot) if self._options.allow_unhealthy else frozenset[Workload]()
+        judged_at = 0.0
 
         def judge(plane: DataPlane) -> Needs:
-            snapshot = first if plane is first.data_plane else self.read(plane)
+            nonlocal judged_at, snapshot
+            is_first = plane is first.data_plane
+            judged_at = self._seen[0] if is_first else time.monotonic()
+            snapshot = first if is_first else self.read(plane)
             if phase == "switch" and self.record.is_gentle:
                 snapshot = self._with_issued(snapshot)
             needs = needs_restart(snapshot, phase)
@@ -952,7 +956,12 @@ class Rotation:
 
         self._claim.tell(phase, "Restarting the workloads that need it.")
         self._restart_all(phase, judge, on_progress, tolerated, snapshot)
-        self._prove(phase, but_identity=but_identity)
+        plane, probe = snapshot.data_plane, self.probe
+        # Its older generations have gone since.
+        pods = tuple(pod for pod in plane.pods if not probe.is_own(pod) or probe.is_newest(pod))
+        known = replace(snapshot, data_plane=replace(plane, pods=pods))
+        self._seen = judged_at, known.data_plane
+        self._prove(phase, known, but_identity=but_identity)
 
     def _restart_all(
         self,
@@ -1002,15 +1011,22 @@ class Rotation:
             watch=None if is_down else watch,
         )
 
-    def _prove(self, phase: PhaseName, *, but_identity: bool = False) -> None:
-        """Waits for the last old pods to go, then says whether the phase's proof holds."""
+    def _prove(
+        self, phase: PhaseName, known: RotationSnapshot | None = None, *, but_identity: bool = False
+    ) -> None:
+        """Waits for the last old pods to go, then says whether the phase's proof holds.
+
+        Args:
+            known: what was read last, by which a phase is proven where that was just now.
+        """
 
         def lacking(snapshot: RotationSnapshot) -> list[Pod]:
             left_out = identity_pods(snapshot.data_plane) if but_identity else []
             return [pod for pod in unproven(snapshot, phase) if pod not in left_out]
 
         for is_last in polls(self._mesh.config.timeout_seconds, every=1.0):
-            snapshot = self._read_pods()
+            is_known = known is not None and self._is_fresh(known) and not lacking(known)
+            snapshot = known if known is not None and is_known else self._read_pods()
             left = lacking(snapshot)
             if left and phase == "switch":
                 # What nobody restarts may have renewed by itself.
