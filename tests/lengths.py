@@ -14,6 +14,7 @@ import pytest
 LENGTHS: dict[str, int] = {
     "deployments": 744,
     "mesh stable-2.14.10": 502,
+    "walk": 376,
     "smoke": 353,
     "exact roles": 303,
     "team": 285,
@@ -26,7 +27,6 @@ LENGTHS: dict[str, int] = {
     "tests/prefect_linkerd/mesh/rotation/test_rotation.py": 137,
     "tests/prefect_linkerd/cli/test_fleet_at_terminal.py": 135,
     "tests/prefect_linkerd/mesh/helm/test_client.py": 128,
-    "tests/flows/test_upgrade_walk.py": 124,
     "tests/flows/test_upgrade_dependencies.py": 119,
     "tests/flows/test_adopted_meshes.py": 84,
     "tests/prefect_linkerd/mesh/rotation/test_killed.py": 71,
@@ -35,7 +35,6 @@ LENGTHS: dict[str, int] = {
     "tests/flows/test_watch_charts.py": 66,
     "tests/prefect_linkerd/mesh/probe/test_rotation.py": 65,
     "cert-manager": 62,
-    "tests/flows/test_upgrade_hops.py": 62,
     "tests/project/test_leaks.py": 61,
     "tests/flows/test_bootstrap_versions.py": 57,
     "tests/flows/test_upgrade_traffic.py": 53,

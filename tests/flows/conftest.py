@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
 from tests.support import meshes
-from tests.support.flows import ConfigFactory, FlowRunner, Flows, ReadyWholeMesh
+from tests.support.flows import ConfigFactory, FlowRunner, Flows, ReadyWholeMesh, WholeMesh
 from tests.support.meshes import PASSPHRASE
 from tests.support.ready_meshes import ReadyMeshes
 from tests.support.shared import REHEARSED, require_version
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mesh_config(charts_dir: Path, shared_dir: Path) -> ConfigFactory:
     """Configures a mesh on a sandbox, with charts and manifests of the mirror."""
 
@@ -46,40 +46,43 @@ def mesh_config(charts_dir: Path, shared_dir: Path) -> ConfigFactory:
     return configure
 
 
-@pytest.fixture
-def ready_whole_mesh(
-    ready_meshes: ReadyMeshes,
-    mesh_config: ConfigFactory,
-    helm_path: str,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-) -> Iterator[ReadyWholeMesh]:
+@pytest.fixture(scope="session")
+def whole_mesh(ready_meshes: ReadyMeshes, mesh_config: ConfigFactory, helm_path: str) -> WholeMesh:
     """A copy of a mesh with all that its configuration has, as `bootstrap` makes it.
 
-    Takes what `mesh_config` takes; gives the sandbox and the mesh's configuration. The anchor's key
-    is in the test's folder, where it is not in the cluster.
+    Takes the module and the folder of the test, and what `mesh_config` takes; gives the sandbox
+    and the mesh's configuration. The anchor's key is in the folder, where it is not in the cluster.
     """
+
+    @contextmanager
+    def copy(module: Path, place: Path, **config: Any) -> Iterator[tuple[Sandbox, dict[str, Any]]]:
+        def content(sandbox: Sandbox, folder: Path) -> dict[str, Any]:
+            anchor = {
+                "key_file": str(folder / "anchor.pem"),
+                "passphrase": PASSPHRASE.get_secret_value(),
+            }
+            return mesh_config(sandbox, **{"trust_anchor": anchor, **config})
+
+        def install(sandbox: Sandbox, folder: Path) -> None:
+            mesh = MeshConfig.model_validate(content(sandbox, folder))
+            meshes.install(sandbox.cluster(), mesh, helm_path)
+
+        # The test may have made the charts of its own, in its folder.
+        test = hashlib.sha256(module.read_bytes()).hexdigest()
+        name = f"whole mesh {test} {json.dumps(config)}".replace(str(place), "")
+        with ready_meshes.copy(name, place, install) as sandbox:
+            yield sandbox, content(sandbox, place)
+
+    return copy
+
+
+@pytest.fixture
+def ready_whole_mesh(
+    whole_mesh: WholeMesh, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[ReadyWholeMesh]:
+    """What `whole_mesh` gives, of one test: takes the configuration alone."""
     with ExitStack() as stack:
-
-        def copy(**config: Any) -> tuple[Sandbox, dict[str, Any]]:
-            def content(sandbox: Sandbox, folder: Path) -> dict[str, Any]:
-                anchor = {
-                    "key_file": str(folder / "anchor.pem"),
-                    "passphrase": PASSPHRASE.get_secret_value(),
-                }
-                return mesh_config(sandbox, **{"trust_anchor": anchor, **config})
-
-            def install(sandbox: Sandbox, folder: Path) -> None:
-                mesh = MeshConfig.model_validate(content(sandbox, folder))
-                meshes.install(sandbox.cluster(), mesh, helm_path)
-
-            # The test may have made the charts of its own, in its folder.
-            test = hashlib.sha256(request.path.read_bytes()).hexdigest()
-            name = f"whole mesh {test} {json.dumps(config)}".replace(str(tmp_path), "")
-            sandbox = stack.enter_context(ready_meshes.copy(name, tmp_path, install))
-            return sandbox, content(sandbox, tmp_path)
-
-        yield copy
+        yield lambda **config: stack.enter_context(whole_mesh(request.path, tmp_path, **config))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,27 @@
-"""`upgrade` from 2.11 to the newest edge, hop by hop, on one mesh with all that is in it."""
+"""`upgrade` from 2.11 to the newest edge on one mesh with all that is in it.
+
+Each hop is failed, undone and then done.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from prefect_linkerd.mesh.helm.records import revisions, secret_name
+from prefect_linkerd.mesh.linkerd.releases import chart_version
+from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
+from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.records.upgrade import NAME as RECORD
-from tests.support.flows import Flows, ReadyWholeMesh
+from sandbox.cluster import Sandbox
+from tests.flows.faults import READY
+from tests.support.flows import Flows, WholeMesh
 from tests.support.upgrades import (
+    APP,
     HOPS,
     make_custom_resources,
     proxies,
@@ -14,15 +29,74 @@ from tests.support.upgrades import (
     that_must_survive,
 )
 
+# One mesh for all of them, in this order: installing one at each hop's start would cost as much as
+# the hops themselves.
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.xdist_group("walk")]
 
-@pytest.mark.timeout(1500)
-def test_from_2_11_to_the_newest_edge(ready_whole_mesh: ReadyWholeMesh, flows: Flows) -> None:
-    first = HOPS[0][0]
-    sandbox, config = ready_whole_mesh(name="walk", version=first)
-    cluster = sandbox.cluster()
-    make_custom_resources(cluster, first)
-    before = that_must_survive(cluster)
-    installed = releases(cluster)
+CLAIMED = HOPS[2]
+"""The hop that another run holds the mesh before."""
+HOLDER = "flow run upgrade-elsewhere"
+BESIDE_CRDS = {"linkerd-crds": None}
+"""CRDs alone stay newer when an upgrade is undone, as all custom resources live by them."""
+
+
+class Walk:
+    """One mesh that each test takes up where the one before has left it.
+
+    `installed` are its releases as it came to the version that it is at; `left` are those of the
+    version before.
+    """
+
+    def __init__(self, sandbox: Sandbox, config: dict[str, Any], flows: Flows) -> None:
+        self.cluster, self.config, self.flows = sandbox.cluster(), config, flows
+        self._before = that_must_survive(self.cluster)
+        self.left = self.installed = releases(self.cluster)
+
+    def upgrade(self, to: str, **options: Any) -> dict[str, Any]:
+        return self.flows.upgrade(self.config, to=to, accept=["smi"], **options)
+
+    def arrive(self, version: str) -> None:
+        """From here on nothing of what the version has may be lost either."""
+        self.lost_nothing()
+        self._before = that_must_survive(self.cluster)
+        self.config["version"] = version
+        self.left, self.installed = self.installed, releases(self.cluster)
+
+    def lost_nothing(self) -> None:
+        assert self._before.items() <= that_must_survive(self.cluster).items()
+        assert self.cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
+
+    def went_back(self, to: str, had: dict[str, tuple[str, str, str]]) -> None:
+        assert proxies(self.cluster) == {to}
+        assert {**releases(self.cluster), **BESIDE_CRDS} == {**had, **BESIDE_CRDS}
+        self.lost_nothing()
+
+    def go_to(self, version: str) -> None:
+        """Goes on to a version, where the tests that do so were not run."""
+        for source, target in HOPS:
+            if self.config["version"] != version and self.config["version"] == source:
+                assert self.upgrade(target).get("target") == target
+                self.arrive(target)
+
+
+@pytest.fixture(scope="module")
+def walk(
+    whole_mesh: WholeMesh, flows: Flows, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Walk]:
+    first, folder = HOPS[0][0], tmp_path_factory.mktemp("walk")
+    # So long the next run waits for one that died.
+    patience = {"lease_seconds": 3, "settle_seconds": 3}
+    with whole_mesh(Path(__file__), folder, name="walk", version=first, upgrade=patience) as (
+        sandbox,
+        config,
+    ):
+        make_custom_resources(sandbox.cluster(), first)
+        yield Walk(sandbox, config, flows)
+
+
+def test_what_is_refused_or_only_planned_touches_nothing(walk: Walk) -> None:
+    cluster, config, flows = walk.cluster, walk.config, walk.flows
+    before, installed = that_must_survive(cluster), releases(cluster)
 
     skipping = flows.upgrade(config, to="stable-2.14.10")
     assert skipping["error"] == "InvalidInput"
@@ -31,7 +105,7 @@ def test_from_2_11_to_the_newest_edge(ready_whole_mesh: ReadyWholeMesh, flows: F
     assert unaccepted["error"] == "PreflightFailed"
     assert "TrafficSplit/emojivoto/web" in unaccepted["message"]
 
-    dry = flows.upgrade(config, to="stable-2.12.6", dry_run=True, accept=["smi"])
+    dry = walk.upgrade("stable-2.12.6", dry_run=True)
     assert (dry["source"], dry["target"]) == HOPS[0]
     plan = flows.report("linkerd-walk-upgrade-plan")
     for part in (
@@ -45,22 +119,115 @@ def test_from_2_11_to_the_newest_edge(ready_whole_mesh: ReadyWholeMesh, flows: F
         "## Instead of TrafficSplit/emojivoto/web",
     ):
         assert part in plan, part
-    # Neither what is refused nor what is only planned touches anything.
     assert releases(cluster) == installed
     assert that_must_survive(cluster) == before
 
-    for source, target in HOPS:
-        done = flows.upgrade({**config, "version": source}, to=target, accept=["smi"])
-        assert (done.get("source"), done.get("target")) == (source, target), done
-        assert proxies(cluster) == {target}
-        assert before.items() <= that_must_survive(cluster).items()
-        assert {status for _, _, status in releases(cluster).values()} == {"deployed"}
-        assert "linkerd2" not in releases(cluster)
-        assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
-        page = flows.report("linkerd-walk-upgrade")
-        assert f"upgraded to {target}" in page
-        assert "## Verified" in page
 
-    arrived = {**config, "version": target}
-    assert flows.upgrade(arrived, to=target)["done"]
-    assert flows.upgrade(arrived, to="edge-25.4.4")["error"] == "InvalidInput"
+Fail = Callable[[Walk, str], dict[str, Any]]
+"""Runs an upgrade that fails one of its gates."""
+
+
+def restart_fails(walk: Walk, target: str) -> dict[str, Any]:
+    """New pods of the application keep the old proxy."""
+    undone = walk.upgrade(target, lag=("data plane", walk.config["version"]))
+    assert f"Deployment/{APP}/emoji" in undone.get("message", ""), undone
+    return undone
+
+
+def checks_fail(walk: Walk, target: str) -> dict[str, Any]:
+    """The new control plane falls ill once every proxy is new."""
+    undone = walk.upgrade(target, ill=("verify", 2, "linkerd"))
+    assert "is failed: " in undone.get("message", ""), undone
+    assert "linkerd-destination" in undone.get("message", ""), undone
+    return undone
+
+
+def release_fails(walk: Walk, target: str) -> dict[str, Any]:
+    """The new control plane does not come up in time."""
+    ill: dict[str, Any] = {"inline": {"podAnnotations": {READY: "false"}}}
+    impatient = {**walk.config, "values": ill, "timeout_seconds": 30}
+    undone = walk.flows.upgrade(impatient, to=target, accept=["smi"])
+    assert "Helm release linkerd/linkerd-control-plane" in undone.get("message", ""), undone
+    return undone
+
+
+@contextmanager
+def held_by_a_run_that_dies(walk: Walk, target: str) -> Iterator[None]:
+    """Another run has the mesh, from wherever: a second one is refused. In the block it is dead."""
+    installed = releases(walk.cluster)
+    with RotationClaim(walk.cluster, "linkerd", HOLDER, 3) as elsewhere:
+        refused = walk.upgrade(target)
+        assert refused["error"] == "MeshBusy", refused
+        assert HOLDER in refused["message"]
+        assert releases(walk.cluster) == installed
+        # Its plan can be read all the same.
+        assert walk.upgrade(target, dry_run=True)["target"] == target
+        # It dies: its lease is not renewed, and not given back either.
+        elsewhere._over.set()
+        elsewhere._thread.join()
+        yield
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "fail"),
+    [
+        pytest.param(*hop, fail, id=hop[1])
+        for hop, fail in zip(
+            HOPS,
+            [restart_fails, checks_fail, release_fails, restart_fails, checks_fail],
+            strict=True,
+        )
+    ],
+)
+def test_a_hop_that_fails_goes_back_and_then_succeeds(
+    source: str, target: str, fail: Fail, walk: Walk
+) -> None:
+    walk.go_to(source)
+    cluster, installed = walk.cluster, walk.installed
+
+    undone = fail(walk, target)
+
+    assert undone["error"] == "UpgradeUndone", undone
+    assert f"It is at {source} again" in undone.get("message", ""), undone
+    walk.went_back(source, installed)
+
+    is_claimed = (source, target) == CLAIMED
+    with held_by_a_run_that_dies(walk, target) if is_claimed else nullcontext():
+        done = walk.upgrade(target)
+
+    assert (done.get("source"), done.get("target")) == (source, target), done
+    assert proxies(cluster) == {target}
+    walk.arrive(target)
+    release = LinkerdVersion.parse(target)
+    of_linkerd = ("linkerd-crds", "linkerd-control-plane", "linkerd-viz")
+    assert walk.installed == {
+        **{name: (name, chart_version(name, release), "deployed") for name in of_linkerd},
+        "traefik": installed["traefik"],
+    }
+    page = walk.flows.report("linkerd-walk-upgrade")
+    assert f"upgraded to {target}" in page
+    assert "## Verified" in page
+
+
+def test_at_the_newest_there_is_nothing_to_do(walk: Walk) -> None:
+    target = HOPS[-1][1]
+    walk.go_to(target)
+    assert walk.flows.upgrade(walk.config, to=target)["done"]
+    assert walk.flows.upgrade(walk.config, to="edge-25.4.4")["error"] == "InvalidInput"
+
+
+def test_a_completed_upgrade_is_taken_back(walk: Walk) -> None:
+    """Completed, and yet not wanted: back to the revisions that Helm has kept."""
+    source, target = HOPS[-1]
+    walk.go_to(target)
+    # Of the hops before Helm keeps nothing: there is one way back.
+    for each in revisions(walk.cluster, "linkerd-control-plane", "linkerd"):
+        if each.app_version not in (source, target):
+            record = secret_name("linkerd-control-plane", each.number)
+            walk.cluster.delete("v1", "Secret", record, "linkerd")
+    config = {**walk.config, "version": source}
+    assert walk.flows.upgrade(config, go_back=True) == {"done": True}
+    walk.went_back(source, walk.left)
+    again = walk.flows.upgrade(config, go_back=True)
+    assert again["error"] == "PreflightFailed", again
+    assert "Helm keeps no revision of linkerd-control-plane" in again["message"], again

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ ConfigFactory = Callable[..., dict[str, Any]]
 FlowRunner = Callable[..., subprocess.CompletedProcess[str]]
 ReadyWholeMesh = Callable[..., tuple[Sandbox, dict[str, Any]]]
 """What the fixture `ready_whole_mesh` gives."""
+WholeMesh = Callable[..., AbstractContextManager[tuple[Sandbox, dict[str, Any]]]]
+"""What the fixture `whole_mesh` gives."""
 
 
 class Flows:

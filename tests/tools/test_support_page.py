@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tools.support_page import LEAST, page, ran
 
-CASE = '<testcase classname="tests.flows.test_upgrade_hops" name="test_a_hop[{}]">{}</testcase>'
+CASE = '<testcase classname="tests.flows.test_upgrade_walk" name="test_a_hop[{}]">{}</testcase>'
 
 
 def test_what_passed_is_counted(tmp_path: Path) -> None:
