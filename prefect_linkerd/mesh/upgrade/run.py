@@ -12,7 +12,6 @@ from prefect_linkerd.mesh.helm.records import Revision, forget, read_releases
 from prefect_linkerd.mesh.helm.values import ClusterFacts, proxy_version
 from prefect_linkerd.mesh.install.injection import ensure_meshed
 from prefect_linkerd.mesh.install.namespaces import ensure_namespaces
-from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.kubernetes.rollout import (
     OnProgress,
@@ -224,11 +223,7 @@ class Upgrade:
         chart_split.finish(cluster, old, split)
 
     def _new_crds(self) -> list[str]:
-        return [obj["metadata"]["name"] for obj in self._rendered_crds()]
-
-    def _rendered_crds(self) -> list[Object]:
-        namespace = self.after.config.namespaces.linkerd
-        return self.after.helm.render(self.charts[CRDS], CRDS, namespace, {}, self.facts)
+        return [obj["metadata"]["name"] for obj in self._snapshot.rendered[CRDS]]
 
     def keep_crds(self) -> list[str]:
         """Marks CRDs that the new charts no longer have, so that Helm deletes none; their names."""
@@ -237,7 +232,7 @@ class Upgrade:
         installed = self._installed()
         olds = (installed[name].manifest for name in (OLD, CRDS) if name in installed)
         objects = [obj for manifest in olds for obj in manifest]
-        return chart_split.keep_crds(self.after.cluster, objects, self._rendered_crds())
+        return chart_split.keep_crds(self.after.cluster, objects, self._snapshot.rendered[CRDS])
 
     def uninstall(self, part: str) -> None:
         """Uninstalls a release that the new version no longer has, and keeps its history."""
