@@ -28,6 +28,7 @@ from prefect_linkerd.cli.at_terminal import LOGGER, AtTerminal, End
 from prefect_linkerd.mesh.bootstrap.installed import Installed
 from prefect_linkerd.mesh.bootstrap.plan import BootstrapPlan
 from prefect_linkerd.mesh.errors import MeshError
+from prefect_linkerd.mesh.helm.client import require_helm
 from prefect_linkerd.mesh.smoke.report import SmokeReport
 from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
 from prefect_linkerd.tasks.declared import declared_flows
@@ -126,6 +127,10 @@ def answer(returned: Any) -> dict[str, Any]:
 
 
 def main() -> None:
+    # Looked up late, and then in each process anew.
+    require_helm()
+    for waiter in set(threading.enumerate()) - {threading.current_thread()}:
+        waiter.join(timeout=10)
     assert threading.active_count() == 1, "a thread is lost in a fork"
     # Else each fork would look through all of this, again and again and at its end: a second and a
     # half of processor time each.
