@@ -1,15 +1,22 @@
-"""Nothing secret is in a parameter, log, artifact or state that the Prefect server keeps."""
+"""Nothing secret is in a parameter, log, artifact or state that the Prefect server keeps.
+
+Neither of a run that has the API server go away in its middle, and finishes once it is back.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefect_linkerd.mesh.helm.records import read_release
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.cluster import Sandbox
@@ -51,14 +58,32 @@ def secretive(
     return sandbox, config, key_file
 
 
-def test_no_secret_is_kept_or_printed(
+def bootstrap_with_api_server_lost(
+    sandbox: Sandbox, config: dict[str, Any], run_bootstrap: FlowRunner
+) -> subprocess.CompletedProcess[str]:
+    """A run that has it go away once the control plane's release is begun."""
+    cluster = sandbox.cluster()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(run_bootstrap, config, on_server=True)
+        deadline = time.monotonic() + 120
+        while read_release(cluster, "linkerd-control-plane", "linkerd") is None:
+            assert time.monotonic() < deadline
+            assert not running.done(), running.result().stderr[-3000:]
+            time.sleep(0.1)
+        sandbox.stop_apiserver()
+        time.sleep(6)
+        sandbox.start_apiserver()
+        return running.result(timeout=300)
+
+
+def test_a_run_outlives_the_api_server_and_no_secret_is_kept_or_printed(
     secretive: tuple[Sandbox, dict[str, Any], Path],
     run_bootstrap: FlowRunner,
     prefect_server: PrefectServer,
 ) -> None:
     sandbox, config, key_file = secretive
-    done = run_bootstrap(config, on_server=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = bootstrap_with_api_server_lost(sandbox, config, run_bootstrap)
+    assert done.returncode == 0, done.stderr[-4000:]
     # A failing run logs tracebacks: the second one fails in the middle of the flow.
     broken = {**config, "trust_anchor": {**config["trust_anchor"], "passphrase": "wrong" * 4}}
     failed = run_bootstrap(broken, on_server=True)
