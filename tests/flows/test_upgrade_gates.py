@@ -1,23 +1,90 @@
-"""What a mesh's upgrade policy says of when an upgrade begins, and how it goes on."""
+"""What holds an upgrade up, or sends it back, on one mesh: requests, traffic and the policy."""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.records import read_releases
 from prefect_linkerd.mesh.mesh import Mesh
+from prefect_linkerd.mesh.probe.workloads import PROBE
 from prefect_linkerd.mesh.records.upgrade import NAME, read_record, write_record
+from sandbox.cluster import Sandbox
 from tests.flows.faults import READY
 from tests.support.flows import ConfigFactory, Flows
+from tests.support.loopback import UNTRUSTED, DataPlane, LoopbackNode
 from tests.support.meshes import add_workloads
 from tests.support.ready_meshes import ReadyMesh
-from tests.support.upgrades import installed_alone, proxies
+from tests.support.traffic import WatchedTraffic
+from tests.support.upgrades import HOPS, installed_alone, proxies, releases
 
-SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
+SOURCE, TARGET = HOPS[-1]
+
+
+@pytest.mark.timeout(1500)
+def test_an_upgrade_goes_back_for_what_is_found_and_arrives_as_its_policy_says(
+    ready_mesh: ReadyMesh, mesh_config: ConfigFactory, flows: Flows, tmp_path: Path
+) -> None:
+    """Each begins with the mesh as it was, so that they need no cluster of their own."""
+    sandbox, config = installed_alone(
+        ready_mesh, mesh_config, name="gates", version=SOURCE, emojivoto={"enabled": False}
+    )
+    goes_back_as_new_proxies_are_refused(sandbox, config, flows, tmp_path)
+    add_workloads(sandbox.cluster(), 3)
+    goes_back_and_says_which_workload_fails_and_by_how_much(sandbox, config, flows, tmp_path)
+    begins_and_goes_on_as_its_policy_says(sandbox, config, flows)
+
+
+def goes_back_as_new_proxies_are_refused(
+    sandbox: Sandbox, config: dict[str, Any], flows: Flows, folder: Path
+) -> None:
+    """Requests of its own fail; then nothing of its probe is left."""
+    cluster = sandbox.cluster()
+    probe = {"replicas": 1, "requests_per_second": 50, "warm_up_seconds": 1}
+    with DataPlane(cluster) as plane, LoopbackNode(cluster, folder, plane):
+        plane.breaks = {("before", "data-plane")}
+        done = flows.upgrade(
+            config, to=TARGET, probe=probe, restarts={"batch_size": 100}, loopback=True
+        )
+        assert done["error"] == "UpgradeUndone", done
+        assert "0-before to 1-data-plane: " in done["message"]
+        assert UNTRUSTED in done["message"]
+        assert proxies(cluster) == {SOURCE}
+        assert not list(cluster.list("v1", "Pod", "linkerd-probe", labels=PROBE.run_label))
+
+
+def goes_back_and_says_which_workload_fails_and_by_how_much(
+    sandbox: Sandbox, config: dict[str, Any], flows: Flows, folder: Path
+) -> None:
+    """A workload answers with errors, once it is restarted."""
+    cluster = sandbox.cluster()
+    installed = {**releases(cluster), "linkerd-crds": None}
+    with WatchedTraffic(sandbox.kubeconfig, "apps", {"app-0001": 0.2}) as traffic:
+        kubeconfig = folder / "watched"
+        kubeconfig.write_text(json.dumps(traffic.kubeconfig))
+        watched = {**config, "access": {"kubeconfig": str(kubeconfig)}}
+        done = flows(
+            "upgrade", watched, to=TARGET, restarts={"batch_size": 1, "traffic_seconds": 1}
+        )
+
+    undone = json.loads(done.stdout.splitlines()[-1])
+    assert undone["error"] == "UpgradeUndone", done.stderr[-4000:]
+    said = r"Deployment/apps/app-0001: (80|79)(\.\d+)?% of \d+ requests succeeded since the restart"
+    assert re.search(said, undone["message"])
+    # The one before it went well, and the next one was not begun.
+    assert re.search(r"batch 1: 100% of \d+ requests succeeded before .*100% of", done.stderr)
+    assert "batch 3" not in done.stderr.partition("rolls back")[0]
+    # CRDs are not rolled back.
+    assert {**releases(cluster), "linkerd-crds": None} == installed
+    assert proxies(cluster) == {SOURCE}
+    assert cluster.get("v1", "ConfigMap", NAME, "linkerd") is None
 
 
 def shut_window(now: datetime) -> dict[str, Any]:
@@ -26,21 +93,11 @@ def shut_window(now: datetime) -> dict[str, Any]:
     return {"cron": f"{later.minute} {later.hour} * * *", "duration_minutes": 30}
 
 
-def test_a_policy_says_when_an_upgrade_begins_and_how_it_goes_on(
-    ready_mesh: ReadyMesh,
-    mesh_config: ConfigFactory,
-    flows: Flows,
+def begins_and_goes_on_as_its_policy_says(
+    sandbox: Sandbox, config: dict[str, Any], flows: Flows
 ) -> None:
-    sandbox, config = installed_alone(
-        ready_mesh,
-        mesh_config,
-        name="policy",
-        version=SOURCE,
-        emojivoto={"enabled": False},
-    )
     cluster = sandbox.cluster()
     mesh = MeshConfig.model_validate(config)
-    add_workloads(cluster, 2)
     installed = read_releases(cluster)
 
     def upgrade(policy: dict[str, Any], **options: Any) -> dict[str, Any]:
