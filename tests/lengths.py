@@ -14,7 +14,7 @@ import pytest
 LENGTHS: dict[str, int] = {
     "deployments": 744,
     "mesh stable-2.14.10": 502,
-    "walk": 376,
+    "walk": 346,
     "smoke": 353,
     "exact roles": 303,
     "team": 285,

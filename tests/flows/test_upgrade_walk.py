@@ -36,6 +36,7 @@ pytestmark = [pytest.mark.timeout(1500), pytest.mark.xdist_group("walk")]
 CLAIMED = HOPS[2]
 """The hop that another run holds the mesh before."""
 HOLDER = "flow run upgrade-elsewhere"
+NAMESPACES = {"linkerd-control-plane": "linkerd", "linkerd-viz": "linkerd-viz"}
 BESIDE_CRDS = {"linkerd-crds": None}
 """CRDs alone stay newer when an upgrade is undone, as all custom resources live by them."""
 
@@ -56,9 +57,18 @@ class Walk:
         return self.flows.upgrade(self.config, to=to, accept=["smi"], **options)
 
     def arrive(self, version: str) -> None:
-        """From here on nothing of what the version has may be lost either."""
+        """From here on nothing of what the version has may be lost either.
+
+        Helm keeps nothing of what was before the hop: there is one way back, and a long history is
+        read whole by each helm.
+        """
         self.lost_nothing()
         self._before = that_must_survive(self.cluster)
+        hop = (self.config["version"], version)
+        for name, namespace in NAMESPACES.items():
+            for each in revisions(self.cluster, name, namespace):
+                if each.app_version not in hop:
+                    self.cluster.delete("v1", "Secret", secret_name(name, each.number), namespace)
         self.config["version"] = version
         self.left, self.installed = self.installed, releases(self.cluster)
 
@@ -220,11 +230,6 @@ def test_a_completed_upgrade_is_taken_back(walk: Walk) -> None:
     """Completed, and yet not wanted: back to the revisions that Helm has kept."""
     source, target = HOPS[-1]
     walk.go_to(target)
-    # Of the hops before Helm keeps nothing: there is one way back.
-    for each in revisions(walk.cluster, "linkerd-control-plane", "linkerd"):
-        if each.app_version not in (source, target):
-            record = secret_name("linkerd-control-plane", each.number)
-            walk.cluster.delete("v1", "Secret", record, "linkerd")
     config = {**walk.config, "version": source}
     assert walk.flows.upgrade(config, go_back=True) == {"done": True}
     walk.went_back(source, walk.left)
