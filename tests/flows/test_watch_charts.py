@@ -116,14 +116,14 @@ def events(server: PrefectServer, name: str, source: str) -> list[dict[str, Any]
 
 
 def test_a_release_starts_one_upgrade_and_a_broken_index_none(
-    fresh_sandbox: Callable[..., Sandbox],
+    sandbox: Sandbox,
     mesh_config: ConfigFactory,
     prefect_server: PrefectServer,
     repository: Repository,
     watcher: Callable[..., Any],
 ) -> None:
     config = mesh_config(
-        fresh_sandbox(),
+        sandbox,
         name="subscribed",
         version="edge-25.4.4",
         upgrade={"automatic": "unattended"},
@@ -154,7 +154,7 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
     block = started[0]["parameters"]["mesh"]["$ref"]["block_document_id"]
     assert block
 
-    # The run works with the block's mesh: it goes to its cluster, which has none yet.
+    # The run works with the block's mesh: it goes to its cluster, which has none.
     ended = watcher("execute", run=started[0]["id"])
     assert ended["state"] == "Failed"
     assert "a mesh that was installed by Helm" in ended["message"]
