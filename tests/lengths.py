@@ -14,8 +14,8 @@ import pytest
 LENGTHS: dict[str, int] = {
     "deployments": 744,
     "mesh stable-2.14.10": 502,
-    "walk": 346,
     "smoke": 353,
+    "walk": 346,
     "exact roles": 303,
     "team": 285,
     "tests/flows/test_upgrade_gates.py": 250,
