@@ -94,12 +94,9 @@ def walk(
     whole_mesh: WholeMesh, flows: Flows, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Walk]:
     first, folder = HOPS[0][0], tmp_path_factory.mktemp("walk")
-    # So long the next run waits for one that died.
-    patience = {"lease_seconds": 3, "settle_seconds": 3}
-    with whole_mesh(Path(__file__), folder, name="walk", version=first, upgrade=patience) as (
-        sandbox,
-        config,
-    ):
+    settled = {"settle_seconds": 3}
+    with whole_mesh(Path(__file__), folder, name="walk", version=first, upgrade=settled) as made:
+        sandbox, config = made
         make_custom_resources(sandbox.cluster(), first)
         yield Walk(sandbox, config, flows)
 
