@@ -13,6 +13,12 @@ from platformdirs import user_state_path
 
 from prefect_linkerd.server.prefect_server import DATABASE, PrefectServer
 
+UNUSED = {
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+}
+"""A seventh of what starting the server costs: nobody looks for Prefect's own blocks on a form."""
+
 
 def home() -> Path:
     """Where its data stays between runs: a folder for each version of Prefect.
@@ -46,6 +52,7 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
         fcntl.flock(users, fcntl.LOCK_EX)
         if not (folder / DATABASE).exists():
             say("Preparing a Prefect server of your own; the first time this takes half a minute.")
+        os.environ.update(UNUSED)
         server.start()
         fcntl.flock(users, fcntl.LOCK_SH)
         os.environ.update(server.environment)

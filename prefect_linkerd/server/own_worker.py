@@ -6,6 +6,7 @@ The flow takes names of blocks and a deployment; here both are made on the fleet
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
@@ -32,6 +33,11 @@ from prefect_linkerd.tasks.names import TAG, deployment_name
 POOL = "terminal"
 STAY: dict[str, Any] = {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
 """Without a step Prefect copies the whole folder that the command was given in, for every run."""
+COMMAND = shlex.join([sys.executable, "-m", "prefect.engine"])
+"""By default Prefect's worker has three processes for a run, each of which imports Prefect anew.
+
+Two of them fetch the run's code, which is installed here.
+"""
 
 
 @contextmanager
@@ -87,6 +93,7 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
             work_pool_name=POOL,
             entrypoint_type=EntrypointType.MODULE_PATH,
             tags=[TAG],
+            job_variables={"command": COMMAND},
         ),
     )
     applied: UUID = deployment.apply()
