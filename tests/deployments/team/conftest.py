@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -31,8 +32,11 @@ class TeamServer:
     def get(self, path: str, replica: int = 1) -> Any:
         return request("GET", f"{self.team.urls[replica]}/api/{path}")
 
+    def request(self, method: str, path: str, replica: int = 1, **body: Any) -> Any:
+        return request(method, f"{self.team.urls[replica]}/api/{path}", body)
+
     def ask(self, path: str, replica: int = 1, **body: Any) -> Any:
-        return request("POST", f"{self.team.urls[replica]}/api/{path}", body)
+        return self.request("POST", path, replica, **body)
 
     def state(self, run: str) -> dict[str, Any]:
         return self.get(f"flow_runs/{run}")["state"]
@@ -61,7 +65,11 @@ class TeamServer:
 @pytest.fixture(scope="package")
 def server(binaries: Binaries) -> Iterator[TeamServer]:
     """The server with some of the deployments, its work pool made by `prefect deploy`."""
-    with pytest.MonkeyPatch.context() as patch, Team() as team:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        # Nobody looks at its pages, nor for Prefect's own blocks.
+        patch.setenv("PREFECT_SERVER_UI_ENABLED", "false")
+        patch.setenv("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
+        team = stack.enter_context(Team())
         patch.setenv("PATH", os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]]))
         names = [word for name in DEPLOYED for word in ("--name", name)]
         done = subprocess.run(

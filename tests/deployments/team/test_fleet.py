@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.names import full_name
 from sandbox.cluster import Sandbox
 from tests.deployments.team.conftest import BY_HAND, TeamServer
 from tests.support.deployed_runs import Executed, Executor
@@ -52,6 +55,7 @@ def was_run(server: TeamServer, words: list[str]) -> bool:
 def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     server: TeamServer, executor: Executor, meshes: dict[str, str], cluster: Cluster
 ) -> None:
+    runs_in_one_process(server, "check_certificates")
     server.await_worker("fleet-worker", replica=1)
     assert [words for words in of_the_docs() if not was_run(server, words)] == []
     parameters: dict[str, Any] = {
@@ -101,6 +105,17 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     assert [r["name"].rpartition(" ")[2] for r in runs] == ["canary", "weak", "weak", "last"]
     assert all(one["end_time"] <= other["start_time"] for one, other in pairwise(runs))
     server.team.kill("fleet-worker")
+
+
+def runs_in_one_process(server: TeamServer, deployment: str) -> None:
+    """What a team may set: a worker has three processes for a run else, each with an own Prefect.
+
+    Those are in test_lost_machine.
+    """
+    found = server.get(f"deployments/name/{full_name(deployment)}")
+    command = shlex.join([sys.executable, "-m", "prefect.engine"])
+    variables = {**found["job_variables"], "command": command}
+    server.request("PATCH", f"deployments/{found['id']}", job_variables=variables)
 
 
 def execute(executor: Executor, run: str) -> Executed:
