@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
+from prefect_linkerd.mesh.config.model import MeshConfig, TrustAnchorConfig
 from prefect_linkerd.mesh.identity.trust_anchor import ISSUER_SECRET, KeyStore
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
@@ -29,8 +31,9 @@ from sandbox.cluster import Sandbox
 from tests.support.deployed_runs import Executed, Executor
 from tests.support.ended import end_anchor, everything_verifies
 from tests.support.invariant import Invariant
-from tests.support.meshes import add_workloads, configuration, install
+from tests.support.meshes import add_workloads, configuration, install, store_of
 from tests.support.prefect_servers import Server, everything_kept, on_server
+from tests.support.ready_meshes import ReadyMesh, ReadyMeshes
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 
@@ -139,28 +142,23 @@ class Run:
         assert kept == self.made["parameters"]
 
 
+@contextmanager
 def named(
     name: str,
+    config: MeshConfig,
+    sandbox: Sandbox,
     server: Server,
     executor: Executor,
     binaries: Binaries,
-    shared: Path,
     folder: Path,
-    version: str,
-    **more: Any,
 ) -> Iterator[Named]:
-    with (
-        Sandbox(name, binaries=binaries) as sandbox,
-        on_server(server.api),
-    ):
-        config = configuration(version, shared, folder, name=name, **more)
-        content = config.model_dump() | {"access": {"kubeconfig": str(sandbox.kubeconfig)}}
-        mesh = LinkerdMesh.model_validate(content)
+    """An installed mesh, with workloads, once it has been saved as a block."""
+    with on_server(server.api):
+        access = {"kubeconfig": str(sandbox.kubeconfig)}
+        mesh = LinkerdMesh.model_validate(config.model_dump() | {"name": name, "access": access})
         mesh.save(name)
-        made = Named(server, executor, sandbox, mesh, binaries.helm, folder)
-        install(made.cluster, mesh, str(binaries.helm), made.store)
-        add_workloads(made.cluster, WORKLOADS)
-        yield made
+        add_workloads(sandbox.cluster(), WORKLOADS)
+        yield Named(server, executor, sandbox, mesh, binaries.helm, folder)
         LinkerdMesh.delete(name)
 
 
@@ -169,22 +167,28 @@ def south(
     server: Server,
     executor: Executor,
     binaries: Binaries,
+    ready_meshes: ReadyMeshes,
     shared_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Named]:
     """Its anchor's key is in a Prefect Secret block, and its proxies renew every minute or so."""
-    short = {"identity": {"issuer": {"issuanceLifetime": "60s"}}}
-    yield from named(
-        "south",
-        server,
-        executor,
-        binaries,
-        shared_dir,
-        tmp_path_factory.mktemp("south"),
-        "edge-26.8.3",
-        trust_anchor={"custody": "offline"},
-        values={"inline": short},
-    )
+    folder = tmp_path_factory.mktemp("south")
+    short = {"inline": {"identity": {"issuer": {"issuanceLifetime": "60s"}}}}
+
+    def configured(place: Path) -> MeshConfig:
+        return configuration("edge-26.8.3", shared_dir, place, values=short)
+
+    def install_it(sandbox: Sandbox, place: Path) -> None:
+        install(sandbox.cluster(), configured(place), str(binaries.helm))
+
+    with ready_meshes.copy("short certificates", folder, install_it) as sandbox:
+        config = configured(folder)
+        pair = store_of(sandbox.cluster(), config).load()
+        assert pair is not None
+        config.trust_anchor = TrustAnchorConfig(custody="offline")
+        with named("south", config, sandbox, server, executor, binaries, folder) as found:
+            found.store.store_once(pair)
+            yield found
 
 
 def fingerprint(pair: KeyPair) -> str:
@@ -285,15 +289,14 @@ def test_a_new_issuer_waits_for_approval_and_for_nothing_else(south: Named) -> N
 def test_a_mesh_whose_anchor_has_ended_is_recovered(
     version: str,
     issuer: str,
+    ready_mesh: ReadyMesh,
     server: Server,
     executor: Executor,
     binaries: Binaries,
-    shared_dir: Path,
     tmp_path: Path,
 ) -> None:
-    for lost in named(
-        "ended", server, executor, binaries, shared_dir, tmp_path, version, issuer=issuer
-    ):
+    sandbox, config = ready_mesh(version, issuer)
+    with named("ended", config, sandbox, server, executor, binaries, tmp_path) as lost:
         ended = end_anchor(lost.sandbox, lost.mesh, str(lost.helm), lost.store)
         accepted = {**OPTIONS, "accept_downtime": True}
         lost.start("rotate_anchor", action="recover", options=accepted).await_end()

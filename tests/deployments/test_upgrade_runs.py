@@ -13,11 +13,9 @@ import pytest
 
 from prefect_linkerd.mesh.helm.records import read_releases
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
-from sandbox.binaries import Binaries
-from sandbox.cluster import Sandbox
 from tests.support.deployed_runs import Executed, Executor
-from tests.support.meshes import configuration, install
 from tests.support.prefect_servers import Inbox, Server, on_server
+from tests.support.ready_meshes import ReadyMesh
 from tests.support.upgrades import proxies
 from tests.support.waiting import eventually
 
@@ -56,69 +54,65 @@ def test_a_run_waits_for_its_window_and_for_a_person(
     server: Server,
     executor: Executor,
     inbox: Inbox,
-    binaries: Binaries,
-    shared_dir: Path,
-    tmp_path: Path,
+    ready_mesh: ReadyMesh,
 ) -> None:
-    with Sandbox("approved", binaries=binaries) as sandbox:
-        cluster = sandbox.cluster()
-        access = {"kubeconfig": str(sandbox.kubeconfig)}
-        config = configuration(SOURCE, shared_dir, tmp_path, name="approved", access=access)
-        install(cluster, config, str(binaries.helm))
-        installed = read_releases(cluster)
+    sandbox, config = ready_mesh(SOURCE)
+    cluster = sandbox.cluster()
+    own = {"name": "approved", "access": {"kubeconfig": str(sandbox.kubeconfig)}}
+    installed = read_releases(cluster)
 
-        def save(**policy: Any) -> None:
-            with on_server(server.api):
-                content = config.model_dump() | {"upgrade": policy}
-                LinkerdMesh.model_validate(content).save("approved", overwrite=True)
-
-        # Outside the window: put off until it opens, with the same parameters, once.
-        later = datetime.now(UTC) + timedelta(hours=12)
-        save(window={"cron": f"{later.minute} {later.hour} * * *", "duration_minutes": 30})
-        early = [begin(server) for _ in range(2)]
-        for run in early:
-            with executed(executor, run):
-                pass
-            assert state(server, run)["type"] == "COMPLETED", state(server, run)
-        wanted = [r for r in server.runs("upgrade") if r["parameters"].get("mesh") == MESH]
-        [put_off] = [run for run in wanted if run["id"] not in early]
-        assert put_off["parameters"] == {"mesh": MESH, "to": TARGET}
-        assert put_off["state"]["type"] == "SCHEDULED"
-        opening = datetime.fromisoformat(put_off["expected_start_time"])
-        assert opening == later.replace(second=0, microsecond=0)
-        assert read_releases(cluster) == installed
-
-        # Inside the window, a person says no.
-        save(window={"cron": "* * * * *", "duration_minutes": 5}, approval=True)
-        refused = begin(server)
-        with executed(executor, refused):
-            eventually(lambda: state(server, refused)["type"] == "PAUSED")
-            plan = server.get("artifacts/linkerd-approved-upgrade-plan/latest")["data"]
-            assert f"upgrade from {SOURCE} to {TARGET}" in plan
-            assert read_releases(cluster) == installed
-            eventually(lambda: inbox.about(f"upgrade approved {TARGET} waits for approval"))
-            server.ask(f"flow_runs/{refused}/resume", run_input={"approved": False})
-        assert state(server, refused)["type"] == "FAILED"
-        assert "found that it was rejected" in state(server, refused)["message"]
-        assert read_releases(cluster) == installed
-
-        # And yes.
-        approved = begin(server)
-        with executed(executor, approved):
-            eventually(lambda: state(server, approved)["type"] == "PAUSED")
-            server.ask(f"flow_runs/{approved}/resume", run_input={"approved": True})
-        assert state(server, approved)["type"] == "COMPLETED", state(server, approved)
-        assert proxies(cluster) == {TARGET}
-        page = server.get("artifacts/linkerd-approved-upgrade/latest")["data"]
-        assert f"Mesh approved: upgraded to {TARGET}" in page
-        upgraded = {
-            "event": {"name": ["linkerd.mesh.upgraded"]},
-            "resource": {"id": ["linkerd.mesh.approved"]},
-        }
-        [event] = eventually(lambda: server.ask("events/filter", filter=upgraded)["events"])
-        assert (event["payload"]["from"], event["payload"]["to"]) == (SOURCE, TARGET)
-        # The block says what is installed, so that bootstrap and the next upgrade begin with it.
+    def save(**policy: Any) -> None:
         with on_server(server.api):
-            stored = LinkerdMesh.load("approved")
-            assert (stored.version, stored.upgrade.approval) == (TARGET, True)
-            LinkerdMesh.delete("approved")
+            content = config.model_dump() | own | {"upgrade": policy}
+            LinkerdMesh.model_validate(content).save("approved", overwrite=True)
+
+    # Outside the window: put off until it opens, with the same parameters, once.
+    later = datetime.now(UTC) + timedelta(hours=12)
+    save(window={"cron": f"{later.minute} {later.hour} * * *", "duration_minutes": 30})
+    early = [begin(server) for _ in range(2)]
+    for run in early:
+        with executed(executor, run):
+            pass
+        assert state(server, run)["type"] == "COMPLETED", state(server, run)
+    wanted = [r for r in server.runs("upgrade") if r["parameters"].get("mesh") == MESH]
+    [put_off] = [run for run in wanted if run["id"] not in early]
+    assert put_off["parameters"] == {"mesh": MESH, "to": TARGET}
+    assert put_off["state"]["type"] == "SCHEDULED"
+    opening = datetime.fromisoformat(put_off["expected_start_time"])
+    assert opening == later.replace(second=0, microsecond=0)
+    assert read_releases(cluster) == installed
+
+    # Inside the window, a person says no.
+    save(window={"cron": "* * * * *", "duration_minutes": 5}, approval=True)
+    refused = begin(server)
+    with executed(executor, refused):
+        eventually(lambda: state(server, refused)["type"] == "PAUSED")
+        plan = server.get("artifacts/linkerd-approved-upgrade-plan/latest")["data"]
+        assert f"upgrade from {SOURCE} to {TARGET}" in plan
+        assert read_releases(cluster) == installed
+        eventually(lambda: inbox.about(f"upgrade approved {TARGET} waits for approval"))
+        server.ask(f"flow_runs/{refused}/resume", run_input={"approved": False})
+    assert state(server, refused)["type"] == "FAILED"
+    assert "found that it was rejected" in state(server, refused)["message"]
+    assert read_releases(cluster) == installed
+
+    # And yes.
+    approved = begin(server)
+    with executed(executor, approved):
+        eventually(lambda: state(server, approved)["type"] == "PAUSED")
+        server.ask(f"flow_runs/{approved}/resume", run_input={"approved": True})
+    assert state(server, approved)["type"] == "COMPLETED", state(server, approved)
+    assert proxies(cluster) == {TARGET}
+    page = server.get("artifacts/linkerd-approved-upgrade/latest")["data"]
+    assert f"Mesh approved: upgraded to {TARGET}" in page
+    upgraded = {
+        "event": {"name": ["linkerd.mesh.upgraded"]},
+        "resource": {"id": ["linkerd.mesh.approved"]},
+    }
+    [event] = eventually(lambda: server.ask("events/filter", filter=upgraded)["events"])
+    assert (event["payload"]["from"], event["payload"]["to"]) == (SOURCE, TARGET)
+    # The block says what is installed, so that bootstrap and the next upgrade begin with it.
+    with on_server(server.api):
+        stored = LinkerdMesh.load("approved")
+        assert (stored.version, stored.upgrade.approval) == (TARGET, True)
+        LinkerdMesh.delete("approved")
