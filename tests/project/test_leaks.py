@@ -6,9 +6,11 @@ A finding that is none is added by `detect-secrets scan > .secrets.baseline`, an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,27 @@ import pytest
 from detect_secrets import SecretsCollection
 from detect_secrets.settings import transient_settings
 
+from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
+from sandbox.binaries import cache_folder
 from tests.support.repository import ROOT
 
 BASELINE: dict[str, Any] = json.loads((ROOT / ".secrets.baseline").read_text())
 # Hashes of packages and modules, which are no secrets and look like some; pictures.
 NOT_SCANNED = {"uv.lock", ".secrets.baseline", "go.sum"}
 SETTINGS = {key: BASELINE[key] for key in ("plugins_used", "filters_used")}
+
+CLEAN = cache_folder() / "files-without-secrets"
+"""States of files in which the last scan found nothing new: a scan takes 50 ms of each."""
+
+
+def state(path: str) -> str:
+    """All that decides what a scan of a file finds, and whether that is new."""
+    name = ROOT / path
+    # A link to a folder is in the list as well.
+    content = name.read_bytes() if name.is_file() else b""
+    rest = (version("detect-secrets"), SETTINGS, path, BASELINE["results"].get(path))
+    return hashlib.sha256(json.dumps(rest).encode() + content).hexdigest()
 
 
 def found(root: Path, paths: list[str]) -> set[tuple[str, str]]:
@@ -48,7 +64,10 @@ def test_the_repository_holds_no_secret() -> None:
         for path, findings in BASELINE["results"].items()
         for each in findings
     }
-    assert found(ROOT, paths) - known == set()
+    states = {path: state(path) for path in paths}
+    clean = set(CLEAN.read_text().split()) if CLEAN.exists() else set[str]()
+    assert found(ROOT, [path for path in paths if states[path] not in clean]) - known == set()
+    write_whole(CLEAN, "\n".join(states.values()))
 
 
 def test_a_key_that_slips_in_is_found(tmp_path: Path) -> None:
