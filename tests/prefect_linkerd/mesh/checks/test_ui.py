@@ -39,6 +39,12 @@ PATIENCE = 120_000.0
 """Milliseconds that a page may take on a busy machine."""
 
 
+FOLLOW = """path => {
+    history.pushState({}, '', path);
+    dispatchEvent(new PopStateEvent('popstate', {state: history.state}));
+}"""
+NOWHERE, NOT_FOUND = "/nowhere", "Page not found"
+
 REPORT = "table, [class*=markdown], [class*=prose]"
 CUT_OFF = """report => [...document.querySelectorAll('body *')]
     .filter(it => it.closest(report) || it.querySelector(report))
@@ -63,6 +69,15 @@ class Browser:
         """Goes to a page and waits for a text of it."""
         self.page.set_viewport_size({"width": 1280, "height": height})
         self.page.goto(f"{self._url}/{path}")
+        self.says(text)
+
+    def follow(self, path: str, text: str, *, height: int = 900) -> None:
+        """Goes to a page of the UI that is open, as its own links do: nothing is loaded again."""
+        self.page.set_viewport_size({"width": 1280, "height": height})
+        # What is seen then is not left of a page of the same kind.
+        self.page.evaluate(FOLLOW, NOWHERE)
+        self.page.get_by_text(NOT_FOUND, exact=True).wait_for()
+        self.page.evaluate(FOLLOW, f"/{path}")
         self.says(text)
 
     def picture(self, name: str) -> None:
@@ -174,7 +189,7 @@ def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) ->
     browser.open("automations", f"linkerd: rotate_issuer of mesh {NAME}")
     browser.says(f"linkerd: rotate_anchor of mesh {NAME}")
     browser.picture("automations")
-    browser.open("events", "Event Feed")
+    browser.follow("events", "Event Feed")
     verdict = {"event": {"prefix": ["linkerd.mesh."]}}
     assert eventually(lambda: server.ask("events/filter", filter=verdict)["events"])
     # The schedules of prefect.yaml make runs by themselves.
@@ -187,7 +202,7 @@ def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) ->
 
 
 def _looks_at_the_form(browser: Browser, name: str, deployment: dict[str, Any]) -> None:
-    browser.open(f"deployments/deployment/{deployment['id']}/run", "Run Name", height=2400)
+    browser.follow(f"deployments/deployment/{deployment['id']}/run", "Run Name", height=2400)
     schema = deployment["parameter_openapi_schema"]
     fields = list(fields_of(schema, schema.get("definitions") or {}))
     browser.says(next(iter(schema["properties"])))
@@ -249,7 +264,7 @@ def _sees_the_run(browser: Browser, run: str) -> None:
     eventually(lambda: server.get(f"flow_runs/{run}")["state"]["type"] in ended, timeout=300)
     state = server.get(f"flow_runs/{run}")["state"]
     assert state["type"] == "COMPLETED", state
-    browser.open(f"runs/flow-run/{run}", "Task Runs")
+    browser.follow(f"runs/flow-run/{run}", "Task Runs")
     browser.says("publish")
     browser.picture("run")
     page.get_by_text("Artifacts", exact=True).first.click()
@@ -266,16 +281,17 @@ def _sees_the_run(browser: Browser, run: str) -> None:
 
 def _reads_the_reports(browser: Browser, path: str, by_key: dict[str, str], mark: str) -> None:
     """All of them, in one of the two UIs: nothing is cut off."""
-    browser.open(f"{path}/{by_key[f'linkerd-{NAME}-verify']}", "Certificates")
+    go = browser.open if mark else browser.follow
+    go(f"{path}/{by_key[f'linkerd-{NAME}-verify']}", "Certificates")
     for text in ("checks passed", "Secret/linkerd/linkerd-identity-issuer", "CNI is not enabled"):
         browser.says(text)
     assert not browser.cut_off()
     browser.picture(f"report{mark}")
-    browser.open(f"{path}/{by_key[f'linkerd-{NAME}-verify-checks']}", "result")
+    go(f"{path}/{by_key[f'linkerd-{NAME}-verify-checks']}", "result")
     browser.says("l5d-")
     assert not browser.cut_off()
     browser.picture(f"checks{mark}")
-    browser.open(f"{path}/{by_key[f'linkerd-{NAME}-certificates']}", "Secret/linkerd/")
+    go(f"{path}/{by_key[f'linkerd-{NAME}-certificates']}", "Secret/linkerd/")
     picture = browser.page.locator("img[src^='data:image/svg+xml']").first
     picture.wait_for()
     # It is drawn, and not the sign of a broken picture.
