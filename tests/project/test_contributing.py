@@ -18,6 +18,7 @@ from tests.support.ready_meshes import ReadyMesh
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.slow
+one_copy = pytest.mark.xdist_group("contributing")
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 EXAMPLE = re.compile(
@@ -88,6 +89,7 @@ def test_the_page_has_the_three_tasks() -> None:
     assert len(COMMANDS) == 3
 
 
+@one_copy
 def test_what_the_page_adds_lacks_nothing(copy: Path) -> None:
     """Of the tests that name what is lacking, those that need only Python."""
     done = python(
@@ -117,6 +119,7 @@ def test_the_flow_of_the_page_passes_its_own_test(
     )
 
 
+@one_copy
 def test_the_examples_are_typed_and_formatted_as_the_project_is(copy: Path) -> None:
     paths = {example["path"] for example in EXAMPLE.finditer(PAGE) if example["path"][-2:] == "py"}
     for command in ("check", "format"):
