@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 
 from prefect_linkerd.server.loopback import NO_TLS
 from prefect_linkerd.server.prefect_server import PrefectServer
+from prefect_linkerd.tasks.names import full_name
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 
@@ -45,6 +47,18 @@ def request(method: str, url: str, body: Any = None) -> Any:
 def ask(server: PrefectServer, path: str, **body: Any) -> Any:
     """What a server answers to a question with a body."""
     return request("POST", f"{server.url}/api/{path}", body)
+
+
+def runs_in_one_process(api: str, deployment: str) -> None:
+    """What somebody may set: by default a worker has three processes for a run of a deployment.
+
+    Each imports Prefect, and two of them only fetch code that is installed. A run in
+    test_lost_machine is as it is by default.
+    """
+    found = request("GET", f"{api}/deployments/name/{full_name(deployment)}")
+    command = shlex.join([sys.executable, "-m", "prefect.engine"])
+    variables = {**found["job_variables"], "command": command}
+    request("PATCH", f"{api}/deployments/{found['id']}", {"job_variables": variables})
 
 
 def events(server: PrefectServer, mesh: str, prefix: str, number: int = 1) -> list[dict[str, Any]]:

@@ -32,11 +32,8 @@ class TeamServer:
     def get(self, path: str, replica: int = 1) -> Any:
         return request("GET", f"{self.team.urls[replica]}/api/{path}")
 
-    def request(self, method: str, path: str, replica: int = 1, **body: Any) -> Any:
-        return request(method, f"{self.team.urls[replica]}/api/{path}", body)
-
     def ask(self, path: str, replica: int = 1, **body: Any) -> Any:
-        return self.request("POST", path, replica, **body)
+        return request("POST", f"{self.team.urls[replica]}/api/{path}", body)
 
     def state(self, run: str) -> dict[str, Any]:
         return self.get(f"flow_runs/{run}")["state"]

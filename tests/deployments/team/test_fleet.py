@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,13 +15,12 @@ import pytest
 
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
-from prefect_linkerd.tasks.names import full_name
 from sandbox.cluster import Sandbox
 from tests.deployments.team.conftest import BY_HAND, TeamServer
 from tests.support.deployed_runs import Executed, Executor
 from tests.support.fleets import give_certificates, stand_ins
 from tests.support.pages import of
-from tests.support.prefect_servers import on_server
+from tests.support.prefect_servers import on_server, runs_in_one_process
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("team")
@@ -55,7 +52,7 @@ def was_run(server: TeamServer, words: list[str]) -> bool:
 def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     server: TeamServer, executor: Executor, meshes: dict[str, str], cluster: Cluster
 ) -> None:
-    runs_in_one_process(server, "check_certificates")
+    runs_in_one_process(f"{server.team.urls[1]}/api", "check_certificates")
     server.await_worker("fleet-worker", replica=1)
     assert [words for words in of_the_docs() if not was_run(server, words)] == []
     parameters: dict[str, Any] = {
@@ -105,17 +102,6 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     assert [r["name"].rpartition(" ")[2] for r in runs] == ["canary", "weak", "weak", "last"]
     assert all(one["end_time"] <= other["start_time"] for one, other in pairwise(runs))
     server.team.kill("fleet-worker")
-
-
-def runs_in_one_process(server: TeamServer, deployment: str) -> None:
-    """What a team may set: a worker has three processes for a run else, each with an own Prefect.
-
-    Those are in test_lost_machine.
-    """
-    found = server.get(f"deployments/name/{full_name(deployment)}")
-    command = shlex.join([sys.executable, "-m", "prefect.engine"])
-    variables = {**found["job_variables"], "command": command}
-    server.request("PATCH", f"deployments/{found['id']}", job_variables=variables)
 
 
 def execute(executor: Executor, run: str) -> Executed:

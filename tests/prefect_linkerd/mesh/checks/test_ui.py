@@ -24,7 +24,7 @@ from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from tests.support.installed import DEFAULT, InstalledMesh, on
 from tests.support.meshes import PASSPHRASE
-from tests.support.prefect_servers import Server
+from tests.support.prefect_servers import Server, runs_in_one_process
 from tests.support.processes import uncopied_folder
 from tests.support.waiting import eventually
 
@@ -122,6 +122,7 @@ def server(
     with PrefectServer(folder / "prefect") as running:
         server = Server(running)
         server.command("prefect_linkerd.deployments.register", "--mesh", str(folder / "mesh.yaml"))
+        runs_in_one_process(server.api, "verify_mesh")
         environment = os.environ | running.environment
         environment["PATH"] = os.pathsep.join([str(Path(helm_path).parent), environment["PATH"]])
         with (folder / "worker.log").open("w") as log:
