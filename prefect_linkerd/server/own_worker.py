@@ -34,7 +34,7 @@ POOL = "terminal"
 STAY: dict[str, Any] = {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
 """Without a step Prefect copies the whole folder that the command was given in, for every run."""
 COMMAND = shlex.join([sys.executable, "-m", "prefect.engine"])
-"""By default Prefect's worker has three processes for a run, each of which imports Prefect anew.
+"""By default Prefect's worker has three processes for a run, each of which imports Prefect.
 
 Two of them fetch the run's code, which is installed here.
 """
