@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
+from tests.conftest import UNUSED_SERVICES
 from tests.support.deployed_runs import Executor, executor_for
 from tests.support.prefect_servers import Inbox, Server, on_server
 
@@ -63,7 +65,12 @@ def server(
 
     The latter for a mesh, with a place to notify; `server.deployed` is what there was before.
     """
-    with PrefectServer(tmp_path_factory.mktemp("fresh")) as running:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            # Here are schedules and no workers.
+            for service in set(UNUSED_SERVICES) - {"SCHEDULER"}:
+                patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
+            running = stack.enter_context(PrefectServer(tmp_path_factory.mktemp("fresh")))
         server = Server(running)
         server.command(*DEPLOY)
         server.deployed = server.everything()
