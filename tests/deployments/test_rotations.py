@@ -171,9 +171,9 @@ def south(
     shared_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Named]:
-    """Its anchor's key is in a Prefect Secret block, and its proxies renew every minute or so."""
+    """Its anchor's key is in a Prefect Secret block, and its proxies renew every half minute."""
     folder = tmp_path_factory.mktemp("south")
-    short = {"inline": {"identity": {"issuer": {"issuanceLifetime": "60s"}}}}
+    short = {"inline": {"identity": {"issuer": {"issuanceLifetime": "20s"}}}}
 
     def configured(place: Path) -> MeshConfig:
         return configuration("edge-26.8.3", shared_dir, place, values=short)
