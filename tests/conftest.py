@@ -23,7 +23,7 @@ from sandbox.cluster import GARBAGE, Sandbox
 from tests.lengths import length
 from tests.support import shared
 from tests.support.meshes import add_workloads, configuration
-from tests.support.one_server import one_server
+from tests.support.one_server import UNUSED_SERVICES, one_server
 from tests.support.ready_meshes import ReadyMesh, ReadyMeshes, ready_control_plane
 from tests.support.repository import ROOT
 
@@ -55,17 +55,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 NEEDS_MORE = {"binaries", "prefect_server"} | (set() if shared.IS_REAL else {"shared_dir"})
 """Fixtures whose tests need more than Python: programs of a cluster, or a Prefect server."""
-
-
-UNUSED_SERVICES = (
-    "CANCELLATION_CLEANUP",
-    "FOREMAN",
-    "LATE_RUNS",
-    "PAUSE_EXPIRATIONS",
-    "REPOSSESSOR",
-    "SCHEDULER",
-)
-"""Of a Prefect server that has no schedules and no workers."""
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:

@@ -13,8 +13,8 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.server.prefect_server import PrefectServer
 from sandbox.binaries import Binaries
 from sandbox.cluster import Sandbox
-from tests.conftest import UNUSED_SERVICES
 from tests.support.deployed_runs import Executor, executor_for
+from tests.support.one_server import UNUSED_SERVICES
 from tests.support.prefect_servers import Inbox, Server, on_server
 
 DEPLOY = ("prefect", "deploy", "--all")

@@ -12,6 +12,16 @@ from filelock import FileLock
 from prefect_linkerd.server.prefect_server import PrefectServer
 from tests.support.waiting import eventually
 
+UNUSED_SERVICES = (
+    "CANCELLATION_CLEANUP",
+    "FOREMAN",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "REPOSSESSOR",
+    "SCHEDULER",
+)
+"""Of a Prefect server that has no schedules and no workers."""
+
 PATIENCE = 3600.0
 """Seconds that it is kept for others at most, which may still be at their longest tests."""
 
