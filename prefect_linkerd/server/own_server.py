@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 from platformdirs import user_state_path
 
@@ -46,15 +47,21 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
     folder.chmod(0o700)
     server = PrefectServer(folder, detached=True)
     before = dict(os.environ)
-    with (folder / "users.lock").open("w") as users:
-        # Starting and stopping are for one process alone; while flows run many may share it.
+    with (
+        (folder / "server.lock").open("w") as turn,
+        (folder / "users.lock").open("w") as users,
+    ):
+        # Starting and stopping are for one process alone; while flows run many share it.
         # By flock itself: none of filelock's locks goes from one to the other while it is held.
-        fcntl.flock(users, fcntl.LOCK_EX)
-        if not (folder / DATABASE).exists():
-            say("Preparing a Prefect server of your own; the first time this takes half a minute.")
-        os.environ.update(UNUSED)
-        server.start()
-        fcntl.flock(users, fcntl.LOCK_SH)
+        with _held(turn):
+            if not (folder / DATABASE).exists():
+                say(
+                    "Preparing a Prefect server of your own; the first time this takes half a "
+                    "minute."
+                )
+            os.environ.update(UNUSED)
+            server.start()
+            fcntl.flock(users, fcntl.LOCK_SH)
         os.environ.update(server.environment)
         # A plain thread has the global settings alone.
         refresh_global_settings_context()
@@ -64,14 +71,25 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
             _send_all()
             os.environ.clear()
             os.environ.update(before)
-            try:
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # Another run still uses it, and ends it.
-                pass
-            else:
-                server.stop()
+            with _held(turn):
+                try:
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    # Another run still uses it, and ends it.
+                    pass
+                else:
+                    server.stop()
+                fcntl.flock(users, fcntl.LOCK_UN)
             refresh_global_settings_context()
+
+
+@contextmanager
+def _held(lock: IO[str]) -> Generator[None]:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _send_all() -> None:

@@ -7,7 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from tests.support.waiting import eventually
 
 COMMAND = (Path(sys.executable).with_name("prefect-linkerd"), "fleet")
 MESHES = ("canary", "weak", "last")
+USES_SERVER = """
+import sys
+from prefect_linkerd.server.own_server import own_server
+with own_server(lambda _: None):
+    print("has it", flush=True)
+    sys.stdin.read()
+"""
 
 
 class Terminal:
@@ -64,6 +72,27 @@ class Terminal:
         process.wait()
         eventually(lambda: not processes_with(name))
 
+    @contextmanager
+    def another_user(self) -> Iterator[None]:
+        """Another command of this user, which has the same server."""
+        with subprocess.Popen(
+            [sys.executable, "-c", USES_SERVER],
+            cwd=self._cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+        ) as process:
+            assert process.stdout is not None
+            assert "has it" in process.stdout.read(len("has it"))
+            yield
+            process.communicate(timeout=60)
+        assert process.returncode == 0
+
+    @property
+    def has_server(self) -> bool:
+        return (self._state / "prefect-linkerd" / home().name / "server.pid").exists()
+
     def runs(self) -> list[tuple[str, str]]:
         """The names of the meshes' runs, in order, with their last states."""
         database = self._state / "prefect-linkerd" / home().name / "prefect.db"
@@ -96,7 +125,10 @@ def test_a_fleet_of_files_stops_and_goes_on(
         assert (planned["canaries"], planned["rest"]) == (["canary"], ["weak", "last"])
 
         terminal.killed(*files, *round_)
-        stopped = terminal.fleet(*files, *round_, code=1)
+        with terminal.another_user():
+            stopped = terminal.fleet(*files, *round_, code=1)
+            assert terminal.has_server
+        assert not terminal.has_server
         assert stopped["error"] == "FleetStopped"
         assert stopped["found"] == "1 of 3 meshes succeeded; failed: weak (Failed)"
 
@@ -110,6 +142,6 @@ def test_a_fleet_of_files_stops_and_goes_on(
             ("last", "COMPLETED"),
         ]
     # Nothing of it runs on.
+    assert not terminal.has_server
     folder = tmp_path / "state/prefect-linkerd" / home().name
-    assert not (folder / "server.pid").exists()
     assert "worker" in (folder / "fleet.log").read_text().lower()
