@@ -11,7 +11,13 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import ApiError, PreflightFailed
 from prefect_linkerd.mesh.helm.records import read_releases
 from prefect_linkerd.mesh.kubernetes.client import Cluster
-from prefect_linkerd.mesh.kubernetes.permissions import Permission, all_at_once, denied, in_words
+from prefect_linkerd.mesh.kubernetes.permissions import (
+    EVERYTHING,
+    Permission,
+    all_at_once,
+    denied,
+    in_words,
+)
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import permissions
 from prefect_linkerd.mesh.uninstall.options import UninstallOptions
@@ -58,6 +64,25 @@ def test_what_is_allowed_in_some_namespaces_is_asked_in_each() -> None:
     assert denied(cast("Cluster", server), [*asked, asked[2]]) == [asked[2]]
     assert server.asked[0] == everywhere
     assert sorted(server.asked[1:], key=str) == asked
+
+
+def test_who_may_do_everything_is_asked_once() -> None:
+    asked = [Permission("get", f"kind-{n}s") for n in range(20)]
+    server = Answering(EVERYTHING)
+    assert denied(cast("Cluster", server), asked) == []
+    assert server.asked == [EVERYTHING]
+    other = Answering(*asked[1:])
+    assert denied(cast("Cluster", other), asked) == asked[:1]
+
+
+def test_who_may_do_everything_may_do_it_by_the_api_server(
+    cluster: Cluster, namespace: str
+) -> None:
+    who = {"name": "nobody", "namespace": namespace}
+    cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": who})
+    asked = permissions(MeshConfig())
+    assert denied(cluster, asked) == []
+    assert denied(as_account(cluster, namespace, "nobody"), asked) == list(dict.fromkeys(asked))
 
 
 def test_one_refused_read_names_everything(cluster: Cluster, namespace: str) -> None:
