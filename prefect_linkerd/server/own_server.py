@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
+from filelock import FileLock
 from platformdirs import user_state_path
 
 from prefect_linkerd.server.prefect_server import DATABASE, PrefectServer
@@ -19,6 +19,8 @@ UNUSED = {
     "PREFECT_SERVER_UI_ENABLED": "false",
 }
 """A seventh of what starting the server costs: nobody looks for Prefect's own blocks on a form."""
+
+PREPARING = "Preparing a Prefect server of your own; the first time this takes half a minute."
 
 
 def home() -> Path:
@@ -47,20 +49,15 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
     folder.chmod(0o700)
     server = PrefectServer(folder, detached=True)
     before = dict(os.environ)
-    with (
-        (folder / "server.lock").open("w") as turn,
-        (folder / "users.lock").open("w") as users,
-    ):
-        # Starting and stopping are for one process alone; while flows run many share it.
-        # By flock itself: none of filelock's locks goes from one to the other while it is held.
-        with _held(turn):
+    # Starting and stopping are for one process alone; while flows run many share it.
+    turn = FileLock(folder / "server.lock")
+    with (folder / "users.lock").open("w") as users:
+        with turn:
             if not (folder / DATABASE).exists():
-                say(
-                    "Preparing a Prefect server of your own; the first time this takes half a "
-                    "minute."
-                )
+                say(PREPARING)
             os.environ.update(UNUSED)
             server.start()
+            # By flock itself: none of filelock's goes from shared to exclusive while it is held.
             fcntl.flock(users, fcntl.LOCK_SH)
         os.environ.update(server.environment)
         # A plain thread has the global settings alone.
@@ -71,7 +68,7 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
             _send_all()
             os.environ.clear()
             os.environ.update(before)
-            with _held(turn):
+            with turn:
                 try:
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -81,15 +78,6 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
                     server.stop()
                 fcntl.flock(users, fcntl.LOCK_UN)
             refresh_global_settings_context()
-
-
-@contextmanager
-def _held(lock: IO[str]) -> Generator[None]:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _send_all() -> None:
