@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 
 from prefect_linkerd.server.loopback import NO_TLS
+from prefect_linkerd.server.own_worker import COMMAND
 from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.names import full_name
 from tests.support.repository import ROOT
@@ -56,8 +56,7 @@ def runs_in_one_process(api: str, deployment: str) -> None:
     test_lost_machine is as it is by default.
     """
     found = request("GET", f"{api}/deployments/name/{full_name(deployment)}")
-    command = shlex.join([sys.executable, "-m", "prefect.engine"])
-    variables = {**found["job_variables"], "command": command}
+    variables = {**found["job_variables"], "command": COMMAND}
     request("PATCH", f"{api}/deployments/{found['id']}", {"job_variables": variables})
 
 
