@@ -44,8 +44,7 @@ from tests.support.rotations import plan, rotate
 from tests.support.trust_manager import (
     CURRENT,
     SERVERS,
-    documented,
-    install_documented,
+    documented_mesh,
     trusted,
     webhook_ca,
 )
@@ -310,14 +309,11 @@ def test_the_documented_cert_manager_layout_is_looked_after(
     flows: Flows,
 ) -> None:
     source, target = "edge-25.4.4", "edge-26.8.3"
-
-    def install(sandbox: Sandbox, folder: Path) -> None:
-        install_documented(sandbox, helm_path, shared_dir, documented(shared_dir, folder, source))
-        add_workloads(sandbox.cluster(), WORKLOADS)
-
+    install = documented_mesh(source, shared_dir, helm_path)
     with ready_meshes.copy(f"documented {source}", tmp_path, install) as sandbox:
         mesh = Plain(sandbox, helm_path, charts_dir, tmp_path)
         cluster = mesh.cluster
+        add_workloads(cluster, WORKLOADS)
         found = adopted(sandbox, charts_dir)
         assert (working(found), found.missing) == (EVERY_FLOW, ())
         fields: dict[str, Any] = yaml.safe_load(adoption_yaml(found))
@@ -357,11 +353,7 @@ def test_the_documented_webhook_certificates_are_left_to_their_owner(
     ready_meshes: ReadyMeshes, shared_dir: Path, helm_path: str, charts_dir: Path, tmp_path: Path
 ) -> None:
     version = "edge-25.4.4"
-
-    def install(sandbox: Sandbox, folder: Path) -> None:
-        config = documented(shared_dir, folder, version)
-        install_documented(sandbox, helm_path, shared_dir, config, webhook_ca_days=20)
-
+    install = documented_mesh(version, shared_dir, helm_path, webhook_ca_days=20)
     with ready_meshes.copy(f"documented webhooks {version}", tmp_path, install) as sandbox:
         found = adopted(sandbox, charts_dir)
         assert (working(found), found.missing) == (EVERY_FLOW - {"rotate_webhooks"}, ())
