@@ -84,6 +84,7 @@ def test_a_run_outlives_the_api_server_and_no_secret_is_kept_or_printed(
     sandbox, config, key_file = secretive
     done = bootstrap_with_api_server_lost(sandbox, config, run_bootstrap)
     assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout.splitlines()[-1])["ok"]
     # A failing run logs tracebacks: the second one fails in the middle of the flow.
     broken = {**config, "trust_anchor": {**config["trust_anchor"], "passphrase": "wrong" * 4}}
     failed = run_bootstrap(broken, on_server=True)
