@@ -108,7 +108,6 @@ def add_workloads(
                 "kind": "Deployment",
                 "metadata": {"name": name, "namespace": namespace},
                 "spec": {
-                    "revisionHistoryLimit": 0,
                     # None at all: with one the controller writes the progress of each step into
                     # the status, which is a tenth of what a restart costs the cluster.
                     "progressDeadlineSeconds": NO_DEADLINE,
