@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -518,7 +519,7 @@ class Sandbox:
             "kwok",
             binaries.kwok,
             f"--kubeconfig={self._programs_kubeconfig}",
-            f"--config={STAGES}",
+            f"--config={','.join(map(str, self._stages()))}",
             "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
             f"--cidr={POD_CIDR}",
             "--node-ip=127.0.0.1",
@@ -534,6 +535,39 @@ class Sandbox:
             f"--proxies-socket={data}/proxies.sock",
             f"--ready-file={data}/companion.ready",
         )
+
+    def _stages(self) -> list[Path]:
+        """Files with what the simulated nodes do."""
+        if self._saved is None:
+            return [STAGES]
+        # A patch that changes nothing, and so is not sent, for the pods that are there: kwok
+        # learns of a pod's address only with a patch, and would give it to another one.
+        before = datetime.now(UTC).isoformat()
+        known: dict[str, Any] = {
+            "apiVersion": "kwok.x-k8s.io/v1alpha1",
+            "kind": "Stage",
+            "metadata": {"name": "pod-known"},
+            "spec": {
+                "resourceRef": {"apiGroup": "v1", "kind": "Pod"},
+                "selector": {
+                    "matchExpressions": [
+                        {"key": ".metadata.deletionTimestamp", "operator": "DoesNotExist"},
+                        {"key": ".status.podIP", "operator": "Exists"},
+                        {
+                            "key": f'.metadata.creationTimestamp < "{before}"',
+                            "operator": "In",
+                            "values": ["true"],
+                        },
+                    ]
+                },
+                # Any other stage of a pod comes before it.
+                "weight": 0,
+                "next": {"statusTemplate": "podIP: {{ .status.podIP | Quote }}"},
+            },
+        }
+        restored = self.data / "restored.yaml"
+        restored.write_text(yaml.safe_dump(known))
+        return [STAGES, restored]
 
     def _release_nodes(self, cluster: Cluster) -> None:
         """Deletes the Leases by which a former kwok holds the nodes.

@@ -247,6 +247,10 @@ def test_a_restored_sandbox_is_the_one_that_was_saved(
         assert eventually(
             lambda: any(p.namespace == "apps" and p.chain for p in other.proxies()), every=0.1
         )
+        # No pod has the address of another one, whether that was saved or not.
+        meshes.add_workloads(cluster, 20)
+        addresses = [pod["status"]["podIP"] for pod in cluster.list("v1", "Pod")]
+        assert len(addresses) == len(set(addresses))
 
 
 def uids(cluster: Cluster) -> dict[str, str]:
