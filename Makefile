@@ -6,9 +6,9 @@ UV_VERSION := 0.13.9
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
-# Tests on clusters wait half of their time: three for two cores take as long as four, and wait for
-# one another less. Each takes about 1.5 GiB.
-WORKERS ?= $(shell echo $$(( $(CORES) + $(CORES) / 2 )))
+# Of four for two cores three work, and one takes what waits (tests/support/turns.py): four that work
+# take as long as three, and wait for one another more. Each takes about 1.5 GiB.
+WORKERS ?= $(shell echo $$(( $(CORES) * 2 )))
 
 # Container images often set it. Then no process keeps what it compiled, and each of the hundreds that
 # tests start compiles Prefect anew, for four seconds of processor time.

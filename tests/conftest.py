@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tests.support.meshes import add_workloads, configuration
 from tests.support.one_server import UNUSED_SERVICES, one_server
 from tests.support.ready_meshes import ReadyMesh, ReadyMeshes, ready_control_plane
 from tests.support.repository import ROOT
+from tests.support.turns import open_turns, turn
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what it puts into the background with SIGINT ignored, and so would be all
@@ -43,6 +44,9 @@ gc.set_threshold(100_000)
 # Other tests take the processor meanwhile; what hangs is ended by the timeout of every test.
 settings.register_profile("beside others", deadline=None)
 settings.load_profile("beside others")
+
+
+open_turns()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,6 +78,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not fixtures_of(item) & NEEDS_MORE and not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.fast)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Waits for a turn, which is not of the test's time: before all else, its timeout too."""
+    with turn(item):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

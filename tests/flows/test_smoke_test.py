@@ -37,7 +37,11 @@ from tests.support.waiting import eventually, eventually_equal
 
 # One cluster with a mesh for all of them.
 # The rehearsal has none of the kinds that traffic is split by.
-pytestmark = [pytest.mark.real_charts, pytest.mark.xdist_group("smoke")]
+pytestmark = [
+    pytest.mark.real_charts,
+    pytest.mark.waits,
+    pytest.mark.xdist_group("smoke"),
+]
 
 VERSION = "edge-26.8.3"
 

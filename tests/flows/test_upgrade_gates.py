@@ -28,6 +28,7 @@ from tests.support.upgrades import HOPS, installed_alone, proxies, releases
 SOURCE, TARGET = HOPS[-1]
 
 
+@pytest.mark.waits
 @pytest.mark.timeout(1500)
 def test_an_upgrade_goes_back_for_what_is_found_and_arrives_as_its_policy_says(
     ready_mesh: ReadyMesh, mesh_config: ConfigFactory, flows: Flows, tmp_path: Path

@@ -19,7 +19,7 @@ from tests.deployments.team.conftest import TeamServer
 from tests.support.prefect_servers import on_server
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.xdist_group("team")
+pytestmark = [pytest.mark.waits, pytest.mark.xdist_group("team")]
 
 PATIENCE = timedelta(seconds=50)
 """Without a heartbeat; one comes every 30 s at the most often."""

@@ -33,6 +33,7 @@ def failing(cluster: Cluster, config: MeshConfig) -> Failures:
     return frozenset((result.check.id, result.outcome) for result in report.failing)
 
 
+@pytest.mark.waits
 def test_a_cluster_is_ready_until_something_is_in_the_way(
     cluster: Cluster, config: MeshConfig
 ) -> None:

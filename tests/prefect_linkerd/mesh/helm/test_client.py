@@ -222,6 +222,7 @@ def test_a_failed_upgrade_goes_back(
 HOPELESS: dict[str, Any] = {"waits": "ErrImageNeverPull"}
 
 
+@pytest.mark.waits
 def test_helm_is_ended_where_its_pods_cannot_come_up_and_the_next_run_mends_that(
     cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +358,7 @@ def test_without_helm_the_message_says_where_to_get_it(cluster: Cluster, tmp_pat
         Helm(cluster, "no-such-helm").reconcile(wanted)
 
 
+@pytest.mark.waits
 def test_what_a_lost_api_server_left_pending_is_mended_at_once(
     fresh_sandbox: Callable[..., Sandbox], helm_path: str, tmp_path: Path
 ) -> None:

@@ -50,7 +50,7 @@ from tests.support.certificates import DOMAIN, YEAR
 from tests.support.people import by_kubectl, content
 
 # One cluster for all tests that let cert-manager sign.
-pytestmark = pytest.mark.xdist_group("cert-manager")
+pytestmark = [pytest.mark.waits, pytest.mark.xdist_group("cert-manager")]
 
 
 def now() -> datetime:

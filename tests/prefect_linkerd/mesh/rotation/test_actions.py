@@ -407,6 +407,7 @@ class TestSelfSigned:
         assert not signed.anchors() & fingerprints(ended.certificate, "ended")
 
 
+@pytest.mark.waits
 @pytest.mark.xdist_group("managed")
 class TestCertManager:
     def test_certificates_of_webhooks_are_cert_managers_to_renew(self, managed: Rotated) -> None:

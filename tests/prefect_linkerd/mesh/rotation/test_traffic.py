@@ -24,6 +24,7 @@ WATCHED = FAST.model_copy(update={"restarts": RestartPolicy(batch_size=1, traffi
 AFTER = RestartPolicy(batch_size=1, traffic_seconds=1, max_success_drop=50)
 
 
+@pytest.mark.waits
 @follows(
     "Look at its log and its proxy's. Then run again: the rotation resumes with the next batch."
 )
