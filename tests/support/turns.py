@@ -41,9 +41,12 @@ def turn(item: pytest.Item) -> Iterator[None]:
         return
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     number = max(min(workers, 3), workers * 3 // 4)
-    turns = [FileLock(Path(os.environ[FOLDER], str(one))) for one in range(number)]
-    while not any(map(_is_taken, turns)):
-        time.sleep(EVERY)
+    folder = Path(os.environ[FOLDER])
+    turns = [FileLock(folder / str(one)) for one in range(number)]
+    # Who looks for a turn has the next one, and not a worker that has just ended another.
+    with FileLock(folder / "next"):
+        while not any(map(_is_taken, turns)):
+            time.sleep(EVERY)
     try:
         yield
     finally:
