@@ -18,6 +18,7 @@ from hypothesis import settings
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.server.prefect_server import PrefectServer
+from prefect_linkerd.tasks.outside import reports_are_about
 from sandbox.binaries import Binaries, ensure_binaries
 from sandbox.cluster import GARBAGE, Sandbox
 from tests.lengths import length
@@ -118,6 +119,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         for item in session.items:
             if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
                 raise pytest.UsageError(f"{item.nodeid} has lost its xdist_group")
+
+
+@pytest.fixture(autouse=True)
+def _reports_of_no_mesh() -> Iterator[None]:
+    """A command's reports are about its mesh until its process ends: here for one test.
+
+    Otherwise the next test's ask a cluster that is gone, for as long as a client has patience.
+    """
+    yield
+    reports_are_about(None)
 
 
 @pytest.fixture(scope="session")
