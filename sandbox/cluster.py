@@ -499,10 +499,8 @@ class Sandbox:
             "--secure-port=0",
             "--kube-api-qps=400",
             "--kube-api-burst=800",
-            # The fewer at once, the more changes of an object are answered by one write of its
-            # status, and the fewer of those meet another one: with 20 they are a third more.
-            "--concurrent-deployment-syncs=2",
-            "--concurrent-replicaset-syncs=2",
+            # Deployments and ReplicaSets by five at once, as by default: with 20 each change is a
+            # write of a status of its own, and most of those meet another one.
             "--concurrent-serviceaccount-token-syncs=10",
         )
         self._spawn(
