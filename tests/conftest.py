@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
+from prefect_linkerd.server.own_server import UNUSED
 from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.outside import reports_are_about
 from sandbox.binaries import Binaries, ensure_binaries
@@ -240,8 +241,8 @@ def prefect_server(
         with pytest.MonkeyPatch.context() as patch:
             for service in UNUSED_SERVICES:
                 patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
-            patch.setenv("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
-            patch.setenv("PREFECT_SERVER_UI_ENABLED", "false")
+            for name, value in UNUSED.items():
+                patch.setenv(name, value)
             server = stack.enter_context(one_server(folder / "prefect-of-all"))
         yield server
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from prefect_linkerd.server.own_server import UNUSED
 from prefect_linkerd.tasks.names import deployment_name, full_name
 from sandbox.binaries import Binaries
 from sandbox.team import Team
@@ -64,8 +65,8 @@ def server(binaries: Binaries) -> Iterator[TeamServer]:
     """The server with some of the deployments, its work pool made by `prefect deploy`."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         # Nobody looks at its pages, nor for Prefect's own blocks.
-        patch.setenv("PREFECT_SERVER_UI_ENABLED", "false")
-        patch.setenv("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
+        for name, value in UNUSED.items():
+            patch.setenv(name, value)
         team = stack.enter_context(Team())
         patch.setenv("PATH", os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]]))
         names = [word for name in DEPLOYED for word in ("--name", name)]
