@@ -50,6 +50,7 @@ from sandbox.credentials import Credentials
 from sandbox.errors import SandboxError
 
 STAGES = Path(__file__).with_name("stages.yaml")
+RESTORED_STAGES = Path(__file__).with_name("restored-stages.yaml")
 START_TIMEOUT = 60.0
 # kubelets of one sandbox share an address range; no packet is ever sent there.
 POD_CIDR = "10.244.0.1/16"
@@ -538,33 +539,10 @@ class Sandbox:
         """Files with what the simulated nodes do."""
         if self._saved is None:
             return [STAGES]
-        # A patch that changes nothing, and so is not sent, for the pods that are there: kwok
-        # learns of a pod's address only with a patch, and would give it to another one.
-        before = datetime.now(UTC).isoformat()
-        known: dict[str, Any] = {
-            "apiVersion": "kwok.x-k8s.io/v1alpha1",
-            "kind": "Stage",
-            "metadata": {"name": "pod-known"},
-            "spec": {
-                "resourceRef": {"apiGroup": "v1", "kind": "Pod"},
-                "selector": {
-                    "matchExpressions": [
-                        {"key": ".metadata.deletionTimestamp", "operator": "DoesNotExist"},
-                        {"key": ".status.podIP", "operator": "Exists"},
-                        {
-                            "key": f'.metadata.creationTimestamp < "{before}"',
-                            "operator": "In",
-                            "values": ["true"],
-                        },
-                    ]
-                },
-                # Any other stage of a pod comes before it.
-                "weight": 0,
-                "next": {"statusTemplate": "podIP: {{ .status.podIP | Quote }}"},
-            },
-        }
-        restored = self.data / "restored.yaml"
-        restored.write_text(yaml.safe_dump(known))
+        restored = self.data / RESTORED_STAGES.name
+        restored.write_text(
+            RESTORED_STAGES.read_text().replace("RESTORED_AT", datetime.now(UTC).isoformat())
+        )
         return [STAGES, restored]
 
     def _release_nodes(self, cluster: Cluster) -> None:
