@@ -53,6 +53,11 @@ def parsed(pair: KeyPair) -> Made:
     return Made(x509.load_pem_x509_certificate(pair.certificate.encode()), key)
 
 
+def _common_name(name: str) -> x509.NameAttribute:
+    # X.520 has room for 64 characters; what identity signs for a proxy may have more.
+    return x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=len(name) <= 64)
+
+
 def make(
     name: str = "root.linkerd.cluster.local",
     *,
@@ -69,7 +74,7 @@ def make(
 ) -> Made:
     """A certificate, self-signed without a signer; `None` leaves an extension out."""
     key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
+    subject = x509.Name([_common_name(name)] if name else [])
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)

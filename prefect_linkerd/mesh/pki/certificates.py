@@ -35,7 +35,7 @@ from prefect_linkerd.mesh.pki.pem import (
 )
 
 # Linkerd's identities are common names that may be longer than X.520's 64 characters.
-warnings.filterwarnings("ignore", r"Attribute's length must be", UserWarning, r"mesh\.pki")
+warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning, re.escape(__name__))
 
 CLOCK_SKEW = timedelta(minutes=5)
 """How far clocks may differ, here and in preflight: a new certificate starts so much earlier."""

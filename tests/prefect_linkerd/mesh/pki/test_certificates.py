@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -196,6 +198,19 @@ def test_an_anchor_of_ones_own_name_and_with_text_around_it_is_taken() -> None:
 
 def test_an_anchor_without_a_name_is_taken() -> None:
     assert check_trust_anchor(make("").pem, DOMAIN, NOW, "anchor").common_name == ""
+
+
+@pytest.mark.filterwarnings("ignore:Attribute's length must be")
+def test_a_proxys_identity_may_be_long_and_nothing_is_said_of_it() -> None:
+    identity = "linkerd-proxy-injector.linkerd.serviceaccount.identity.linkerd.cluster.local"
+    read = (
+        "import sys; from prefect_linkerd.mesh.pki.certificates import read_certificates; "
+        "print(read_certificates(sys.stdin.read(), 'proxy')[0].common_name)"
+    )
+    # In a process of its own: pytest has its own way with warnings.
+    command = [sys.executable, "-W", "error::UserWarning", "-c", read]
+    told = subprocess.run(command, input=make(identity).pem, capture_output=True, text=True)
+    assert (told.stdout.strip(), told.stderr) == (identity, "")
 
 
 def test_a_certificate_whose_parts_cannot_be_read_is_an_error_that_names_it() -> None:
