@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from prefect_linkerd.server.own_server import UNUSED
 from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from tests.support.installed import DEFAULT, InstalledMesh, on
@@ -119,7 +121,11 @@ def server(
     fields["name"] = NAME
     fields["trust_anchor"]["passphrase"] = PASSPHRASE.get_secret_value()
     (folder / "mesh.yaml").write_text(json.dumps(fields))
-    with PrefectServer(folder / "prefect") as running:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in UNUSED.keys() - {"PREFECT_SERVER_UI_ENABLED"}:
+                patch.setenv(name, UNUSED[name])
+            running = stack.enter_context(PrefectServer(folder / "prefect"))
         server = Server(running)
         server.command("prefect_linkerd.deployments.register", "--mesh", str(folder / "mesh.yaml"))
         runs_in_one_process(server.api, "verify_mesh")
