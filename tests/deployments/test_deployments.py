@@ -295,6 +295,7 @@ def test_a_release_starts_the_upgrade_of_each_mesh_with_automatic_upgrades(
             assert [name for name in names if name.startswith("linkerd: upgrade ")] == found
 
 
+@pytest.mark.waits
 def test_an_ending_certificate_starts_its_rotation_once(
     server: Server, cluster: Cluster, namespace: str, mesh_file: Path
 ) -> None:

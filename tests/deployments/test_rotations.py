@@ -195,6 +195,7 @@ def fingerprint(pair: KeyPair) -> str:
     return next(iter(fingerprints(pair.certificate, "anchor")))
 
 
+@pytest.mark.waits
 def test_a_brought_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_nowhere(
     south: Named,
 ) -> None:

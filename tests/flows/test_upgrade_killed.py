@@ -46,6 +46,7 @@ AND_THERE = [
 ]
 
 
+@pytest.mark.waits
 @pytest.mark.timeout(1500)
 def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
     ready_mesh: ReadyMesh,

@@ -365,6 +365,7 @@ class TestSelfSigned:
         finally:
             store.replace(ours)
 
+    @pytest.mark.waits
     def test_a_bundle_without_the_issuers_anchor_is_recovered_as_verify_advises(
         self, signed: Rotated
     ) -> None:
