@@ -49,7 +49,7 @@ def judge_spread(traffic: Traffic, backend: str, replicas: int, least: float) ->
     connections were answered by several replicas tells Linkerd from kube-proxy, which balances
     connections.
     """
-    answered = {name: sum(c) for name, c in traffic.backends.get(backend, {}).items()}
+    answered = _by_replica(traffic, backend)
     problems: list[str] = []
     if len(answered) != replicas:
         problems.append(f"{len(answered)} of {replicas} replicas answered")
@@ -57,15 +57,26 @@ def judge_spread(traffic: Traffic, backend: str, replicas: int, least: float) ->
     problems += [
         f"replica {name} answered {count} of {sum(answered.values())} requests, "
         f"at least {floor:.0f} expected"
-        for name, count in sorted(answered.items())
+        for name, count in answered.items()
         if count < floor
     ]
-    if not traffic.mixed_connections:
+    if answered and not traffic.mixed_connections:
         problems.append(
             f"each of {traffic.connections} connections was answered by one replica only: "
             "requests are not balanced by a proxy"
         )
     return problems
+
+
+def spread_of(traffic: Traffic, backend: str) -> str:
+    """How many requests each replica answered, in the order of their names."""
+    return ", ".join(map(str, _by_replica(traffic, backend).values())) or "no replica answered"
+
+
+def _by_replica(traffic: Traffic, backend: str) -> dict[str, int]:
+    """Answers of each replica that gave one, in the order of their names."""
+    counts = traffic.backends.get(backend, {})
+    return {name: sum(counts[name]) for name in sorted(counts)}
 
 
 def judge_split(traffic: Traffic, weights: Mapping[str, int], false_alarm: float) -> list[str]:

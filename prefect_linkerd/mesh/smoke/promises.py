@@ -24,6 +24,7 @@ from prefect_linkerd.mesh.smoke.judgement import (
     judge_spread,
     judge_success,
     next_shift,
+    spread_of,
 )
 from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
 from prefect_linkerd.mesh.smoke.report import SmokeResult, Step
@@ -84,9 +85,7 @@ def _load_balancing(run: SmokeRun) -> None:
             "spread over replicas",
             [*_health(run, traffic), *problems],
             "Look at the client's proxy: without one, connections are balanced, not requests.",
-            ", ".join(
-                f"{sum(counts)}" for _, counts in sorted(traffic.backends["replicas"].items())
-            ),
+            spread_of(traffic, "replicas"),
         )
 
 
