@@ -60,7 +60,7 @@ def judge_spread(traffic: Traffic, backend: str, replicas: int, least: float) ->
         for name, count in answered.items()
         if count < floor
     ]
-    if answered and not traffic.mixed_connections:
+    if not traffic.mixed_connections:
         problems.append(
             f"each of {traffic.connections} connections was answered by one replica only: "
             "requests are not balanced by a proxy"

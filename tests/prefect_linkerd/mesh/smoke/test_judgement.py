@@ -92,7 +92,7 @@ def spread(*counts: int, mixed: int = 4) -> Traffic:
         (spread(270, 20, 10), ["replica pod-1", "replica pod-2"]),
         (spread(150, 150), ["2 of 3 replicas"]),
         (spread(100, 100, 100, mixed=0), ["by one replica only"]),
-        (Traffic(sent=5), ["0 of 3 replicas"]),
+        (Traffic(sent=5), ["0 of 3 replicas", "by one replica only"]),
     ],
 )
 def test_requests_are_spread_over_replicas(traffic: Traffic, said: list[str]) -> None:
