@@ -47,9 +47,6 @@ IDENTITY = "default.emojivoto.serviceaccount.identity.linkerd.cluster.local"
 PROGRAMS = ("backend", "client", "probe")
 """The containers that run the program of their ConfigMap."""
 
-PATIENCE = 120.0
-"""Seconds that the first look at the API server may take."""
-
 
 def cached(
     cluster: Cluster, version: str, kind: str, namespace: str | None = None, **query: str
@@ -505,7 +502,7 @@ class DataPlane:
         self.sticks = False
         self.refuses_routes = False
         self.breaks: set[tuple[str, str]] = set()
-        self._over, self._has_looked = threading.Event(), threading.Event()
+        self._over = threading.Event()
         self._state: dict[str, list[Object]] = {}
         self._server = _Server(("127.0.0.1", 0), self._handler())
         self.port: int = self._server.server_address[1]
@@ -524,7 +521,7 @@ class DataPlane:
         for thread in self._threads:
             thread.start()
         # Right after a start of the API server the first look can take longer than clients wait.
-        assert self._has_looked.wait(PATIENCE), "the API server gave no Services and routes"
+        eventually(lambda: self._state, every=0.05)
         return self
 
     def __exit__(
@@ -554,13 +551,11 @@ class DataPlane:
                 if self._namespace is not None:
                     found, version = self.cluster.list_to_watch("v1", "Service", self._namespace)
                     self._state = {**state, "Service": list(found)}
-                    self._has_looked.set()
                     await_change(self.cluster, "Service", self._namespace, version)
                     continue
                 for version, kind in self.KINDS:
                     state[kind].extend(cached(self.cluster, version, kind))
                 self._state = state
-                self._has_looked.set()
                 for route in state["HTTPRoute"]:
                     self._accept(route)
 
