@@ -237,13 +237,7 @@ def prefect_server(
     folder = tmp_path_factory.getbasetemp()
     if hasattr(request.config, "workerinput"):
         folder = folder.parent
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:
-            for service in UNUSED_SERVICES:
-                patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
-            for name, value in UNUSED.items():
-                patch.setenv(name, value)
-            server = stack.enter_context(one_server(folder / "prefect-of-all"))
+    with one_server(folder / "prefect-of-all", UNUSED | UNUSED_SERVICES) as server:
         yield server
 
 

@@ -49,7 +49,7 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
     folder = home()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    server = PrefectServer(folder, detached=True)
+    server = PrefectServer(folder, detached=True, settings=UNUSED)
     before = dict(os.environ)
     # Starting and stopping are for one process alone; while flows run many share it.
     turn = FileLock(folder / "server.lock")
@@ -57,7 +57,6 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
         with turn:
             if not (folder / DATABASE).exists():
                 say(PREPARING)
-            os.environ.update(UNUSED)
             server.start()
             # By flock itself: none of filelock's goes from shared to exclusive while it is held.
             fcntl.flock(users, fcntl.LOCK_SH)

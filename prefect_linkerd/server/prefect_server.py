@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +31,21 @@ class PrefectServer:
         home: the folder for its database, profile and log.
         port: 0 takes a free one.
         detached: whether it outlives this process; `stop` ends it by its recorded pid.
+        settings: more of Prefect's settings, by their variables, for the server alone.
     """
 
-    def __init__(self, home: Path, *, port: int = 0, detached: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        port: int = 0,
+        detached: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home
         self._port = port
         self._detached = detached
+        self._settings = settings or {}
         self._pidfile = home / "server.pid"
         self.log = home / "server.log"
 
@@ -85,6 +95,7 @@ class PrefectServer:
                 stderr=subprocess.STDOUT,
                 env={
                     **os.environ,
+                    **self._settings,
                     **self.environment,
                     # Looking for migrations takes seconds, and there are none.
                     "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(not is_migrated).lower(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -65,12 +64,9 @@ def server(
 
     The latter for a mesh, with a place to notify; `server.deployed` is what there was before.
     """
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:
-            # Here are schedules and no workers.
-            for service in set(UNUSED_SERVICES) - {"SCHEDULER"}:
-                patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
-            running = stack.enter_context(PrefectServer(tmp_path_factory.mktemp("fresh")))
+    # Here are schedules and no workers.
+    settings = UNUSED_SERVICES | {"PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "true"}
+    with PrefectServer(tmp_path_factory.mktemp("fresh"), settings=settings) as running:
         server = Server(running)
         server.command(*DEPLOY)
         server.deployed = server.everything()

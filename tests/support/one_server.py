@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,26 +12,29 @@ from filelock import FileLock
 from prefect_linkerd.server.prefect_server import PrefectServer
 from tests.support.waiting import eventually
 
-UNUSED_SERVICES = (
-    "CANCELLATION_CLEANUP",
-    "FOREMAN",
-    "LATE_RUNS",
-    "PAUSE_EXPIRATIONS",
-    "REPOSSESSOR",
-    "SCHEDULER",
-)
-"""Of a Prefect server that has no schedules and no workers."""
+UNUSED_SERVICES = {
+    f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+    for service in (
+        "CANCELLATION_CLEANUP",
+        "FOREMAN",
+        "LATE_RUNS",
+        "PAUSE_EXPIRATIONS",
+        "REPOSSESSOR",
+        "SCHEDULER",
+    )
+}
+"""Turns off what a Prefect server has for schedules and workers."""
 
 PATIENCE = 3600.0
 """Seconds that it is kept for others at most, which may still be at their longest tests."""
 
 
 @contextmanager
-def one_server(home: Path) -> Iterator[PrefectServer]:
+def one_server(home: Path, settings: Mapping[str, str]) -> Iterator[PrefectServer]:
     """The server in a folder, from the first process on that needs it to the last one."""
     lock, users = FileLock(home / "lock"), home / "users"
     users.mkdir(parents=True, exist_ok=True)
-    server, here = PrefectServer(home), users / str(os.getpid())
+    server, here = PrefectServer(home, settings=settings), users / str(os.getpid())
     with lock:
         is_ours = not server.is_running
         server.start()

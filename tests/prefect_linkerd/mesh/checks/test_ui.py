@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -121,11 +120,8 @@ def server(
     fields["name"] = NAME
     fields["trust_anchor"]["passphrase"] = PASSPHRASE.get_secret_value()
     (folder / "mesh.yaml").write_text(json.dumps(fields))
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:
-            for name in UNUSED.keys() - {"PREFECT_SERVER_UI_ENABLED"}:
-                patch.setenv(name, UNUSED[name])
-            running = stack.enter_context(PrefectServer(folder / "prefect"))
+    settings = UNUSED | {"PREFECT_SERVER_UI_ENABLED": "true"}
+    with PrefectServer(folder / "prefect", settings=settings) as running:
         server = Server(running)
         server.command("prefect_linkerd.deployments.register", "--mesh", str(folder / "mesh.yaml"))
         runs_in_one_process(server.api, "verify_mesh")
