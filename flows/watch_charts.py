@@ -18,7 +18,7 @@ OF_MESHES: list[str] = []
     skips_overlap=True,
     schedules={"hourly": {"minutes": 60, "at": "00:20"}},
 )
-def watch_charts(repositories: list[str] = OF_MESHES) -> list[str]:
+def watch_charts(repositories: list[str] = OF_MESHES, dry_run: bool = False) -> list[str]:
     """Announce each new Linkerd release once, as an event that can start upgrades.
 
     The event is `linkerd.chart.released`, about resource `linkerd.charts.<channel>`; automations
@@ -28,6 +28,7 @@ def watch_charts(repositories: list[str] = OF_MESHES) -> list[str]:
     Args:
         repositories: https repositories, oci:// registry paths or folders. Empty: those that the
             saved meshes take Linkerd's charts from, and where none is saved upstream's two.
+        dry_run: Only list what is new: announce nothing, and record nothing.
 
     Raises:
         ChartError: one could not be read or is broken; the others were read nevertheless.
@@ -37,7 +38,8 @@ def watch_charts(repositories: list[str] = OF_MESHES) -> list[str]:
         ['edge-26.8.3']
     """
     looks = [
-        (source, submit(find_releases, source)) for source in repositories or find_repositories()
+        (source, submit(find_releases, source, dry_run))
+        for source in repositories or find_repositories()
     ]
     new: list[str] = []
     broken: list[ChartError] = []
@@ -45,7 +47,8 @@ def watch_charts(repositories: list[str] = OF_MESHES) -> list[str]:
         try:
             new += seen.result()
         except ChartError as error:
-            alert(source, error)
+            if not dry_run:
+                alert(source, error)
             broken.append(error)
     if broken:
         raise broken[0]

@@ -82,11 +82,11 @@ def _charts_of(document: BlockDocument) -> MeshConfig:
 
 
 @step("look", run_name="look at {source}", description="Announces what a repository has new.")
-def find_releases(source: str) -> list[str]:
-    """The Linkerd versions that are new since the last look.
+def find_releases(source: str, dry_run: bool = False) -> list[str]:
+    """The Linkerd versions that are new since the last poll, which it announces and records.
 
     An event is sent before the version is noted: a run that dies in between sends it again, with
-    the same id, rather than never.
+    the same id, rather than never. A dry run sends and records nothing.
 
     Raises:
         ChartError: the repository cannot be read, or its index is broken.
@@ -95,11 +95,11 @@ def find_releases(source: str) -> list[str]:
     answer = read_repository(source, known)
     new, after = new_releases(known, answer, source)
     log = get_run_logger()
-    if known is None:
+    if known is None and not dry_run:
         log.info("First poll of %s: %d releases recorded", source, len(after.versions))
-    if new:
+    if new and not dry_run:
         asyncio.run(_send([_released(release, source) for release in new]))
-    if after != known:
+    if after != known and not dry_run:
         _save(source, after)
     for release in new:
         log.info("%s is new in %s", release.version, source)

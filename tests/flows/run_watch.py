@@ -69,9 +69,9 @@ async def execute(run: str) -> dict[str, Any]:
     return next(found for found in await runs() if found["id"] == run)
 
 
-def look(repositories: list[str]) -> dict[str, Any]:
+def look(repositories: list[str], dry_run: bool = False) -> dict[str, Any]:
     try:
-        return {"new": watch_charts(repositories)}
+        return {"new": watch_charts(repositories, dry_run)}
     except ChartError as error:
         return {"error": str(error)}
 

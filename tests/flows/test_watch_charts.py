@@ -142,7 +142,10 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
     repository.publish("26.8.3", "25.4.4", crds=("25.4.4",))
     assert watcher("look", repositories=[repository.url]) == {"new": []}
     repository.publish("26.8.3", "25.4.4")
-    assert watcher("look", repositories=[repository.url]) == {"new": ["edge-26.8.3"]}
+    # A dry run neither announces nor records it: the next run does.
+    for dry_run in (True, True, False):
+        new = watcher("look", repositories=[repository.url], dry_run=dry_run)
+        assert new == {"new": ["edge-26.8.3"]}
     released = eventually(lambda: events(prefect_server, RELEASED, repository.url))
     assert [event["payload"]["version"] for event in released] == ["edge-26.8.3"]
     assert released[0]["resource"]["prefect.resource.id"] == "linkerd.charts.edge"
@@ -169,8 +172,9 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
     # Broken in several ways: an alert each time, and the other repositories are looked at.
     for index in (b"entries: [", b"<html>Not found</html>", b"apiVersion: v1\nentries: {}\n"):
         repository.index = index
-        answer = watcher("look", repositories=[repository.url])
-        assert repository.url in answer["error"]
+        for dry_run in (True, False):
+            answer = watcher("look", repositories=[repository.url], dry_run=dry_run)
+            assert repository.url in answer["error"]
     alerts = lambda: events(prefect_server, BROKEN, repository.url)  # noqa: E731
     assert eventually(lambda: len(alerts()) == 3)
 
