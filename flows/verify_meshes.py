@@ -12,6 +12,7 @@ from prefect_linkerd.mesh.checks.options import VerifyOptions
 from prefect_linkerd.mesh.errors import InvalidInput, MeshUnhealthy
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.names import READS, TAG
 
 
 @flow(
@@ -46,8 +47,9 @@ def verify_meshes(meshes: list[str], options: VerifyOptions = DEFAULTS) -> dict[
             remedy="Name the meshes; use verify_mesh for a file.",
         )
     blocks = {name: cast("LinkerdMesh", LinkerdMesh.load(name)) for name in meshes}
-    # A subflow has its parent's worker, and is lost with it: it is found by the same tag.
-    with tags("linkerd"):
+    # A subflow runs on its parent's worker and is lost with it. With the tags of a deployment's run
+    # it is marked as crashed too (`automations.lost_runs`).
+    with tags(TAG, READS):
         states: dict[str, State[Any]] = {
             name: verify_mesh(mesh, options, return_state=True) for name, mesh in blocks.items()
         }

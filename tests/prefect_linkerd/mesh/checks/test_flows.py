@@ -24,9 +24,10 @@ from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 from prefect_linkerd.mesh.report.report import Report
 from prefect_linkerd.server.prefect_server import PrefectServer
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
+from prefect_linkerd.tasks.names import READS, TAG, deployment_name
 from tests.prefect_linkerd.mesh.checks.faults import changed, removed
 from tests.support.installed import DEFAULT, InstalledMesh, on
-from tests.support.prefect_servers import artifact, events, on_server
+from tests.support.prefect_servers import artifact, ask, events, on_server
 
 on_a_mesh = pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="package")
 
@@ -115,6 +116,16 @@ def test_one_broken_mesh_does_not_stop_the_others(
     # The one after it was verified all the same.
     assert artifact(server, "linkerd-sound-verify").startswith("# Mesh sound: ")
     assert verify_meshes(["sound"])["sound"] in ("Completed", "Degraded")
+
+    # The automation that marks lost runs as crashed matches these tags.
+    subflows = ask(
+        server,
+        "flow_runs/filter",
+        flow_runs={"parent_task_run_id": {"is_null_": False}},
+        flows={"name": {"any_": [deployment_name("verify_mesh")]}},
+    )
+    assert len(subflows) >= 3
+    assert all({TAG, READS} <= {*run["tags"]} for run in subflows)
 
 
 @on_a_mesh
