@@ -1,6 +1,6 @@
 """Automations: which event starts which flow, and what sends a notification.
 
-Pure: what a server should have, for `deployments.register` to bring about.
+Pure: says what a server should have; `deployments.register` creates it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from prefect_linkerd.mesh.report.events import (
 from prefect_linkerd.tasks.names import CHANGES, READS, deployment_name
 
 OURS = "prefect-linkerd: "
-"""How the description of each of our automations begins; others are never touched."""
+"""Prefix of the descriptions of our automations; others are never touched."""
 
 SILENCE = timedelta(hours=1)
-"""Without a verdict. A server looks once in that time, so it notifies within twice that."""
+"""Time without a verdict. A server checks once per period, so it notifies within two periods."""
 ONCE_IN = timedelta(days=1)
-"""An ending certificate is announced by every run of a check; one rotation a day answers."""
+"""Every check reports an expiring certificate again; at most one rotation a day responds."""
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
-"""A run's sign of life, every 30 s by what prefect.yaml sets for each deployment."""
+"""Sent by each run every 30 s, as prefect.yaml sets for each deployment."""
 LOST_AFTER = timedelta(minutes=2)
 """Four heartbeats."""
 BEGINS_WITHIN = timedelta(minutes=15)
-"""From a worker's taking a run to its first step: a node may have to be made, an image pulled."""
+"""From submission to start of a run: a node may have to be created, and an image pulled."""
 ENDINGS = {
     f"prefect.flow-run.{state}"
     for state in (
@@ -50,9 +50,9 @@ ENDINGS = {
         "AwaitingConcurrencySlot",
     )
 }
-"""After each of these there are no more heartbeats, and rightly so.
+"""Events after which a run rightly sends no more heartbeats.
 
-A run that is being cancelled is among them: it must not be taken for one that is to be resumed.
+They include Cancelling: a run that is being cancelled must not be mistaken for one to resume.
 """
 STARTED = {"prefect.flow-run.Running", *ENDINGS}
 TAKEN = {f"prefect.flow-run.{s}" for s in ("Pending", "Submitting", "InfrastructurePending")}
@@ -64,15 +64,17 @@ ROTATIONS = {
 }
 """By a certificate's role: the deployment that replaces it, and its parameters.
 
-The run waits for a person's approval before its first change.
+The run waits for approval before its first change.
 """
 
 
 def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[AutomationCore]:
-    """Replaces a mesh's expiring certificates that nothing else renews, and ends gentle rotations.
+    """Automations that replace a mesh's expiring certificates, and complete gentle rotations.
+
+    Certificates that something else renews are left alone.
 
     Args:
-        name: the mesh's, as events have it.
+        name: the mesh's name, as in events.
         block: the id of its saved block.
         deployments: ids by deployment names.
     """
@@ -110,7 +112,7 @@ def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[A
     ending = [
         answer(
             deployment,
-            f"the {role} of mesh {name} ends soon.",
+            f"the {role} of mesh {name} expires soon.",
             EXPIRING,
             {ROLE: role, RENEWED_BY: "nobody"},
             deployment,
@@ -120,24 +122,24 @@ def rotations(name: str, block: UUID, deployments: Mapping[str, UUID]) -> list[A
     ]
     overdue = answer(
         "drop the old anchor",
-        f"proxies of mesh {name} trust a dropped anchor for longer than its rotation allowed.",
+        f"proxies of mesh {name} trust a dropped anchor for longer than the rotation allowed.",
         OVERDUE,
         {},
         "rotate_anchor",
-        # No approval: whoever rotated has set the date.
+        # No approval: the rotation's options set the deadline.
         {"action": "drop"},
     )
     return [*ending, overdue]
 
 
 def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
-    """Ends runs whose worker is lost, and starts them again where somebody has turned that on.
+    """Automations that mark runs of lost workers as crashed and, if enabled, resume them.
 
-    The first is Prefect's own way to find such runs
+    The first one follows Prefect's documentation
     (https://docs.prefect.io/v3/advanced/detect-zombie-flows).
 
     Args:
-        lost_after: how long without a heartbeat.
+        lost_after: time without a heartbeat.
     """
 
     def crash(name: str, why: str, trigger: EventTrigger, message: str) -> AutomationCore:
@@ -162,12 +164,12 @@ def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
                 threshold=1,
                 within=lost_after,
             ),
-            f"No sign of life for {lost_after.total_seconds():.0f} s: its worker is lost. "
+            f"No heartbeat for {lost_after.total_seconds():.0f} s: its worker is lost. "
             "It is safe to run it again.",
         ),
         crash(
             "linkerd: mark stuck runs as crashed",
-            "a worker took a run and never began it.",
+            "a worker picked up a run and never started it.",
             EventTrigger(
                 match=_RUNS,
                 match_related=_tagged(CHANGES, READS),
@@ -178,14 +180,14 @@ def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
                 threshold=1,
                 within=BEGINS_WITHIN,
             ),
-            f"It did not begin within {BEGINS_WITHIN.total_seconds() / 60:.0f} minutes of a "
-            "worker's taking it.",
+            f"It did not start within {BEGINS_WITHIN.total_seconds() / 60:.0f} minutes after a "
+            "worker picked it up.",
         ),
         AutomationCore(
             name="linkerd: resume crashed changes",
             description=f"{OURS}another worker resumes a change, once a day at most.",
-            # Off: a worker that is only cut off may be at work still, and for some minutes two
-            # would be at one mesh. Turn it on where workers die whole.
+            # Off: a worker that only lost its connection may still be working, and for some
+            # minutes two would change one mesh. Enable it where machines fail as a whole.
             enabled=False,
             trigger=EventTrigger(
                 match=_RUNS,
@@ -209,7 +211,7 @@ def lost_runs(lost_after: timedelta = LOST_AFTER) -> list[AutomationCore]:
 
 
 def alerts(block: UUID) -> list[AutomationCore]:
-    """Tells people what needs them.
+    """Automations that notify people of what needs their attention.
 
     Args:
         block: the id of a notification block, such as a Slack Webhook.
@@ -239,7 +241,7 @@ def alerts(block: UUID) -> list[AutomationCore]:
         ),
         tell(
             "linkerd: a mesh has recovered",
-            "a mesh that kept failing is well again.",
+            "a mesh that kept failing has recovered.",
             EventTrigger(
                 match=ResourceSpecification(
                     {"prefect.resource.id": "linkerd.mesh.*", RECOVERED: "true"}
@@ -253,7 +255,7 @@ def alerts(block: UUID) -> list[AutomationCore]:
         ),
         tell(
             "linkerd: a mesh is no longer verified",
-            f"no verdict of a mesh for {_hours(SILENCE)} after its last one.",
+            f"a mesh has had no verdict for {_hours(SILENCE)} since its last one.",
             EventTrigger(
                 match=ResourceSpecification({"prefect.resource.id": "linkerd.mesh.*"}),
                 for_each={"prefect.resource.id"},
@@ -264,12 +266,12 @@ def alerts(block: UUID) -> list[AutomationCore]:
                 within=SILENCE,
             ),
             "Mesh {{ event.resource.name }} is not verified any more",
-            f"There was no verdict for {_hours(SILENCE)}: its cluster may be out of reach, or no "
-            "worker may run. Look at the runs of verify_mesh.",
+            f"There was no verdict for {_hours(SILENCE)}: its cluster may be unreachable, or no "
+            "worker may be running. Look at the runs of verify_mesh.",
         ),
         tell(
             "linkerd: a certificate expires soon",
-            "a certificate of a mesh expires soon, and nobody renews it by itself.",
+            "a certificate of a mesh expires soon, and nothing renews it automatically.",
             EventTrigger(
                 match=ResourceSpecification(
                     {

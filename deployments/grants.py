@@ -1,9 +1,9 @@
-"""What each flow asks of a mesh's cluster, as grants of roles.
+"""What each flow needs in a mesh's cluster, as grants for roles.
 
-What Helm does is taken from the charts themselves: their objects, and the rules of the roles among
-them. Kubernetes lets nobody make a role with more than they have, so installing a chart needs
-its roles' rules, or the verb `escalate`, by which they could give themselves everything: here it is
-the rules.
+What Helm needs is derived from the charts themselves: their objects, and the rules of the roles
+among them. In Kubernetes an identity can create a role only with permissions that it has itself. So
+installing a chart needs the rules of its roles, or the verb `escalate`, with which a flow could
+grant itself everything: here it gets the rules.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from prefect_linkerd.mesh.snapshot.webhooks import WEBHOOKS, webhooks_of
 RBAC = "rbac.authorization.k8s.io"
 ROLES = ("ClusterRole", "Role")
 COPY = "linkerd-previous-anchor"
-"""The previous anchor's Secret, named as in Linkerd's documentation."""
+"""The Secret of the previous anchor, named as in Linkerd's documentation."""
 KUBERNETES = "v1.34.0"
-"""What charts are rendered for; no role of theirs depends on it."""
+"""The version that charts are rendered for; none of their roles depends on it."""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Verbs on resources of a group, in a namespace or (empty) the cluster; `names` narrows.
+    """Verbs on resources of a group, in a namespace or (empty) the cluster; `names` narrows it.
 
-    `sometimes` marks what a run asks for only where there is something to do: an object that one
-    chart version has and the other lacks, a release that fails and goes back, an error to explain.
+    `sometimes` marks what only some runs need: for an object that only one chart version has, a
+    release that fails and is rolled back, an error to explain.
     """
 
     verbs: tuple[str, ...]
@@ -56,7 +56,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class Held:
-    """A rule that is needed to grant it, by a chart's role; in a namespace or the cluster."""
+    """A rule of a chart's role, needed to create that role; in a namespace or the cluster."""
 
     rule: Object
     namespace: str = ""
@@ -67,7 +67,7 @@ Objects = Mapping[ChartName, Sequence[Object]]
 
 
 def always(granted: Iterable[Held | Grant]) -> list[Permission]:
-    """What of it every run asks for, each verb on each resource."""
+    """The permissions that every run needs, one for each verb and resource."""
     return [
         Permission(verb, resource, grant.group, grant.namespace, name)
         for grant in granted
@@ -84,11 +84,11 @@ def plural(kind: str) -> str:
     return f"{lower[:-1]}ies" if lower.endswith("y") else f"{lower}{'e' * lower.endswith('s')}s"
 
 
-# What charts need
+# Charts
 
 
 def render(config: MeshConfig, helm: str = "helm") -> dict[ChartName, list[Object]]:
-    """Every object of the charts of a mesh, its dependencies among them; no cluster is asked.
+    """Every object of a mesh's charts, including its dependencies; needs no cluster.
 
     Args:
         helm: the helm binary.
@@ -102,7 +102,7 @@ def render(config: MeshConfig, helm: str = "helm") -> dict[ChartName, list[Objec
     if config.traefik.enabled and config.traefik.install:
         names.append("traefik")
     catalog = ChartCatalog(config)
-    # Values and bundles make no difference to roles; charts refuse to be rendered without.
+    # Charts require values and bundles, but their roles do not depend on them.
     facts = ClusterFacts(
         KUBERNETES,
         frozenset(),
@@ -138,13 +138,13 @@ def _no_cluster() -> Cluster:
 
 
 def _hook(obj: Object) -> str:
-    """When Helm makes an object that is a hook, such as `post-install`; empty for others."""
+    """When Helm runs an object that is a hook, such as `post-install`; empty if it is not one."""
     annotations: dict[str, str] = obj["metadata"].get("annotations") or {}
     return annotations.get("helm.sh/hook", "")
 
 
 def held(objects: Iterable[Object]) -> list[Held | Grant]:
-    """The rules of the roles that charts make, and `bind` of the ones that they only bind to."""
+    """The rules of the roles that charts create, and `bind` on roles that they only bind to."""
     listed = list(objects)
     made = {(o["kind"], o["metadata"]["name"]) for o in listed if o["kind"] in ROLES}
     found: list[Held | Grant] = [
@@ -166,9 +166,10 @@ def held(objects: Iterable[Object]) -> list[Held | Grant]:
 def releases(
     config: MeshConfig, objects: Iterable[Object], verbs: tuple[str, ...]
 ) -> list[Held | Grant]:
-    """What Helm does with objects, `verbs` always and the others sometimes; and what they grant.
+    """What Helm does with objects (`verbs` always, others sometimes), and what their roles hold.
 
-    In the mesh's own namespaces all of a kind; elsewhere by name. CRDs are never deleted.
+    In the mesh's own namespaces a grant covers the whole kind, elsewhere it names the objects. CRDs
+    are never deleted.
     """
     own = {namespace["metadata"]["name"] for namespace in namespaces(config)}
     listed = list(objects)
@@ -181,7 +182,7 @@ def releases(
             elsewhere.setdefault((group, resource, place), set()).add(obj["metadata"]["name"])
             continue
         is_hook = bool(_hook(obj))
-        # Where Helm only upgrades, a chart that is not there yet is installed with its hooks.
+        # Even if Helm only upgrades, a chart that is not yet installed is installed with its hooks.
         always = verbs if not is_hook else ("create", "get", "delete") * ("create" in verbs)
         found += _writes(group, resource, place, (), always)
         if is_hook and obj["kind"] == "Job":
@@ -199,22 +200,22 @@ def _writes(
     for verb in ("create", "get", "patch", "delete"):
         if verb == "delete" and resource == "customresourcedefinitions":
             continue
-        # Kubernetes does not know the name of what is yet to be made.
+        # RBAC cannot restrict `create` by name.
         narrow = () if verb == "create" else names
         yield Grant((verb,), group, (resource,), place, narrow, sometimes=verb not in always)
 
 
 def records(place: str, *, history: bool) -> list[Grant]:
-    """Helm's records of its releases, which it keeps in Secrets."""
+    """Helm's release records, which are Secrets."""
     return [
         Grant(("create", "list", "update"), "", ("secrets",), place),
-        # Records beyond the tenth; one left pending by a run that died; a value to look at.
+        # To delete records beyond the tenth or one left pending by a dead run; to look up a value.
         Grant(("get", "delete"), "", ("secrets",), place, sometimes=not history),
     ]
 
 
 def waits(place: str, *, sometimes: bool = False) -> list[Grant]:
-    """What is looked at while workloads come up; events and pods where they do not."""
+    """What is read while workloads come up; events and pods if they do not."""
     return [
         Grant(
             ("list",), "apps", ("daemonsets", "deployments", "statefulsets"), place, (), sometimes
@@ -226,7 +227,7 @@ def waits(place: str, *, sometimes: bool = False) -> list[Grant]:
     ]
 
 
-# What flows read
+# Flows that only read
 
 
 def certificate_reads(config: MeshConfig) -> list[Grant]:
@@ -244,12 +245,12 @@ def _named_certificates(config: MeshConfig) -> list[Grant]:
 
 
 def _trust_bundle(config: MeshConfig) -> Grant:
-    """What a mesh trusts, and whether it is a rehearsal."""
+    """Tells what a mesh trusts, and whether it is a rehearsal."""
     return Grant(("get",), "", ("configmaps",), config.namespaces.linkerd, (TRUST_ROOTS,))
 
 
 def _webhook_signers(config: MeshConfig) -> list[Grant]:
-    """Which CA the API server trusts for each webhook, and what cert-manager signs it with."""
+    """Tells which CA the API server trusts for each webhook, and cert-manager's issuer for it."""
     names: dict[tuple[str, str], list[str]] = {}
     for _, webhook in webhooks_of(config):
         group, kind, name = webhook.trusted_by
@@ -264,7 +265,7 @@ def _webhook_signers(config: MeshConfig) -> list[Grant]:
 
 
 def _issuer_reads() -> list[Grant]:
-    """Any issuer that signs a webhook's certificate; the API group is there with cert-manager."""
+    """Any issuer of a webhook's certificate; the API group exists only with cert-manager."""
     return [
         Grant(("list",), "cert-manager.io", ("certificates",), sometimes=True),
         Grant(("get",), "cert-manager.io", ("clusterissuers", "issuers"), sometimes=True),
@@ -274,7 +275,7 @@ def _issuer_reads() -> list[Grant]:
 def status_reads(config: MeshConfig) -> list[Grant]:
     """What `status` reads: certificates, Helm's records, and whether work is unfinished.
 
-    The role of `verify_mesh` has all of it.
+    The role of `verify_mesh` includes all of it.
     """
     linkerd = config.namespaces.linkerd
     places = sorted(namespace["metadata"]["name"] for namespace in namespaces(config))
@@ -295,9 +296,9 @@ def status_reads(config: MeshConfig) -> list[Grant]:
 
 
 def adoption_reads(_config: MeshConfig) -> list[Grant]:
-    """What `adopt` reads: where a mesh and its releases are is not known before."""
+    """What `adopt` reads: it does not yet know the namespaces of the mesh and its releases."""
     return [
-        # Helm's records and the issuer, in whatever namespace.
+        # Helm's records and the issuer, in any namespace.
         Grant(("get", "list"), "", ("secrets",)),
         Grant(("get",), "", ("configmaps",), "", (TRUST_ROOTS,)),
         Grant(("list",), "", ("namespaces",)),
@@ -316,15 +317,15 @@ def _secrets(config: MeshConfig, *, in_linkerd: bool) -> tuple[str, ...]:
 
 
 def _extension_secrets(config: MeshConfig) -> Grant:
-    # By name in every namespace: an extension's is there or not.
+    # By name in every namespace, because an extension may not be installed.
     return Grant(("get",), "", ("secrets",), "", _secrets(config, in_linkerd=False))
 
 
 def mesh_reads(config: MeshConfig) -> list[Grant]:
     """What `verify_mesh` reads.
 
-    Secrets by list, too, as Helm keeps its releases in them: only in the mesh's namespaces. By the
-    subresources `proxy` the API server asks viz's Prometheus and a sample of the proxies.
+    It may list Secrets, which hold Helm's releases, but only in the mesh's namespaces. Through the
+    `proxy` subresources it queries viz's Prometheus and a sample of the proxies.
     """
     linkerd = config.namespaces.linkerd
     read = ("list",)
@@ -344,7 +345,7 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
     return [
         Grant(read, "", ("namespaces", "nodes", "pods", "serviceaccounts", "services")),
         Grant(read, "apps", ("daemonsets", "deployments", "statefulsets")),
-        # Why pods are refused.
+        # To explain why pods are rejected.
         Grant(read, "", ("events",)),
         Grant(read, "discovery.k8s.io", ("endpointslices",)),
         Grant(read, "apiextensions.k8s.io", ("customresourcedefinitions",)),
@@ -356,14 +357,14 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
         ),
         Grant(read, RBAC, ("clusterrolebindings", "clusterroles")),
         *(
-            # Whichever ingress controller there is, under the old name of its group or the new one.
+            # For any ingress controller, under the old or the new name of its API group.
             Grant(read, group, tuple(sorted(names)), sometimes=group not in policies)
             for group, names in sorted(plurals.items())
         ),
         *_issuer_reads(),
         *_anchor_owner_reads(config),
         _extension_secrets(config),
-        # As those of viz and of the CNI plugin.
+        # In any namespace, because some are those of viz and the CNI plugin.
         Grant(("get",), "", ("configmaps",), "", named),
         Grant(
             ("get",),
@@ -385,7 +386,7 @@ def mesh_reads(config: MeshConfig) -> list[Grant]:
 
 
 def _anchor_owner_reads(config: MeshConfig) -> list[Grant]:
-    """Whether a Certificate owns the trust anchor; only where cert-manager keeps the issuer."""
+    """Tells whether a Certificate owns the trust anchor; only in issuer mode cert-manager."""
     if config.issuer != "cert-manager":
         return []
     is_cluster = config.cert_manager.issuer_kind == "ClusterIssuer"
@@ -398,7 +399,7 @@ def _anchor_owner_reads(config: MeshConfig) -> list[Grant]:
 
 
 def data_plane_reads() -> list[Grant]:
-    """Every meshed pod, and what makes and guards it: in every namespace."""
+    """Every meshed pod, its workload and PodDisruptionBudgets, in every namespace."""
     return [
         Grant(("list",), "", ("namespaces", "pods")),
         Grant(("list",), "apps", ("daemonsets", "deployments", "statefulsets")),
@@ -407,27 +408,27 @@ def data_plane_reads() -> list[Grant]:
 
 
 def restarts() -> list[Grant]:
-    """Restarts of the data plane: whatever is meshed, in whichever namespace."""
+    """Restarts of the data plane: any meshed workload, in any namespace."""
     return [
         Grant(("get", "patch"), "apps", ("deployments",)),
         Grant(("get", "patch"), "apps", ("daemonsets", "statefulsets"), sometimes=True),
-        # To see at once when a batch is rolled out; without it they are listed again.
+        # To notice at once when a batch is rolled out; without it, workloads are polled.
         Grant(("watch",), "apps", ("daemonsets", "deployments", "statefulsets"), sometimes=True),
-        # What proxies have counted around a batch; where nothing, whether pods run at all.
+        # The proxies' request counts around a batch; if there are none, whether pods run at all.
         Grant(("get",), "", ("pods/proxy",), sometimes=True),
         Grant(("list",), "", ("nodes",), sometimes=True),
-        # Why a rollout does not come to its end.
+        # To explain why a rollout does not finish.
         Grant(("list",), "", ("events",), sometimes=True),
         Grant(("list",), "apps", ("replicasets",), sometimes=True),
     ]
 
 
 def probe(config: MeshConfig) -> list[Held | Grant]:
-    """The probe's objects in its own namespace; only where nodes run containers."""
+    """The probe's objects in its own namespace; only if nodes run containers."""
     found: list[Held | Grant] = [
         Grant(("list",), "", ("nodes",)),
         Grant(("get",), "", ("namespaces",), "", (PROBE,), sometimes=True),
-        # How it comes up, and why it does not.
+        # To explain why it does not come up.
         Grant(("list",), "", ("events",), PROBE, sometimes=True),
     ]
     pulls = pull_secret(config, PROBE) is not None
@@ -444,7 +445,7 @@ def _preflight_reads(config: MeshConfig) -> list[Grant]:
     admission = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
     return [
         Grant(("list",), "", ("namespaces", "nodes")),
-        # Helm keeps the releases of each namespace there.
+        # Helm keeps the releases of each namespace in its Secrets.
         Grant(("list",), "", ("secrets",)),
         Grant(("list",), RBAC, ("clusterroles",)),
         Grant(("list",), "apiextensions.k8s.io", ("customresourcedefinitions",)),
@@ -453,31 +454,31 @@ def _preflight_reads(config: MeshConfig) -> list[Grant]:
     ]
 
 
-# What flows that change a mesh do
+# Flows that change a mesh
 
 
 def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
-    """The charts, the identity, the application and its routes."""
+    """The charts, the identity, the demo application and its routes."""
     names = config.namespaces
     found: list[Held | Grant] = [*_preflight_reads(config)]
     for content in objects.values():
         found += releases(config, content, ("create", "get"))
     for place in _release_places(config, objects):
         found += [*records(place, history=False), *waits(place)]
-    # Each is looked at first, for whose it is.
+    # Each object is read first, to find its owner.
     apply = ("create", "get", "patch")
     # It ends with verify_mesh's checks.
     found += mesh_reads(config)
     found += [
         _trust_bundle(config),
-        # An issuer that is recreated under running pods.
+        # If the issuer is recreated under running pods.
         Grant(("patch",), "", ("pods",), names.linkerd, sometimes=True),
-        # The issuer; a key that is kept in the cluster; pull secrets.
+        # The issuer, the anchor's key if it is kept in the cluster, and pull secrets.
         Grant(("create", "get"), "", ("secrets",), names.linkerd),
         Grant(("patch",), "", ("secrets",), names.linkerd, sometimes=True),
     ]
     for place in {names.viz} if config.viz.enabled else set[str]():
-        # A pod that came up before the injector did; the dashboard's password.
+        # To restart a pod that came up before the injector; the dashboard's password.
         found.append(Grant(("patch",), "apps", ("deployments",), place, sometimes=True))
         found.append(Grant(("create", "get"), "", ("secrets",), place, sometimes=True))
     if config.emojivoto.enabled:
@@ -499,7 +500,7 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         kinds = ("certificates", "issuers")
         for place in (names.linkerd, *webhook_servers(config)):
             found.append(Grant(apply, "cert-manager.io", kinds, place))
-            # Whether somebody else's Certificate keeps a Secret.
+            # To find out whether somebody else's Certificate owns a Secret.
             found.append(Grant(("list",), "cert-manager.io", ("certificates",), place))
             found.append(
                 Grant(("list",), "cert-manager.io", ("certificaterequests",), place, sometimes=True)
@@ -512,13 +513,13 @@ def bootstrap(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
 
 
 def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
-    """Both versions' charts, the data plane, and the record that leads back."""
+    """Both versions' charts, the data plane, and the record for a rollback."""
     linkerd = config.namespaces.linkerd
     found: list[Held | Grant] = [
         *_preflight_reads(config),
         *data_plane_reads(),
         *restarts(),
-        # The gate before and after is verify_mesh's.
+        # The gate before and after runs verify_mesh's checks.
         *mesh_reads(config),
         Grant(("list",), "split.smi-spec.io", ("trafficsplits",), sometimes=True),
         Grant(("create",), "", ("configmaps",), linkerd),
@@ -530,7 +531,7 @@ def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     ]
     changed: Objects = {name: each for name, each in objects.items() if name not in _kept(config)}
     for content in changed.values():
-        # A dry run of each tells what would change.
+        # A dry run of each shows what would change.
         found += releases(config, content, ("get", "patch"))
     for place in _release_places(config, changed):
         found += [*records(place, history=False), *waits(place, sometimes=True)]
@@ -539,7 +540,7 @@ def upgrade(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
             Grant(("list",), "traefik.io", ("ingressroutes", "middlewares"), sometimes=True)
         )
     if "traefik" in config.upgrade.dependencies:
-        # Its CRDs are no part of its release.
+        # Its CRDs are not part of its release.
         crds = ("customresourcedefinitions",)
         found.append(Grant(("create", "get", "patch"), "apiextensions.k8s.io", crds))
     return found
@@ -550,7 +551,7 @@ def _kept(config: MeshConfig) -> set[str]:
 
 
 def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
-    """The bundle by the control plane's own release, the keys, and restarts of all meshed."""
+    """The bundle through the control plane's release, the keys, and restarts of all workloads."""
     linkerd = config.namespaces.linkerd
     plane = [obj for name in CONTROL_PLANE_CHARTS for obj in objects.get(name, ())]
     found: list[Held | Grant] = [
@@ -566,14 +567,14 @@ def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     ]
     keys = config.anchor_namespace
     if config.issuer == "self-signed" or keys == linkerd:
-        # The old issuer and both keys, for the way back.
+        # The old issuer and both keys, for a rollback.
         found.append(Grant(("patch",), "", ("secrets",), linkerd))
     if keys != linkerd:
         found += [
             Grant(("create",), "", ("secrets",), keys),
             Grant(("patch",), "", ("secrets",), keys, (ANCHOR_SECRET,)),
             Grant(("patch", "delete"), "", ("secrets",), keys, SECRETS_BESIDE),
-            # Where a Certificate owns the anchor: the request to renew it, and the copy.
+            # If a Certificate owns the anchor: the request to renew it, and the copy.
             Grant(("get",), "cert-manager.io", ("certificates",), keys, sometimes=True),
             Grant(("patch",), "cert-manager.io", ("certificates/status",), keys, sometimes=True),
             Grant(("patch",), "", ("secrets",), keys, (COPY,), sometimes=True),
@@ -582,12 +583,12 @@ def rotate_anchor(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
 
 
 def rotate_issuer(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  # noqa: ARG001
-    """The issuer's Secret or Certificate, and whether identity has taken the new one up."""
+    """The issuer's Secret or Certificate, and whether identity has loaded the new one."""
     linkerd = config.namespaces.linkerd
     found: list[Held | Grant] = [
         *_rotation(config),
         Grant(("list",), "", ("secrets",), linkerd),
-        # Where identity does not load the new issuer by itself.
+        # To restart identity if it does not load the new issuer.
         Grant(("get", "patch"), "apps", ("deployments",), linkerd, sometimes=True),
         Grant(("list",), "apps", ("replicasets",), linkerd, sometimes=True),
     ]
@@ -597,7 +598,7 @@ def rotate_issuer(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  
 
 
 def rotate_webhooks(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
-    """The releases whose charts make webhooks' certificates, upgraded to what they are."""
+    """The releases whose charts create webhook certificates, upgraded to their own version."""
     linkerd = config.namespaces.linkerd
     charts: Objects = {name: objects[name] for name in WEBHOOKS if name in objects}
     found: list[Held | Grant] = [
@@ -615,13 +616,13 @@ def rotate_webhooks(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
             Grant(("get",), "", ("secrets",), place),
         ]
         if place != linkerd:
-            # Whether its pods came up with a proxy.
+            # To check that its pods came up with a proxy.
             found.append(Grant(("list",), "", ("pods",), place))
     return found
 
 
 def _lease(config: MeshConfig) -> list[Grant]:
-    """The record of rotations, which is also their lease and upgrades', created by the first."""
+    """The record of rotations, also the lease of rotations and upgrades; the first creates it."""
     linkerd = config.namespaces.linkerd
     return [
         Grant(("create",), "", ("configmaps",), linkerd, sometimes=True),
@@ -634,7 +635,7 @@ def _rotation(config: MeshConfig) -> list[Held | Grant]:
     found: list[Held | Grant] = [
         *data_plane_reads(),
         Grant(("list",), "", ("events",), linkerd),
-        # So that the kubelet shows identity its new issuer at once.
+        # Annotates pods, so that the kubelet shows identity its new issuer at once.
         Grant(("patch",), "", ("pods",), linkerd),
         Grant(("get",), "", ("secrets",), linkerd),
         _trust_bundle(config),
@@ -651,19 +652,19 @@ def _rotation(config: MeshConfig) -> list[Held | Grant]:
     if (keys := config.anchor_namespace) != linkerd:
         found += [
             Grant(("get",), "", ("secrets",), keys, (ANCHOR_SECRET,)),
-            # Looked for where the first is not the one that is wanted.
+            # Read if the first does not hold the wanted key.
             Grant(("get",), "", ("secrets",), keys, (*SECRETS_BESIDE, COPY), sometimes=True),
         ]
     return found
 
 
 def uninstall(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
-    """What the charts made and bootstrap did; CRDs, namespaces and dependencies where asked for."""
+    """What charts and bootstrap created; CRDs, namespaces and dependencies if requested."""
     names = config.namespaces
     linkerd, application = names.linkerd, names.emojivoto
     crds = ("customresourcedefinitions",)
     found: list[Held | Grant] = [
-        # Helm's records of releases, wherever they are.
+        # Helm's records of releases, in any namespace.
         Grant(("list",), "", ("secrets",)),
         Grant(("list",), "", ("namespaces", "pods")),
         Grant(("list",), "apiextensions.k8s.io", crds),
@@ -678,7 +679,7 @@ def uninstall(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
     for place in sorted(own):
         found += [
             Grant(("get", "update", "patch", "delete"), "", ("secrets",), place, sometimes=True),
-            # What others made in a namespace that is to go.
+            # What others created in a namespace to be deleted.
             Grant(("list",), "apps", ("daemonsets", "statefulsets"), place, sometimes=True),
             Grant(("list",), "batch", ("cronjobs", "jobs"), place, sometimes=True),
             Grant(
@@ -710,7 +711,7 @@ def uninstall(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
         found.append(Grant(("get", "delete"), "cert-manager.io", issuers, sometimes=True))
     for name, content in objects.items():
         found += _removals(content, own, sometimes=name not in CONTROL_PLANE_CHARTS)
-        # What would be deleted with a CRD.
+        # To list what would be deleted with a CRD.
         found += [
             Grant(
                 ("list",), obj["spec"]["group"], (obj["spec"]["names"]["plural"],), sometimes=True
@@ -722,7 +723,7 @@ def uninstall(config: MeshConfig, objects: Objects) -> list[Held | Grant]:
 
 
 def _uses() -> list[Grant]:
-    """Everything of a kind that goes with its CRD, or that needs cert-manager or Traefik."""
+    """All objects that are deleted with their CRD, or that need cert-manager or Traefik."""
     kinds = (*POLICY_KINDS, *INGRESS_KINDS, ("linkerd.io", "ServiceProfile"))
     more = (("split.smi-spec.io", "TrafficSplit"), ("policy.linkerd.io", "EgressNetwork"))
     plurals: dict[str, set[str]] = {}
@@ -735,7 +736,7 @@ def _uses() -> list[Grant]:
 
 
 def _removals(objects: Iterable[Object], own: set[str], *, sometimes: bool) -> Iterator[Grant]:
-    """What Helm looks at and deletes when it uninstalls: in the mesh's namespaces all of a kind."""
+    """What Helm reads and deletes to uninstall; whole kinds in the mesh's namespaces."""
     elsewhere: dict[tuple[str, str, str, bool], set[str]] = {}
     for obj in objects:
         if _hook(obj):
@@ -754,29 +755,29 @@ def _removals(objects: Iterable[Object], own: set[str], *, sometimes: bool) -> I
 
 
 def smoke_test(config: MeshConfig, objects: Objects) -> list[Held | Grant]:  # noqa: ARG001
-    """Objects of the tests' own in one namespace, and their removal."""
+    """The tests' own objects in one namespace, and their removal."""
     place = config.namespaces.emojivoto
     apply = ("create", "patch")
     found: list[Held | Grant] = [
         _trust_bundle(config),
         Grant(("list",), "", ("nodes",)),
-        # Traefik's, wherever it is.
+        # To find Traefik's Service in any namespace.
         Grant(("list",), "", ("services",)),
         Grant(("get",), "", ("namespaces",), "", (place,)),
         Grant((*apply, "list"), "", ("configmaps", "services"), place),
         Grant((*apply, "list", "get"), "apps", ("deployments",), place),
         Grant((*apply, "list", "delete"), "batch", ("jobs",), place),
-        # Real pods: whether they are up, and what a client's last words are.
+        # Real pods: whether they are up, and a client's termination message.
         Grant(("list",), "", ("pods",), place),
         Grant(("get",), "batch", ("jobs",), place, sometimes=True),
         Grant(("list",), "apps", ("replicasets",), place),
         Grant(("list",), "", ("events",), place, sometimes=True),
-        # Left by a run that died.
+        # Left behind by a dead run.
         Grant(("delete",), "", ("configmaps", "services"), place, sometimes=True),
         Grant(("delete",), "apps", ("deployments",), place, sometimes=True),
     ]
     for group, kind in sorted({(api.partition("/")[0], kind) for api, kind in SPLIT_KINDS}):
-        # Which of them splits traffic depends on the version and on what the cluster serves.
+        # Which kind splits traffic depends on the version and on what the cluster serves.
         verbs = (*apply, "list", "get", "delete")
         found.append(Grant(verbs, group, (plural(kind),), place, sometimes=True))
     if config.traefik.enabled:

@@ -1,8 +1,8 @@
-"""The base job template of the Kubernetes work pool: Prefect's own, and what ours has beside it.
+"""The base job template of the Kubernetes work pool: Prefect's own, with our additions.
 
     python -m prefect_linkerd.deployments.job_template > template.json
 
-is for `prefect work-pool create --base-job-template`.
+writes the file for `prefect work-pool create --base-job-template`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from importlib.metadata import version
 from typing import Any, cast
 
 IMAGE = f"prefect-linkerd:{version('prefect-linkerd')}"
-"""What deployments/Dockerfile builds."""
+"""The image that deployments/Dockerfile builds."""
 NOBODY = 10001
 """The user and group of the image."""
 
 PLACEMENT: Mapping[str, Any] = {
     "image_pull_secrets": {
         "title": "Image Pull Secrets",
-        "description": 'Of the registry that has the image, such as [{"name": "registry"}].',
+        "description": 'For the image\'s registry, such as [{"name": "registry"}].',
         "type": "array",
         "items": {"type": "object"},
         "default": [],
@@ -34,7 +34,7 @@ PLACEMENT: Mapping[str, Any] = {
     },
     "tolerations": {
         "title": "Tolerations",
-        "description": "Taints of nodes that Jobs may run on all the same, as in a Pod.",
+        "description": "Node taints that Jobs tolerate, as in a Pod.",
         "type": "array",
         "items": {"type": "object"},
         "default": [],
@@ -50,7 +50,7 @@ PATCH: Mapping[str, Any] = {
                 "parallelism": 1,
                 "template": {
                     "spec": {
-                        # Where prefect-kubernetes has them they are no fields of a Pod.
+                        # prefect-kubernetes sets them here, but a Pod has no such fields.
                         "completions": None,
                         "parallelism": None,
                         "securityContext": {
@@ -93,7 +93,7 @@ CONTAINER: Mapping[str, Any] = {
     },
     "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 a folder of the pod
 }
-"""The same for the one container, as such a patch replaces lists whole."""
+"""The patch for the only container, because a merge patch replaces whole lists."""
 
 
 def job_template() -> dict[str, Any]:
@@ -114,7 +114,7 @@ def job_template() -> dict[str, Any]:
 
 
 def merged(target: Any, patch: Any) -> Any:
-    """A JSON merge patch applied, by RFC 7386, section 2."""
+    """Applies a JSON merge patch, as in RFC 7386, section 2."""
     if not isinstance(patch, Mapping):
         return patch
     found = dict(cast("Mapping[str, Any]", target)) if isinstance(target, Mapping) else {}

@@ -1,6 +1,6 @@
-"""A Prefect plugin: what `prefect deploy` needs before its first deployment is made if missing.
+"""A Prefect plugin: creates what `prefect deploy` needs before its first deployment, if missing.
 
-Enabled by prefect.toml, which Prefect reads where prefect.yaml is, and by nothing else.
+Only prefect.toml enables it, which Prefect reads from the folder of prefect.yaml.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from prefect.plugins import HookContext, register_hook
 
 @register_hook
 def setup_environment(*, ctx: HookContext) -> None:
-    """Prepares the server where this process is a `prefect deploy`.
+    """Prepares the server if this process is a `prefect deploy`.
 
-    Prefect calls this before each of its commands and flow runs. It is in the middle of its own
-    import then, so the work is done by a process of its own.
+    Prefect calls this before each of its commands and flow runs, while its own import is still
+    under way. So a separate process does the work.
 
     Raises:
         RuntimeError: the server could not be prepared; Prefect logs why, and continues.
@@ -37,6 +37,6 @@ def setup_environment(*, ctx: HookContext) -> None:
 
 
 def is_deploy(arguments: Sequence[str]) -> bool:
-    """Whether a command line is that of `prefect deploy`, by its first word that is no option."""
+    """Whether a command line is `prefect deploy`: its first word that is not an option."""
     words = [word for word in arguments[1:] if not word.startswith("-")]
     return words[:1] == ["deploy"]

@@ -1,10 +1,10 @@
-"""Sets up a Prefect server for these flows, and again after anything has changed.
+"""Sets up a Prefect server for these flows; run it again after anything changes.
 
     python -m prefect_linkerd.deployments.register [--pool-type kubernetes] [--mesh FILE]...
 
-makes the work pool, the block types, the deployments of prefect.yaml, and for each *Linkerd Mesh*
-block its schedules and automations. What is there already stays, switches that somebody turned off
-among it. `prefect deploy --all` does the same but for the options.
+creates the work pool, the block types, the deployments of prefect.yaml, and for each *Linkerd Mesh*
+block its schedules and automations. Existing ones stay, and what was turned off stays off.
+`prefect deploy --all` does the same, without the options.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from prefect_linkerd.tasks.names import deployment_name
 POOL = "linkerd"
 SET_ADDRESS = "Set PREFECT_API_URL to your server's address, and run it again."
 ALERTS = "linkerd-alerts"
-"""The name of the notification block, of any type, that notifications go through."""
+"""The name of the block, of any notification type, that sends notifications."""
 
 PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
 BLOCKS = (LinkerdMesh, KubernetesCredentials, KnownCharts)
@@ -54,11 +54,11 @@ BLOCKS = (LinkerdMesh, KubernetesCredentials, KnownCharts)
 async def prepare(
     client: PrefectClient, pool_type: str | None, meshes: Sequence[Path]
 ) -> list[str]:
-    """What deployments need: the work pool, the block types, and the meshes that are given.
+    """Creates what deployments need: the work pool, the block types, and the given meshes.
 
     Args:
-        pool_type: the type of the work pool where there is none yet, `process` or `kubernetes`.
-        meshes: configurations that are saved as Linkerd Mesh blocks by their names.
+        pool_type: the type of the work pool if it does not exist yet, `process` or `kubernetes`.
+        meshes: configuration files to save as Linkerd Mesh blocks under their mesh names.
 
     Returns:
         What has to be done manually.
@@ -67,7 +67,7 @@ async def prepare(
     for block in BLOCKS:
         await block.aregister_type_and_schema(client=client)
     for path in meshes:
-        # The block keeps the passphrase.
+        # The passphrase is asked for, because the block stores it.
         config = load_mesh(path, key="asked")
         mesh = LinkerdMesh.model_validate(config.model_dump())
         await mesh.asave(mesh.name, overwrite=True, client=client)
@@ -75,7 +75,7 @@ async def prepare(
 
 
 async def sync_automations(client: PrefectClient) -> list[str]:
-    """What needs deployments: the schedules and automations of every saved mesh.
+    """Creates what needs deployments: the schedules and automations of every saved mesh.
 
     Returns:
         What has to be done manually.
@@ -87,10 +87,10 @@ async def sync_automations(client: PrefectClient) -> list[str]:
 
 
 async def ensure_pool(client: PrefectClient, pool_type: str | None) -> list[str]:
-    """The work pool of every deployment, of this type unless there is one already.
+    """Creates the work pool of all deployments with this type, unless it exists.
 
     Returns:
-        What has to be done manually, where one of another type is there.
+        What has to be done manually, if it exists with another type.
     """
     try:
         found = await client.read_work_pool(POOL)
@@ -115,10 +115,10 @@ async def ensure_pool(client: PrefectClient, pool_type: str | None) -> list[str]
 
 
 def deploy() -> None:
-    """`prefect deploy --all`, asking nothing, on a server that is prepared.
+    """Runs `prefect deploy --all` without prompts, on a prepared server.
 
     Raises:
-        InvalidInput: it failed; with what it said.
+        InvalidInput: it failed; quotes its output.
     """
     done = subprocess.run(
         [
@@ -133,25 +133,25 @@ def deploy() -> None:
     if done.returncode:
         raise InvalidInput(
             str(PREFECT_YAML),
-            expected="that prefect deploy --all succeeds",
+            expected="prefect deploy --all to succeed",
             found=(done.stdout + done.stderr).strip()[-1000:],
             remedy=SET_ADDRESS,
         )
 
 
 async def deployment_ids(client: PrefectClient) -> dict[str, UUID]:
-    """The deployments of prefect.yaml by name; each has the name of its flow."""
+    """The ids of prefect.yaml's deployments by name; each has the name of its flow."""
     found = await client.read_deployments(limit=200)
     return {d.name: d.id for d in found if d.work_pool_name == POOL}
 
 
 async def saved_meshes(client: PrefectClient) -> list[LinkerdMesh]:
-    """Every Linkerd Mesh block, with a version in each.
+    """Every Linkerd Mesh block; saves a version in those that lack one.
 
-    With its secrets, as it would not be valid without them.
+    They include their secrets, because they would not be valid without them.
     """
     found: list[LinkerdMesh] = []
-    # Prefect answers with all of them, whatever the offset and the limit.
+    # Prefect ignores offset and limit here, and returns all of them.
     for document in await client.read_block_documents_by_type("linkerd-mesh", include_secrets=True):
         mesh = LinkerdMesh._from_block_document(document)  # pyright: ignore[reportPrivateUsage]
         if mesh.lacks_version:
@@ -163,9 +163,12 @@ async def saved_meshes(client: PrefectClient) -> list[LinkerdMesh]:
 async def ensure_schedules(
     client: PrefectClient, ids: Mapping[str, UUID], blocks: Collection[str]
 ) -> None:
-    """The schedules of every mesh, by the names of their blocks; those of meshes gone are removed.
+    """Creates the schedules of every mesh, and removes those of deleted meshes.
 
-    Those of block `mesh` are prefect.yaml's own.
+    The schedules of block `mesh` come from prefect.yaml itself.
+
+    Args:
+        blocks: the names of the meshes' blocks.
     """
     for deployment, patterns in read_pattern(PREFECT_YAML).items():
         there = {s.slug: s for s in await client.read_deployment_schedules(ids[deployment])}
@@ -187,7 +190,7 @@ async def ensure_schedules(
 
 
 def _named(schedule: DeploymentSchedule) -> list[str]:
-    """The block that a schedule is for, but for `mesh`."""
+    """The block that a schedule is for; empty for block `mesh`."""
     reference = schedule.parameters.get("mesh", {}).get("$ref", {})
     _, _, name = str(reference.get("block_document_slug", "")).partition("/")
     return [name] if name and name != PATTERN else []
@@ -196,7 +199,7 @@ def _named(schedule: DeploymentSchedule) -> list[str]:
 async def ensure_automations(
     client: PrefectClient, ids: Mapping[str, UUID], meshes: Sequence[LinkerdMesh]
 ) -> list[str]:
-    """The automations of all meshes and the alerts; those of meshes that are gone are removed."""
+    """Creates the automations of all meshes and the alerts; removes those of deleted meshes."""
     wanted = lost_runs()
     for mesh in meshes:
         block = cast("UUID", mesh._block_document_id)  # pyright: ignore[reportPrivateUsage]
@@ -212,7 +215,7 @@ async def ensure_automations(
     else:
         left.append(
             f"No notifications yet: save a notification block (Slack Webhook, Email, "
-            f"…) by the name {ALERTS}, and run this again."
+            f"…) named {ALERTS}, and run this again."
         )
     if not meshes:
         left.append(
@@ -227,7 +230,7 @@ async def ensure_automations(
         if len(blocks) > 1
     ]
     there = {a.name: a for a in await _ours(client)}
-    # By name, as two blocks may have named their mesh alike.
+    # By name, because two blocks may use the same mesh name.
     for automation in {each.name: each for each in wanted}.values():
         if (found := there.pop(automation.name, None)) is None:
             await client.create_automation(automation)
@@ -254,7 +257,7 @@ async def _ours(client: PrefectClient) -> list[Any]:
 
 
 async def notification_block(client: PrefectClient) -> UUID | None:
-    """The block that alerts go out by, whatever its type."""
+    """The block that sends alerts, of any notification type."""
     answer = await client.request(
         "POST",
         "/block_documents/filter",
@@ -272,7 +275,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m prefect_linkerd.deployments.register", description=__doc__
     )
     root.add_argument("--pool-type", choices=("process", "kubernetes"), help="process by default")
-    root.add_argument("--prepare", action="store_true", help="only what deployments need")
+    root.add_argument("--prepare", action="store_true", help="create only what deployments need")
     root.add_argument(
         "--mesh",
         action="append",
@@ -285,7 +288,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 async def main(arguments: Sequence[str] | None = None) -> int:
-    """Registers; 0 when all is done, with what is left to do on stdout."""
+    """Registers; returns 0 on success, with what is left to do manually on stdout."""
     options = parser().parse_args(arguments)
     url = PREFECT_API_URL.value()
     try:
@@ -307,7 +310,7 @@ async def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except httpx.HTTPError as error:
         print(
-            f"register: Prefect server {url}: expected its answer, found {failure_of(error)}. "
+            f"register: Prefect server {url}: expected a response, found {failure_of(error)}. "
             "Check PREFECT_API_URL, its credentials, and that the server runs.",
             file=sys.stderr,
         )

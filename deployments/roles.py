@@ -1,7 +1,7 @@
-"""Writes deployments/rbac/: for each flow the least that its identity needs in a mesh's cluster.
+"""Writes deployments/rbac/: for each flow the minimal role for its identity in a mesh's cluster.
 
     python -m prefect_linkerd.deployments.roles                  # the files of deployments/rbac/
-    python -m prefect_linkerd.deployments.roles FLOW MESH_FILE   # for a mesh of its own, to stdout
+    python -m prefect_linkerd.deployments.roles FLOW MESH_FILE   # for one mesh, to stdout
     python -m prefect_linkerd.deployments.roles upgrade MESH_FILE --to VERSION
 
 The objects are named `prefect-linkerd-<flow>`; each binding's subject is a ServiceAccount of that
@@ -29,14 +29,14 @@ from prefect_linkerd.tasks.declared import declared_flows
 
 FOLDER = Path(__file__).with_name("rbac")
 HOME = "prefect"
-"""The namespace of the ServiceAccounts that flows run with."""
+"""The namespace of the flows' ServiceAccounts."""
 
 FLOWS = tuple(name for name, flow in declared_flows().items() if flow.declaration.grants)
-"""The flows that ask something of a mesh's cluster themselves."""
+"""The flows that access a mesh's cluster themselves."""
 
 
 def grants_of(flow: str, config: MeshConfig, objects: Objects) -> Sequence[Held | Grant]:
-    """Everything that a flow may, on a mesh whose charts hold these objects."""
+    """Everything that a flow may do, on a mesh whose charts contain these objects."""
     declaration = declared_flows()[flow].declaration
     function = getattr(grants, declaration.grants)
     return function(config, objects) if declaration.changes else function(config)
@@ -45,11 +45,11 @@ def grants_of(flow: str, config: MeshConfig, objects: Objects) -> Sequence[Held 
 def manifests(flow: str, config: MeshConfig, objects: Objects | None = None) -> list[Object]:
     """The ServiceAccount of a flow, its roles and their bindings, ready to be applied.
 
-    For bootstrap also the mesh's namespaces, and for flows with a probe the probe's, as roles
-    cannot be in a namespace that does not exist.
+    Includes the mesh's namespaces for bootstrap, and the probe's for flows with a probe, because
+    roles cannot be in a namespace that does not exist.
 
     Args:
-        objects: what each chart installs, for a flow that installs some.
+        objects: what each chart installs, for a flow that installs charts.
     """
     name = f"prefect-linkerd-{flow.replace('_', '-')}"
     granted = grants_of(flow, config, objects or {})
@@ -82,7 +82,7 @@ def manifests(flow: str, config: MeshConfig, objects: Objects | None = None) -> 
 
 
 def rules(granted: Iterable[Held | Grant], namespace: str) -> list[Object]:
-    """The rules of one role: each resource with its verbs once, then what charts' roles have."""
+    """The rules of one role: each resource once with its verbs, then the rules of charts' roles."""
     verbs: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     held: list[Object] = []
     for grant in granted:
@@ -97,7 +97,7 @@ def rules(granted: Iterable[Held | Grant], namespace: str) -> list[Object]:
             known += [verb for verb in grant.verbs if verb not in known]
     alike: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for (group, resource, names), found in verbs.items():
-        # Where all of a kind may be read, it need not be said for some.
+        # Verbs that are granted on the whole kind need no rule for single names.
         wide = verbs.get((group, resource, ()), []) if names else []
         if left := tuple(sorted(set(found) - set(wide))):
             alike.setdefault((group, left, names), []).append(resource)
@@ -129,9 +129,9 @@ def as_yaml(objects: Iterable[Object]) -> str:
 def files(config: MeshConfig, helm: str = "helm") -> dict[Path, str]:
     """The content of every file of deployments/rbac/, for a mesh with the defaults.
 
-    The probe's namespace, which several flows have roles in, is a file of its own: Kustomize takes
-    no object twice. It leaves out roles in namespaces that nothing here makes, such as that of the
-    application that `smoke_test` uses.
+    The probe's namespace has its own file, because several flows have roles in it and Kustomize
+    rejects duplicate objects. The kustomization leaves out flows with roles in namespaces that
+    nothing here creates, such as that of the application that `smoke_test` uses.
     """
     objects, shared = grants.render(config, helm), probe_namespace()
     content = {PROBE: [shared]} | {
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("flow", nargs="?", choices=FLOWS)
     parser.add_argument("mesh", nargs="?", type=Path, help="the mesh's configuration")
-    parser.add_argument("--to", help="upgrade: the version to be upgraded to")
+    parser.add_argument("--to", help="for upgrade: the version to upgrade to")
     given = parser.parse_args(arguments)
     config = load_mesh(given.mesh, key="unused")
     if given.flow:

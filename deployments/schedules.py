@@ -1,4 +1,4 @@
-"""The schedules of every mesh, by the pattern of those that prefect.yaml has for block `mesh`."""
+"""The schedules of every mesh, copied from those that prefect.yaml has for block `mesh`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect_linkerd.tasks.linkerd_mesh import reference
 
 PATTERN = "mesh"
-"""The name of the Linkerd Mesh block whose schedules are those of every other mesh, too."""
+"""The name of the Linkerd Mesh block whose schedules are copied for every other mesh."""
 
 SPREAD = timedelta(minutes=15)
-"""Over how long the runs of many meshes are spread, so that they do not all begin at once."""
+"""The runs of many meshes are spread over this time, so that they do not all start at once."""
 
 
 def read_pattern(prefect_yaml: Path) -> dict[str, list[dict[str, Any]]]:
-    """The schedules of block `mesh` in prefect.yaml, by the names of their deployments."""
+    """The schedules of block `mesh` in prefect.yaml, by deployment name."""
     content: dict[str, Any] = yaml.safe_load(prefect_yaml.read_text())
     found: dict[str, list[dict[str, Any]]] = {}
     for deployment in content["deployments"]:
@@ -37,11 +37,11 @@ def read_pattern(prefect_yaml: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def schedule_of(block: str, pattern: Mapping[str, Any]) -> DeploymentScheduleCreate:
-    """A schedule of block `mesh`, for another mesh, a little later by the mesh's name.
+    """A schedule of block `mesh` for another mesh, delayed by a hash of the block's name.
 
     Args:
         block: the name of the other mesh's block.
-        pattern: the schedule as prefect.yaml has it, with `interval` (seconds) and `anchor_date`.
+        pattern: the schedule from prefect.yaml, with `interval` (seconds) and `anchor_date`.
     """
     later = timedelta(seconds=zlib.crc32(block.encode()) % int(SPREAD.total_seconds()))
     schedule = IntervalSchedule.model_validate(

@@ -1,4 +1,4 @@
-"""Steps of prefect.yaml, which `prefect deploy` runs."""
+"""The steps in prefect.yaml that `prefect deploy` runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prefect_linkerd.deployments import register
 
 
 async def sync_automations() -> None:
-    """The schedules and automations of every mesh; the last step, as it needs the deployments."""
+    """Creates the schedules and automations of every mesh; last, as they need the deployments."""
     async with get_client() as client:
         left = await register.sync_automations(client)
     print("\n".join(left))

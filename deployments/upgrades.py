@@ -1,4 +1,4 @@
-"""The automation of a mesh that is upgraded when its channel has a new release."""
+"""The automation that upgrades a mesh when its channel has a new release."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 
 
 def subscription(mesh: LinkerdMesh, block: UUID, deployment: UUID) -> Automation:
-    """Runs an upgrade of a mesh for each release of its channel, to that release's version.
+    """An automation that upgrades a mesh to each new release of its channel.
 
     The run itself follows the mesh's policy: version constraint, maintenance window, approval.
 
@@ -25,7 +25,7 @@ def subscription(mesh: LinkerdMesh, block: UUID, deployment: UUID) -> Automation
     channel = mesh.upgrade.channel or mesh.linkerd.channel
     return Automation(
         name=f"linkerd: upgrade {mesh.name} on {channel} releases",
-        description=f"prefect-linkerd: mesh {mesh.name} is subscribed to Linkerd's {channel}.",
+        description=f"prefect-linkerd: mesh {mesh.name} follows Linkerd's {channel} releases.",
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": resource_of(channel)}),
             expect={RELEASED},

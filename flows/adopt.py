@@ -1,4 +1,4 @@
-"""A mesh that Helm made already, described so that the other flows can manage it."""
+"""Describes a mesh that Helm installed, so that the other flows can manage it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def adopt(mesh: LinkerdMesh) -> Adoption:
     be added to the configuration first, such as the trust anchor's key.
 
     Args:
-        mesh: Its name, how its cluster is reached and where charts come from. Everything else is
+        mesh: Its name, the access to its cluster and the source of its charts. Everything else is
             read from the cluster.
 
     Raises:

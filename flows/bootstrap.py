@@ -51,6 +51,6 @@ def bootstrap(
     if dry_run:
         return planned.plan
     require_bootstrap_plan(planned.plan)
-    # Namespaces, trust anchor, CRDs, issuer, control plane, and then what needs a mesh.
+    # Namespaces, trust anchor, CRDs, issuer, control plane, then everything that runs on the mesh.
     install(bootstrap_of(live, charts, planned))
     return verify(live, charts)

@@ -1,4 +1,4 @@
-"""Which certificates of a mesh expire soon: seconds, and few permissions."""
+"""Lists a mesh's certificates that expire soon: takes about a second and few permissions."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def check_certificates(
 ) -> tuple[Expiring, ...] | Ending:
     """List the certificates that expire soon, in about a second; change nothing.
 
-    Each of them sends an event `linkerd.certificate.expiring`, to which an automation can respond
-    with `rotate_anchor`, `rotate_issuer` or `rotate_webhooks`.
+    Each of them sends an event `linkerd.certificate.expiring`, which can trigger an automation that
+    runs `rotate_anchor`, `rotate_issuer` or `rotate_webhooks`.
 
     Args:
         mesh: Which mesh.
-        thresholds: How many days before it expires a certificate is announced.
+        thresholds: How many days before its expiry a certificate is reported.
 
     Raises:
-        CertificateExpired: one has expired already.
+        CertificateExpired: a certificate has already expired.
 
     Example:
         >>> soon = check_certificates(LinkerdMesh.load("production"), ExpiryThresholds(days=[90]))
@@ -53,5 +53,5 @@ def check_certificates(
         )
     if due:
         names = ", ".join(f"{i.expiry.name} ({i.expiry.days_left:.1f} days)" for i in due)
-        return completed(due, name="Expiring", message=f"Expire soon: {names}")
+        return completed(due, name="Expiring", message=f"Expiring soon: {names}")
     return due

@@ -1,4 +1,4 @@
-"""One deployment for many meshes, wave by wave."""
+"""Runs one deployment for many meshes, wave by wave."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVERY_MESH: list[str] = []
 NOTHING: dict[str, Any] = {}
 DEFAULTS = FleetOptions()
 PAUSE = 2.0
-"""Seconds between two looks at the runs; one request looks at all of them."""
+"""Seconds between two polls of the runs; one request polls all of them."""
 
 
 @flow(
@@ -41,22 +41,22 @@ def fleet(
     """Run one of the other flows for many meshes: the canaries first, then the rest, until too
     many fail.
 
-    Each mesh is a run of its own on any worker. If the fleet's run is killed, run it again (or
-    another one with the same `round_name`): it waits for the runs that it has started, starts none
-    twice, and retries only those that failed.
+    Each mesh gets a run of its own, on any worker. If the fleet's run is killed, run it again (or
+    start another one with the same `round_name`): it waits for the runs already started, starts
+    none twice, and retries only those that failed.
 
     Args:
-        meshes: The names of Linkerd Mesh blocks. None: every one that is saved.
+        meshes: The names of Linkerd Mesh blocks. Empty: every saved block.
         deployment: The deployment to run for each mesh.
         parameters: The deployment's other parameters, the same for each mesh.
         options: The order and pace, and when to stop.
         round_name: A name for this round of the fleet, such as a date. A run with the name of a
-            stopped one resumes it. Empty: a new round.
+            stopped round resumes it. Empty: a new round.
         dry_run: Only show the waves.
 
     Raises:
         InvalidInput: a mesh or the deployment does not exist; nothing was started.
-        FleetStopped: too many meshes failed, or a canary.
+        FleetStopped: too many meshes failed, or a canary did.
 
     Example:
         >>> fleet(["north", "south"], "upgrade", {"to": "edge-26.8.3"}, round_name="26.8.3")
@@ -64,9 +64,9 @@ def fleet(
     if "mesh" in parameters:
         raise InvalidInput(
             "parameters",
-            expected="those that every mesh has in common",
+            expected="only those that are the same for every mesh",
             found="mesh",
-            remedy="Name the meshes in meshes.",
+            remedy="Name the meshes in the parameter meshes.",
         )
     waves = plan_waves(deployment, meshes, options)
     publish(waves, deployment, {}, {})

@@ -1,4 +1,4 @@
-"""A new root of trust for a running mesh, with no failed request."""
+"""Replaces the trust anchor of a running mesh, with no failed request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MADE_HERE = NewAnchor()
 DEFAULTS = RotationOptions()
 DOWNTIME = "a recovery has downtime"
 STEPS = 12
-"""Phases that one run goes through at most: pods that come and go may bring one back."""
+"""Maximum number of phases in one run: pods that come and go may require a phase again."""
 
 
 @flow(
@@ -46,8 +46,8 @@ def rotate_anchor(
     """Replace the trust anchor and the issuer of a running mesh, with no failed request.
 
     Each phase is verified before the next one begins. The run may be stopped or killed at any
-    point: run it again, from any machine, and it resumes from the state of the cluster. Meanwhile
-    meshed test pods, old and new, send each other requests: if some fail, the rotation stops before
+    point: run it again, from any machine, and it resumes from the state of the cluster. Throughout,
+    old and new meshed test pods send each other requests: if some fail, the rotation stops before
     the next batch of restarts.
 
     Args:
@@ -85,7 +85,7 @@ def rotate_anchor(
                 advance(live, rotation, phase, action)
         raise NotReady(
             f"mesh {mesh.name}",
-            expected=f"its rotation to end within {STEPS} phases",
-            found="that earlier phases were needed again and again",
+            expected=f"its rotation to complete within {STEPS} phases",
+            found="that earlier phases had to be repeated again and again",
             remedy="See which pods keep coming up with the old trust bundle, then run again.",
         )

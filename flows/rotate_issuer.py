@@ -1,4 +1,4 @@
-"""A new issuer for a running mesh, signed by the anchor that it has."""
+"""Replaces the issuer of a running mesh; its current trust anchor signs the new one."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def rotate_issuer(
 ) -> IssuerRotation | DryRun:
     """Replace the issuer of a running mesh; the trust anchor stays, and no workload restarts.
 
-    If the issuer has already expired, every meshed workload is restarted once you accept downtime;
-    requests are watched meanwhile.
+    If the issuer has already expired, every meshed workload is restarted once you accept downtime,
+    and its requests are watched meanwhile.
 
     Args:
         mesh: Which mesh.

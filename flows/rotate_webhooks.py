@@ -1,4 +1,4 @@
-"""New certificates for the webhooks of a running mesh, by the charts that made them."""
+"""Renews the certificates of a running mesh's webhooks with the charts that created them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def rotate_webhooks(
 ) -> WebhookRenewal | DryRun:
     """Renew the certificates of Linkerd's webhooks with the charts that created them.
 
-    No version and no value changes. Certificates that cert-manager or the chart's values provide
-    are left alone and named. The control plane's webhooks restart, and the extensions' own pods.
+    Versions and values stay the same. Certificates that cert-manager or the chart's values provide
+    are left alone and listed. The pods that serve the webhooks restart.
 
     Args:
         mesh: Which mesh.

@@ -1,4 +1,4 @@
-"""Whether a mesh does, with real requests, what it is installed for."""
+"""Tests with real requests whether a mesh does its job."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def smoke_test(
     results = tuple(result_of(name, test) for name, test in tests.items())
     report = SmokeReport(mesh.name, str(mesh.linkerd), results)
     show_report(report)
-    # A test that lost the API server was retried, and could not clear up after its first try.
+    # A test that lost the API server was retried, and could not clean up its first attempt.
     leftovers(live, options)
     require_smoke(report)
     if skipped := report.skipped:
-        return completed(report, name="Skipped", message=f"not proved: {skipped}")
+        return completed(report, name="Skipped", message=f"not tested: {skipped}")
     return report

@@ -37,8 +37,8 @@ def uninstall(
 ) -> UninstallPlan:
     """Uninstall a mesh, after a plan that says what is removed, what stays and why.
 
-    What somebody else owns stays; so do the trust anchor's private key and, unless they are asked
-    for, CRDs, namespaces, cert-manager and Traefik. Safe to run again after an interruption.
+    Objects with another owner stay. So do the trust anchor's private key and, unless you choose
+    otherwise, CRDs, namespaces, cert-manager and Traefik. Safe to run again after an interruption.
 
     Args:
         mesh: Which mesh.

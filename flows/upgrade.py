@@ -1,4 +1,4 @@
-"""Upgrade a mesh to a newer Linkerd, or roll back to the one that it had."""
+"""Upgrade a mesh to a newer Linkerd, or roll back to its former version."""
 
 from prefect_linkerd.mesh.config.restart_policy import RestartPolicy
 from prefect_linkerd.mesh.errors import (
@@ -81,7 +81,7 @@ def upgrade(
             outside the maintenance window.
         go_back: Roll back: abandon an interrupted upgrade, or undo a completed one if Helm still
             has the former revisions.
-        restarts: How fast, and in which order, the data plane is restarted, and by how much success
+        restarts: How fast and in which order the data plane is restarted, and how far success
             rates may drop.
         probe: Test requests during the upgrade, and how many may fail before it rolls back.
 
@@ -100,7 +100,7 @@ def upgrade(
     if go_back and (back := plan_going_back(live, frozenset(accept))) is not None:
         if dry_run:
             return back
-        require_acceptable(back.findings, f"going back of mesh {mesh.name}")
+        require_acceptable(back.findings, f"rollback of mesh {mesh.name}")
         with claim_of(live, mesh.upgrade):
             begin_going_back(live, back)
     target = choose_target(live, to or None)
@@ -125,10 +125,10 @@ def upgrade(
 
 
 def _upgrade(upgrade: Upgrade, *, go_back: bool) -> UpgradePlan | Ending:
-    """There, or back, with the right to change the mesh."""
+    """Upgrades the mesh or rolls it back, while holding the claim to it."""
     begin(upgrade)
     if go_back and not upgrade.is_going_back:
-        turn_back(upgrade, "a person said so")
+        turn_back(upgrade, "a rollback was requested")
 
     if not upgrade.is_going_back:
         try:
@@ -161,12 +161,12 @@ def _upgrade(upgrade: Upgrade, *, go_back: bool) -> UpgradePlan | Ending:
         f"mesh {upgrade.before.name}",
         expected=f"to be upgraded to {record.target}",
         found=record.reason,
-        remedy=f"It is at {record.source} again and works. Fix this, then run upgrade again.",
+        remedy=f"It is at {record.source} again and works. Fix the cause, then run upgrade again.",
     )
 
 
 def _apply(upgrade: Upgrade) -> Report:
-    """Forward: CRDs, control plane, extensions, data plane, and the proof."""
+    """Upgrades CRDs, control plane, extensions and data plane, then verifies the mesh."""
     mesh, charts, facts = upgrade.after, upgrade.charts, upgrade.facts
     fix_namespaces(upgrade)
     for name in mesh.config.upgrade.dependencies:
@@ -206,7 +206,7 @@ def _apply(upgrade: Upgrade) -> Report:
 
 
 def _roll_back(upgrade: Upgrade) -> Report:
-    """Back: every release at its recorded revision, the proxies with them, and the proof."""
+    """Rolls back every release, then the proxies with them, and verifies the mesh."""
     fix_namespaces(upgrade)
     roll_back(upgrade)
     move_data_plane(upgrade)

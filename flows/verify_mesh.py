@@ -1,4 +1,4 @@
-"""Whether a mesh is healthy, what will break and when, and what to do."""
+"""Verifies a mesh: whether it is healthy, what will break and when, and what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULTS = VerifyOptions()
     grants="mesh_reads",
     fleet=True,
     schedules={
-        # What `linkerd check` looks at; ours are for the deep run.
+        # What `linkerd check` covers; the deep run adds our own checks.
         "quick": {
             "minutes": 15,
             "at": "00:00",
@@ -35,7 +35,7 @@ def verify_mesh(mesh: LinkerdMesh, options: VerifyOptions = DEFAULTS) -> Report 
     """Run every check of `linkerd check` and more; change nothing.
 
     The run fails if a check fails, and finishes in state Degraded if there are only warnings. It
-    keeps the report as artifacts, and sends an event.
+    saves the report as artifacts, and sends an event.
 
     Args:
         mesh: The mesh and its expected configuration.

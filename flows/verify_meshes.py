@@ -1,4 +1,4 @@
-"""Several meshes verified in one run, each by a run of its own."""
+"""Verifies several meshes in one run, each in a subflow run."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def verify_meshes(meshes: list[str], options: VerifyOptions = DEFAULTS) -> dict[
 
     Args:
         meshes: The names of Linkerd Mesh blocks.
-        options: Which checks, thresholds and outputs; the files are for single meshes only.
+        options: Which checks, thresholds and outputs; files are available only in verify_mesh.
 
     Returns:
         The name of the final state of each mesh's run.
 
     Raises:
         InvalidInput: no mesh is named, a block does not exist, or a file would be written twice.
-        MeshUnhealthy: at least one of them is.
+        MeshUnhealthy: at least one mesh is unhealthy or could not be verified.
 
     Example:
         >>> verify_meshes(["production", "staging"])

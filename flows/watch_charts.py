@@ -1,4 +1,4 @@
-"""New Linkerd releases, announced as Prefect events."""
+"""Announces new Linkerd releases as Prefect events."""
 
 from prefect_linkerd.mesh.errors import ChartError
 from prefect_linkerd.tasks.chart_releases import alert, find_releases, find_repositories
@@ -6,7 +6,7 @@ from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.step import submit
 
 OF_MESHES: list[str] = []
-"""Those that the saved meshes use. The form has no field that may be empty or a list."""
+"""The repositories of the saved meshes. Not None: forms have no field for a list or null."""
 
 
 @flow(
@@ -21,17 +21,17 @@ OF_MESHES: list[str] = []
 def watch_charts(repositories: list[str] = OF_MESHES, dry_run: bool = False) -> list[str]:
     """Announce each new Linkerd release once, as an event that can start upgrades.
 
-    The event is `linkerd.chart.released`, about resource `linkerd.charts.<channel>`; automations
-    start upgrades by it. The first poll of a repository only records what is there. A broken
-    index is an event `linkerd.chart.index-broken` and a failed run, and starts no upgrade.
+    The event is `linkerd.chart.released`, about resource `linkerd.charts.<channel>`; it triggers
+    the automations that start upgrades. The first poll of a repository only records its releases.
+    A broken index sends an event `linkerd.chart.index-broken`, fails the run and starts no upgrade.
 
     Args:
-        repositories: https repositories, oci:// registry paths or folders. Empty: those that the
-            saved meshes take Linkerd's charts from, and where none is saved upstream's two.
+        repositories: https repositories, oci:// registry paths or folders. Empty: those with the
+            Linkerd charts of the saved meshes, or upstream's two if no mesh is saved.
         dry_run: Only list what is new: announce nothing, and record nothing.
 
     Raises:
-        ChartError: one could not be read or is broken; the others were read nevertheless.
+        ChartError: a repository could not be read or is broken; the others were still read.
 
     Example:
         >>> watch_charts(["https://helm.linkerd.io/edge"])

@@ -2,7 +2,7 @@
 
 
 def __getattr__(name: str) -> str:
-    # Read for who asks alone: completion in a shell imports this package.
+    # Read only on demand: shell completion imports this package.
     if name == "__version__":
         from importlib.metadata import version
 

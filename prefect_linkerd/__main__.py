@@ -10,8 +10,8 @@ INTERRUPTED = 130
 
 
 def main() -> int:
-    """Runs a command; its exit code. Interrupted while it loads, it ends like one that began."""
-    # A quarter of a short command would be the search for garbage in what ends with it.
+    """Runs a command and returns its exit code; handles Ctrl-C while the modules still load."""
+    # Otherwise garbage collection at exit takes a quarter of a short command's time.
     atexit.register(gc.freeze)
     try:
         from prefect_linkerd.cli.app import main as run

@@ -1,4 +1,4 @@
-"""A mesh's configuration from a file, and from `--set` at a terminal."""
+"""Loads a mesh's configuration from a file and from `--set` flags."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import InvalidInput
 
 Key = Literal["given", "asked", "read", "unused", "place"]
-"""A key file's passphrase: it has to be in the mesh's file, may be asked for, or is not needed;
-with `place` the key file stays in the configuration all the same. With `read` it is asked for only
-if the key file is there: a plan writes none.
+"""Where the passphrase of a key file comes from.
 
-It is asked for at a terminal, or taken from the environment.
+`given`: from the mesh's file. `asked`: from there, else the environment or a prompt. `read`: like
+`asked`, but only if the key file exists, as a plan writes none. `unused`: not needed; the key file
+is left out of the configuration. `place`: not needed, but the key file stays in the configuration.
 """
 
 
@@ -30,16 +30,16 @@ def load_mesh(
     settings: Sequence[str] = (),
     key: Key = "given",
 ) -> MeshConfig:
-    """The configuration of a mesh, from a file or from nothing but a cluster.
+    """Returns the configuration of a mesh, from a file or from the defaults for a cluster.
 
     Args:
         path: a YAML or JSON file with the fields of docs/options.md; None: their defaults.
-        kubeconfig: wins over the file's, as does `context`; what is not given stays the file's.
-        settings: fields that win over the file's, each as `a.b=value`; the value is YAML.
+        kubeconfig: overrides the file's, as does `context`; None keeps the file's.
+        settings: fields that override the file's, each as `a.b=value`; the value is YAML.
         key: see `Key`.
 
     Raises:
-        InvalidInput: the file cannot be read, or a field of it is wrong; names the field.
+        InvalidInput: the file cannot be read, or one of its fields is wrong; names the field.
     """
     subject = f"mesh {path}" if path else "mesh"
     try:
@@ -57,7 +57,7 @@ def load_mesh(
     given = {"kubeconfig": kubeconfig, "context": context}
     if flags := {name: value for name, value in given.items() if value}:
         own: Any = fields.get("access") or {}
-        # A named kubeconfig means that we are not in the cluster.
+        # A named kubeconfig or context means that we are not in the cluster.
         fields["access"] = {**own, **flags, "in_cluster": False} if isinstance(own, dict) else own
     for setting in settings:
         _set(fields, setting)
@@ -69,12 +69,12 @@ def load_mesh(
 
 
 def _cause(error: Exception) -> str:
-    """What is wrong with a file, and where; never its text, which may hold a secret."""
+    """Says what is wrong with a file, and where; never quotes it, as it may hold a secret."""
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark) is not None:
-        return f"no valid YAML at line {mark.line + 1}, column {mark.column + 1}"
+        return f"invalid YAML at line {mark.line + 1}, column {mark.column + 1}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error) if isinstance(error, TypeError) else "no text in UTF-8"
+    return str(error) if isinstance(error, TypeError) else "content that is not UTF-8 text"
 
 
 def _find_passphrase(fields: dict[str, Any], key: Key) -> None:
@@ -88,7 +88,7 @@ def _find_passphrase(fields: dict[str, Any], key: Key) -> None:
 
     is_there = Path(str(path)).expanduser().exists()
     if key == "place" or (key == "read" and not is_there):
-        # A configuration with a key file has to have one.
+        # A placeholder: a configuration with a key file is invalid without a passphrase.
         fields["trust_anchor"] = {**given, "passphrase": "-" * SHORTEST}
     elif key == "unused":
         fields["trust_anchor"] = {k: v for k, v in given.items() if k != "key_file"}
@@ -97,7 +97,7 @@ def _find_passphrase(fields: dict[str, Any], key: Key) -> None:
 
 
 def load_fleet(paths: Sequence[Path], key: Key = "given") -> dict[str, MeshConfig]:
-    """The meshes of files, by name.
+    """Loads mesh files and returns the meshes by name.
 
     Raises:
         InvalidInput: a file cannot be read, a field is wrong, or two meshes have the same name.
@@ -122,7 +122,7 @@ def wrong_fields(
     expected: str,
     model: type[BaseModel] | None = MeshConfig,
 ) -> InvalidInput:
-    """Every wrong field with what is wrong about it, and no value, as one may be a secret."""
+    """Names every wrong field and what is wrong with it; no values, as one may be a secret."""
     wrong = "; ".join(
         f"{'.'.join(map(str, item['loc']))}: {_wrong(item, model)}".removeprefix(": ")
         for item in error.errors()
@@ -132,7 +132,7 @@ def wrong_fields(
 
 def _wrong(item: ErrorDetails, model: type[BaseModel] | None) -> str:
     if item["type"] != "extra_forbidden":
-        # The words of a validator of ours, without pydantic's before them.
+        # Drop the prefix that pydantic adds to the messages of our validators.
         return item["msg"].removeprefix("Value error, ").removesuffix(".")
     *parents, name = map(str, item["loc"])
     section: type[BaseModel] | None = model
@@ -147,10 +147,10 @@ def _wrong(item: ErrorDetails, model: type[BaseModel] | None) -> str:
 
 
 def fields_of(settings: Sequence[str]) -> dict[str, Any]:
-    """Fields, each given as `a.b=value`.
+    """Returns nested fields from settings of the form `a.b=value`.
 
     Raises:
-        InvalidInput: one is not given like that.
+        InvalidInput: a setting has another form.
     """
     fields: dict[str, Any] = {}
     for setting in settings:

@@ -13,11 +13,11 @@ PASSPHRASE = "PREFECT_LINKERD_PASSPHRASE"  # noqa: S105 the name of a variable
 """The environment variable with a key file's passphrase."""
 
 SHORTEST = 12
-"""Characters of a passphrase, as `trust_anchor.passphrase` wants them."""
+"""The minimum length of a passphrase, as `trust_anchor.passphrase` requires it."""
 
 
 def find_passphrase(key_file: Path) -> SecretStr | None:
-    """The passphrase of a key file, from the environment or the person at the terminal."""
+    """Returns a key file's passphrase from the environment or a prompt; None without either."""
     if given := os.environ.get(PASSPHRASE):
         return SecretStr(given)
     if not sys.stdin.isatty():

@@ -1,1 +1,1 @@
-"""Prefect tasks: the steps that people want to see or retry, thin wrappers around `mesh`."""
+"""Prefect tasks: the steps worth showing or retrying, as thin wrappers around `mesh`."""

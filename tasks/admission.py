@@ -1,4 +1,4 @@
-"""Whether an upgrade may begin: who started it, its maintenance window, and approval."""
+"""Whether an upgrade may start: what started it, its maintenance window, and approval."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ CLOCKS_DIFFER = timedelta(seconds=30)
 
 
 def declined(mesh: LinkerdMesh) -> str:
-    """Why nothing is done where an automation started this run and the policy has that off.
+    """Why this run does nothing: an automation started it, but the policy is off. Else empty.
 
-    The automation outlives a change of the block until `prefect deploy --all` removes it.
+    After the policy is turned off in the block, the automation remains until
+    `prefect deploy --all` removes it.
     """
     automation = outside().automation
     if mesh.upgrade.automatic != "off" or automation is None:
@@ -34,12 +35,12 @@ def declined(mesh: LinkerdMesh) -> str:
     description="Checks the maintenance window; if it is closed, schedules a run for later.",
 )
 def postponed(mesh: LinkerdMesh, plan: UpgradePlan) -> bool:
-    """Whether the upgrade was put off to the next window, as a scheduled run of the deployment.
+    """Whether the upgrade was postponed: the deployment has a run scheduled for the next window.
 
     Raises:
-        InvalidInput: the window is shut, and this run has no deployment that could run later.
+        InvalidInput: the window is closed, and this run has no deployment to schedule.
     """
-    # This machine's clock may be a little behind that of the server, which starts the run.
+    # The server starts the run, and this machine's clock may be slightly behind the server's.
     window, now = mesh.upgrade.window, datetime.now(UTC) + CLOCKS_DIFFER
     if window is None or (opening := window.opening(now)) <= now:
         return False
@@ -56,10 +57,10 @@ def postponed(mesh: LinkerdMesh, plan: UpgradePlan) -> bool:
 
 
 def approve_upgrade(mesh: LinkerdMesh, plan: UpgradePlan) -> None:
-    """Waits for approval of the plan, where the mesh's policy asks for it.
+    """Waits for approval of the plan if the mesh's policy requires it.
 
     Raises:
-        NotApproved: somebody rejects it, or nobody answers in time.
+        NotApproved: the plan is rejected, or the approval times out.
     """
     if mesh.upgrade.needs_approval:
         await_approval(

@@ -1,4 +1,4 @@
-"""Waiting for somebody's approval before a run changes anything."""
+"""Waits for approval before a run changes anything."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from prefect_linkerd.tasks.outside import get_run_logger, outside
 
 
 def await_approval(what: str, hours: float, *, plan: str = "") -> None:
-    """Pauses the run until somebody approves.
+    """Pauses the run until it is approved.
 
     Args:
         what: what would be done, such as `uninstall of mesh m`.
-        hours: how long an answer may take.
-        plan: key of the artifact that shows the plan; with it a person can also reject.
+        hours: how long to wait for an answer.
+        plan: key of the artifact with the plan; if given, the plan can also be rejected.
 
     Raises:
-        NotApproved: somebody rejects it, or nobody answers in time.
+        NotApproved: it is rejected, or the approval times out.
     """
     get_run_logger().info("Waiting for approval of %s", what)
     is_approved = outside().approve(what, hours, plan)

@@ -1,4 +1,4 @@
-"""How a mesh's block groups the fields of its configuration, without Prefect's own blocks."""
+"""How the Linkerd Mesh block groups the configuration's fields; does not import Prefect."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 from prefect_linkerd.mesh.config.model import MeshConfig
 
 FIRST = ("credentials", "access", "name", "version", "profile", "ha", "issuer")
-"""What everybody looks at, in the order of the block's form."""
+"""The fields at the top of the block's form, in its order."""
 CLOSED = ("trust_anchor", "upgrade", "viz", "traefik")
-"""Sections that the form shows once they are chosen."""
+"""Sections that the form shows only when selected."""
 ADVANCED = tuple(name for name in MeshConfig.model_fields if name not in (*FIRST, *CLOSED))
-"""The fields that few change: one closed section of the form, and of what the block stores.
+"""Rarely changed fields: one collapsed section, `advanced`, of the form and of the stored block.
 
-Only there: in files, flags and Python they stay where they are, and a block that was saved without
-that section is loaded as it is.
+Files, flags and Python keep these fields at the top level. A block that was saved without the
+section loads unchanged.
 """
 
 
 def ungrouped(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a model, from what a block stores: without groups and closed sections."""
+    """A block's stored data as the model's fields: ungrouped, without unselected sections."""
     advanced: dict[str, Any] = fields.get("advanced") or {}
     closed = {name for name in CLOSED if fields.get(name, ...) is None}
     kept = {k: v for k, v in fields.items() if k != "advanced" and k not in closed}

@@ -1,4 +1,4 @@
-"""One run of a bootstrap, and its steps as people see them."""
+"""Runs a bootstrap as visible steps."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from prefect_linkerd.tasks.step import Step, submit
 from prefect_linkerd.tasks.trust_anchor import key_store, trust_anchor
 
 LOOK = 0.2
-"""Seconds between two looks at a release that may be up before helm has noticed."""
+"""Seconds between two checks of a release that may be up before helm notices."""
 
 
 def bootstrap_of(mesh: Mesh, charts: Charts, planned: PlannedBootstrap) -> Bootstrap:
-    """A run whose key is where the configuration says, and whose rollouts are shown."""
+    """A bootstrap with the key store that the configuration names, and with rollout progress."""
     shown = partial(RolloutProgress, mesh.name)
     return Bootstrap(mesh, charts, planned.facts, key_store(mesh), shown, planned.rendered)
 
 
 def install(run: Bootstrap) -> None:
-    """Every stage: each begins when the one before is up, and is over when that has ended."""
+    """Runs every stage: a stage starts when the previous one is up, and finishes after it."""
     ending: list[Future[Any]] = []
     for stage in run.stages:
         up = _begin(run, stage)
@@ -43,9 +43,10 @@ def install(run: Bootstrap) -> None:
 
 
 def _begin(run: Bootstrap, stage: Stage) -> list[Future[Any]]:
-    """The steps of a stage, side by side, until all are up; those that have not ended.
+    """Runs a stage's steps in parallel until all are up; returns those still running.
 
-    The last is in the flow's own thread, which Ctrl-C ends, unless it can be up before its end.
+    The last step that cannot be up before it finishes runs in the flow's own thread, which Ctrl-C
+    interrupts.
     """
     early = {name: seen for name in stage if (seen := run.first_install(name)) is not None}
     others: list[StepName] = [name for name in stage if name not in early]
@@ -68,14 +69,14 @@ def _begin(run: Bootstrap, stage: Stage) -> list[Future[Any]]:
 
 
 def _has_ended(future: Future[Any], seen: FirstInstall) -> bool:
-    """Waits until a step is up or has ended; whether it has ended."""
+    """Waits until a step is up or has finished; returns whether it has finished."""
     while True:
         begin = time.monotonic()
         try:
             future.result(timeout=LOOK)
         except TimeoutError:
             if time.monotonic() - begin < LOOK:
-                # The step's own.
+                # Raised by the step itself.
                 raise
         else:
             return True
@@ -85,7 +86,7 @@ def _has_ended(future: Future[Any], seen: FirstInstall) -> bool:
 
 
 def _step_of(run: Bootstrap, name: StepName) -> tuple[Step[..., Any], tuple[Any, ...]]:
-    """A step, and what it is called with."""
+    """A step and its arguments."""
     match name:
         case "namespaces":
             return namespaces, (run,)

@@ -1,4 +1,4 @@
-"""The steps of the watcher: what a chart repository has, and events for what is new."""
+"""The steps of `watch_charts`: polls chart repositories, and sends events for new releases."""
 
 from __future__ import annotations
 
@@ -35,38 +35,38 @@ BROKEN = "linkerd.chart.index-broken"
 
 
 class KnownCharts(Block):
-    """What the watcher saw of one chart repository at its last look."""
+    """What `watch_charts` found in one chart repository at the last poll."""
 
     _block_type_name = "Linkerd Known Charts"
     _block_type_slug = "linkerd-known-charts"
-    _description = "Which Linkerd releases a chart repository had when it was last looked at."
+    _description = "The Linkerd releases that a chart repository had at the last poll."
 
     source: str = Field(title="Repository", description="Its address.")
-    etag: str = Field(default="", title="ETag", description="Of its index at the last poll.")
+    etag: str = Field(default="", title="ETag", description="The index's ETag at the last poll.")
     versions: list[str] = Field(
         default_factory=list[str],
         title="Versions",
-        description="The Linkerd versions that were seen. Nothing is announced twice.",
+        description="The Linkerd versions seen so far; none of them is announced again.",
     )
 
 
 def resource_of(channel: str) -> str:
-    """The id of the Prefect resource that events about a channel's releases are about."""
+    """The id of the Prefect resource of events about a channel's releases."""
     return f"linkerd.charts.{channel}"
 
 
 @step(
     "find repositories",
     run_name="find repositories",
-    description="Where the saved meshes take their charts from.",
+    description="Finds the chart repositories of the saved meshes.",
 )
 def find_repositories() -> list[str]:
-    """The repositories of Linkerd's charts of every mesh that is saved as a block, each once.
+    """The Linkerd chart repositories of all saved meshes, each once.
 
-    Where no mesh is saved these are upstream's two.
+    If no mesh is saved: upstream's stable and edge repositories.
     """
     documents: list[BlockDocument] = []
-    # Prefect answers with all of them, whatever the offset and the limit.
+    # Prefect ignores offset and limit here, and returns all of them.
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
         documents = client.read_block_documents_by_type("linkerd-mesh", include_secrets=False)
     found = dict.fromkeys(linkerd_source(_charts_of(document)) for document in documents)
@@ -74,19 +74,19 @@ def find_repositories() -> list[str]:
 
 
 def _charts_of(document: BlockDocument) -> MeshConfig:
-    """What of a block says where its charts come from: nothing there is secret."""
+    """The fields that say where a mesh's charts come from; none of them is secret."""
     fields = ungrouped(document.data)
     return MeshConfig.model_validate(
         {key: fields[key] for key in ("version", "charts") if key in fields}
     )
 
 
-@step("look", run_name="look at {source}", description="Announces what a repository has new.")
+@step("look", run_name="look at {source}", description="Announces a repository's new releases.")
 def find_releases(source: str, dry_run: bool = False) -> list[str]:
-    """The Linkerd versions that are new since the last poll, which it announces and records.
+    """The Linkerd versions that are new since the last poll.
 
-    An event is sent before the version is noted: a run that dies in between sends it again, with
-    the same id, rather than never. A dry run sends and records nothing.
+    Sends each event before it records the version: if the run dies in between, the next one sends
+    the event again with the same id, instead of never. A dry run sends and records nothing.
 
     Raises:
         ChartError: the repository cannot be read, or its index is broken.
@@ -141,7 +141,7 @@ def _released(release: ChartRelease, source: str) -> Event:
 
 
 async def _send(events: list[Event]) -> None:
-    # Unlike `emit_event` this returns only when the server has the events.
+    # Unlike `emit_event`, this returns only once the server has the events.
     async with get_events_client(checkpoint_every=1) as client:
         for event in events:
             await client.emit(event)

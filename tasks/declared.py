@@ -1,7 +1,7 @@
-"""Every flow as its module declares it, read from its source.
+"""Reads every flow's declaration from its source, without importing the flow.
 
-Importing the flows takes seconds, as each imports what it works with. The command line, the
-deployments and the pages need no more than what a flow says of itself.
+Importing the flows takes seconds, because each imports its dependencies. The command line, the
+deployments and the pages need only the declarations.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n     .*)*)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a flow, with what its line of `Args` says.
+    """A parameter of a flow, with its text from `Args`.
 
-    `default` is None where it is no literal: its type's own then.
+    `default` is None if it is not a literal: the default is then that of the type.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class DeclaredFlow:
-    """A flow: its name, which is that of its module too, and what it declares."""
+    """A flow and its declaration; its module has the same name."""
 
     name: str
     declaration: flow
@@ -58,7 +58,7 @@ class DeclaredFlow:
 
 @cache
 def declared_flows() -> dict[str, DeclaredFlow]:
-    """The flows by name, in the order of the alphabet."""
+    """The flows by name, in alphabetical order."""
     return {path.stem: read_flow(path) for path in sorted(FOLDER.glob("[a-z]*.py"))}
 
 
@@ -66,11 +66,11 @@ def read_flow(path: Path) -> DeclaredFlow:
     """The flow of a module.
 
     Raises:
-        TypeError: the module has no function of its own name with `@flow(…)`, or a keyword of that
-            is unknown, missing or no literal.
+        TypeError: the module has no function of the same name with `@flow(…)`, or one of its
+            keywords is unknown, missing or not a literal.
     """
     text = path.read_text()
-    # No more than what is looked at: `--help` waits for it.
+    # Parse only up to the docstring: `--help` waits for this.
     head = re.search(rf'^def {path.stem}\(.*?""".*?"""', text, re.DOTALL | re.MULTILINE)
     module = ast.parse(text[: head.end()] if head else text)
     for node in module.body:
@@ -96,7 +96,7 @@ def _flow(node: ast.FunctionDef, decorator: ast.Call, module: ast.Module) -> Dec
         if isinstance(each, ast.ImportFrom)
         for alias in each.names
     }
-    # Without a default: the first ones.
+    # Parameters without a default come first.
     defaults = [None] * (len(node.args.args) - len(node.args.defaults)) + node.args.defaults
     parameters = tuple(
         Parameter(
@@ -113,7 +113,7 @@ def _flow(node: ast.FunctionDef, decorator: ast.Call, module: ast.Module) -> Dec
 
 
 def _section(text: str) -> str:
-    """The lines up to the first that is not indented."""
+    """The lines before the first one that is not indented."""
     return re.split(r"^(?=\S)", text, maxsplit=1, flags=re.MULTILINE)[0]
 
 

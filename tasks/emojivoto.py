@@ -1,4 +1,4 @@
-"""The step that deploys the demonstration application, meshed."""
+"""The step that deploys the demo application into the mesh."""
 
 from __future__ import annotations
 

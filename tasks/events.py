@@ -1,4 +1,4 @@
-"""Telling others: notices of `mesh` as Prefect events, to which automations listen."""
+"""Sends the notices of `mesh` as Prefect events, which trigger automations."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from prefect_linkerd.tasks.outside import outside
 
 
 def send(notices: Iterable[Notice]) -> None:
-    """Sends events about a mesh; part of a step."""
+    """Sends events about a mesh; called within a step."""
     outside().send(notices)
 
 
 def failures_in_a_row(mesh: str) -> int:
-    """How often in a row a mesh had failed at its last verdict; part of a step."""
+    """A mesh's consecutive failures up to its last verdict; called within a step."""
     return outside().failures_in_a_row(mesh)

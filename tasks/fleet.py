@@ -1,4 +1,4 @@
-"""Runs of one deployment for many meshes: found again, started, looked at, and shown."""
+"""Runs of one deployment for many meshes: finds earlier ones, starts, polls and shows them."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ PAGE = 200
 
 @dataclass(frozen=True)
 class Round:
-    """One deployment for each mesh, once. Its key makes a second fleet run take up the first's."""
+    """One run of a deployment for each mesh. A fleet run with the same key resumes the round."""
 
     deployment: str
     parameters: Mapping[str, Any]
     key: str
 
     def key_of(self, mesh: str, attempt: int) -> str:
-        """The idempotency key of a mesh's run: the server has one run of each at most."""
+        """The idempotency key of a mesh's run: the server creates at most one run for each key."""
         return f"fleet {self.key} {self.deployment} {mesh} {attempt}"
 
 
 @dataclass
 class Turn:
-    """A mesh's run, as it was looked at last; the attempts before it failed in an earlier run."""
+    """A mesh's run as last polled; earlier attempts failed in an earlier fleet run."""
 
     attempt: int
     run: FlowRun
 
     @property
     def state(self) -> State[Any]:
-        # The server's answers always have one.
+        # Runs from the server always have a state.
         return cast("State[Any]", self.run.state)
 
     def outcome(self, limit: timedelta) -> MeshOutcome:
@@ -63,7 +63,7 @@ class Turn:
         return "failed" if datetime.now(UTC) - created > limit else "running"
 
 
-@step("plan fleet", description="The meshes of the fleet, in waves.")
+@step("plan fleet", description="Divides the fleet's meshes into waves.")
 def plan_waves(deployment: str, meshes: list[str], options: FleetOptions) -> FleetPlan:
     """The waves of the saved meshes.
 
@@ -98,7 +98,7 @@ def plan_waves(deployment: str, meshes: list[str], options: FleetOptions) -> Fle
 
 
 def take_up(plan: FleetPlan, round_: Round) -> dict[str, Turn]:
-    """The last run of each mesh that an earlier fleet run of the same round has started."""
+    """Each mesh's latest run that an earlier fleet run of the same round started."""
     turns: dict[str, Turn] = {}
     attempt = 0
     while True:
@@ -111,12 +111,12 @@ def take_up(plan: FleetPlan, round_: Round) -> dict[str, Turn]:
 
 
 def start(mesh: str, round_: Round, attempt: int) -> Turn:
-    """The run of a mesh; where it has been started already, that one."""
+    """Starts a mesh's run, or returns the one that was already started."""
     run = run_deployment(
         full_name(round_.deployment),
         parameters={**round_.parameters, "mesh": reference(mesh)},
         timeout=0,
-        # A terminal answers for the approvals of what it has started.
+        # A terminal answers the approvals of the runs that it started, which it finds by tag.
         tags=sorted(TagsContext.get().current_tags),
         idempotency_key=round_.key_of(mesh, attempt),
     )
@@ -124,7 +124,7 @@ def start(mesh: str, round_: Round, attempt: int) -> Turn:
 
 
 def poll(turns: Mapping[str, Turn]) -> None:
-    """Brings every turn that had not ended up to date."""
+    """Updates every turn whose run was not in a final state."""
     by_id: dict[UUID, Turn] = {t.run.id: t for t in turns.values() if not t.state.is_final()}
     if by_id:
         for run in _runs(FlowRunFilter(id=FlowRunFilterId(any_=list(by_id)))):
@@ -144,12 +144,12 @@ def _runs(wanted: FlowRunFilter) -> list[FlowRun]:
 def publish(
     plan: FleetPlan, deployment: str, turns: Mapping[str, Turn], outcomes: Mapping[str, MeshOutcome]
 ) -> None:
-    """Who is in which wave, and how far, as a table artifact.
+    """Publishes each mesh's wave and outcome as a table artifact.
 
-    Its description is what the failed runs say.
+    The description holds the messages of the failed runs.
     """
     words = [f"{deployment} of {len(plan.meshes)} meshes"]
-    # Not in the table: Prefect's UI breaks no line there.
+    # Not in the table, because Prefect's UI does not wrap lines there.
     words += [
         f"- **{mesh}**: {turns[mesh].state.message or turns[mesh].state.name}"[:500]
         for mesh, outcome in outcomes.items()
@@ -175,5 +175,5 @@ def _row(number: int, mesh: str, turn: Turn | None, outcome: MeshOutcome) -> dic
 
 
 def failures(outcomes: Mapping[str, MeshOutcome], turns: Mapping[str, Turn]) -> list[str]:
-    """Each mesh that failed, with its state."""
+    """The failed meshes, each with its run's state."""
     return [f"{m} ({turns[m].state.name})" for m, o in outcomes.items() if o == "failed"]

@@ -1,4 +1,4 @@
-"""Which flows may be run for each mesh of a fleet: those that declare it."""
+"""The flows that may run for each mesh of a fleet: those declared with `fleet=True`."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ FLEET_FLOWS = tuple(n for n, each in declared_flows().items() if each.declaratio
 if TYPE_CHECKING:
     FleetFlow = str
 else:
-    # The choices of the form, and of the command line.
+    # The choices in the form and on the command line.
     FleetFlow = Literal[FLEET_FLOWS]

@@ -1,4 +1,4 @@
-"""How a procedure becomes a flow: one declaration, which everything that lists flows reads."""
+"""Declares a procedure as a flow, once, for everything that lists flows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 KeyUse = Literal["unused", "named", "read", "kept"]
-"""What a flow does with the trust anchor's private key; `named`: it says where that is, and `kept`:
-it may make one."""
+"""What a flow does with the trust anchor's private key; `named`: it reports where the key is;
+`kept`: it may create and store one."""
 
 
 class Schedule(TypedDict):
-    """When a deployment runs by itself: from a time of day (UTC), again and again."""
+    """When a deployment runs: every `minutes`, starting at a time of day (UTC)."""
 
     minutes: int
     at: str
@@ -31,24 +31,25 @@ class Schedule(TypedDict):
 class flow:  # noqa: N801 a decorator
     """Declares a flow, once: its deployment, command, role, fleet membership and page.
 
-    Its name, help and options are those of the function: the first paragraph of the docstring, the
-    parameters, and their lines of `Args`. Each value is a literal, as `tasks.declared` reads them
-    without importing the flow. What a new flow lacks, `tests/project/test_flows.py` says.
+    Its name, help and options come from the function: the first paragraph of the docstring, the
+    parameters, and their texts in `Args`. Each value is a literal, because `tasks.declared` reads
+    them without importing the flow. `tests/project/test_flows.py` names what a new flow lacks.
 
     Args:
-        run_name: what its runs are called; may name parameters, as in `verify {mesh.name}`.
-        changes: whether it changes a mesh. One such run at a time; automations treat it with care.
+        run_name: name of its runs; may use parameters, as in `verify {mesh.name}`.
+        changes: whether it changes a mesh. Only one such run at a time; automations treat it with
+            care.
         page: its page in docs/, with the section if it is not the whole page.
-        command: its command at a terminal; empty: it has none.
-        grants: the function of `deployments.grants` for what it may do in a mesh's cluster; empty:
-            it asks no cluster, or runs others that do.
-        fleet: whether it may be run for each mesh of a fleet.
+        command: its CLI command; empty: it has none.
+        grants: the function in `deployments.grants` that lists what it may do in a mesh's cluster;
+            empty: it accesses no cluster, or runs other flows that do.
+        fleet: whether it may run for each mesh of a fleet.
         key: what it does with the trust anchor's private key.
-        needs_server: whether it is nothing without a Prefect server.
-        confirms_cluster: whether its command asks before it changes a cluster that no mesh file
-            names.
-        skips_overlap: whether a run is cancelled that begins while another one runs.
-        schedules: of the mesh that is saved by the name `mesh`, and so of every mesh, by names.
+        needs_server: whether it needs a Prefect server.
+        confirms_cluster: whether its command asks for confirmation before it changes a cluster
+            that no mesh file names.
+        skips_overlap: whether a run is cancelled if another one is running when it starts.
+        schedules: by name, the schedules of the saved mesh named `mesh`, and so of every mesh.
 
     Example:
         >>> @flow(run_name="greet {mesh.name}", changes=False, page="greet.md", command="greet")
@@ -74,8 +75,8 @@ class flow:  # noqa: N801 a decorator
     schedules: Mapping[str, Schedule] = field(default_factory=dict[str, Schedule])
 
     def __call__(self, function: Callable[P, R]) -> Flow[P, R]:
-        """Prefect's flow; where Prefect is left out, the function itself."""
-        # Not above, as `--help` only reads declarations and waits for what this imports.
+        """Returns a Prefect flow; without Prefect, the function itself."""
+        # Imported here, because `--help` only reads declarations and should not wait for it.
         from prefect_linkerd.tasks.outside import without_prefect
 
         if without_prefect():

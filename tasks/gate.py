@@ -1,4 +1,4 @@
-"""The gate that an upgrade passes before and after: whether the mesh works."""
+"""The gate before and after an upgrade: is the mesh healthy?"""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from prefect_linkerd.tasks.step import step
     description="Runs every check of verify_mesh, for the version that the mesh should have.",
 )
 def verify(mesh: Mesh, *, patience: float = 0.0) -> Report:
-    """The report, with warnings at most: an outdated version or a lost chart source is no error.
+    """A report without errors. An outdated version or an unreachable chart source only warns.
 
     Args:
-        patience: seconds for which an error may pass by itself.
+        patience: seconds to wait for an error to resolve itself.
 
     Raises:
-        ApiError: the API server was lost meanwhile, which says nothing about the mesh.
-        MeshUnhealthy: naming the checks that failed and what they found.
+        ApiError: the API server became unreachable, which says nothing about the mesh.
+        MeshUnhealthy: names the checks that failed and what they found.
     """
     found, log = await_verdict(mesh, patience), get_run_logger()
     log.info(found.summary)

@@ -1,4 +1,4 @@
-"""The step that puts the dashboard and the demonstration application behind Traefik."""
+"""The step that puts the dashboard and the demo application behind Traefik."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says what came up without a proxy while the injector was unreachable, and was restarted."""
+"""Logs workloads that were restarted because the injector was unreachable when they came up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from prefect_linkerd.tasks.outside import get_run_logger
 
 
 def tell_remeshed(restarted: Iterable[Workload]) -> None:
-    """Part of a step that deploys meshed workloads."""
+    """Called within a step that deploys meshed workloads."""
     for workload in restarted:
         get_run_logger().warning("%s came up without a proxy and was restarted", workload)

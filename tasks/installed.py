@@ -1,4 +1,4 @@
-"""The step that verifies what bootstrap has installed, and shows it."""
+"""The step that verifies what bootstrap installed, and shows it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def verify(mesh: Mesh, charts: Charts) -> Installed:
     """What is installed; also as an artifact.
 
     Raises:
-        ApiError: the API server was lost meanwhile, which says nothing about the mesh.
-        MeshUnhealthy: naming the checks that failed and what they found.
+        ApiError: the API server became unreachable, which says nothing about the mesh.
+        MeshUnhealthy: names the checks that failed and what they found.
     """
     is_rehearsal = any(chart.is_rehearsal for chart in charts.values())
     report, name = verify_installed(mesh, rehearsal=is_rehearsal), f"Mesh {mesh.name}"

@@ -33,7 +33,7 @@ def inspect_issuer(mesh: Mesh, options: RotationOptions) -> CertificateInfo | No
 
 
 def issuer_outlook(mesh: Mesh, before: CertificateInfo | None) -> DryRun:
-    """What `rotate_issuer` would do, once `inspect_issuer` found nothing against it."""
+    """What `rotate_issuer` would do; call it after `inspect_issuer` has passed."""
     now = "none" if before is None else f"{before.subject}, until {before.not_after:%Y-%m-%d}"
     who = (
         "cert-manager renews" if mesh.config.issuer == "cert-manager" else "the trust anchor signs"
@@ -41,27 +41,27 @@ def issuer_outlook(mesh: Mesh, before: CertificateInfo | None) -> DryRun:
     return DryRun(
         f"New issuer of mesh {mesh.name}",
         (
-            f"the issuer now: {now}",
+            f"current issuer: {now}",
             f"{who} a new one, and identity loads it",
-            "no workload restarts, unless the issuer has expired and a downtime is accepted",
+            "no workload restarts, unless the issuer has expired and downtime is accepted",
         ),
     )
 
 
 def approve_issuer(options: RotationOptions) -> None:
-    """Waits for approval, where the options ask for it.
+    """Waits for approval if the options require it.
 
     Raises:
-        NotApproved: nobody answers in time.
+        NotApproved: the approval times out.
     """
     if "switch" in options.approvals:
         await_approval(
-            "a new issuer, signed by the trust anchor that the mesh has", options.approval_hours
+            "a new issuer, signed by the mesh's current trust anchor", options.approval_hours
         )
 
 
 def why_no_probe(mesh: Mesh, before: CertificateInfo | None) -> str:
-    """Why no probe asks meanwhile; empty where one does."""
+    """Why no probe runs during the rotation; empty if one does."""
     return issuer_rotation.why_no_probe(before, mesh.cluster.clock())
 
 

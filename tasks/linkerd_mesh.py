@@ -1,4 +1,4 @@
-"""The mesh that a step works on: a Prefect block; where Prefect is left out, its fields."""
+"""The mesh that a step works on: a Prefect block, or without Prefect the plain configuration."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["LinkerdMesh", "block_name", "connect", "reference"]
 
 
 def reference(block: str) -> dict[str, Any]:
-    """A Linkerd Mesh block as a parameter: by its name, so that no secret of it is copied."""
+    """A Linkerd Mesh block as a parameter: by name, so that none of its secrets is copied."""
     return {"$ref": {"block_document_slug": f"linkerd-mesh/{block}"}}
 
 
 def block_name(mesh: MeshConfig) -> str | None:
-    """The name of the block that a mesh was loaded from; None where it is from none."""
+    """The name of the block that a mesh was loaded from; None if it is not from a block."""
     return getattr(mesh, "_block_document_name", None)
 
 
 def connect(mesh: MeshConfig) -> Mesh:
-    """The mesh that a flow hands to its steps: by its credentials block, else its cluster access.
+    """The mesh that a flow passes to its steps: uses its credentials block, else its `access`.
 
-    A block that has no version yet keeps the one of this run.
+    A block without a version is saved with the version that this run uses.
 
     Raises:
         InvalidInput: there is no usable kubeconfig or service account.
     """
-    # A mesh's file has neither.
+    # A mesh from a file has neither `store_version` nor `credentials`.
     if (store_version := getattr(mesh, "store_version", None)) is not None:
         store_version()
     credentials = getattr(mesh, "credentials", None)

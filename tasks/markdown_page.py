@@ -1,7 +1,7 @@
-"""A page of Markdown as both of Prefect's UIs show all of it.
+"""Formats Markdown so that both of Prefect's UIs show all of it.
 
-The older of them breaks no line in a table, so that whatever is too wide is cut off at the right,
-and shows the marks of code within a link.
+The older UI does not wrap lines in tables, so a table that is too wide is cut off at the right. It
+also shows the backticks of code within a link.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 
 WIDTH = 708
-"""Pixels that a table may have in a window of 1280."""
+"""Maximum width of a table in pixels, in a window 1280 pixels wide."""
 _CHARACTER, _MARGINS = 6.6, 24
-"""The usual width of a character, and what a column has around its text."""
+"""Pixels: the average width of a character, and the horizontal padding of a column."""
 
 _SEPARATOR = re.compile(r"\|(\s*:?-+:?\s*\|)+")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
@@ -20,7 +20,7 @@ _CODE_IN_LINK = re.compile(r"\[`([^`\]]*)`\](?=\()")
 
 
 def shown_whole(page: str) -> str:
-    """The page with each table that is too wide as a list, and no code within links."""
+    """The page with too-wide tables turned into lists, and no code within links."""
     return "\n".join(_lines(_CODE_IN_LINK.sub(r"[\1]", page).split("\n")))
 
 

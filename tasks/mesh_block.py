@@ -1,4 +1,4 @@
-"""A mesh as a Prefect Block: set up once in the UI, chosen in every flow."""
+"""A mesh as a Prefect block: set up once in the UI, selected in every flow."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ LOGO = HttpUrl(
 
 
 def block_form(fields: dict[str, Any]) -> dict[str, Any]:
-    """A block's schema as its form is made of: credentials first, and what is rare closed.
+    """A block's schema arranged for its form: credentials first, rarely used fields collapsed.
 
     Args:
-        fields: the schema of the model, as Prefect makes it.
+        fields: the model's schema as Prefect generates it.
     """
     content = deepcopy(fields)
     properties: dict[str, Any] = content["properties"]
@@ -43,7 +43,7 @@ def block_form(fields: dict[str, Any]) -> dict[str, Any]:
     content["definitions"]["Advanced"] = {
         "type": "object",
         "title": "Advanced",
-        "description": "What few meshes change.",
+        "description": "Settings that few meshes change.",
         "properties": rare,
     }
     properties["advanced"] = {
@@ -53,7 +53,7 @@ def block_form(fields: dict[str, Any]) -> dict[str, Any]:
     }
     for name in (*CLOSED, "advanced"):
         properties[name] = _closed(name, properties[name])
-    # A block is chosen from a list, which begins with none.
+    # The block comes first: its form field is a list in which nothing is selected at first.
     credentials = properties["credentials"]
     [block] = [choice for choice in credentials["anyOf"] if "$ref" in choice]
     credentials["anyOf"] = [block, {"type": "null", "title": "None"}]
@@ -69,9 +69,9 @@ def block_form(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _closed(name: str, section: dict[str, Any]) -> dict[str, Any]:
-    """A section as a choice that begins with nothing: forms show its fields once it is chosen.
+    """A section as a choice that defaults to null: forms show its fields once it is selected.
 
-    The choices have titles, as forms name them by nothing else.
+    Forms label choices only by their titles.
     """
     field = MeshConfig.model_fields.get(name)
     title, description = (
@@ -90,30 +90,30 @@ def _closed(name: str, section: dict[str, Any]) -> dict[str, Any]:
 class LinkerdMesh(MeshConfig, Block):
     """One Linkerd mesh and the way to its cluster.
 
-    The same model as `mesh.config.model.MeshConfig`; its passwords and keys are kept encrypted by
-    Prefect. `credentials` wins over `access`.
+    The same model as `mesh.config.model.MeshConfig`; Prefect stores its passwords and keys
+    encrypted. `credentials` takes precedence over `access`.
     """
 
-    # A Block allows unknown fields, which would be mistakes of spelling here. Also, a server takes
-    # a parameter only where it is either a block's reference or its fields: all fields of a mesh
-    # have defaults, so that a reference would pass for both and be refused.
+    # A Block allows unknown fields, which would hide typos here. Also, a server accepts a parameter
+    # only if it matches exactly one of a block reference and the block's fields: as all fields of a
+    # mesh have defaults, a reference would match both and be rejected.
     model_config = ConfigDict(extra="forbid")
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        # The run form leaves `additionalProperties` out of what it has the server check.
+        # The run form omits `additionalProperties` from the schema that the server validates.
         schema = super().__get_pydantic_json_schema__(core_schema, handler)
         content = handler.resolve_ref_schema(schema)
-        # By its title a server knows that the parameter is a block.
-        # Forms have to send the version, so that a block keeps the one that it was saved with.
+        # The server recognises a block parameter by this title. Forms must send the version, so
+        # that a block keeps the one that it was saved with.
         content["title"], content["required"] = cls.__name__, ["name", "version"]
         return schema
 
     @classmethod
     def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:
-        # Prefect asks for it once for every field, and it takes as long as a request to a server.
+        # Cached: Prefect calls this once per field, and a call takes as long as a server request.
         key = (cls, arguments, tuple(sorted(options.items())))
         if key not in cls._schemas:
             cls._schemas[key] = super().model_json_schema(*arguments, **options)
@@ -134,13 +134,13 @@ class LinkerdMesh(MeshConfig, Block):
     @model_validator(mode="before")
     @classmethod
     def _from_form(cls, data: Any) -> Any:
-        """Puts what the form groups where it belongs; a section that nobody opened is null."""
+        """Moves the form's grouped fields to the top level; an unopened section is null."""
         return ungrouped(cast("dict[str, Any]", data)) if isinstance(data, dict) else data
 
     _block_type_name = "Linkerd Mesh"
     _block_type_slug = "linkerd-mesh"
     _logo_url = LOGO
-    _description = "A Linkerd service mesh on Kubernetes, owned by prefect-linkerd's flows."
+    _description = "A Linkerd service mesh on Kubernetes, managed by prefect-linkerd's flows."
 
     credentials: KubernetesCredentials | None = Field(
         default=None,
@@ -150,8 +150,8 @@ class LinkerdMesh(MeshConfig, Block):
     )
 
     def _define_metadata_on_nested_blocks(self, *arguments: Any, **more: Any) -> None:
-        # The one method of a block that Prefect calls however it loads one: a run's references are
-        # loaded by the base class.
+        # The only method of a block that Prefect calls however it loads one: it loads references in
+        # a run's parameters through the base class.
         super()._define_metadata_on_nested_blocks(*arguments, **more)
         self._take_name(self._block_document_name)
 
@@ -172,22 +172,22 @@ class LinkerdMesh(MeshConfig, Block):
 
     @property
     def lacks_version(self) -> bool:
-        """Whether the block was saved without a version, which then has to be stored.
+        """Whether the block was saved without a version, so that one has to be stored.
 
-        Else the next release of this package would change what is wanted. The API takes a block
-        without one, and the older of Prefect's UIs leaves out a field that nobody touched.
+        Otherwise the next release of this package would change the wanted version. The API accepts
+        a block without one, and Prefect's older UI omits untouched fields.
         """
         return self._block_document_id is not None and "version" not in self.model_fields_set
 
     def store_version(self) -> None:
-        """Stores a block that lacks a version with the one that it is used with."""
+        """Saves a block that lacks a version with the version that it is used with."""
         if self.lacks_version:
             self.save(self._block_document_name, overwrite=True)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]
 
     def _take_name(self, block: str | None) -> None:
-        """Calls the mesh as its block, unless somebody has named it.
+        """Names the mesh after its block, unless it has a name of its own.
 
-        Forms come with the default filled in, and two meshes of one name would share artifacts,
+        Forms prefill the default name, and two meshes with the same name would share artifacts,
         events, locks and the place of the trust anchor's key.
         """
         if block and self.name == type(self).model_fields["name"].default:
@@ -200,8 +200,8 @@ class LinkerdMesh(MeshConfig, Block):
         handler: SerializerFunctionWrapHandler,
         info: SerializationInfo,
     ) -> Any:
-        # A kubeconfig is no SecretStr, so a run's recorded parameters would show its keys:
-        # only a saved block, which Prefect encrypts, may hold them.
+        # A kubeconfig is not a SecretStr, so a run's recorded parameters would show its keys: only
+        # a saved block, which Prefect encrypts, may hold them.
         if value is None or (info.context and info.context.get("include_secrets")):
             return handler(value)
         name: str | None = value._block_document_name  # pyright: ignore[reportPrivateUsage]

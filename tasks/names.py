@@ -1,10 +1,10 @@
-"""What our objects are called on a Prefect server, which others may use too."""
+"""Names of our objects on a Prefect server, which other projects may share."""
 
 from __future__ import annotations
 
 TAG = "linkerd"
 CHANGES, READS = f"{TAG}:changes", f"{TAG}:reads"
-"""The tags that automations match: of the flows that change meshes, and of those that read."""
+"""The tags that automations match: of flows that change meshes, and of flows that only read."""
 
 
 def deployment_name(flow: str) -> str:
@@ -17,7 +17,7 @@ def deployment_name(flow: str) -> str:
 
 
 def full_name(flow: str) -> str:
-    """A deployment as Prefect addresses it: flow and deployment."""
+    """A deployment's full name in Prefect: flow/deployment."""
     return f"{deployment_name(flow)}/{deployment_name(flow)}"
 
 

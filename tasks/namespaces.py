@@ -1,4 +1,4 @@
-"""The step that makes namespaces and, for a private registry, the pull secrets in them."""
+"""The step that creates namespaces and, for a private registry, their pull secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefect_linkerd.tasks.step import step
     description="Creates every namespace, with the labels that Linkerd needs, and pull secrets.",
 )
 def namespaces(run: Bootstrap) -> list[str]:
-    """The namespaces that were made or changed."""
+    """The namespaces that were created or changed."""
     changed = run.make_namespaces()
     get_run_logger().info("Namespaces changed: %s", ", ".join(changed) or "none")
     return changed

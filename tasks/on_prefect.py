@@ -1,4 +1,4 @@
-"""The surroundings of a run under Prefect: its log, artifacts, events, pauses and blocks."""
+"""The environment of a run under Prefect: its log, artifacts, events, pauses and blocks."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ R = TypeVar("R")
 
 
 class MeshFlow(Flow[P, R]):
-    """A flow whose run names the block that it was given and that nobody has saved."""
+    """A flow whose failed run says which of its blocks was not saved."""
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """As Prefect's, which names the block only in the log.
+        """Validates as Prefect does, but names the missing block in the error, not just the log.
 
         Raises:
-            ParameterTypeError: a parameter is not valid, or its block is not there.
+            ParameterTypeError: a parameter is invalid, or its block does not exist.
         """
         try:
             return super().validate_parameters(parameters)
@@ -59,7 +59,7 @@ class MeshFlow(Flow[P, R]):
 
 
 class Approval(RunInput):
-    """What a person says to a plan."""
+    """The form that approves or rejects a plan."""
 
     approved: bool = Field(
         default=False,
@@ -118,7 +118,7 @@ class OnPrefect:
         return update
 
     def check(self) -> None:
-        """Nothing: Prefect interrupts by itself."""
+        """Does nothing: Prefect interrupts steps itself."""
 
     def last(self, key: str) -> str | None:
         artifact = cast("Artifact | None", Artifact.get(key))
@@ -141,7 +141,7 @@ class OnPrefect:
         seconds = int(hours * 3600)
         try:
             if not plan:
-                # Resumed by a click, without a form.
+                # Resumed with one click, without a form.
                 pause_flow_run(timeout=seconds)  # pyright: ignore[reportUnusedCoroutine]
                 return True
             question = f"Approve {what}? See the artifact `{plan}`."
@@ -157,12 +157,12 @@ class OnPrefect:
         if run is None or run.deployment_id is None:
             return False
         if run.idempotency_key == key:
-            # It was put off to this moment, and somebody started it before.
+            # This run was itself postponed to that moment, and was started early.
             key = f"{key}, not {run.id}"
         with get_client(sync_client=True) as client:
             client.create_flow_run_from_deployment(
                 run.deployment_id,
-                # As they were given: a block by its reference, so that no secret is copied.
+                # The parameters as given: a block is a reference, so no secret is copied.
                 parameters=client.read_flow_run(run.id).parameters,
                 state=Scheduled(scheduled_time=moment),
                 idempotency_key=key,
@@ -171,10 +171,10 @@ class OnPrefect:
 
     def alone(self, limit: str, lease_seconds: float) -> AbstractContextManager[object]:
         with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
-            # Made, or brought back to one at a time. Another run may have been faster.
+            # Creates the limit or resets it to 1; another run may create it at the same time.
             client.upsert_global_concurrency_limit_by_name(limit, 1)
-        # The slot of a run that died is free again when its lease is over, 60 s at least. A server
-        # that is unreachable for longer stops nothing: the claim holds without it.
+        # A dead run's slot is freed when its lease expires, after at least 60 s. A server that is
+        # unreachable for longer does not stop the run: the claim in the cluster still holds.
         return concurrency(
             limit,
             strict=True,
@@ -186,7 +186,7 @@ class OnPrefect:
         try:
             stored = cast("Secret[Any]", Secret.load(name))  # pyright: ignore[reportUnknownMemberType]
         except ValueError as error:
-            # What Prefect raises for a block that is not there; any other is no reason to make one.
+            # Prefect raises this for a missing block; after any other error none may be created.
             if "Unable to find block document" not in str(error):
                 raise
             return None
@@ -209,16 +209,16 @@ def _flow_run() -> FlowRun | None:
 
 
 def _task_of(step: Step[P, R]) -> Task[P, R]:
-    """A step as a Prefect task, with its retries; nothing of it is stored.
+    """A step as a Prefect task with retries.
 
-    Inputs hold secrets and snapshots of a cluster are stale at once, so neither results nor
-    cache keys are ever stored.
+    Neither results nor cache keys are stored, because inputs hold secrets and snapshots of a
+    cluster are stale at once.
     """
     if step.task is None:
         step.task = task(
             name=step.name,
             description=step.description,
-            # Without one Prefect adds three random letters.
+            # Without a run name Prefect appends three random letters.
             task_run_name=step.run_name,
             retries=len(DELAYS),
             retry_delay_seconds=list(DELAYS),

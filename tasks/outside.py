@@ -1,8 +1,8 @@
-"""What steps and flows need of the world around them: a log, reports, events, approvals, secrets.
+"""The environment of steps and flows: a log, reports, events, approvals, secrets.
 
-This is the one place where they meet it. Under Prefect it is the run (`tasks.on_prefect`). For a
-command at a terminal without a Prefect server it is the terminal (`cli.at_terminal`), and nothing
-here imports Prefect then.
+They access it only through this module. Under Prefect it is the run (`tasks.on_prefect`). For a
+command at a terminal without a Prefect server it is the terminal (`cli.at_terminal`); then nothing
+here imports Prefect.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ R_co = TypeVar("R_co", covariant=True)
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 Bar = Callable[[float, str], None]
-"""Takes how far a step is, in percent, and a text."""
+"""Shows a step's progress: takes percent and a text."""
 
 
 class Ending(Protocol):
-    """How a flow or step ended, where its result alone does not say it: Prefect's `State` is one.
+    """The final state of a flow or step, if its result is not enough. Prefect's `State` is one.
 
-    `name` is such as Completed, Degraded or Skipped.
+    `name` is, for example, Completed, Degraded or Skipped.
     """
 
     @property
@@ -46,22 +46,22 @@ class Ending(Protocol):
 
 
 class Future(Protocol[R_co]):
-    """A step that runs beside others."""
+    """A step that runs in parallel with others."""
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R_co:
-        """Waits for its end. Without `raise_on_failure` an exception is returned, not raised.
+        """Waits for the result. Without `raise_on_failure` an exception is returned, not raised.
 
         Args:
-            timeout: seconds to wait; by default as long as it takes.
+            timeout: seconds to wait; by default there is no limit.
 
         Raises:
-            TimeoutError: it has not ended by then.
+            TimeoutError: the step is still running after `timeout`.
         """
         ...
 
 
 class Outside(Protocol):
-    """The surroundings of a run."""
+    """The environment of a run."""
 
     @property
     def log(self) -> Log: ...
@@ -71,12 +71,12 @@ class Outside(Protocol):
 
     @property
     def owner(self) -> str:
-        """Names this run in a lease, for people; empty where it has no name."""
+        """This run's human-readable name in a lease; empty if it has none."""
         ...
 
     @property
     def automation(self) -> str | None:
-        """The automation that started this run; None where it was somebody else."""
+        """The automation that started this run; None if it was started otherwise."""
         ...
 
     def call(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -87,11 +87,11 @@ class Outside(Protocol):
     def progress(self, key: str, title: str) -> Bar: ...
 
     def check(self) -> None:
-        """Raises where a step that waits is to end, as somebody has interrupted the run."""
+        """Raises if the run was interrupted; a waiting step calls it repeatedly."""
         ...
 
     def last(self, key: str) -> str | None:
-        """What the last report of a key held; None where there is none."""
+        """The content of the latest report with this key; None if there is none."""
         ...
 
     def send(self, notices: Iterable[Notice]) -> None: ...
@@ -99,23 +99,23 @@ class Outside(Protocol):
     def failures_in_a_row(self, mesh: str) -> int: ...
 
     def approve(self, what: str, hours: float, plan: str) -> bool | None:
-        """Waits for a person's answer; None where there is none in time.
+        """Waits for approval; None if it times out.
 
         Args:
-            plan: key of the plan's markdown; empty where there is no plan to look at.
+            plan: key of the plan's Markdown report; empty if there is no plan to show.
         """
         ...
 
     def run_at(self, moment: datetime, key: str) -> bool:
-        """Whether the run was put off: it is run again then, with the same parameters."""
+        """Schedules a run with the same parameters; False if that is not possible here."""
         ...
 
     def alone(self, limit: str, lease_seconds: float) -> AbstractContextManager[object]:
-        """Waits for the other runs with this limit on the same server."""
+        """Waits until no other run on the same server holds this limit, then holds it."""
         ...
 
     def secret(self, name: str) -> object:
-        """What a Secret block of the server holds; None where there is none of this name."""
+        """The content of a Secret block on the server; None if no block has this name."""
         ...
 
     def save_secret(self, name: str, content: str, *, overwrite: bool) -> None: ...
@@ -127,7 +127,7 @@ _subject: ContextVar[Mesh | None] = ContextVar("subject", default=None)
 
 
 def outside() -> Outside:
-    """The surroundings of this run: Prefect's, unless `within` says otherwise."""
+    """This run's environment: Prefect, unless `within` has set another."""
     if (found := _current.get()) is not None:
         return found
     from prefect_linkerd.tasks.on_prefect import ON_PREFECT
@@ -137,7 +137,7 @@ def outside() -> Outside:
 
 @contextmanager
 def within(surroundings: Outside) -> Generator[None]:
-    """Runs what is in the block in other surroundings than Prefect's."""
+    """Runs the body of the `with` statement in this environment instead of Prefect."""
     token = _current.set(surroundings)
     try:
         yield
@@ -146,9 +146,9 @@ def within(surroundings: Outside) -> Generator[None]:
 
 
 def without_prefect() -> bool:
-    """Whether modules may leave Prefect out: nothing of this process needs it.
+    """Whether modules can skip importing Prefect, because nothing in this process needs it.
 
-    Its import takes longer than many a step. Where it was imported already, nothing is gained.
+    The import takes longer than many steps do. Once Prefect is imported, skipping saves nothing.
     """
     return _current.get() is not None and "prefect" not in sys.modules
 
@@ -158,18 +158,18 @@ def get_run_logger() -> Log:
 
 
 def reports_are_about(mesh: Mesh | None) -> None:
-    """Names the mesh of this run's reports, so that those of a rehearsal say so."""
+    """Sets the mesh that this run's reports are about, so that those of a rehearsal say so."""
     _subject.set(mesh)
 
 
 def report_head() -> str:
-    """What every report of this run begins with; empty for a real mesh."""
+    """The heading of every report of this run; empty for a real mesh."""
     mesh = _subject.get()
     return HEAD if mesh is not None and mesh.is_rehearsal else ""
 
 
 def headed(line: str) -> str:
-    """A line of a report with that head."""
+    """A line of a report, with that heading before it."""
     return f"{head}. {line}" if (head := report_head()) else line
 
 
@@ -184,10 +184,10 @@ def create_table_artifact(rows: Sequence[dict[str, Any]], *, key: str, descripti
 
 
 def completed(data: Any = None, *, name: str | None = None, message: str = "") -> Ending:
-    """An end that is no failure, with a name of its own where `Completed` does not say it all."""
+    """A successful final state; set `name` if `Completed` does not say enough."""
     return outside().ended(name, message, data, failed=False)
 
 
 def failed(data: Any, *, message: str) -> Ending:
-    """A failure that has a result all the same."""
+    """A failed final state that still carries a result."""
     return outside().ended(None, message, data, failed=True)

@@ -1,4 +1,4 @@
-"""The steps of bootstrap before anything is touched: its charts and its plan."""
+"""The steps of bootstrap before it changes anything: finding charts, and the plan."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find_charts(mesh: Mesh) -> Charts:
 
 @dataclass(frozen=True)
 class PlannedBootstrap:
-    """A plan, and what its steps work with: facts, and the objects of what others wait for."""
+    """A plan, the cluster's facts, and the rendered objects of the charts that others wait for."""
 
     plan: BootstrapPlan
     facts: ClusterFacts
@@ -43,13 +43,13 @@ class PlannedBootstrap:
 
 @step(
     "preflight",
-    description="Checks whether the cluster can take the mesh, and plans what would change.",
+    description="Checks that the mesh can be installed, and plans what would change.",
 )
 def plan(mesh: Mesh, charts: Charts, accept: frozenset[str]) -> PlannedBootstrap:
-    """Also as a markdown artifact; changes nothing.
+    """The plan, also as a Markdown artifact; changes nothing.
 
     Raises:
-        InvalidInput: a trust anchor that is provided or kept is unfit, or a dependency is missing.
+        InvalidInput: the provided or stored trust anchor is unfit, or a dependency is missing.
     """
     mesh.helm.require()
     with all_at_once(

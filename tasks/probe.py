@@ -1,4 +1,4 @@
-"""The probe as a flow sees it: begun before the first change, and gone when the flow ends."""
+"""The probe of a flow: started before the first change, and removed when the flow ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.step import step
 
 
-@step("probe", description="Starts meshed clients and servers that ask each other.")
+@step("probe", description="Starts meshed pods that send each other requests.")
 def begin_probe(mesh: Mesh, options: ProbeOptions, say: Callable[[str], None]) -> Probe:
     return start_probe(mesh, options, say=say)
 
@@ -27,14 +27,14 @@ def ask_probe(probe: Probe, where: str) -> None:
 def probing(
     mesh: Mesh, options: ProbeOptions, *, absent: str = "", tolerant: bool = False
 ) -> Generator[Probe]:
-    """A probe that asks until the end, whatever that is; then nothing of it is left.
+    """Runs a probe until the `with` statement exits, even by an error, then removes it.
 
     Args:
-        absent: why there is none, such as a downtime.
-        tolerant: whether the flow continues without a probe that does not start.
+        absent: why there is no probe, such as a downtime; empty: start one.
+        tolerant: whether the flow continues if the probe does not start.
 
     Raises:
-        MeshError: it does not start; nothing was changed.
+        MeshError: the probe does not start; nothing was changed.
     """
     log = get_run_logger()
     probe = Probe(absent)
@@ -44,7 +44,7 @@ def probing(
         except MeshError as error:
             if not tolerant or (isinstance(error, ApiError) and error.transient):
                 raise
-            log.warning("There is no probe: %s", error)
+            log.warning("Continuing without a probe: %s", error)
             probe = Probe("the probe did not start")
     if not probe.asks:
         log.info("Probe: %s", probe.outcome.sentence)

@@ -1,4 +1,4 @@
-"""Rollout progress where people look: a Prefect progress artifact, and a line in the run's log."""
+"""Shows rollout progress: a Prefect progress artifact, log lines, and a live bar at a terminal."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from prefect_linkerd.mesh.restarts import Batch
 
 _ROWS = 12
-"""Batches that are shown at once: the last that are done, the one at work and the next."""
+"""Batches shown at once: the last completed ones, the current one and the next."""
 
 
 def is_live() -> bool:
-    """Whether what is shown may be redrawn: not in a file, a CI's log or a plain terminal."""
+    """Whether output may be redrawn: not in a file, a CI log or a plain terminal."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("CI") or os.environ.get("TERM") == "dumb"
     return not plain and sys.stderr.isatty()
 
 
 class _Terminal:
-    """The bars and batches of all running steps, at the foot of a terminal that is not plain."""
+    """The bars and batch tables of all running steps, at the bottom of a live terminal."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -98,10 +98,10 @@ _terminal = _Terminal()
 
 
 def batch_table(batches: Sequence[Batch], done: int) -> Table:
-    """Batches of restarts, as many as are worth a look: which, why apart, and how far."""
+    """A table of the restart batches around the current one: workloads, reason and state."""
     first = max(0, min(done - 2, len(batches) - _ROWS))
     shown = list(enumerate(batches))[first : first + _ROWS]
-    table = Table("batch", "workloads", "apart because", "state", box=None, pad_edge=False)
+    table = Table("batch", "workloads", "reason", "state", box=None, pad_edge=False)
     if first:
         table.add_row("", f"{first} more", "", "[green]done[/green]")
     for number, batch in shown:
@@ -125,10 +125,10 @@ def _names(batch: Batch) -> str:
 
 
 class RolloutProgress:
-    """One bar for one step; call it with workloads ready, workloads wanted and a text.
+    """A step's progress; call it with the numbers of workloads ready and wanted, and a text.
 
-    The bar is a Prefect progress artifact, a line in the run's log for every change and, where
-    the flow runs in a terminal, a live bar, with the batches of restarts above it.
+    It is shown as a Prefect progress artifact, as a log line for every change and, at a terminal,
+    as a live bar below the table of restart batches.
     """
 
     def __init__(self, mesh: str, title: str) -> None:
@@ -149,7 +149,7 @@ class RolloutProgress:
     def __call__(self, ready: int, wanted: int, text: str) -> None:
         if self._update is None:
             return
-        # Another thread than the step's own looks at helm, and would end alone.
+        # Another thread watches helm; raising there would end only that thread.
         if threading.get_ident() == self._thread:
             self._outside.check()
         if (ready, wanted, text) == self._last:
@@ -163,7 +163,7 @@ class RolloutProgress:
         )
 
     def show_batches(self, batches: Sequence[Batch], done: int) -> None:
-        """See `prefect_linkerd.mesh.restarts.ShowsBatches`: a live table, or a line for each."""
+        """See `prefect_linkerd.mesh.restarts.ShowsBatches`: a live table, or log lines."""
         if self._bar is not None:
             _terminal.show(self._bar, batch_table(batches, done))
         elif done < len(batches):

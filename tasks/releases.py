@@ -1,4 +1,4 @@
-"""The steps that bring Helm releases to the state that the mesh's configuration asks for."""
+"""The steps that reconcile Helm releases with the mesh's configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prefect_linkerd.tasks.step import step
 def release(
     mesh: Mesh, chart: Chart, facts: ClusterFacts, trust_bundle: str = ""
 ) -> ReleaseOutcome:
-    """Installs, upgrades, repairs or leaves alone one release."""
+    """Installs, upgrades or repairs one release, or leaves it alone."""
     shown = partial(RolloutProgress, mesh.name)
     return _told(mesh, ensure_release(mesh, chart, facts, shown, trust_bundle))
 
@@ -33,15 +33,15 @@ def release(
 @step(
     "dependency",
     run_name="{name}",
-    description="Uses what the cluster has, or installs and upgrades a Helm release of it.",
+    description="Uses the existing installation, or installs or upgrades a Helm release.",
 )
 def dependency(run: Bootstrap, name: Dependency) -> ReleaseOutcome | None:
-    """None where somebody else installed it, and it is used as it is."""
+    """The release; None if somebody else installed the dependency, which is used unchanged."""
     done = run.use_dependency(name)
     if isinstance(done, Reconciled):
         return _told(run.mesh, done)
     get_run_logger().info(
-        "%s is there already (%s) and is used as it is; nothing of it is changed",
+        "%s is already installed (%s) and is used unchanged",
         name,
         ", ".join(done.owners) or "no Helm release",
     )
@@ -49,7 +49,7 @@ def dependency(run: Bootstrap, name: Dependency) -> ReleaseOutcome | None:
 
 
 def _told(mesh: Mesh, done: Reconciled) -> ReleaseOutcome:
-    """What was done, once the run's log says it."""
+    """Logs what was done, and returns the outcome."""
     log, chart = get_run_logger(), done.chart
     tell_remeshed(done.remeshed)
     log.info(done.summary)

@@ -1,4 +1,4 @@
-"""The steps of a rotation: looking, claiming the mesh, and one phase after the other."""
+"""The steps of a rotation: planning, claiming the mesh, then one phase after the other."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from prefect_linkerd.tasks.trust_anchor import key_ring, load_secret
 def plan_rotation(
     mesh: Mesh, new_anchor: NewAnchor, options: RotationOptions, action: Action
 ) -> RotationPlan:
-    """The plan, also as an artifact; nothing is changed."""
+    """The plan, also as an artifact; changes nothing."""
     if action != "drop":
-        # What restarts alone needs no helm.
+        # `drop` only restarts workloads, which needs no helm.
         mesh.helm.require()
     new = with_key(new_anchor)
     with all_at_once(
@@ -61,10 +61,10 @@ def plan_rotation(
 
 
 def with_key(new: NewAnchor) -> NewAnchor:
-    """A new anchor with its key, where a Prefect Secret block holds that.
+    """The new anchor, with its key if a Prefect Secret block holds it.
 
     Raises:
-        InvalidInput: there is no such block, or no text in it.
+        InvalidInput: the block does not exist, or holds no text.
     """
     name = new.private_key_block
     if name is None:
@@ -75,7 +75,7 @@ def with_key(new: NewAnchor) -> NewAnchor:
             f"Prefect Secret block {name}",
             expected="the new trust anchor's private key (PEM)",
             found="no block of that name" if content is None else "something that is not text",
-            remedy="Save the key there. A rotation that has begun needs none: give no anchor.",
+            remedy="Save the key there. To resume a rotation, leave new_anchor empty.",
         )
     return new.with_key(SecretStr(content))
 
@@ -84,7 +84,7 @@ def claim_of(
     mesh: Mesh,
     options: RotationOptions | WebhookOptions | UpgradePolicy | UninstallOptions,
 ) -> RotationClaim:
-    """The right to rotate or upgrade a mesh: by a lease in the cluster, on whatever servers."""
+    """The right to change a mesh: a lease in the cluster, which holds across Prefect servers."""
     return RotationClaim(
         mesh.cluster,
         mesh.config.namespaces.linkerd,
@@ -98,9 +98,9 @@ def claim_of(
 def claimed_mesh(
     mesh: Mesh, options: RotationOptions | WebhookOptions | UninstallOptions
 ) -> Generator[RotationClaim]:
-    """`claim_of` a mesh, held.
+    """Holds the claim to a mesh.
 
-    Runs on a Prefect server queue up before that at its global concurrency limit
+    Runs on the same Prefect server first queue at its global concurrency limit
     `linkerd-rotation-<mesh>`.
     """
     claim = claim_of(mesh, options)
@@ -110,7 +110,7 @@ def claimed_mesh(
 
 @contextmanager
 def claimed_rotation(mesh: Mesh, options: RotationOptions) -> Generator[Rotation]:
-    """A rotation of a mesh's anchor, with the right to it."""
+    """A rotation of a mesh's anchor, holding the claim to the mesh."""
     with claimed_mesh(mesh, options) as claim:
         ring = key_ring(mesh)
         yield Rotation(mesh, ring, claim, options)
@@ -120,7 +120,7 @@ def _owner() -> str:
     return f"{outside().owner} {uuid4()}".strip()
 
 
-@step("prepare", description="Stores the new anchor's key, and records what is to be done.")
+@step("prepare", description="Stores the new anchor's key, and records the rotation's goal.")
 def begin(rotation: Rotation, new_anchor: NewAnchor, action: Action) -> RotationRecord:
     record = rotation.begin(with_key(new_anchor), action)
     get_run_logger().info("Goal: trust anchor sha256 %s", record.goal)
@@ -128,26 +128,26 @@ def begin(rotation: Rotation, new_anchor: NewAnchor, action: Action) -> Rotation
 
 
 def was_done_meanwhile(rotation: Rotation, plan: RotationPlan) -> bool:
-    """Whether another run has rotated the mesh since this one made its plan, and waited."""
+    """Whether another run has completed the rotation since this one made its plan."""
     is_done = rotation.is_done_since(plan.record)
     if is_done:
-        get_run_logger().info("Another run has done it meanwhile")
+        get_run_logger().info("Another run has completed the rotation meanwhile")
     return is_done
 
 
 @step(
     "next phase",
-    description="Finds the first phase that is not complete yet, from the cluster itself.",
+    description="Finds the first incomplete phase from the state of the cluster.",
 )
 def upcoming(rotation: Rotation, action: Action) -> PhaseName:
     return rotation.next_phase(recover=action == "recover")
 
 
 def approve(phase: PhaseName, options: RotationOptions) -> None:
-    """Waits for approval, before the phases that ask for that.
+    """Waits for approval if the options require it for this phase.
 
     Raises:
-        NotApproved: nobody answers in time.
+        NotApproved: the approval times out.
     """
     if phase not in options.approvals:
         return

@@ -47,19 +47,19 @@ def smoke_outlook(mesh: Mesh, options: SmokeOptions) -> DryRun:
 
 @step("leftovers", description="Removes what a killed smoke test left behind.")
 def leftovers(mesh: Mesh, options: SmokeOptions) -> list[str]:
-    """The ids of the dead runs that were removed; runs that live are left alone."""
+    """The ids of the dead runs whose objects were removed; live runs are left alone."""
     namespace = options.namespace or mesh.config.namespaces.emojivoto
     removed = clear_leftovers(mesh.cluster, SMOKE, namespace)
     if removed:
         get_run_logger().warning(
-            "Removed what smoke tests that died left behind: %s", ", ".join(removed)
+            "Removed what killed smoke tests left behind: %s", ", ".join(removed)
         )
     return removed
 
 
 @step("promise", run_name="{promise}", description="Runs one smoke test, and deletes what it made.")
 def promise(mesh: Mesh, options: SmokeOptions, promise: Promise) -> Ending:
-    """Says the outcome, with a `SmokeResult` as its data; also as an artifact."""
+    """The outcome as a state, with a `SmokeResult` as its data; also as an artifact."""
     log = get_run_logger()
 
     def show(step: Step) -> None:
@@ -80,7 +80,7 @@ def promise(mesh: Mesh, options: SmokeOptions, promise: Promise) -> Ending:
 
 
 def result_of(promise: Promise, test: Future[Any]) -> SmokeResult:
-    """The result of a submitted test; one that could not be done to its end is a failure too."""
+    """The result of a submitted test; a test that could not finish counts as failed."""
     found: object = test.result(raise_on_failure=False)
     if isinstance(found, SmokeResult):
         return found
@@ -90,7 +90,7 @@ def result_of(promise: Promise, test: Future[Any]) -> SmokeResult:
 
 
 def show_report(report: SmokeReport) -> None:
-    """The whole report as a markdown artifact."""
+    """Publishes the whole report as a Markdown artifact."""
     create_markdown_artifact(
         smoke_markdown(report),
         key=mesh_key(report.mesh, "smoke"),

@@ -1,6 +1,6 @@
-"""A step of a flow: a Prefect task, or a plain call where a terminal runs without a server.
+"""A step of a flow: a Prefect task, or a plain call at a terminal without a server.
 
-Either way it is retried while the world fails for a moment.
+Either way it is retried after transient errors.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ DELAYS = (2.0, 5.0, 15.0, 30.0)
 
 
 def is_transient(error: object) -> bool:
-    """Whether a step failed by something that may be over soon: an API server or repository away.
+    """Whether an error may soon pass, such as an unreachable API server or repository.
 
-    A wrong input, a foreign object or a workload that does not come up fails at once: the same
-    step again would only wait again.
+    Invalid input, somebody else's object or a workload that does not come up fails at once: a
+    retry would only wait again.
     """
     return isinstance(error, ApiError | ChartError | ReleaseError) and error.transient
 
 
 class Step(Generic[P, R]):
-    """A function that people see as a step of a run.
+    """A function that is shown as a step of a run.
 
-    `run_name` may name parameters, as in `look at {source}`.
+    `run_name` may use parameters, as in `look at {source}`.
     """
 
     def __init__(self, fn: Callable[P, R], name: str, description: str, run_name: str) -> None:
@@ -49,7 +49,7 @@ class Step(Generic[P, R]):
 def step(
     name: str, *, description: str, run_name: str | None = None
 ) -> Callable[[Callable[P, R]], Step[P, R]]:
-    """Makes a function a step."""
+    """Turns a function into a step."""
 
     def decorate(fn: Callable[P, R]) -> Step[P, R]:
         return Step(fn, name, description, run_name or name)
@@ -58,5 +58,5 @@ def step(
 
 
 def submit(step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-    """Starts a step beside the others; its `result()` waits for it."""
+    """Starts a step in parallel; its `result()` waits for it."""
     return outside().submit(step, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The requests of restarted workloads, where people look: one page for each mesh."""
+"""Publishes the requests of restarted workloads: one page for each mesh."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from prefect_linkerd.tasks.outside import create_markdown_artifact
 
 @contextmanager
 def told(mesh: str, rows: Callable[[], Sequence[BatchTraffic]]) -> Generator[None]:
-    """Writes the page when the block ends, also by an error; nothing where nothing was restarted.
+    """Writes the page when the `with` statement exits, even by an error, if batches were added.
 
     Args:
         mesh: its name.
-        rows: the batches so far.
+        rows: returns the batches so far.
     """
     known = len(rows())
     try:

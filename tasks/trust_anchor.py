@@ -1,4 +1,4 @@
-"""The steps that give the mesh its root of trust, with the private key where the user wants it."""
+"""The step that gives the mesh its trust anchor, and where the private key is kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prefect_linkerd.tasks.step import step
 
 
 def load_secret(name: str) -> object:
-    """What a Prefect Secret block holds, or None where there is no block of this name.
+    """The content of a Prefect Secret block, or None if no block has this name.
 
     Raises:
         InvalidInput: there is no Prefect server.
@@ -70,7 +70,7 @@ class SecretBlockKeyStore:
         self._save(pair, overwrite=True)
 
     def remove(self) -> None:
-        # Prefect raises what `load` looks for where there is none.
+        # Prefect raises an error if the block does not exist.
         if self.load() is not None:
             outside().delete_secret(self._name)
 
@@ -87,7 +87,7 @@ class SecretBlockKeyStore:
 
 
 def key_store(mesh: Mesh) -> KeyStore:
-    """Where this mesh's trust anchor key is kept, by its configuration."""
+    """Where this mesh's trust anchor key is kept, as configured."""
     anchor = mesh.config.trust_anchor
     if anchor.custody == "in-cluster":
         return ClusterKeyStore(mesh.cluster, mesh.config.anchor_namespace)

@@ -1,4 +1,4 @@
-"""The steps that uninstall a mesh: the plan, somebody's approval, and the work itself."""
+"""The steps that uninstall a mesh: plan, approval and removal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prefect_linkerd.tasks.step import step
 def plan_to_uninstall(
     mesh: Mesh, options: UninstallOptions, accept: frozenset[str]
 ) -> UninstallPlan:
-    """The plan, also as an artifact; nothing is changed."""
+    """The plan, also as an artifact; changes nothing."""
     plan = inspect_uninstall(mesh, options, accept, place_of_key(mesh))
     if any(gone.release is not None for gone in plan.goes):
         mesh.helm.require()
@@ -40,7 +40,7 @@ def plan_to_uninstall(
 
 
 def place_of_key(mesh: Mesh) -> str:
-    """Where the configuration says that the trust anchor's key is."""
+    """Where the trust anchor's key is, according to the configuration."""
     anchor = mesh.config.trust_anchor
     if anchor.custody == "in-cluster":
         return f"Secret/{mesh.config.anchor_namespace}/{ANCHOR_SECRET}"
@@ -48,15 +48,15 @@ def place_of_key(mesh: Mesh) -> str:
         return f"file {anchor.key_file}"
     block = anchor.secret_block or mesh_key(mesh.name, "trust-anchor")
     if not outside().has_server:
-        return f"the mesh's file does not say where, unless in Prefect Secret block {block}"
+        return f"not named in the mesh's file, by default Prefect Secret block {block}"
     return f"Prefect Secret block {block}"
 
 
 def approve_uninstall(mesh: Mesh, options: UninstallOptions) -> None:
-    """Waits for approval of the plan, where the options ask for it.
+    """Waits for approval of the plan if the options require it.
 
     Raises:
-        NotApproved: somebody rejects it, or nobody answers in time.
+        NotApproved: the plan is rejected, or the approval times out.
     """
     if options.approval:
         await_approval(
@@ -67,13 +67,13 @@ def approve_uninstall(mesh: Mesh, options: UninstallOptions) -> None:
 
 
 def uninstall_of(mesh: Mesh, plan: UninstallPlan) -> Uninstall:
-    """One run of a plan, which logs each thing before it goes."""
-    return Uninstall(mesh, plan, lambda gone: get_run_logger().info("%s goes", gone.subject))
+    """Carries out a plan, and logs each object before it is removed."""
+    return Uninstall(mesh, plan, lambda gone: get_run_logger().info("Removing %s", gone.subject))
 
 
 @contextmanager
 def claimed(uninstall: Uninstall, options: UninstallOptions) -> Generator[RotationClaim | None]:
-    """The right to change the mesh; None where none is needed."""
+    """Holds the claim to the mesh; None if it is not needed."""
     if not uninstall.needs_claim:
         yield None
         return
@@ -81,12 +81,12 @@ def claimed(uninstall: Uninstall, options: UninstallOptions) -> Generator[Rotati
         yield claim
 
 
-@step("uninstall", description="Uninstalls the releases and deletes what bootstrap made.")
+@step("uninstall", description="Uninstalls the releases and deletes what bootstrap created.")
 def remove(uninstall: Uninstall, claim: RotationClaim | None) -> None:
     uninstall.remove(claim)
 
 
-@step("namespaces", description="Deletes the namespaces that were asked for, and waits for them.")
+@step("namespaces", description="Deletes the requested namespaces, and waits until they are gone.")
 def delete_namespaces(uninstall: Uninstall) -> None:
     uninstall.delete_namespaces()
 

@@ -1,4 +1,4 @@
-"""The steps of an upgrade: its plan and record, the chart split, the data plane, the way back."""
+"""The steps of an upgrade: plan and record, chart split, data plane, rollback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from prefect_linkerd.tasks.traffic import told
     description="Chooses the version to upgrade to, by name or by the mesh's policy.",
 )
 def choose_target(mesh: Mesh, to: str | None) -> LinkerdVersion:
-    """A named one; else that of an upgrade in progress; else the newest that the policy wants."""
+    """The named one; else that of an upgrade in progress; else the newest the policy allows."""
     if to is not None:
         return LinkerdVersion.parse(to)
     with _permitted(mesh):
@@ -40,7 +40,7 @@ def choose_target(mesh: Mesh, to: str | None) -> LinkerdVersion:
 
 
 def _permitted(mesh: Mesh) -> AbstractContextManager[None]:
-    """Names every missing permission where one read of an upgrade's plan is refused."""
+    """Raises an error that names every missing permission if a read of the plan is denied."""
     return all_at_once(
         mesh.cluster,
         f"upgrade of mesh {mesh.name}",
@@ -50,7 +50,7 @@ def _permitted(mesh: Mesh) -> AbstractContextManager[None]:
 
 @step("plan", description="Plans what the upgrade would change, and finds what blocks it.")
 def plan(mesh: Mesh, target: LinkerdVersion, accept: frozenset[str]) -> PlannedUpgrade:
-    """Also as a markdown artifact; changes nothing."""
+    """The plan, also as a Markdown artifact; changes nothing."""
     mesh.helm.require()
     with _permitted(mesh):
         planned = inspect_upgrade(mesh, target, accept)
@@ -64,7 +64,7 @@ def plan(mesh: Mesh, target: LinkerdVersion, accept: frozenset[str]) -> PlannedU
     return planned
 
 
-@step("record", description="Records every release's revision, to roll back to, in one ConfigMap.")
+@step("record", description="Records in one ConfigMap which revisions to roll back to.")
 def begin(upgrade: Upgrade) -> None:
     upgrade.begin()
 
@@ -73,9 +73,9 @@ def begin(upgrade: Upgrade) -> None:
     "plan", description="Plans which releases roll back to which revision, and finds what cannot."
 )
 def plan_going_back(mesh: Mesh, accept: frozenset[str]) -> BackPlan | None:
-    """The way back of a completed upgrade; None where one is in progress, which has its own.
+    """The rollback plan of a completed upgrade; None if an upgrade is in progress.
 
-    Also as a markdown artifact; changes nothing.
+    An upgrade in progress has recorded its own. Also as a Markdown artifact; changes nothing.
     """
     made = inspect_way_back(mesh, accept)
     if made is None:
@@ -93,16 +93,16 @@ def plan_going_back(mesh: Mesh, accept: frozenset[str]) -> BackPlan | None:
 
 @step("record", description="Records what is rolled back, and to which revision, in one ConfigMap.")
 def begin_going_back(mesh: Mesh, made: BackPlan) -> None:
-    """Called with the right to change the mesh; from here on any run goes back to the end."""
+    """Call it while holding the claim; from here on, every run continues the rollback."""
     if made.record is not None:
         records.begin(mesh, made.record)
 
 
 @step("chart split", description="Moves the objects of release linkerd2 to the two new releases.")
 def split_chart(upgrade: Upgrade) -> list[str]:
-    """The objects whose owner changed; nothing else of them does."""
+    """The objects whose owner changed; nothing else about them changes."""
     moved = upgrade.split_chart()
-    get_run_logger().info("%d objects of the one release have new owners", len(moved))
+    get_run_logger().info("%d objects of release linkerd2 have new owners", len(moved))
     return moved
 
 
@@ -113,12 +113,12 @@ def finish_split(upgrade: Upgrade) -> None:
 
 @step("keep CRDs", description="Makes sure that Helm deletes no CRD.")
 def keep_crds(upgrade: Upgrade) -> list[str]:
-    """The CRDs that the new charts no longer have, and that stay."""
+    """The CRDs that the new charts no longer contain, and that are kept."""
     return upgrade.keep_crds()
 
 
 @step(
-    "namespaces", description="Sets the namespaces' labels and annotations that the version needs."
+    "namespaces", description="Sets the namespace labels and annotations that this version needs."
 )
 def fix_namespaces(upgrade: Upgrade) -> list[str]:
     return upgrade.fix_namespaces()
@@ -135,7 +135,7 @@ def uninstall(upgrade: Upgrade, name: str) -> None:
     "soak", description="Lets the new control plane run for a while before the data plane follows."
 )
 def soak(upgrade: Upgrade) -> None:
-    """Counted from when the control plane was ready, also over an interruption."""
+    """Counts from when the control plane became ready, even across an interruption."""
     until = upgrade.begin_soak()
     get_run_logger().info("The new control plane soaks until %s", until)
     with RolloutProgress(upgrade.after.name, "soak") as progress:
@@ -147,7 +147,7 @@ def soak(upgrade: Upgrade) -> None:
     description="Restarts every workload whose proxy has another version, batch by batch.",
 )
 def move_data_plane(upgrade: Upgrade) -> Restarted:
-    """Until every proxy is of the wanted version, save those to be restarted manually."""
+    """Runs until every proxy has the wanted version, except those to be restarted manually."""
     name, log = upgrade.goal.name, get_run_logger()
     with RolloutProgress(name, "data plane") as progress, told(name, lambda: upgrade.traffic):
         done = upgrade.move_data_plane(progress)
@@ -164,7 +164,7 @@ def turn_back(upgrade: Upgrade, reason: str) -> None:
     upgrade.turn_back(reason)
 
 
-@step("way back", description="Rolls every release back to the revision that it had.")
+@step("way back", description="Rolls every release back to its former revision.")
 def roll_back(upgrade: Upgrade) -> tuple[str, ...]:
     """The releases that were rolled back."""
     with RolloutProgress(upgrade.before.name, "way back") as progress:
@@ -187,7 +187,7 @@ def arrived(upgrade: Upgrade, verified: Report) -> None:
     keep_version(upgrade.after)
 
 
-@step("went back", description="Reports that the mesh is at its former version again, and why.")
+@step("went back", description="Reports that the mesh is back at its former version, and why.")
 def went_back(upgrade: Upgrade, verified: Report) -> None:
     _tell(upgrade, verified)
 
@@ -203,13 +203,13 @@ def _tell(upgrade: Upgrade, verified: Report) -> None:
 
 
 def keep_version(mesh: Mesh) -> None:
-    """Keeps a mesh's version in the block that it is from, if it is from one.
+    """Saves a mesh's version in its block, if it has one.
 
-    Bootstrap and the next upgrade begin with the version that is installed.
+    Bootstrap and the next upgrade then start from the installed version.
     """
     if (name := block_name(mesh.config)) is None:
         return
-    # Read again, as somebody may have changed the block meanwhile.
+    # Loaded again, because the block may have changed meanwhile.
     stored = cast("LinkerdMesh", LinkerdMesh.load(name))  # pyright: ignore[reportUnknownMemberType]
     if stored.version != mesh.config.version:
         at_version(stored, mesh.config.linkerd).save(name, overwrite=True)  # pyright: ignore[reportUnknownMemberType,reportUnusedCoroutine]

@@ -1,4 +1,4 @@
-"""The steps that verify a mesh: read it and judge it, then tell people, scripts and automations."""
+"""The steps that verify a mesh: run the checks, then report to people, scripts and automations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from prefect_linkerd.tasks.step import step
 
 @step("checks", description="Reads the mesh once and runs every check.")
 def checks(mesh: Mesh, options: VerifyOptions) -> Report:
-    """What the checks say. The snapshot stays here: it is large, and old at once."""
+    """The checks' results. The snapshot is not returned: it is large, and stale at once."""
     snapshot = read_snapshot(mesh, permissions="pre" in options.scopes)
     log = get_run_logger()
     for part, error in snapshot.unread.items():
@@ -55,7 +55,7 @@ def checks(mesh: Mesh, options: VerifyOptions) -> Report:
     return report
 
 
-@step("publish", description="The report as artifacts, files, metrics and events.")
+@step("publish", description="Publishes the report as artifacts, files, metrics and events.")
 def publish(mesh: Mesh, report: Report, options: VerifyOptions) -> None:
     key = mesh_key(mesh.name, "verify")
     before = _failing_before(f"{key}-checks")
@@ -98,7 +98,7 @@ def certificates(mesh: Mesh, thresholds: ExpiryThresholds) -> tuple[Expiring, ..
 
 
 def _timeline(mesh: Mesh, found: Sequence[Expiry]) -> None:
-    # Not an image artifact: its page shows the picture's address, which here is the picture.
+    # Not an image artifact: its page shows the image's URL, which here holds the whole image.
     create_markdown_artifact(
         timeline_markdown(found, headed(f"Certificates of mesh {mesh.name}")),
         key=mesh_key(mesh.name, "certificates"),
@@ -107,6 +107,6 @@ def _timeline(mesh: Mesh, found: Sequence[Expiry]) -> None:
 
 
 def _failing_before(key: str) -> frozenset[str] | None:
-    """The checks that the last run found failing; None for the first run."""
+    """The checks that failed in the last run; None for the first run."""
     before = outside().last(key)
     return None if before is None else failing_ids(json.loads(before))

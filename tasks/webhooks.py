@@ -34,20 +34,20 @@ def webhooks_outlook(mesh: Mesh) -> DryRun:
                 f"{', '.join(sorted(each.secrets))}"
                 for each in plan.releases
             ),
-            *(f"left: {text}" for text in plan.left),
+            *(f"not renewed: {text}" for text in plan.left),
         ),
     )
 
 
 def approve_webhooks(options: WebhookOptions) -> None:
-    """Waits for approval, where the options ask for it.
+    """Waits for approval if the options require it.
 
     Raises:
-        NotApproved: nobody answers in time.
+        NotApproved: the approval times out.
     """
     if options.approval:
         await_approval(
-            "new webhook certificates, by an upgrade of each release", options.approval_hours
+            "new webhook certificates, by upgrading each release", options.approval_hours
         )
 
 

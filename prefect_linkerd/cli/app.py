@@ -1,6 +1,6 @@
-"""Which commands are there? Every flow that declares one, and those that need no flow.
+"""The commands: one for every flow that declares it, and those that need no flow.
 
-What a command needs is imported when it is asked for.
+A command's modules are imported only when it is used.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ OWN = {
     "status": "read_commands",
     "fleet": "fleet_command",
 }
-"""The modules of commands that do more than run a flow, or something else."""
+"""The modules of commands that do not just run a flow."""
 
 WITHOUT_FLOW = {
-    "status": "Show what a mesh is: versions, releases, certificates, its key's place, unfinished "
+    "status": "Show a mesh's versions, releases, certificates, where its key is, and unfinished "
     "work.",
 }
 
 
 def commands() -> dict[str, str]:
-    """The help of each command; that of a flow is the flow's own."""
+    """Returns the help line of each command; a flow provides its own."""
     flows = {f.declaration.command: f.summary for f in declared_flows().values()}
     return {name: flows[name] for name in flows if name} | WITHOUT_FLOW
 
 
 class _Commands(TyperGroup):
-    """Knows each command's name and line of help, and loads it when it is resolved."""
+    """Lists commands by name and help line, and loads a command only when it is resolved."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         return name, loaded(name) if name in commands() else command, rest
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Each command's whole line of help, on as many lines as it takes."""
+        """Writes each command's help line in full, wrapped instead of cut off."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl(sorted(commands().items()))
 
 
 def loaded(name: str) -> Any:
-    """A command with its options."""
+    """Loads a command with its options."""
     command = cast(
         "Callable[[str], Callable[..., None]]",
         import_module(f"prefect_linkerd.cli.{OWN.get(name, 'flow_command')}").command,
@@ -69,7 +69,7 @@ def loaded(name: str) -> Any:
 app = typer.Typer(
     name="prefect-linkerd",
     cls=_Commands,
-    help="The life of a Linkerd service mesh: the flows of prefect-linkerd from a terminal.",
+    help="Manage the lifecycle of a Linkerd service mesh: the flows of prefect-linkerd.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -100,7 +100,7 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; its exit code is linkerd's: 1 where a check fails, 2 on wrong input."""
+    """Runs a command; returns linkerd's exit codes: 1 if a check fails, 2 on wrong input."""
     # Opt out of Prefect's telemetry for CLI runs.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:

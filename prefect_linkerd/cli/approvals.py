@@ -1,4 +1,4 @@
-"""How does a terminal answer its runs on a Prefect server that wait for an approval?"""
+"""Answers, from the terminal, its runs on a Prefect server that wait for approval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prefect_linkerd.cli.at_terminal import Refused
 from prefect_linkerd.cli.request import Answer
 
 EVERY = 1.0
-"""Seconds between two looks."""
+"""Seconds between two polls."""
 
 
 class _Watch(threading.Thread):
@@ -35,7 +35,7 @@ class _Watch(threading.Thread):
             while not self._done.wait(EVERY):
                 for run in client.read_flow_runs(flow_run_filter=self._filter):
                     says_yes = self._ask(run)
-                    # An upgrade takes an answer; a rotation is resumed or is not.
+                    # An upgrade takes an answer as input; a rotation is only resumed, or not.
                     takes_input = run.state and run.state.state_details.run_input_keyset
                     if says_yes or takes_input:
                         answer = {"approved": says_yes} if takes_input else None
@@ -49,7 +49,7 @@ class _Watch(threading.Thread):
     def _ask(self, run: FlowRun) -> bool:
         if self._answer != "ask":
             return self._answer == "yes"
-        # The log's last line says what for.
+        # The last log line says what it is for.
         try:
             return typer.confirm(f"{run.name} waits for approval. Continue?", err=True)
         except (typer.Abort, EOFError):
@@ -62,11 +62,11 @@ class _Watch(threading.Thread):
 
 @contextmanager
 def approvals(tag: str, answer: Answer) -> Generator[None]:
-    """Answers every pause of the flow runs that are begun in the block.
+    """Answers every pause of the flow runs that are started in the block.
 
     Args:
-        tag: a tag of these runs that no other run has.
-        answer: see `Answer`; `no` is for where there is nobody to ask.
+        tag: a tag that only these runs have.
+        answer: see `Answer`; `no` is for runs without a terminal.
 
     Raises:
         Refused: an approval was not given.

@@ -1,4 +1,4 @@
-"""What do commands have in common: which arguments, and how do they end?"""
+"""What commands share: their arguments, and how they exit."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ SET = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="A field of the mesh that wins over the file's, such as viz.enabled=false. May be "
+        help="A field of the mesh, overriding the file's, such as viz.enabled=false. May be "
         "given several times.",
     ),
 ]
 KUBECONFIG = Annotated[
     Path | None,
     typer.Option(
-        help="The kubeconfig, instead of the mesh's. Without either: as kubectl, KUBECONFIG, else "
-        "~/.kube/config."
+        help="The kubeconfig, instead of the mesh's. Without either: like kubectl, KUBECONFIG, "
+        "else ~/.kube/config."
     ),
 ]
 CONTEXT = Annotated[
     str | None, typer.Option(help="The kubeconfig's context, instead of the mesh's.")
 ]
-OUTPUT = Annotated[Result, typer.Option("--output", "-o", help="What stdout is for.")]
-QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone.")]
+OUTPUT = Annotated[Result, typer.Option("--output", "-o", help="The format of stdout.")]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")]
 YES = Annotated[bool, typer.Option("--yes", "-y", help="Give every approval without asking.")]
 
 
 class Failed(Exception):
-    """A command did what it says, and the mesh is not well."""
+    """The command worked, but the mesh is unhealthy: exit code 1, without an error message."""
 
 
 def guarded(work: Callable[[], None], output: str) -> None:
-    """Runs a command's work, and ends the process as its end asks for."""
+    """Runs a command's work, prints its error and exits with the matching code."""
     try:
         work()
     except Failed:
@@ -75,7 +75,7 @@ def guarded(work: Callable[[], None], output: str) -> None:
 
 
 def with_flags(own: Callable[..., None], flags: Sequence[Flag]) -> Callable[..., None]:
-    """A function with the parameters of another one and the flags, for typer."""
+    """Wraps a function so that typer sees its parameters and the flags."""
 
     def command(**given: object) -> None:
         own(**given)

@@ -1,6 +1,6 @@
-"""What stands in for Prefect without a server: how are steps run, retried, approved, interrupted?
+"""Replaces Prefect where there is no server: runs, retries, approves and interrupts steps.
 
-Nothing is kept: a result is printed at the end, and what a second run has to know is in the
+Stores nothing: the result is printed at the end, and what a later run has to know is in the
 cluster.
 """
 
@@ -37,12 +37,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOGGER = logging.getLogger("prefect_linkerd.terminal")
-"""Its records are shaped as those of Prefect's loggers: `task_run_name`, `flow_name`, the words."""
+"""Its records look like those of Prefect's loggers: `task_run_name`, `flow_name`, the wording."""
 
 Ask = Callable[[str, str, float], bool | None]
 
 PATIENCE = 30.0
-"""Seconds that steps in other threads have to end after Ctrl-C."""
+"""Seconds that steps in other threads have to finish after Ctrl-C."""
 
 
 class Interrupted(BaseException):
@@ -69,9 +69,9 @@ class AtTerminal:
     """See `prefect_linkerd.tasks.outside.Outside`.
 
     Args:
-        flow: the name of the flow that runs.
-        ask: takes what is to be approved, the plan in Markdown if there is one that was not shown
-            yet, and seconds; says whether the answer was yes, or None where none came in time.
+        flow: the name of the running flow.
+        ask: takes what to approve, the plan in Markdown (empty if there is none or it was shown
+            before) and a timeout in seconds; returns whether it was approved, None on timeout.
     """
 
     def __init__(self, flow: str, ask: Ask = _nobody) -> None:
@@ -138,7 +138,7 @@ class AtTerminal:
         )
 
     def say_end(self, end: End) -> None:
-        """Says how the step or flow that runs here has ended."""
+        """Logs how the current step or flow ended."""
         level = logging.ERROR if end.name == "Failed" else logging.INFO
         self.log.log(level, "Finished in state %s(%s)", end.name, end.message or "")
 
@@ -153,7 +153,7 @@ class AtTerminal:
                 done.set_exception(error)
 
         self._running.append(done)
-        # A daemon, so that a second Ctrl-C ends the process whatever it is doing.
+        # A daemon thread, so that a second Ctrl-C ends the process whatever the thread is doing.
         threading.Thread(target=run, name=step.name, daemon=True).start()
         return _Future(done)
 
@@ -161,11 +161,11 @@ class AtTerminal:
         return End("Failed" if failed else name or "Completed", message, data)
 
     def markdown(self, text: str, key: str, description: str) -> None:  # noqa: ARG002
-        # The command prints the flow's result, but a plan has to be seen before it is approved.
+        # Kept for `approve`: a plan has to be shown before it can be approved.
         self._plan = text
 
     def table(self, rows: Sequence[dict[str, Any]], key: str, description: str) -> None:
-        """Nothing: the command prints the flow's result."""
+        """Does nothing: the command prints the flow's result."""
 
     def progress(self, key: str, title: str) -> Bar:  # noqa: ARG002 the log has both
         return lambda _percent, _text: None
@@ -178,7 +178,7 @@ class AtTerminal:
         return None
 
     def send(self, notices: Iterable[Notice]) -> None:
-        """Nothing: nobody listens."""
+        """Does nothing: events need a server."""
 
     def failures_in_a_row(self, mesh: str) -> int:  # noqa: ARG002
         return 0
@@ -193,7 +193,7 @@ class AtTerminal:
         return False
 
     def alone(self, limit: str, lease_seconds: float) -> AbstractContextManager[object]:  # noqa: ARG002
-        # The lease in the cluster keeps others away.
+        # The lease in the cluster keeps other runs out.
         return nullcontext()
 
     def secret(self, name: str) -> object:
@@ -206,17 +206,17 @@ class AtTerminal:
         raise _no_server(name)
 
     def await_rest(self) -> None:
-        """Waits for the steps that still run, as ending them halfway helps nobody."""
+        """Waits for running steps instead of stopping them halfway."""
         futures.wait(self._running)
 
     def interrupt(self) -> None:
-        """Ends the steps that still run, which have a while for that."""
+        """Interrupts the running steps and waits up to `PATIENCE` for them to finish."""
         self._interrupted.set()
         futures.wait(self._running, PATIENCE)
 
 
 class Refused(Exception):
-    """Somebody did not approve; what was done before stays, and a later run resumes from it."""
+    """Approval was not given; finished work is kept, and a later run resumes from it."""
 
 
 class _Future(Generic[R]):
@@ -236,7 +236,7 @@ def _name_of(step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> str:
 
 
 def _short(error: Exception) -> str:
-    """Only our own errors are known to hold no secret."""
+    """Returns the message of our own errors; others may contain a secret, so only their type."""
     return str(error) if isinstance(error, MeshError) else type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Which flags has a command? Those of the parameters and models of its flow, in the same words."""
+"""A command's flags, generated from its flow's parameters and models and their descriptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prefect_linkerd.tasks.declared import DeclaredFlow
 class Parameter:
     """A parameter of a flow.
 
-    `prefix` is how the flags of a model's fields begin, `without` names fields that have none.
+    `prefix` starts the flags of a model's fields; `without` names fields that get no flag.
     """
 
     name: str
@@ -37,9 +37,9 @@ class Parameter:
 
 
 def parameters_of(flow: DeclaredFlow) -> tuple[Parameter, ...]:
-    """The parameters of a flow but for its meshes.
+    """Returns the parameters of a flow, except for its meshes.
 
-    The flags of a model begin with the parameter's name, unless it is `options` or the only model.
+    A model's flags start with the parameter's name, unless it is `options` or the only model.
     """
     found = [p for p in flow.parameters if p.name not in ("mesh", "meshes")]
     kinds = {p.name: p.kind for p in found}
@@ -59,7 +59,7 @@ def parameters_of(flow: DeclaredFlow) -> tuple[Parameter, ...]:
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag: what typer needs of it, and where its value belongs."""
+    """A flag: what typer needs to know, and the path of the field that its value sets."""
 
     path: tuple[str, ...]
     name: str
@@ -68,7 +68,7 @@ class Flag:
     help: str
 
     def as_parameter(self) -> inspect.Parameter:
-        """A keyword argument that is None where the flag is not given."""
+        """Returns it as a keyword argument, which is None if the flag is not given."""
         offered, base, is_list = _shape(self.kind)
         declared: list[str] = [f"--{self.name}"]
         if base is bool and self.default:
@@ -97,7 +97,7 @@ _WORDS = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "FILE", dict: "FIEL
 
 
 def flags_of(parameters: Sequence[Parameter]) -> list[Flag]:
-    """The flags of a flow's parameters, those of nested models by their paths."""
+    """Returns the flags of a flow's parameters; those of nested models are named by their paths."""
     return [flag for parameter in parameters for flag in _flags(parameter)]
 
 
@@ -128,15 +128,15 @@ def _fields(
 def arguments_of(
     parameters: Sequence[Parameter], flags: Sequence[Flag], given: Mapping[str, object]
 ) -> dict[str, Any]:
-    """The flow's arguments, of the flags that were given; the models' own defaults for the rest.
+    """Returns the flow's arguments from the given flags; models fill in their own defaults.
 
     Raises:
-        InvalidInput: a value is not what its model wants; names the field.
+        InvalidInput: a value is not valid for its model; names the field.
     """
     values: dict[str, Any] = {}
     for flag in flags:
         value = given[flag.name.replace("-", "_")]
-        # An empty list is what typer makes of a list flag that was not given.
+        # Typer passes an empty list for a list flag that was not given.
         if value is None or value == []:
             continue
         place = values
@@ -153,7 +153,7 @@ def arguments_of(
                 values[parameter.name]
             )
         except ValidationError as error:
-            # What is wrong with a model is said by its fields' names.
+            # For a model, the errors already name its fields.
             flag = "flags" if parameter.model else f"flag --{parameter.name.replace('_', '-')}"
             raise wrong_fields(
                 flag, error, "values as `--help` has them", parameter.model
@@ -171,7 +171,7 @@ def _default_of(field: FieldInfo) -> object:
 
 
 def _shown(value: object) -> str:
-    """How a default is shown; empty: not at all."""
+    """Returns how help shows a default; empty if it does not."""
     match value:
         case None | False | [] | () | "":
             return ""
@@ -184,12 +184,12 @@ def _shown(value: object) -> str:
 
 
 def choices(kind: object) -> tuple[str, ...]:
-    """What a value of a type may be, where that is one of a few."""
+    """Returns the values that a type allows; empty unless they are enumerated."""
     return _shape(kind)[0]
 
 
 def _shape(kind: Any) -> tuple[tuple[str, ...], Any, bool]:
-    """The choices of a type if it has some, the type of one value, and whether it is a list."""
+    """Returns a type's choices if any, the type of one value, and whether it is a list."""
     if get_origin(kind) in (Union, UnionType):
         [kind] = [each for each in get_args(kind) if each is not type(None)]
     if get_origin(kind) is Annotated:

@@ -1,4 +1,4 @@
-"""How does one command run a flow for many meshes?"""
+"""The command that runs a flow for many meshes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARAMETERS = parameters_of(FLEET)
 
 
 def command(_name: str) -> Callable[..., None]:
-    """The function of the command."""
+    """Returns the function of the command."""
     return with_flags(_fleet, flags_of(PARAMETERS))
 
 
@@ -34,8 +34,8 @@ def _fleet(
         list[str] | None,
         typer.Argument(
             metavar="MESH",
-            help="Files of meshes: their runs are on this machine. Or names of Linkerd Mesh "
-            "blocks, none for all of them: the workers of your Prefect server have the runs.",
+            help="Mesh files, to run on this machine. Or names of Linkerd Mesh blocks (none given: "
+            "all of them), to run on your Prefect server's workers.",
         ),
     ] = None,
     output: OUTPUT = "text",
@@ -52,7 +52,7 @@ def _fleet(
             if not has_server():
                 raise InvalidInput(
                     "fleet",
-                    expected="files of meshes, or a Prefect server that has their blocks",
+                    expected="mesh files, or a Prefect server with their blocks",
                     found="neither",
                     remedy="Name the files, or set PREFECT_API_URL.",
                 )
@@ -61,9 +61,9 @@ def _fleet(
         if len(files) < len(named):
             raise InvalidInput(
                 "fleet",
-                expected="files of meshes alone, or names of blocks alone",
+                expected="only mesh files, or only names of blocks",
                 found=", ".join(name for name in named if Path(name) not in files),
-                remedy="Name files that exist; or blocks alone, of your Prefect server.",
+                remedy="Name files that exist, or only blocks of your Prefect server.",
             )
         flow = str(arguments.get("deployment", "verify_mesh"))
         of_key = declared_flows()[flow].declaration.key
@@ -71,7 +71,7 @@ def _fleet(
         if of_key == "kept" and not is_dry({**arguments["parameters"], **arguments}):
             from prefect_linkerd.cli.key_place import is_chosen, no_place
 
-            # Its server is the command's own in any case.
+            # A fleet of files always runs on the local server, which is no place for the key.
             for config in fleet.values():
                 if not is_chosen(config):
                     raise no_place(config)

@@ -1,4 +1,4 @@
-"""How does a flow become a command, and how does the command run it?"""
+"""Turns a flow into a command that runs it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from prefect_linkerd.tasks.declared import DeclaredFlow, declared_flows
 if TYPE_CHECKING:
     from prefect_linkerd.tasks.outside import Ending
 
-DRY_RUN = Parameter("dry_run", bool, False, help="Change nothing, as always.")
-"""Of commands that change nothing anyway, so that every command has it."""
+DRY_RUN = Parameter("dry_run", bool, False, help="No effect: this command never changes a mesh.")
+"""For commands that change no mesh anyway, so that every command takes the flag."""
 KEY_FLAGS = (
     Flag(
         ("key_file",),
@@ -54,22 +54,22 @@ KEY_FLAGS = (
         "key-in-cluster",
         bool,
         False,
-        "Keep it in a Secret of the cluster (trust_anchor.custody: in-cluster).",
+        "Keep that key in a Secret of the cluster (trust_anchor.custody: in-cluster).",
     ),
 )
 
 
 _KEYS: dict[str, Key] = {"unused": "unused", "named": "place"}
-"""How a mesh's file is read where a flow needs no passphrase."""
+"""How a mesh's file is read for flows that need no passphrase."""
 
 
 def is_dry(arguments: Mapping[str, object]) -> bool:
-    """Whether a run only shows its plan, or goes back to what there was: it keeps no new key."""
+    """Whether a run only shows its plan or aborts a change: it stores no new key."""
     return bool(arguments.get("dry_run")) or arguments.get("action") == "abort"
 
 
 def command(name: str) -> Callable[..., None]:
-    """The function of the command of this name."""
+    """Returns the function of the command with this name."""
     [flow] = [f for f in declared_flows().values() if f.declaration.command == name]
     declaration, parameters = flow.declaration, parameters_of(flow)
     flags = flags_of(parameters)
@@ -88,7 +88,7 @@ def command(name: str) -> Callable[..., None]:
         **given: object,
     ) -> None:
         def work() -> None:
-            # Before a passphrase is asked for.
+            # Check the flags before asking for a passphrase.
             arguments = arguments_of(parameters, flags, given)
             key = _KEYS.get(declaration.key, "read" if is_dry(arguments) else "asked")
             chosen = [*(settings or ()), *_key_settings(given)]
@@ -115,7 +115,7 @@ def command(name: str) -> Callable[..., None]:
 
 
 def _key_settings(given: dict[str, Any]) -> list[str]:
-    """The fields of the mesh that the flags for the key's place stand for."""
+    """Returns the mesh fields that the flags for the key's place set."""
     found: list[str] = []
     if (path := given.get("key_file")) is not None:
         found.append(f"trust_anchor.key_file={json.dumps(str(path.expanduser().absolute()))}")
@@ -133,13 +133,13 @@ def run_flow(
     quiet: bool,
     mesh_file: str = "",
 ) -> None:
-    """Runs a flow: on the user's Prefect server; where there is none, as a plain procedure."""
+    """Runs a flow on the user's Prefect server, or as a plain function if there is none."""
     is_plain = not has_server()
     command = flow.declaration.command
     if is_plain and flow.declaration.needs_server:
         raise InvalidInput(
             command,
-            expected="a Prefect server, which keeps what it finds and sends",
+            expected="a Prefect server, which stores what it finds and sends",
             found="none",
             remedy="Set PREFECT_API_URL.",
         )
@@ -185,7 +185,7 @@ def approved(name: str, yes: bool) -> Generator[Answer]:
         raise NotApproved(
             name,
             expected="to be approved",
-            found="that it was not" if answer == "ask" else "nobody at a terminal to ask",
+            found="that it was not" if answer == "ask" else "no terminal to ask at",
             remedy="Run it again to resume; --yes approves without asking.",
         ) from None
 
@@ -213,7 +213,7 @@ def show(config: MeshConfig | None, state: Ending, output: str, *, dry: bool = F
 
     result: object = state.data
     if head := report_head():
-        # A program reads only its own format.
+        # Keep JSON on stdout parsable.
         print(head, file=sys.stdout if output == "text" else sys.stderr)
     if output == "json":
         from pydantic_core import to_jsonable_python

@@ -1,4 +1,4 @@
-"""Where does a run keep the trust anchor's private key? Chosen before it, named after it."""
+"""Where a run keeps the trust anchor's private key: chosen before the run, shown after it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from prefect_linkerd.tasks.names import mesh_key
 
 
 def is_chosen(config: MeshConfig) -> bool:
-    """Whether the mesh says where the key is kept, other than on a Prefect server."""
+    """Whether the mesh names a place for the key other than a Prefect server."""
     anchor = config.trust_anchor
     return anchor.custody == "in-cluster" or anchor.key_file is not None
 
 
 def with_place(config: MeshConfig, flow: str) -> MeshConfig:
-    """The mesh with a place for the key, asked for where it has none, needs one, and can be asked.
+    """Returns the mesh with a place for the key; asks for a missing one if the run needs it.
 
     For runs without a Prefect server.
 
     Raises:
-        InvalidInput: there is no place, and nobody to ask; nothing was changed.
+        InvalidInput: there is no place, and no terminal to ask at; nothing was changed.
     """
     if is_chosen(config) or (flow == "bootstrap" and not _will_keep_a_key(config)):
         return config
@@ -45,14 +45,14 @@ def with_place(config: MeshConfig, flow: str) -> MeshConfig:
 
 
 def no_place(config: MeshConfig) -> InvalidInput:
-    """What is said where nobody can be asked."""
+    """Returns the error for a key without a place, where there is no terminal to ask at."""
     block = config.trust_anchor.secret_block
     return InvalidInput(
         f"mesh {config.name}",
         expected="a place for the trust anchor's private key",
-        found=f"Secret block {block}, but no Prefect server of yours (PREFECT_API_URL)"
+        found=f"Secret block {block}, but no Prefect server (PREFECT_API_URL)"
         if block
-        else "none, and no Prefect server of yours (PREFECT_API_URL)",
+        else "none, and no Prefect server (PREFECT_API_URL)",
         remedy=f"Give --key-file FILE and its passphrase in {PASSPHRASE}, or --key-in-cluster; or "
         "write trust_anchor.key_file, or trust_anchor.custody: in-cluster, in the mesh's file.",
     )
@@ -65,7 +65,7 @@ def _will_keep_a_key(config: MeshConfig) -> bool:
 def _ask(config: MeshConfig) -> MeshConfig:
     namespace = config.anchor_namespace
     typer.echo(
-        "Where is the trust anchor's private key to be kept? It signs every identity of the mesh, "
+        "Where should the trust anchor's private key be kept? It signs every identity of the mesh, "
         "and rotations need it.\n"
         "  1  in a file on this machine, encrypted with a passphrase\n"
         f"  2  in Secret {namespace}/{ANCHOR_SECRET} of the cluster: anyone who may read Secrets "
@@ -96,32 +96,35 @@ NOT_SAID = (
     "the mesh's file does not say (trust_anchor.key_file, or custody: in-cluster), and there is no "
     "Prefect server (PREFECT_API_URL)"
 )
-"""Where the key is, of a mesh with none of the places."""
+"""Why the place of the key is unknown."""
 
 
 def key_words(config: MeshConfig, server: str) -> str:
-    """Where the trust anchor's private key is after a run, and how to back it up.
+    """Says where the trust anchor's private key is after a run, and how to back it up.
 
     Args:
-        server: the address of the Prefect server, if there is one.
+        server: the address of the Prefect server; empty if there is none.
     """
     from prefect_linkerd.tasks.trust_anchor import key_store
 
     if not server and not is_chosen(config):
-        return f"Where the trust anchor's private key is, {NOT_SAID}. Rotations need it."
+        return (
+            f"The place of the trust anchor's private key is unknown: {NOT_SAID}. "
+            "Rotations need it."
+        )
     store = key_store(Mesh(Cluster.from_access(config.access), config))
     if store.load() is None:
         return (
-            f"The trust anchor's private key is not in {store.where}: the anchor was there, or "
-            "provided, without it. Rotations need it where it is."
+            f"The trust anchor's private key is not in {store.where}: the anchor was adopted or "
+            "provided without it. Rotations need it there."
         )
     return place_words(config, store.where, server)
 
 
 def key_row(config: MeshConfig, cluster: Cluster, *, has_server: bool) -> str:
-    """Where the configuration says that the key is, and whether it is there, in one line.
+    """Says in one line where the configuration puts the key, and whether it is there.
 
-    Whether a Secret block is there only its server knows.
+    Does not check a Secret block, which only its server can do.
     """
     anchor = config.trust_anchor
     if not has_server and not is_chosen(config):
@@ -139,7 +142,7 @@ def key_row(config: MeshConfig, cluster: Cluster, *, has_server: bool) -> str:
 
 
 def place_words(config: MeshConfig, where: str, server: str) -> str:
-    """Where the key is kept, how to back it up, and what a mesh file says so that it is found.
+    """Says where the key is, how to back it up, and which setting of a mesh file points there.
 
     Args:
         where: the place, as its key store names it.

@@ -1,4 +1,4 @@
-"""When a mesh was last verified, and how: what `status` says of it, from the Prefect server."""
+"""When a mesh was last verified and with what verdict, for `status`, from the Prefect server."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from prefect_linkerd.tasks.names import mesh_key
 
 
 def last_verification(mesh: str, *, has_server: bool) -> str:
-    """One line: the last report's time and verdict, or why none is known; never an error.
+    """Says in one line the last report's time and verdict, or why they are unknown; never raises.
 
     Args:
         mesh: its name.
-        has_server: whether the user has a Prefect server, which alone keeps reports.
+        has_server: whether the user has a Prefect server; nothing else keeps reports.
     """
     if not has_server:
-        return "unknown: reports are kept by a Prefect server (PREFECT_API_URL) alone"
+        return "unknown: only a Prefect server (PREFECT_API_URL) keeps reports"
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey

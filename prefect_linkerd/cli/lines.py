@@ -1,4 +1,4 @@
-"""What does a run say meanwhile? A line for each thing that happens."""
+"""What a run prints while it runs: a line for each event."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from prefect_linkerd.cli.paint import painted
 _NOISE = ("Beginning flow run", "Created task run", "View at ")
 _DONE = "Finished in state "
 _SAID_ANYWAY = ("Encountered exception during execution", "Retries are exhausted")
-"""The command itself says why it failed, once and in full, as its last line."""
+"""Left out, as the command itself prints the full error as its last line."""
 
 _SHORT = 160
-"""How much of a failed step's message is shown."""
+"""How many characters of a failed step's message are shown."""
 
 
 class Steps(logging.Handler):
-    """Takes records of Prefect's loggers, and those of `prefect_linkerd.cli.at_terminal`."""
+    """Prints the records of Prefect's loggers and those of `prefect_linkerd.cli.at_terminal`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -35,12 +35,12 @@ class Steps(logging.Handler):
         elif record.levelno >= logging.WARNING:
             colour = "red" if record.levelno >= logging.ERROR else "yellow"
             text = f"{painted(record.levelname.lower(), colour, sys.stderr)}: {text}"
-        # Looked up each time, as a live progress bar stands in for it.
+        # Look up sys.stderr each time, as a live progress bar replaces it.
         print(f"{step:>20}  {text}" if step else text, file=sys.stderr, flush=True)
 
 
 def _end(state: str, *, is_step: bool) -> str:
-    """The words for a state such as `Failed("why")`."""
+    """Returns the wording for a state such as `Failed("why")`."""
     mark = "done" if state.startswith("Completed") else state.partition("(")[0].lower()
     if mark == "done" or (mark == "failed" and not is_step):
         return mark
@@ -50,14 +50,14 @@ def _end(state: str, *, is_step: bool) -> str:
 
 @contextmanager
 def shown(logger: logging.Logger, *, quiet: bool) -> Generator[None]:
-    """Shows what is logged while in the block, instead of the logger's own handlers.
+    """Prints what is logged in the block; replaces the logger's own handlers.
 
     Args:
         quiet: whether only warnings and errors are shown.
     """
     before = (list(logger.handlers), logger.propagate, logger.level)
     level = logging.WARNING if quiet else logging.INFO
-    # Prefect's own handler of the root logger would say everything once more.
+    # Prefect's handler of the root logger would print everything a second time.
     logger.handlers, logger.propagate = [Steps(level)], False
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""What else may this identity not do? Asked once a cluster has refused a command's request."""
+"""Finds all missing permissions once a cluster has refused one of a command's requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.tasks.declared import declared_flows
 
 if TYPE_CHECKING:
-    # A command's help needs no cluster.
+    # Keeps a command's help fast: it needs no cluster.
     from prefect_linkerd.mesh.kubernetes.client import Cluster
     from prefect_linkerd.mesh.kubernetes.permissions import Permission
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def named_together(
     command: str, cluster: Cluster, config: MeshConfig
 ) -> AbstractContextManager[None]:
-    """Names everything that a command always needs and may not do; see `all_at_once`.
+    """Names every missing permission that a command always needs; see `all_at_once`.
 
     Args:
-        command: what is run; its needs are its flow's grants, those of docs/permissions.md.
+        command: the command; it needs its flow's grants, those of docs/permissions.md.
     """
     from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
 

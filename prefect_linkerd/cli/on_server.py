@@ -1,4 +1,4 @@
-"""How is a flow run on the user's Prefect server?"""
+"""Runs a flow on the user's Prefect server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefect_linkerd.tasks.names import TAG
 
 
 def run(request: RunRequest) -> End:
-    """Runs a flow as a run of the server, in this process.
+    """Runs a flow in this process, as a run of the server.
 
     Raises:
         MeshError: what the flow raised.

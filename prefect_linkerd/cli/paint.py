@@ -1,4 +1,4 @@
-"""Is there colour, and how wide may a table be? As the terminal that it goes to has it."""
+"""Colours, and the width of tables, as the output's terminal allows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Colour = Literal["red", "yellow", "green", "dim"]
 
 _CODES: dict[Colour, str] = {"red": "31", "yellow": "33", "green": "32", "dim": "2"}
 NARROWEST = 12
-"""Columns that a wrapped cell has at least."""
+"""The fewest characters in a line of a wrapped cell."""
 
 
 def is_coloured(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that shows colours, and nobody has asked for none.
+    """Whether a stream is a terminal that shows colours, and they are not turned off.
 
     Sources: https://no-color.org (set and not empty means none), terminfo's `dumb`.
     """
@@ -26,12 +26,12 @@ def is_coloured(stream: TextIO) -> bool:
 
 
 def painted(text: str, colour: Colour, stream: TextIO) -> str:
-    """The text in a colour, where the stream shows some."""
+    """Returns the text in a colour if the stream shows colours."""
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if is_coloured(stream) else text
 
 
 def painted_checks(text: str, stream: TextIO) -> str:
-    """A report of checks as `linkerd check` prints it, each mark in its colour."""
+    """Colours the marks in a report of checks that looks like that of `linkerd check`."""
     colours: dict[str, Colour] = {"√": "green", "‼": "yellow", "\u00d7": "red", "-": "dim"}
 
     def line(text: str) -> str:
@@ -44,12 +44,12 @@ def painted_checks(text: str, stream: TextIO) -> str:
 
 
 def width_of(stream: TextIO) -> int | None:
-    """The columns of the terminal; None for a file or a pipe, which is read by programs."""
+    """Returns the terminal's columns; None for a file or a pipe, which programs read."""
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def table(rows: Sequence[dict[str, str]], width: int | None = None) -> str:
-    """Rows with their columns in line; the widest cells are wrapped where it would be too wide."""
+    """Returns rows with aligned columns; wraps the widest cells to fit into the width."""
     if not rows:
         return ""
     columns = [[name, *(str(row[name]) for row in rows)] for name in rows[0]]
@@ -68,7 +68,7 @@ def table(rows: Sequence[dict[str, str]], width: int | None = None) -> str:
 
 
 def _widths(wanted: Sequence[int], width: int | None) -> list[int]:
-    """How wide each column is: as it wants, but for the widest where all are too wide."""
+    """Returns each column's width: as wanted, with the widest shrunk until all fit."""
     found = [max(size, 1) for size in wanted]
     if width is None:
         return found

@@ -1,4 +1,4 @@
-"""What do the commands say that read a cluster, and need neither a flow nor Prefect?"""
+"""The commands that only read a cluster and need neither a flow nor Prefect."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PAUSE = 2.0
 """Seconds between two verifications of a command that waits."""
 
 [VERIFY] = (
-    # For events, which need a server.
+    # The thresholds are for events, which need a server.
     replace(each, without=("thresholds",))
     for each in parameters_of(declared_flows()["verify_mesh"])
 )
@@ -44,7 +44,7 @@ PAUSE = 2.0
 
 
 def command(name: str) -> Callable[..., None]:
-    """The function of the command of this name."""
+    """Returns the function of the command with this name."""
     if name == "status":
         return with_flags(_status, ())
     if name == "verify":
@@ -62,27 +62,27 @@ def _verify(
         typer.Option(
             "--namespace",
             "-n",
-            help="Check the applications of this namespace alone, and the mesh itself.",
+            help="Check only the applications of this namespace, and the mesh itself.",
         ),
     ] = None,
     wait: Annotated[
-        float, typer.Option(metavar="SECONDS", help="For how long a failed check may pass yet.")
+        float, typer.Option(metavar="SECONDS", help="How long to wait for failed checks to pass.")
     ] = 0.0,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail with warnings, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
     output: Annotated[
         Literal["text", "short", "wide", "json", "prometheus"],
         typer.Option(
             "--output",
             "-o",
-            help="What stdout is for. short: only what did not hold; wide: everything; json is "
-            "linkerd's own shape.",
+            help="The format of stdout. short: only checks that did not pass; wide: everything; "
+            "json: the same as linkerd check's.",
         ),
     ] = "text",
     **given: object,
 ) -> None:
     from prefect_linkerd.mesh.kubernetes.collector import paused_collector
 
-    # Imports as well make thousands of objects.
+    # Around the imports too, as they create thousands of objects.
     @paused_collector()
     def work() -> None:
         from prefect_linkerd.cli.paint import painted_checks
@@ -132,7 +132,7 @@ def _verify(
 
 
 def is_bad(report: Report, *, strict: bool) -> bool:
-    """Whether a check failed; with `strict` also whether one warns."""
+    """Whether a check failed or, with `strict`, warns."""
     return report.verdict == "failed" or (strict and report.verdict == "degraded")
 
 
@@ -178,7 +178,7 @@ def _status(
             return
         first, *rows = status_rows(status)
         where = ("cluster", cluster_words(config.access))
-        # That it is a rehearsal comes before all.
+        # A rehearsal says so in its first row.
         rows = [first, where, *rows] if status.is_rehearsal else [where, first, *rows]
         for name, line in (*rows, ("anchor's key", key), ("verified", verified)):
             print(f"{name:<13} {line}".rstrip())
@@ -197,7 +197,7 @@ def _certificates(
             metavar="NUMBER",
             min=0,
             help="Exit with code 1 if a certificate has fewer days left. 0: if one has expired. "
-            "One that cert-manager renews only counts once it is late.",
+            "One that cert-manager renews counts only once its renewal is late.",
         ),
     ] = 0,
     output: OUTPUT = "text",

@@ -1,4 +1,4 @@
-"""What does a command ask for? A run of a flow, with or without a Prefect server."""
+"""What a command requests: a run of a flow, with or without a Prefect server."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, Literal, cast
 from prefect_linkerd.mesh.config.model import MeshConfig
 
 Answer = Literal["ask", "yes", "no"]
-"""How a run that waits for an approval is answered: by asking the person, or without."""
+"""How a run that waits for approval is answered: by asking the user, or always yes or no."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run of a flow, to its end, in this process.
+    """A run of a flow, until it ends, in this process.
 
     Args:
-        flow: its name, which is that of its module too.
+        flow: its name, which is also its module's.
         config: the mesh; None for a flow that takes none.
         arguments: the flow's other parameters, by name.
         answer: how approvals are answered.
@@ -32,6 +32,6 @@ class RunRequest:
     quiet: bool
 
     def load(self) -> Callable[..., Any]:
-        """The flow; imports it."""
+        """Imports and returns the flow."""
         module = import_module(f"prefect_linkerd.flows.{self.flow}")
         return cast("Callable[..., Any]", getattr(module, self.flow))

@@ -1,4 +1,4 @@
-"""What does a flow's result say to a person at a terminal?"""
+"""A flow's result as text for a terminal."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def as_words(
     dry: bool = True,
     width: int | None = None,
 ) -> str:
-    """Plain text; tables with their columns in line.
+    """Returns a result as plain text, with aligned tables.
 
     Args:
         mesh: the mesh's name.
         state: the name of the run's final state, such as Completed or Skipped.
         message: what that state says.
         result: what the flow returned.
-        dry: whether it is only a plan; what was carried out is said in a line, as the plan was
-            shown before.
-        width: the columns that a table may have; None: as many as it wants.
+        dry: whether it is only a plan; a plan that was carried out takes one line, as it was shown
+            before.
+        width: how wide a table may be, in characters; None: no limit.
     """
     match result:
         case Adoption():
@@ -92,7 +92,7 @@ def as_words(
         case str():
             text = f"{result}\n"
         case _:
-            # A flow whose result has no words yet.
+            # Results without a text of their own.
             text = yaml.safe_dump(to_jsonable_python(result, fallback=str), sort_keys=False)
     return text if state == "Completed" else f"{text}{state}: {message}\n"
 
@@ -105,14 +105,14 @@ _NEXT: dict[str, str] = {
     "rotate_webhooks": "prefect-linkerd certificates{mesh}",
     "adopt": "save this as the mesh's file, then prefect-linkerd bootstrap --dry-run with it",
 }
-"""What a person does after a flow, by its name."""
+"""What to do after a flow, by the flow's name."""
 
 
 def next_step(flow: str, mesh_file: str, *, dry: bool) -> str:
-    """One line for the person at the terminal; empty where nothing follows.
+    """Returns a line with the user's next step; empty if there is none.
 
     Args:
-        mesh_file: as it was given, empty for none.
+        mesh_file: the path as given; empty without one.
         dry: whether the flow only showed its plan.
     """
     mesh = f" {mesh_file}" if mesh_file else ""

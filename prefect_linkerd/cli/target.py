@@ -1,4 +1,4 @@
-"""Which cluster is meant? Asked before `bootstrap` where no mesh file says it."""
+"""The cluster that a command works on; `bootstrap` asks for confirmation without a mesh file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def confirm_target(config: MeshConfig, *, yes: bool) -> None:
     """Asks whether the kubeconfig's cluster is the one to install on.
 
     Args:
-        yes: whether it is known already, by `--yes`.
+        yes: whether `--yes` already confirmed it.
 
     Raises:
-        InvalidInput: there is nobody to ask, or the answer is no; nothing was changed.
+        InvalidInput: there is no terminal to ask at, or the answer is no; nothing was changed.
     """
     target = cluster_words(config.access)
     if yes:
@@ -53,10 +53,10 @@ def _agrees() -> bool:
 
 
 def reached(access: ClusterAccess) -> Cluster:
-    """The cluster of an access, which answers: a person need not wait for requests repeated.
+    """Returns a cluster that responds; fails at once instead of making a user wait for retries.
 
     Raises:
-        ApiError: nobody answers there.
+        ApiError: it is unreachable.
     """
     cluster = Cluster.from_access(access)
     cluster.reach()
@@ -64,7 +64,7 @@ def reached(access: ClusterAccess) -> Cluster:
 
 
 def cluster_words(access: ClusterAccess) -> str:
-    """The cluster of an access, by context and server."""
+    """Describes a cluster by its context and server."""
     if access.in_cluster:
         return "the cluster that this pod runs in"
     chosen = choose(read_kubeconfig(access.kubeconfig), access.context)
@@ -72,7 +72,7 @@ def cluster_words(access: ClusterAccess) -> str:
 
 
 def installed_words(config: MeshConfig) -> str:
-    """What bootstrap installs: the Linkerd version, its charts, and what comes with them."""
+    """Describes what bootstrap installs: the Linkerd version, its charts and their dependencies."""
     more = ["emojivoto"] if config.emojivoto.enabled else []
     parts = ", ".join([*charts_of(config), *dependencies_of(config), *more])
     return f"Linkerd {config.linkerd} as mesh {config.name}: {parts}"

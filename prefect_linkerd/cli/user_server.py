@@ -1,4 +1,4 @@
-"""Has the user a Prefect server? Found without Prefect's import where it can be."""
+"""Finds out whether the user has a Prefect server, without importing Prefect if possible."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 
 def has_server() -> bool:
-    """Whether the user has a server: by PREFECT_API_URL, a Prefect profile or a settings file."""
+    """Whether PREFECT_API_URL, a Prefect profile or a settings file names a server."""
     if os.environ.get("PREFECT_API_URL"):
         return True
     if not _may_be_set_elsewhere():
         return False
-    # Which of profiles and files wins, only Prefect knows.
+    # Only Prefect knows which profile or file takes precedence.
     from prefect.settings import PREFECT_API_URL
 
     return bool(PREFECT_API_URL.value())
 
 
 def _may_be_set_elsewhere() -> bool:
-    """Whether anything is there that Prefect takes settings from.
+    """Whether anything else exists that Prefect may read settings from.
 
     Source: Prefect `settings/sources.py` and `settings/profiles.py`.
     """

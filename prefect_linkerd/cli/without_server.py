@@ -1,4 +1,4 @@
-"""How is a flow run where the user has no Prefect server? As the plain procedure that it is."""
+"""Runs a flow as a plain function, for users without a Prefect server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefect_linkerd.tasks.outside import within
 
 
 def run(request: RunRequest) -> End:
-    """Runs a flow: no server, no database, and nothing of it is kept.
+    """Runs a flow without a server or a database; stores nothing about the run.
 
     Raises:
         MeshError: what the flow raised.
@@ -48,7 +48,7 @@ def _answers(answer: Answer) -> Ask:
 
 
 def ask(what: str, plan: str, seconds: float) -> bool | None:
-    """Asks the person at the terminal; None where no answer comes in time."""
+    """Asks the user at the terminal; returns None if no answer comes in time."""
     if plan:
         typer.echo(f"\n{plan.rstrip()}\n", err=True)
     while True:

@@ -1,7 +1,7 @@
 """Describes a mesh that Helm installed: its configuration, and what each flow can do with it.
 
-`read_adoption` reads, `describe` decides, and nothing is written. The configuration has what
-differs from the defaults and nothing secret: the trust anchor's key is left to its owner.
+`read_adoption` reads, `describe` decides, and nothing is written. The configuration contains what
+differs from the defaults and no secrets: the trust anchor's key is left to its owner.
 """
 
 from __future__ import annotations
@@ -67,25 +67,25 @@ COMPUTED = (
     ("namespace",),
     ("linkerdNamespace",),
 )
-"""Values that these flows compute of the mesh's other fields, or of what the cluster has."""
+"""Values that these flows compute from the mesh's other fields, or from the cluster."""
 
 _HOURS = re.compile(r"(\d+)h0m0s$")
-"""How these flows write the lifetime of leaves; another form stays among the values."""
+"""How these flows write the lifetime of leaves; any other format is kept as a chart value."""
 
 
 @dataclass(frozen=True)
 class AdoptionSnapshot:
-    """What a description is made of, read once.
+    """What a description is made from, read once.
 
-    `running` is the version by the control plane's own word, `revisions` are the deployed ones of
+    `running` is the version in the control plane's annotation, `revisions` are the deployed ones of
     the mesh's releases, `dependencies` the releases of cert-manager, trust-manager and Traefik, and
-    `served` the dependencies that the cluster has. `roots_owner` is who owns the trust bundle, and
-    `anchor_in` the trust anchor's Secret, by the namespaces that have one.
+    `served` the dependencies that the cluster has. `roots_owner` owns the trust bundle, and
+    `anchor_in` has the trust anchor's Secret by namespace.
 
-    Where cert-manager signs the issuer, `signing` is the Secret (namespace, name) that it signs
-    with, None where its issuer is of another kind than CA; and `anchor` is the trust anchor that a
-    Certificate owns, or why that cannot be read. `bundle_owner` is who owns trust-manager's Bundle,
-    and `certificates` are cert-manager's in the mesh's namespaces.
+    If cert-manager signs the issuer, `signing` is the Secret (namespace, name) that it signs with,
+    None if its issuer is not a CA issuer; and `anchor` is the trust anchor that a Certificate owns,
+    or why that cannot be read. `bundle_owner` owns trust-manager's Bundle, and `certificates` are
+    cert-manager's in the mesh's namespaces.
     """
 
     base: MeshConfig
@@ -110,7 +110,7 @@ class AdoptionSnapshot:
 
 @dataclass(frozen=True)
 class Outlook:
-    """Whether a flow works on the mesh, and what stands in its way."""
+    """Whether a flow works on the mesh, and why not."""
 
     flow: FlowName
     works: bool
@@ -119,7 +119,7 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Adoption:
-    """A mesh described: `config` are its file's fields, `missing` is what has to be added."""
+    """A described mesh: `config` has its file's fields, `missing` is what has to be added."""
 
     mesh: str
     config: dict[str, Any]
@@ -205,9 +205,9 @@ def read_adoption(cluster: Cluster, base: MeshConfig) -> AdoptionSnapshot:
 
 
 def _cert_manager_in(cluster: Cluster, releases: Sequence[Release]) -> str:
-    """The namespace of cert-manager, however installed; its default one where there is none.
+    """The namespace of cert-manager, however installed; its default one if it is not installed.
 
-    Its chart and its static manifest label its Deployments alike.
+    Its chart and its static manifest give its Deployments the same labels.
     """
     for release in releases_of("cert-manager", releases):
         return release.place
@@ -224,7 +224,7 @@ def _certificate_anchor(mesh: Mesh) -> CertificateAnchor | MeshError | None:
 
 
 def find_control_plane(cluster: Cluster) -> tuple[str, str]:
-    """The namespace of the cluster's one control plane, and its version by its own annotation.
+    """The namespace of the cluster's one control plane, and the version in its annotation.
 
     Raises:
         InvalidInput: there is none, or more than one.
@@ -234,7 +234,7 @@ def find_control_plane(cluster: Cluster) -> tuple[str, str]:
         obj["metadata"] for obj in cluster.list(api_version, kind, fields=f"metadata.name={name}")
     ]
     if len(there) == 1:
-        # As `linkerd/helm stable-2.14.10`.
+        # Such as `linkerd/helm stable-2.14.10`.
         created: str = there[0].get("annotations", {}).get("linkerd.io/created-by", "")
         return there[0]["namespace"], created.rpartition(" ")[2]
     found = sorted(metadata["namespace"] for metadata in there)
@@ -273,7 +273,7 @@ def _is_cert_managers(snapshot: AdoptionSnapshot) -> bool:
 
 
 def _values(snapshot: AdoptionSnapshot, part: Part) -> tuple[Values, Values]:
-    """What the user gave a part's chart, and the chart's defaults."""
+    """The values that the user set for a part's chart, and the chart's defaults."""
     revision = snapshot.revisions.get(part)
     return (revision.values, revision.defaults) if revision is not None else ({}, {})
 
@@ -283,7 +283,7 @@ def _control_plane(snapshot: AdoptionSnapshot) -> Part:
 
 
 def _namespaces(linkerd: str, extensions: Mapping[str, str]) -> dict[str, str]:
-    """Those that a configuration names: the control plane's, and of the extensions we install."""
+    """The namespaces of the control plane and of the extensions that these flows install."""
     ours = (name.removeprefix("linkerd-") for name in EXTENSION_CHARTS)
     return {"linkerd": linkerd} | {name: extensions[name] for name in ours if name in extensions}
 
@@ -303,7 +303,7 @@ def _config(snapshot: AdoptionSnapshot) -> tuple[dict[str, Any], list[str]]:
         "trust_domain": trust,
         "viz": _extension(snapshot, "linkerd-viz", left_out),
         "jaeger": _extension(snapshot, "linkerd-jaeger", left_out),
-        # Nothing is added to a mesh by describing it.
+        # Describing a mesh adds nothing to it.
         "traefik": {"enabled": False},
         "emojivoto": {"enabled": False},
     }
@@ -334,7 +334,7 @@ def _cert_manager(snapshot: AdoptionSnapshot, names: Mapping[str, str]) -> dict[
         "cert_manager": {
             "install": False,
             "issuer_kind": "ClusterIssuer" if is_cluster else "Issuer",
-            # Somebody else's are among the values.
+            # Somebody else's Certificates are kept as chart values.
             "webhook_certificates": any(
                 str(obj["spec"].get("secretName", "")).endswith("-k8s-tls") and not is_theirs(obj)
                 for obj in snapshot.certificates
@@ -356,8 +356,8 @@ def _extension(
 
 
 def _own_values(user: Values, defaults: Values, left_out: list[str], part: str) -> Values:
-    """The user's values that these flows do not compute, that differ from the chart's own, and
-    that are no private keys; those are named in `left_out`."""
+    """The user's values that differ from the chart's, without those that these flows compute and
+    without private keys, which are named in `left_out`."""
     found: Values = user
     for path in COMPUTED:
         found = _without(found, path)
@@ -374,7 +374,7 @@ def _without(values: Mapping[str, Any], path: Sequence[str]) -> Values:
 
 
 def _without_keys(values: Mapping[str, Any], left_out: list[str], path: str) -> Values:
-    """Values without private keys, and without the certificates that they are of."""
+    """Values without private keys and the certificates that belong to them."""
     found: Values = {}
     is_pair = any(key.lower().endswith("keypem") for key in values)
     for key, value in values.items():
@@ -396,7 +396,7 @@ def _is_secret(key: str, value: Any) -> bool:
 
 
 def _differing(found: Mapping[str, Any], default: Mapping[str, Any]) -> Values:
-    """What of some values is not the default; empty mappings are left out."""
+    """The values that are not the default; empty mappings are left out."""
     differing: Values = {}
     for key, value in found.items():
         below = default.get(key)
@@ -427,7 +427,7 @@ def _owners(snapshot: AdoptionSnapshot) -> Iterator[tuple[str, str]]:
 
 
 def anchor_of(snapshot: AdoptionSnapshot) -> CertificateInfo | None:
-    """The trust anchor that signed the issuer."""
+    """The trust anchor that signed the issuer, or else the last one in the trust bundle."""
     try:
         if snapshot.issuer is None or not snapshot.roots:
             return None
@@ -440,7 +440,7 @@ def anchor_of(snapshot: AdoptionSnapshot) -> CertificateInfo | None:
 
 
 def _has_key(snapshot: AdoptionSnapshot) -> bool:
-    """Whether the key that signs issuers needs nobody to bring it."""
+    """Whether the key that signs issuers is available without the user providing it."""
     return _is_cert_managers(snapshot) or _is_key_in_cluster(snapshot)
 
 
@@ -461,7 +461,7 @@ def _missing(snapshot: AdoptionSnapshot) -> Iterator[str]:
     anchor = anchor_of(snapshot)
     name = f"{anchor.subject}, sha256 {anchor.fingerprint}" if anchor else "which signs issuers"
     yield (
-        f"the private key of the trust anchor ({name}): give trust_anchor.certificate_file and "
+        f"the private key of the trust anchor ({name}): set trust_anchor.certificate_file and "
         "private_key_file, and where these flows keep the mesh's key (key_file with a passphrase, "
         "or a Prefect Secret block). If the key is lost, rotate_anchor makes a new anchor without "
         "it"
@@ -476,7 +476,7 @@ def _outlook(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[
     for flow in ("bootstrap", "upgrade"):
         yield Outlook(flow, not refused, tuple(refused))
     issuer = [*_issuer_refused(snapshot, refused)]
-    # A release that declares no anchors is not written where cert-manager makes them.
+    # If cert-manager makes the anchors, a release that declares none is not written.
     user, _ = _values(snapshot, _control_plane(snapshot))
     is_apart = isinstance(snapshot.anchor, CertificateAnchor) and not text_at(user, *ANCHORS)
     anchor = [*(_unknown_version(config) if is_apart else refused), *_anchor_refused(snapshot)]
@@ -517,24 +517,27 @@ def _signer_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
     kind, name = reference.get("kind", "Issuer"), reference["name"]
     place = _anchor_place(snapshot)
     if snapshot.signing is None:
-        yield f"{kind} {name} signs with no Secret of this cluster: rotate its anchor there"
+        yield (
+            f"{kind} {name} does not sign with a Secret of this cluster: rotate the anchor where "
+            "it is kept"
+        )
     elif snapshot.signing != (place, ANCHOR_SECRET):
         yield (
-            f"{kind} {name} signs with Secret/{'/'.join(snapshot.signing)}, and these flows keep "
+            f"{kind} {name} signs with Secret/{'/'.join(snapshot.signing)}, but these flows keep "
             f"an anchor in Secret/{place}/{ANCHOR_SECRET}: rename it, or let a cert-manager "
             "Certificate own it"
         )
 
 
 def _anchor_place(snapshot: AdoptionSnapshot) -> str:
-    """Where cert-manager reads an anchor that these flows keep (`MeshConfig.anchor_namespace`)."""
+    """The namespace where cert-manager reads an anchor of ours (`MeshConfig.anchor_namespace`)."""
     reference = (snapshot.issuer_certificate or {})["spec"]["issuerRef"]
     is_cluster = reference.get("kind") == "ClusterIssuer"
     return snapshot.cert_manager_in if is_cluster else snapshot.linkerd
 
 
 def _bundle_refused(snapshot: AdoptionSnapshot) -> Iterator[str]:
-    """Why a trust bundle that the release leaves to somebody else may not be written."""
+    """Why these flows may not write a trust bundle that the release leaves to somebody else."""
     user, _ = _values(snapshot, _control_plane(snapshot))
     owner = snapshot.roots_owner
     if owner is None or not text_at(user, "identity", "externalCA"):
@@ -555,14 +558,14 @@ def _is_driven(owner: Owner) -> bool:
 
 
 def _refused(snapshot: AdoptionSnapshot, config: Mapping[str, Any]) -> Iterator[str]:
-    """Why no flow may write the mesh's releases."""
+    """Why these flows may not write the mesh's releases."""
     drivers = {str(o) for o in snapshot.mesh.owners.values() if o.reconciles}
     for driver in sorted(drivers):
         yield f"it belongs to {driver}: change it there"
     if snapshot.mesh.control_plane is None:
         if not drivers:
             owner = snapshot.mesh.driver
-            yield f"it belongs to {owner}, and these flows write meshes of Helm alone"
+            yield f"it belongs to {owner}, and these flows only write meshes that Helm installed"
         return
     yield from _unknown_version(config)
 
@@ -598,7 +601,7 @@ def _issuer_refused(snapshot: AdoptionSnapshot, refused: Sequence[str]) -> Itera
 
 
 def adoption_yaml(adoption: Adoption) -> str:
-    """The mesh's file, with what is to be known about it as comments."""
+    """The mesh's file, with its owners, its flows and what is missing as comments."""
     lines = [f"# Mesh {adoption.mesh}, as it runs. Nothing was changed."]
     lines += ["#", "# Owners:", *(f"#   {part}: {owner}" for part, owner in adoption.owners)]
     lines += ["#", "# Flows:"]
@@ -611,7 +614,7 @@ def adoption_yaml(adoption: Adoption) -> str:
 
 
 def adoption_markdown(adoption: Adoption) -> str:
-    """The same as a page."""
+    """The same as a Markdown page."""
     lines = [f"# Mesh {adoption.mesh}, as it runs", "", "Nothing was changed.", ""]
     lines += ["## Its configuration", "", "```yaml"]
     lines += [yaml.safe_dump(adoption.config, sort_keys=False).rstrip(), "```", ""]

@@ -1,4 +1,4 @@
-"""Files written whole: no other program ever sees a part of one."""
+"""Writes files atomically: no other program ever sees a partial file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new one, never a part."""
+    """Writes a file so that a reader sees either the old content or the new, never a part."""
     path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")

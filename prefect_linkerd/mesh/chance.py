@@ -1,8 +1,8 @@
 """How far counts may differ by chance: the bound that smoke tests and gates use.
 
-Requests are taken as independent. The Chernoff bound in its relative-entropy form holds for every
-total, however small: at a true share `p`, a count as far off as `k` of `n` has a probability of at
-most `2 exp(-n * KL(k/n || p))`.
+Requests are assumed to be independent. The Chernoff bound in its relative-entropy form holds for
+every total, however small: at a true share `p`, a count as far off as `k` of `n` has a probability
+of at most `2 exp(-n * KL(k/n || p))`.
 Source: Hoeffding, Probability inequalities for sums of bounded random variables (1963), th. 1.
 """
 
@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 
 FALSE_ALARM = 1e-6
-"""How likely chance alone may make a judgement wrong, where nobody says otherwise."""
+"""The default limit for how likely chance alone makes a judgement wrong."""
 
 HALVINGS = 50
 """Steps of a bisection, to the last digit of a float."""
 
 
 def is_plausible(count: int, total: int, share: float, false_alarm: float) -> bool:
-    """Whether `count` of `total` independent requests may well be a draw at `share`."""
+    """Whether `count` of `total` independent requests is plausible at a true `share`."""
     if total == 0:
         return False
     if share <= 0 or share >= 1:
@@ -46,7 +46,7 @@ def plausible_counts(total: int, share: float, false_alarm: float) -> tuple[int,
 def plausible_shares(count: int, total: int, false_alarm: float) -> tuple[float, float]:
     """The lowest and the highest share at which `count` of `total` is plausible.
 
-    Without any request every share is: 0 to 1.
+    Without requests every share is plausible: 0 to 1.
     """
     if total == 0:
         return 0.0, 1.0

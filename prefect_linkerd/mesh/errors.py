@@ -1,4 +1,4 @@
-"""The errors of this library: each says what object, what was expected, found, and to do.
+"""The errors of this library: each names the object, what was expected, found, and a remedy.
 
 MeshError
 ├── InvalidInput        what the user gave cannot work
@@ -9,12 +9,12 @@ MeshError
 ├── NotReady            something did not come up in time
 ├── OwnershipConflict   an object belongs to somebody else
 ├── MeshBusy            another run is changing this mesh
-├── NotApproved         nobody approved it
-├── PreflightFailed     the cluster cannot take this mesh
+├── NotApproved         a change was not approved
+├── PreflightFailed     the cluster does not meet the requirements
 ├── MeshUnhealthy       a check failed
 ├── CertificateExpired  a certificate has expired
 ├── SmokeTestFailed     the mesh fails a test
-├── RequestsFailed      more of the probe's requests failed than may
+├── RequestsFailed      more of the probe's requests failed than allowed
 ├── TrafficDropped      fewer of a workload's requests succeed
 ├── UpgradeUndone       an upgrade failed, and was rolled back
 ├── OutputError         a result could not be written
@@ -27,12 +27,12 @@ from typing import ClassVar
 
 
 class MeshError(Exception):
-    """The base of every error raised on purpose by `mesh`.
+    """The base of every error that `mesh` raises deliberately.
 
     Args:
         subject: the object it is about, as `Kind/namespace/name` or a file or setting.
-        expected: what should have been so.
-        found: what was so instead. Never a secret.
+        expected: what should have been the case.
+        found: what was the case instead. Never a secret.
         remedy: what the reader can do about it.
 
     Example:
@@ -53,7 +53,7 @@ class MeshError(Exception):
         super().__init__(subject, expected, found, remedy)
 
     def __str__(self) -> str:
-        # What was found may be a sentence of somebody else's.
+        # `found` may quote a whole sentence from elsewhere.
         found = self.found.removesuffix(".")
         return f"{self.subject}: expected {self.expected}, found {found}. {self.remedy}"
 
@@ -71,7 +71,7 @@ def _rebuild(
 
 
 class _PerhapsTransient(MeshError):
-    """`transient` says whether the same may succeed later."""
+    """`transient` says whether a later attempt may succeed."""
 
     def __init__(
         self, subject: str, *, expected: str, found: str, remedy: str, transient: bool = False
@@ -91,8 +91,8 @@ class CertificateError(MeshError):
 class ApiError(MeshError):
     """The Kubernetes API refused a request or could not be reached.
 
-    `status` is the HTTP status, or 0 where no answer came; `transient` says whether the
-    same request may succeed later.
+    `status` is the HTTP status, or 0 if there was no response; `transient` says whether the same
+    request may succeed later.
 
     Example:
         >>> ApiError("Pod/apps/web", expected="GET to be accepted", found="503", remedy="Wait.",
@@ -134,11 +134,11 @@ class MeshBusy(MeshError):
 
 
 class NotApproved(MeshError):
-    """Nobody approved what a run would do, or somebody refused it; what was done before stays."""
+    """A change was rejected, or not approved in time; what was done before stays."""
 
 
 class PreflightFailed(MeshError):
-    """The cluster cannot take this mesh; nothing was changed."""
+    """The cluster does not meet the mesh's requirements; nothing was changed."""
 
 
 class MeshUnhealthy(MeshError):
@@ -146,7 +146,7 @@ class MeshUnhealthy(MeshError):
 
 
 class CertificateExpired(MeshError):
-    """A certificate that the mesh needs has ended."""
+    """A certificate that the mesh needs has expired."""
 
 
 class SmokeTestFailed(MeshError):
@@ -154,7 +154,7 @@ class SmokeTestFailed(MeshError):
 
 
 class RequestsFailed(MeshError):
-    """More of the probe's requests failed than may; `found` names the pairs, and why."""
+    """More of the probe's requests failed than allowed; `found` names the pairs, and why."""
 
 
 class TrafficDropped(MeshError):
@@ -166,8 +166,8 @@ class UpgradeUndone(MeshError):
 
 
 class OutputError(MeshError):
-    """A result could not be sent where it was asked to go; the work itself is done."""
+    """A result could not be written to its destination; the work itself is done."""
 
 
 class FleetStopped(MeshError):
-    """Too many meshes of a fleet failed; the others were left as they are."""
+    """Too many meshes of a fleet failed; no others were started."""

@@ -1,4 +1,4 @@
-"""The order in which a fleet's meshes are run, and when to stop. Pure."""
+"""The order in which a fleet's meshes run, and when to stop. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MeshOutcome = Literal["waiting", "running", "succeeded", "failed"]
 
 
 class FleetOptions(Section):
-    """In which order, how many at once, and when to stop."""
+    """The order, how many meshes run at once, and when to stop."""
 
     canaries: list[str] = Field(
         default_factory=list[str],
@@ -55,7 +55,7 @@ class FleetOptions(Section):
 
 @dataclass(frozen=True)
 class FleetPlan:
-    """The meshes by waves: the rest begin when every canary has succeeded."""
+    """The meshes in waves: the rest start when every canary has succeeded."""
 
     canaries: tuple[str, ...]
     rest: tuple[str, ...]
@@ -72,15 +72,15 @@ class FleetPlan:
         return self.canaries + self.rest
 
     def is_stopped(self, outcomes: Mapping[str, MeshOutcome]) -> bool:
-        """Whether too much has failed for another mesh to be begun."""
+        """Whether no more meshes are started: a canary or too many meshes failed."""
         failed = [mesh for mesh in self.meshes if outcomes.get(mesh) == "failed"]
         return len(failed) > self.max_failures or any(mesh in self.canaries for mesh in failed)
 
     def upcoming(self, outcomes: Mapping[str, MeshOutcome]) -> tuple[str, ...]:
-        """Which meshes begin now.
+        """The meshes to start now.
 
         Args:
-            outcomes: how far each mesh is; one that is not named waits.
+            outcomes: each mesh's outcome so far; a mesh that is missing here is waiting.
         """
         if self.is_stopped(outcomes):
             return ()
@@ -100,7 +100,7 @@ def plan_fleet(saved: Collection[str], meshes: Sequence[str], options: FleetOpti
 
     Args:
         saved: the names of all Linkerd Mesh blocks.
-        meshes: those that are meant; none: all that are saved, by name.
+        meshes: the chosen ones; empty: all saved ones, sorted by name.
 
     Raises:
         InvalidInput: there is no mesh, one is not saved, or a canary is not among them.

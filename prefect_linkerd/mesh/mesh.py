@@ -14,14 +14,14 @@ from prefect_linkerd.mesh.linkerd.facts import TRUST_ROOTS, release_facts
 
 
 class Mesh:
-    """A mesh's configuration with its API server, Helm and charts, each made once.
+    """A mesh's configuration with its API server, Helm and charts, each created once.
 
-    A flow makes one, and hands it to every step: `mesh.cluster.get(…)`, `mesh.charts.find(…)`.
+    A flow creates one and passes it to every step: `mesh.cluster.get(…)`, `mesh.charts.find(…)`.
     Steps may use it from several threads.
 
     Args:
         cluster: its API server.
-        config: what the user says about it.
+        config: the user's configuration.
         helm: by default the helm on the PATH.
     """
 
@@ -41,12 +41,12 @@ class Mesh:
 
     @cached_property
     def charts(self) -> ChartCatalog:
-        """Where the configuration's charts are; each repository's index is read once."""
+        """Finds the configuration's charts; reads each repository's index once."""
         return ChartCatalog(self.config)
 
     @cached_property
     def control_plane_chart(self) -> Chart:
-        """The control plane's, of the configuration's version.
+        """The chart of the control plane, in the configuration's version.
 
         Raises:
             ChartError: its repository cannot be read, or lacks it.
@@ -55,10 +55,10 @@ class Mesh:
 
     @property
     def is_rehearsal(self) -> bool:
-        """Whether stand-ins for Linkerd's charts made it, or are about to.
+        """Whether it was, or is about to be, installed from stand-ins for Linkerd's charts.
 
-        By the annotation of the trust bundle, which every role may read; an identity that may not
-        learns nothing. What was seen once holds: an uninstall deletes it, and the role with it.
+        An annotation of the trust bundle says so, which every role may read; without permission it
+        is False. The answer is cached, because an uninstall deletes the bundle, and the role too.
         """
         if self._is_rehearsal is None:
             catalog = self.__dict__.get("charts")
@@ -73,7 +73,7 @@ class Mesh:
         try:
             return self.cluster.get("v1", "ConfigMap", TRUST_ROOTS, place)
         except ApiError:
-            # A report that cannot say this is still a report.
+            # A report is still useful without this.
             return None
 
     def configured(self, config: MeshConfig) -> Mesh:
@@ -81,5 +81,5 @@ class Mesh:
         return Mesh(self.cluster, config, self._helm)
 
     def __repr__(self) -> str:
-        # A configuration holds secrets.
+        # Leaves out the configuration, which holds secrets.
         return f"Mesh({self.name!r} at {self.cluster.host})"

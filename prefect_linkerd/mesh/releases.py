@@ -30,9 +30,9 @@ from prefect_linkerd.mesh.planning.desired import wanted_release
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What was done for a release of `chart`.
+    """What was done to the release of `chart`.
 
-    `remeshed` are its workloads that came up without a proxy, and were restarted.
+    `remeshed` are its workloads that came up without a proxy and were restarted.
     """
 
     chart: Chart
@@ -41,7 +41,7 @@ class Reconciled:
 
     @property
     def keeps_newer_crds(self) -> bool:
-        """Whether the release has newer CRDs than the chart, which stay."""
+        """Whether the release's CRDs are newer than the chart's, and so stay."""
         there = self.outcome.release
         found = (there.chart, there.chart_version)
         return has_newer_crds(found, (self.chart.name, self.chart.version))
@@ -57,9 +57,9 @@ class Reconciled:
 
 @dataclass(frozen=True)
 class FoundDependency:
-    """What the mesh needs beside Linkerd: a chart to be released, and where it is already.
+    """A dependency of the mesh: the chart to install, and its existing release.
 
-    `chart` is None where `owners` have installed it, and it is used as it is.
+    `chart` is None if `owners` have installed the dependency, which is then used as it is.
     """
 
     chart: Chart | None
@@ -68,11 +68,11 @@ class FoundDependency:
 
 
 def find_dependency(mesh: Mesh, name: Dependency) -> FoundDependency:
-    """Whether a dependency is released here, and in which version.
+    """Whether these flows install a dependency, and in which version.
 
     Raises:
         ChartError: its chart cannot be found.
-        InvalidInput: it is neither there nor may it be installed.
+        InvalidInput: it is not installed, and these flows may not install it.
     """
     releases = read_releases(mesh.cluster)
     served = is_served(name, mesh.cluster.serves)
@@ -87,11 +87,11 @@ def find_dependency(mesh: Mesh, name: Dependency) -> FoundDependency:
 def ensure_dependency(
     mesh: Mesh, name: Dependency, facts: ClusterFacts, shown: Shown
 ) -> Reconciled | FoundDependency:
-    """Installs or upgrades a dependency; where somebody else's is used, who that is.
+    """Installs or upgrades a dependency; if somebody else's is used, returns its owners.
 
     Raises:
         ChartError: its chart cannot be found.
-        InvalidInput: it is neither there nor may it be installed.
+        InvalidInput: it is not installed, and these flows may not install it.
         ReleaseError: Helm fails, or its workloads do not come up.
     """
     found = find_dependency(mesh, name)
@@ -104,7 +104,7 @@ def ensure_dependency(
 def ensure_release(
     mesh: Mesh, chart: Chart, facts: ClusterFacts, shown: Shown, trust_bundle: str = ""
 ) -> Reconciled:
-    """Installs, upgrades, repairs or leaves alone the release of a chart, wherever it is.
+    """Installs, upgrades, repairs or leaves alone a chart's release, whatever its namespace.
 
     Args:
         trust_bundle: the PEM of every anchor that the mesh trusts.

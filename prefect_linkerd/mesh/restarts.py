@@ -1,22 +1,22 @@
-"""Restarting the data plane: which workloads, in which batches, and only while it is healthy.
+"""Restarts the data plane: which workloads, in which batches, and only while it is healthy.
 
-The planner is pure. It takes a `DataPlane` (the meshed pods, the workloads that make them and the
+The planner is pure. It takes a `DataPlane` (the meshed pods, the workloads that own them and the
 PodDisruptionBudgets over them, read once by `read_data_plane`) and a predicate that says which pods
-need a restart, and gives a `RestartPlan`:
+need a restart, and returns a `RestartPlan`:
 
 - the control plane first, one workload at a time with identity before the others, then the
   extensions, then every other meshed workload, the namespaces that the policy names before those
   that it does not;
-- batches that keep to the policy's size and to the pods that update strategies may remove at
-  once, and that ask no PodDisruptionBudget for more than it allows;
-- what a restart cannot do, to be done manually (`by_hand`): bare pods, Jobs, OnDelete strategies,
-  paused Deployments, partitions, budgets that allow nothing.
+- batches that stay within the policy's size and its limit of unavailable pods, as counted by the
+  update strategies, and that need no more than each PodDisruptionBudget allows;
+- what a restart cannot reach and has to be restarted manually (`by_hand`): bare pods, Jobs,
+  OnDelete strategies, paused Deployments, partitions, budgets that allow too little.
 
-`restart_data_plane` does it, by the annotation of `kubectl rollout restart`. Each batch has to be
-rolled out before the next one begins. As the predicate looks at pods and nothing is remembered, a
-run that was killed anywhere is taken up by running it again: a workload whose pods are as they
-should be is not restarted, and one that still rolls is waited for first. To use it for another end
-give another predicate:
+`restart_data_plane` restarts them by setting the annotation that `kubectl rollout restart` sets.
+Each batch has to be rolled out before the next one begins. As the predicate looks at pods and
+nothing is remembered, a run can be killed at any point and another can resume it: a workload whose
+pods are as they should be is not restarted, and one that is still rolling out is waited for first.
+For another purpose, pass another predicate:
 
     plan = plan_restarts(read_data_plane(cluster, "linkerd"), is_old, policy)
     restart_data_plane(cluster, lambda: read_data_plane(cluster, "linkerd"), lambda _: is_old, ...)
@@ -57,13 +57,13 @@ from prefect_linkerd.mesh.snapshot.mesh import Pod, read_pods
 from prefect_linkerd.mesh.traffic.watch import TrafficWatch
 
 ATTEMPTS = 3
-"""How often what still needs a restart afterwards is tried: the injector may have been behind."""
+"""How often pods that still need a restart are restarted again: the injector may lag behind."""
 
 PAGE = 1000
-"""Pods or workloads that are asked for at once: all of them are read again and again."""
+"""Pods or workloads that one request reads: large, because all are read repeatedly."""
 
 WRITERS = 8
-"""Workloads of a batch that are asked to restart at the same time."""
+"""Workloads of a batch that are restarted in parallel."""
 
 Stage = Literal["control plane", "extensions", "workloads"]
 STAGES: tuple[Stage, ...] = ("control plane", "extensions", "workloads")
@@ -75,7 +75,7 @@ class RestartTarget:
 
     `disruption` is how many of its pods its update strategy may remove at once, `waves` in how
     many steps it replaces them all, and `obstacle` why the annotation does not restart it, or
-    nothing. `pin` is the version at which its pod template keeps its proxies, if it does.
+    empty. `pin` is the version to which its pod template pins its proxies, or empty.
     """
 
     workload: Workload
@@ -94,7 +94,7 @@ class RestartTarget:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A PodDisruptionBudget: `allowed` is how many pods may be away more than are now."""
+    """A PodDisruptionBudget: `allowed` is how many more pods may become unavailable."""
 
     namespace: str
     name: str
@@ -119,9 +119,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class DataPlane:
-    """Every pod with a running proxy of one control plane, what makes them, and the budgets.
+    """Every pod with a running proxy of one control plane, their workloads, and the budgets.
 
-    `pins` are the versions at which namespaces keep the proxies of their pods.
+    `pins` are the versions to which namespaces pin the proxies of their pods.
     """
 
     control_plane: str
@@ -132,10 +132,10 @@ class DataPlane:
     pins: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def pin_of(self, pod: Pod) -> tuple[str, str] | None:
-        """Who keeps a pod's proxy at which version; None where it follows the mesh's.
+        """What pins a pod's proxy, and to which version; None if it follows the mesh's version.
 
-        A workload's own annotation wins over its namespace's, as for the injector. Pods that were
-        injected carry their namespace's as well, so only a bare pod's own counts.
+        A workload's own annotation takes precedence over its namespace's, as in the injector.
+        Injected pods carry their namespace's as well, so a pod's own counts only if it is bare.
         """
         target = self.targets.get(pod.owner) if pod.owner is not None else None
         if target is not None and target.pin:
@@ -154,7 +154,7 @@ class DataPlane:
 
 @dataclass(frozen=True)
 class Batch:
-    """Workloads that are restarted at once; `reason` is why they are not in the batch before."""
+    """Workloads that are restarted together; `reason` is why not with the previous batch."""
 
     stage: Stage
     targets: tuple[RestartTarget, ...]
@@ -178,7 +178,7 @@ class ByHand:
 
 @dataclass(frozen=True)
 class RestartPlan:
-    """What is restarted in which order; `settling` still rolls from before and is waited for."""
+    """What is restarted in which order; `settling` is still rolling out and is waited for."""
 
     batches: tuple[Batch, ...]
     by_hand: tuple[ByHand, ...]
@@ -201,7 +201,7 @@ Needs = Callable[[Pod], bool]
 
 @runtime_checkable
 class ShowsBatches(Protocol):
-    """What some `OnProgress` can do beside: show all batches, and how far they are."""
+    """What some `OnProgress` can also do: show all batches and their progress."""
 
     def show_batches(self, batches: Sequence[Batch], done: int) -> None:
         """Called before each batch, and after the last.
@@ -225,7 +225,7 @@ def plan_restarts(
     """The batches that restart every pod that needs it; changes nothing.
 
     Args:
-        tolerated: workloads known not to be well, which are restarted though not rolled out.
+        tolerated: workloads known to be unhealthy, which are restarted even if not rolled out.
     """
     stale: dict[Workload, None] = {}
     by_hand: list[ByHand] = []
@@ -257,24 +257,24 @@ def plan_restarts(
 def _why_by_hand(pod: Pod) -> str:
     if pod.owner is None:
         return (
-            "no Deployment, StatefulSet or DaemonSet makes it: delete it, or let what made it "
-            "recreate it"
+            "no Deployment, StatefulSet or DaemonSet owns it: delete it, or let whatever created "
+            "it recreate it"
         )
     owner = str(pod.owner)
     if pod.owner[0] == "Job":
-        return f"{owner} makes it: let it finish, or delete and recreate the Job"
+        return f"{owner} owns it: let it finish, or delete and recreate the Job"
     if pod.owner[0] in LONG_RUNNING:
-        return f"{owner}, which made it, is not there any more: delete the pod"
-    return f"{owner} makes it, which these flows do not restart: do that by its own means"
+        return f"{owner}, which owned it, no longer exists: delete the pod"
+    return f"{owner} owns it, which these flows cannot restart: use that owner's own tools"
 
 
 def _blocked(target: RestartTarget, budgets: Iterable[Budget]) -> str:
-    """The budget that will never allow what a workload's own update strategy removes."""
+    """Why a budget will never allow what a workload's update strategy removes, or empty."""
     for budget in budgets:
         too_few = target.disruption > budget.allowed and budget.is_settled
         if too_few and budget.covers(target):
             return (
-                f"its update takes {target.disruption} pods away and {budget.subject} allows "
+                f"its update removes {target.disruption} pods at once and {budget.subject} allows "
                 f"{budget.allowed}: loosen one of the two, or restart it manually"
             )
     return ""
@@ -284,7 +284,7 @@ def _order(
     target: RestartTarget, data_plane: DataPlane, policy: RestartPolicy
 ) -> tuple[int, bool, int, str, str, str]:
     kind, namespace, name = target.workload
-    # Identity first: proxies that start ask it for their certificate.
+    # Identity first: starting proxies get their certificate from it.
     is_late = name != "linkerd-identity"
     return (
         STAGES.index(data_plane.stage(namespace)),
@@ -297,7 +297,7 @@ def _order(
 
 
 def _rank(namespace: str, policy: RestartPolicy) -> int:
-    """The place of a namespace; all that the policy does not name share the last one."""
+    """The rank of a namespace; all that the policy does not name share the last one."""
     names = policy.namespaces
     return names.index(namespace) if namespace in names else len(names)
 
@@ -323,7 +323,7 @@ def _apart(
     data_plane: DataPlane,
     policy: RestartPolicy,
 ) -> str:
-    """Why a workload is not restarted together with a batch; empty where it is."""
+    """Why a workload is not restarted together with a batch; empty if it is."""
     here, there = target.workload[1], batch[0].workload[1]
     stage = data_plane.stage(here)
     if stage != data_plane.stage(there):
@@ -351,7 +351,7 @@ def _apart(
 
 @paused_collector()
 def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
-    """Reads every meshed pod of a control plane, the workloads of their namespaces and budgets.
+    """Reads every meshed pod of a control plane, their workloads and namespaces, and all budgets.
 
     Args:
         control_plane: the namespace of the control plane.
@@ -386,9 +386,9 @@ def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
 
 @paused_collector()
 def with_pods_of_now(cluster: Cluster, data_plane: DataPlane) -> DataPlane:
-    """The same with the pods that there are now.
+    """The same data plane with its current pods.
 
-    What makes them is as it was, so that no restart may be planned by it.
+    Their workloads are not read again, so no restart may be planned from it.
     """
     return replace(data_plane, pods=read_proxies(cluster, data_plane.control_plane))
 
@@ -399,7 +399,7 @@ def _pin(metadata: Mapping[str, Any]) -> str:
 
 
 def restart_permissions(workloads: Iterable[Workload]) -> list[Permission]:
-    """What is needed to restart workloads; a role may be as narrow as their namespaces."""
+    """The permissions to restart workloads, in no other than their namespaces."""
     places = dict.fromkeys((kind, namespace) for kind, namespace, _ in workloads)
     return [
         Permission("patch", f"{kind.lower()}s", "apps", namespace) for kind, namespace in places
@@ -407,7 +407,7 @@ def restart_permissions(workloads: Iterable[Workload]) -> list[Permission]:
 
 
 def data_plane_reads() -> list[Permission]:
-    """What is read of the data plane, in every namespace."""
+    """The permissions to read the data plane, in every namespace."""
     return [
         Permission("list", "namespaces"),
         Permission("list", "pods"),
@@ -417,7 +417,7 @@ def data_plane_reads() -> list[Permission]:
 
 
 def read_proxies(cluster: Cluster, control_plane: str) -> tuple[Pod, ...]:
-    """Every pod with a running proxy of a control plane; one that is deleting still runs."""
+    """Every pod with a running proxy of a control plane; a terminating pod's still runs."""
     return tuple(
         pod
         for pod in read_pods(cluster, labels=f"{CONTROL_PLANE_NS}={control_plane}", page=PAGE)
@@ -465,12 +465,12 @@ def target_of(obj: Object) -> RestartTarget:
 def _obstacle(kind: str, spec: Mapping[str, Any]) -> str:
     strategy: dict[str, Any] = spec.get("updateStrategy") or {}
     if strategy.get("type") == "OnDelete":
-        return "its update strategy is OnDelete: delete its pods one after the other"
+        return "its update strategy is OnDelete: delete its pods one by one"
     rolling: dict[str, Any] = strategy.get("rollingUpdate") or {}
     if kind == "StatefulSet" and rolling.get("partition"):
-        return "its rolling update has a partition, below which pods stay: set it to 0"
+        return "its rolling update has a partition, below which pods are not updated: set it to 0"
     if spec.get("paused"):
-        return "it is paused, so that nothing rolls out: kubectl rollout resume"
+        return "it is paused, so nothing rolls out: run kubectl rollout resume"
     return ""
 
 
@@ -500,12 +500,12 @@ def _share(value: int | str, replicas: int, rounded: Callable[[float], int]) -> 
     return rounded(replicas * int(value.rstrip("%")) / 100)
 
 
-# Doing it
+# Restarting
 
 
 @dataclass(frozen=True)
 class Restarted:
-    """What was done, and what is left for a person."""
+    """What was restarted, and what has to be restarted manually."""
 
     workloads: tuple[Workload, ...]
     by_hand: tuple[ByHand, ...]
@@ -523,20 +523,20 @@ def restart_data_plane(
     before_batch: Callable[[Batch], None] = lambda _: None,
     watch: TrafficWatch | None = None,
 ) -> Restarted:
-    """Restarts batch by batch until no pod needs it any more, save those left for a person.
+    """Restarts batch by batch until no pod needs it, except those to be restarted manually.
 
-    It may be killed at any time: the next run restarts what is left.
+    It can be killed at any time: the next run restarts the rest.
 
     Args:
-        read: reads the data plane; done before the first batch and again after the last.
-        judge: makes of a data plane as read the predicate that says which pods need a restart.
+        read: reads the data plane; called before the first batch and again after the last.
+        judge: returns the predicate that says which pods of a data plane need a restart.
         timeout: seconds that one batch may take.
         before_batch: called before each batch; stops everything by raising.
-        tolerated: workloads known not to be well: restarted, but not waited for.
+        tolerated: workloads known to be unhealthy: restarted, but not waited for.
         watch: compares the requests of each batch before and after its restart.
 
     Raises:
-        TrafficDropped: fewer requests succeed since a batch; the next one is not begun.
+        TrafficDropped: fewer requests succeed since a batch; the next one is not started.
         NotReady: a workload did not come up again, a PodDisruptionBudget never allowed its restart,
             or its new pods still need one.
     """
@@ -554,7 +554,7 @@ def restart_data_plane(
             )
             continue
         if not plan.batches:
-            # Outside high availability pods start without a proxy while no injector answers.
+            # Without high availability, pods start without a proxy while no injector answers.
             left = sorted(set(done).intersection(unmeshed(cluster))) if done else []
             if not left:
                 on_progress(total, total, "all restarted")
@@ -598,8 +598,8 @@ def restart_data_plane(
     raise NotReady(
         str(next(iter(left or done), "data plane")),
         expected="pods that need no restart, after a restart",
-        found=f"that they still do, after {ATTEMPTS} more",
-        remedy="Look at the proxy injector: what it knows of the cluster may be out of date.",
+        found=f"that they still need one, after {ATTEMPTS} more",
+        remedy="Look at the proxy injector: its view of the cluster may be out of date.",
     )
 
 
@@ -609,12 +609,12 @@ def _read_and_judge(
     judge: Callable[[DataPlane], Needs],
     before: DataPlane | None,
 ) -> tuple[DataPlane, Needs]:
-    """What there is now, and which of its pods need a restart.
+    """The current data plane, and which of its pods need a restart.
 
-    What makes the pods, which is half of it, is only read again where one of them does.
+    The workloads, which are half of it, are read again only if a pod needs a restart.
 
     Args:
-        before: what there was when it was last read; None: nothing was.
+        before: the data plane as last read; None the first time.
     """
     if before is not None:
         data_plane = with_pods_of_now(cluster, before)
@@ -626,7 +626,7 @@ def _read_and_judge(
 
 
 def usual_seconds(workloads: int, before: int, seconds: float) -> float:
-    """How long a batch may take, by the one before it; 0 where there was none.
+    """How long a batch usually takes, judged by the one before it; 0 if there was none.
 
     Args:
         workloads: how many are waited for.
@@ -636,7 +636,7 @@ def usual_seconds(workloads: int, before: int, seconds: float) -> float:
 
 
 def _shown_by(on_progress: OnProgress) -> Callable[[Sequence[Batch], int], None]:
-    """What shows batches; nothing where the progress cannot."""
+    """The function that shows batches; it does nothing if the progress cannot show them."""
     if isinstance(on_progress, ShowsBatches):
         return on_progress.show_batches
     return lambda _batches, _done: None
@@ -645,7 +645,8 @@ def _shown_by(on_progress: OnProgress) -> Callable[[Sequence[Batch], int], None]
 def judged_by(batch: Batch, data_plane: DataPlane) -> frozenset[str]:
     """The workloads whose requests tell whether a batch's restart went well.
 
-    Its own; for the control plane, which answers no request of users, those of every workload.
+    Its own; for the control plane, which serves no user requests, every workload outside of it
+    and the extensions.
     """
     if batch.stage == "control plane":
         return frozenset(
@@ -657,7 +658,7 @@ def judged_by(batch: Batch, data_plane: DataPlane) -> frozenset[str]:
 
 
 def _restart(cluster: Cluster, workloads: Sequence[Workload]) -> list[Workload]:
-    """Those that were there to be restarted; workloads come and go while others are restarted."""
+    """Restarts workloads; returns those that still existed, as some may be deleted meanwhile."""
 
     def was_there(workload: Workload) -> bool:
         try:
@@ -674,7 +675,7 @@ def _restart(cluster: Cluster, workloads: Sequence[Workload]) -> list[Workload]:
 
 
 def _beyond(done: int, total: int, on_progress: OnProgress) -> OnProgress:
-    """Progress of one batch as that of all."""
+    """Reports the progress of one batch as that of all."""
     return lambda ready, _, text: on_progress(min(done + ready, total), total, text)
 
 

@@ -22,11 +22,11 @@ from prefect_linkerd.mesh.snapshot.mesh import release_namespaces
 
 @dataclass(frozen=True)
 class Status:
-    """A mesh as its cluster shows it.
+    """A mesh's state, as read from its cluster.
 
-    `linkerd` is the version of the control plane's release, empty where Helm installed none;
-    `owner` says who owns the control plane. `rotation` and `upgrade` are those not finished.
-    `is_rehearsal`: stand-ins for Linkerd's charts made it.
+    `linkerd` is the version of the control plane's release, empty if Helm did not install it;
+    `owner` says who owns the control plane. `rotation` and `upgrade` are the unfinished ones.
+    `is_rehearsal`: the mesh was installed from stand-ins for Linkerd's charts.
     """
 
     mesh: str
@@ -45,7 +45,7 @@ def read_status(mesh: Mesh) -> Status:
     """Reads a mesh; changes nothing.
 
     Raises:
-        ApiError: the API server did not answer, or refused a read.
+        ApiError: the API server did not respond, or refused a read.
     """
     rotation = read_rotation(mesh.cluster, mesh.config.namespaces.linkerd)
     return decide_status(
@@ -69,7 +69,7 @@ def decide_status(
     *,
     is_rehearsal: bool = False,
 ) -> Status:
-    """What was read, put together."""
+    """Builds the status from what was read."""
     control_plane = installed.control_plane
     return Status(
         mesh=config.name,
@@ -86,7 +86,7 @@ def decide_status(
 
 
 def status_rows(status: Status) -> list[tuple[str, str]]:
-    """A status as pairs of a heading and a line; a heading is empty where it is the same."""
+    """A status as pairs of a heading and a line; a repeated heading is empty."""
     owner = f" ({status.owner})" if status.owner else ""
     rows = [
         *([(HEAD.partition(":")[0], HEAD.partition(": ")[2])] if status.is_rehearsal else []),
@@ -142,7 +142,7 @@ def _named(name: str, lines: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def status_json(status: Status) -> dict[str, Any]:
-    """A status for programs; no value of a release and no certificate's key is in it."""
+    """A status for programs, without values of releases and keys of certificates."""
     return {
         "rehearsal": status.is_rehearsal,
         "mesh": status.mesh,

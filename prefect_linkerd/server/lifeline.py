@@ -1,6 +1,6 @@
-"""Runs a command for as long as the process that started this one lives, or keeps its pipe open.
+"""Runs a command until the parent process dies or closes the pipe to this one's stdin.
 
-python -m prefect_linkerd.server.lifeline COMMAND...    # ends it at the end of stdin
+python -m prefect_linkerd.server.lifeline COMMAND...    # stops the command at the end of stdin
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import threading
 from contextlib import suppress
 
 PATIENCE = 30.0
-"""Seconds that the command has to end by itself."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 def main() -> int:
-    # A group of its own, so that what it starts ends with it, and nobody else does.
+    # In its own process group, so that we can stop it and its children and nothing else.
     with subprocess.Popen(
         sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True
     ) as process:
@@ -31,7 +31,7 @@ def _end_after_stdin(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE)
-        # What it started may be there still.
+        # Its children may still be running.
         os.killpg(process.pid, signal.SIGKILL)
 
 

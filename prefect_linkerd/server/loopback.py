@@ -1,4 +1,4 @@
-"""Ports on 127.0.0.1: free ones, and how they are spoken to."""
+"""Free ports on 127.0.0.1, and settings for clients that talk to them without TLS."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.pki.certificates import create_trust_anchor
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For httpx, which otherwise loads the system's authorities for every request without TLS, too."""
+"""For httpx, which otherwise loads the system's CAs for every request, even one without TLS."""
 
 
 def free_ports(count: int) -> list[int]:
-    """A number of different ports, free at this moment."""
+    """Returns distinct ports that are free at this moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for listener in sockets:
@@ -27,10 +27,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def authority_file(folder: Path) -> Path:
-    """A file with one authority that signs nothing, for clients that load one without TLS, too.
+    """Returns a file with one unused CA, for clients that load CAs even without TLS.
 
-    Each client of Prefect's loads the authorities that PREFECT_API_SSL_CERT_FILE names, or else
-    the system's, which takes 60 ms of processor time.
+    Each Prefect client loads the CAs that PREFECT_API_SSL_CERT_FILE names, or else the system's,
+    which takes 60 ms of CPU time.
     """
     path = folder / "authority.pem"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The Prefect server of a fleet of mesh files: each mesh's run is in a process of its own."""
+"""A local Prefect server for fleets of mesh files, where each mesh's run has its own process."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ from prefect_linkerd.server.prefect_server import DATABASE, PrefectServer
 
 UNUSED = {
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
-    # Else it loads every integration that is installed, to see whether their blocks have changed.
+    # Otherwise it loads every installed integration to see whether its blocks have changed.
     "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
 }
-"""A third of what starting the server costs: nobody looks for Prefect's own blocks on a form."""
+"""Turns off what a fleet does not use, which saves a third of the server's start time."""
 
-PREPARING = "Preparing a Prefect server of your own; the first time this takes half a minute."
+PREPARING = "Preparing a local Prefect server; the first time takes half a minute."
 
 
 def home() -> Path:
-    """Where its data stays between runs: a folder for each version of Prefect.
+    """Returns the folder that keeps its data between runs, one for each version of Prefect.
 
-    A newer Prefect migrates a database so that an older one, of another installation of this user,
-    no longer starts with it.
+    A newer Prefect migrates the database, and an older one that this user has installed elsewhere
+    could no longer start with it.
     """
     return user_state_path("prefect-linkerd") / f"prefect-{version('prefect')}"
 
 
 @contextmanager
 def own_server(say: Callable[[str], None]) -> Generator[None]:
-    """Starts a server on loopback for the flows of this process, and ends it with its last user.
+    """Starts a server on loopback for this process's flows; its last user stops it.
 
-    What it keeps (runs, artifacts, the meshes as blocks) stays in `home`, which only its owner may
-    read.
+    Its data (runs, artifacts, the meshes as blocks) stays in `home`, which only its owner may read.
 
     Args:
-        say: takes what a person may want to know meanwhile.
+        say: shows a progress message to the user.
     """
     from prefect.context import refresh_global_settings_context
 
@@ -51,17 +50,17 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
     folder.chmod(0o700)
     server = PrefectServer(folder, detached=True, settings=UNUSED)
     before = dict(os.environ)
-    # Starting and stopping are for one process alone; while flows run many share it.
+    # One process at a time starts or stops it; many share it while their flows run.
     turn = FileLock(folder / "server.lock")
     with (folder / "users.lock").open("w") as users:
         with turn:
             if not (folder / DATABASE).exists():
                 say(PREPARING)
             server.start()
-            # By flock itself: none of filelock's goes from shared to exclusive while it is held.
+            # flock directly: filelock cannot turn a held shared lock into an exclusive one.
             fcntl.flock(users, fcntl.LOCK_SH)
         os.environ.update(server.environment)
-        # A plain thread has the global settings alone.
+        # Plain threads see only the global settings.
         refresh_global_settings_context()
         try:
             yield
@@ -73,7 +72,7 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
                 try:
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    # Another run still uses it, and ends it.
+                    # Another run still uses it and will stop it.
                     pass
                 else:
                     server.stop()
@@ -82,7 +81,7 @@ def own_server(say: Callable[[str], None]) -> Generator[None]:
 
 
 def _send_all() -> None:
-    """What Prefect has yet to send goes out before the server ends."""
+    """Sends Prefect's pending logs and events before the server stops."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

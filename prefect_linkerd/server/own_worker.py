@@ -1,6 +1,6 @@
-"""A worker for a fleet from a terminal: each mesh's run in a process of its own, on this machine.
+"""A worker for a fleet from a terminal: runs each mesh in its own process on this machine.
 
-The flow takes names of blocks and a deployment; here both are made on the fleet's own server.
+The fleet flow takes names of blocks and a deployment; both are created here, on the local server.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from prefect_linkerd.tasks.names import TAG, deployment_name
 
 POOL = "terminal"
 STAY: dict[str, Any] = {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
-"""Without a step Prefect copies the whole folder that the command was given in, for every run."""
+"""Without a pull step, Prefect copies the whole working directory for every run."""
 COMMAND = shlex.join([sys.executable, "-m", "prefect.engine"])
-"""By default Prefect's worker has three processes for a run, each of which imports Prefect.
+"""Replaces the default command, which uses three processes for a run, each importing Prefect.
 
-Two of them fetch the run's code, which is installed here.
+Two of them fetch the run's code, which is already installed here.
 """
 
 
 @contextmanager
 def prepared(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) -> Generator[None]:
-    """The fleet's blocks and deployment on the server of this process, and a worker for its runs.
+    """Creates the fleet's blocks and deployment on this process's server, and runs a worker.
 
     Args:
         meshes: by name; a block of an earlier fleet is updated.
-        flow_name: what is run for each.
-        at_once: how many runs the worker has at the same time; 0 for a plan, which needs none.
+        flow_name: the flow to run for each mesh.
+        at_once: how many runs the worker runs at once; 0 for a plan, which needs no worker.
 
     Raises:
-        InvalidInput: another fleet runs at a terminal of this user.
+        InvalidInput: this user is already running a fleet from a terminal.
     """
     with _alone(), _worker_for(meshes, flow_name, at_once):
         yield
@@ -58,7 +58,7 @@ def prepared(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) -> 
 
 @contextmanager
 def _alone() -> Generator[None]:
-    """One fleet at a time: its worker would have the runs of another."""
+    """Allows one fleet at a time: its worker would also pick up another fleet's runs."""
     lock = FileLock(home() / "fleet.lock", blocking=False)
     try:
         lock.acquire()
@@ -66,7 +66,7 @@ def _alone() -> Generator[None]:
         raise InvalidInput(
             "fleet",
             expected="no other fleet run from a terminal of this user",
-            found="one that runs",
+            found="one that is running",
             remedy="Wait until it finishes.",
         ) from None
     try:
@@ -104,7 +104,10 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
 
 
 def _crash_the_dead(client: SyncPrefectClient) -> None:
-    """Ends what a lost machine has left as running: here is one worker at a time, and none yet."""
+    """Marks runs that a lost worker left unfinished as crashed.
+
+    None of them can still be running: there is only one worker at a time, and none yet.
+    """
     begun = FlowRunFilter.model_validate(
         {"state": {"type": {"any_": ["PENDING", "RUNNING", "PAUSED", "CANCELLING"]}}}
     )
@@ -127,14 +130,14 @@ def _worker(limit: int) -> Generator[None]:
             env=os.environ
             | {
                 "PREFECT_WORKER_QUERY_SECONDS": "1",
-                # What is in the folder that the command was given in is none of our modules.
+                # Do not import modules from the working directory.
                 "PYTHONSAFEPATH": "1",
             },
-            # It closes with this process, however that ends; the worker then ends its runs.
+            # Closes when this process ends in any way; the worker then stops its runs.
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # A terminal's Ctrl-C is for this process, which ends the worker.
+            # Ctrl-C reaches only this process, which stops the worker.
             start_new_session=True,
         ),
     ):

@@ -1,4 +1,4 @@
-"""A Prefect server of our own on loopback, with its data in one folder."""
+"""A local Prefect server on loopback, with its data in one folder."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class PrefectServer:
 
     Args:
         home: the folder for its database, profile and log.
-        port: 0 takes a free one.
-        detached: whether it outlives this process; `stop` ends it by its recorded pid.
-        settings: more of Prefect's settings, by their variables, for the server alone.
+        port: 0 picks a free one.
+        detached: whether it outlives this process; `stop` stops it by its recorded pid.
+        settings: more Prefect settings, by environment variable, for the server only.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class PrefectServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to use this server, and no other."""
+        """The environment variables that make a process use this server and no other."""
         return {
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": f"{self.url}/api",
@@ -68,16 +68,16 @@ class PrefectServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether a server with this home answers, even one that another process started."""
+        """Whether a server with this home responds, even one that another process started."""
         return self._pid() is not None and answers(self.url)
 
     def start(self, timeout: float = 300) -> None:
-        """Starts the server, or takes the one that a detached start left running.
+        """Starts the server, or uses the one that a detached start left running.
 
-        A fresh database takes half a minute of migrations, so a migrated one is kept for all.
+        Migrating a new database takes half a minute, so a migrated one is kept as a template.
 
         Raises:
-            RuntimeError: it ended or did not answer in time; with the tail of its log.
+            RuntimeError: it exited or did not respond in time; with the tail of its log.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         if self.is_running:
@@ -97,7 +97,7 @@ class PrefectServer:
                     **os.environ,
                     **self._settings,
                     **self.environment,
-                    # Looking for migrations takes seconds, and there are none.
+                    # Checking a migrated database for migrations takes seconds.
                     "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(not is_migrated).lower(),
                 },
                 start_new_session=self._detached,
@@ -108,7 +108,7 @@ class PrefectServer:
                 if answers(self.url):
                     break
                 if process.poll() is not None:
-                    raise RuntimeError(f"the Prefect server ended: {self._tail()}")
+                    raise RuntimeError(f"the Prefect server exited: {self._tail()}")
                 if is_last:
                     raise RuntimeError(f"no Prefect server after {timeout:.0f} s: {self._tail()}")
         except BaseException:
@@ -116,7 +116,7 @@ class PrefectServer:
             raise
 
     def stop(self) -> None:
-        """Ends the server; nothing where it does not run."""
+        """Stops the server; does nothing if it is not running."""
         if (pid := self._pid()) is None:
             return
         end(pid, 15.0)
@@ -135,10 +135,10 @@ class PrefectServer:
         self.stop()
 
     def _prepare_database(self) -> bool:
-        """Begins with a copy of an empty, migrated database of this Prefect, made once a user.
+        """Copies an empty migrated database, made once per user and version, if there is none yet.
 
         Returns:
-            Whether it did; one that was there may be of another Prefect.
+            Whether it did; an existing database may be from another version of Prefect.
         """
         database = self.home / DATABASE
         if database.exists():
@@ -153,7 +153,7 @@ class PrefectServer:
                     capture_output=True,
                     check=True,
                 )
-                # What is in its write-ahead log goes along.
+                # A backup includes what is only in the write-ahead log.
                 _copy(Path(folder, DATABASE), Path(folder, "whole.db"))
                 Path(folder, "whole.db").replace(template)
         _copy(template, database)
@@ -174,7 +174,7 @@ class PrefectServer:
 
 
 def answers(url: str) -> bool:
-    """Whether a Prefect server answers at an address."""
+    """Whether a Prefect server responds at an address."""
     try:
         answer = httpx.get(f"{url}/api/health", timeout=15, trust_env=False, verify=NO_TLS)
     except httpx.HTTPError:
@@ -191,10 +191,11 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def end(pid: int, patience: float, *, group: bool = False) -> None:
-    """Ends a process, by SIGKILL where SIGTERM does not within some seconds.
+    """Stops a process with SIGTERM, then with SIGKILL.
 
     Args:
-        group: whether all of its process group is ended, which it leads.
+        patience: seconds that it has to exit after SIGTERM.
+        group: whether to signal the whole process group that it leads.
     """
     send = os.killpg if group else os.kill
     for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
@@ -209,7 +210,7 @@ def end(pid: int, patience: float, *, group: bool = False) -> None:
 
 def _runs(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
-        # A child that ended stays a zombie until it is waited for.
+        # A child that has exited stays a zombie until it is waited for.
         os.waitpid(pid, os.WNOHANG)
     try:
         os.kill(pid, 0)

@@ -14,7 +14,7 @@ from prefect_linkerd.deployments.register import main
     ("url", "found"),
     [
         (None, "PREFECT_API_URL: expected the address of a Prefect server, found none. Set "),
-        ("http://127.0.0.1:1/api", "Prefect server http://127.0.0.1:1/api: expected its answer, "),
+        ("http://127.0.0.1:1/api", "Prefect server http://127.0.0.1:1/api: expected a response, "),
     ],
 )
 def test_no_server_is_one_line(

@@ -241,7 +241,7 @@ def test_a_brought_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_now
     assert set(record.restarted) == {"spread", "drop"}
     # The second one found it done, and began nothing.
     assert south.started[-1].read_text().splitlines()[-1] == record.goal
-    assert "Another run has done it meanwhile" in south.said()
+    assert "Another run has completed the rotation meanwhile" in south.said()
     assert sum(chapter.phase == "prepare" for chapter in record.story) == 1
     assert fingerprint(south.store.load() or old) == record.goal
 

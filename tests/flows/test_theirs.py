@@ -181,7 +181,7 @@ def test_not_one_write_is_to_what_is_theirs(
     assert refused.returncode != 0
     for subject in ("Service/emojivoto/web-svc", f"IngressRoute/emojivoto/{APP_ROUTE}"):
         assert subject in refused.stderr
-    assert "it belongs to somebody's kubectl" in refused.stderr
+    assert "it belongs to a kubectl user" in refused.stderr
     assert "set emojivoto.enabled to false" in refused.stderr
     assert written(audited, 0) == set()
 

@@ -77,7 +77,7 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
 
     def is_undone(done: subprocess.CompletedProcess[str]) -> None:
         answer = json.loads(done.stdout)
-        assert (answer["error"], "a person said so" in answer["message"]) == ("UpgradeUndone", True)
+        assert (answer["error"], "was requested" in answer["message"]) == ("UpgradeUndone", True)
         assert proxies(cluster) == {SOURCE}
         assert [release.name for release in read_releases(cluster)] == ["linkerd2"]
         assert cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None

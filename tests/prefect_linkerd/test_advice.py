@@ -22,7 +22,7 @@ from prefect_linkerd.server.own_worker import _alone
 from tests.support.advice import advice, follows
 
 
-@follows("Give one of them. A dry run shows the plan of a rotation.")
+@follows("Give only one of them. A dry run shows the plan of a rotation.")
 def test_advice_about_a_dry_run() -> None:
     advice(InvalidInput, lambda: dry_action("abort"))
     assert dry_action("rotate") == "dry_run"
@@ -54,7 +54,7 @@ def test_advice_about_a_meshs_file(tmp_path: Path) -> None:
 
 @follows(
     "Give each mesh a name of its own.",
-    "Name files that exist; or blocks alone, of your Prefect server.",
+    "Name files that exist, or only blocks of your Prefect server.",
     "Name the files, or set PREFECT_API_URL.",
 )
 def test_advice_about_the_files_of_a_fleet(

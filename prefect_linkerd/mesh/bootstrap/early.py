@@ -1,7 +1,7 @@
-"""Whether a release that is being installed is up, before helm itself has noticed.
+"""Whether a release that is being installed is up, before helm itself notices.
 
-Helm looks every two seconds at what it waits for, and then writes its record. What comes next needs
-none of that: the control plane needs CRDs that are served, and what is on top of it an injector.
+Helm polls what it waits for every two seconds, and then writes its record. The next steps need not
+wait for that: the control plane only needs served CRDs, and what runs on top of it an injector.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from prefect_linkerd.mesh.kubernetes.rollout import LONG_RUNNING, rollout_status
 
 CRD = "CustomResourceDefinition"
 EARLY: tuple[ChartName, ...] = ("linkerd-crds", "linkerd-control-plane")
-"""The charts whose releases others wait for, and that end with no hook."""
+"""The charts whose releases others wait for, and whose installation does not end with a hook."""
 
 LAST = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
-"""What helm makes last of a control plane. Source: helm `pkg/releaseutil/kind_sorter.go`."""
+"""What helm creates last of a control plane. Source: helm `pkg/releaseutil/kind_sorter.go`."""
 
 
 class FirstInstall:
-    """A release whose first installation makes all that is looked at.
+    """A release that is being installed for the first time, so that it creates all its objects.
 
     Args:
         objects: its CRDs, workloads and webhooks, with their namespaces.
@@ -35,17 +35,17 @@ class FirstInstall:
         self._waiting = list(objects)
 
     def is_up(self) -> bool:
-        """Whether everything is there, of Helm's making, and ready; False where that is not known.
+        """Whether every object exists, was created by Helm, and is ready; False if unknown.
 
-        What helm waits for in these charts: CRDs that are established, and here also served, and
-        workloads that are rolled out.
+        Ready is what helm waits for in these charts: CRDs are established, and here also served,
+        and workloads are rolled out.
         """
         try:
             for wanted in [*self._waiting]:
                 if not _is_ready(self._cluster, wanted):
                     return False
                 if wanted["kind"] == CRD:
-                    # Once established it stays so; some are large.
+                    # An established CRD stays so; some are too large to read repeatedly.
                     self._waiting.remove(wanted)
         except ApiError:
             return False
@@ -55,13 +55,13 @@ class FirstInstall:
 def first_install(
     cluster: Cluster, namespace: str, rendered: Iterable[Object]
 ) -> FirstInstall | None:
-    """A release that can be seen to be up; None where only helm can say when it is.
+    """A release whose objects show when it is up; None if only helm can tell.
 
-    So it is where any of the objects is there already: that it is ready says nothing about what
-    helm is about to write. And where there is nothing to look at.
+    That is the case if any of the objects exists already, because its being ready says nothing
+    about what helm is about to write, and if there is nothing to look at.
 
     Args:
-        namespace: of the release; charts may leave it out.
+        namespace: the release's; charts may leave it out of their objects.
         rendered: the objects that its chart makes.
     """
     kinds = (CRD, *LONG_RUNNING, *LAST)

@@ -1,4 +1,4 @@
-"""What bootstrap has installed, and whether it works by every check of verify_mesh."""
+"""What bootstrap has installed, and whether it passes every check of verify_mesh."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from prefect_linkerd.mesh.report.report import Report, report_markdown, unhealth
 from prefect_linkerd.mesh.snapshot.expiry import Expiry
 
 SETTLE = 60.0
-"""Seconds that an error has to pass by itself, such as until proxies have their certificates."""
+"""Seconds for an error to clear by itself, such as until proxies have their certificates."""
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A mesh that was installed. `failures` and `warnings` are what checks found."""
+    """An installed mesh. `failures` and `warnings` are what checks found."""
 
     mesh: str
     linkerd: str
@@ -35,7 +35,7 @@ class Installed:
 
 
 def verify_installed(mesh: Mesh, *, rehearsal: bool) -> Report:
-    """Runs the checks on the mesh's own namespaces and the demo application alone.
+    """Runs the checks only on the mesh's own namespaces and the demo application.
 
     Args:
         rehearsal: whether its charts are stand-ins, so that checks are known to fail.
@@ -45,10 +45,10 @@ def verify_installed(mesh: Mesh, *, rehearsal: bool) -> Report:
 
 
 def installed(mesh: Mesh, report: Report, *, rehearsal: bool) -> Installed:
-    """What is there, by a report about it.
+    """What is installed, from a report about it.
 
     Raises:
-        MeshUnhealthy: a check failed. Those of rehearsal charts are only shown.
+        MeshUnhealthy: a check failed. With rehearsal charts, failures are only shown.
     """
     if report.verdict == "failed" and not rehearsal:
         raise unhealthy(report)

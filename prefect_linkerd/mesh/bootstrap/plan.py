@@ -41,12 +41,12 @@ from prefect_linkerd.mesh.planning.value_changes import (
 
 @dataclass(frozen=True)
 class BootstrapSnapshot:
-    """What a plan is made of, read once.
+    """What a plan is made from, read once.
 
-    `wanted` are the releases that bootstrap would have, `current` those that are there by
+    `wanted` are the releases that bootstrap would have, `current` the existing ones by
     `namespace/name`, `installed` their deployed revisions by chart. `changes` compare the two,
     `crds` are the CRDs of the releases, `trusted` is the mesh's trust bundle (PEM), and
-    `new_namespaces` are those that would be made.
+    `new_namespaces` are those that would be created.
     """
 
     config: MeshConfig
@@ -78,7 +78,7 @@ class BootstrapPlan(Plan):
 
     @property
     def is_done(self) -> bool:
-        """Whether every release is as it should be already."""
+        """Whether no release or namespace has to change, and no finding is an error."""
         is_refused = any(finding.severity == "error" for finding in self.findings)
         return not (self.changes_releases or self.namespaces or is_refused)
 
@@ -137,7 +137,7 @@ def _step(wanted: DesiredRelease, snapshot: BootstrapSnapshot) -> ChartStep:
 
 
 def next_action(wanted: DesiredRelease, current: Release | None, now: datetime) -> Action:
-    """What bootstrap does with a release; one that a dead run left pending is finished."""
+    """What bootstrap does with a release; it finishes one that a dead run left pending."""
     match decide_release(wanted, current, now, 0.0):
         case "install":
             return "install"
@@ -154,7 +154,7 @@ def require_bootstrap_plan(plan: BootstrapPlan) -> BootstrapPlan:
     """Returns a plan that can be carried out.
 
     Raises:
-        PreflightFailed: naming every reason against it; nothing was changed.
+        PreflightFailed: names every reason why it cannot; nothing was changed.
     """
     require_acceptable(plan.findings, f"bootstrap of mesh {plan.mesh}")
     return plan
@@ -163,7 +163,7 @@ def require_bootstrap_plan(plan: BootstrapPlan) -> BootstrapPlan:
 _ANCHORS: Mapping[Origin, str] = {
     "made": "made by this run",
     "brought": "the one that the configuration provides",
-    "adopted": "the one that is there",
+    "adopted": "the existing one",
 }
 
 

@@ -1,4 +1,4 @@
-"""What each step of a bootstrap does, and which follow each other. May be killed, and run again."""
+"""The steps of a bootstrap and their order. A run can be killed at any point and run again."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from prefect_linkerd.mesh.releases import (
 )
 
 WIDTH = 8
-"""Steps that run side by side without Prefect; more than any stage has."""
+"""How many steps run in parallel without Prefect; more than any stage has."""
 
 Charts = dict[ChartName, Chart]
 """The charts that a mesh is installed from, by name, in order."""
 
 StepName = Literal["namespaces", "trust anchor", "issuer", "emojivoto", "ingress"] | ChartName
-"""A step; a Helm release has the name of its chart."""
+"""A step; that of a Helm release has the name of its chart."""
 
 Stage = tuple[StepName, ...]
-"""Steps that need nothing of each other, and run side by side, once those before are up."""
+"""Steps that do not depend on each other, and run in parallel once those before are up."""
 
 Rendered = Mapping[str, Sequence[Object]]
 """The objects of charts, as the plan has rendered them."""
@@ -49,7 +49,7 @@ def find_charts(mesh: Mesh) -> Charts:
     """Linkerd's charts of a mesh, each found in its repository.
 
     Raises:
-        ChartError: a repository cannot be read, or lacks one.
+        ChartError: a repository cannot be read, or lacks a chart.
     """
     return {name: mesh.charts.find(name) for name in charts_of(mesh.config)}
 
@@ -57,8 +57,8 @@ def find_charts(mesh: Mesh) -> Charts:
 def stages(config: MeshConfig) -> tuple[Stage, ...]:
     """The steps of a configuration: each stage needs those before it to be up.
 
-    The CRDs need no identity, and cert-manager's rollout takes its time: side by side. On top of
-    the control plane everything is a workload of the mesh, and independent of the others.
+    The CRDs need no identity, and cert-manager's rollout takes long, so they run in parallel.
+    Everything on top of the control plane is a workload of the mesh, independent of the others.
     """
     charts = charts_of(config)
     control_plane = release_facts(config.linkerd).control_plane_chart
@@ -89,7 +89,7 @@ class Bootstrap:
         facts: the cluster's, before the first step.
         store: where the trust anchor's key is kept.
         shown: shows a rollout.
-        rendered: what the plan knows, so that a release can be seen to be up before its end.
+        rendered: the charts' objects from the plan, which show early that a release is up.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class Bootstrap:
         return self._anchor
 
     def first_install(self, step: StepName) -> FirstInstall | None:
-        """What tells, before its end, that a step that is about to begin is up; None: only its end.
+        """What shows before a step's end that its release is up; None if only its end does.
 
-        Only for what is installed for the first time, and whose chart ends with no hook.
+        To be called before the step. Only for a first installation that does not end with a hook.
         """
         if step not in EARLY:
             return None
@@ -132,19 +132,19 @@ class Bootstrap:
         return first_install(self.mesh.cluster, place, rendered)
 
     def run(self) -> None:
-        """Every step, without Prefect.
+        """Runs every step, without Prefect.
 
         Raises:
-            MeshError: of the first step that failed.
+            MeshError: the error of the first step that failed.
         """
         with ThreadPoolExecutor(WIDTH) as pool:
             for stage in self.stages:
-                # A key store may need the caller's context, such as whose Prefect server it is.
+                # A key store may need the caller's context, such as its Prefect server.
                 for step in [pool.submit(copy_context().run, self.do, step) for step in stage]:
                     step.result()
 
     def do(self, step: StepName) -> object:
-        """One step; what it gives."""
+        """Runs one step; returns its result."""
         match step:
             case "namespaces":
                 return self.make_namespaces()
@@ -162,13 +162,13 @@ class Bootstrap:
                 return self.release(step)
 
     def make_namespaces(self) -> list[str]:
-        """Namespaces, and the pull secrets in them; the namespaces that were made or changed."""
+        """Creates namespaces and their pull secrets; returns the new or changed namespaces."""
         changed = ensure_namespaces(self.mesh)
         ensure_pull_secrets(self.mesh)
         return changed
 
     def ensure_anchor(self) -> TrustAnchor:
-        """The trust anchor, which is never replaced.
+        """Ensures the trust anchor, which it never replaces.
 
         Raises:
             InvalidInput: the provided, kept or trusted anchor is unfit; nothing was changed.
@@ -177,11 +177,11 @@ class Bootstrap:
         return self._anchor
 
     def ensure_issuer(self) -> Issuer:
-        """The issuer, signed here or by cert-manager."""
+        """Ensures the issuer, signed here or by cert-manager."""
         return ensure_issuer(self.mesh, self.anchor, self._store, datetime.now(UTC))
 
     def release(self, name: ChartName) -> Reconciled:
-        """The release of one of Linkerd's charts.
+        """Installs or upgrades the release of one of Linkerd's charts.
 
         Raises:
             ReleaseError: Helm fails, or its workloads do not come up.
@@ -191,12 +191,12 @@ class Bootstrap:
         )
 
     def use_dependency(self, name: Dependency) -> Reconciled | FoundDependency:
-        """A dependency's release, or who else has installed it."""
+        """Ensures a dependency's release; if somebody else has installed it, returns who."""
         return ensure_dependency(self.mesh, name, self.facts, self._shown)
 
     def deploy_emojivoto(self) -> Deployed:
         return deploy_emojivoto(self.mesh, self._shown)
 
     def make_ingress(self) -> list[Object]:
-        """The objects that put the dashboard and the application behind Traefik."""
+        """Creates the objects that put the dashboard and the application behind Traefik."""
         return ensure_ingress(self.mesh)

@@ -1,4 +1,4 @@
-"""Reads what the plan of bootstrap is made of; changes nothing."""
+"""Reads what the plan of bootstrap is made from; changes nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from prefect_linkerd.mesh.planning.preflight import (
 from prefect_linkerd.mesh.planning.release_changes import Comparison, installed_crds, read_changes
 
 NEW_ANCHOR = "a trust anchor that is yet to be made"
-"""Stands for its PEM in a plan: charts refuse to be rendered without one."""
+"""Stands for the new anchor's PEM in a plan, because charts cannot be rendered without one."""
 
 
 def read_bootstrap(
@@ -43,15 +43,15 @@ def read_bootstrap(
 ) -> BootstrapSnapshot:
     """Everything that the plan of bootstrap depends on.
 
-    Where preflight finds an error nothing else is read: it may be a permission to read that lacks.
+    If preflight finds an error, nothing else is read: a permission to read may be missing.
 
     Args:
         charts: Linkerd's, as the configuration wants them.
         store: where the trust anchor's key is kept.
 
     Raises:
-        InvalidInput: a trust anchor that is provided or kept is unfit, or a dependency is neither
-            there nor may be installed.
+        InvalidInput: the provided or kept trust anchor is unfit, or a dependency is missing and may
+            not be installed.
         ChartError: a chart, or emojivoto's manifest, cannot be found.
     """
     releases = read_releases(mesh.cluster)
@@ -111,9 +111,9 @@ def read_bootstrap(
 
 
 def own_objects(mesh: Mesh, facts: ClusterFacts) -> list[OwnObject]:
-    """Everything that bootstrap makes beside Helm's releases, but for namespaces.
+    """Everything that bootstrap makes outside of Helm releases, except namespaces.
 
-    Left out is what it creates and never overwrites: the issuer's Secret, the trust anchor's.
+    Left out is what it creates and never overwrites: the Secrets of the issuer and trust anchor.
 
     Raises:
         ChartError: emojivoto's manifest cannot be read.
@@ -125,9 +125,9 @@ def own_objects(mesh: Mesh, facts: ClusterFacts) -> list[OwnObject]:
 
 
 def read_crowd(mesh: Mesh) -> Iterator[Foreign]:
-    """Somebody else's workloads that would be meshed by what emojivoto's namespace is to say.
+    """Somebody else's workloads that would be meshed once emojivoto's namespace is changed.
 
-    None where the namespace says it already, or does not exist yet.
+    Nothing if the namespace is as it should be, or does not exist yet.
     """
     name = mesh.config.namespaces.emojivoto
     wanted = next((o for o in namespaces(mesh.config) if o["metadata"]["name"] == name), None)
@@ -138,7 +138,7 @@ def read_crowd(mesh: Mesh) -> Iterator[Foreign]:
         "To leave that namespace as it is, set emojivoto.enabled to false; or name another one for "
         "the application (namespaces.emojivoto)."
     )
-    # Those of the application itself are looked at by name.
+    # The application's own workloads are checked by name (`own_objects`).
     own = {name_of(each.wanted) for each in own_emojivoto(mesh.config)}
     for kind in LONG_RUNNING:
         for obj in mesh.cluster.list(KINDS[kind], kind, name, metadata_only=True):
@@ -148,12 +148,12 @@ def read_crowd(mesh: Mesh) -> Iterator[Foreign]:
 
 
 def foreign_findings(theirs: Iterable[Foreign]) -> Iterator[Finding]:
-    """What of somebody else's is in the way, by its owner and what to do about it."""
+    """Findings for somebody else's objects that are in the way, one per owner and remedy."""
     by_advice: dict[tuple[str, str], list[str]] = {}
     for each in theirs:
         by_advice.setdefault((str(each.owner), each.remedy), []).append(each.subject)
     for (owner, remedy), subjects in by_advice.items():
-        text = f"bootstrap would change it, and it belongs to {owner}"
+        text = f"bootstrap would change it, but it belongs to {owner}"
         yield Finding("pl-owner", "error", some(subjects), text, remedy)
 
 
@@ -170,7 +170,7 @@ def _wanted(mesh: Mesh, found: PreflightSnapshot, bundle: str) -> tuple[DesiredR
 
 
 def _current(cluster: Cluster, wanted: Sequence[DesiredRelease]) -> dict[str, Release]:
-    """The releases that are there, with their values."""
+    """The existing releases, with their values."""
     return {
         f"{each.namespace}/{each.name}": release
         for each in wanted

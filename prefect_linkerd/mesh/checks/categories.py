@@ -1,4 +1,4 @@
-"""Every check, in the order in which categories are run and shown."""
+"""Every category of checks, in the order in which they run and are shown."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ CATEGORIES: tuple[Category[Snapshot], ...] = (
     viz,
     viz_data_plane,
     jaeger,
-    # Our own.
+    # Ours, not linkerd's.
     certificates,
     proxies,
     workloads,

@@ -1,7 +1,7 @@
-"""How long the mesh's certificates have left, and whether cert-manager keeps those that it keeps.
+"""How long the mesh's certificates have left, and whether cert-manager renews those it manages.
 
-Linkerd's own checks warn 60 days ahead, by a fixed number. These know how long a certificate was
-made for, who renews it, and what its end means for the proxies' own certificates.
+Linkerd's own checks warn a fixed 60 days ahead. These know a certificate's lifetime, who renews it,
+and what its expiry means for the proxies' own certificates.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from prefect_linkerd.mesh.snapshot.expiry import Expiry, Role, expiries
 from prefect_linkerd.mesh.snapshot.mesh import Certificates, Snapshot
 
 SOON = timedelta(days=30)
-"""What a certificate should have left; at least a third of its life, where that is less."""
+"""How long a certificate should have left, or a third of its lifetime if that is shorter."""
 
 TAKE_OVER = "Run rotate_anchor, which takes over from there."
 
 ANCHOR_OVERDUE = "pl-anchor-overdue"
-"""The check that an automation answers with the last round of a gentle rotation."""
+"""The check whose failure makes an automation run the last round of a gentle rotation."""
 
 certificates = Category[Snapshot]("pl-certificates", "beyond")
 
@@ -59,8 +59,8 @@ def trust_bundle(snapshot: Snapshot) -> Problems:
         text = f"it cannot be read: expected {error.expected}, found {error.found}"
         yield Problem(where, f"{text}, so identity does not start", error.remedy)
         return
-    # Identity verifies its issuer by this bundle, and does not start, or keeps the old issuer,
-    # where that fails. Source: linkerd2 `pkg/identity/service.go` (loadCredentials).
+    # Identity verifies its issuer against this bundle. If that fails it does not start, or keeps
+    # the old issuer. Source: linkerd2 `pkg/identity/service.go` (loadCredentials).
     if trusted and signed_by(issuer.certificate, snapshot.trust_bundle, subject) is not None:
         return
     held = ", ".join(map(_anchor_name, trusted)) or "no anchor"
@@ -99,7 +99,7 @@ def _anchor_name(info: CertificateInfo) -> str:
 def anchor_days_left(snapshot: Snapshot) -> Problems:
     if not snapshot.trust_bundle:
         raise Skip("there is no trust bundle")
-    remedy = "Start rotate_anchor; its end removes anchors that are no longer used."
+    remedy = "Run rotate_anchor, which also removes anchors that are no longer used."
     yield from _ending(snapshot, "trust anchor", {}, remedy)
 
 
@@ -145,7 +145,7 @@ def anchor_trusted(snapshot: Snapshot) -> Problems:
     subject = name_of(owner.certificate)
     anchor = issued_by(owner.certificate, snapshot.trust_bundle)
     if anchor is None:
-        text = "the trust bundle does not have the anchor that cert-manager renewed it to"
+        text = "cert-manager renewed it, and the trust bundle does not have the new anchor"
         yield Problem(subject, f"{text}; {_leaves(snapshot, owner, None)}", TAKE_OVER)
         return
     without = [
@@ -160,7 +160,7 @@ def anchor_trusted(snapshot: Snapshot) -> Problems:
 
 
 def _leaves(snapshot: Snapshot, owner: AnchorOwner, anchor: CertificateInfo | None) -> str:
-    """When proxies get certificates of an anchor that cert-manager has renewed."""
+    """When proxies get certificates under the anchor that cert-manager created on renewal."""
     namespace = snapshot.config.namespaces.linkerd
     issuer = snapshot.secrets.get(f"{namespace}/{ISSUER_SECRET}")
     try:
@@ -172,13 +172,13 @@ def _leaves(snapshot: Snapshot, owner: AnchorOwner, anchor: CertificateInfo | No
     except MeshError:
         is_signed = False
     if is_signed:
-        return "the issuer is of it already, and so are certificates once identity restarts"
+        return "it signed the issuer: proxies get certificates under it once identity restarts"
     due = renewals(owner.issuer).due
     if due is None:
-        return f"certificates of it come as soon as {name_of(owner.issuer)} is renewed"
+        return f"proxies get certificates under it as soon as {name_of(owner.issuer)} is renewed"
     left = max(due - snapshot.now, timedelta())
     return (
-        f"certificates of it come in {_hours(left)}, when cert-manager renews "
+        f"proxies get certificates under it in {_hours(left)}, when cert-manager renews "
         f"{name_of(owner.issuer)} ({_moment(due)})"
     )
 
@@ -199,11 +199,11 @@ def anchor_dropped(snapshot: Snapshot) -> Problems:
     if not left:
         return
     named = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
-    text = f"{len(left)} proxies still trust an anchor that it does not have"
-    text += f", since {_moment(datetime.fromisoformat(record.dropped))}"
-    remedy = "They forget it when they restart; rotate_anchor with the action drop restarts them."
+    text = f"{len(left)} proxies still trust an anchor that it no longer has"
+    text += f", dropped on {_moment(datetime.fromisoformat(record.dropped))}"
+    remedy = "They drop it when they restart; rotate_anchor with the action drop restarts them."
     if record.drop_by:
-        text += f"; they may until {_moment(datetime.fromisoformat(record.drop_by))}"
+        text += f"; they may keep it until {_moment(datetime.fromisoformat(record.drop_by))}"
     yield Problem(where, f"{text}: {named}", remedy)
 
 
@@ -212,14 +212,14 @@ def anchor_overdue(snapshot: Snapshot) -> Problems:
     namespace = snapshot.config.namespaces.linkerd
     record = record_of(snapshot.config_maps.get(f"{namespace}/{RECORD}"))
     if record is None or record.is_open or not record.drop_by:
-        raise Skip("no gentle rotation has set a date")
+        raise Skip("no gentle rotation has set a deadline")
     until, trusted = datetime.fromisoformat(record.drop_by), anchors_in(snapshot.trust_bundle)
     if snapshot.now < until or record.goal not in trusted:
         return
     left = _still_trusting(snapshot, trusted)
     if left:
         text = f"{len(left)} proxies still trust a dropped anchor, after {_moment(until)}"
-        remedy = "Their time is over: run rotate_anchor with the action drop."
+        remedy = "Run rotate_anchor with the action drop, which restarts them."
         yield Problem(f"ConfigMap/{namespace}/{TRUST_ROOTS}", text, remedy)
 
 
@@ -240,7 +240,7 @@ def certificate_ready(snapshot: Snapshot) -> Problems:
             yield Problem(
                 name_of(certificate),
                 f"it is not Ready: {message}",
-                "Look at its CertificateRequest by `kubectl describe` and at cert-manager's log.",
+                "Look at its CertificateRequest with `kubectl describe` and at cert-manager's log.",
             )
 
 
@@ -269,8 +269,8 @@ def leaf_lifetime(snapshot: Snapshot) -> Problems:
         anchor = signed_by(issuer.certificate, snapshot.trust_bundle, subject)
     except MeshError as error:
         raise Skip(str(error)) from None
-    # The identity service cuts a leaf's life at the end of the first certificate of its chain,
-    # so that a proxy asks again before. Source: linkerd2 `pkg/tls/ca.go` (createTemplate).
+    # The identity service lets no leaf outlive any certificate of its chain, so a proxy renews
+    # before one expires. Source: linkerd2 `pkg/tls/ca.go` (createTemplate).
     ends = [(info.not_after, subject, "the issuer") for info in chain]
     if anchor is not None:
         ends.append((anchor.not_after, f"ConfigMap/{namespace}/{TRUST_ROOTS}", "its trust anchor"))
@@ -280,20 +280,20 @@ def leaf_lifetime(snapshot: Snapshot) -> Problems:
         yield Problem(
             where,
             f"a proxy that asks now gets {_hours(max(left, timedelta()))} instead of "
-            f"{_hours(full)}, as {what} ends on {_moment(end)}",
+            f"{_hours(full)}, as {what} expires on {_moment(end)}",
             "Renew the issuer or rotate the trust anchor before then: afterwards no proxy gets a "
             "certificate.",
         )
 
 
 def _ending(snapshot: Snapshot, role: Role, kept: Collection[str], remedy: str = "") -> Problems:
-    # Read here, so that a part that could not be read is an error and no pass.
+    # Read here, so a part that could not be read is an error, not a success.
     _ = snapshot.trust_bundle if role == "trust anchor" else snapshot.secrets
     for expiry in expiries(snapshot):
         key = expiry.subject.removeprefix("Secret/")
         if expiry.role == role and key not in kept and _is_soon(expiry, snapshot.now):
             info = expiry.info
-            when = "ended" if info.not_after <= snapshot.now else "ends"
+            when = "expired" if info.not_after <= snapshot.now else "expires"
             text = (
                 f"{info.common_name or info.subject} {when} on {_moment(info.not_after)} "
                 f"({expiry.days_left:.1f} days)"
@@ -315,7 +315,7 @@ def _kept(snapshot: Snapshot) -> dict[str, Object]:
 
 
 def issuance_lifetime(snapshot: Snapshot) -> timedelta:
-    """How long leaves are asked to live, from the installed values, as Go writes durations."""
+    """The lifetime of leaves in the installed values, which write it as a Go duration."""
     values = snapshot.control_plane_values or {}
     text = str(values.get("identity", {}).get("issuer", {}).get("issuanceLifetime", ""))
     with suppress(durationpy.DurationError):

@@ -1,4 +1,4 @@
-"""What a check is, how a list of them is run, and what comes of it."""
+"""Checks, the categories that run them, and their results."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HINTS = "https://linkerd.io/2/checks/#"
 
 
 class Skip(Exception):
-    """Raised by a check that has nothing to look at: another one says why, or nothing is wrong."""
+    """Raised by a check with nothing to look at: another check reports why, or nothing is wrong."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a check found: the object, what is so, and what to do."""
+    """Something wrong that a check found: the object, what is wrong with it, and what to do."""
 
     subject: str
     message: str
@@ -34,7 +34,7 @@ class Problem:
 
 
 class Judged(Protocol):
-    """What checks run on: a running mesh, or a cluster before anything is installed."""
+    """What checks examine: a running mesh, or a cluster before anything is installed."""
 
     @property
     def version(self) -> LinkerdVersion: ...
@@ -48,10 +48,10 @@ Judge = Callable[[S], Iterable[Problem]]
 
 @dataclass(frozen=True)
 class Check(Generic[S]):
-    """One check: linkerd's id and words, how grave it is, and the function that judges.
+    """One check: linkerd's id and description, its severity, and the function that runs it.
 
-    `fatal` is linkerd's own mark: where such a check fails, the rest of its category is skipped,
-    as it could only repeat the same.
+    `fatal` is linkerd's own flag: when such a check fails, the rest of its category is skipped,
+    as it would only repeat the same failure.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Check(Generic[S]):
     judge: Judge[S]
 
     def run(self, snapshot: S) -> CheckResult:
-        """Judges a snapshot; a check that cannot be run is an error, never a pass."""
+        """Runs the check on a snapshot; if it breaks, the outcome is an error, never a success."""
         try:
             problems = tuple(self.judge(snapshot))
         except Skip as reason:
@@ -81,7 +81,7 @@ class Check(Generic[S]):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check said. `is_broken` marks one that could not be run."""
+    """The result of one check. `is_broken` marks a check that could not be completed."""
 
     check: Check[Any]
     outcome: CheckOutcome
@@ -92,9 +92,9 @@ class CheckResult:
 
 @dataclass
 class Category(Generic[S]):
-    """Checks of one topic, under the name that linkerd gives it, in the order they are run.
+    """Checks on one topic, under linkerd's name for it, in the order they run.
 
-    `also` are further commands of the linkerd CLI that run the same checks.
+    `also` are other commands of the linkerd CLI that run the same checks.
 
     Example:
         >>> nodes = Category[Any]("nodes", "beyond")
@@ -115,14 +115,14 @@ class Category(Generic[S]):
 
     def check(
         self,
-        id: str,  # noqa: A002 it is linkerd's word
+        id: str,  # noqa: A002 linkerd's own term
         description: str,
         severity: Severity = "error",
         *,
         fatal: bool = False,
         versions: Versions = ALL_VERSIONS,
     ) -> Callable[[Judge[S]], Judge[S]]:
-        """Declares the function below it as a check of this category."""
+        """Registers the decorated function as a check of this category."""
 
         def declare(judge: Judge[S]) -> Judge[S]:
             self.checks.append(Check(id, description, severity, fatal, versions, judge))
@@ -131,14 +131,14 @@ class Category(Generic[S]):
         return declare
 
     def run(self, snapshot: S) -> CategoryResult:
-        """Runs those checks that the mesh's version has."""
+        """Runs the checks that exist in the mesh's version."""
         results: list[CheckResult] = []
         failed: Check[S] | None = None
         for check in self.checks:
             if snapshot.version not in check.versions:
                 continue
             if failed is not None:
-                reason = f"{failed.id} has to hold first"
+                reason = f"{failed.id} has to pass first"
                 results.append(CheckResult(check, "skipped", reason=reason))
                 continue
             result = check.run(snapshot)
@@ -150,7 +150,7 @@ class Category(Generic[S]):
 
 @dataclass(frozen=True)
 class CategoryResult:
-    """What the checks of one category said."""
+    """The results of the checks of one category."""
 
     name: str
     scope: Scope

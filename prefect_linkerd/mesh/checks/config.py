@@ -1,6 +1,6 @@
-"""What the control plane's chart makes beside workloads: namespace, RBAC, CRDs, webhooks.
+"""What the control plane's chart creates besides workloads: namespace, RBAC, CRDs, webhooks.
 
-Source: linkerd2 `pkg/healthcheck`, category linkerd-config (`linkerd check config` of old).
+Source: linkerd2 `pkg/healthcheck`, category linkerd-config (formerly `linkerd check config`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 crd = Category[Snapshot]("linkerd-crd", "crds")
 config = Category[Snapshot]("linkerd-config", "control-plane")
 
-AGAIN = "Have Helm create it again: `helm rollback` of the release to its current revision."
-"""Bootstrap leaves a release alone that is deployed with the wanted chart and values."""
+AGAIN = "Make Helm recreate it: `helm rollback` the release to its current revision."
+"""Bootstrap would not: it skips a release deployed with the wanted chart and values."""
 COMPONENTS = ("destination", "identity", "proxy-injector")
 SERVICE_ACCOUNTS = tuple(f"linkerd-{component}" for component in COMPONENTS)
 

@@ -1,4 +1,4 @@
-"""The proxies of the mesh's pods, and what is said of them by labels and annotations.
+"""The proxies of the mesh's pods, and the labels and annotations of pods and Services.
 
 Source: linkerd2 `pkg/healthcheck` (healthcheck.go and healthcheck_labels.go), category
 linkerd-data-plane.
@@ -22,12 +22,12 @@ CONFIG_PREFIXES = ("config.linkerd.io", "config.alpha.linkerd.io")
 
 
 def not_running(snapshot: Snapshot, pods: Sequence[Pod], place: str) -> Problems:
-    """Those of some pods that do not run with a ready proxy; that there are none is a problem too.
+    """The pods that do not run with a ready proxy; an empty list of pods is a problem too.
 
     Source: linkerd2 `pkg/healthcheck`, CheckPodsRunning.
 
     Args:
-        place: how messages name where the pods are.
+        place: where the pods are, as messages name it.
     """
     if not pods:
         yield Problem(place, "it has no pod with a proxy", "Look at its workloads' pods.")
@@ -107,27 +107,27 @@ def linkerd_opaque_ports_definition(snapshot: Snapshot) -> Problems:
         for name in sorted(endpoints):
             pod = pods.get((service.namespace, name))
             if pod is not None and (text := opaque_mismatch(service, pod)):
-                yield Problem(service.subject, text, f"Annotate both alike ({OPAQUE_PORTS}).")
+                yield Problem(service.subject, text, f"Give both the same {OPAQUE_PORTS}.")
 
 
 def opaque_mismatch(service: Service, pod: Pod) -> str:
-    """What a Service and a pod behind it say differently about opaque ports; empty where nothing.
+    """How a Service and a pod behind it disagree on opaque ports; empty if they agree.
 
-    A port is opaque to clients by the Service's annotation, and to the pod's own proxy by the
-    pod's: where only one says so, one end speaks HTTP and the other does not. Source: linkerd2
+    Clients' proxies read the Service's annotation, the pod's own proxy reads the pod's: if only one
+    marks a port opaque, one end speaks HTTP and the other does not. Source: linkerd2
     `pkg/healthcheck`, misconfiguredOpaqueAnnotation.
     """
     on_service, on_pod = _opaque_ports(service.annotations), _opaque_ports(pod.annotations)
     for text in on_service:
         if not text.isdecimal():
-            return f"{text!r} in its annotation is no port number"
+            return f"{text!r} in its annotation is not a port number"
         if wanted := _not_opaque_on_pod(service, pod, int(text), on_pod):
             return f"its port {text} is opaque, and port {wanted} of {pod.subject} is not"
     for text in on_pod:
         if text in on_service:
             continue
         if not text.isdecimal():
-            return f"{text!r} in the annotation of {pod.subject} is no port number"
+            return f"{text!r} in the annotation of {pod.subject} is not a port number"
         port = _opaque_behind(service, pod, int(text))
         if port is not None and str(port.port) not in on_service:
             return f"its port {port.port} is not opaque, and port {text} of {pod.subject} is"
@@ -142,7 +142,7 @@ def _opaque_ports(annotations: Mapping[str, str]) -> list[str]:
 def _not_opaque_on_pod(
     service: Service, pod: Pod, port: int, on_pod: Collection[str]
 ) -> str | None:
-    """The pod's port that a Service's opaque port leads to, if the pod does not know it so."""
+    """The pod's port that a Service's opaque port targets, if it is not opaque on the pod."""
     for each in service.ports:
         if each.port != port:
             continue
@@ -154,7 +154,7 @@ def _not_opaque_on_pod(
 
 
 def _opaque_behind(service: Service, pod: Pod, number: int) -> ServicePort | None:
-    """The Service's port that leads to a port of the pod, by number first, then by name."""
+    """The Service's port that targets a port of the pod, matched by number, then by name."""
     for port in service.ports:
         if target_number(port) == number:
             return port
@@ -163,16 +163,16 @@ def _opaque_behind(service: Service, pod: Pod, number: int) -> ServicePort | Non
 
 
 def target_number(port: ServicePort) -> int:
-    """The number that a Service's port leads to; 0 where it leads to a name."""
+    """The number of the port that a Service's port targets; 0 if it targets a name."""
     if isinstance(port.target, str):
         return 0
     return port.target or port.port
 
 
 def target_name(port: ServicePort) -> str:
-    """The name that a Service's port leads to; empty where it leads to a number.
+    """The name of the port that a Service's port targets; empty if it targets a number.
 
-    A port without a name has an empty one too, and so matches every number: as in linkerd.
+    So a numeric target matches every container port without a name, as in linkerd.
     """
     return port.target if isinstance(port.target, str) else ""
 

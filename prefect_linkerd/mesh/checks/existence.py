@@ -1,4 +1,4 @@
-"""Whether the control plane is there and runs: `linkerd-config`, its pods, the cluster's networks.
+"""Whether the control plane exists and runs: `linkerd-config`, its pods, cluster networks.
 
 Source: linkerd2 `pkg/healthcheck`, category linkerd-existence.
 """
@@ -43,7 +43,7 @@ def existence_linkerd_config(snapshot: Snapshot) -> Problems:
     if f"{namespace}/linkerd-config" not in snapshot.config_maps:
         yield Problem(subject, "it does not exist", AGAIN)
     elif not snapshot.control_plane_values:
-        yield Problem(subject, "its key values is no YAML mapping", AGAIN)
+        yield Problem(subject, "its key values is not a YAML mapping", AGAIN)
 
 
 @existence.check("l5d-existence-sa", "heartbeat ServiceAccount exist", fatal=True)
@@ -72,7 +72,7 @@ def existence_unschedulable_pods(snapshot: Snapshot) -> Problems:
     for pod in snapshot.pods_in(snapshot.config.namespaces.linkerd):
         for condition in pod.conditions:
             if condition.reason == "Unschedulable":
-                text = f"no node takes it: {condition.message}"
+                text = f"it cannot be scheduled: {condition.message}"
                 yield Problem(pod.subject, text, "Make room on the nodes, or add one.")
 
 
@@ -91,7 +91,7 @@ def api_control_ready(snapshot: Snapshot) -> Problems:
         if not running:
             text = "none of its pods is running"
             yield Problem(subject, text, "Look at its pods and their events.")
-        # One that is ready is enough.
+        # One ready pod is enough.
         elif all(unready(pod) for pod in running):
             found = "; ".join(
                 f"{pod.subject}: {', '.join(unready(pod))} not ready" for pod in running
@@ -100,7 +100,7 @@ def api_control_ready(snapshot: Snapshot) -> Problems:
 
 
 def component_of(pod: Pod) -> str:
-    """`proxy-injector` for a pod `linkerd-proxy-injector-5d8f…-x2x9k`; empty for any other name."""
+    """`proxy-injector` for pod `linkerd-proxy-injector-5d8f…-x2x9k`; empty for other names."""
     first, *rest = pod.name.split("-")
     return "-".join(rest[:-2]) if first == "linkerd" and len(rest) >= 3 else ""
 
@@ -173,14 +173,14 @@ def cluster_networks(snapshot: Snapshot) -> list[Network]:
     """The networks that Linkerd counts as the cluster's own.
 
     Raises:
-        InvalidInput: one of them is no network.
+        InvalidInput: one of them is not a network.
     """
     text = str(installed_values(snapshot).get("clusterNetworks", ""))
     return [parse_network(part) for part in text.split(",")]
 
 
 def parse_network(text: str) -> Network:
-    """A network in CIDR form; bits behind the mask are dropped, as Go's `net.ParseCIDR` does.
+    """Parses a network in CIDR form; drops the host bits, as Go's `net.ParseCIDR` does.
 
     Raises:
         InvalidInput: it is not valid.
@@ -199,7 +199,7 @@ def parse_network(text: str) -> Network:
 
 
 def contains(network: Network, other: Network) -> bool:
-    """Whether all addresses of one network are in another."""
+    """Whether a network contains all addresses of another."""
     return (
         network.version == other.version
         and other.network_address in network
@@ -208,7 +208,7 @@ def contains(network: Network, other: Network) -> bool:
 
 
 def includes(networks: Sequence[Network], address: str) -> bool:
-    """Whether an address is in one of some networks; what is not an address is in none."""
+    """Whether an address is in one of the networks; False for text that is not an address."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,7 +1,7 @@
 """Whether the API server accepts the injectors of viz and jaeger.
 
-Linkerd's own checks do this for the control plane's webhooks and for tap. An extension's injector
-that is refused leaves pods without tap or tracing, and nothing else says so.
+Linkerd's own checks do this for the control plane's webhooks and for tap. If the API server rejects
+an extension's injector, pods come up without tap or tracing, and nothing else reports it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The namespace that an extension is found by."""
+"""Finds an extension's namespace."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from prefect_linkerd.mesh.snapshot.mesh import EXTENSION, Snapshot
 def missing_namespace(
     snapshot: Snapshot, extension: str, namespace: str, *, is_wanted: bool
 ) -> Problems:
-    """Whether an extension that the configuration has in `namespace` is not installed.
+    """A problem if a wanted extension is not installed.
+
+    Args:
+        namespace: where the configuration puts the extension.
 
     Raises:
-        Skip: it is neither installed nor wanted.
+        Skip: the extension is neither installed nor wanted.
     """
     if snapshot.extension_namespace(extension) is not None:
         return
@@ -20,16 +23,16 @@ def missing_namespace(
         raise Skip(f"{extension} is not installed")
     yield Problem(
         f"Namespace/{namespace}",
-        f"there is none with the label {EXTENSION}: {extension}",
+        f"no namespace has the label {EXTENSION}: {extension}",
         "Run bootstrap, which installs what is missing.",
     )
 
 
 def namespace_of(snapshot: Snapshot, extension: str) -> str:
-    """Where an extension is installed.
+    """The namespace where an extension is installed.
 
     Raises:
-        Skip: it is not.
+        Skip: the extension is not installed.
     """
     if (namespace := snapshot.extension_namespace(extension)) is None:
         raise Skip(f"{extension} is not installed")

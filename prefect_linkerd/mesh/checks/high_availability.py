@@ -1,4 +1,4 @@
-"""What high availability asks for, and what extensions may not have twice.
+"""What high availability requires, and extensions' namespace labels, which have to be unique.
 
 Source: linkerd2 `pkg/healthcheck`, categories linkerd-ha-checks and linkerd-extension-checks.
 """
@@ -31,12 +31,12 @@ def injection_disabled(snapshot: Snapshot) -> Problems:
     found = snapshot.mutating_webhooks.get("linkerd-proxy-injector-webhook-config", {})
     hooks: list[Object] = found.get("webhooks") or []
     if len(hooks) != 1 or hooks[0].get("failurePolicy") != "Fail":
-        raise Skip("it is no installation for high availability")
+        raise Skip("Linkerd is not installed for high availability")
     labels = labels_of(snapshot.namespaces).get("kube-system", {})
     if labels.get(ADMISSION_WEBHOOKS) != "disabled":
         yield Problem(
             "Namespace/kube-system",
-            "the injector fails closed, and would stop pods of the cluster itself",
+            "the injector fails closed, so an outage of it would block the cluster's own pods",
             f"Label it {ADMISSION_WEBHOOKS}=disabled.",
         )
 
@@ -44,14 +44,14 @@ def injection_disabled(snapshot: Snapshot) -> Problems:
 @ha.check("l5d-control-plane-replicas", "multiple replicas of control plane pods", "warning")
 def control_plane_replicas(snapshot: Snapshot) -> Problems:
     if not installed_values(snapshot).get("highAvailability"):
-        raise Skip("it is no installation for high availability")
+        raise Skip("Linkerd is not installed for high availability")
     namespace = snapshot.config.namespaces.linkerd
     for component in COMPONENTS:
         found = snapshot.workload("Deployment", namespace, f"linkerd-{component}")
         ready = found.ready if found is not None else 0
         if ready <= 1:
             subject = f"Deployment/{namespace}/linkerd-{component}"
-            text = f"{ready} of its pods are available, and there should be two at least"
+            text = f"{ready} of its pods are available, and there should be at least two"
             yield Problem(subject, text, "Scale it, or look at the pods that are not ready.")
 
 

@@ -1,4 +1,4 @@
-"""The chain of trust: the issuer that Linkerd signs with, and the anchors in its Secret.
+"""The chain of trust: the issuer that signs proxies' certificates, and the trust anchors.
 
 Source: linkerd2 `pkg/healthcheck`, categories linkerd-identity and linkerd-identity-data-plane, and
 `pkg/issuercerts`.
@@ -41,7 +41,7 @@ REISSUE = (
 
 EXTERNAL, OWN = "kubernetes.io/tls", "linkerd.io/tls"
 KEYS = {EXTERNAL: ("ca.crt", "tls.crt", "tls.key"), OWN: ("crt.pem", "key.pem")}
-"""What the issuer's Secret has to hold, by the scheme that the mesh is installed with."""
+"""The keys that the issuer's Secret needs, by the scheme that the mesh is installed with."""
 
 
 def _subject(snapshot: Snapshot) -> str:
@@ -59,7 +59,7 @@ def _secret(snapshot: Snapshot) -> Certificates | None:
 
 
 def _anchors_text(snapshot: Snapshot) -> str:
-    """The anchors beside the issuer; with Linkerd's own scheme they are among the values."""
+    """The anchors in the issuer's Secret; with Linkerd's own scheme, those in the values."""
     if _scheme(snapshot) == OWN:
         return str(installed_values(snapshot).get("identityTrustAnchorsPEM", ""))
     secret = _secret(snapshot)
@@ -67,10 +67,10 @@ def _anchors_text(snapshot: Snapshot) -> str:
 
 
 def anchors(snapshot: Snapshot) -> list[CertificateInfo]:
-    """The trust anchors that linkerd judges.
+    """The trust anchors that linkerd checks.
 
     Raises:
-        Skip: there are none that can be read; `l5d-identity-cert-config-valid` says so.
+        Skip: they cannot be read; `l5d-identity-cert-config-valid` says so.
     """
     try:
         return read_certificates(_anchors_text(snapshot), f"trust anchors of {_subject(snapshot)}")
@@ -82,7 +82,7 @@ def issuer_chain(snapshot: Snapshot) -> list[CertificateInfo]:
     """The issuer, and the intermediates that follow it.
 
     Raises:
-        Skip: as `anchors`.
+        Skip: it cannot be read; `l5d-identity-cert-config-valid` says so.
     """
     secret = _secret(snapshot)
     try:
@@ -149,7 +149,7 @@ def not_valid_now(info: CertificateInfo, now: datetime) -> str:
     if info.not_before > now:
         return f"it is not valid before {info.not_before:%Y-%m-%d %H:%M} UTC"
     if info.not_after < now:
-        return f"it ended on {info.not_after:%Y-%m-%d %H:%M} UTC"
+        return f"it expired on {info.not_after:%Y-%m-%d %H:%M} UTC"
     return ""
 
 
@@ -167,7 +167,7 @@ def identity_trust_anchors_not_expiring_soon(snapshot: Snapshot) -> Problems:
 def ends_soon(info: CertificateInfo, now: datetime) -> str:
     """When a certificate expires, if that is in less than 60 days; else empty."""
     if now + EXPIRING_SOON > info.not_after:
-        return f"it ends on {info.not_after:%Y-%m-%d %H:%M} UTC, in {info.days_left(now):.1f} days"
+        return f"it expires {info.not_after:%Y-%m-%d %H:%M} UTC, in {info.days_left(now):.1f} days"
     return ""
 
 
@@ -210,7 +210,7 @@ def identity_issuer_cert_not_expiring_soon(snapshot: Snapshot) -> Problems:
 )
 def identity_issuer_cert_issued_by_trust_anchor(snapshot: Snapshot) -> Problems:
     if not chains(issuer_chain(snapshot), anchors(snapshot), snapshot.now, _subject(snapshot)):
-        text = "no trust anchor that is valid now signed it"
+        text = "none of the trust anchors that are valid now signed it"
         remedy = (
             "Put the anchor that signed it back into the trust bundle, or run rotate_anchor with "
             "recover and accept_downtime."
@@ -224,9 +224,9 @@ def chains(
     now: datetime,
     subject: str,
 ) -> bool:
-    """Whether a certificate leads to one of some roots, by certificates that are all valid now.
+    """Whether the first certificate chains to one of the roots through currently valid ones.
 
-    A certificate that is itself among the roots does, as in Go's `x509.Certificate.Verify`.
+    A certificate that is itself a root counts, as in Go's `x509.Certificate.Verify`.
     """
     certificate = chain[0]
     valid_roots = [root for root in roots if not not_valid_now(root, now)]
@@ -249,9 +249,9 @@ def identity_data_plane_proxies_certs_match_ca(snapshot: Snapshot) -> Problems:
 
 
 def stale_bundles(snapshot: Snapshot, namespace: str | None = None) -> Problems:
-    """The pods, of a namespace or of all, whose proxies do not have the mesh's trust bundle.
+    """The pods in one namespace, or in all, whose proxies do not have the mesh's trust bundle.
 
-    The control plane's own read it from its ConfigMap, and so cannot have another one.
+    The control plane's own proxies read it from the ConfigMap, so they cannot have a stale one.
     """
     control_plane = snapshot.config.namespaces.linkerd
     if release_facts(snapshot.version).publishes_trust_bundle:

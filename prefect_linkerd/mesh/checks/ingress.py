@@ -1,4 +1,4 @@
-"""Ingress objects without a backend: what is asked through them is answered by errors."""
+"""Ingress objects without a working backend: requests through them get errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ingress_backend(snapshot: Snapshot) -> Problems:
         if service is None:
             text = f"it routes to Service/{namespace}/{name}, which does not exist"
         elif service.ports and port not in {None, *_ports(service)}:
-            text = f"it leads to port {port} of Service/{namespace}/{name}, which has no such port"
+            text = f"it routes to port {port} of Service/{namespace}/{name}, which has no such port"
         else:
             continue
         yield Problem(name_of(obj), text, "Fix its backend, or delete it.")
@@ -36,7 +36,7 @@ def ingress_endpoints(snapshot: Snapshot) -> Problems:
     services = _services(snapshot)
     for obj, (namespace, name, _port) in _backends(snapshot):
         service = services.get((namespace, name))
-        # Without a selector somebody else keeps the endpoints, which need not be pods.
+        # Without a selector, something else manages the endpoints, which need not be pods.
         if service is None or not service.selector or service.type == "ExternalName":
             continue
         if not snapshot.endpoints.get(f"{namespace}/{name}"):
@@ -57,14 +57,14 @@ def ingress_middleware(snapshot: Snapshot) -> Problems:
     for obj, route in _routes(snapshot):
         own = obj["metadata"]["namespace"]
         for used in _list(route, "middlewares"):
-            # `name@provider` is another provider's.
+            # `name@provider` refers to another Traefik provider.
             namespace, name = used.get("namespace") or own, used["name"]
             if "@" not in name and (namespace, name) not in there:
                 yield Problem(
                     name_of(obj),
                     f"it uses Middleware/{namespace}/{name}, which does not exist, so Traefik "
                     "does not serve the route",
-                    "Create the Middleware, or take it out of the route.",
+                    "Create the Middleware, or remove it from the route.",
                 )
 
 

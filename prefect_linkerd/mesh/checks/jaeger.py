@@ -1,6 +1,6 @@
 """The jaeger extension: every check of `linkerd jaeger check`.
 
-Source: linkerd2 `jaeger/cmd/check.go`; the extension ended in 2025.
+Source: linkerd2 `jaeger/cmd/check.go`; the extension was discontinued in 2025.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ gateway_api_crd = Category[Snapshot]("gateway-api-crd", "control-plane", also=("
 
 @kubernetes_api.check("k8s-api", "can initialize the client", fatal=True)
 def can_initialize_the_client(snapshot: Snapshot) -> Problems:
-    # A snapshot is read by the client: without one there is an ApiError and nothing to judge.
+    # Without a client, reading the snapshot has already failed with an ApiError.
     if not snapshot.kubernetes:
-        text = "the API server says no version"
+        text = "the API server reports no version"
         yield Problem("Kubernetes", text, "Check the kubeconfig and its context.")
 
 
@@ -38,7 +38,7 @@ def k8s_version(snapshot: Snapshot) -> Problems:
     major, minor = release_facts(snapshot.version).minimum_kubernetes
     found = re.match(r"v?(\d+)\.(\d+)", snapshot.kubernetes)
     if found is None:
-        text = f"the version {snapshot.kubernetes!r} is of an unknown form"
+        text = f"the version {snapshot.kubernetes!r} has an unknown format"
         yield Problem("Kubernetes", text, "Check that the address is that of an API server.")
     elif (int(found[1]), int(found[2])) < (major, minor):
         text = f"it is {snapshot.kubernetes}, and {snapshot.version} needs {major}.{minor} or newer"

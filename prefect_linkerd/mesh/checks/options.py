@@ -1,4 +1,4 @@
-"""What a user says about a verification: which checks, which thresholds, where its output goes."""
+"""Options of a verification: which checks, which thresholds, where its output goes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pydantic import Field, field_validator
 from prefect_linkerd.mesh.config.model import Section
 
 Scope = Literal["pre", "crds", "control-plane", "proxy", "cni", "viz", "jaeger", "beyond"]
-"""Which command of the linkerd CLI has a check: `check --pre`, `check --crds`, `check`,
-`check --proxy`, `check --linkerd-cni-enabled`, `viz check` and `jaeger check`; `beyond` are our
+"""Which command of the linkerd CLI runs a check: `check --pre`, `check --crds`, `check`,
+`check --proxy`, `check --linkerd-cni-enabled`, `viz check` or `jaeger check`; `beyond` are our
 own."""
 
 DEFAULT_SCOPES: tuple[Scope, ...] = ("control-plane", "cni", "proxy", "viz", "jaeger", "beyond")
 
 
 class ExpiryThresholds(Section):
-    """How long before its expiry a certificate is announced."""
+    """How long before a certificate expires an event is sent."""
 
     days: list[int] = Field(
         default=[60, 30, 7],
@@ -37,7 +37,7 @@ class ExpiryThresholds(Section):
 
 
 class VerifyOptions(Section):
-    """Which checks are run, and what is made of them."""
+    """Which checks run, and where their results go."""
 
     scopes: list[Scope] = Field(
         default=list(DEFAULT_SCOPES),
@@ -55,7 +55,7 @@ class VerifyOptions(Section):
     thresholds: ExpiryThresholds = Field(
         default_factory=ExpiryThresholds,
         title="Certificate expiry",
-        description="When an expiring certificate is announced.",
+        description="When an event is sent for a certificate that is about to expire.",
     )
     json_file: Path | None = Field(
         default=None,
@@ -81,7 +81,7 @@ class VerifyOptions(Section):
         title="OTLP endpoint",
         description="The OTLP/HTTP address of an OpenTelemetry Collector that gets the same "
         "metrics, such as http://collector.monitoring:4318/v1/metrics. Needs the extra `otlp`. An "
-        "unreachable collector fails no run.",
+        "unreachable collector does not fail the run.",
     )
 
     @field_validator("metrics_gateway", "metrics_otlp")

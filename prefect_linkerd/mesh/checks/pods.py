@@ -1,4 +1,4 @@
-"""What linkerd asks of an extension's pods: there, injected, running, and of one mind.
+"""What linkerd requires of an extension's pods: present, injected, running, proxies healthy.
 
 Source: linkerd2 `pkg/healthcheck/healthcheck.go` (CheckForPods, CheckIfDataPlanePodsExist,
 CheckPodsRunning and CheckProxyHealth).
@@ -19,7 +19,7 @@ COMPONENT = "linkerd.io/control-plane-component"
 
 
 def of_extension(snapshot: Snapshot, name: str, namespace: str) -> list[Pod]:
-    """An extension's own pods: where linkerd goes by their label, those that have it."""
+    """An extension's own pods; only those with its label, in versions that select by it."""
     is_labelled = release_facts(snapshot.version).finds_pods_by_label
     return [
         pod
@@ -33,7 +33,7 @@ def not_injected(pods: Iterable[Pod]) -> Problems:
     for pod in pods:
         if pod.proxy is None:
             text = "it has no container linkerd-proxy"
-            yield Problem(pod.subject, text, "Restart its workload, once the injector answers.")
+            yield Problem(pod.subject, text, "Restart its workload once the injector responds.")
 
 
 def absent(pods: Iterable[Pod], components: Iterable[str], namespace: str) -> Problems:
@@ -44,22 +44,21 @@ def absent(pods: Iterable[Pod], components: Iterable[str], namespace: str) -> Pr
             yield Problem(
                 f"Deployment/{namespace}/{component}",
                 "it has no pods",
-                "Look at the events of the Deployment and its ReplicaSet. Where it is gone: "
-                + AGAIN,
+                "Look at the events of the Deployment and its ReplicaSet. If it is gone: " + AGAIN,
             )
 
 
 def components_not_running(
     snapshot: Snapshot, name: str, namespace: str, components: Iterable[str]
 ) -> Problems:
-    """What of an extension is absent, or else does not run."""
+    """The components without pods; if every one has some, the pods that do not run."""
     own = of_extension(snapshot, name, namespace)
     lacking = list(absent(own, components, namespace))
     yield from lacking or not_running(snapshot, own, f"Namespace/{namespace}")
 
 
 def unhealthy_proxies(snapshot: Snapshot, namespace: str) -> Problems:
-    """The meshed pods of a namespace that do not run, or else have a stale trust bundle."""
+    """A namespace's meshed pods that do not run; if all do, those with a stale trust bundle."""
     meshed = [pod for pod in snapshot.pods_in(namespace) if pod.control_plane]
     late = list(not_running(snapshot, meshed, f"Namespace/{namespace}"))
     yield from late or stale_bundles(snapshot, namespace)

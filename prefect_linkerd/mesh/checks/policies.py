@@ -1,4 +1,4 @@
-"""Policy resources that select nothing: they look like protection or routing, and are neither."""
+"""Policy resources that select nothing: they look like protection or routing but do nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def server_selects(snapshot: Snapshot) -> Problems:
     for server in _of(snapshot, "Server"):
         spec: dict[str, Any] = server["spec"]
         if "podSelector" not in spec:
-            # It is for external workloads.
+            # It selects external workloads.
             continue
         if _is_of_part_turned_off(server, snapshot):
             continue
@@ -33,7 +33,7 @@ def server_selects(snapshot: Snapshot) -> Problems:
             if not pod.is_over and matches(spec["podSelector"], pod.labels)
         ]
         if not pods:
-            text = "its podSelector takes no pod of its namespace"
+            text = "its podSelector matches no pod in its namespace"
         elif not any(_has_port(pod, spec["port"]) for pod in pods):
             text = f"none of the {len(pods)} pods that it selects has a port {spec['port']}"
         elif not any(pod.proxy is not None for pod in pods):
@@ -59,7 +59,7 @@ def server_authorization_selects(snapshot: Snapshot) -> Problems:
                 matches(wanted.get("selector"), server["metadata"].get("labels") or {})
                 for server in servers
             )
-            text = "its selector takes no Server of its namespace"
+            text = "its selector matches no Server in its namespace"
         if not there:
             yield Problem(name_of(authorization), text, "Fix what it names, or delete it.")
 
@@ -90,7 +90,7 @@ def authorization_policy_authentication(snapshot: Snapshot) -> Problems:
         for reference in _list(policy["spec"], "requiredAuthenticationRefs"):
             place = reference.get("namespace") or namespace
             if _extension(policy) and _is_turned_off(reference["name"], place, snapshot):
-                # As jaeger's chart lets viz's Prometheus in, whether there is one or not.
+                # For example, jaeger's chart admits viz's Prometheus even if there is none.
                 continue
             if not _exists(snapshot, reference, namespace):
                 yield Problem(
@@ -131,14 +131,14 @@ def route_backend(snapshot: Snapshot) -> Problems:
                     text = f"its backend Service/{key} has no port {backend['port']}"
                 else:
                     continue
-                remedy = "Fix its backendRefs: requests for it are answered with errors."
+                remedy = "Fix its backendRefs: requests to that backend get errors."
                 yield Problem(name_of(route), text, remedy)
 
 
 def _is_of_part_turned_off(server: Object, snapshot: Snapshot) -> bool:
-    """Whether an extension's chart made a Server for one of its parts that its values turn off.
+    """Whether a Server belongs to a part of an extension that the chart's values turn off.
 
-    As viz has Server prometheus-admin with or without a Prometheus.
+    For example, viz's chart creates Server prometheus-admin even without a Prometheus.
     """
     selected: dict[str, str] = server["spec"]["podSelector"].get("matchLabels") or {}
     part, namespace = selected.get("component", ""), server["metadata"]["namespace"]
@@ -148,7 +148,7 @@ def _is_of_part_turned_off(server: Object, snapshot: Snapshot) -> bool:
 def _is_turned_off(part: str, namespace: str, snapshot: Snapshot) -> bool:
     """Whether the extension in a namespace is installed without a part, such as `prometheus`.
 
-    A part's switch is the value `enabled` below its name.
+    The chart's value `enabled` under the part's name decides.
     """
     extension = _extension(snapshot.namespaces.get(namespace) or {"metadata": {}})
     switch: object = snapshot.release_values(f"linkerd-{extension}", namespace).get(part)
@@ -169,14 +169,14 @@ def _list(obj: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _has_port(pod: Pod, port: int | str) -> bool:
-    # A number need not be declared by a container; a name has to be.
+    # Containers need not declare a port to be selected by number, only by name.
     if isinstance(port, int):
         return True
     return any(port == name for container in pod.containers for name, _ in container.ports)
 
 
 def _mesh_routes(snapshot: Snapshot) -> Iterator[tuple[Object, list[dict[str, Any]]]]:
-    """Routes with those of their parents that Linkerd looks at: Services and Servers."""
+    """Routes, each with its parents that Linkerd reads: Services and Servers."""
     for group, kind in ROUTES:
         for route in _of(snapshot, kind, group):
             parents = [
@@ -190,7 +190,7 @@ def _mesh_routes(snapshot: Snapshot) -> Iterator[tuple[Object, list[dict[str, An
 
 
 def _exists(snapshot: Snapshot, reference: Mapping[str, str], namespace: str) -> bool:
-    """Whether what a reference names is there; what is not in the snapshot is taken as there."""
+    """Whether a referenced object exists; kinds that the snapshot does not read are assumed to."""
     group, kind, name = reference.get("group", ""), reference["kind"], reference["name"]
     namespace = reference.get("namespace") or namespace
     if kind == "Namespace":
@@ -198,7 +198,7 @@ def _exists(snapshot: Snapshot, reference: Mapping[str, str], namespace: str) ->
     if (group, kind) in (("", "Service"), ("core", "Service")):
         return any((s.namespace, s.name) == (namespace, name) for s in snapshot.services)
     if kind == "ServiceAccount":
-        # Accounts are read in the namespaces of the mesh only; elsewhere a pod's use shows one.
+        # Read only in the mesh's own namespaces; elsewhere they are assumed to exist.
         names = snapshot.config.namespaces
         is_known = namespace in names.of_linkerd
         return not is_known or f"{namespace}/{name}" in snapshot.service_accounts

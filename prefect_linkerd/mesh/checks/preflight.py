@@ -1,6 +1,6 @@
-"""Whether a cluster can take a mesh, found out before anything is touched.
+"""Whether a mesh can be installed on a cluster, checked before anything is changed.
 
-What `linkerd check --pre` looks at, by its own ids, and what bootstrap and upgrade themselves need.
+Covers what `linkerd check --pre` checks, under its ids, and what bootstrap and upgrade need.
 Source: linkerd2 `pkg/healthcheck`, category pre-kubernetes-setup.
 """
 
@@ -30,7 +30,7 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Installation:
-    """What would be installed, and what there is already."""
+    """What would be installed, and what the cluster already has."""
 
     there: PreflightSnapshot
     config: MeshConfig
@@ -41,7 +41,7 @@ class Installation:
         return self.config.linkerd
 
     def is_own(self, release: Release) -> bool:
-        """Whether a release is this mesh's."""
+        """Whether a release belongs to this mesh."""
         own = {each.ref for each in self.there.installed.releases.values()}
         for name in ("cert-manager", "traefik"):
             if (found := own_release(name, self.config, self.there.releases)) is not None:
@@ -49,7 +49,7 @@ class Installation:
         return release.ref in own
 
     def installed(self) -> Iterator[tuple[Release, Chart]]:
-        """The cluster's releases of the charts, each with its chart."""
+        """The cluster's releases of the charts to install, each with its chart."""
         for release in self.there.releases:
             for chart in self.charts:
                 if chart.name == release.chart:
@@ -64,7 +64,7 @@ PREFLIGHT = (preflight_cluster, preflight_owners)
 def preflight(
     there: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
 ) -> list[Finding]:
-    """Everything that blocks installing these charts on this cluster, and what it warns of."""
+    """Returns what blocks installing these charts on this cluster, and the warnings about it."""
     found = Installation(there, config, charts)
     results = (result for category in PREFLIGHT for result in category.run(found).results)
     return [
@@ -139,19 +139,19 @@ def configuration_fits(found: Installation) -> Problems:
         yield Problem(unfit.subject, unfit.message, unfit.remedy)
 
 
-# Whose things are
+# Ownership
 
 
 @preflight_owners.check("pre-l5d-existence", "no other Linkerd owns what is to be installed")
 def no_other_linkerd_owns_objects(found: Installation) -> Problems:
-    """CRDs and cluster-wide objects of Linkerd that are not this mesh's own releases'."""
+    """Finds Linkerd's CRDs and cluster-wide objects that this mesh's releases do not own."""
     installing = {chart.name for chart in found.charts}
     installed, linkerd = found.there.installed, found.config.namespaces.linkerd
     own = {ReleaseRef(name, linkerd) for name in installing}
     own |= {ref for name in installing if (ref := installed.ref(name)) is not None}
     foreign: dict[tuple[str, str], list[str]] = {}
     for item in found.there.owned:
-        # A release that something else drives is named by `releases_are_not_driven`.
+        # `releases_are_not_driven` reports this mesh's releases that something else reconciles.
         if item.charts & installing and item.owner.release not in own:
             key = _in_words(item.owner), _existing_remedy(item.owner)
             foreign.setdefault(key, []).append(item.subject)
@@ -164,25 +164,25 @@ def _existing_remedy(owner: Owner) -> str:
     """What to do about a Linkerd that this mesh's releases do not own."""
     if owner.release is not None:
         return (
-            "Name the namespaces of that one in the configuration, or uninstall it; "
-            "a 2.11 release becomes 2.12 by the upgrade flow."
+            "Put its namespaces into the configuration, or uninstall it; "
+            "the upgrade flow takes a 2.11 release to 2.12."
         )
     if owner.reconciles:
         return "Install and upgrade Linkerd there, or remove it there first."
-    return "Uninstall it first: these flows write Helm releases alone, and this is not one."
+    return "Uninstall it first: these flows manage only Helm releases, and this is not one."
 
 
 def _in_words(owner: Owner) -> str:
-    """An owner as upgrade's plan compares it: a plain Helm release by its reference alone."""
+    """An owner as the upgrade plan compares it: for plain Helm, the release's reference alone."""
     return str(owner.release) if owner.by == "Helm" else str(owner)
 
 
 @preflight_owners.check("pl-owner", "nothing else reconciles the mesh's releases")
 def releases_are_not_driven(found: Installation) -> Problems:
-    """Parts of the mesh that Flux, Argo CD, Terraform or the like would bring back."""
+    """Finds parts of the mesh whose changes Flux, Argo CD, Terraform or the like would revert."""
     planned = {chart.name for chart in found.charts}
     if "linkerd-control-plane" in planned:
-        # 2.11's release, of which an upgrade makes two.
+        # The release of 2.11, which an upgrade splits in two.
         planned.add("linkerd2")
     driven: dict[str, list[str]] = {}
     for part, owner in found.there.installed.owners.items():
@@ -191,7 +191,7 @@ def releases_are_not_driven(found: Installation) -> Problems:
     for owner, parts in sorted(driven.items()):
         yield Problem(
             ", ".join(parts),
-            f"it belongs to {owner}, which undoes what others write",
+            f"it belongs to {owner}, which reverts the changes of others",
             "Change it there. verify_mesh, check_certificates and smoke_test work on this mesh as "
             "it is.",
         )
@@ -209,7 +209,7 @@ def foreign_namespaces_lack_nothing(found: Installation) -> Problems:
 
 @preflight_owners.check("pl-owner", "the issuer's Secret has one owner")
 def issuer_has_one_owner(found: Installation) -> Problems:
-    """An issuer mode that would give the issuer's Secret two owners."""
+    """Finds an issuer mode that would give the issuer's Secret two owners."""
     owner = found.there.issuer_owner
     if owner is None or owner.by == "cert-manager" or found.config.issuer == "self-signed":
         return
@@ -227,7 +227,7 @@ def no_other_control_plane(found: Installation) -> Problems:
         if chart.name in CONTROL_PLANE_CHARTS and not found.is_own(release):
             yield Problem(
                 f"Helm release {release.namespace}/{release.name}",
-                f"it is a Linkerd of another namespace ({release.chart} in {release.place})",
+                f"it is a Linkerd in another namespace ({release.chart} in {release.place})",
                 f"A cluster can have one control plane: set namespaces.linkerd to {release.place}, "
                 "or uninstall that one.",
             )

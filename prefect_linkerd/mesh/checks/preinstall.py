@@ -1,7 +1,7 @@
 """Whether a cluster is ready for an installation: `linkerd check --pre`.
 
-Linkerd tries to create what it would install, without keeping it. Here the API server's own
-authorizer is asked, so that nothing has to be rendered and nothing is sent.
+Linkerd creates what it would install, as a dry run. These checks ask the API server's authorizer
+instead, so nothing has to be rendered or sent.
 
 Source: linkerd2 `pkg/healthcheck`, categories pre-kubernetes-setup and
 pre-linkerd-global-resources.
@@ -23,7 +23,7 @@ pre_kubernetes_setup = Category[Snapshot]("pre-kubernetes-setup", "pre")
 pre_linkerd_global_resources = Category[Snapshot]("pre-linkerd-global-resources", "pre")
 
 MAX_HEARTBEAT_AGE = timedelta(minutes=5, seconds=10)
-"""The kubelet's longest pause between two heartbeats, and the clock skew that linkerd allows.
+"""The kubelet's longest pause between two heartbeats plus the clock skew that linkerd allows.
 Source: linkerd2 `pkg/healthcheck`, `AllowedClockSkew`."""
 
 
@@ -31,7 +31,7 @@ Source: linkerd2 `pkg/healthcheck`, `AllowedClockSkew`."""
 def pre_ns(snapshot: Snapshot) -> Problems:
     name = snapshot.config.namespaces.linkerd
     if name in snapshot.namespaces:
-        text = "it exists already"
+        text = "it already exists"
         remedy = "Delete it, or set namespaces.linkerd to another one."
         yield Problem(f"Namespace/{name}", text, remedy)
 
@@ -92,19 +92,18 @@ def pre_k8s_clock_skew(snapshot: Snapshot) -> Problems:
             if abs(age) > MAX_HEARTBEAT_AGE:
                 yield Problem(
                     f"Node/{node['metadata']['name']}",
-                    f"its last heartbeat is {age.total_seconds():.0f} s away from this machine's "
-                    "clock",
+                    f"its last heartbeat is {age.total_seconds():.0f} s off this machine's clock",
                     "Set the clocks of the node and of this machine (NTP).",
                 )
 
 
-# Later `linkerd install` looks at these itself, before it prints anything.
+# In later versions `linkerd install` checks these itself, before it prints anything.
 _CHECKED = versions_where(lambda facts: facts.checks_nothing_is_installed)
 
 
 def _not_there(kind: str, found: Iterable[str]) -> Problems:
     for name in sorted(found):
-        text = "it exists, though no control plane should"
+        text = "it exists, though no control plane should be installed"
         yield Problem(f"{kind}/{name}", text, "Uninstall the Linkerd that it belongs to.")
 
 

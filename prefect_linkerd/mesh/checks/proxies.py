@@ -1,8 +1,8 @@
-"""Whether proxies trust what the mesh trusts, and are of a version that it supports.
+"""Whether proxies have the mesh's trust anchors and a version that the control plane supports.
 
 Linkerd's own check compares the text of each pod's trust bundle with the cluster's. These compare
-certificates, so that order and white space do not count, say which are missing and which are too
-many, and name workloads instead of pods.
+certificates, so order and white space do not matter, name the missing and the extra ones, and
+report workloads instead of pods.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def proxy_trusts_issuer(snapshot: Snapshot) -> Problems:
             yield Problem(
                 subject,
                 f"{count} without trust anchor {anchor.common_name} ({anchor.fingerprint[:12]}), "
-                "so it refuses every certificate that is issued now",
+                "so every certificate that is issued now is refused",
                 "Restart it: its pods are then injected with the current trust bundle.",
             )
 
@@ -78,7 +78,7 @@ def proxy_skew(snapshot: Snapshot) -> Problems:
         try:
             problem = skew_problem(control_plane, LinkerdVersion.parse(text))
         except MeshError:
-            # A version of nobody's release says nothing about its age.
+            # A version that is not a Linkerd release says nothing about its age.
             continue
         for subject, count in _by_workload(pods) if problem else ():
             yield Problem(
@@ -93,7 +93,7 @@ def _living(snapshot: Snapshot) -> Iterable[Pod]:
 
 
 def _by_bundle(snapshot: Snapshot) -> Mapping[str, list[Pod]]:
-    """The proxies by the trust bundle that they carry; the control plane's own read theirs."""
+    """Pods by the trust bundle that their proxies carry; the control plane's proxies carry none."""
     found: dict[str, list[Pod]] = defaultdict(list)
     for pod in _living(snapshot):
         if pod.proxy is not None and pod.proxy.trust_bundle:
@@ -109,7 +109,7 @@ def _certificates(bundle: str) -> dict[str, CertificateInfo]:
 
 
 def _by_workload(pods: Iterable[Pod]) -> list[tuple[str, str]]:
-    """The workloads of some pods, each with how many of them it has."""
+    """The workloads of the pods, each with the number of its proxies in words."""
     counts: dict[str, int] = defaultdict(int)
     for pod in pods:
         counts[str(pod.owner) if pod.owner else pod.subject] += 1

@@ -12,10 +12,10 @@ from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 from prefect_linkerd.mesh.snapshot.proxy_metrics import ProxySample, Responses, without_identity
 
 SUCCESS_RATE = 0.95
-"""What a workload should answer with success."""
+"""The share of a workload's responses that should be successes."""
 
 ENOUGH = 50.0
-"""Responses below which a rate says nothing."""
+"""The number of responses below which a success rate says nothing."""
 
 proxy_metrics = Category[Snapshot]("pl-proxy-metrics", "beyond")
 
@@ -28,7 +28,7 @@ def proxy_identity_valid(snapshot: Snapshot) -> Problems:
 
 @proxy_metrics.check("pl-proxy-identity-renewed", "proxies renew their certificates", "warning")
 def proxy_identity_renewed(snapshot: Snapshot) -> Problems:
-    # A proxy asks for a new one at 70 % of the life of the old one.
+    # A proxy asks for a new certificate after 70 % of the old one's lifetime.
     # Source: linkerd2-proxy `linkerd/proxy/identity-client/src/certify.rs`.
     least = issuance_lifetime(snapshot) / 5
     for pod, said in sorted(_sample(snapshot).answers.items()):
@@ -64,7 +64,7 @@ def _sample(snapshot: Snapshot) -> ProxySample:
     if not sample.answers:
         if not snapshot.pods_run:
             raise Skip("pods do not run here")
-        why = next(iter(sample.silent.values()), "there is none")
+        why = next(iter(sample.silent.values()), "there are no proxies")
         raise Skip(f"no proxy's admin port answers the API server: {why}")
     return sample
 

@@ -1,4 +1,4 @@
-"""Whether the mesh's Helm releases are there, finished, and as the configuration has them."""
+"""Whether the mesh's Helm releases exist, are complete, and match the configuration."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def release_pending(snapshot: Snapshot) -> Problems:
         if release.status in (*PENDING, "uninstalling"):
             yield Problem(
                 _subject(release),
-                f"its revision {release.revision} is {release.status} since "
+                f"its revision {release.revision} has been {release.status} since "
                 f"{release.updated:%Y-%m-%d %H:%M} UTC",
-                "Unless something works on it now, "
+                "Unless something is working on it now, "
                 + _unless_theirs(snapshot, release, "run bootstrap, which finishes it."),
             )
 
@@ -54,12 +54,12 @@ def release_exists(snapshot: Snapshot) -> Problems:
         owner = next(
             (o for p, o in snapshot.installed.owners.items() if p == wanted.chart.name), None
         )
-        # What Argo CD or kubectl installs is not a release, and need not be one.
+        # Argo CD and kubectl create no release, and none is needed.
         is_helms = owner is None or owner.release is not None
         if is_helms and (wanted.namespace, wanted.name) not in there:
             yield Problem(
                 f"Helm release {wanted.namespace}/{wanted.name}",
-                "there is none, though the configuration asks for its chart"
+                "it does not exist, though the configuration has its chart"
                 if owner is None
                 else f"no record of it can be read, and its objects belong to {owner}",
                 "Run bootstrap, or turn the part off in the configuration."
@@ -78,7 +78,7 @@ def release_chart(snapshot: Snapshot) -> Problems:
         if have != want and not has_newer_crds(have, want):
             yield Problem(
                 _subject(release),
-                f"it is of chart {' '.join(have)} instead of {' '.join(want)}",
+                f"its chart is {' '.join(have)} instead of {' '.join(want)}",
                 "Set the configured version to the installed one, or "
                 + _unless_theirs(snapshot, release, "run the upgrade."),
             )
@@ -90,10 +90,10 @@ def release_values(snapshot: Snapshot) -> Problems:
         for unsafe in wanted.unsafe:
             yield Problem(unsafe.place, str(unsafe), unsafe.remedy)
     for release, wanted in _pairs(snapshot):
-        # Another chart has other values: the check before this one says so.
+        # Another chart version has other values; `pl-release-chart` reports it.
         if release.values is None or release.chart_version != wanted.chart.version:
             continue
-        # What is not given is the chart's default, which may be given as well.
+        # A value left out equals one set to the chart's default.
         have, want = (merge(wanted.chart.defaults, v) for v in (release.values, wanted.values))
         keys = differing_keys(_comparable(have), _comparable(want))
         if keys:
@@ -102,18 +102,18 @@ def release_values(snapshot: Snapshot) -> Problems:
                 f"its values differ from the configuration's in {', '.join(keys[:20])}"
                 + (f" and {len(keys) - 20} more" if len(keys) > 20 else ""),
                 "Write the change into the configuration, or "
-                + _unless_theirs(snapshot, release, "run bootstrap to bring them back."),
+                + _unless_theirs(snapshot, release, "run bootstrap to restore them."),
             )
 
 
 def _unless_theirs(snapshot: Snapshot, release: Release, remedy: str) -> str:
-    """What to do about a release: by a flow, or where its owner keeps it."""
+    """The remedy, or for a release that another owner manages, to change it there."""
     installed = snapshot.installed
     owners = (installed.owners[part] for part, r in installed.releases.items() if r == release)
     of_mesh = next(owners, None)
     owner = of_mesh or owner_of_release(release)
     is_theirs = decide(owner, "mesh" if of_mesh else "shared") == "theirs"
-    return f"change it where it is kept: it belongs to {owner}." if is_theirs else remedy
+    return f"change it where it is managed: it belongs to {owner}." if is_theirs else remedy
 
 
 def _subject(release: Release) -> str:
@@ -124,7 +124,7 @@ def _wanted(snapshot: Snapshot) -> tuple[DesiredRelease, ...]:
     try:
         return snapshot.wanted
     except MeshError as error:
-        # An unreachable chart source is no fault of the mesh; linkerd's check of versions says so.
+        # An unreachable chart source is not the mesh's fault; linkerd's version check reports it.
         raise Skip(f"there is nothing to compare with: {error}") from None
 
 
@@ -137,13 +137,13 @@ def _pairs(snapshot: Snapshot) -> Iterator[tuple[Release, DesiredRelease]]:
 
 
 def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with the trust bundle as the set of its certificates: its order says nothing.
+    """Values to compare: the trust bundle as a set of certificates, and texts trimmed.
 
-    Nor does white space around a text, such as the end of a PEM file's last line.
+    So neither the bundle's order nor white space, such as a PEM file's last newline, counts.
     """
     trimmed = {key: _trimmed(value) for key, value in values.items()}
     if TRUST_DOMAIN in values:
-        # Left empty, it is the cluster's domain. Source: linkerd2 `charts/partials`.
+        # If empty, it is the cluster's domain. Source: linkerd2 `charts/partials`.
         trimmed[TRUST_DOMAIN] = values[TRUST_DOMAIN] or values.get("clusterDomain")
     bundle = str(values.get(BUNDLE, ""))
     try:

@@ -1,4 +1,4 @@
-"""Whether cert-manager renews a certificate, and in time."""
+"""Whether cert-manager renews a certificate in time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.snapshot.mesh import Snapshot, timestamp
 
 LATE = timedelta(minutes=15)
-"""How long after its time cert-manager may take for a renewal."""
+"""How late cert-manager may be with a renewal."""
 
 
 def overdue(certificate: Object, now: datetime) -> datetime | None:
-    """When a Certificate should have been renewed that was not; None where it is on time."""
+    """When an overdue Certificate should have been renewed; None if it is on time."""
     due = timestamp(certificate.get("status", {}).get("renewalTime"))
     return due if due is not None and now > due + LATE else None
 
 
 def is_renewed(snapshot: Snapshot, namespace: str, secret: str) -> bool:
-    """Whether cert-manager keeps a Secret's certificate: its Certificate is Ready and on time.
+    """Whether cert-manager renews a Secret's certificate: its Certificate is Ready and on time.
 
-    Linkerd documents certificates of a day or two for cert-manager, which would end soon for ever.
+    Linkerd's docs have cert-manager issue certificates for a day or two, which would always count
+    as expiring soon.
     Source: Linkerd's *Automatically Rotating Control Plane TLS Credentials* and *Automatically
     Rotating Webhook TLS Credentials*.
     """

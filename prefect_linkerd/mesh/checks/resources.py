@@ -1,4 +1,4 @@
-"""Objects that a chart makes and that have to be there (linkerd2's `checkResources`)."""
+"""Objects of a chart that have to exist (linkerd2's `checkResources`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Labels = Mapping[str, str]
 
 
 def of_control_plane(labels: Labels) -> bool:
-    """Whether linkerd counts an object as a control plane's: `control-plane-ns,!cni-resource`."""
+    """Whether linkerd counts an object as the control plane's: `control-plane-ns,!cni-resource`."""
     return CONTROL_PLANE_NS in labels and CNI_RESOURCE not in labels
 
 
@@ -26,7 +26,7 @@ def labels_of(objects: Mapping[str, Object]) -> Mapping[str, Labels]:
 def missing(
     kind: str, wanted: Iterable[str], found: Mapping[str, Labels], *, remedy: str
 ) -> Problems:
-    """A problem for every wanted object that is not there, or not labelled as a control plane's.
+    """A problem for every wanted object that is missing or not labelled as the control plane's.
 
     Args:
         found: labels by name; names of namespaced objects are `namespace/name`.
@@ -36,5 +36,5 @@ def missing(
         if labels is None:
             yield Problem(f"{kind}/{name}", "it does not exist", remedy)
         elif not of_control_plane(labels):
-            text = f"it has no label {CONTROL_PLANE_NS}, or one of the CNI plugin"
+            text = f"it has no label {CONTROL_PLANE_NS}, or has the CNI plugin's"
             yield Problem(f"{kind}/{name}", text, remedy)

@@ -1,7 +1,7 @@
-"""Work that was begun on a mesh and not finished: a rotation or an upgrade that nobody continues.
+"""Unfinished rotations and upgrades of a mesh that no run is working on.
 
-A run that is alive holds the lease of the rotations' ConfigMap, and renews it. While it does, what
-it does is no finding; once the lease has expired, the work waits for somebody to resume it.
+A live run holds the lease in the rotations' ConfigMap and keeps renewing it; its work is not a
+finding. Once the lease has expired, the work waits for somebody to resume it.
 """
 
 from __future__ import annotations

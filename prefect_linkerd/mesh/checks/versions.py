@@ -1,7 +1,7 @@
-"""Versions: of this configuration, of the control plane, and the newest there is.
+"""The configured version, the control plane's and the proxies', and the newest.
 
-`config.version` stands where linkerd has the version of its CLI, and the newest release comes from
-the chart source in place of linkerd's online version check.
+`config.version` takes the place of the linkerd CLI's version, and the newest release comes from
+the chart source instead of linkerd's online version check.
 
 Source: linkerd2 `pkg/healthcheck`, categories linkerd-version and control-plane-version, and
 `pkg/version` (Channels).
@@ -25,7 +25,7 @@ UPGRADE = "Set version to that release, and run the upgrade flow."
 
 
 def outdated(snapshot: Snapshot, version: str) -> str:
-    """What is wrong with a version next to the newest of its channel; empty where it is that.
+    """How a version differs from the chart source's newest; empty if it does not.
 
     Raises:
         Skip: the newest is not known; `l5d-version-latest` says so.
@@ -36,7 +36,7 @@ def outdated(snapshot: Snapshot, version: str) -> str:
     if version == str(newest):
         return ""
     if not version.startswith(f"{newest.channel}-"):
-        return f"{version} is of another channel than {newest}, the newest in the chart source"
+        return f"{version} is from another channel than {newest}, the newest in the chart source"
     return f"it is {version}, and the newest is {newest}"
 
 
@@ -68,7 +68,7 @@ def can_retrieve_the_control_plane_version(snapshot: Snapshot) -> Problems:
     if not installed_values(snapshot).get("linkerdVersion"):
         yield Problem(
             f"ConfigMap/{snapshot.config.namespaces.linkerd}/linkerd-config",
-            "its values do not say linkerdVersion",
+            "its values have no linkerdVersion",
             AGAIN,
         )
 
@@ -89,7 +89,7 @@ def control_plane_and_cli_versions_match(snapshot: Snapshot) -> Problems:
         yield Problem("control plane", text, "Run the upgrade flow, or correct version.")
 
 
-# The proxies' own, for every category that looks at them
+# Versions of proxies, for every category that checks them
 
 
 def proxies_outdated(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
@@ -106,7 +106,7 @@ def proxies_outdated(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
 
 
 def proxies_differ(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
-    """The running pods whose proxy is not of the configured version."""
+    """The pods whose proxy does not have the configured version."""
     wanted = snapshot.config.version
     everywhere = not release_facts(snapshot.version).compares_running_proxies_only
     for pod in pods:
@@ -116,7 +116,7 @@ def proxies_differ(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
             text = f"its proxy is {pod.proxy.version}, and the configuration says {wanted}"
             pinned = PROXY_VERSION in pod.annotations
             remedy = (
-                f"It is kept there by annotation {PROXY_VERSION}: remove that from the workload or "
+                f"It is pinned by annotation {PROXY_VERSION}: remove that from the workload or "
                 "its namespace, and restart it."
                 if pinned
                 else "Restart its workload."
@@ -125,5 +125,5 @@ def proxies_differ(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
 
 
 def _known(pod: Pod) -> bool:
-    """Whether the proxy's image says its version: one named by digest does not."""
+    """Whether the proxy's image tag says its version; an image pinned by digest has no tag."""
     return pod.proxy is not None and bool(pod.proxy.version) and "@" not in pod.proxy.image

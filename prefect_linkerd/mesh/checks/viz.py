@@ -1,7 +1,7 @@
 """The viz extension: every check of `linkerd viz check --proxy`.
 
-What linkerd asks viz's metrics API for, which asks Prometheus, is asked Prometheus itself here.
-`l5d-data-plane-exists` does nothing where all namespaces are looked at, as here.
+Linkerd queries Prometheus through viz's metrics API; these checks query Prometheus directly.
+`l5d-data-plane-exists` is left out: it does nothing if all namespaces are checked, as here.
 Source: linkerd2 `viz/pkg/healthcheck/healthcheck.go`.
 """
 
@@ -69,7 +69,7 @@ def _cluster_role_bindings(snapshot: Snapshot) -> Problems:
     )
 
 
-# As warnings they stop what follows even so.
+# Fatal even as warnings.
 viz.check(
     "l5d-viz-cr-exists",
     "linkerd-viz ClusterRoles exist",
@@ -229,20 +229,20 @@ def data_plane_prom(snapshot: Snapshot) -> Problems:
     control_plane = snapshot.config.namespaces.linkerd
     for pod in snapshot.pods:
         if pod.control_plane == control_plane and pod.name not in prometheus.pods:
-            text = "there are no metrics of its proxy in Prometheus"
+            text = "Prometheus has no metrics of its proxy"
             yield Problem(pod.subject, text, "Wait for a scrape; else check its inbound policy.")
 
 
 def _read_secrets(snapshot: Snapshot, namespace: str) -> None:
     if namespace != snapshot.config.namespaces.viz:
-        raise Skip(f"viz is in {namespace}, where the configuration does not look for its Secrets")
+        raise Skip(f"viz is in {namespace}, and only the configured namespace's Secrets are read")
 
 
 def _external(snapshot: Snapshot, namespace: str) -> str:
-    """Where Prometheus is, if viz has none of its own; empty where it has.
+    """Where the external Prometheus is; empty if viz has its own.
 
-    linkerd goes by the namespace's annotation alone. The chart writes that by a hook of its first
-    installation, so that it is not there where hooks are off or Prometheus was turned off later.
+    linkerd reads only the namespace's annotation. The chart sets that in a hook of its first
+    installation, so it is missing if hooks are off or Prometheus was turned off later.
     """
     values = snapshot.release_values("linkerd-viz", namespace)
     own: object = values.get("prometheus")
@@ -262,7 +262,7 @@ def _prometheus(snapshot: Snapshot) -> Prometheus:
     if external := _external(snapshot, namespace_of(snapshot, "viz")):
         raise Skip(f"Prometheus is elsewhere: {external}")
     if found.state == "refuses":
-        raise Skip("Linkerd's own policy lets only viz's metrics API ask Prometheus")
+        raise Skip("Linkerd's own policy lets only viz's metrics API query Prometheus")
     if found.state == "silent" and not snapshot.pods_run:
         raise Skip("pods do not run here")
     return found

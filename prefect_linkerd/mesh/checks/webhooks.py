@@ -1,4 +1,4 @@
-"""The certificates of Linkerd's webhooks, against the CA that the API server verifies them by.
+"""Checks the certificates of Linkerd's webhooks against the CA that the API server trusts.
 
 Source: linkerd2 `pkg/healthcheck`, category linkerd-webhooks-and-apisvc-tls.
 """
@@ -26,10 +26,10 @@ RENEW = (
 
 
 def serving_chain(snapshot: Snapshot, namespace: str, secret: str) -> list[CertificateInfo]:
-    """A server's certificate, and those that follow it in its Secret.
+    """A server's certificate, and the intermediates that follow it in its Secret.
 
     Raises:
-        Skip: there is none that can be read; the check of its validity says so.
+        Skip: it cannot be read; the check of its validity says so.
     """
     found = snapshot.secrets.get(f"{namespace}/{secret}")
     try:
@@ -41,12 +41,12 @@ def serving_chain(snapshot: Snapshot, namespace: str, secret: str) -> list[Certi
 def not_served(
     snapshot: Snapshot, namespace: str, secret: str, authority: str, host: str
 ) -> Problems:
-    """Why a client that trusts a CA does not accept a server's certificate: linkerd's own test.
+    """Why a client that trusts a CA rejects a server's certificate; linkerd's own test.
 
     Args:
         secret: the name of the Secret with the server's certificate and key.
         authority: the CA that the client trusts, PEM.
-        host: the DNS name by which the client calls the server.
+        host: the DNS name that the client uses for the server.
     """
     subject = f"Secret/{namespace}/{secret}"
     found = snapshot.secrets.get(f"{namespace}/{secret}")
@@ -77,17 +77,17 @@ def not_served(
         yield Problem(subject, text, RENEW)
     elif host not in chain[0].dns_names:
         names = ", ".join(chain[0].dns_names) or "none"
-        yield Problem(subject, f"it is not for {host}; its DNS names are: {names}", RENEW)
+        yield Problem(subject, f"it is not valid for {host}; its DNS names are: {names}", RENEW)
 
 
 def _new_root(snapshot: Snapshot, root: CertificateInfo) -> str:
-    """How a CA is replaced; a chart makes a new one with each certificate."""
+    """How to replace a CA; a chart creates a new one with each certificate."""
     found = (e for e in expiries(snapshot) if e.info.fingerprint == root.fingerprint)
     return next((e.remedy for e in found if e.role == "webhook CA" and not e.renewed_by), RENEW)
 
 
 def ending(snapshot: Snapshot, namespace: str, secret: str) -> Problems:
-    """The certificates of a server's Secret that end soon, unless cert-manager renews them."""
+    """The certificates in a server's Secret that expire soon, unless cert-manager renews them."""
     if is_renewed(snapshot, namespace, secret):
         return
     for info in serving_chain(snapshot, namespace, secret):

@@ -1,4 +1,4 @@
-"""Workloads that should be meshed and are not, pods that are not ready or not there at all."""
+"""Workloads that should be meshed and are not, and pods that are missing or not ready."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def workload_meshed(snapshot: Snapshot) -> Problems:
     refused = {str(key): said for key, said in _refused(snapshot).items()}
     for subject, pods in sorted(bare.items()):
         text = f"{_count(pods)} without a proxy, though annotation {INJECT} asks for one"
-        remedy = "Restart it, now that the injector answers; else look at the injector's log."
+        remedy = "Restart it once the injector responds; if that fails, look at the injector's log."
         if said := refused.get(subject):
             text, remedy = f"{text}, and new ones are refused: {said}", refusal_remedy(said)
         yield Problem(subject, text, remedy)
@@ -44,7 +44,7 @@ def pod_ready(snapshot: Snapshot) -> Problems:
         yield Problem(
             subject,
             f"{_count(pods)} not ready: {pods[0].name}: {_reason(pods[0])}",
-            "Look at the pod by `kubectl describe pod` and at its containers' logs.",
+            "Look at the pod with `kubectl describe pod` and at its containers' logs.",
         )
 
 
@@ -78,12 +78,12 @@ def _pods_there(snapshot: Snapshot) -> dict[Workload, int]:
 
 
 def _refused(snapshot: Snapshot) -> dict[Workload, str]:
-    """The workloads that are refused pods now, and what is said of that."""
+    """The workloads whose new pods are refused now, each with the reason."""
     there = _pods_there(snapshot)
     found: dict[Workload, str] = {}
     for workload in snapshot.workloads:
         said = workload.refusal
-        # Nothing takes an event back once the pods are there after all.
+        # An event remains even after the pods have been created.
         if workload.kind != "Deployment" and there[_key(workload)] < workload.wanted:
             said = snapshot.refusals.get(_key(workload), "")
         if said:
@@ -96,7 +96,7 @@ def _key(workload: WorkloadState) -> Workload:
 
 
 def _asks_for_proxy(pod: Pod, snapshot: Snapshot) -> bool:
-    """Whether the injector takes such a pod, by its annotations and the webhook's selector.
+    """Whether the injector would inject a pod, by its annotations and the webhook's selector.
 
     Source: linkerd2 `pkg/inject/report.go` (Injectable).
     """
@@ -106,7 +106,7 @@ def _asks_for_proxy(pod: Pod, snapshot: Snapshot) -> bool:
 
 
 def _wants_proxy(workload: WorkloadState, snapshot: Snapshot) -> bool:
-    """The same of the pods that a workload would make."""
+    """The same for the pods that a workload would create."""
     return not workload.host_network and _is_injected(
         workload.pod_annotations, workload.namespace, snapshot
     )
@@ -131,7 +131,7 @@ def _own_namespaces(snapshot: Snapshot) -> frozenset[str]:
 
 
 def _of_mesh(snapshot: Snapshot) -> Iterator[Pod]:
-    """The pods that the mesh has, and those that it is made of."""
+    """The meshed pods, and all pods in Linkerd's own namespaces."""
     own, control_plane = _own_namespaces(snapshot), snapshot.config.namespaces.linkerd
     for pod in snapshot.pods:
         is_meshed = pod.proxy is not None and pod.control_plane == control_plane
@@ -148,7 +148,7 @@ def _count(pods: list[Pod]) -> str:
 
 
 def _reason(pod: Pod) -> str:
-    """The most telling word: a container's trouble, else a condition's, else the phase."""
+    """The most specific reason: a container's problem, else a condition's, else the pod's."""
     for container in pod.containers:
         if container.trouble:
             return f"{container.name} {container.trouble}"

@@ -1,4 +1,4 @@
-"""What a user says about a mesh: one model, validated whole before anything is touched."""
+"""The user's configuration of a mesh: one model, validated as a whole before anything changes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EMOJIVOTO = (
     "https://raw.githubusercontent.com/linkerd/website/e867ceadf1163b10aaa19d9800a90ffb4e8d1964"
     "/run.linkerd.io/public/emojivoto.yml"
 )
-"""What https://run.linkerd.io/emojivoto.yml serves, at a commit, so that it never changes."""
+"""The manifest that https://run.linkerd.io/emojivoto.yml serves, pinned to a commit."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 
@@ -78,7 +78,7 @@ Namespace = Annotated[str, AfterValidator(_dns_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Host = Annotated[str, AfterValidator(_host)]
 Dependency = Literal["cert-manager", "traefik"]
-"""What the mesh needs beside Linkerd."""
+"""What the mesh may need besides Linkerd."""
 
 ApprovalHours = Annotated[
     float,
@@ -103,21 +103,21 @@ LeaseSeconds = Annotated[
 
 
 class Section(BaseModel):
-    """The base of everything that a user fills in."""
+    """The base of every model that a user fills in."""
 
-    # Unknown fields are mistakes of spelling, and a message beats a setting that does nothing.
-    # Inputs are kept out of validation errors, as one of them may be a secret.
+    # Unknown fields are typos; an error is better than a setting without effect.
+    # Inputs are hidden in validation errors, as one may be a secret.
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        # In Prefect's forms a plain field that may be empty is one box; as a choice between a text
-        # and nothing it would be two tabs. Its server lets both be null.
+        # Makes an optional plain field one box in Prefect's forms; as a choice between text and
+        # nothing it would be two tabs. The server accepts null either way.
         schema = handler(core_schema)
         content = handler.resolve_ref_schema(schema)
-        # The form of a block heads a section by this.
+        # A block's form uses this as the heading of a section.
         content["title"] = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__).capitalize()
         properties: dict[str, Any] = content.get("properties", {})
         for field in properties.values():
@@ -128,14 +128,14 @@ class Section(BaseModel):
                         {"type": "null"},
                     ]
                 }:
-                    # A null is none of an enumeration's values.
+                    # Null would not be a valid value of an enumeration.
                     if "enum" not in plain:
                         del field["anyOf"]
                         field |= plain
                         field.pop("default", None)
                 case {"anyOf": [{"$ref": _} as section, {"type": "null"} as nothing]}:
-                    # A form begins with the first choice, and would ask for a section's fields.
-                    # Without a title its label is empty there.
+                    # A form starts with the first choice and would require the section's fields.
+                    # Without a title, the choice's label would be empty.
                     field["anyOf"] = [nothing | {"title": "None"}, section]
                 case _:
                     pass
@@ -206,11 +206,11 @@ class Namespaces(Section):
 
     @property
     def of_linkerd(self) -> tuple[str, str, str]:
-        """Those of Linkerd's own charts."""
+        """The namespaces of Linkerd's own charts."""
         return (self.linkerd, self.viz, self.jaeger)
 
     def of_chart(self, chart: str) -> str:
-        """Where a chart is installed that is not a release yet."""
+        """Returns the namespace for a chart that has no release yet."""
         return {
             "linkerd-viz": self.viz,
             "linkerd-jaeger": self.jaeger,
@@ -220,7 +220,7 @@ class Namespaces(Section):
 
 
 class ExtraValues(Section):
-    """Helm values of the user's own, which win over all but what holds the mesh together."""
+    """The user's Helm values, which override all others except those that the mesh depends on."""
 
     files: list[Path] = Field(
         default_factory=list[Path],
@@ -619,7 +619,7 @@ class Lifetimes(Section):
 
 
 class MaintenanceWindow(Section):
-    """When a mesh may be upgraded: from each time of a cron expression on, for a while."""
+    """When a mesh may be upgraded: for some time after each time of a cron expression."""
 
     cron: str = Field(
         default="0 2 * * 2",
@@ -662,10 +662,10 @@ class MaintenanceWindow(Section):
         return value
 
     def opening(self, now: datetime) -> datetime:
-        """When the window that is open at `now` opened; else when the next one opens."""
+        """Returns when the window that is open at `now` opened, else when the next one opens."""
         zone = ZoneInfo(self.timezone)
-        # Compared in UTC, and searched from later on: where clocks are set back, a local time is
-        # there twice, and CronSim takes it for the first.
+        # Compares in UTC and searches backwards from a later time: when clocks are set back, a
+        # local time occurs twice, and CronSim takes it for the first.
         before = CronSim(self.cron, (now + timedelta(hours=3)).astimezone(zone), reverse=True)
         last = next((o for opened in before if (o := opened.astimezone(UTC)) <= now), None)
         if last is not None and now - last < timedelta(minutes=self.duration_minutes):
@@ -904,7 +904,7 @@ class MeshConfig(Section):
 
     @property
     def anchor_namespace(self) -> str:
-        """Where a key that is kept in the cluster is: a ClusterIssuer reads cert-manager's own."""
+        """The namespace of a key kept in the cluster; a ClusterIssuer reads cert-manager's."""
         by_cluster_issuer = (
             self.issuer == "cert-manager" and self.cert_manager.issuer_kind == "ClusterIssuer"
         )

@@ -1,4 +1,4 @@
-"""What a user says about restarts; apart from what restarts, so that a form loads fast."""
+"""The user's settings for restarts; kept apart from the code that restarts, so forms load fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cert-manager's Certificates: which of them keeps a Secret, and whether it is somebody else's."""
+"""cert-manager's Certificates: which one keeps a Secret, and whether somebody else owns it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ CERT_MANAGER = "cert-manager.io/v1"
 
 
 def is_theirs(obj: Object) -> bool:
-    """Whether an object that these flows could make themselves is somebody else's.
+    """Whether somebody else owns an object that these flows could also make.
 
-    Ours is what carries our label or was applied by our field manager, as by versions that set no
+    An object is ours if it carries our label or our field manager applied it; older versions set no
     label.
     """
     return decide(owner_of(obj), "shared") == "theirs"
 
 
 def certificate_for(certificates: Iterable[Object], secret: str) -> Object | None:
-    """The Certificate that keeps a Secret, whatever its name; None where none does.
+    """The Certificate that keeps a Secret, whatever its name; None if no Certificate does.
 
-    cert-manager lets only one of two Certificates write the same Secret. Somebody else's counts
-    then: what they keep is left to them.
+    Of two Certificates for the same Secret, cert-manager lets only one write it. Somebody else's
+    takes precedence here, because what they keep is left to them.
 
     Args:
-        certificates: those of the Secret's namespace.
+        certificates: all that are in the Secret's namespace.
     """
     keepers = [obj for obj in certificates if obj["spec"].get("secretName") == secret]
     return next(filter(is_theirs, keepers), next(iter(keepers), None))

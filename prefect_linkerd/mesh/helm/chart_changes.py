@@ -30,7 +30,7 @@ HIDDEN = "(hidden)"
 class ValuesChange:
     """How a chart's default values differ from an older version's; keys as `a.b.c`.
 
-    `renamed` are removed keys, each with the new one that seems to have taken its place.
+    `renamed` pairs removed keys with the new ones that seem to replace them.
     """
 
     chart: str
@@ -47,8 +47,8 @@ def values_change(
 ) -> ValuesChange:
     """Compares two charts' default values by their keys.
 
-    A removed key counts as renamed where that is `known`, or where exactly one new key has the
-    same last part and the same default.
+    A removed key counts as renamed if `known` says so, or if exactly one new key has the same last
+    part and the same default.
     """
     before, after = dict(leaves(old)), dict(leaves(new))
     removed = [key for key in before if key not in after and not _is_below(key, after, new)]
@@ -72,7 +72,7 @@ def values_change(
 
 
 def _is_below(key: Key, after: Mapping[Key, Any], values: Mapping[str, Any]) -> bool:
-    """Whether the new chart takes anything at a key: a null, a free mapping, or a mapping."""
+    """Whether a chart accepts a key without a default: below an empty default, or a mapping."""
     if any(not after[key[:end]] for end in range(1, len(key)) if key[:end] in after):
         return True
     found: Any = values
@@ -86,9 +86,10 @@ def _is_below(key: Key, after: Mapping[Key, Any], values: Mapping[str, Any]) -> 
 def lost_values(
     user: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """The user's values that the old chart knows and the new one does not: they would do nothing.
+    """The user's values that the old chart knows and the new one does not, and so would ignore.
 
-    What neither knows is a free mapping's key or was never of any use; it is not named.
+    A value that neither knows is a key of a free-form mapping, or never had an effect; it is left
+    out.
     """
     before, after = dict(leaves(old)), dict(leaves(new))
     return tuple(
@@ -106,12 +107,13 @@ def _is_known(key: Key, found: Mapping[Key, Any], values: Mapping[str, Any]) -> 
 
 
 def has_newer_crds(installed: tuple[str, str], wanted: tuple[str, str]) -> bool:
-    """Whether the cluster's CRDs are of a newer chart than the wanted one, and so stay.
+    """Whether the cluster's CRDs come from a newer chart than the wanted one, and so stay.
 
-    Both are a chart's name and version; a first revision cut from 2.11's chart is of that chart.
+    Each argument is a chart's name and version; a first revision cut from 2.11's chart names that
+    chart.
 
-    Newer CRDs serve whatever an older control plane asks for, as after an upgrade that was undone;
-    older ones would drop versions and fields that custom resources are stored with.
+    Newer CRDs serve whatever an older control plane asks for, such as after an upgrade was rolled
+    back; older ones would drop versions and fields that stored custom resources use.
 
     >>> has_newer_crds(("linkerd-crds", "1.8.0"), ("linkerd-crds", "1.6.1"))
     True
@@ -124,21 +126,21 @@ def has_newer_crds(installed: tuple[str, str], wanted: tuple[str, str]) -> bool:
 
 @dataclass(frozen=True)
 class CrdChange:
-    """What happens to a CRD: `kept` is one that no chart has any more, and that stays."""
+    """What happens to a CRD; a `kept` one is in no chart any more, but stays in the cluster."""
 
     name: str
     change: Literal["create", "update", "kept"]
     served_added: tuple[str, ...] = ()
     served_removed: tuple[str, ...] = ()
     storage: str = ""
-    """The old and the new storage version, where they differ."""
+    """The old and the new storage version, as `v1alpha1 to v1`; empty if they are the same."""
 
 
 def crd_changes(installed: Sequence[Object], wanted: Sequence[Object]) -> list[CrdChange]:
-    """What an upgrade does to CRDs; those that stay as they are are left out.
+    """What an upgrade does to CRDs; those whose versions do not change are left out.
 
     Args:
-        installed: CRDs of the cluster that belong to the mesh's releases.
+        installed: the cluster's CRDs that belong to the mesh's releases.
         wanted: what the new charts render; other kinds are ignored.
     """
     before = {obj["metadata"]["name"]: obj for obj in installed if obj["kind"] == CRD}
@@ -179,9 +181,9 @@ def _storage(crd: Object) -> str:
 class ObjectChange:
     """What an upgrade does to an object: the fields it changes, and the difference as text.
 
-    `refused` is the API server's own message where it does not accept the object. `taken_from` is
-    who has an object that this release would write and `is_new` whether the release lacked it until
-    now: Helm refuses to write such an object of another owner, and takes over any other.
+    `refused` is the API server's message if it rejects the object. `taken_from` is the owner that
+    this release would take the object from. `is_new` says whether the release did not contain the
+    object before: Helm refuses to write such an object of another owner, and takes over any other.
     """
 
     subject: str
@@ -198,7 +200,7 @@ def deletions(
 ) -> list[Object]:
     """The objects of a release's current manifest that its next one lacks.
 
-    Helm deletes each of them, even those that somebody else wrote, unless the live object has the
+    Helm deletes each of them, even if somebody else wrote it, unless the live object has the
     annotation `helm.sh/resource-policy: keep`. Source: helm `pkg/kube/client.go`, `Client.Update`.
     """
     kept = {_identity(obj, namespace) for obj in wanted if not _annotation(obj, "helm.sh/hook")}
@@ -221,14 +223,14 @@ def object_changes(
     *,
     keeps_crds: bool = False,
 ) -> list[ObjectChange]:
-    """What a release's upgrade would do, asked of the API server by a dry run; changes nothing.
+    """What a release's upgrade would do, by a dry run on the API server; changes nothing.
 
     Args:
-        namespace: of the release; charts leave it out.
-        installed: the objects of the release's present manifest.
+        namespace: the release's, which manifests leave out.
+        installed: the objects of the release's current manifest.
         wanted: what the new chart renders.
-        own: the releases that may own the objects; None: that is not looked at.
-        keeps_crds: whether CRDs are marked to be kept before Helm could delete one.
+        own: the releases that may own the objects; None skips the check of owners.
+        keeps_crds: whether CRDs are marked as kept before Helm could delete them.
     """
 
     present = {_identity(obj, namespace): obj for obj in installed}
@@ -254,7 +256,7 @@ def object_changes(
 
 
 def own_folder_crds(cluster: Cluster, chart: Chart) -> list[Object]:
-    """The CRDs of a chart's folder, but for those that somebody else has put there."""
+    """The CRDs of a chart's `crds/` folder, except those that somebody else has installed."""
     found = folder_crds(chart)
     if not found:
         return []
@@ -264,7 +266,7 @@ def own_folder_crds(cluster: Cluster, chart: Chart) -> list[Object]:
 
 
 def _deletion(cluster: Cluster, obj: Object) -> ObjectChange | None:
-    """The deletion of an object; None where it is not there, or Helm keeps it."""
+    """The deletion of an object; None if it does not exist, or Helm keeps it."""
     api_version, kind, metadata = obj["apiVersion"], obj["kind"], obj["metadata"]
     live = None
     if cluster.serves(api_version, kind):
@@ -286,7 +288,7 @@ def _annotation(obj: Object, name: str) -> str:
 
 
 def _placed(cluster: Cluster, namespace: str, obj: Object) -> Object:
-    """An object with its namespace, where its kind has one."""
+    """An object with its namespace filled in, if its kind has one."""
     resource = cluster.resource(obj["apiVersion"], obj["kind"])
     if resource is None or not resource.namespaced or obj["metadata"].get("namespace"):
         return obj
@@ -294,11 +296,12 @@ def _placed(cluster: Cluster, namespace: str, obj: Object) -> Object:
 
 
 def _taken_from(live: Object, own: Collection[ReleaseRef], *, is_new: bool) -> Owner | None:
-    """The owner that an object would lose to one of our own releases."""
+    """The owner that one of our own releases would take an object from, or None."""
     owner = owner_of(live)
     if owner.release in own and not owner.reconciles:
         return None
-    # What the release has already and nobody else claims is its own, whatever its annotations.
+    # An object that the release already contains and no other owner claims is its own, whatever its
+    # annotations.
     return owner if is_new or owner.release is not None or owner.reconciles else None
 
 
@@ -313,7 +316,7 @@ def _object_change(
     metadata, subject = placed["metadata"], name_of(placed)
     api_version, kind = placed["apiVersion"], placed["kind"]
     if not cluster.serves(api_version, kind):
-        # Its CRD comes with the same upgrade, so there is nothing to ask yet.
+        # The same upgrade installs its CRD, so the API server cannot check it yet.
         return ObjectChange(subject, "create")
     live = cluster.get(api_version, kind, metadata["name"], metadata.get("namespace"))
     try:
@@ -327,8 +330,9 @@ def _object_change(
         if error.transient and error.status != 500:
             raise
         if live is None and error.status == 404 and kind in ("RoleBinding", "ClusterRoleBinding"):
-            # Who may not bind every role has its rules looked up, and the role comes with the same
-            # upgrade. Source: kubernetes `pkg/registry/rbac/rolebinding/policybased`.
+            # For a client that may not bind every role the API server looks up the role's rules,
+            # and the same upgrade creates that role.
+            # Source: kubernetes `pkg/registry/rbac/rolebinding/policybased`.
             return ObjectChange(subject, "create")
         return ObjectChange(subject, "update" if live else "create", refused=error.found)
     before, after = comparable(live), comparable(after)
@@ -337,13 +341,13 @@ def _object_change(
     taken_from = _taken_from(live, own, is_new=is_new) if own is not None else None
     if not fields and taken_from is None:
         return None
-    # The schemas of CRDs are thousands of lines that nobody reads.
+    # A CRD's schema has thousands of lines: its diff is too long to read.
     diff = "" if kind == CRD else unified(before, after)
     return ObjectChange(subject, "update", fields, diff, taken_from=taken_from, is_new=is_new)
 
 
 def comparable(obj: Object) -> Object:
-    """An object without what the API server writes by itself, and without secrets."""
+    """An object without the fields that the API server sets, and with secrets hidden."""
     shown = deepcopy(obj)
     shown.pop("status", None)
     for key in ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp"):
@@ -353,7 +357,7 @@ def comparable(obj: Object) -> Object:
             if part in shown:
                 shown[part] = dict.fromkeys(shown[part], HIDDEN)
     for hook in shown.get("webhooks", []):
-        # Charts make a new CA at each rendering; it is no change that anybody decided.
+        # Charts generate a new CA at each rendering, which is not a deliberate change.
         hook.get("clientConfig", {}).pop("caBundle", None)
     if shown["kind"] == "APIService":
         shown["spec"].pop("caBundle", None)
@@ -384,7 +388,7 @@ def changed_fields(before: Any, after: Any, path: str = "") -> Iterator[str]:
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
     """The JSON merge patch (RFC 7386) that sets all of a manifest and drops what an older one had.
 
-    This is what Helm's upgrade does to an object, save for what others put into its lists.
+    Helm's upgrade does the same to an object, except for what others put into its lists.
     """
     patch: Object = {}
     for key, value in new.items():
@@ -398,11 +402,11 @@ def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
 
 
 _Dumper: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""libyaml's where PyYAML has it: a fifth of the time."""
+"""libyaml's dumper if PyYAML has it: it takes a fifth of the time."""
 
 
 class _Readable(_Dumper):
-    """Writes texts of several lines as such, so that a file in a ConfigMap can be compared."""
+    """Writes multi-line strings as literal blocks, so files in a ConfigMap can be compared."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -414,7 +418,7 @@ _Readable.add_representer(str, _text)
 
 
 def unified(before: Object, after: Object, limit: int = 120) -> str:
-    """The difference of two objects as a unified diff of their YAML, at most `limit` lines."""
+    """The unified diff of two objects' YAML, at most `limit` lines."""
     old, new = (yaml.dump(obj, Dumper=_Readable, width=100).splitlines() for obj in (before, after))
     lines = list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]
     more = [f"... {len(lines) - limit} more lines"] if len(lines) > limit else []
@@ -422,7 +426,7 @@ def unified(before: Object, after: Object, limit: int = 120) -> str:
 
 
 def meaningful(changes: Iterable[ObjectChange]) -> list[ObjectChange]:
-    """Changes in more than the labels and annotations that name a chart's version."""
+    """Drops updates of nothing but labels and annotations, which name a chart's version."""
     noise = ("metadata.labels", "metadata.annotations")
     return [
         change

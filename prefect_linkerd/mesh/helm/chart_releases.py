@@ -1,4 +1,4 @@
-"""Which Linkerd releases a chart repository has, and which of them are new since the last look."""
+"""Which Linkerd releases a chart repository has, and which are new since the last check."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OF_A_RELEASE: tuple[LinkerdChart, ...] = tuple(
 
 @dataclass(frozen=True)
 class ChartRelease:
-    """A Linkerd release whose charts can all be had: each chart's name and version."""
+    """A Linkerd release whose charts are all available, with each chart's name and version."""
 
     version: LinkerdVersion
     charts: tuple[tuple[str, str], ...]
@@ -51,7 +51,7 @@ class ChartRelease:
 
 @dataclass(frozen=True)
 class Known:
-    """What was seen of a repository at the last look: its ETag and its Linkerd versions."""
+    """What a repository had at the last check: its ETag and its Linkerd versions."""
 
     etag: str = ""
     versions: frozenset[str] = frozenset()
@@ -59,16 +59,16 @@ class Known:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a repository says now; `entries` is None where nothing changed since the ETag."""
+    """What a repository has now; `entries` is None if nothing changed since the known ETag."""
 
     etag: str
     entries: Mapping[ChartName, Sequence[Entry]] | None
 
 
 def released(entries: Mapping[ChartName, Sequence[Entry]]) -> list[ChartRelease]:
-    """The Linkerd releases whose charts are all there, the oldest first.
+    """The Linkerd releases whose charts are all available, oldest first.
 
-    A control plane whose CRDs' chart is not published yet does not count as a release.
+    A control plane does not count as a release until its CRDs' chart is published, too.
     """
     versions = {
         version
@@ -90,12 +90,12 @@ def released(entries: Mapping[ChartName, Sequence[Entry]]) -> list[ChartRelease]
 def new_releases(
     known: Known | None, answer: Answer, source: str
 ) -> tuple[list[ChartRelease], Known]:
-    """The releases that are new, and what is known from now on.
+    """The releases that are new since the last check, and what to remember for the next one.
 
-    The first look only takes note: what was there before anybody watched is no news.
+    The first check only records the releases that exist: none of them counts as new.
 
     Raises:
-        ChartError: an index that lost every release; it must not pass for a repository.
+        ChartError: the index has no releases, or none of the known ones, so it must be broken.
     """
     if answer.entries is None:
         return [], known or Known(answer.etag)
@@ -106,7 +106,7 @@ def new_releases(
         raise ChartError(
             f"index of {source}",
             expected="Linkerd releases" + (f", such as {sorted(before)[-1]}" if before else ""),
-            found="none" if not versions else "none of those that were there",
+            found="none" if not versions else "none of the earlier ones",
             remedy="Fix the repository's index, or name another repository.",
         )
     # A release that was withdrawn and comes back is not announced again.
@@ -117,10 +117,10 @@ def new_releases(
 
 
 def read_repository(source: str, known: Known | None) -> Answer:
-    """Asks a repository, registry or folder; a repository only for what changed (RFC 9110, 13.1.2).
+    """Reads a repository, registry or folder; a repository only if it changed (RFC 9110, 13.1.2).
 
     Raises:
-        ChartError: it cannot be read, or is broken; `transient` where a later try may do better.
+        ChartError: it cannot be read, or is broken; `transient` if a later attempt may succeed.
     """
     if source.startswith("oci://"):
         return Answer(
@@ -155,7 +155,7 @@ def _entries(content: bytes, source: str) -> dict[ChartName, Sequence[Entry]]:
 
 
 def _tags(source: str, name: ChartName) -> Iterator[str]:
-    """The tags of a chart in an OCI registry; none where it has no such chart.
+    """The tags of a chart in an OCI registry; empty if it has no such chart.
 
     Sources: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#content-discovery
     and https://distribution.github.io/distribution/spec/auth/token/
@@ -188,7 +188,7 @@ def _tags(source: str, name: ChartName) -> Iterator[str]:
 
 
 def _token(challenge: str, source: str) -> dict[str, str]:
-    """An anonymous token for a public registry, as its challenge asks."""
+    """The header with an anonymous token for a public registry, requested as its challenge says."""
     fields = dict(cast("list[tuple[str, str]]", re.findall(r'(\w+)="([^"]*)"', challenge)))
     realm = fields.pop("realm", "")
     if not challenge.startswith("Bearer ") or not realm.startswith("https://"):
@@ -204,6 +204,6 @@ def _no_access(source: str) -> ChartError:
     return ChartError(
         source,
         expected="a registry whose tags can be listed without a login",
-        found="that it asks for a login",
+        found="one that asks for a login",
         remedy="Name a repository with an index.yaml, or a registry without a login.",
     )

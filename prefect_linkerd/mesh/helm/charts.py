@@ -1,4 +1,4 @@
-"""The charts a mesh is installed from: found in a repository, a registry or a folder, and read."""
+"""Finds a mesh's charts in a repository, a registry or a folder, and reads them."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ UPSTREAM: dict[str, str] = {
     "jetstack": "https://charts.jetstack.io",
     "traefik": "https://traefik.github.io/charts",
 }
-"""The upstream repositories, by the folder that stands in for each in a mirror."""
+"""The upstream repositories, each under the folder name that replaces it in a mirror."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart of one version, on this machine.
+    """One version of a chart, on this machine.
 
-    `kube_version` is the chart's constraint on Kubernetes, empty where it has none; `source` says
-    where it is from; `path` is its package or folder; `defaults` and `ha` are its own `values.yaml`
-    and `values-ha.yaml`. `is_rehearsal` marks a stand-in that is not the real software.
+    `kube_version` is the chart's constraint on Kubernetes, empty if it has none; `source` says
+    where it came from; `path` is its package or folder; `defaults` and `ha` are its own
+    `values.yaml` and `values-ha.yaml`. `is_rehearsal` marks a stand-in for the real software.
     """
 
     name: ChartName
@@ -99,9 +99,9 @@ def choose_linkerd(
     """The entry of a Linkerd chart that belongs to a Linkerd release.
 
     Args:
-        version: the chart version that the user says it is, which is then the only one that will
-            do. None: the one that upstream gave the release, else the one with its appVersion, as
-            a vendor's own repository has it.
+        version: the chart version that the user names for the release; no other is accepted then.
+            None: the one that upstream gave the release, else the one whose appVersion is the
+            release, as in a vendor's own repository.
     """
     wanted = version or chart_version(name, release)
     for entry in entries:
@@ -113,7 +113,7 @@ def choose_linkerd(
 
 
 def choose_newest(entries: Iterable[Entry], version: str | None = None) -> Entry | None:
-    """A chart's wanted version, or its newest release that is no pre-release."""
+    """The wanted version of a chart, or its newest version that is not a pre-release."""
     if version is not None:
         return next((e for e in entries if e.version.lstrip("v") == version.lstrip("v")), None)
     released = [
@@ -132,10 +132,9 @@ def _semver(text: str) -> semver.Version | None:
 
 
 def allows_kubernetes(constraint: str, version: str) -> bool | None:
-    """Whether a chart's `kubeVersion` admits a Kubernetes version; None where we cannot tell.
+    """Whether a chart's `kubeVersion` admits a Kubernetes version; None if we cannot tell.
 
-    Helm has the last word at installation. A vendor's suffix (`v1.30.2-gke.1`) does not make a
-    version older.
+    Helm decides at installation. A vendor's suffix (`v1.30.2-gke.1`) does not make a version older.
     """
     return admits(constraint, version)
 
@@ -159,10 +158,10 @@ def _source(sources: ChartSources, own: str | None, repository: str) -> str:
 class ChartCatalog:
     """Finds charts where a configuration says they are, and keeps packages in the user's cache.
 
-    A repository's index is read once in a catalog's life.
+    A catalog reads a repository's index only once.
 
     Args:
-        config: whose chart sources, version and channel count.
+        config: provides the chart sources, the version and the channel.
         cache: where downloaded packages are kept; by default the user's cache folder.
     """
 
@@ -174,7 +173,7 @@ class ChartCatalog:
 
     @property
     def has_rehearsal(self) -> bool:
-        """Whether a chart that was found so far is a stand-in for the real software."""
+        """Whether any chart found so far is a stand-in for the real software."""
         return self._has_rehearsal
 
     def source_of(self, name: ChartName, *, channel: Channel | None = None) -> str:
@@ -193,11 +192,11 @@ class ChartCatalog:
                 return linkerd_source(self._config, channel=channel)
 
     def find(self, name: ChartName, *, version: str | None = None) -> Chart:
-        """A chart of the configuration's Linkerd version; others by chart version, or the newest.
+        """Finds a chart: of the given version, else of the configured Linkerd, else the newest.
 
         Raises:
             ChartError: the repository cannot be read, or lacks the chart or version; names both
-                and the versions that there are. `transient` where a later try may do better.
+                and the available versions. `transient` if a later attempt may succeed.
         """
         chart = self._found(name, version)
         self._has_rehearsal |= chart.is_rehearsal
@@ -274,7 +273,7 @@ class ChartCatalog:
 
     def _entries(self, source: str, name: ChartName) -> list[Entry]:
         if source.startswith(("https://", "http://")):
-            # Upstream's is megabytes, and has every chart.
+            # Upstream's index is megabytes, and lists every chart.
             if source not in self._indices:
                 url = urljoin(source.rstrip("/") + "/", "index.yaml")
                 self._indices[source] = read_index(download(url).content)
@@ -282,7 +281,7 @@ class ChartCatalog:
         return folder_entries(Path(source).expanduser(), name)
 
     def _fetch(self, source: str, entry: Entry) -> Path:
-        """The chart's package on this machine, its digest verified."""
+        """The path of a chart's package; downloads it and verifies its digest if necessary."""
         if not source.startswith(("https://", "http://")):
             return Path(source).expanduser() / entry.url
         url = urljoin(source.rstrip("/") + "/", entry.url)
@@ -295,7 +294,7 @@ class ChartCatalog:
             raise ChartError(
                 url,
                 expected=f"SHA-256 {entry.digest}, as the index says",
-                found="another one",
+                found="another digest",
                 remedy="Do not install it: the repository, or a proxy in between, is broken. "
                 "Choose another chart source (charts).",
             )
@@ -303,7 +302,7 @@ class ChartCatalog:
         return target
 
     def _from_registry(self, source: str, name: ChartName, version: str | None) -> Chart:
-        """A chart from an OCI registry, pulled by helm, which knows its log-ins."""
+        """Pulls a chart from an OCI registry with helm, which has the registry's log-ins."""
         wanted = version
         if wanted is None and name not in ("cert-manager", "traefik"):
             wanted = self._linkerd_version(name)
@@ -340,7 +339,7 @@ class ChartCatalog:
                     reference,
                     expected=f"version {wanted or 'of any release'}",
                     found=done.stderr.strip()[-500:] or "nothing",
-                    remedy="Correct the registry's address, or log in by `helm registry login`.",
+                    remedy="Correct the registry's address, or log in with `helm registry login`.",
                     transient="not found" not in done.stderr,
                 )
             target = self._cache / hashlib.sha256(reference.encode()).hexdigest()[:16]
@@ -352,7 +351,7 @@ class ChartCatalog:
 def newest_release(
     entries: Iterable[Entry], name: ChartName, channel: Channel
 ) -> LinkerdVersion | None:
-    """The newest Linkerd of a channel among the releases of a chart."""
+    """The newest Linkerd release of a channel among a chart's entries."""
     versions = (linkerd_of(entry, name) for entry in entries)
     return max((v for v in versions if v is not None and v.channel == channel), default=None)
 
@@ -360,7 +359,7 @@ def newest_release(
 def linkerd_of(entry: Entry, name: ChartName) -> LinkerdVersion | None:
     """The Linkerd release that a chart's entry belongs to.
 
-    None where it does not say, and for what cannot be installed: a pre-release, or one that is
+    None if the entry does not say, or if the release cannot be installed: it is a pre-release, or
     too old.
     """
     text = entry.app_version or release_of(name, entry.version)
@@ -371,7 +370,7 @@ def linkerd_of(entry: Entry, name: ChartName) -> LinkerdVersion | None:
 
 
 def read_index(content: bytes) -> object:
-    """An index.yaml, parsed; None where it is no YAML, which `index_entries` refuses."""
+    """Parses an index.yaml; None, which `index_entries` refuses, if it is not YAML."""
     try:
         return read_yaml(content)
     except yaml.YAMLError:
@@ -382,7 +381,7 @@ def index_entries(index: object, name: ChartName, source: str) -> list[Entry]:
     """The versions of one chart in a repository's parsed index.yaml.
 
     Raises:
-        ChartError: it is no index.
+        ChartError: it is not an index.
     """
     if not isinstance(index, Mapping) or not isinstance(
         cast("Mapping[str, Any]", index).get("entries"), Mapping
@@ -407,7 +406,7 @@ def index_entries(index: object, name: ChartName, source: str) -> list[Entry]:
 
 
 def folder_entries(folder: Path, name: ChartName) -> list[Entry]:
-    """The versions of one chart in a folder: by its index.yaml, else by what lies there.
+    """The versions of one chart in a folder: from its index.yaml, else from the charts in it.
 
     Raises:
         ChartError: there is no such folder, or its index is not valid.
@@ -440,7 +439,7 @@ def read_chart(name: ChartName, path: Path, source: str) -> Chart:
     """Reads a chart's metadata and values from its package or folder.
 
     Raises:
-        ChartError: it is no chart.
+        ChartError: it is not that chart.
     """
     metadata = cast("dict[str, Any]", read_kept_yaml(_member(path, "Chart.yaml") or "{}") or {})
     if metadata.get("name") != name:
@@ -482,7 +481,7 @@ def _values(path: Path, name: str) -> dict[str, Any]:
 
 
 def _member(path: Path, name: str) -> str | None:
-    """A file at the top of a chart, or None."""
+    """The text of a file at the top level of a chart, or None."""
     if path.is_dir():
         file = path / name
         return file.read_text() if file.is_file() else None
@@ -500,13 +499,13 @@ def _packed(path: Path, name: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def _kept(path: Path, name: str, _modified: int, _size: int) -> str | None:
-    # A run looks into the same packages again and again: for each chart that it wants into all that
-    # lie in its folder, and to the end of a package for a file that this does not have.
+    # A run reads the same packages repeatedly: for each chart it opens every package in the folder,
+    # and it reads a package to its end to learn that a file is missing.
     return _packed(path, name)
 
 
 def _members(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, str]]:
-    """The files of a chart, by their paths in it, whose whole path matches."""
+    """The files of a chart whose whole path in it matches: path and text of each."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             name = file.relative_to(path).as_posix()
@@ -533,12 +532,12 @@ def _members(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, str]]:
 def download(
     url: str, headers: Mapping[str, str] | None = None, *, allowed: Sequence[int] = ()
 ) -> httpx.Response:
-    """A GET; also answered by 304 where the headers ask for it, and by `allowed` statuses.
+    """Sends a GET; accepts success, 304 (for conditional headers) and the `allowed` statuses.
 
     Raises:
-        ChartError: there was no answer or another status; `transient` where a later try may do.
+        ChartError: no response, or another status; `transient` if a later attempt may succeed.
     """
-    # Only where something is downloaded: it takes long to import.
+    # Imported only for a download, because that takes long.
     import httpx
 
     try:
@@ -548,7 +547,7 @@ def download(
         answered = isinstance(error, httpx.HTTPStatusError)
         raise ChartError(
             url,
-            expected="that it can be downloaded",
+            expected="a successful download",
             found=failure_of(error),
             remedy="Correct the address, or name a folder with the charts (charts.mirror).",
             transient=not answered or error.response.status_code >= 500,
@@ -556,7 +555,7 @@ def download(
 
 
 def failure_of(error: httpx.HTTPError) -> str:
-    """The status of an answer that was no success, or why no answer came."""
+    """The status of an unsuccessful response, or why there was no response."""
     import httpx
 
     if isinstance(error, httpx.HTTPStatusError):
@@ -565,10 +564,10 @@ def failure_of(error: httpx.HTTPError) -> str:
 
 
 def fetch(url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
-    """What a GET answers, of whatever status; asked three times where nothing answers.
+    """The response to a GET, whatever its status; tried up to three times until there is one.
 
     Raises:
-        httpx.TransportError: nothing answered.
+        httpx.TransportError: there was no response.
     """
     import httpx
 

@@ -1,7 +1,7 @@
-"""Helm releases: what is installed, what is wanted, and the one small step between.
+"""Helm releases: what is installed, what is wanted, and the step from one to the other.
 
-Every write is by the real helm binary, through pyhelm3. Values go to it by its standard input, so
-that they are on no command line.
+The real helm binary makes every change to a release's objects, through pyhelm3. It reads values
+from its standard input, so that they appear on no command line.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from prefect_linkerd.mesh.kubernetes.rollout import (
 from prefect_linkerd.mesh.kubernetes.stall import Trouble, pod_trouble
 from prefect_linkerd.mesh.linkerd.facts import EXTENSION_CHARTS, release_facts
 
-# pyhelm3 is imported where helm is called: what only reads a mesh starts faster without it.
+# pyhelm3 is imported only where helm is called, so that code that only reads a mesh starts faster.
 if TYPE_CHECKING:
     from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
@@ -63,13 +63,13 @@ Action = Literal["install", "upgrade", "unchanged", "wait", "recover"]
 PENDING = ("pending-install", "pending-upgrade", "pending-rollback")
 
 OLDEST_HELM = semver.Version(3, 13)
-"""The first that labels releases. Source: https://github.com/helm/helm/releases/tag/v3.13.0"""
+"""The first version that labels releases. Source: https://github.com/helm/helm/releases/tag/v3.13.0"""
 
-# Releases whose helm this process has seen fail, by API server, namespace and name: what they left
-# pending is nobody's work any more.
+# Releases whose helm this process has seen fail, by API server, namespace and name: if one is
+# pending, no Helm process is still working on it.
 _ENDED: set[tuple[str, str, str]] = set()
 
-# What helm prints when the API server was away, rather than in disagreement.
+# What helm prints if the API server was unreachable or overloaded, rather than refused the request.
 _PASSING = (
     "connection refused",
     "connection reset",
@@ -102,7 +102,7 @@ class DesiredRelease:
 
 @dataclass(frozen=True)
 class ReleaseOutcome:
-    """What was done for a release, and how it is now."""
+    """What was done to a release, and its state afterwards."""
 
     action: Literal["install", "upgrade", "unchanged"]
     release: Release
@@ -114,12 +114,13 @@ def desired_release(
     """The release of a chart in a mesh.
 
     Args:
-        at: where the chart is a release already. A new one is named like its chart, in the
-            namespace of its part.
+        at: the chart's existing release. A new one is named after its chart, in the namespace that
+            the configuration has for the chart.
     """
-    # The one hook of the extensions is a Job that writes labels and annotations of their namespace,
-    # which is made with them. Without it nobody waits for its image and its pod; and in 2.12 no
-    # value leads that image to a private registry, nor gives jaeger's pod a pull secret.
+    # The extensions' only hook is a Job that sets labels and annotations on their namespace, which
+    # these flows create with them. Without the hook there is no image to pull and no pod to wait
+    # for; and in 2.12 no value points that image to a private registry, or gives jaeger's pod a
+    # pull secret.
     has_job = release_facts(config.linkerd).labels_extensions_by_job
     hooks = not (has_job and chart.name in EXTENSION_CHARTS)
     ref = at or ReleaseRef(chart.name, config.namespaces.of_chart(chart.name))
@@ -131,8 +132,8 @@ def decide_release(
 ) -> Action:
     """The next step for a release.
 
-    A pending release may still be worked on by a helm whose flow died, so it is waited for until
-    nothing changed for `grace` seconds; only then it is recovered. CRDs are never downgraded.
+    A helm whose flow died may still be working on a pending release, so the step is `wait` until
+    nothing has changed for `grace` seconds, and only then `recover`. CRDs are never downgraded.
     """
     if current is None or current.status == "uninstalled":
         return "install"
@@ -153,10 +154,10 @@ def decide_release(
 
 
 def require_helm(executable: str = "helm") -> None:
-    """Checks that there is a helm that can label its releases.
+    """Checks that helm is on PATH and can label releases.
 
     Raises:
-        InvalidInput: there is none, or an older one.
+        InvalidInput: it is missing, or too old.
     """
     remedy = f"Install helm {OLDEST_HELM} or newer: https://helm.sh/docs/intro/install/"
     if shutil.which(executable) is None:
@@ -175,10 +176,10 @@ class Helm:
     Args:
         cluster: where the releases are.
         executable: the helm binary.
-        grace: seconds after which a pending release counts as left by a dead run; by default what
-            a living one may take, its timeout.
+        grace: seconds after which a pending release counts as left behind by a dead run; by
+            default 30 more than its timeout, which a live run may take.
 
-    Each of its methods raises InvalidInput where there is no helm.
+    Every method raises InvalidInput if helm is missing or too old.
     """
 
     def __init__(
@@ -189,10 +190,10 @@ class Helm:
         self._grace = grace
 
     def require(self) -> None:
-        """Checks that there is a helm to work with, before anything is changed.
+        """Checks that there is a usable helm, before anything is changed.
 
         Raises:
-            InvalidInput: there is none, or one that is too old.
+            InvalidInput: it is missing, or too old.
         """
         require_helm(self._executable)
 
@@ -200,8 +201,8 @@ class Helm:
     def _command(self) -> Generator[HelmCommand]:
         from prefect_linkerd.mesh.helm.process import HelmCommand
 
-        # pyhelm3's Client parses every manifest that helm prints, which for CRDs takes seconds;
-        # its Command is the same without.
+        # pyhelm3's Client parses every manifest that helm prints, which takes seconds for CRDs; its
+        # Command does not.
         self.require()
         with self._cluster.kubeconfig_file() as kubeconfig:
             yield HelmCommand(executable=self._executable, kubeconfig=kubeconfig)
@@ -209,7 +210,7 @@ class Helm:
     def render(
         self, chart: Chart, name: str, namespace: str, values: Values, facts: ClusterFacts
     ) -> list[Object]:
-        """The objects that a chart makes of values on this cluster; nothing is installed."""
+        """The objects that a chart renders from values for this cluster; nothing is installed."""
         versions = [f"--api-versions={version}" for version in sorted(facts.api_versions)]
         arguments = ["template", name, str(chart.path), "--namespace", namespace, "--include-crds"]
         arguments += ["--kube-version", facts.version, *versions, "--values", "-"]
@@ -220,18 +221,18 @@ class Helm:
     def reconcile(
         self, desired: DesiredRelease, on_progress: OnProgress | None = None
     ) -> ReleaseOutcome:
-        """Brings a release to the wanted chart, version and values; nothing where it is there.
+        """Brings a release to the wanted chart, version and values; does nothing if it has them.
 
         CRDs of a chart's `crds/` folder, which Helm never upgrades, are applied before an upgrade.
         Waits for the release's workloads. An upgrade that fails is rolled back (helm's atomic). So
-        is a first installation, unless its chart holds CRDs: deleting those would delete
-        every custom resource with them. Helm is ended before its timeout, and goes back all
-        the same, where a workload cannot come up any more: see `kubernetes.stall`.
+        is a first installation, unless its chart contains CRDs: deleting those would delete every
+        custom resource with them. If a workload can no longer come up, helm is stopped before its
+        timeout, and rolls back all the same: see `kubernetes.stall`.
 
         Raises:
             NotReady: a workload that helm does not wait for did not come up.
-            ReleaseError: helm's own message, and what was not ready; `transient` where the API
-                server could not be reached.
+            ReleaseError: helm's own message, and what was not ready; `transient` if the API server
+                could not be reached.
         """
         key = (self._cluster.host, desired.namespace, desired.name)
         grace = self._grace if self._grace is not None else desired.timeout + 30.0
@@ -248,7 +249,7 @@ class Helm:
                 elif current is not None and action == "unchanged":
                     return ReleaseOutcome("unchanged", current)
                 else:
-                    # A helm whose flow was killed may begin after this look: it is waited for.
+                    # The helm of a killed flow may start only after this check: wait for it.
                     with contextlib.suppress(_Busy):
                         return self._bring(command, desired, current, on_progress)
                     time.sleep(1)
@@ -256,12 +257,12 @@ class Helm:
     def upgrade_again(
         self, desired: DesiredRelease, on_progress: OnProgress | None = None
     ) -> ReleaseOutcome:
-        """Upgrades a release to what it is already, for what its chart generates each time.
+        """Upgrades a release to the same chart and values, to renew what its chart generates.
 
         Raises:
             NotReady: see `reconcile`.
             ReleaseError: see `reconcile`; or the release is not deployed with this chart and these
-                values, so that more would change.
+                values, so more would change.
         """
         with self._command() as command:
             current = read_release(self._cluster, desired.name, desired.namespace)
@@ -289,7 +290,7 @@ class Helm:
         """Installs or upgrades a release and waits for its workloads.
 
         Raises:
-            _Busy: another helm has begun to change it.
+            _Busy: another helm is changing it.
         """
         from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
@@ -310,7 +311,7 @@ class Helm:
                 raise ReleaseError(
                     subject,
                     expected="its workloads to come up",
-                    found=f"{ended.trouble}; helm was stopped, as waiting longer does not help",
+                    found=f"{ended.trouble}; helm was stopped: waiting longer does not help",
                     remedy=ended.trouble.remedy,
                 ) from None
             except helm_errors.Error as error:
@@ -342,17 +343,17 @@ class Helm:
         timeout: int,
         on_progress: OnProgress | None = None,
     ) -> bool:
-        """Brings a release back to what an earlier revision was, and waits for its workloads.
+        """Rolls a release back to an earlier revision, and waits for its workloads.
 
-        Whether anything was done: not where the release's newest revision has that revision's
-        chart and values already. A rollback that was interrupted is done again. It is never ended
-        early: `helm rollback` handles no signal, and would leave its record pending.
+        Returns whether anything was done: False if the release is deployed with that revision's
+        chart and values already. An interrupted rollback is repeated. Helm is never stopped early:
+        `helm rollback` handles no signal, and would leave its record pending.
 
         Args:
             timeout: seconds that it may take.
 
         Raises:
-            ReleaseError: the revision is not kept any more, or helm's own message.
+            ReleaseError: the revision is no longer kept, or helm's own message.
         """
         from pyhelm3 import errors as helm_errors  # pyright: ignore[reportMissingTypeStubs]
 
@@ -362,7 +363,7 @@ class Helm:
         if wanted is None:
             raise ReleaseError(
                 subject,
-                expected=f"revision {revision} to go back to",
+                expected=f"revision {revision} to roll back to",
                 found=f"revisions {', '.join(map(str, kept)) or 'none'}",
                 remedy="Install the earlier version from its chart.",
             )
@@ -397,7 +398,7 @@ class Helm:
     def uninstall(self, name: str, namespace: str, timeout: int) -> None:
         """Uninstalls a release and keeps its history, so that `roll_back` can bring it back.
 
-        Nothing where it is not installed.
+        Does nothing if it is not installed.
         """
         with self._command() as command:
             current = read_release(self._cluster, name, namespace)
@@ -409,9 +410,9 @@ class Helm:
             _run(work, f"Helm release {namespace}/{name}")
 
     def remove(self, name: str, namespace: str, timeout: int) -> None:
-        """Uninstalls a release with its history; nothing where there is no record of it.
+        """Uninstalls a release with its history; does nothing if it has no record.
 
-        One that was uninstalled halfway, or whose history was kept, is finished.
+        Also finishes one that was uninstalled halfway, or whose history was kept.
         """
         with self._command() as command:
             if read_release(self._cluster, name, namespace) is None:
@@ -422,10 +423,10 @@ class Helm:
     def _apply(
         self, command: HelmCommand, desired: DesiredRelease, watch: _Watch, *, atomic: bool
     ) -> Release:
-        # Helm 4 renamed the option.
+        # Helm 4 renamed --atomic.
         is_new = _helm_version(self._executable).major >= 4
         labels = ",".join(f"{key}={value}" for key, value in MADE_HERE.items())
-        # As pyhelm3's install_or_upgrade, which knows no labels.
+        # Like pyhelm3's install_or_upgrade, which does not support labels.
         arguments = ["upgrade", desired.name, str(desired.chart.path), "--install"]
         arguments += ["--namespace", desired.namespace, "--labels", labels, "--reset-values"]
         arguments += ["--history-max", "10", "--wait", "--wait-for-jobs"]
@@ -450,10 +451,10 @@ class Helm:
         )
 
     def _require_recorded(self, release: Release, key: tuple[str, str, str]) -> None:
-        """Helm says that all is well also where it could not write that down."""
+        """Checks the release's record: helm reports success even if it could not write that."""
         name = secret_name(release.name, release.revision)
         record = self._cluster.get("v1", "Secret", name, release.namespace)
-        status = record["metadata"]["labels"]["status"] if record else "not there"
+        status = record["metadata"]["labels"]["status"] if record else "missing"
         if status == "deployed":
             return
         _ENDED.add(key)
@@ -466,10 +467,10 @@ class Helm:
         )
 
     def _settle(self, desired: DesiredRelease) -> None:
-        """Leaves a record that the next run can take up at once, wherever that runs.
+        """Leaves a record from which the next run can resume at once, wherever that runs.
 
-        An ended helm has written down that it failed, or gone back. One that was killed before it
-        could do so works on nothing any more.
+        A stopped helm has recorded that it failed, or rolled back. If it was killed before it could
+        do so, it has left a pending record, which is deleted: nothing is still working on that.
         """
         left = read_release(self._cluster, desired.name, desired.namespace)
         if left is not None and left.status in PENDING:
@@ -479,7 +480,7 @@ class Helm:
         """Deletes the record of a pending revision, and nothing else.
 
         The objects that it made stay: helm adopts what carries the release's own annotations.
-        The revision before it, if any, is the newest again. Uninstalling instead, as is often
+        The revision before it, if any, becomes the newest again. Uninstalling instead, as is often
         advised, would delete CRDs and with them every custom resource.
         """
         self._cluster.delete(
@@ -491,7 +492,7 @@ class Helm:
 
 
 def _is_as(current: Release, wanted: Revision) -> bool:
-    """Whether a release is deployed as a revision of it was."""
+    """Whether a release is deployed with the chart and values of one of its revisions."""
     return current.status == "deployed" and (
         (current.chart, current.chart_version, current.values or {})
         == (wanted.chart, wanted.chart_version, wanted.values)
@@ -511,11 +512,11 @@ def _release_of(obj: Object) -> str | None:
 
 
 def _ignore(_ready: int, _wanted: int, _text: str) -> None:
-    """Progress that nobody looks at."""
+    """Ignores progress."""
 
 
 class _GivenUp(Exception):
-    """Helm was ended, as a workload of its release cannot come up."""
+    """Helm was stopped, because a workload of its release cannot come up."""
 
     def __init__(self, trouble: Trouble) -> None:
         self.trouble = trouble
@@ -523,10 +524,10 @@ class _GivenUp(Exception):
 
 
 class _Watch:
-    """Looks at a namespace's workloads while helm waits for them, and ends it where that is vain.
+    """Watches a namespace's workloads while helm waits for them; stops helm if that is futile.
 
     Args:
-        release: whose workloads can end it; none can where it is empty.
+        release: the release whose workloads can stop helm; none can if it is empty.
     """
 
     def __init__(
@@ -562,14 +563,14 @@ class _Watch:
         self._thread.join(timeout=10)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs helm to its end, or until a workload of its release cannot come up any more.
+        """Runs helm until it exits, or until a workload of its release can no longer come up.
 
-        It is ended by SIGTERM, on which `helm install` and `upgrade` record that they failed and,
-        where they are atomic, go back. Source: helm `cmd/helm/upgrade.go`, `pkg/action/upgrade.go`
-        (handleContext, failRelease).
+        Helm is stopped with SIGTERM, on which `helm install` and `upgrade` record that they failed
+        and, if they are atomic, roll back. Source: helm `cmd/helm/upgrade.go`,
+        `pkg/action/upgrade.go` (handleContext, failRelease).
 
         Raises:
-            _GivenUp: it was ended, and has come to its end.
+            _GivenUp: helm was stopped, and has exited.
         """
 
         async def stoppable() -> T:
@@ -577,7 +578,7 @@ class _Watch:
             loop = asyncio.get_running_loop()
             self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
             try:
-                # On cancellation helm gets the signal, and is waited for.
+                # On cancellation the task sends helm SIGTERM and waits for its exit.
                 return await task
             except asyncio.CancelledError:
                 if self._given_up is None:
@@ -589,14 +590,14 @@ class _Watch:
         return asyncio.run(stoppable())
 
     def last_trouble(self) -> list[str]:
-        """What was not ready when last seen; a rollback has removed it by now."""
+        """What is not ready, or was when last seen: a rollback may have removed it by now."""
         try:
             return not_ready(self._cluster, self._namespace) or self._trouble
         except ApiError:
             return self._trouble
 
     def _is_new(self, workload: Object) -> bool:
-        """Whether helm has changed a workload: before that its trouble is what helm may fix."""
+        """Whether helm has changed a workload; until then helm may be about to fix its trouble."""
         return workload["metadata"].get("generation", 0) != self._before.get(name_of(workload))
 
     def _look(self) -> None:
@@ -613,11 +614,11 @@ class _Watch:
                 idle = 0 if ready < wanted else idle + 1
                 if idle > 1:
                     text += self._job_trouble()
-                # Reasons cost a list and some events each: only for what takes its time.
+                # Finding reasons takes a list and requests for events: only on every fifth look.
                 if looks % 5 == 0:
                     self._trouble = not_ready(self._cluster, self._namespace) or self._trouble
             except ApiError:
-                # Helm itself meets the same fault and reports it.
+                # Helm itself meets the same error and reports it.
                 continue
             if self._on_progress is not None and not self._over.is_set():
                 self._on_progress(ready, wanted, text)
@@ -625,7 +626,7 @@ class _Watch:
                 self._give_up(self._troubles.ended[1])
 
     def _job_trouble(self) -> str:
-        """Why a hook does not end, which helm waits for where everything else is ready."""
+        """Why a hook's Job does not finish; helm waits for it once everything else is ready."""
         for pod in self._cluster.list("v1", "Pod", self._namespace):
             owners: list[dict[str, Any]] = pod["metadata"].get("ownerReferences") or []
             is_job = any(owner["kind"] == "Job" for owner in owners)
@@ -638,7 +639,7 @@ class _Watch:
         if stop is None:
             return
         self._given_up = trouble
-        # Helm may have come to its end meanwhile.
+        # Helm may have exited in the meantime.
         with contextlib.suppress(RuntimeError):
             stop()
 
@@ -653,11 +654,11 @@ def _run(work: Coroutine[Any, Any, T], subject: str) -> T:
 
 
 _IN_PROGRESS = "another operation (install/upgrade/rollback) is in progress"
-"""Helm's words where the newest record of a release is pending."""
+"""What helm prints if the newest record of a release is pending."""
 
 
 class _Busy(Exception):
-    """Another helm changes the release at this moment; nothing was done."""
+    """Another helm is changing the release; nothing was done."""
 
     def __init__(self, failure: ReleaseError) -> None:
         super().__init__(str(failure))

@@ -1,7 +1,7 @@
-"""What helm sees of our environment: where Helm keeps its files, and nothing that steers it.
+"""The environment that helm runs in: it says where Helm keeps its files, and sets no flags.
 
-Helm takes a value for most of its flags from `HELM_*`, among them the API server, the token, the
-namespace and the storage driver. Ours come from the mesh's configuration alone.
+Helm reads most of its flags from `HELM_*` variables, too, among them the API server, the token, the
+namespace and the storage driver. Here those come only from the mesh's configuration.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEPT = frozenset(
         "HELM_REPOSITORY_CONFIG",
     }
 )
-"""The variables that only name a file or folder of Helm's: registry log-ins, repositories, caches.
+"""The variables that only name Helm's files and folders: registry log-ins, repositories, caches.
 
 Source: https://helm.sh/docs/helm/helm/ and Helm's `pkg/cli/environment.go`; the content cache is
 Helm 4's.
@@ -33,9 +33,9 @@ def helm_environment(environment: Mapping[str, str], kubeconfig: Path | None) ->
     """The environment to run helm in.
 
     Args:
-        environment: ours, such as `os.environ`.
-        kubeconfig: the file of the cluster to work on; None where helm needs no cluster, so that
-            it does not read the caller's either.
+        environment: the caller's, such as `os.environ`.
+        kubeconfig: the file for the cluster to work on; None if helm needs no cluster, so that it
+            does not read the caller's file either.
     """
     kept = {k: v for k, v in environment.items() if not k.startswith("HELM_") or k in KEPT}
     return kept | {"KUBECONFIG": str(kubeconfig or os.devnull)}

@@ -1,4 +1,4 @@
-"""Images from a private registry: the names of a mesh's images, rewritten."""
+"""Rewrites the names of a mesh's images so that they are pulled from a private registry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def rewrite_image(image: str, registry: str) -> str:
     """An image's name with its registry replaced: the repository, tag and digest stay.
 
     `cr.l5d.io/linkerd/proxy:x` becomes `<registry>/linkerd/proxy:x`, `prom/prometheus` becomes
-    `<registry>/prom/prometheus`. A name that is in the registry already stays as it is.
+    `<registry>/prom/prometheus`. A name that is already in the registry does not change.
     """
     if image.startswith(registry + "/"):
         return image
@@ -39,8 +39,8 @@ def rewrite_manifest(obj: Any, registry: str) -> Any:
 def image_values(name: ChartName, defaults: dict[str, Any], registry: str) -> dict[str, Any]:
     """The values that make a chart take every image from a registry.
 
-    Found in the chart's own default values, so that an image that a version adds is not missed:
-    Linkerd's charts write `image.name` in full, or `registry` and `name` apart.
+    They follow from the chart's own default values, so that an image that a version adds is not
+    missed: Linkerd's charts write `image.name` in full, or `registry` and `name` separately.
     """
     if name == "cert-manager":
         return {"imageRegistry": registry}

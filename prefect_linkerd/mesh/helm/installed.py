@@ -1,8 +1,8 @@
-"""The Helm releases of a mesh, found by their charts: of any name, their records anywhere.
+"""Finds a mesh's Helm releases by their charts, whatever their names and namespaces.
 
-`helm install` names a release as its user likes, Flux may keep a release's records in another
-namespace than its objects, and Argo CD leaves no release at all. So a release is known by its
-chart and by where it puts its objects, and a part without one by who owns those objects.
+The user of `helm install` chooses a release's name, Flux may keep a release's records in another
+namespace than its objects, and Argo CD creates no release at all. So a release is recognized by its
+chart and by where it puts its objects, and a part without a release by who owns its objects.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ MARKS: dict[Part, tuple[str, str, str]] = {
     "linkerd-viz": ("apps/v1", "Deployment", "web"),
     "linkerd-jaeger": ("apps/v1", "Deployment", "jaeger-injector"),
 }
-"""For each part an object that every version of its chart makes, and that shows who owns it."""
+"""For each part an object that every version of its chart creates, and that shows its owner."""
 
 
 @dataclass(frozen=True)
 class MeshReleases:
     """The mesh's releases and owners, by part; a part that is not installed is in neither.
 
-    A part that has an owner and no release was not made by Helm, or its records cannot be read.
-    `others` are the releases that were read and are no part of the mesh.
+    A part with an owner but no release was not installed by Helm, or its records cannot be read.
+    `others` are the releases that were read and are not part of the mesh.
     """
 
     releases: Mapping[Part, Release]
@@ -60,36 +60,36 @@ class MeshReleases:
 
     @property
     def driver(self) -> Owner | None:
-        """Who owns the control plane; None where there is none."""
+        """Who owns the control plane; None if it is not installed."""
         return _of_control_plane(self.owners)
 
     def owner(self, chart: str) -> Owner | None:
-        """Who owns what a chart installs; None where that is not there, or no part of the mesh."""
+        """Who owns what a chart installs; None if that is missing, or not part of the mesh."""
         return next((owner for part, owner in self.owners.items() if part == chart), None)
 
     def ref(self, chart: str) -> ReleaseRef | None:
-        """Where a chart's release is; None where it is not installed."""
+        """Where a chart's release is; None if it is not installed."""
         found = next((r for part, r in self.releases.items() if part == chart), None)
         return found.ref if found is not None else None
 
 
 def _of_control_plane(found: Mapping[Part, T]) -> T | None:
-    """What belongs to the control plane, of the newer chart if both are there."""
+    """The control plane's entry, that of the newer chart if both are there."""
     return next((found[part] for part in reversed(CONTROL_PLANE_CHARTS) if part in found), None)
 
 
 def part_of(release: Release, config: MeshConfig) -> Part | None:
-    """Which part of this mesh a release is; None: none.
+    """Which part of this mesh a release is, if any.
 
-    By its name where that is a part's: on the way from 2.11 to 2.12 the new releases' first
-    revisions are still of the old chart.
+    A release named like a part is that part, whatever its chart: during an upgrade from 2.11 to
+    2.12 the first revisions of the new releases still have the old chart.
     """
     for part in PARTS:
         place = config.namespaces.of_chart(part)
         if release.name == part and place in (release.namespace, release.place):
             return part
     for part in PARTS:
-        # CRDs are the cluster's, whatever namespace their release is in.
+        # CRDs belong to the whole cluster, whatever namespace their release is in.
         if release.chart == part and (
             part == "linkerd-crds" or release.place == config.namespaces.of_chart(part)
         ):
@@ -100,14 +100,14 @@ def part_of(release: Release, config: MeshConfig) -> Part | None:
 def mesh_releases(
     config: MeshConfig, releases: Iterable[Release], marks: Mapping[Part, Object]
 ) -> MeshReleases:
-    """The mesh's own among all releases, with their owners.
+    """Picks the mesh's own releases, and finds their owners.
 
     Args:
         marks: the live object of `MARKS` for each part that has it.
     """
     found: dict[Part, Release] = {}
     others: list[Release] = []
-    # Those that are installed and named like their chart win over others of the same chart.
+    # Of several releases of a chart an installed one wins, then one that is named like the chart.
     for release in sorted(releases, key=lambda r: (r.status == "uninstalled", r.name != r.chart)):
         part = part_of(release, config)
         if part is None or part in found:
@@ -127,7 +127,7 @@ def mesh_releases(
 
 
 def parts_of(config: MeshConfig) -> tuple[Part, ...]:
-    """The parts that a configuration has, whatever Linkerd's version."""
+    """The parts that a configuration enables, for any version of Linkerd."""
     left_out = {"linkerd-viz": config.viz.enabled, "linkerd-jaeger": config.jaeger.enabled}
     return tuple(part for part in PARTS if left_out.get(part, True))
 
@@ -138,7 +138,7 @@ def read_marks(cluster: Cluster, config: MeshConfig, parts: Iterable[Part]) -> d
     for part in parts:
         api_version, kind, name = MARKS[part]
         place = None if part == "linkerd-crds" else config.namespaces.of_chart(part)
-        # A list of one, as who may list a kind need not be allowed to get each object.
+        # Listed, because an identity that may list a kind may not be allowed to get its objects.
         fields = f"metadata.name={name}"
         objects = cluster.list(api_version, kind, place, fields=fields, metadata_only=True)
         if (mark := next(iter(objects), None)) is not None:
@@ -158,11 +158,11 @@ def read_mesh_releases(
     """Reads the mesh's releases and who owns them; changes nothing.
 
     Args:
-        releases: every release of the cluster, where those were read just now.
-        parts: those whose objects are looked at; by default all that the configuration has.
-        namespaces: where to look for them, for identities that may not read others: others are
-            tried only where the mesh's objects name a release that is in none of these.
-        values: whether the releases come with their values, which may hold secrets.
+        releases: every release of the cluster, if they were just read.
+        parts: those whose objects are read; by default all that the configuration enables.
+        namespaces: where to look for releases, for identities that may not read other namespaces:
+            those are tried only if the mesh's objects name a release that is in none of these.
+        values: whether to read the releases' values as well, which may hold secrets.
     """
     marks = read_marks(cluster, config, parts_of(config) if parts is None else parts)
     if releases is None:
@@ -171,7 +171,7 @@ def read_mesh_releases(
 
 
 def locate(cluster: Cluster, config: MeshConfig, part: Part) -> ReleaseRef | None:
-    """Where a part's release is, by a read or two; None where it is not installed."""
+    """Where a part's release is, found with few reads; None if it is not installed."""
     place = config.namespaces.of_chart(part)
     found = read_release(cluster, part, place)
     if found is not None and found.status != "uninstalled":

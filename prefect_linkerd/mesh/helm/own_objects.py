@@ -1,7 +1,7 @@
-"""The objects that these flows make beside Helm's releases, written only where they are ours.
+"""The objects that these flows make besides Helm's releases, written only if they are ours.
 
-What somebody else keeps in the place of one is used as it is where it does, and refused otherwise:
-never written.
+If somebody else's object is in the place of one, it is never written: it is used if the mesh can
+use it as it is, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from prefect_linkerd.mesh.helm.ownership import Owner, owner_of, refuse_theirs
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object, name_of
 
 Advice = Callable[[Object], str]
-"""What to do about somebody else's object; empty where the mesh can use it as it is."""
+"""What to do about somebody else's object; empty if the mesh can use it as it is."""
 
 
 @dataclass(frozen=True)
 class OwnObject:
-    """An object that a flow is to make, and what to do where somebody else has it already."""
+    """An object that a flow makes, and what to do if somebody else already has it."""
 
     wanted: Object = field(repr=False)
     advice: Advice = field(repr=False)
@@ -31,7 +31,7 @@ class OwnObject:
 class Foreign:
     """Somebody else's object in the place of one of ours, and what to do about it.
 
-    The remedy is empty where the mesh can use the object as it is.
+    The remedy is empty if the mesh can use the object as it is.
     """
 
     subject: str
@@ -40,17 +40,17 @@ class Foreign:
 
 
 def always(remedy: str) -> Advice:
-    """Advice where somebody else's object is of no use, whatever it says."""
+    """Advice that never accepts somebody else's object, whatever it contains."""
     return lambda _: remedy
 
 
 def unless_it_says(wanted: Mapping[str, Any], remedy: str) -> Advice:
-    """Advice where somebody else's object is of use only if it says what is wanted."""
+    """Advice that accepts somebody else's object only if it contains what is wanted."""
     return lambda found: remedy if any(differences(wanted, found)) else ""
 
 
 def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
-    """What of a wanted object another one does not say, as `spec.secretName: name`.
+    """Fields of a wanted object that another lacks or sets otherwise, as `spec.secretName: name`.
 
     Fields that only the other one has are no difference.
 
@@ -73,17 +73,17 @@ def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
 
 
 def foreign(own: OwnObject, found: Object | None) -> Foreign | None:
-    """Whose object is in the place of one of ours; None where these flows may write it."""
+    """Somebody else's object in the place of one of ours; None if these flows may write it."""
     if found is None or not is_theirs(found):
         return None
     return Foreign(name_of(found), owner_of(found), own.advice(found))
 
 
 def find(cluster: Cluster, wanted: Object) -> Object | None:
-    """What is in the place of an object; None also where its kind is not served.
+    """What is in the place of an object; None also if its kind is not served.
 
-    The place of a Certificate is the Secret that it makes: somebody else's for the same Secret
-    may have any name.
+    A Certificate's place is the Secret that it writes: somebody else's Certificate for the same
+    Secret may have any name.
     """
     metadata = wanted["metadata"]
     api_version, kind, namespace = wanted["apiVersion"], wanted["kind"], metadata.get("namespace")
@@ -97,13 +97,13 @@ def find(cluster: Cluster, wanted: Object) -> Object | None:
 
 
 def read_foreign(cluster: Cluster, objects: Iterable[OwnObject]) -> list[Foreign]:
-    """Every object of somebody else that cannot be used in the place of ours."""
+    """Somebody else's objects that are in the place of ours and cannot be used."""
     judged = (foreign(own, find(cluster, own.wanted)) for own in objects)
     return [each for each in judged if each is not None and each.remedy]
 
 
 def ensure_own(cluster: Cluster, objects: Sequence[OwnObject]) -> list[Object]:
-    """Applies each object, or uses somebody else's in its place; all are looked at first.
+    """Applies each object, or uses somebody else's in its place; checks all of them first.
 
     Returns: the objects that are used.
 
@@ -126,5 +126,5 @@ def ensure_own(cluster: Cluster, objects: Sequence[OwnObject]) -> list[Object]:
 
 
 def conflict(theirs: Foreign) -> OwnershipConflict:
-    """The refusal to write somebody else's object."""
+    """The error that refuses to write somebody else's object."""
     return refuse_theirs(theirs.subject, theirs.owner, theirs.remedy)

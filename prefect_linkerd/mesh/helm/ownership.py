@@ -1,9 +1,9 @@
 """Who owns an object or a Helm release, and whether these flows may write it.
 
-Read from what owners leave on their objects: owner references, labels, annotations and field
-managers. A decision is one of three: `ours`, made by these flows; `adopted`, made by a person or by
-plain Helm as a part of the mesh, which these flows then look after; `theirs`, which is never
-written.
+Owners are recognized by what they leave on their objects: owner references, labels, annotations and
+field managers. A decision is one of three: `ours`, made by these flows; `adopted`, a part of the
+mesh that a person or plain Helm made and that these flows manage from then on; `theirs`, which is
+never written.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RECONCILERS: tuple[By, ...] = (
     "trust-manager",
     "controller",
 )
-"""Owners that revert whatever somebody else changes in an object."""
+"""Owners that revert whatever others change in their objects."""
 
 _HELM = "helm"
 _HELM_CONTROLLER = "helm-controller"
@@ -56,7 +56,7 @@ _TERRAFORM = ("terraform", "hashicorp")
 _ARGO_CD = ("argocd", "argo-cd")
 _INSTANCE = "app.kubernetes.io/instance"
 _NO_RECORD = ("ancient-changes", "before-first-apply")
-"""What the API server calls those writers that it no longer keeps apart.
+"""What the API server calls writers that it no longer tracks separately.
 
 Source: apimachinery `pkg/util/managedfields/internal` (capmanagers.go, skipnonapplied.go).
 """
@@ -64,9 +64,10 @@ Source: apimachinery `pkg/util/managedfields/internal` (capmanagers.go, skipnona
 
 @dataclass(frozen=True)
 class Owner:
-    """Who owns something. `name` is how messages name them, such as `Helm release infra/linkerd`.
+    """Who owns something. `name` is their name in messages, such as `Helm release infra/linkerd`.
 
-    `release` is the Helm release that has the object, even if something else drives that release.
+    `release` is the Helm release that contains the object, even if something else drives that
+    release.
     """
 
     by: By
@@ -75,12 +76,12 @@ class Owner:
 
     @property
     def reconciles(self) -> bool:
-        """Whether they would undo what somebody else writes."""
+        """Whether they revert what others write."""
         return self.by in RECONCILERS
 
     @property
     def may_be_copied(self) -> bool:
-        """Whether an object may name them only since kubectl copied it from one of theirs."""
+        """Whether an object may name them only because kubectl copied it from one of theirs."""
         return self.by in ("cert-manager", "trust-manager")
 
     def __str__(self) -> str:
@@ -94,8 +95,8 @@ def decide(owner: Owner | None, role: Role) -> Ownership:
     """Whether these flows may write what an owner has.
 
     Args:
-        owner: None where nothing is there yet.
-        role: a part of the mesh is adopted from people and plain Helm; what is shared is not.
+        owner: None if the object does not exist yet.
+        role: a part of the mesh is adopted from people and plain Helm; a shared object is not.
 
     >>> decide(Owner("kubectl", "kubectl"), "mesh")
     'adopted'
@@ -112,8 +113,8 @@ def decide(owner: Owner | None, role: Role) -> Ownership:
 def owner_of(obj: Mapping[str, Any]) -> Owner:
     """Who owns an object, by its metadata alone.
 
-    Argo CD's label `app.kubernetes.io/instance` counts where its field manager has set it, or where
-    nobody is on record for it on an object of a chart that no Helm release has.
+    Argo CD's label `app.kubernetes.io/instance` counts if Argo CD's field manager set it, or if no
+    field manager is recorded for it and the object comes from a chart but from no Helm release.
 
     Sources: https://fluxcd.io/flux/components/helm/helmreleases/ and
     https://fluxcd.io/flux/components/kustomize/kustomizations/ (labels),
@@ -146,9 +147,9 @@ def owner_of(obj: Mapping[str, Any]) -> Owner:
         return Owner("linkerd CLI", "the linkerd CLI")
     for manager, _ in managers:
         if manager.startswith("kubectl"):
-            return Owner("kubectl", "somebody's kubectl")
+            return Owner("kubectl", "a kubectl user")
     writer = next((manager for manager, _ in managers), "")
-    return Owner("unknown", f"field manager {writer}" if writer else "nobody known")
+    return Owner("unknown", f"field manager {writer}" if writer else "an unknown owner")
 
 
 def release_of(annotations: Mapping[str, str]) -> ReleaseRef | None:
@@ -159,11 +160,11 @@ def release_of(annotations: Mapping[str, str]) -> ReleaseRef | None:
 
 
 def may_upgrade_crd(live: Mapping[str, Any]) -> bool:
-    """Whether a CRD of a chart's `crds/` folder is one that Helm, or these flows, put there.
+    """Whether a live CRD of a chart's `crds/` folder was installed by Helm or by these flows.
 
-    Helm leaves no annotation on those, only itself as their writer, and skips a CRD that is there
-    already. So one that others made, or that another release has among its objects, is not ours to
-    upgrade with the chart.
+    Helm sets no annotation on those, only its field manager, and skips a CRD that already exists.
+    So one that others made, or that another release has among its objects, is not ours to upgrade
+    with the chart.
     Source: https://helm.sh/docs/chart_best_practices/custom_resource_definitions/
     """
     owner = owner_of(live)
@@ -172,10 +173,10 @@ def may_upgrade_crd(live: Mapping[str, Any]) -> bool:
 
 
 def owner_of_release(release: Release, objects: Iterable[Mapping[str, Any]] = ()) -> Owner:
-    """Who owns a Helm release: by its record, and by what its drivers leave on its objects.
+    """Who owns a Helm release, by its record and by what its drivers leave on its objects.
 
     Args:
-        objects: some of the release's live objects; Flux labels them, and not its records.
+        objects: some of the release's live objects; Flux labels these, but not the records.
     """
     ref = release.ref
     subject = f"Helm release {ref}"
@@ -187,7 +188,7 @@ def owner_of_release(release: Release, objects: Iterable[Mapping[str, Any]] = ()
         if found is not None and found.reconciles:
             return Owner(found.by, f"{found.name} ({subject})", ref)
     if release.target != release.namespace:
-        # helm itself keeps the records of a release where the release is.
+        # helm itself keeps a release's records in the release's namespace.
         text = f"an installer that keeps its records in namespace {release.namespace}"
         return Owner("controller", f"{text} ({subject})", ref)
     if MADE_HERE.items() <= release.labels.items():
@@ -196,7 +197,7 @@ def owner_of_release(release: Release, objects: Iterable[Mapping[str, Any]] = ()
 
 
 def refuse_theirs(subject: str, owner: Owner, remedy: str) -> OwnershipConflict:
-    """The refusal to write what somebody else owns, by the owner's name."""
+    """The error that refuses to write somebody else's object, with the owner's name."""
     return OwnershipConflict(
         subject,
         expected="an object that these flows may write",
@@ -245,9 +246,9 @@ def _by_gitops(
 
 
 def _setters_of_instance(metadata: Mapping[str, Any]) -> list[str]:
-    """Who set the label by which Argo CD tracks objects by default before 3.0, as far as on record.
+    """The recorded setters of the label by which Argo CD before 3.0 tracks objects by default.
 
-    Charts and people set it too, with values of their own, so that it proves nothing by itself.
+    Charts and people set it too, with values of their own, so the label alone proves nothing.
     Source: https://argo-cd.readthedocs.io/en/release-2.14/user-guide/resource_tracking/
     """
     entries: list[Mapping[str, Any]] = metadata.get("managedFields") or []
@@ -266,7 +267,7 @@ def _below(found: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
 
 
 def _is_rendered(annotations: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Whether an object is of a chart; one that no release has was rendered, as Argo CD does it."""
+    """Whether an object comes from a chart; without a release it was rendered, as Argo CD does."""
     return (
         labels.get(MANAGED_BY) == "Helm"
         or "helm.sh/chart" in labels
@@ -275,7 +276,7 @@ def _is_rendered(annotations: Mapping[str, str], labels: Mapping[str, str]) -> b
 
 
 def _managers(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Who wrote an object's fields and by which operation; subresources such as status apart."""
+    """Who wrote an object's fields, and by which operation; without subresources such as status."""
     entries: list[Mapping[str, Any]] = metadata.get("managedFields") or []
     return [
         (str(entry.get("manager", "")), str(entry.get("operation", "")))

@@ -1,4 +1,4 @@
-"""The helm binary as a process of ours, which a signal reaches."""
+"""Runs the helm binary as a child process that signals reach."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from prefect_linkerd.mesh.helm.environment import helm_environment
 
 
 class HelmCommand(pyhelm3.Command):
-    """pyhelm3's command without the shell between.
+    """pyhelm3's command without a shell in between.
 
-    A shell that is terminated leaves helm running: on SIGTERM helm itself has to record that it
-    failed and, where it is atomic, to go back.
+    Terminating a shell leaves helm running, but helm itself has to get SIGTERM, to record that it
+    failed and, if it is atomic, to roll back.
     """
 
     async def run(self, command: list[str], input: bytes | None = None) -> bytes:  # noqa: A002
-        """Runs helm and returns what it prints; where the task is cancelled it is terminated.
+        """Runs helm and returns what it prints; terminates it if the task is cancelled.
 
         Raises:
-            Error: helm failed; with what it said.
+            Error: helm failed; holds what helm printed.
         """
         arguments = [str(part) for part in command]
         if self._kubeconfig:
@@ -42,7 +42,7 @@ class HelmCommand(pyhelm3.Command):
         except asyncio.CancelledError:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-            # It may take its time to go back; until then it works on the release.
+            # Rolling back may take a while, and helm works on the release until it exits.
             await talk
             raise
         if process.returncode:

@@ -1,6 +1,6 @@
-"""What Helm keeps of a release: a Secret for each revision, with chart, values and manifest.
+"""Helm's records of a release: a Secret for each revision, with chart, values and manifest.
 
-Name, revision and status are labels of it, and the release itself is gzipped JSON.
+The Secret's labels hold name, revision and status; the release itself is gzipped JSON.
 
 Source: https://helm.sh/docs/topics/advanced/#storage-backends and helm `pkg/storage/driver`.
 """
@@ -29,7 +29,10 @@ RELEASE_NAME = "meta.helm.sh/release-name"
 RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
 RESOURCE_POLICY = "helm.sh/resource-policy"
 _HELMS_OWN = ("name", "owner", "status", "version", "createdAt", "modifiedAt")
-"""Labels of a record that are not the release's. Source: helm `pkg/storage/driver`."""
+"""Labels that Helm itself sets on a record; the others are the release's.
+
+Source: helm `pkg/storage/driver`.
+"""
 
 
 @dataclass(frozen=True, order=True)
@@ -45,12 +48,12 @@ class ReleaseRef:
 
 @dataclass(frozen=True)
 class Release:
-    """A Helm release as it is, at its newest revision.
+    """The current state of a Helm release: its newest revision.
 
-    `namespace` is where its records are, and `target` where it puts its objects, which differ only
-    where something else than the helm binary drives the release. `place` is `target`, or what
-    the value `namespace` says that Linkerd's charts of 2.11 have. `values` are those that the user
-    supplied; None where they were not read. `labels` are the release's own, and `writer` is the
+    `namespace` is where its records are, and `target` where it puts its objects; they differ only
+    if something other than the helm binary drives the release. `place` is `target`, unless the
+    value `namespace`, which Linkerd's 2.11 charts have, says otherwise. `values` are those that the
+    user supplied; None if they were not read. `labels` are the release's own, and `writer` is the
     field manager that wrote its newest record.
     """
 
@@ -94,7 +97,7 @@ class Revision:
     values: dict[str, Any] = field(repr=False)
     defaults: dict[str, Any] = field(repr=False)
     documents: tuple[tuple[str, Object], ...] = field(repr=False)
-    """Each object of the manifest, as Helm wrote it and parsed."""
+    """Each object of the manifest: its text as Helm wrote it, and parsed."""
     content: dict[str, Any] = field(repr=False)
     """The whole record, as Helm wrote it."""
 
@@ -113,8 +116,9 @@ def read_releases(
 ) -> tuple[Release, ...]:
     """Every release of some namespaces, by default of all, whatever its status.
 
-    Their values, which may hold secrets, are left out unless they are asked for. Without helm, so
-    cheap enough for every run of a check: one list of labels a namespace, and one Secret a release.
+    Their values, which may hold secrets, are left out unless `values` is set. Does not run helm, so
+    it is cheap enough for every run of a check: it lists metadata once per namespace, and reads one
+    Secret per release.
 
     Raises:
         ReleaseError: a record cannot be read.
@@ -155,7 +159,7 @@ def _newest(cluster: Cluster, namespace: str | None, labels: str) -> list[Object
 
 
 def _key(record: Object) -> tuple[str, str]:
-    """Name and namespace of its release."""
+    """Name and namespace of a record's release."""
     return record["metadata"]["labels"]["name"], record["metadata"]["namespace"]
 
 
@@ -164,9 +168,9 @@ def _number(record: Object) -> int:
 
 
 def _release(cluster: Cluster, record: Object) -> Release | None:
-    """The release of a record; None where that was superseded and pruned since it was listed."""
+    """The release of a record; None if that was superseded and pruned after it was listed."""
     metadata = record["metadata"]
-    # A list of one: who may list Secrets need not be allowed to get each.
+    # Listed, because an identity that may list Secrets may not be allowed to get them.
     fields = f"metadata.name={metadata['name']}"
     secret = next(iter(cluster.list("v1", "Secret", metadata["namespace"], fields=fields)), None)
     if secret is None:
@@ -205,7 +209,7 @@ def _writer(record: Object) -> str:
 
 
 def revisions(cluster: Cluster, name: str, namespace: str) -> list[Revision]:
-    """Every kept revision of a release, the oldest first.
+    """Every kept revision of a release, oldest first.
 
     Raises:
         ReleaseError: a record cannot be read.
@@ -216,7 +220,7 @@ def revisions(cluster: Cluster, name: str, namespace: str) -> list[Revision]:
 
 
 def deployed(cluster: Cluster, name: str, namespace: str) -> Revision | None:
-    """The revision of a release that is installed, or None."""
+    """The deployed revision of a release, or None."""
     labels = f"{RECORDS},name={name},status=deployed"
     found = [read(secret) for secret in cluster.list("v1", "Secret", namespace, labels=labels)]
     return max(found, key=lambda revision: revision.number, default=None)
@@ -226,7 +230,7 @@ def read(secret: Object) -> Revision:
     """Reads a revision's Secret.
 
     Raises:
-        ReleaseError: it is no record of Helm's.
+        ReleaseError: it is not one of Helm's records.
     """
     content = decode_record(secret)
     try:
@@ -249,7 +253,7 @@ def read(secret: Object) -> Revision:
 
 
 def decode_record(secret: Object) -> dict[str, Any]:
-    """A release as Helm keeps it.
+    """A release as Helm recorded it, decoded.
 
     Raises:
         ReleaseError: it cannot be read.
@@ -266,7 +270,7 @@ def _unreadable(secret: Object) -> ReleaseError:
         name_of({"kind": "Secret", **secret}),
         expected="a release in Helm 3's format",
         found="something that cannot be read",
-        remedy="Delete this Secret, where `helm history` cannot read the release either.",
+        remedy="Delete this Secret if `helm history` cannot read the release either.",
     )
 
 
@@ -278,10 +282,10 @@ def _documents(manifest: str) -> list[tuple[str, Object]]:
 def record(
     source: Revision, name: str, namespace: str, documents: Sequence[str], now: datetime
 ) -> Object:
-    """The Secret of a first revision that takes some of another release's objects over.
+    """The Secret of a first revision that takes over some of another release's objects.
 
-    Helm then upgrades them by a real three-way merge, deletes what a newer chart no longer
-    has, and can go back to them.
+    Helm then upgrades them with a real three-way merge, deletes what a newer chart no longer has,
+    and can roll back to them.
     """
     content = dict(source.content)
     stamp = now.astimezone(UTC).isoformat()
@@ -319,7 +323,7 @@ def record(
 
 
 def create(cluster: Cluster, secret: Object) -> None:
-    """Writes a record; one that is there already stays."""
+    """Creates a record; leaves an existing one as it is."""
     try:
         cluster.create(secret)
     except ApiError as error:
@@ -328,7 +332,7 @@ def create(cluster: Cluster, secret: Object) -> None:
 
 
 def forget(cluster: Cluster, name: str, namespace: str) -> None:
-    """Takes a release's records away, the newest last, and none of its objects."""
+    """Deletes a release's records, the newest last, but none of its objects."""
     for revision in revisions(cluster, name, namespace):
         cluster.delete("v1", "Secret", secret_name(name, revision.number), namespace)
 
@@ -336,7 +340,7 @@ def forget(cluster: Cluster, name: str, namespace: str) -> None:
 def keep_in_record(cluster: Cluster, ref: ReleaseRef, keeps: Collection[tuple[str, str]]) -> None:
     """Marks objects in a release's newest record, so that uninstalling it leaves them there.
 
-    For what to keep Helm looks at the manifest that it recorded, and not at the live object.
+    Helm decides what to keep by the manifest that it recorded, not by the live object.
     Source: helm `pkg/action/uninstall.go` (filterManifestsToKeep).
 
     Args:
@@ -363,7 +367,7 @@ def keep_in_record(cluster: Cluster, ref: ReleaseRef, keeps: Collection[tuple[st
 
 
 def _packed(content: Mapping[str, Any]) -> str:
-    """A record's content as its Secret has it: JSON, compressed, twice in base64."""
+    """A record's content encoded as in its Secret: JSON, gzipped, twice in base64."""
     packed = base64.b64encode(gzip.compress(json.dumps(content).encode()))
     return base64.b64encode(packed).decode()
 
@@ -373,6 +377,6 @@ def secret_name(name: str, number: int) -> str:
 
 
 def is_owned(obj: Mapping[str, Any], name: str, namespace: str) -> bool:
-    """Whether an object says that it belongs to a release."""
+    """Whether an object's annotations say that it belongs to a release."""
     annotations: Mapping[str, str] = obj["metadata"].get("annotations") or {}
     return (annotations.get(RELEASE_NAME), annotations.get(RELEASE_NAMESPACE)) == (name, namespace)

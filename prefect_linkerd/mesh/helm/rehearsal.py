@@ -1,4 +1,4 @@
-"""Charts that stand in for the real software, to rehearse with: they and their objects say so."""
+"""Charts that stand in for the real software in rehearsals, and how they are marked."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    # Whoever only shows the head needs no API client.
+    # Code that only shows HEAD needs no API client.
     from prefect_linkerd.mesh.kubernetes.client import Object
 
 ANNOTATION = "prefect-linkerd.dev/rehearsal"
-"""`true` in the metadata of such a chart, and on each object that it makes."""
+"""`true` in the metadata of such a chart, and on each object that it creates."""
 
 HEAD = "REHEARSAL: stand-in charts, not Linkerd"
-"""The first words of everything that is said about a mesh of such charts."""
+"""The start of every message about a mesh of such charts."""
 
 
 def is_rehearsal(annotations: Mapping[str, Any] | None) -> bool:
@@ -22,7 +22,7 @@ def is_rehearsal(annotations: Mapping[str, Any] | None) -> bool:
 
 
 def made_by_rehearsal(*objects: Object | None) -> bool:
-    """Whether some of these objects is a stand-in's; None is one that is not there."""
+    """Whether any of these objects is a stand-in's; None stands for a missing one."""
     return any(
         is_rehearsal(obj["metadata"].get("annotations")) for obj in objects if obj is not None
     )

@@ -1,8 +1,8 @@
-"""Extra values that contradict what keeps the mesh together, and the line where each stands.
+"""Finds extra values that contradict what the mesh depends on, and the line of each.
 
 `helm.values` computes the keys of `SAFETY` from the mesh's configuration and its trust anchor and
-never takes them from extra values. One that says the same does no harm; one that says something
-else is a mistake that its author has to know about: a trust anchor pasted into a values file would
+never takes them from extra values. An extra value that says the same does no harm; one that differs
+is a mistake that its author has to know about: a trust anchor pasted into a values file would
 otherwise look as if it were in force.
 """
 
@@ -25,14 +25,14 @@ ANCHORS: Key = ("identityTrustAnchorsPEM",)
 _ABSENT: Any = object()
 
 _REMEDIES: Mapping[str, str] = {
-    "identityTrustAnchorsPEM": "Remove it there: provide an anchor by trust_anchor.certificate or "
-    "certificate_file, and replace the one of a running mesh by rotate_anchor.",
-    "identityTrustDomain": "Remove it there: the mesh's trust_domain says it.",
-    "clusterDomain": "Remove it there: the mesh's cluster_domain says it.",
-    "linkerdNamespace": "Remove it there: the mesh's namespaces.linkerd says it.",
-    "namespace": "Remove it there: the mesh's namespaces say it.",
-    "installNamespace": "Remove it there: the mesh's namespaces are made outside Helm.",
-    "identity": "Remove it there: the issuer's Secret decides it, and rotate_issuer renews that.",
+    "identityTrustAnchorsPEM": "Remove it there: provide an anchor in trust_anchor.certificate or "
+    "certificate_file, and replace a running mesh's with rotate_anchor.",
+    "identityTrustDomain": "Remove it there: the mesh's trust_domain sets it.",
+    "clusterDomain": "Remove it there: the mesh's cluster_domain sets it.",
+    "linkerdNamespace": "Remove it there: the mesh's namespaces.linkerd sets it.",
+    "namespace": "Remove it there: the mesh's namespaces set it.",
+    "installNamespace": "Remove it there: the mesh's namespaces are created outside Helm.",
+    "identity": "Remove it there: the issuer's Secret sets it, and rotate_issuer renews that.",
 }
 
 
@@ -51,13 +51,13 @@ class UnsafeValue:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.key} is {self.found}, and the mesh's is {self.expected}"
+        return f"{self.key} is {self.found}, but the mesh's is {self.expected}"
 
 
 def unsafe_values(
     chart: ChartName, config: MeshConfig, wanted: Mapping[str, Any]
 ) -> list[UnsafeValue]:
-    """The extra values of a chart that differ from the ones that its release is to have.
+    """The extra values of a chart that differ from those that its release will have.
 
     Args:
         wanted: the release's values, in which `SAFETY` is computed.
@@ -70,7 +70,7 @@ def unsafe_values(
     places: list[Path | str] = [*extra.files, f"{FIELDS.get(chart, '')}.inline"]
     found: list[UnsafeValue] = []
     for key in SAFETY.get(chart, ()):
-        # The last layer that sets it, or its parents to something else than a mapping, wins.
+        # The last layer that sets the key wins, or that sets a parent to something not a mapping.
         for layer, place in reversed(list(zip(layers, places, strict=True))):
             depth, value = _at(layer, key)
             if value is _ABSENT:
@@ -87,12 +87,12 @@ def unsafe_values(
                     )
                 )
             break
-    # A null in the place of a parent is one mistake, however many values are below it.
+    # A null in the place of a parent is one mistake, however many keys are below it.
     return list({(each.key, each.place): each for each in reversed(found)}.values())[::-1]
 
 
 def _at(values: Mapping[str, Any], key: Key) -> tuple[int, Any]:
-    """What stands at a key, or in the place of one of its parents, and how deep that is."""
+    """The depth and the value found at a key, or in the place of one of its parents."""
     place: Any = values
     for depth, part in enumerate(key):
         if not isinstance(place, Mapping):
@@ -105,10 +105,10 @@ def _at(values: Mapping[str, Any], key: Key) -> tuple[int, Any]:
 
 def _is_same(found: Key, key: Key, value: Any, right: Any) -> bool:
     if found != key:
-        # A parent that is null or a text takes everything below it away.
+        # A parent that is null or a string removes everything below it.
         return False
     if value is None or (isinstance(value, str) and not value.strip()):
-        # As in the chart's own defaults: it says nothing.
+        # Empty, as in the chart's own defaults: it contradicts nothing.
         return True
     if right is _ABSENT:
         return False
@@ -146,7 +146,7 @@ def _place(place: Path | str, key: Key) -> str:
 
 
 def _line(text: str, key: Key) -> int | None:
-    """The line at which a YAML text sets a key; None where it comes from elsewhere in the text."""
+    """The line at which a YAML text sets a key, or its closest parent; None if it has neither."""
     node = cast("yaml.Node | None", yaml.compose(text, yaml.SafeLoader))  # pyright: ignore[reportUnknownMemberType]
     line: int | None = None
     for part in key:
@@ -159,7 +159,7 @@ def _line(text: str, key: Key) -> int | None:
 
 
 def _pair(node: yaml.Node | None, name: str) -> tuple[yaml.ScalarNode, yaml.Node] | None:
-    """The last pair of a mapping with a key, those of merge keys (`<<`) after its own."""
+    """A mapping's last pair with a key; its own pairs win over those of merge keys (`<<`)."""
     if not isinstance(node, yaml.MappingNode):
         return None
     pairs = cast("list[tuple[yaml.Node, yaml.Node]]", node.value)

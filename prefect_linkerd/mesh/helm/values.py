@@ -1,4 +1,4 @@
-"""Helm values, computed: what a configuration means in the words of each chart."""
+"""Computes each chart's Helm values from a mesh's configuration."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ SAFETY: Mapping[str, tuple[Key, ...]] = {
 """By chart, the values without which proxies and control plane do not trust or find each other.
 
 They follow from the mesh's configuration and its trust anchor, never from extra values.
-`identity.externalCA` is not among them, as only extra values say that the bundle has another owner:
-a plan refuses it where Helm would then delete or overwrite the bundle.
+`identity.externalCA` is not among them, because only extra values say that the bundle has another
+owner: a plan refuses it if Helm would then delete or overwrite the bundle.
 
 Source: linkerd2 `charts/linkerd2/values.yaml` (2.11), `charts/linkerd-control-plane/values.yaml`,
 `viz/charts/linkerd-viz/values.yaml` and `jaeger/charts/linkerd-jaeger/values.yaml`.
@@ -58,17 +58,17 @@ Source: linkerd2 `charts/linkerd2/values.yaml` (2.11), `charts/linkerd-control-p
 class ClusterFacts:
     """What values depend on: the Kubernetes version (`v1.34.4`) and the served API versions.
 
-    `gateway_api_owner` names who installed the Gateway API's CRDs: a Helm release as
-    `namespace/name`, `somebody` where that is not known, or nothing where there are none.
+    `gateway_api_owner` names the owner of the Gateway API's CRDs: a Helm release as
+    `namespace/name`, any other owner by its name in messages; empty if there are no such CRDs.
     """
 
     version: str
     api_versions: frozenset[str]
     gateway_api_owner: str = ""
     webhook_authorities: dict[str, str] = field(default_factory=dict[str, str])
-    """The CA certificate (PEM) of the webhooks of a namespace, for charts that want it told."""
+    """The CA certificate (PEM) of each namespace's webhooks, for charts that need it as a value."""
     webhook_keepers: dict[str, str] = field(default_factory=dict[str, str])
-    """Somebody else's Certificate in the place of one of ours, which is `namespace/name`."""
+    """Somebody else's Certificate that takes the place of ours, by our `namespace/name`."""
 
 
 def values_for(
@@ -76,9 +76,9 @@ def values_for(
 ) -> Values:
     """The values of one chart's release: computed, then the user's files, then inline values.
 
-    What the mesh needs to hold together (`SAFETY`) is computed whatever the user's values say;
-    `helm.safety_values` names where those differ. No private key is ever among the values: issuer
-    and anchor are Secrets made outside Helm.
+    What the mesh depends on (`SAFETY`) is computed whatever the user's values say;
+    `helm.safety_values` reports those that differ. No private key is ever among the values: issuer
+    and anchor are Secrets that are created outside Helm.
 
     Args:
         trust_bundle: the PEM of every anchor that the mesh trusts, for the control plane's chart.
@@ -114,9 +114,9 @@ def computed_values(
 
 
 def own_keys(chart: Chart, config: MeshConfig, facts: ClusterFacts) -> frozenset[Key]:
-    """The keys that these flows compute for a chart, under this configuration or a fuller one.
+    """The keys that these flows compute for a chart, as if all optional features were on.
 
-    High availability is left out: its keys (replicas, resources) are also what people set.
+    High availability is left out: people set its keys (replicas, resources), too.
     """
     full = config.model_copy(
         update={
@@ -152,7 +152,7 @@ def extra_of(chart: ChartName, config: MeshConfig) -> ExtraValues:
 
 
 def without(values: Mapping[str, Any], keys: Iterable[Key]) -> Values:
-    """Values without some keys, and without whatever stands in the place of their parents."""
+    """Values without some keys, and without non-mappings in the place of their parents."""
     kept = deepcopy(dict(values))
     for key in keys:
         place: Values = kept
@@ -168,7 +168,7 @@ def without(values: Mapping[str, Any], keys: Iterable[Key]) -> Values:
 
 
 def proxy_version(config: MeshConfig) -> str:
-    """The version of the mesh's proxies: Linkerd's own, unless extra values keep another.
+    """The version of the mesh's proxies: Linkerd's own, unless extra values set another.
 
     Raises:
         InvalidInput: a values file cannot be read.
@@ -180,7 +180,7 @@ def proxy_version(config: MeshConfig) -> str:
 
 
 def merge(*layers: Mapping[str, Any]) -> Values:
-    """Values of several layers, the later winning; mappings are joined, lists replaced."""
+    """Merges layers of values: later ones win, mappings are merged, lists are replaced."""
     merged: Values = {}
     for layer in layers:
         for key, value in layer.items():
@@ -195,7 +195,7 @@ def merge(*layers: Mapping[str, Any]) -> Values:
 
 
 def text_at(values: Mapping[str, Any], *path: str) -> str:
-    """The value at a path as text; empty where there is none."""
+    """The value at a path as text; empty if there is no such value."""
     found: Any = values
     for key in path:
         found = cast("Mapping[str, Any]", found).get(key) if isinstance(found, Mapping) else None
@@ -203,7 +203,7 @@ def text_at(values: Mapping[str, Any], *path: str) -> str:
 
 
 def leaves(values: Mapping[str, Any], path: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every value that is no mapping (or an empty one), with its keys."""
+    """Every value that is not a mapping, or is an empty one, with its keys."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(cast("Mapping[str, Any]", value), (*path, str(key)))
@@ -212,10 +212,10 @@ def leaves(values: Mapping[str, Any], path: Key = ()) -> Iterator[tuple[Key, Any
 
 
 def load_extra_values(extra: ExtraValues) -> list[Values]:
-    """The user's values, in rising order of weight.
+    """The user's values in layers, in order of increasing precedence.
 
     Raises:
-        InvalidInput: a file cannot be read or is no mapping.
+        InvalidInput: a file cannot be read or is not a mapping.
     """
     layers: list[Values] = []
     for path in extra.files:
@@ -241,7 +241,7 @@ def load_extra_values(extra: ExtraValues) -> list[Values]:
 
 @dataclass(frozen=True)
 class Unfit:
-    """What of a configuration a cluster cannot take."""
+    """A part of a configuration that does not work on a cluster."""
 
     subject: str
     message: str
@@ -249,7 +249,7 @@ class Unfit:
 
 
 def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[Unfit]:
-    """Everything of a configuration that this cluster cannot take."""
+    """Everything in a configuration that does not work on this cluster."""
     problems: list[Unfit] = []
     release = release_facts(config.linkerd)
     is_beta = release.has_beta_disruption_budgets
@@ -259,7 +259,7 @@ def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[Unfit]:
             Unfit(
                 f"high availability of {config.linkerd}",
                 "its chart has PodDisruptionBudgets of policy/v1beta1, which Kubernetes "
-                f"{facts.version} does not serve any more",
+                f"{facts.version} no longer serves",
                 f"Turn ha off, choose {later.first_stable} or newer, or use Kubernetes 1.24.",
             )
         )
@@ -310,7 +310,7 @@ def _control_plane(
 def _external(
     chart: Chart, key: str, namespace: str, certificate: str, facts: ClusterFacts
 ) -> Values:
-    """A webhook whose certificate cert-manager keeps; cainjector writes the CA where it can."""
+    """A webhook whose certificate cert-manager keeps; cainjector injects the CA if it can."""
     if "injectCaFrom" in chart.defaults.get(key, {}):
         name = facts.webhook_keepers.get(f"{namespace}/{certificate}", certificate)
         return {"externalSecret": True, "injectCaFrom": f"{namespace}/{name}"}
@@ -337,7 +337,7 @@ def _viz(chart: Chart, config: MeshConfig, facts: ClusterFacts, _trust_bundle: s
     if "installNamespace" in chart.defaults:
         values |= {"installNamespace": False, "namespace": namespaces.viz}
     if host := config.viz.dashboard.host:
-        # The dashboard refuses hosts that it does not know, against DNS rebinding.
+        # The dashboard refuses unknown hosts, to prevent DNS rebinding.
         # Source: https://linkerd.io/2/tasks/exposing-dashboard/
         values["dashboard"] = {"enforcedHostRegexp": f"^{re.escape(host)}$"}
     if config.issuer == "cert-manager" and config.cert_manager.webhook_certificates:
@@ -366,7 +366,7 @@ def _cert_manager(
     chart: Chart, config: MeshConfig, _facts: ClusterFacts, _trust_bundle: str
 ) -> Values:
     values: Values = (
-        # `crds.keep` leaves the CRDs, and so every certificate, when the release is uninstalled.
+        # `crds.keep` keeps the CRDs, and so every certificate, when the release is uninstalled.
         {"crds": {"enabled": True, "keep": True}}
         if "crds" in chart.defaults
         else {"installCRDs": True}
@@ -381,7 +381,7 @@ def _cert_manager(
 def _traefik(_chart: Chart, config: MeshConfig, _facts: ClusterFacts, _trust_bundle: str) -> Values:
     return {
         "deployment": {
-            # In ingress mode the proxy goes by l5d-dst-override instead of the address.
+            # In ingress mode the proxy routes by l5d-dst-override instead of the address.
             # Source: https://linkerd.io/2/tasks/using-ingress/#ingress-mode
             "podAnnotations": {"linkerd.io/inject": "ingress"},
             **({"replicas": 3} if config.ha else {}),

@@ -1,10 +1,11 @@
-"""A trust anchor that a cert-manager Certificate owns and a trust-manager Bundle spreads.
+"""A trust anchor that a cert-manager Certificate owns and a trust-manager Bundle distributes.
 
-In this layout of Linkerd's documentation nobody but cert-manager writes the anchor's Secret. The
-Bundle has two Secrets as sources: that one, and a copy of the previous anchor's, which a person
-makes. What plays which part is read from the cluster: the issuer's Certificate names its issuer,
-that one names the Secret it signs with, a Certificate owns this Secret or not, and the Bundle's
-other Secret that no Certificate owns is the copy. Annotations prove nothing: a copy may have them.
+In this layout from Linkerd's documentation, only cert-manager writes the anchor's Secret. The
+Bundle has two Secrets as sources: that one, and a manually made copy of the previous anchor's.
+Their roles are read from the cluster: the issuer's Certificate names its cert-manager issuer, which
+names the Secret that it signs with. If a Certificate owns that Secret, the mesh has this layout;
+the Bundle's other Secret, which no Certificate owns, is the copy. Annotations prove nothing: a copy
+may have them too.
 
 Source: https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/
 """
@@ -52,10 +53,10 @@ LAYOUT = "https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-cr
 
 @dataclass(frozen=True)
 class Renewals:
-    """How cert-manager keeps a Certificate.
+    """When cert-manager renews a Certificate.
 
-    `due` is when it renews it next and `every` how much time is between two renewals; None where
-    it has not said so. `is_issuing` says whether it is renewing it now.
+    `due` is the next renewal and `every` the time between two renewals; None if its status does not
+    say. `is_issuing` says whether it is being renewed now.
     """
 
     namespace: str
@@ -72,7 +73,7 @@ class Renewals:
 
 @dataclass(frozen=True)
 class CopySource:
-    """The Bundle's source for the previous anchor: a Secret that a person made, or will make."""
+    """The Bundle's source for the previous anchor: a manually made Secret, perhaps not made yet."""
 
     namespace: str
     name: str
@@ -86,18 +87,18 @@ class CopySource:
 
     @property
     def anchors(self) -> frozenset[str]:
-        """The fingerprints of what it holds."""
+        """The fingerprints of its certificates."""
         return anchors_in(self.certificates)
 
 
 @dataclass(frozen=True)
 class CertificateAnchor:
-    """The anchor's Certificate with all that a rotation has to know of this layout.
+    """The anchor's Certificate with everything that a rotation needs to know about this layout.
 
-    `current` is what cert-manager signs the issuer with from now on. `fixed` are anchors of the
-    Bundle's in-line sources, and `has_others` says whether it has sources that are not looked into.
-    `obstacle` is why the layout cannot be rotated. `known` is the PEM of every anchor that these
-    objects hold. `read_at` is the API server's clock.
+    `current` is the anchor that cert-manager signs the issuer with from now on. `fixed` are the
+    anchors in the Bundle's in-line sources, and `has_others` says whether it has sources that are
+    not read. `obstacle` is why the layout cannot be rotated. `known` is the PEM of every anchor
+    in these objects. `read_at` is the time by the API server's clock.
     """
 
     secret: str
@@ -127,9 +128,9 @@ class CertificateAnchor:
 
 @functools.lru_cache(256)
 def anchors_in(pem: str) -> frozenset[str]:
-    """The fingerprints of a PEM text's certificates; none where it cannot be read.
+    """Returns the fingerprints of a PEM text's certificates; empty if it is unreadable.
 
-    Thousands of pods have the same few bundles.
+    Cached, as thousands of pods have the same few bundles.
     """
     try:
         return fingerprints(pem, "trust anchor") if pem.strip() else frozenset()
@@ -138,9 +139,9 @@ def anchors_in(pem: str) -> frozenset[str]:
 
 
 def signing_secret(mesh: Mesh, issuer: Object) -> tuple[str, str] | None:
-    """Namespace and name of the Secret that a Certificate's CA issuer signs with.
+    """Returns namespace and name of the Secret that a Certificate's CA issuer signs with.
 
-    A ClusterIssuer's is in cert-manager's cluster resource namespace.
+    A ClusterIssuer's Secret is in cert-manager's cluster resource namespace.
     """
     reference: dict[str, str] = issuer["spec"]["issuerRef"]
     if reference.get("group", "cert-manager.io") != "cert-manager.io":
@@ -156,7 +157,7 @@ def signing_secret(mesh: Mesh, issuer: Object) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class AnchorOwner:
-    """The anchor's Certificate, the issuer's, and those of the anchor's namespace."""
+    """The Certificates of the anchor and of the issuer, and all in the anchor's namespace."""
 
     certificate: Object
     issuer: Object
@@ -164,7 +165,7 @@ class AnchorOwner:
 
 
 def read_anchor_owner(mesh: Mesh) -> AnchorOwner | None:
-    """Which Certificate owns the anchor; None where none does. Reads no Secret."""
+    """Returns the Certificate that owns the anchor; None if there is none. Reads no Secret."""
     issuer = certificate_for(
         mesh.cluster.list(CERT_MANAGER, "Certificate", mesh.config.namespaces.linkerd),
         ISSUER_SECRET,
@@ -179,7 +180,7 @@ def read_anchor_owner(mesh: Mesh) -> AnchorOwner | None:
 
 
 def issued_by(owner: Object, bundle: str) -> CertificateInfo | None:
-    """Which anchor of a trust bundle is the one that a Certificate has now, by its status."""
+    """Finds a Certificate's current anchor in a trust bundle by the times in its status."""
     status: Object = owner.get("status") or {}
     if not anchors_in(bundle):
         return None
@@ -195,12 +196,13 @@ def _time(text: object) -> datetime | None:
 
 
 def lacks(anchor: CertificateInfo, bundle: str, started: datetime | None) -> bool:
-    """Whether a proxy is sure not to trust an anchor.
+    """Whether a proxy certainly does not trust an anchor.
 
     Args:
-        bundle: the trust bundle that it was injected with. The control plane's own have none: they
-            are judged by time.
-        started: when its pod started; before the anchor was made it cannot have read it.
+        bundle: the trust bundle that it was injected with. The control plane's proxies have none
+            and are judged by their start.
+        started: when its pod started; if that was before the anchor existed, it cannot have read
+            the anchor.
     """
     if bundle:
         return anchor.fingerprint not in anchors_in(bundle)
@@ -208,7 +210,7 @@ def lacks(anchor: CertificateInfo, bundle: str, started: datetime | None) -> boo
 
 
 def read_certificate_anchor(mesh: Mesh) -> CertificateAnchor | None:
-    """Reads the layout; None where no Certificate owns the anchor. Changes nothing.
+    """Reads the layout; None if no Certificate owns the anchor. Changes nothing.
 
     Raises:
         NotReady: cert-manager has not written the anchor yet.
@@ -249,12 +251,12 @@ def read_certificate_anchor(mesh: Mesh) -> CertificateAnchor | None:
 
 
 def join_readable(texts: Iterable[str]) -> str:
-    """A bundle of all certificates that can be read."""
+    """Joins the readable ones of some PEM texts into a bundle."""
     return join_bundle([text for text in texts if anchors_in(text)])
 
 
 def renewals(certificate: Object) -> Renewals:
-    """How cert-manager keeps a Certificate, by its status."""
+    """Returns when cert-manager renews a Certificate, from its status."""
     status: Object = certificate.get("status") or {}
     due, begun = _time(status.get("renewalTime")), _time(status.get("notBefore"))
     return Renewals(
@@ -274,7 +276,7 @@ def _sources(bundle: Object | None) -> list[Object]:
 def _copy_source(
     cluster: Cluster, found: AnchorOwner, bundle: Object | None
 ) -> tuple[CopySource | None, MeshError | None]:
-    """The Bundle's Secret that no Certificate owns; or why there is none."""
+    """Returns the Bundle's Secret that no Certificate owns, and why it cannot be used, if so."""
     owner = found.certificate
     namespace: str = owner["metadata"]["namespace"]
     secret: str = owner["spec"]["secretName"]
@@ -301,9 +303,9 @@ def _copy_source(
     text = secret_text(kept).get(key, "") if kept is not None else ""
     copy = CopySource(namespace, name, key, text)
     keeper = owner_of(kept) if kept is not None else None
-    # A copy by kubectl has cert-manager's annotations, and no Certificate all the same.
+    # A copy made with kubectl has cert-manager's annotations, although no Certificate owns it.
     if keeper is not None and keeper.reconciles and keeper.by != "cert-manager":
-        remedy = "Let that leave this Secret's content alone: each rotation copies an anchor there."
+        remedy = "Make it leave this Secret's content alone: each rotation copies an anchor there."
         return copy, refuse_theirs(copy.subject, keeper, remedy)
     return copy, None
 
@@ -334,10 +336,10 @@ def _unfit(owner: Object, secret: TlsSecret) -> MeshError | None:
 
 
 def copy_current(cluster: Cluster, anchor: CertificateAnchor, fingerprint: str) -> bool:
-    """Copies the anchor's Secret to the previous anchor's, as the documentation does.
+    """Copies the anchor's Secret to the previous anchor's, as Linkerd's documentation does.
 
     Args:
-        fingerprint: the anchor that the Secret has to have, or nothing is written.
+        fingerprint: the anchor that the Secret has to contain; otherwise nothing is written.
 
     Returns: whether it was written.
     """
@@ -352,13 +354,13 @@ def copy_current(cluster: Cluster, anchor: CertificateAnchor, fingerprint: str) 
 
 
 def keep_anchors(cluster: Cluster, anchor: CertificateAnchor, bundle: str) -> None:
-    """Puts anchors whose keys are not known into the previous anchor's Secret."""
+    """Puts anchors with unknown keys into the previous anchor's Secret."""
     copy = anchor.copy
     text = {copy.key: base64.b64encode(bundle.encode()).decode()}
     kept = cluster.get("v1", "Secret", copy.name, copy.namespace)
     there: dict[str, str] = (kept or {}).get("data") or {}
     type_ = str((kept or {}).get("type") or TLS)
-    # A Secret of this type needs both keys; the key of an anchor that was lost is known to nobody.
+    # This type requires both fields, but the private key of a lost anchor is unknown.
     empty = {"tls.crt": "", "tls.key": ""} if type_ == TLS else {}
     _write(cluster, copy, type_, {**empty, **there, **text})
 
@@ -379,7 +381,7 @@ def _write(cluster: Cluster, copy: CopySource, type_: str, data: Mapping[str, st
         return
     there: dict[str, str] = kept.get("data") or {}
     gone = dict.fromkeys(there.keys() - hidden.keys())
-    # Refused where somebody wrote it meanwhile. Its metadata stays its owner's.
+    # The API refuses it if the Secret has changed since. Labels and annotations stay as they are.
     version = {"resourceVersion": kept["metadata"]["resourceVersion"]}
     patch = {"metadata": version, "data": {**gone, **hidden}}
     cluster.merge("v1", "Secret", copy.name, copy.namespace, patch)

@@ -1,4 +1,4 @@
-"""The issuer of a mesh's identities: signed here, or by cert-manager from the trust anchor."""
+"""The issuer of a mesh's identities: signed here, or by cert-manager with the trust anchor."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ WEBHOOK_ISSUER = "webhook-issuer"
 
 @dataclass(frozen=True)
 class Issuer:
-    """The public part of the issuer, and whether it was there already."""
+    """The public part of the issuer, and whether it already existed."""
 
     info: CertificateInfo
     origin: Literal["adopted", "made"]
 
 
 def ensure_issuer(mesh: Mesh, anchor: TrustAnchor, store: KeyStore, now: datetime) -> Issuer:
-    """The mesh's issuer, signed here or by cert-manager as the configuration says.
+    """Ensures the mesh's issuer, signed here or by cert-manager as configured.
 
     Raises:
         MeshError: see the two functions that it calls.
@@ -80,12 +80,14 @@ def ensure_issuer(mesh: Mesh, anchor: TrustAnchor, store: KeyStore, now: datetim
 def ensure_self_signed_issuer(
     mesh: Mesh, anchor: TrustAnchor, store: KeyStore, now: datetime
 ) -> Issuer:
-    """Secret `linkerd-identity-issuer` with an issuer that the anchor signed; adopted if there.
+    """Ensures Secret `linkerd-identity-issuer` with an issuer that the anchor signed.
+
+    An existing issuer is adopted.
 
     Raises:
-        CertificateError: the issuer that is there cannot work with this anchor.
-        InvalidInput: there is none, and no key of the anchor to sign one with.
-        OwnershipConflict: the Secret is of the form that the linkerd CLI makes.
+        CertificateError: the existing issuer does not work with this anchor.
+        InvalidInput: there is no issuer, and no key of the anchor to sign one.
+        OwnershipConflict: the Secret has the format that the linkerd CLI creates.
     """
     namespace = mesh.config.namespaces.linkerd
     subject = f"Secret/{namespace}/{ISSUER_SECRET}"
@@ -114,7 +116,7 @@ def ensure_self_signed_issuer(
     except ApiError as error:
         if error.status != 409:
             raise
-        # Another run was faster; what it made must do as well.
+        # Another run was faster; check and adopt its issuer.
         return ensure_self_signed_issuer(mesh, anchor, store, now)
     # A control plane that lost its issuer waits for this one.
     refresh_mounts(mesh.cluster, namespace, IDENTITY_PODS)
@@ -122,7 +124,7 @@ def ensure_self_signed_issuer(
 
 
 def _signing_pair(store: KeyStore, anchor: TrustAnchor, *, remedy: str) -> KeyPair:
-    """The anchor with its key, as it is kept."""
+    """Returns the anchor with its key from the key store."""
     pair = store.load()
     if pair is None or not is_same(pair.certificate, anchor.certificate):
         raise InvalidInput(
@@ -137,7 +139,7 @@ def _signing_pair(store: KeyStore, anchor: TrustAnchor, *, remedy: str) -> KeyPa
 def check_issuer_secret(
     secret: Object, config: MeshConfig, bundle: str, now: datetime
 ) -> CertificateInfo:
-    """What an issuer Secret holds, once it is known to work with a trust bundle.
+    """Returns the issuer in a Secret after checking that it works with a trust bundle.
 
     Raises:
         CertificateError, OwnershipConflict: what is wrong with it.
@@ -172,11 +174,11 @@ def _check(
 
 
 def chart_issuer(secret: Object | None) -> Values:
-    """The values by which the control plane's chart keeps making the issuer's Secret as it is.
+    """Returns values that make the control plane's chart render the issuer's Secret unchanged.
 
-    Empty where the Secret is not the chart's. The live Secret is the truth: whatever upgrades the
-    release carries its content along, so no upgrade ever changes or removes the issuer. These are
-    the one private key among Helm's values, where the release's own values have it already.
+    Empty if the Secret is not the chart's. The live Secret is the source of truth: each upgrade of
+    the release passes its content on, so none ever changes or removes the issuer. This is the only
+    private key in Helm values, and the release's own values already contain it.
     """
     found = TlsSecret.of(secret) if secret is not None else None
     if found is None or not found.is_charts or found.private_key is None:
@@ -189,10 +191,10 @@ def chart_issuer(secret: Object | None) -> Values:
 
 
 def with_kept(mesh: Mesh, chart: Chart, values: Values) -> Values:
-    """A chart's values with what its release made that has to stay: the issuer, the namespace.
+    """Adds to a chart's values what its release must keep: the issuer and the namespace.
 
-    Until 2.11 a chart may make its own namespace, which Helm would delete, with everything in it,
-    where a later revision does not.
+    Up to 2.11 a chart may create its own namespace. If a later revision did not, Helm would delete
+    the namespace with everything in it.
     """
     names = mesh.config.namespaces
     kept: Values = {}
@@ -210,9 +212,9 @@ def with_kept(mesh: Mesh, chart: Chart, values: Values) -> Values:
 
 
 def cert_manager_objects(config: MeshConfig) -> list[Object]:
-    """The issuers and certificates that cert-manager keeps for the mesh, in order.
+    """Returns the issuers and Certificates that cert-manager keeps for the mesh, in order.
 
-    The first two are the issuer of the mesh's issuer, and its Certificate.
+    The first two are the cert-manager issuer that signs the mesh's issuer, and its Certificate.
 
     Sources: https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/ and
     https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/
@@ -247,9 +249,9 @@ def cert_manager_objects(config: MeshConfig) -> list[Object]:
 
 
 def webhook_servers(config: MeshConfig) -> dict[str, dict[str, str]]:
-    """Per namespace, each webhook's Certificate name and the Service that it is for.
+    """Returns by namespace the name of each webhook's Certificate and its Service.
 
-    The Secret of each is `<Service>-k8s-tls`, as every chart from 2.11 on mounts it.
+    Each one's Secret is `<Service>-k8s-tls`, which every chart since 2.11 mounts.
     """
     namespaces = config.namespaces
     servers = {
@@ -267,7 +269,7 @@ def webhook_servers(config: MeshConfig) -> dict[str, dict[str, str]]:
 
 
 def webhook_authorities(mesh: Mesh) -> dict[str, str]:
-    """The CA certificate (PEM) of each namespace's webhooks, where cert-manager has made it."""
+    """Returns the webhooks' CA certificates (PEM) that cert-manager has created, by namespace."""
     found: dict[str, str] = {}
     for namespace in webhook_servers(mesh.config):
         secret = mesh.cluster.get("v1", "Secret", f"{WEBHOOK_ISSUER}-tls", namespace)
@@ -277,7 +279,7 @@ def webhook_authorities(mesh: Mesh) -> dict[str, str]:
 
 
 def with_webhooks(facts: ClusterFacts, mesh: Mesh) -> ClusterFacts:
-    """Facts with what cert-manager keeps of the webhooks of a cluster, where it is to keep them."""
+    """Adds the webhooks' CAs and Certificates to the facts, if cert-manager is to keep them."""
     if mesh.config.issuer != "cert-manager" or not mesh.config.cert_manager.webhook_certificates:
         return facts
     keepers: dict[str, str] = {}
@@ -295,7 +297,7 @@ def with_webhooks(facts: ClusterFacts, mesh: Mesh) -> ClusterFacts:
 
 
 def _webhook_objects(config: MeshConfig, namespace: str, servers: dict[str, str]) -> list[Object]:
-    """A CA of the namespace's own, and a certificate of each webhook server signed by it."""
+    """Returns a CA for the namespace, and a certificate that it signs for each webhook server."""
     ca_days = config.lifetimes.anchor_days
     objects = [
         _object("Issuer", "webhook-selfsigned", namespace, {"selfSigned": {}}),
@@ -351,10 +353,10 @@ def _object(kind: str, name: str, namespace: str | None, spec: Object) -> Object
 
 
 def own_cert_manager_objects(config: MeshConfig) -> list[OwnObject]:
-    """The same, and what the mesh needs of one that somebody else keeps in its place.
+    """Returns the same objects, each with what the mesh requires of a foreign one in its place.
 
-    Of a Certificate that is the Secret it makes and for whom: how long it lasts, and by which
-    issuer it is signed, is its owner's. What it signs is checked once it is ready.
+    A Certificate must create the right Secret for the right names; its lifetime and its issuer are
+    up to its owner. The signed certificate is checked once it is ready.
     """
     return [OwnObject(obj, _needs(obj)) for obj in cert_manager_objects(config)]
 
@@ -365,7 +367,7 @@ def _needs(wanted: Object) -> Advice:
     if wanted["kind"] == "Certificate":
         if not spec["isCA"]:
             names = spec["dnsNames"]
-        # That it is no CA is also what an absent field says.
+        # An absent isCA means false.
         spec = {"secretName": spec["secretName"], **({"isCA": True} if spec["isCA"] else {})}
 
     def advice(found: Object) -> str:
@@ -380,11 +382,11 @@ def _needs(wanted: Object) -> Advice:
 
 
 def read_needed(mesh: Mesh) -> list[OwnObject]:
-    """The objects that cert-manager needs on this cluster, in order.
+    """Returns the objects that cert-manager needs on this cluster, in order.
 
-    Where somebody else keeps the Certificates that a mesh needs, it needs no issuer of ours; nor
-    a certificate of a webhooks' CA whose Secret somebody else made, which cert-manager would
-    overwrite.
+    Our issuers are left out where the mesh's Certificates belong to somebody else. So is the
+    Certificate of a webhooks' CA whose Secret somebody else created, as cert-manager would
+    overwrite that Secret.
     """
     own = {name_of(each.wanted): each for each in own_cert_manager_objects(mesh.config)}
     there = {name: find(mesh.cluster, each.wanted) for name, each in own.items()}
@@ -398,22 +400,22 @@ def read_needed(mesh: Mesh) -> list[OwnObject]:
 
 
 def _is_given(authority: Object | None) -> bool:
-    """Whether somebody made the Secret of a webhooks' CA, and no Certificate."""
+    """Whether the Secret of a webhooks' CA exists without having been made by a Certificate."""
     return authority is not None and owner_of(authority).by != "cert-manager"
 
 
 def needed(
     own: Sequence[OwnObject], theirs: Collection[str], given: Collection[str] = ()
 ) -> list[OwnObject]:
-    """Those objects that nothing of somebody else's makes superfluous.
+    """Leaves out the objects that somebody else's objects make unnecessary.
 
     Args:
         theirs: the objects that somebody else keeps, as `Kind/namespace/name`.
-        given: the Certificates whose Secret is there without them.
+        given: the Certificates whose Secret exists without them.
     """
     used: set[str] = set()
     found: list[OwnObject] = []
-    # An issuer stands before what refers to it.
+    # Reversed, as an issuer precedes the objects that refer to it.
     for each in reversed(own):
         name, spec = name_of(each.wanted), each.wanted["spec"]
         namespace = each.wanted["metadata"].get("namespace")
@@ -436,7 +438,7 @@ def needed(
 
 
 def ready_condition(obj: Object) -> tuple[bool, str]:
-    """Whether cert-manager says that an object is ready as it is now, and its own message."""
+    """Whether cert-manager reports an object's current generation as ready, and its message."""
     found = condition_of(obj, "Ready")
     if found is None:
         return False, "no Ready condition yet: is cert-manager running?"
@@ -448,17 +450,17 @@ def ready_condition(obj: Object) -> tuple[bool, str]:
 def ensure_cert_manager_issuer(
     mesh: Mesh, anchor: TrustAnchor, store: KeyStore, now: datetime, timeout: float
 ) -> Issuer:
-    """Lets cert-manager sign the issuer and Linkerd's webhook certificates, and waits for it.
+    """Has cert-manager sign the issuer and Linkerd's webhook certificates, and waits for them.
 
-    An issuer that somebody else's Certificate keeps is used as it is.
+    An issuer that somebody else's Certificate keeps is used unchanged.
 
     Args:
         timeout: seconds until everything has to be ready.
 
     Raises:
         InvalidInput: the trust anchor's key is not in the cluster, where cert-manager needs it.
-        NotReady: with cert-manager's own message and the object's last events.
-        OwnershipConflict: somebody else's object is in the place of one, and lacks what is needed.
+        NotReady: an object did not become ready; with cert-manager's message and its last events.
+        OwnershipConflict: somebody else's object is in the place of ours and does not suffice.
         CertificateError: what cert-manager signed does not chain to the anchor.
     """
     started = time.monotonic()
@@ -479,11 +481,11 @@ def ensure_cert_manager_issuer(
     if secret is None:
         raise NotReady(
             subject,
-            expected="that cert-manager wrote it",
+            expected="cert-manager to write it",
             found="nothing, though its Certificate is Ready",
             remedy="Look at cert-manager's log.",
         )
-    # cert-manager signed after `now`, and does not set the start of a certificate back.
+    # cert-manager signed it after `now`, and does not backdate certificates.
     after = now + timedelta(seconds=time.monotonic() - started)
     info = _check(secret, subject, mesh.config, anchor.bundle, after)
     if not was_there:
@@ -492,10 +494,11 @@ def ensure_cert_manager_issuer(
 
 
 def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> None:
-    """Waits until cert-manager says that every object is ready.
+    """Waits until cert-manager reports every object as ready.
 
     Raises:
-        NotReady: the first that is not, with its condition's message, its requests' and events.
+        NotReady: names the first that is not, with the messages of its condition and requests and
+            its events.
     """
     waiting = list(objects)
     for is_last in polls(timeout, every=0.3):
@@ -522,7 +525,7 @@ def await_ready(cluster: Cluster, objects: Sequence[Object], timeout: float) -> 
 
 
 def _requests(cluster: Cluster, certificate: Object) -> list[str]:
-    """What the requests of a Certificate say, the reason being there more often than not."""
+    """Returns the messages of a Certificate's unready requests, which usually name the cause."""
     if certificate["kind"] != "Certificate":
         return []
     name = certificate["metadata"]["name"]

@@ -1,4 +1,4 @@
-"""The root of trust of a mesh: adopted, provided or created, and where its private key is kept."""
+"""A mesh's trust anchor: adopted, provided or created, and where its private key is kept."""
 
 from __future__ import annotations
 
@@ -39,51 +39,51 @@ ANCHOR_SECRET = "linkerd-trust-anchor"  # noqa: S105 the name of an object
 ISSUER_SECRET = "linkerd-identity-issuer"  # noqa: S105 the name of an object
 TLS = "kubernetes.io/tls"
 LINKERD_TLS = "linkerd.io/tls"
-"""The issuer's scheme by which the control plane's chart makes its Secret of values.
+"""The issuer's scheme with which the control plane's chart renders its Secret from values.
 
 Source: linkerd2 `charts/linkerd-control-plane/templates/identity.yaml`.
 """
 
 THIS_CLUSTER = "this cluster"
-"""The cluster of a key that is kept in the mesh's own cluster."""
+"""The value of `KeyPair.cluster` for a key in the mesh's own cluster."""
 
 PROVIDE_KEY = (
     "Provide it (trust_anchor.certificate_file and private_key_file), or name the place where it "
     "is kept (trust_anchor.secret_block or key_file)."
 )
-"""What to do where the mesh's anchor is known and its key is not."""
+"""The remedy if the mesh's anchor is known, but not its key."""
 
 Origin = Literal["adopted", "brought", "made"]
 
 
 class KeyStore(Protocol):
-    """Where a trust anchor's private key is kept. Implementations never show it."""
+    """A place for a trust anchor's private key. Implementations never show the key."""
 
     where: str
     """The place, for messages."""
 
     def load(self) -> KeyPair | None:
-        """The kept anchor with its key, or None."""
+        """Returns the stored anchor with its key, or None."""
         ...
 
     def store_once(self, pair: KeyPair) -> None:
-        """Keeps an anchor with its key; the same again is fine.
+        """Stores an anchor with its key; storing the same one again is fine.
 
         Raises:
-            OwnershipConflict: another one is kept there.
+            OwnershipConflict: another one is stored there.
         """
         ...
 
     def replace(self, pair: KeyPair) -> None:
-        """Keeps an anchor with its key instead of what was kept, whole or not at all."""
+        """Replaces what is stored with an anchor and its key, atomically."""
         ...
 
     def remove(self) -> None:
-        """Forgets what is kept; nothing where nothing is."""
+        """Removes what is stored, if anything."""
         ...
 
     def beside(self, mark: str) -> KeyStore:
-        """A place of the same kind beside this one, for a second key while anchors rotate."""
+        """Returns a store of the same kind beside this one, for a second key during a rotation."""
         ...
 
 
@@ -93,7 +93,7 @@ def is_same(one: str, other: str) -> bool:
 
 
 def refuse_other(where: str) -> OwnershipConflict:
-    """Says that a place for the key is taken; what every key store raises."""
+    """Returns the error that every key store raises if its place is taken."""
     return OwnershipConflict(
         where,
         expected="no trust anchor, or the same one",
@@ -106,10 +106,9 @@ _CLUSTER = re.compile(r"^Cluster: (\S+)\n\Z", re.M)
 
 
 class FileKeyStore:
-    """A file with the certificate and the key encrypted by a passphrase (PKCS#8).
+    """A file with the certificate and the passphrase-encrypted key (PKCS#8).
 
-    A line between the two names the cluster whose anchor it is. Readers of PEM skip it (RFC 7468,
-    section 2).
+    A line between the two names the anchor's cluster. PEM readers skip it (RFC 7468, section 2).
     """
 
     def __init__(self, path: Path, passphrase: SecretStr) -> None:
@@ -170,7 +169,7 @@ class FileKeyStore:
         return FileKeyStore(self._path.with_name(f"{self._path.name}.{mark}"), self._passphrase)
 
     def _write_once(self, content: str) -> None:
-        # A link appears whole and never replaces a file.
+        # A hard link appears atomically and never replaces a file.
         self._write(content, lambda name: os.link(name, self._path))
 
     def _write(self, content: str, put: Callable[[str], object]) -> None:
@@ -183,7 +182,7 @@ class FileKeyStore:
             put(name)
         finally:
             Path(name).unlink(missing_ok=True)
-        # The name has to outlive a power cut as well: the certificate is used from here on.
+        # The directory entry must survive a power cut too: the certificate is used from now on.
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -250,7 +249,7 @@ class ClusterKeyStore:
 
 
 class Unshown(str):
-    """Text that is sent as it is but not shown, where a traceback lists a frame's variables."""
+    """Text that is sent unchanged, but hidden where a traceback lists a frame's variables."""
 
     __slots__ = ()
 
@@ -259,14 +258,14 @@ class Unshown(str):
 
 
 def unshown(data: Mapping[str, str]) -> dict[str, str]:
-    """A Secret's data, whose values no traceback shows."""
+    """Returns a Secret's data with values that no traceback shows."""
     return {key: Unshown(value) for key, value in data.items()}
 
 
 def tls_secret(
     name: str, namespace: str, certificate: str, key: SecretStr, authority: str
 ) -> Object:
-    """A kubernetes.io/tls Secret with the signing certificate as `ca.crt`."""
+    """Returns a kubernetes.io/tls Secret with the signing certificate as `ca.crt`."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -281,17 +280,17 @@ def tls_secret(
 
 
 def secret_text(secret: Object) -> dict[str, str]:
-    """A Secret's data, decoded; bytes that are not text become replacement characters."""
+    """Returns a Secret's decoded data; undecodable bytes become replacement characters."""
     data: dict[str, str] = secret.get("data") or {}
     return {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
 
 
 @dataclass(frozen=True)
 class TlsSecret:
-    """What a Secret with a certificate holds; `found` says its type and keys, for messages.
+    """The content of a Secret with a certificate; `found` describes its type and keys in messages.
 
-    `scheme` is `linkerd.io/tls` where its keys are `crt.pem` and `key.pem`, as Linkerd's chart and
-    CLI make it; `owner` is who owns it.
+    `scheme` is `linkerd.io/tls` if its keys are `crt.pem` and `key.pem`, as Linkerd's chart and CLI
+    create them.
     """
 
     type: str
@@ -306,7 +305,7 @@ class TlsSecret:
     def of(cls, secret: Object) -> TlsSecret:
         text = secret_text(secret)
         owner = owner_of(secret)
-        # One to which somebody has added the other scheme's keys is still the chart's.
+        # Still the chart's Secret if somebody has added the other scheme's keys to it.
         is_linkerds = "crt.pem" in text and (owner.release is not None or "tls.crt" not in text)
         names = ("crt.pem", "key.pem") if is_linkerds else ("tls.crt", "tls.key")
         certificate, key = (text.get(name, "") for name in names)
@@ -322,22 +321,22 @@ class TlsSecret:
 
     @property
     def is_charts(self) -> bool:
-        """Whether the control plane's chart makes it of its release's values."""
+        """Whether the control plane's chart renders it from its release's values."""
         return self.scheme == LINKERD_TLS and self.owner.release is not None
 
 
 def read_tls_secret(cluster: Cluster, name: str, namespace: str) -> TlsSecret | None:
-    """A Secret with a certificate and its key, or None where it does not exist."""
+    """Reads a Secret with a certificate and its key; None if it does not exist."""
     secret = cluster.get("v1", "Secret", name, namespace)
     return TlsSecret.of(secret) if secret is not None else None
 
 
 @dataclass(frozen=True)
 class TrustAnchor:
-    """The public part of the root of trust.
+    """The public part of the trust anchor.
 
-    `certificate` is the anchor that signs the issuer, `bundle` every anchor that the mesh is to
-    trust, both PEM.
+    `certificate` is the anchor that signs the issuer; `bundle` holds every anchor that the mesh has
+    to trust. Both are PEM.
     """
 
     certificate: str
@@ -348,11 +347,11 @@ class TrustAnchor:
 
 @dataclass(frozen=True)
 class AnchorSnapshot:
-    """What there is: kept in the store, trusted by the mesh, provided by the user (all PEM).
+    """The anchors in the key store, in the mesh's trust bundle and from the user (all PEM).
 
-    `has_key` says whether the key of the provided anchor came with it, and `issuer` is the
-    certificate that the mesh's identity service signs with. `cluster` is the UID of this cluster,
-    and `kept_by` of the one that the kept anchor was stored for; empty where that is not known.
+    `has_key` says whether the provided anchor came with its key; `issuer` is the certificate that
+    the mesh's identity service signs with. `cluster` is the UID of this cluster, `kept_by` that of
+    the cluster that the stored anchor belongs to; both are empty if unknown.
     """
 
     kept: str | None
@@ -365,20 +364,20 @@ class AnchorSnapshot:
 
 
 def read_roots(mesh: Mesh) -> Object | None:
-    """The ConfigMap with every anchor that the mesh trusts."""
+    """Reads the ConfigMap with every anchor that the mesh trusts."""
     return mesh.cluster.get("v1", "ConfigMap", TRUST_ROOTS, mesh.config.namespaces.linkerd)
 
 
 def bundle_of(roots: Object | None) -> str:
-    """The PEM in it; empty where there is none."""
+    """Returns the PEM bundle in that ConfigMap; empty if there is none."""
     return str((roots or {}).get("data", {}).get(BUNDLE, ""))
 
 
 def read_snapshot(mesh: Mesh, store: KeyStore | None) -> AnchorSnapshot:
-    """Reads what there is; changes nothing.
+    """Reads the anchors and the issuer; changes nothing.
 
     Args:
-        store: None where no place for the key is chosen yet.
+        store: None if no place for the key is chosen yet.
 
     Raises:
         InvalidInput: the provided anchor or the key store cannot be read.
@@ -404,16 +403,16 @@ def read_snapshot(mesh: Mesh, store: KeyStore | None) -> AnchorSnapshot:
 
 
 def keeps_key(snapshot: AnchorSnapshot) -> bool:
-    """Whether bootstrap would keep a key: of an anchor made here, or provided with its key."""
+    """Whether bootstrap would store a key: of an anchor created here, or provided with its key."""
     if snapshot.brought is not None:
         return snapshot.has_key
     return snapshot.kept is None and not snapshot.trusted and snapshot.issuer is None
 
 
 def cluster_uid(cluster: Cluster) -> str:
-    """What tells a cluster from every other: the UID of its namespace kube-system.
+    """Returns what identifies a cluster: the UID of its namespace kube-system.
 
-    By a list, which every flow that keeps a key may ask for already.
+    Uses a list request, which every flow that stores a key already has permission for.
     """
     found = cluster.list("v1", "Namespace", fields="metadata.name=kube-system")
     return next((str(obj["metadata"]["uid"]) for obj in found), "")
@@ -422,13 +421,13 @@ def cluster_uid(cluster: Cluster) -> str:
 def decide_trust_anchor(
     snapshot: AnchorSnapshot, config: MeshConfig, now: datetime, where: str
 ) -> tuple[Origin, str | None]:
-    """What becomes the anchor: its origin, and its certificate (None: it has to be made).
+    """Decides which anchor to use: its origin and certificate (None: it has to be created).
 
-    An anchor that the mesh trusts is never replaced, nor is one that is kept. One that is kept for
-    another cluster is only taken where the user asks for that.
+    An anchor that the mesh trusts is never replaced, nor is a stored one. One that is stored for
+    another cluster is used only if the user asks for that.
 
     Raises:
-        InvalidInput: what is provided or kept is unfit, or is not what the mesh trusts.
+        InvalidInput: the provided or stored anchor is unfit, or not the one that the mesh trusts.
     """
     domain = config.trust_domain
     if snapshot.brought is not None:
@@ -483,21 +482,22 @@ def decide_trust_anchor(
 
 
 def _signing_anchor(snapshot: AnchorSnapshot) -> str:
-    """The member of the bundle that signed the issuer; the last one where that is unknown."""
+    """Returns the anchor in the bundle that signed the issuer; the last one if that is unknown."""
     if snapshot.issuer:
         try:
             if signer := signed_by(snapshot.issuer, snapshot.trusted, ISSUER_SECRET):
                 return signer.pem
         except CertificateError:
-            pass  # the step that looks at the issuer says what is wrong with it
+            pass  # the step that checks the issuer reports what is wrong with it
     return read_certificates(snapshot.trusted, TRUST_ROOTS)[-1].pem
 
 
 def _refuse_another_clusters(snapshot: AnchorSnapshot, config: MeshConfig, where: str) -> None:
-    """Raises unless the kept anchor is this cluster's, or is meant to be shared.
+    """Raises unless the stored anchor belongs to this cluster or is meant to be shared.
 
-    It is where the mesh trusts it already, or the run that stored it was for this cluster and was
-    interrupted. What was stored before clusters were noted is known by the first alone.
+    It belongs here if the mesh already trusts it, or if it was stored for this cluster (by a run
+    that was interrupted). Anchors stored before the cluster was recorded can only be recognised by
+    the former.
     """
     is_own = snapshot.kept_by in (THIS_CLUSTER, snapshot.cluster) and snapshot.kept_by
     if is_own or snapshot.trusted or config.trust_anchor.share_anchor:
@@ -517,10 +517,10 @@ def _refuse_another_clusters(snapshot: AnchorSnapshot, config: MeshConfig, where
 def _refuse_unless_trusted(
     info: CertificateInfo, trusted: str, subject: str, *, kept: str | None = None, where: str = ""
 ) -> None:
-    """Raises where the mesh does not trust an anchor.
+    """Raises if the mesh does not trust an anchor.
 
     Args:
-        kept: the anchor in the key store, which the mesh has been rotated to if it trusts it.
+        kept: the anchor in the key store; if the mesh trusts that one, it was rotated to it.
         where: the key store's name.
     """
     if not trusted:
@@ -541,13 +541,13 @@ def _refuse_unless_trusted(
 
 
 def ensure_trust_anchor(mesh: Mesh, store: KeyStore, now: datetime) -> TrustAnchor:
-    """The mesh's root of trust, made and kept first where there is none.
+    """Returns the mesh's trust anchor; creates and stores one if there is none.
 
-    The key is kept before anything uses the certificate, so that a run which dies in between
-    leaves an anchor that the next run adopts.
+    The key is stored before anything uses the certificate, so a run that dies in between leaves an
+    anchor that the next run adopts.
 
     Raises:
-        InvalidInput: the provided, kept or trusted anchor is unfit; nothing was changed.
+        InvalidInput: the provided, stored or trusted anchor is unfit; nothing was changed.
         OwnershipConflict: the place for the key holds another anchor.
     """
     snapshot = read_snapshot(mesh, store)
@@ -568,17 +568,17 @@ def ensure_trust_anchor(mesh: Mesh, store: KeyStore, now: datetime) -> TrustAnch
 
 
 def brought_certificate(config: TrustAnchorConfig) -> str | None:
-    """The PEM that the user provides, in the form or in a file."""
+    """Returns the PEM that the user provides, in a field or a file."""
     if config.certificate_file is None:
         return config.certificate
     return _read(config.certificate_file, "trust_anchor.certificate_file")
 
 
 def brought_key(config: TrustAnchorConfig, certificate: str) -> SecretStr:
-    """The provided anchor's key, decrypted, once it is known to belong to the certificate.
+    """Returns the provided anchor's key, decrypted, after checking that it fits the certificate.
 
     Raises:
-        InvalidInput: there is none, it cannot be read, or it is another certificate's.
+        InvalidInput: the key is missing, unreadable, or belongs to another certificate.
     """
     subject = "trust_anchor.private_key"
     key = config.private_key
@@ -595,7 +595,7 @@ def brought_key(config: TrustAnchorConfig, certificate: str) -> SecretStr:
 
 
 def brought_pair(config: TrustAnchorConfig) -> KeyPair | None:
-    """The provided anchor with its key; None where one of the two is not provided.
+    """Returns the provided anchor with its key; None if either is not provided.
 
     Raises:
         InvalidInput: they cannot be read, or do not belong together.

@@ -1,4 +1,4 @@
-"""What the mesh needs beside Linkerd: cert-manager and Traefik, installed here or found there."""
+"""The mesh's dependencies: cert-manager and Traefik, installed by these flows or used as found."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settings_of(name: Dependency, config: MeshConfig) -> CertManager | Traefik:
 
 
 def releases_of(name: str, releases: Sequence[Release]) -> list[Release]:
-    """A dependency's releases, by its chart: of any name, in any namespace and state."""
+    """A dependency's releases, found by chart, of any name and namespace; not uninstalled ones."""
     return [r for r in releases if r.chart == name and r.status != "uninstalled"]
 
 
@@ -40,7 +40,7 @@ def own_release(
 ) -> Release | None:
     """The dependency's release that these flows may write: one they made, or may adopt.
 
-    None also where the configuration says not to install the dependency.
+    None also if the configuration says not to install the dependency.
     """
     settings = settings_of(name, config)
     if not settings.install:
@@ -60,11 +60,11 @@ def is_served(name: Dependency, serves: Callable[[str, str], bool]) -> bool:
 def decide_dependency(
     name: Dependency, config: MeshConfig, releases: Sequence[Release], *, served: bool
 ) -> Literal["release", "use"]:
-    """Whether bootstrap keeps the dependency as a release of its own, or uses what is there.
+    """Whether bootstrap manages the dependency as its own release, or uses what is installed.
 
     Raises:
-        InvalidInput: the cluster serves none, and these flows may not install it: by the
-            configuration, or since a release of somebody else is there already.
+        InvalidInput: the cluster does not serve it, and these flows may not install it: the
+            configuration says so, or somebody else's release exists already.
     """
     if own_release(name, config, releases) is not None:
         return "release"
@@ -77,7 +77,7 @@ def decide_dependency(
         raise InvalidInput(
             name,
             expected=f"{owners} to serve {kind} ({api_version})",
-            found=f"the cluster does not, and its status is {theirs[0].status}",
+            found=f"that it does not, and that the release is {theirs[0].status}",
             remedy="Have its owner finish that installation, or uninstall it.",
         )
     if not settings_of(name, config).install:
@@ -91,9 +91,9 @@ def decide_dependency(
 
 
 def wanted_version(name: Dependency, config: MeshConfig, own: Release | None) -> str | None:
-    """The chart version to bring the dependency to; None is the newest.
+    """The chart version that the dependency should have; None means the newest.
 
-    A release that is there stays at its version unless another one is asked for, so that
-    running bootstrap again never upgrades by the way.
+    An existing release stays at its version unless the configuration sets another, so that running
+    bootstrap again never upgrades it as a side effect.
     """
     return settings_of(name, config).version or (own.chart_version if own is not None else None)

@@ -26,7 +26,7 @@ def load_manifest(location: str) -> list[Object]:
     """The objects of a manifest, from an http(s) address or a file.
 
     Raises:
-        ChartError: it cannot be read, or is no manifest; `transient` where a later try may do.
+        ChartError: it cannot be read, or is not a manifest; `transient` if a retry may succeed.
     """
     try:
         if location.startswith(("https://", "http://")):
@@ -54,16 +54,16 @@ def load_manifest(location: str) -> list[Object]:
 
 def _cause(error: Exception) -> str:
     if isinstance(error, yaml.YAMLError):
-        return "no valid YAML"
+        return "invalid YAML"
     return failure_of(error) if isinstance(error, httpx.HTTPError) else cause_of(error)
 
 
 def emojivoto_objects(manifest: list[Object], config: MeshConfig) -> list[Object]:
-    """The manifest for this mesh: its namespace, meshed pods, images and pull secret.
+    """Adapts the manifest to this mesh: namespace, meshed pods, images and pull secret.
 
-    The Namespace itself is left out: it was made before, with its annotations.
+    The Namespace itself is left out: it was created earlier, with its annotations.
     """
-    # The label outlives a backup and its restore, which lose an object's field managers.
+    # The label survives a backup and restore, which lose an object's field managers.
     namespace = config.namespaces.emojivoto
     objects: list[Object] = []
     for original in manifest:
@@ -88,7 +88,7 @@ def _meshed(obj: Object, original: str, config: MeshConfig) -> Object:
     if config.registry is not None and config.registry.username is not None:
         pod = {**pod, "imagePullSecrets": [{"name": config.registry.pull_secret}]}
     if original != config.namespaces.emojivoto:
-        # The vote bot and the web server name the Services that they call by namespace.
+        # The vote bot and the web server call Services by names that contain the namespace.
         pod = _moved(pod, f".{original}", f".{config.namespaces.emojivoto}")
     template = {**template, "metadata": {**metadata, "annotations": annotations}, "spec": pod}
     return {**obj, "spec": {**obj["spec"], "template": template}}
@@ -107,10 +107,10 @@ def _moved(value: Any, old: str, new: str) -> Any:
 
 
 def own_emojivoto(config: MeshConfig) -> list[OwnObject]:
-    """The application's objects. They work only together, so that each has to be ours.
+    """The application's objects. They only work together, so each has to be ours.
 
-    But for ServiceAccounts: somebody else's has no more than the name that ours needs, and often no
-    writer that the API server could name.
+    The exception is a ServiceAccount: only its name matters, so somebody else's will do, and the
+    API server often has no record of who wrote it.
 
     Raises:
         ChartError: the manifest cannot be read.
@@ -127,7 +127,7 @@ def own_emojivoto(config: MeshConfig) -> list[OwnObject]:
 
 
 def ensure_emojivoto(mesh: Mesh) -> list[Workload]:
-    """Applies the application; its workloads, to be waited for.
+    """Applies the application, and returns its workloads, which the caller waits for.
 
     Raises:
         ChartError: the manifest cannot be read.
@@ -146,7 +146,7 @@ def ensure_emojivoto(mesh: Mesh) -> list[Workload]:
 class Deployed:
     """The application's workloads.
 
-    `remeshed` are those that came up without a proxy, and were restarted.
+    `remeshed` are those that came up without a proxy and were restarted.
     """
 
     workloads: tuple[Workload, ...]

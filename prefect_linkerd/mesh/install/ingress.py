@@ -26,7 +26,7 @@ from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.mesh import Mesh
 
 API_VERSIONS = ("traefik.io/v1alpha1", "traefik.containo.us/v1alpha1")
-"""Traefik's API groups, the one to be preferred first (the second is Traefik 2's)."""
+"""Traefik's API versions, the preferred one first (the second is Traefik 2's)."""
 
 HEADER_MIDDLEWARE = "l5d-header-middleware"
 AUTH_MIDDLEWARE = "web-auth-middleware"
@@ -39,7 +39,7 @@ def choose_api_version(served: frozenset[str]) -> str:
     """The Traefik API that a cluster serves.
 
     Raises:
-        InvalidInput: it serves none.
+        InvalidInput: it serves neither.
     """
     for candidate in API_VERSIONS:
         if candidate in served:
@@ -55,7 +55,7 @@ def choose_api_version(served: frozenset[str]) -> str:
 def ingress_objects(config: MeshConfig, api_version: str) -> list[Object]:
     """Middlewares and routes, without the password.
 
-    A route may use the middlewares of its own namespace only, so each namespace has its own.
+    A route may use only the middlewares of its own namespace, so each namespace has its own.
     """
     objects: list[Object] = []
     domain, namespaces = config.cluster_domain, config.namespaces
@@ -81,7 +81,7 @@ def ingress_objects(config: MeshConfig, api_version: str) -> list[Object]:
 
 
 def override(api_version: str, name: str, namespace: str, target: str) -> Object:
-    """The Middleware that names the Service, as `host:port`, which Linkerd's proxy goes to."""
+    """The Middleware that sets the Service, as `host:port`, to which Linkerd's proxy routes."""
     headers = {"headers": {"customRequestHeaders": {"l5d-dst-override": target}}}
     return _object(api_version, "Middleware", name, namespace, headers)
 
@@ -95,7 +95,7 @@ def route(
     service: str,
     port: int,
 ) -> Object:
-    """The IngressRoute that leads requests by a rule, such as PathPrefix(`/`), to a Service."""
+    """The IngressRoute that routes requests by a rule, such as PathPrefix(`/`), to a Service."""
     rule = {
         "kind": "Rule",
         "match": match,
@@ -113,7 +113,7 @@ def _object(api_version: str, kind: str, name: str, namespace: str, spec: Object
 
 
 def own_ingress(config: MeshConfig, api_version: str) -> list[OwnObject]:
-    """Routes and middlewares; somebody else's is used where it says the same."""
+    """Routes and middlewares; somebody else's is used if it says the same."""
     return [
         OwnObject(obj, unless_it_says({"spec": obj["spec"]}, _remedy(config, obj)))
         for obj in ingress_objects(config, api_version)
@@ -136,8 +136,8 @@ _NO_DASHBOARD = "To leave the dashboard's route to its owner, leave viz.dashboar
 def own_password(config: MeshConfig) -> OwnObject:
     """The Secret of the dashboard's password, without its content.
 
-    Somebody else's is used where it has `users`, as Traefik's basicAuth reads it, and the
-    configuration asks for no password of its own.
+    Somebody else's is used if it has the key `users`, which Traefik's basicAuth reads, and the
+    configuration sets no password.
     """
     metadata = {"name": AUTH_SECRET, "namespace": config.namespaces.viz, "labels": MADE_HERE}
     is_set = config.viz.dashboard.password is not None
@@ -146,14 +146,14 @@ def own_password(config: MeshConfig) -> OwnObject:
         is_usable = "users" in (found.get("data") or {})
         if is_usable and not is_set:
             return ""
-        keep = "set no viz.dashboard.password, and give that Secret a key users"
+        keep = "set no viz.dashboard.password, and add a key users to that Secret"
         return f"{_NO_DASHBOARD} To use the owner's password, {keep}."
 
     return OwnObject({"apiVersion": "v1", "kind": "Secret", "metadata": metadata}, advice)
 
 
 def own_routes(config: MeshConfig, served: frozenset[str]) -> list[OwnObject]:
-    """Everything of the ingress, including its password, that the cluster's CRDs allow.
+    """All objects of the ingress with its password; no routes if the cluster lacks their CRDs.
 
     Args:
         served: the API versions that the cluster serves.
@@ -170,11 +170,11 @@ def _has_dashboard(config: MeshConfig) -> bool:
 
 
 def ensure_ingress(mesh: Mesh) -> list[Object]:
-    """Applies the routes, and makes the dashboard's password once.
+    """Applies the routes, and ensures the dashboard's password.
 
     Raises:
         InvalidInput: the cluster serves none of Traefik's APIs.
-        OwnershipConflict: somebody else's is in the way of one; nothing was written.
+        OwnershipConflict: somebody else's object is in the way; nothing was written.
     """
     objects = own_ingress(mesh.config, choose_api_version(mesh.cluster.api_versions()))
     if _has_dashboard(mesh.config):
@@ -188,7 +188,7 @@ def ensure_ingress(mesh: Mesh) -> list[Object]:
 def _ensure_password(mesh: Mesh) -> None:
     """Secret web-ingress-auth: `users` for Traefik, `username` and `password` for people.
 
-    An existing one stays, unless the configuration names another user or password.
+    An existing one stays, unless the configuration sets another user or password.
     """
     dashboard, own = mesh.config.viz.dashboard, own_password(mesh.config)
     existing = find(mesh.cluster, own.wanted)
@@ -220,7 +220,7 @@ def _ensure_password(mesh: Mesh) -> None:
     try:
         mesh.cluster.create(secret)
     except ApiError as error:
-        # Another run was faster; its password is as good.
+        # Another run was faster; its password is just as good.
         if error.status != 409:
             raise
 

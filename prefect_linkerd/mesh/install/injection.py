@@ -1,6 +1,6 @@
-"""Whether pods carry Linkerd's proxy, and restarting those that were made without it.
+"""Finds pods that were created without Linkerd's proxy, and restarts their workloads.
 
-Outside high availability the injector's webhook fails open: a pod that is created while no
+Without high availability the injector's webhook fails open: a pod that is created while no
 injector answers runs without a proxy until it is recreated.
 """
 
@@ -17,9 +17,9 @@ from prefect_linkerd.mesh.kubernetes.rollout import KINDS, OnProgress, await_rol
 
 PROXY = "linkerd-proxy"
 CONTROL_PLANE_NS = "linkerd.io/control-plane-ns"
-"""The label of a pod that the injector took: the namespace of the control plane."""
+"""The label that the injector sets on a pod: the namespace of the control plane."""
 PROXY_VERSION = "config.linkerd.io/proxy-version"
-"""The annotation of a pod or a namespace that keeps proxies at a version, whatever the mesh's.
+"""The annotation of a pod or namespace that pins proxies to a version, whatever the mesh's.
 
 Source: https://linkerd.io/2/reference/proxy-configuration/
 """
@@ -35,7 +35,7 @@ def proxy_of(pod: Object) -> Object | None:
 
 
 def should_be_meshed(pod: Object) -> bool:
-    """Whether a pod of a meshed workload is one that the injector would have taken."""
+    """Whether a pod of a meshed workload is one that the injector should have given a proxy."""
     metadata: Object = pod["metadata"]
     is_job = any(owner["kind"] == "Job" for owner in metadata.get("ownerReferences", []))
     is_disabled = metadata.get("annotations", {}).get("linkerd.io/inject") == "disabled"
@@ -43,9 +43,9 @@ def should_be_meshed(pod: Object) -> bool:
 
 
 def unmeshed(cluster: Cluster, namespace: str | None = None) -> list[Workload]:
-    """The workloads of a namespace, or of the cluster, with a pod without the proxy it should have.
+    """The workloads of a namespace, or of the cluster, with a pod that lacks its proxy.
 
-    In a namespace that is not meshed, every workload.
+    In a namespace that is not meshed, that is every workload.
     """
     owners = {
         owner_of_pod(pod["metadata"])
@@ -56,10 +56,10 @@ def unmeshed(cluster: Cluster, namespace: str | None = None) -> list[Workload]:
 
 
 def require_proxies(pods: Sequence[Object], remedy: str) -> None:
-    """Checks that pods which ask for a proxy have one.
+    """Checks that pods that ask for a proxy have one.
 
     Raises:
-        NotReady: naming the first that has none.
+        NotReady: names the first pod without one.
     """
     bare = [name_of(pod) for pod in pods if proxy_of(pod) is None]
     if bare:
@@ -82,7 +82,7 @@ def restart(cluster: Cluster, workload: Workload, now: datetime) -> None:
 def ensure_meshed(
     cluster: Cluster, namespace: str, timeout: float, on_progress: OnProgress
 ) -> list[Workload]:
-    """Restarts the workloads that came up without a proxy; those that were restarted.
+    """Restarts the workloads that came up without a proxy, and returns them.
 
     Args:
         timeout: seconds that one rollout may take.

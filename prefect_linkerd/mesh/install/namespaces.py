@@ -1,4 +1,4 @@
-"""The namespaces of a mesh, made outside Helm and before anything that lives in them."""
+"""The namespaces of a mesh, created outside Helm and before anything in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def namespaces(config: MeshConfig) -> list[Object]:
     """Every namespace that a configuration needs, labelled as Linkerd's own charts would.
 
     Sources: `templates/namespace.yaml` of linkerd2, linkerd-viz and linkerd-jaeger 2.11, and from
-    2.12 on of linkerd-control-plane and what the extensions' namespace-metadata job writes.
+    2.12 on of linkerd-control-plane; and what the extensions' namespace-metadata job writes.
     """
     names = config.namespaces
     facts = release_facts(config.linkerd)
@@ -51,7 +51,7 @@ def namespaces(config: MeshConfig) -> list[Object]:
     if config.jaeger.enabled:
         labels = {"linkerd.io/extension": "jaeger", **privileged}
         found.append(_namespace(names.jaeger, labels, injected))
-    # A dependency that is not installed here has its namespace already, and it is somebody else's.
+    # The namespace of a dependency that these flows do not install exists, and is somebody else's.
     if config.issuer == "cert-manager" and config.cert_manager.install:
         found.append(_namespace(names.cert_manager, {}, {}))
     if config.traefik.enabled and config.traefik.install:
@@ -62,9 +62,9 @@ def namespaces(config: MeshConfig) -> list[Object]:
 
 
 def _external_prometheus(config: MeshConfig) -> dict[str, str]:
-    """How `linkerd viz check` knows that viz has no Prometheus of its own.
+    """The annotation that tells `linkerd viz check` that viz has no Prometheus of its own.
 
-    The chart's job writes it at the first installation alone, and not at all where hooks are off.
+    The chart's job writes it only at the first installation, and not at all if hooks are off.
     """
     url = merge(*load_extra_values(config.viz.values)).get("prometheusUrl")
     return {EXTERNAL_PROMETHEUS: str(url)} if url else {}
@@ -79,10 +79,7 @@ def _namespace(name: str, labels: dict[str, str], annotations: dict[str, str]) -
 
 
 def foreign_owner(wanted: Object, found: Object | None, config: MeshConfig) -> Owner | None:
-    """Who owns a namespace that these flows must not write; None where they may, or need not.
-
-    A namespace that has every wanted label and annotation needs no write.
-    """
+    """Who owns a namespace that these flows must not write; None if they may write it."""
     if found is None:
         return None
     names = config.namespaces
@@ -108,7 +105,7 @@ def lacks(wanted: Object, found: Object) -> list[str]:
 
 
 def refuse_namespace(wanted: Object, found: Object, owner: Owner) -> OwnershipConflict:
-    """Says what a namespace of somebody else has to have before a mesh can live in it."""
+    """The error that says what somebody else's namespace lacks before the mesh can use it."""
     return refuse_theirs(
         f"Namespace/{wanted['metadata']['name']}",
         owner,
@@ -117,7 +114,7 @@ def refuse_namespace(wanted: Object, found: Object, owner: Owner) -> OwnershipCo
 
 
 def ensure_namespaces(mesh: Mesh) -> list[str]:
-    """Makes or fixes every namespace; the names of those that were not as they should be.
+    """Creates or fixes every namespace, and returns the names of those that it changed.
 
     Raises:
         OwnershipConflict: one belongs to somebody else and lacks what Linkerd needs.
@@ -132,7 +129,7 @@ def ensure_namespaces(mesh: Mesh) -> list[str]:
                 raise refuse_namespace(wanted, before, owner)
             continue
         if before is not None and owner_of(before).release is not None:
-            # Helm deletes what a later revision does not make, and everything in it.
+            # Helm deletes a namespace that a later revision lacks, and everything in it.
             wanted["metadata"]["annotations"][RESOURCE_POLICY] = "keep"
         after = mesh.cluster.apply(wanted)
         if before is None or _version(before) != _version(after):

@@ -13,13 +13,13 @@ from prefect_linkerd.mesh.mesh import Mesh
 
 
 def pull_secret(config: MeshConfig, namespace: str) -> Object | None:
-    """The pull secret of a namespace; None where the registry asks for no log-in."""
+    """The pull secret of a namespace; None if the registry needs no log-in."""
     registry = config.registry
     if registry is None or registry.username is None or registry.password is None:
         return None
     password = registry.password.get_secret_value()
     basic = base64.b64encode(f"{registry.username}:{password}".encode()).decode()
-    # Credentials count for the host; a path is part of the images' names.
+    # Credentials are for the host; a path is part of the images' names.
     host = registry.host.split("/")[0]
     entry = {"username": registry.username, "password": password, "auth": basic}
     content = json.dumps({"auths": {host: entry}})
@@ -37,14 +37,14 @@ def pull_secret(config: MeshConfig, namespace: str) -> Object | None:
 
 
 def pull_secrets(config: MeshConfig) -> list[Object]:
-    """The pull secret of every namespace; none where the registry asks for no log-in."""
+    """The pull secret of every namespace; empty if the registry needs no log-in."""
     made = (pull_secret(config, each["metadata"]["name"]) for each in namespaces(config))
     return [secret for secret in made if secret is not None]
 
 
 def own_pull_secrets(config: MeshConfig) -> list[OwnObject]:
-    """The pull secrets; somebody else's is used where it has the same log-in."""
-    remedy = "Name another registry.pull_secret, or give that one the log-in of the configuration."
+    """The pull secrets; somebody else's is used if it has the same log-in."""
+    remedy = "Name another registry.pull_secret, or put the configured log-in into that one."
     return [
         OwnObject(secret, unless_it_says({"type": secret["type"], "data": secret["data"]}, remedy))
         for secret in pull_secrets(config)
@@ -52,7 +52,7 @@ def own_pull_secrets(config: MeshConfig) -> list[OwnObject]:
 
 
 def ensure_pull_secrets(mesh: Mesh) -> None:
-    """Makes the pull secrets, or brings them to the configured log-in.
+    """Creates the pull secrets, or updates them to the configured log-in.
 
     Raises:
         OwnershipConflict: one is somebody else's, with another log-in.

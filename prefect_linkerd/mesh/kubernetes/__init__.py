@@ -1,1 +1,1 @@
-"""One Kubernetes API server: reaching it, and understanding its objects."""
+"""Connecting to a Kubernetes API server, and interpreting its objects."""

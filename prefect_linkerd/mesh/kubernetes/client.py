@@ -1,4 +1,4 @@
-"""One Kubernetes API server, reached with one identity: the only door to a cluster."""
+"""A client of one Kubernetes API server, with one identity: the only access to a cluster."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ Object = dict[str, Any]
 FIELD_MANAGER = "prefect-linkerd"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MADE_HERE = {MANAGED_BY: FIELD_MANAGER}
-"""The label of what these flows make: objects, and Helm releases in Helm's own records of them.
+"""The label on what these flows create: objects, and Helm releases in Helm's own records of them.
 
-It outlives a backup and its restore, which lose an object's field managers; Helm carries it to each
-later revision, by any client, as `helm upgrade --labels` documents.
+It survives a backup and restore, which lose an object's field managers. Helm copies it to each
+later revision, whichever client makes that, as `helm upgrade --labels` documents.
 """
 
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 PAGE = 500
-"""Objects of a list that are asked for at once."""
+"""Objects per page of a list request."""
 HEAD = 1024
-"""The first bytes of a list, which have its continue token."""
+"""The first bytes of a list, which contain its continue token."""
 DATED_SECONDS = 30.0
-"""How long the time of an answer is good enough to know what time it is."""
+"""Seconds for which `clock` relies on the Date header of an earlier response."""
 CORE = ("/api/v1/", "/apis/apps/", "/apis/batch/")
-"""Paths that the API server itself answers; what lies behind others may have a clock of its own."""
+"""Paths that the API server itself serves; a backend behind another path may have its own clock."""
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -65,7 +65,7 @@ def name_of(obj: Mapping[str, Any]) -> str:
 
 
 def last_change(obj: Object) -> datetime | None:
-    """When an object was last written, to the second and rounded up, as its managers record it."""
+    """When an object was last written, by its managedFields, rounded up to the next second."""
     entries: list[dict[str, Any]] = obj["metadata"].get("managedFields") or []
     times = [datetime.fromisoformat(entry["time"]) for entry in entries if entry.get("time")]
     return max(times) + timedelta(seconds=1) if times else None
@@ -94,10 +94,10 @@ _CONTINUE = re.compile(rb'"continue":"([^"\\]+)"')
 
 
 def _pages(ask: Callable[[str], bytes]) -> Iterator[tuple[list[Object], str]]:
-    """The items of each page of a list, and the list's resourceVersion.
+    """Yields the items of each page of a list, with the list's resourceVersion.
 
     Args:
-        ask: reads the page of a continue token; that of an empty one is the first.
+        ask: reads the page for a continue token; an empty token reads the first page.
     """
     raw = ask("")
     with ExitStack() as stack:
@@ -110,9 +110,9 @@ def _pages(ask: Callable[[str], bytes]) -> Iterator[tuple[list[Object], str]]:
                 pool = pool or stack.enter_context(ThreadPoolExecutor(1))
                 ahead = pool.submit(ask, guess)
             answer = orjson.loads(raw)
-            # Megabytes, which are not needed while the items are.
+            # Frees megabytes while the caller uses the items.
             raw = b""
-            # An empty list of metadata is null.
+            # With metadata only, the items of an empty list are null.
             yield answer["items"] or [], answer["metadata"].get("resourceVersion") or ""
             token = answer["metadata"].get("continue") or ""
             if not token:
@@ -121,7 +121,7 @@ def _pages(ask: Callable[[str], bytes]) -> Iterator[tuple[list[Object], str]]:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of an answer that comes in pieces, each as soon as it is there."""
+    """Yields the lines of a streamed response, each as soon as it is complete."""
     left = b""
     for chunk in chunks:
         *lines, left = (left + chunk).split(b"\n")
@@ -129,23 +129,23 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _wrapped(error: BaseException) -> BaseException | None:
-    """What an error wraps: urllib3 keeps it as `reason`, httpx raises while it handles it."""
+    """The error that an error wraps: urllib3 has it as `reason`, httpx raises while handling it."""
     inner: Any = getattr(error, "reason", None) or error.__cause__ or error.__context__
     if isinstance(inner, BaseExceptionGroup):
-        # Of several addresses that were tried.
+        # One error for each address that was tried.
         return cast("BaseExceptionGroup[BaseException]", inner).exceptions[0]
     return inner if isinstance(inner, BaseException) else None
 
 
 def cause_of(error: BaseException) -> str:
-    """Why no answer came, in the words of what failed first: the system's, or those of TLS."""
+    """Why there was no response, in the words of the innermost error: the system's, or TLS's."""
     while (inner := _wrapped(error)) is not None:
         error = inner
     for tls in (error, *error.args):
         if isinstance(tls, ssl.SSLCertVerificationError):
             return f"SSLError, its certificate is not trusted: {tls.verify_message}"
     if isinstance(error, ConnectionRefusedError):
-        # asyncio has words of its own for it.
+        # asyncio words it differently.
         return "connection refused"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
@@ -155,17 +155,17 @@ def cause_of(error: BaseException) -> str:
 class Cluster:
     """Reads and writes objects of one cluster as plain dictionaries.
 
-    Requests that may be repeated without harm (all but `create`) are repeated for up to
-    `patience` seconds while the API server answers 429 or 5xx or cannot be reached.
+    Idempotent requests (all but `create`) are retried for up to `patience` seconds while the API
+    server responds with 429 or 5xx or is unreachable.
 
     Args:
-        kubeconfig: a kubeconfig, parsed. `None` means the pod's own service account.
-        context: the context of it to use; its current context by default.
-        patience: seconds for which a failing idempotent request is repeated.
+        kubeconfig: a parsed kubeconfig. `None` means the pod's own service account.
+        context: the context to use; by default the kubeconfig's current context.
+        patience: seconds for which a failing idempotent request is retried.
         request_timeout: seconds that one HTTP request may take.
 
-    A credential plugin of the kubeconfig is first run by the first request, and raises `ApiError`
-    with status 401 there.
+    A credential plugin of the kubeconfig first runs with the first request, which raises `ApiError`
+    with status 401 if the plugin fails.
 
     Raises:
         InvalidInput: the kubeconfig or the context does not exist or cannot be used.
@@ -194,7 +194,7 @@ class Cluster:
     def from_file(
         cls, path: Path | None = None, context: str | None = None, **options: float
     ) -> Cluster:
-        """A cluster from a kubeconfig file; by default from those that kubectl uses."""
+        """A cluster from a kubeconfig file; by default from the files that kubectl uses."""
         return cls(read_kubeconfig(path), context, **options)
 
     @classmethod
@@ -209,11 +209,11 @@ class Cluster:
 
     @contextmanager
     def kubeconfig_file(self) -> Generator[Path]:
-        """A kubeconfig of this access in a private temporary file, for programs like helm."""
+        """A kubeconfig for this access in a private temporary file, for programs like helm."""
         with tempfile.TemporaryDirectory(prefix="prefect-linkerd-") as folder:
             path = Path(folder, "kubeconfig")
             path.touch(mode=0o600)
-            # As JSON: PyYAML leaves texts like `y` without quotes, which Go reads as a boolean.
+            # As JSON: PyYAML leaves strings like `y` unquoted, which Go reads as a boolean.
             path.write_text(json.dumps(self._as_kubeconfig(), default=str))
             yield path
 
@@ -235,13 +235,13 @@ class Cluster:
         repeat: bool | None = None,
         timeout: float | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
-        """One HTTP request to the API server: the body and the headers of its answer.
+        """Sends one HTTP request to the API server; returns the body and headers of the response.
 
-        `repeat` says whether it may be sent again after a passing fault; by default all but
-        POST are. `timeout` in seconds is for this request instead of the usual one.
+        `repeat` says whether to retry after a transient failure; by default everything but POST
+        is retried. `timeout`, in seconds, overrides the default for this request.
 
         Raises:
-            ApiError: with the API's own message and status, `status` 0 where no answer came.
+            ApiError: with the API's own message and status; `status` 0 if there was no response.
         """
         url = path + (f"?{urlencode(query)}" if query else "")
         may_repeat = method != "POST" if repeat is None else repeat
@@ -264,7 +264,7 @@ class Cluster:
                     subject or path,
                     expected=f"an answer to {method} from {self.host}",
                     found=cause_of(error),
-                    remedy="Check that the API server runs and can be reached from here.",
+                    remedy="Check that the API server is running and reachable from here.",
                 ) from None
             if response.status >= 400:
                 raise self._api_error(subject or path, method, response.status, response.data)
@@ -294,14 +294,14 @@ class Cluster:
             401: "Log in to the cluster again: its credentials are not accepted.",
             403: "Grant this identity the role of docs/permissions.md.",
             404: "Create it, or its namespace or CRD, whichever the message names.",
-            409: "It was changed or made by somebody else meanwhile: run again.",
+            409: "Another client changed or created it in the meantime: run again.",
             422: "The API does not accept the object as written: fix the field that it names.",
         }
         return ApiError(
             subject,
             expected=f"{method} to be accepted",
             found=f"{code} {message}",
-            remedy=remedies.get(code, "Run again once the API server is well."),
+            remedy=remedies.get(code, "Run again once the API server is healthy."),
             status=code,
         )
 
@@ -315,7 +315,7 @@ class Cluster:
         repeat: bool | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """The JSON that a GET of an API path answers; see `request`."""
+        """Gets an API path and returns the parsed JSON; see `request`."""
         answer, _ = self.request(
             "GET",
             path,
@@ -330,10 +330,10 @@ class Cluster:
     # Discovery
 
     def reach(self) -> None:
-        """Asks the API server once whether it is there: a person does not wait for repeats.
+        """Checks that the API server responds; does not retry, so that a user need not wait.
 
         Raises:
-            ApiError: no answer came at all.
+            ApiError: there was no response at all.
         """
         try:
             self.read("/version", repeat=False)
@@ -346,9 +346,10 @@ class Cluster:
         return str(self.read("/version")["gitVersion"])
 
     def clock(self) -> datetime:
-        """The API server's idea of now, from its Date header, to the second.
+        """The current time by the API server's Date header, to the second.
 
-        That of an answer does for a while, unless this machine's own clocks disagree since.
+        Uses the Date of an earlier response for `DATED_SECONDS`, unless this machine's two clocks
+        have diverged since.
         """
         dated = self._dated
         if dated is not None and dated[1].agrees and (age := dated[1].seconds) < DATED_SECONDS:
@@ -358,17 +359,17 @@ class Cluster:
         return now.astimezone(UTC).replace(microsecond=0)
 
     def wait_until(self, moment: datetime) -> None:
-        """Waits until it is a moment by the API server's clock, so that what follows is later."""
+        """Waits until the API server's clock reaches a moment, so that what follows is later."""
         while (left := (moment - self.clock()).total_seconds()) > 0:
             time.sleep(min(left + 0.1, 5.0))
 
     def api_versions(self) -> frozenset[str]:
-        """Every group version that is served, such as `v1` or `policy/v1`."""
+        """Every served group version, such as `v1` or `policy/v1`."""
         groups = self.read("/apis")["groups"]
         return frozenset({"v1"} | {v["groupVersion"] for g in groups for v in g["versions"]})
 
     def resource(self, api_version: str, kind: str) -> ApiResource | None:
-        """How a kind is served, or None where it is not (asked again until it is)."""
+        """How a kind is served; None where it is not, which every call checks again."""
         with self._lock:
             known = self._discovered.get(api_version, {}).get(kind)
         if known:
@@ -442,10 +443,10 @@ class Cluster:
         page: int = PAGE,
         metadata_only: bool = False,
     ) -> Iterator[Object]:
-        """Objects of a kind, read page by page; nothing where the kind is not served.
+        """Yields the objects of a kind, read page by page; nothing where the kind is not served.
 
-        The next page is asked for while one is parsed: the API server takes as long to write it.
-        With `metadata_only` the API server leaves everything else of them out.
+        Requests the next page while parsing one, as the API server takes as long to write it.
+        With `metadata_only` the API server sends nothing but the objects' metadata.
         """
         query = {"limit": str(page)}
         if labels:
@@ -459,7 +460,7 @@ class Cluster:
     def list_to_watch(
         self, api_version: str, kind: str, namespace: str
     ) -> tuple[Sequence[Object], str]:
-        """Every object of a kind in a namespace, and from where on `watch` tells what changes."""
+        """Every object of a kind in a namespace, and the resourceVersion to `watch` from."""
         query = {"limit": str(PAGE)}
         pages = [*self._list(api_version, kind, namespace, query, "application/json")]
         version = pages[-1][1] if pages else ""
@@ -468,10 +469,10 @@ class Cluster:
     def watch(
         self, api_version: str, kind: str, namespace: str, version: str, seconds: int
     ) -> Iterator[Object]:
-        """Objects of a kind in a namespace as they change; those that are deleted are left out.
+        """Yields the objects of a kind in a namespace as they change, except deleted ones.
 
-        It ends after some seconds, and sooner where the API server ends it or refuses it: who
-        watches reads them again then, as it does where this identity may only list them.
+        Ends after `seconds`, or sooner if the API server closes or refuses the watch, for example
+        because this identity may only list; the caller then lists the objects again.
 
         Args:
             version: see `list_to_watch`.
@@ -511,7 +512,7 @@ class Cluster:
         query: Mapping[str, str],
         accept: str,
     ) -> Iterator[tuple[Sequence[Object], str]]:
-        """The items of each page, and the list's resourceVersion."""
+        """Yields the items of each page, with the list's resourceVersion."""
         if not self.serves(api_version, kind):
             return
         path = self.path(api_version, kind, namespace)
@@ -527,14 +528,14 @@ class Cluster:
                     item["apiVersion"], item["kind"] = api_version, kind
                 yield items, version
         except ApiError as error:
-            # A kind whose CRD was deleted is no longer served.
+            # The kind is no longer served if its CRD was deleted.
             if error.status != 404:
                 raise
             with self._lock:
                 self._discovered.pop(api_version, None)
 
     def apply(self, obj: Object, *, force: bool = True, dry_run: bool = False) -> Object:
-        """Server-side apply: brings an object's given fields to the given values.
+        """Server-side apply: sets the given fields of an object to the given values.
 
         An apply that changes nothing leaves the object's resourceVersion as it was.
         """
@@ -553,7 +554,7 @@ class Cluster:
         return json.loads(answer)
 
     def create(self, obj: Object) -> Object:
-        """Creates an object; `ApiError` with status 409 where it exists. Never repeated."""
+        """Creates an object; raises `ApiError` with status 409 if it exists. Never retried."""
         path = self.path(obj["apiVersion"], obj["kind"], obj["metadata"].get("namespace"))
         query = {"fieldManager": FIELD_MANAGER}
         return json.loads(
@@ -561,7 +562,7 @@ class Cluster:
         )
 
     def replace(self, obj: Object) -> Object:
-        """Replaces an object; refused (409) when its resourceVersion is not the current one."""
+        """Replaces an object; refused (409) if its resourceVersion is not the current one."""
         path = self.path(
             obj["apiVersion"],
             obj["kind"],
@@ -581,7 +582,7 @@ class Cluster:
         *,
         dry_run: bool = False,
     ) -> Object:
-        """A JSON merge patch (RFC 7386) of an object."""
+        """Applies a JSON merge patch (RFC 7386) to an object."""
         answer, _ = self.request(
             "PATCH",
             self.path(api_version, kind, namespace, name),
@@ -593,7 +594,7 @@ class Cluster:
         return json.loads(answer)
 
     def delete(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> bool:
-        """Deletes an object; False where it was not there."""
+        """Deletes an object; False if it did not exist."""
         try:
             self.request(
                 "DELETE",
@@ -616,10 +617,10 @@ class Cluster:
         namespace: str = "",
         name: str = "",
     ) -> bool:
-        """Whether this identity may do something, by a SelfSubjectAccessReview.
+        """Whether this identity may do something, according to a SelfSubjectAccessReview.
 
         Args:
-            resource: as in a role: a plural, and after a slash a subresource.
+            resource: as in a role: a plural, with a subresource after a slash.
         """
         resource, _, subresource = resource.partition("/")
         review = {
@@ -636,7 +637,7 @@ class Cluster:
                 }
             },
         }
-        # A review writes nothing, so this POST may be repeated.
+        # A review writes nothing, so this POST may be retried.
         answer, _ = self.request(
             "POST",
             "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",

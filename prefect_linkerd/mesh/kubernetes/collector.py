@@ -1,4 +1,4 @@
-"""Python's garbage collector, out of the way while a whole cluster is read."""
+"""Pauses Python's garbage collector while a whole cluster is read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _was_enabled = False
 
 @contextmanager
 def paused_collector() -> Generator[None]:
-    """Pauses the collector of cycles, until the last of several blocks ends.
+    """Pauses the cyclic garbage collector until the last of several overlapping blocks ends.
 
-    Lists of thousands of objects have no cycles, and are freed without it. It would go through all
-    that was read again and again: half of the time that reading 5,000 pods takes.
+    Lists of thousands of objects have no cycles and are freed without it. Left on, it would scan
+    everything read so far again and again: half of the time that reading 5,000 pods takes.
     """
     global _readers, _was_enabled
     with _lock:

@@ -1,10 +1,10 @@
 """Requests to one API server, as one identity.
 
-Connections are urllib3's, as those of the Python client. That client is used where a kubeconfig
-needs more of it (a proxy, an auth-provider) and in pods; elsewhere its import would take longer
-than most commands. Its authentication is not used: it continues as `system:anonymous` where a user
-has no credentials or they cannot be had, reads a token file once and with its line end, and ignores
-impersonation.
+Connections are urllib3's, like those of the Python client. That client is used only in pods and
+for kubeconfigs that need it (a proxy, an auth-provider), because importing it takes longer than
+most commands. Its authentication is used only in pods and for an auth-provider, because it
+continues as `system:anonymous` if a user has no credentials or they cannot be obtained, reads a
+token file only once and with its trailing newline, and ignores impersonation.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from kubernetes import client as kube
 
 CONNECTIONS = 16
-"""Those that are kept open for the next request."""
+"""Connections that are kept open for later requests."""
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 @dataclass(frozen=True)
 class _Client:
-    """How requests are sent. `headers` are those of the Python client's own authentication."""
+    """How requests are sent. `headers` returns those of the Python client's own authentication."""
 
     host: str
     pool: urllib3.PoolManager
@@ -51,10 +51,10 @@ class Connection:
     """Requests to the API server of a kubeconfig's context.
 
     Args:
-        context: None: the cluster that this pod is in, by its service account.
+        context: None means the cluster that this pod runs in, with the pod's service account.
 
     Raises:
-        InvalidInput: it cannot be used, such as for a file that is missing.
+        InvalidInput: the context cannot be used, for example because a file is missing.
     """
 
     def __init__(self, context: KubeContext | None) -> None:
@@ -79,15 +79,15 @@ class Connection:
         *,
         is_read: bool = True,
     ) -> urllib3.BaseHTTPResponse:
-        """One request. Refused by 401, it is sent again with a new credential of the plugin.
+        """Sends one request. On a 401, sends it again with a new credential from the plugin.
 
         Args:
-            is_read: whether the answer is read; otherwise the caller reads it, and closes it.
+            is_read: whether to read the response; otherwise the caller reads and closes it.
 
         Raises:
-            ApiError: the plugin gives no credential.
-            InvalidInput: the user has none.
-            urllib3.exceptions.HTTPError, OSError: there was no answer.
+            ApiError: the plugin provides no credential.
+            InvalidInput: the user has no credentials.
+            urllib3.exceptions.HTTPError, OSError: there was no response.
         """
 
         def once(credential: Credential | None) -> urllib3.BaseHTTPResponse:
@@ -107,20 +107,20 @@ class Connection:
         response = once(credential)
         if response.status == 401 and self._plugin is not None:
             response.drain_conn()
-            # Nothing was done, so any method may be repeated.
+            # The API server did nothing, so any method may be repeated.
             credential = self._plugin.credential(refused=credential)
             response = once(credential)
         return response
 
     def as_kubeconfig(self) -> dict[str, Any]:
-        """A kubeconfig of this connection, for other programs.
+        """A kubeconfig for this connection, for other programs.
 
         Raises:
-            ApiError: the plugin gives no credential.
+            ApiError: the plugin provides no credential.
         """
         context = self._context
         if context is None:
-            # The token is named by file, so that a long run sees it renewed.
+            # Refers to the token's file, so that a long run picks up renewed tokens.
             return {
                 "apiVersion": "v1",
                 "kind": "Config",
@@ -139,7 +139,7 @@ class Connection:
             }
         if self._plugin is None or context.user.exec is None or context.user.exec.mode != "Always":
             return context.as_kubeconfig()
-        # A program whose input is not the terminal could not let the plugin ask.
+        # The plugin could not prompt in a program whose input is not the terminal.
         credential = self._plugin.credential()
         user = {k: v for k, v in _user_fields(context.user).items() if k != "exec"}
         return context.as_kubeconfig(user | _credential_fields(credential))
@@ -151,7 +151,7 @@ class Connection:
         if context is not None and not context.is_tls:
             return
         if context is None or context.user.auth_provider is not None:
-            # The Python client knows how, and when to renew it.
+            # The Python client knows how to authenticate, and when to renew the credential.
             headers.update(client.headers())
         else:
             headers.update(authorization(context.user, credential))
@@ -162,14 +162,14 @@ class Connection:
             raise InvalidInput(
                 f"kubeconfig user {context.user_name}",
                 expected="credentials",
-                found=f"auth-provider {provider}, which gave none" if provider else "none",
-                remedy="Log in to the cluster again, so that the kubeconfig has them.",
+                found=f"auth-provider {provider}, which provided none" if provider else "none",
+                remedy="Log in to the cluster again, to store them in the kubeconfig.",
             )
         for name, value in impersonation(context.user):
             headers.add(name, value)
 
     def _client_for(self, credential: Credential | None) -> _Client:
-        """The client, recreated where the plugin gave another certificate."""
+        """The client, recreated if the plugin provided another certificate."""
         certificate = credential.certificate if credential else ""
         with self._lock:
             if certificate != self._certificate:
@@ -195,14 +195,14 @@ class Connection:
 
 
 def _has_proxy(context: KubeContext) -> bool:
-    """Whether a proxy may be between: the kubeconfig's, or one of the environment."""
+    """Whether a proxy may be in use: the kubeconfig's, or one from the environment."""
     proxies = getproxies()
     scheme = urlsplit(context.server).scheme
     return bool(context.cluster.proxy_url or proxies.get(scheme) or proxies.get("all"))
 
 
 def _own_client(context: KubeContext, credential: Credential | None) -> _Client:
-    """A client of a context that needs nothing but TLS.
+    """A client for a context that needs nothing but TLS.
 
     Raises:
         OSError, ValueError: a certificate or a key is missing, or cannot be read.
@@ -228,10 +228,10 @@ def _tls(context: KubeContext, credential: Credential | None) -> tuple[ssl.SSLCo
     tls = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if is_verified else ssl.CERT_NONE)
     if not is_verified:
         tls.check_hostname = False
-        # The kubeconfig says so; urllib3 would warn at every request.
+        # The kubeconfig asks for this; urllib3 would warn at every request.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     elif authority := _content(cluster.certificate_authority_data, cluster.certificate_authority):
-        # Only the certificates count, and comments between them may have any letters.
+        # Comments between the certificates may have non-ASCII letters, which can be dropped.
         tls.load_verify_locations(cadata=authority.decode("ascii", errors="ignore"))
     else:
         tls.load_default_certs()
@@ -241,7 +241,7 @@ def _tls(context: KubeContext, credential: Credential | None) -> tuple[ssl.SSLCo
         certificate, key = credential.certificate.encode(), credential.key.encode()
     if certificate is None:
         return tls, False
-    # OpenSSL reads these from a file only, which nobody else can read and which is gone after it.
+    # OpenSSL reads these only from a file: this one is private, and deleted right afterwards.
     with tempfile.NamedTemporaryFile(prefix="prefect-linkerd-") as file:
         file.write(certificate + b"\n" + (key or b""))
         file.flush()
@@ -250,7 +250,7 @@ def _tls(context: KubeContext, credential: Credential | None) -> tuple[ssl.SSLCo
 
 
 def _content(data: str, path: str) -> bytes | None:
-    """What a field of a kubeconfig holds or names; None where neither is given.
+    """The content of a kubeconfig field, inline or from a file; None if neither is given.
 
     Raises:
         ValueError: the file does not exist, or the data is not base64.
@@ -269,7 +269,7 @@ def _content(data: str, path: str) -> bytes | None:
 
 
 def _python_client(context: KubeContext | None, credential: Credential | None) -> _Client:
-    """The Python client, which knows proxies, auth-providers and a pod's service account.
+    """The Python client, which supports proxies, auth-providers and a pod's service account.
 
     Raises:
         ValueError: its configuration cannot be used.
@@ -307,7 +307,7 @@ def _plugin(context: KubeContext | None) -> ExecPlugin | None:
     if context is None or not context.is_tls or (config := context.user.exec) is None:
         return None
     user = context.user
-    # As in client-go, a user's own credentials win over the plugin's.
+    # As in client-go, a user's own credentials take precedence over the plugin's.
     own = (user.token, user.token_file, user.username, user.password)
     if any((*own, user.client_certificate, user.client_certificate_data)):
         return None
@@ -317,8 +317,8 @@ def _plugin(context: KubeContext | None) -> ExecPlugin | None:
 def _configure(
     configuration: kube.Configuration, context: KubeContext, credential: Credential | None
 ) -> None:
-    """The address, TLS and proxy of a context, with a client certificate where there is one."""
-    # Without empty fields: the Python client takes one for data, and leaves the file alone.
+    """Sets the address, TLS and proxy of a context, and the client certificate, if any."""
+    # Without empty fields: the Python client takes one as inline data and ignores the file.
     cluster = context.cluster.model_dump(by_alias=True, exclude_defaults=True)
     names = ("client-certificate", "client-certificate-data", "client-key", "client-key-data")
     own = _user_fields(context.user)
@@ -334,10 +334,10 @@ def _configure(
         minimal, client_configuration=configuration, persist_config=False
     )
     if context.cluster.proxy_url:
-        # As for kubectl, NO_PROXY is about proxies of the environment.
+        # As in kubectl, NO_PROXY applies only to proxies from the environment.
         configuration.no_proxy = ""
     if context.cluster.insecure_skip_tls_verify:
-        # The kubeconfig says so; urllib3 would warn at every request.
+        # The kubeconfig asks for this; urllib3 would warn at every request.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
 
@@ -346,7 +346,7 @@ def _user_fields(user: KubeUser) -> dict[str, Any]:
 
 
 def _credential_fields(credential: Credential) -> dict[str, str]:
-    """A plugin's credential as a user of a kubeconfig has it."""
+    """A plugin's credential as the fields of a kubeconfig user."""
     fields = {"token": credential.token} if credential.token else {}
     if credential.certificate:
         encoded = base64.b64encode(credential.certificate.encode()).decode()
@@ -356,14 +356,14 @@ def _credential_fields(credential: Credential) -> dict[str, str]:
 
 
 def authorization(user: KubeUser, credential: Credential | None) -> dict[str, str]:
-    """The header by which a user is known; none where that is by certificate.
+    """The Authorization header of a user; empty if the user has only a certificate.
 
     Raises:
-        InvalidInput: the token's file cannot be read.
+        InvalidInput: the token file cannot be read.
     """
     token = credential.token if credential is not None else user.token
     if user.token_file:
-        # Read for every request: a renewed token is written there.
+        # Read for every request, because renewed tokens are written there.
         try:
             token = Path(user.token_file).read_text().strip() or token
         except OSError as error:
@@ -383,7 +383,7 @@ def authorization(user: KubeUser, credential: Credential | None) -> dict[str, st
 
 
 def impersonation(user: KubeUser) -> list[tuple[str, str]]:
-    """The headers by which a user acts as another.
+    """The headers with which a user impersonates another.
 
     Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation
     """

@@ -3,8 +3,8 @@
 Source: client-go v0.34 `plugin/pkg/client/auth/exec/exec.go`;
 https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
 
-The Python client logs that a program failed and continues as `system:anonymous`, does not know
-`interactiveMode`, and shows no hint of how to install a program that is missing.
+The Python client instead logs that a program failed and continues as `system:anonymous`, ignores
+`interactiveMode`, and does not show the install hint for a missing program.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from prefect_linkerd.mesh.kubernetes.kubeconfig import ExecConfig, KubeCluster, 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 CONFIG_EXTENSION = "client.authentication.k8s.io/exec"
 WORDS = 1000
-"""How many of a program's last characters are shown."""
+"""How many of the last characters of a program's stderr are shown."""
 
 _plugins: dict[str, ExecPlugin] = {}
 _plugins_lock = threading.Lock()
@@ -36,7 +36,7 @@ _plugins_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Credential:
-    """What a plugin gave: a token, or a client certificate with its key, or both; both are PEM."""
+    """A plugin's credential: a token, or a client certificate with its key (both PEM), or both."""
 
     token: str = field(default="", repr=False)
     certificate: str = field(default="", repr=False)
@@ -64,7 +64,7 @@ class _ExecCredential(BaseModel):
 class ExecPlugin:
     """A credential plugin, run when its credential is first needed and again when that expires.
 
-    Safe for threads: it may ask the user something, so it is never run twice at the same time.
+    Thread-safe: the plugin may prompt the user, so it never runs twice at the same time.
     """
 
     def __init__(self, config: ExecConfig, cluster: KubeCluster, user_name: str) -> None:
@@ -76,7 +76,7 @@ class ExecPlugin:
 
     @classmethod
     def of(cls, context: KubeContext, config: ExecConfig) -> ExecPlugin:
-        """The plugin of a context: the same one each time, so that it is not run each time."""
+        """The plugin of a context; always the same instance, so that its credential is reused."""
         parts = (context.user_name, config, context.cluster)
         key = json.dumps([p if isinstance(p, str) else p.model_dump(mode="json") for p in parts])
         with _plugins_lock:
@@ -86,10 +86,10 @@ class ExecPlugin:
         """A credential that has not expired.
 
         Args:
-            refused: one that the API server did not accept, to be replaced.
+            refused: a credential that the API server rejected, to be replaced.
 
         Raises:
-            ApiError: the plugin gave none, with its own words; status 401.
+            ApiError: the plugin provided none; has the plugin's own words and status 401.
         """
         with self._lock:
             held = self._credential
@@ -99,14 +99,14 @@ class ExecPlugin:
             return held
 
     def _run(self) -> bytes:
-        """What the plugin prints."""
+        """Runs the plugin and returns what it prints."""
         config = self._config
         is_terminal = os.isatty(0)
         if config.mode == "Always" and not is_terminal:
             raise _failure(
                 self._user_name,
                 "exec plugin cannot support interactive mode: standard input is not a terminal",
-                "Run at a terminal, or use credentials that need nobody to answer.",
+                "Run in a terminal, or use credentials that need no input.",
             )
         is_interactive = is_terminal and config.mode != "Never"
         spec: dict[str, Any] = {"interactive": is_interactive}
@@ -114,7 +114,7 @@ class ExecPlugin:
             spec["cluster"] = cluster_info(self._cluster)
         info = {"apiVersion": config.api_version, "kind": "ExecCredential", "spec": spec}
         variables = {variable.name: variable.value for variable in config.env}
-        # A variable PATH is for the program, which is itself found by ours.
+        # A PATH among these variables is for the program; the program itself is found on our PATH.
         program = shutil.which(config.command)
         if program is None:
             raise _failure(
@@ -149,14 +149,14 @@ class ExecPlugin:
 
 
 def _read(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """What a program prints and what it says, which a person at a terminal sees at once."""
+    """A program's stdout and stderr; at a terminal, stderr is also shown as it is written."""
     words: list[bytes] = []
 
     def listen(stream: IO[bytes]) -> None:
         while chunk := os.read(stream.fileno(), 4096):
             words.append(chunk)
             if os.isatty(2):
-                # It may ask to open an address, and wait for that.
+                # It may ask the user to open a URL, and wait for that.
                 os.write(2, chunk)
 
     assert process.stdout is not None  # noqa: S101
@@ -170,10 +170,10 @@ def _read(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
 
 
 def parse(printed: bytes, config: ExecConfig, user_name: str) -> Credential:
-    """The credential in what a plugin printed.
+    """The credential in a plugin's output.
 
     Raises:
-        ApiError: there is none; status 401. What was printed is not shown.
+        ApiError: there is none; status 401. The message does not quote the output.
     """
     remedy = f"Update {Path(config.command).name}, or correct the user's exec section."
     try:
@@ -208,7 +208,7 @@ def parse(printed: bytes, config: ExecConfig, user_name: str) -> Credential:
 
 
 def cluster_info(cluster: KubeCluster) -> dict[str, Any]:
-    """What a plugin gets to know of the cluster: its authority as data, and its own configuration.
+    """What a plugin receives about the cluster: its CA inline, and the plugin's own configuration.
 
     Source: client-go `rest/exec.go`, ConfigToExecCluster.
     """
@@ -227,7 +227,7 @@ def cluster_info(cluster: KubeCluster) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """A text without what would move a terminal's cursor."""
+    """A text without characters that would move a terminal's cursor."""
     return "".join(c for c in text if c.isprintable() or c in "\n\t").strip()
 
 

@@ -1,10 +1,10 @@
 """Kubeconfigs, read and merged as kubectl does.
 
 Source: client-go v0.34 `tools/clientcmd`: `loader.go` (files, merging, relative paths),
-`validation.go` (what a usable context has), `api/v1/types.go` and `api/v1/defaults.go`.
+`validation.go` (what makes a context usable), `api/v1/types.go` and `api/v1/defaults.go`.
 
-The Python client's own merger differs: the last file's current context wins, and a user's files
-are looked for beside the file that has the cluster.
+The Python client merges differently: the last file's current context wins, and a user's relative
+paths are resolved against the file that has the cluster.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class _Section(BaseModel):
-    """A part of a kubeconfig; fields that we do not know are kept."""
+    """A section of a kubeconfig; unknown fields are kept."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -46,14 +46,14 @@ class _Section(BaseModel):
 
 
 class Extension(_Section):
-    """Data of some other program's."""
+    """Data that belongs to another program."""
 
     name: str
     extension: Any = None
 
 
 class KubeCluster(_Section):
-    """How an API server is reached."""
+    """How to reach an API server."""
 
     server: str = ""
     certificate_authority: str = ""
@@ -70,7 +70,7 @@ class ExecVariable(_Section):
 
 
 class ExecConfig(_Section):
-    """A program that gives credentials.
+    """A program that provides credentials.
 
     Source: https://kubernetes.io/docs/reference/config-api/client-authentication.v1/
     """
@@ -87,7 +87,7 @@ class ExecConfig(_Section):
 
     @property
     def mode(self) -> str:
-        """When the program may ask something; empty where it has to say so and does not."""
+        """When the program may prompt; empty if `interactiveMode` is required but missing."""
         is_beta = self.api_version == "client.authentication.k8s.io/v1beta1"
         return self.interactive_mode or ("IfAvailable" if is_beta else "")
 
@@ -112,7 +112,7 @@ class KubeUser(_Section):
 
 
 class ContextEntry(_Section):
-    """Which cluster is used as which user."""
+    """A cluster, and the user to access it as."""
 
     cluster: str = ""
     user: str = ""
@@ -146,7 +146,7 @@ class Kubeconfig(_Section):
     def _names_are_different(cls, entries: list[Any]) -> list[Any]:
         names = [entry.name for entry in entries]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"{', '.join(sorted(twice))} is there twice: remove one")
+            raise ValueError(f"{', '.join(sorted(twice))} is listed twice: remove one")
         return entries
 
     @classmethod
@@ -154,7 +154,7 @@ class Kubeconfig(_Section):
         """A kubeconfig from parsed YAML.
 
         Raises:
-            InvalidInput: it is not valid; names the fields that are wrong, without their values.
+            InvalidInput: it is not valid; names the invalid fields without their values.
         """
         try:
             return cls.model_validate(content)
@@ -183,20 +183,20 @@ class KubeContext:
 
     @property
     def server(self) -> str:
-        """The API server's address. Without a scheme it is http, as for kubectl."""
+        """The API server's address; as in kubectl, http if it has no scheme."""
         address = self.cluster.server.rstrip("/")
         return address if "://" in address else f"http://{address}"
 
     @property
     def is_tls(self) -> bool:
-        """Whether the connection is encrypted: only then are credentials sent."""
+        """Whether the connection is encrypted; credentials are sent only then."""
         return self.server.startswith("https://")
 
     def as_kubeconfig(self, user: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """A kubeconfig of this context alone.
+        """A kubeconfig with this context only.
 
         Args:
-            user: instead of the context's own.
+            user: replaces the context's own user.
         """
         own = self.user.model_dump(by_alias=True, exclude_unset=True)
         cluster = self.cluster.model_dump(by_alias=True, exclude_unset=True)
@@ -212,14 +212,14 @@ class KubeContext:
 
 
 def read_kubeconfig(path: Path | None = None) -> Kubeconfig:
-    """One kubeconfig, or those that kubectl uses by default, merged.
+    """Reads one kubeconfig, or merges those that kubectl uses by default.
 
     Args:
-        path: a file, which must exist. None: the files of `KUBECONFIG`, missing ones
-            skipped; where that is not set, `~/.kube/config`.
+        path: a file, which must exist. None means the existing files of `KUBECONFIG` or, if that
+            is not set, `~/.kube/config`.
 
     Raises:
-        InvalidInput: there is no file, or one is no kubeconfig.
+        InvalidInput: there is no file, or one of them is not a kubeconfig.
     """
     if path is not None:
         return read_file(path.expanduser())
@@ -230,16 +230,16 @@ def read_kubeconfig(path: Path | None = None) -> Kubeconfig:
             "cluster access",
             expected="a kubeconfig",
             found=f"none at {', '.join(map(str, paths)) or 'KUBECONFIG, which names no file'}",
-            remedy="Name one by access.kubeconfig or --kubeconfig, or set KUBECONFIG. In a pod, "
+            remedy="Name one with access.kubeconfig or --kubeconfig, or set KUBECONFIG. In a pod, "
             "set access.in_cluster to use its service account.",
         )
     return merge(found)
 
 
 def default_paths(environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """The files that kubectl reads where none is named on its command line.
+    """The files that kubectl reads if its command line names none.
 
-    `~` in `KUBECONFIG` is for the shell to expand. kubectl does not, and finds no such file.
+    Expanding `~` in `KUBECONFIG` is up to the shell: like kubectl, this treats it literally.
     """
     if not (value := environment.get("KUBECONFIG", "")):
         return (Path("~/.kube/config").expanduser(),)
@@ -250,26 +250,26 @@ def read_file(path: Path) -> Kubeconfig:
     """A kubeconfig file, with the relative paths in it made absolute.
 
     Raises:
-        InvalidInput: it cannot be read, or is no kubeconfig.
+        InvalidInput: it cannot be read, or is not a kubeconfig.
     """
     subject = f"kubeconfig {path}"
     try:
         content = read_yaml(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
-        # A YAML error quotes the text, which may be a secret.
+        # A YAML error quotes the text, which may contain a secret.
         words = error.strerror if isinstance(error, OSError) else None
         raise InvalidInput(
             subject,
             expected="a readable kubeconfig file",
-            found=words or "no YAML",
-            # A file that is named is the only one read: KUBECONFIG would not help.
-            remedy="Correct that file, or name another one by access.kubeconfig or --kubeconfig.",
+            found=words or "invalid YAML",
+            # A file named explicitly is the only one read: setting KUBECONFIG would not help.
+            remedy="Correct that file, or name another one with access.kubeconfig or --kubeconfig.",
         ) from None
     return resolve_paths(Kubeconfig.parse(content, subject), path.parent.absolute())
 
 
 def resolve_paths(config: Kubeconfig, folder: Path) -> Kubeconfig:
-    """The kubeconfig with its relative paths taken from the folder that it is in.
+    """The kubeconfig with its relative paths resolved against the folder that it is in.
 
     A plugin's command without a slash is looked up on `PATH`.
     """
@@ -299,9 +299,9 @@ def resolve_paths(config: Kubeconfig, folder: Path) -> Kubeconfig:
 
 
 def merge(configs: Sequence[Kubeconfig]) -> Kubeconfig:
-    """Kubeconfigs as one: the first that sets the current context, or has a name, wins.
+    """Merges kubeconfigs: the first that sets the current context, or has an entry's name, wins.
 
-    Entries of the same name are not mixed.
+    The fields of entries with the same name are not combined.
     """
     return Kubeconfig().model_copy(
         update={
@@ -339,7 +339,7 @@ def choose(config: Kubeconfig, name: str | None = None) -> KubeContext:
             "kubeconfig",
             expected="a current context",
             found=f"none set; contexts: {known}",
-            remedy="Name one by access.context or --context, or choose it with "
+            remedy="Name one with access.context or --context, or choose it with "
             "`kubectl config use-context`.",
         )
     if name not in contexts:
@@ -347,7 +347,7 @@ def choose(config: Kubeconfig, name: str | None = None) -> KubeContext:
             "kubeconfig",
             expected=f"the context {name}",
             found=f"contexts: {known}",
-            remedy="Name one of these by access.context or --context, or another kubeconfig.",
+            remedy="Name one of these with access.context or --context, or another kubeconfig.",
         )
     context = contexts[name]
     cluster = {entry.name: entry.cluster for entry in config.clusters}.get(context.cluster)
@@ -357,7 +357,7 @@ def choose(config: Kubeconfig, name: str | None = None) -> KubeContext:
         faults.append(_missing("cluster", context.cluster))
     elif not cluster.server:
         faults.append(f"no server for cluster {context.cluster}")
-    # Without its user kubectl does not continue as system:anonymous either.
+    # kubectl does not fall back to system:anonymous either if the user is missing.
     if user is None:
         faults.append(_missing("user", context.user))
     else:
@@ -377,7 +377,7 @@ def _missing(kind: str, name: str) -> str:
 
 
 def user_faults(user: KubeUser) -> list[str]:
-    """Why kubectl refuses a user."""
+    """The reasons for which kubectl would refuse a user."""
     faults: list[str] = []
     if user.token and (user.username or user.password):
         faults.append("a token and a password, where only one is allowed")

@@ -1,7 +1,7 @@
-"""Shows pods a changed Secret or ConfigMap at once.
+"""Lets pods see a changed Secret or ConfigMap at once.
 
-A kubelet refreshes what a pod mounts about once a minute, and whenever the pod itself changes: an
-annotation is enough. Measured on a real one: 80 s without, within 1 s with it.
+A kubelet refreshes a pod's mounts about once a minute, and whenever the pod itself changes: setting
+an annotation is enough. Measured with a real kubelet: 80 s without it, within 1 s with it.
 
 Source: kubernetes `pkg/kubelet/volumemanager` (ReprocessPod, MarkRemountRequired) and
 https://kubernetes.io/docs/concepts/configuration/secret/#using-secrets-as-files-from-a-pod
@@ -18,9 +18,9 @@ ANNOTATION = "prefect-linkerd/mounts-changed"
 
 
 def refresh_mounts(cluster: Cluster, namespace: str, labels: str) -> None:
-    """Has kubelets refresh what some pods mount; call it right after the write.
+    """Makes kubelets refresh what the selected pods mount; to be called right after the write.
 
-    It only saves time: without the permission, or where a pod has gone, nothing is lost.
+    This only saves time: if the permission is missing or a pod is gone, nothing is lost.
     """
     patch = {"metadata": {"annotations": {ANNOTATION: datetime.now(UTC).isoformat()}}}
     for pod in list(cluster.list("v1", "Pod", namespace, labels=labels)):

@@ -1,4 +1,4 @@
-"""YAML texts, read by libyaml where PyYAML has it: CRDs and indices are megabytes."""
+"""Reads YAML, with libyaml if PyYAML has it, because CRDs and chart indices are megabytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(text: str | bytes) -> object:
-    """One YAML document.
+    """Parses one YAML document.
 
     Raises:
         yaml.YAMLError: it is not valid.
@@ -21,9 +21,9 @@ def read_yaml(text: str | bytes) -> object:
 
 
 def read_kept_yaml(text: str | bytes) -> object:
-    """One YAML document of a text that is read several times, such as a chart's values.
+    """Parses one YAML document that is read several times, such as a chart's values.
 
-    Those of the last texts are kept, so not for what is secret.
+    The latest results are cached, so this is not for secrets.
 
     Raises:
         yaml.YAMLError: it is not valid.
@@ -34,7 +34,7 @@ def read_kept_yaml(text: str | bytes) -> object:
 def read_objects(text: str | bytes) -> list[dict[str, Any]]:
     """The Kubernetes objects of a YAML stream; empty documents are left out.
 
-    A plan reads the same manifests several times, so those of the last texts are kept.
+    A plan reads the same manifests several times, so the latest results are cached.
 
     Raises:
         yaml.YAMLError: it is not valid.
@@ -42,8 +42,8 @@ def read_objects(text: str | bytes) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", pickle.loads(_pickled(text)))  # noqa: S301
 
 
-# As bytes, so that nobody changes what another caller gets: to load them takes a thirtieth of the
-# time that the YAML takes.
+# Cached as bytes, so that no caller can change what another one gets. Unpickling takes a thirtieth
+# of the time that parsing the YAML takes.
 
 
 @lru_cache(maxsize=64)

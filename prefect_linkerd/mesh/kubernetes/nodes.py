@@ -15,8 +15,8 @@ def is_ready(node: Object) -> bool:
 def runs_containers(node: Object) -> bool:
     """Whether a node has a kubelet with a container runtime.
 
-    A kubelet names its runtime as `type://version`; simulated nodes have none, and kwok's carry
-    its annotation.
+    A kubelet reports its runtime as `type://version`; simulated nodes report none, and those of
+    kwok have its annotation.
     """
     status = node.get("status", {})
     runtime = str(status.get("nodeInfo", {}).get("containerRuntimeVersion", ""))
@@ -24,5 +24,5 @@ def runs_containers(node: Object) -> bool:
 
 
 def runs_pods(nodes: Iterable[Object]) -> bool:
-    """Whether some node would take a pod and run its containers."""
+    """Whether some node would accept a pod and run its containers."""
     return any(runs_containers(node) and not node["spec"].get("unschedulable") for node in nodes)

@@ -15,7 +15,7 @@ class Gvk(NamedTuple):
 
 
 class Ref(NamedTuple):
-    """An object by kind, namespace (empty: the cluster's) and name, as `Kind/namespace/name`."""
+    """An object by kind, namespace (empty if cluster-scoped) and name, as `Kind/namespace/name`."""
 
     kind: str
     namespace: str
@@ -33,7 +33,7 @@ class Ref(NamedTuple):
 
 
 def condition_of(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
-    """The condition of a type, such as Ready, in an object's status; None where there is none."""
+    """The condition of a type, such as Ready, in an object's status; None if it has none."""
     status: Mapping[str, Any] = obj.get("status") or {}
     conditions: list[Mapping[str, Any]] = status.get("conditions") or []
     return next((each for each in conditions if each["type"] == kind), None)
@@ -46,23 +46,23 @@ def is_true(obj: Mapping[str, Any], kind: str) -> bool:
 
 
 class Workload(Ref):
-    """A `Ref` of a kind that makes pods."""
+    """A `Ref` of a kind that creates pods."""
 
     __slots__ = ()
 
 
 POD_HASH = "pod-template-hash"
-"""The label by which a Deployment tells the pods of its ReplicaSets apart."""
+"""The label with which a Deployment tells the pods of its ReplicaSets apart."""
 
 
 def is_over(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod has ended or is about to: nothing is expected of it any more."""
+    """Whether a pod has finished or is being deleted, so that nothing more is expected of it."""
     status: Mapping[str, Any] = pod.get("status") or {}
     return "deletionTimestamp" in pod["metadata"] or status.get("phase") in ("Succeeded", "Failed")
 
 
 def owner_of_pod(metadata: Mapping[str, Any]) -> Workload | None:
-    """The workload that makes a pod, by the pod's own metadata; None for a bare pod."""
+    """The workload that created a pod, by the pod's own metadata; None for a bare pod."""
     owners: list[Mapping[str, Any]] = metadata.get("ownerReferences") or []
     labels: Mapping[str, str] = metadata.get("labels") or {}
     for owner in owners:
@@ -73,6 +73,6 @@ def owner_of_pod(metadata: Mapping[str, Any]) -> Workload | None:
         suffix = f"-{labels.get(POD_HASH, '')}"
         if kind == "ReplicaSet" and len(suffix) > 1 and name.endswith(suffix):
             kind, name = "Deployment", name.removesuffix(suffix)
-        # One copy of each for all the pods of a large cluster.
+        # One copy of each string for all the pods of a large cluster.
         return Workload(sys.intern(kind), sys.intern(metadata["namespace"]), sys.intern(name))
     return None

@@ -1,4 +1,4 @@
-"""What an identity may do to a cluster: asked of the API server before anything is touched."""
+"""What an identity may do in a cluster: the API server is asked before anything is changed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ GRANT = "Grant it the role of docs/permissions.md."
 FORBIDDEN = 403
 
 SEVERAL = 3
-"""Namespaces from which on one question about the whole cluster is likely to save some."""
+"""With this many namespaces, asking once for the whole cluster is likely to save requests."""
 
 
 @dataclass(frozen=True)
 class Permission:
     """One thing that a flow does: a verb on a resource, in a namespace or the whole cluster.
 
-    A subresource follows a slash, as in a role. `name` is that of an object, where a role may be as
-    narrow as that.
+    A subresource follows a slash, as in a role. `name` is an object's, if a role can be limited to
+    that object.
     """
 
     verb: str
@@ -40,17 +40,17 @@ class Permission:
 
 
 EVERYTHING = Permission("*", "*", "*")
-"""What a cluster's administrator may do: every verb, in Kubernetes' own words."""
+"""What a cluster administrator may do: every verb on every resource, as RBAC writes it."""
 
 MANY = 10
-"""Questions from which on one about everything is likely to save the others."""
+"""With this many permissions, asking for `EVERYTHING` first is likely to save requests."""
 
 
 def denied(cluster: Cluster, asked: Iterable[Permission]) -> list[Permission]:
-    """What of it the identity that asks may not do, each once; asked side by side.
+    """The permissions among these that this identity lacks, each once; asked for concurrently.
 
-    An administrator is asked for everything at once. What is asked for in several namespaces is
-    asked for the whole cluster first: an identity that may do it there may do it in each of them.
+    If there are many, it first asks whether the identity is an administrator. A permission in
+    several namespaces is first asked for in the whole cluster, which includes each namespace.
     """
     listed = list(dict.fromkeys(asked))
     times = Counter(map(_everywhere, listed))
@@ -75,12 +75,12 @@ def denied(cluster: Cluster, asked: Iterable[Permission]) -> list[Permission]:
 
 
 def _everywhere(one: Permission) -> Permission:
-    """The same in the whole cluster."""
+    """The same permission for the whole cluster."""
     return replace(one, namespace="")
 
 
 def in_words(lacking: Sequence[Permission]) -> str:
-    """That an identity may not do it: all of it, the verbs of a resource together."""
+    """Says that an identity lacks these permissions: all of them, grouped by resource."""
     verbs: dict[Permission, list[str]] = {}
     for one in lacking:
         verbs.setdefault(replace(one, verb=""), []).append(one.verb)
@@ -96,12 +96,12 @@ def all_at_once(
     *,
     expected: str = "every permission that it needs, before anything changes",
 ) -> Generator[None]:
-    """Names every missing permission where one request is refused, and not that one alone.
+    """If a request is refused, names every missing permission instead of that one alone.
 
     Args:
         what: what is about to be done, such as `bootstrap of mesh m`.
-        asked: everything that it reads and writes; only asked for where a request is refused.
-        expected: by default for what is read before anything changes.
+        asked: returns everything that it reads and writes; called only if a request is refused.
+        expected: the default is for reads before anything changes.
 
     Raises:
         PreflightFailed: instead of the refusal.
@@ -111,7 +111,7 @@ def all_at_once(
     except ApiError as error:
         if error.status != FORBIDDEN:
             raise
-        # A role that lacks something else than what is asked for: the refusal says what.
+        # The role lacks something that `asked` does not list: the refusal says what.
         if not (lacking := denied(cluster, asked())):
             raise
         raise PreflightFailed(

@@ -27,37 +27,37 @@ from prefect_linkerd.mesh.kubernetes.stall import (
 from prefect_linkerd.mesh.kubernetes.waiting import polls
 
 FEW = 4
-"""Workloads of a namespace and kind up to which each is read by itself."""
+"""Up to this many workloads of one namespace and kind are read one by one, not as a list."""
 
 EXPLAINED = 3
-"""Late workloads whose pods are looked at for what holds them up."""
+"""How many late workloads are examined for what holds them up."""
 
 SETTLES = 3.0
-"""Seconds after which a rollout is late enough to ask why, and between two such looks."""
+"""Seconds until a rollout is late enough to ask why, and between two examinations."""
 
 EARLY = 0.8
-"""The part of the usual time after which rollouts may be done."""
+"""Fraction of the usual time after which rollouts may be done."""
 
 RARELY = 5.0
-"""Seconds between two looks at rollouts that should not be done yet, for those who watch."""
+"""Seconds between two polls of rollouts that should not be done yet, to report progress."""
 
 SHARE = 0.1
-"""The part of the usual time between two looks from then on, where that is less than usual."""
+"""From then on, the longest pause between two polls, as a fraction of the usual time."""
 
 HELD = 10.0
-"""Seconds for which a look lasts where the API server tells what changes, unless more is usual."""
+"""Seconds for which a poll watches for changes; longer if rollouts usually take longer."""
 
 SHOWN = 1.0
-"""Seconds between two lines of progress while it does."""
+"""Seconds between two progress reports during a watch."""
 
 PATIENT = 10.0
-"""Seconds for which a rollout that usually takes as long is not asked what holds it up."""
+"""Longest time, in seconds, before a rollout that usually takes long is examined."""
 
 OnProgress = Callable[[int, int, str], None]
-"""Called with workloads ready, workloads wanted and what is being waited for."""
+"""Called with workloads ready, workloads wanted and a text that says what is being waited for."""
 
 Shown = Callable[[str], AbstractContextManager[OnProgress]]
-"""Shows one rollout by its title for as long as it takes, such as a bar."""
+"""Shows one rollout under a title for as long as it takes, for example as a progress bar."""
 
 KINDS: dict[str, str] = {
     "Deployment": "apps/v1",
@@ -69,7 +69,7 @@ KINDS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Rollout:
-    """How far one workload is: pods ready of pods wanted, whether it is done or has failed."""
+    """How far one workload is: pods ready of pods wanted, whether it is complete or has failed."""
 
     ready: int
     wanted: int
@@ -78,7 +78,7 @@ class Rollout:
 
 
 def rollout_status(obj: Object) -> Rollout:
-    """How far a workload's newest spec is rolled out, by the rules of `kubectl rollout status`.
+    """How far a workload's newest spec has rolled out, by the rules of `kubectl rollout status`.
 
     Source: https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout_status.go
     """
@@ -131,12 +131,12 @@ LONG_RUNNING = ("Deployment", "StatefulSet", "DaemonSet")
 def read_workloads(
     cluster: Cluster, namespace: str, kinds: Sequence[str] = LONG_RUNNING
 ) -> list[Object]:
-    """The workloads of a namespace, a list per kind."""
+    """The workloads of a namespace, with one list request per kind."""
     return [obj for kind in kinds for obj in cluster.list(KINDS[kind], kind, namespace)]
 
 
 def workload_summary(workloads: Sequence[Object]) -> tuple[int, int, str]:
-    """Workloads ready, workloads there, and the names of those that are waited for."""
+    """How many workloads are ready, how many there are, and a text that names the late ones."""
     late = [obj for obj in workloads if not rollout_status(obj).is_complete]
     names = ", ".join(obj["metadata"]["name"] for obj in late[:5])
     more = f" and {len(late) - 5} more" if len(late) > 5 else ""
@@ -154,23 +154,24 @@ def await_rollouts(
     may_go: bool = False,
     usual: float = 0.0,
 ) -> None:
-    """Waits until every workload is rolled out; a look is one list per namespace and kind.
+    """Waits until every workload is rolled out; a poll is one list per namespace and kind.
 
-    What is late then is watched, so that the last of them is seen at once. Where few are waited for
-    they are read one by one, as a list has all the others too, and not before they may be done.
+    After the list, a poll watches the late workloads, so that it notices at once when the last one
+    is done. If there are only a few, it reads them one by one, as a list would include all other
+    workloads too, and not before they may be done.
 
     Args:
         timeout: seconds for all of them together.
-        every: seconds between two looks, or twice as long as a look takes where that is more. Few
-            workloads are looked at sooner at first.
-        may_go: whether one that is deleted meanwhile is no more waited for.
-        usual: seconds that as many others took. Before they are over it is not asked what holds
-            late workloads up.
+        every: seconds between two polls, or twice as long as a poll takes if that is more. If
+            there are only a few workloads, the first polls come sooner.
+        may_go: whether to stop waiting for a workload that is deleted in the meantime.
+        usual: seconds that as many others took. Late workloads are not examined before that time,
+            or `PATIENT` if that is shorter, has passed.
 
-    Ends early where waiting cannot help any more: see `kubernetes.stall`.
+    Gives up early once waiting can no longer help: see `kubernetes.stall`.
 
     Raises:
-        NotReady: the first that is not, with its pods' reasons and its last events.
+        NotReady: the first workload that is not, with its pods' reasons and its last events.
     """
     waiting = list(workloads)
     watch = TroubleWatch(cluster, patience=min(usual, PATIENT))
@@ -178,7 +179,7 @@ def await_rollouts(
     start = time.monotonic()
 
     def pause() -> float:
-        # Thousands in a namespace are much to read: most of the time is the cluster's own.
+        # Reading thousands of workloads is expensive, so it takes at most a third of the time.
         nonlocal shortest
         now = next_look(time.monotonic() - start, usual, shortest)
         shortest = min(2 * shortest, every)
@@ -230,12 +231,13 @@ def await_rollouts(
 
 
 def next_look(passed: float, usual: float, every: float) -> float:
-    """Seconds until it is worth looking again at rollouts that are waited for.
+    """Seconds until it is worth polling rollouts again.
 
     Args:
         passed: seconds since they began.
-        usual: seconds that as many others took; 0 where that is not known.
-        every: seconds between two looks once they may be done, where that is not known.
+        usual: seconds that as many others took; 0 if unknown.
+        every: seconds between two polls if `usual` is unknown; otherwise the longest pause once
+            the rollouts may be done.
     """
     if not usual:
         return every
@@ -245,7 +247,7 @@ def next_look(passed: float, usual: float, every: float) -> float:
 def _read(
     cluster: Cluster, workloads: Sequence[Workload]
 ) -> tuple[dict[Workload, Object], dict[tuple[str, str], str]]:
-    """Those of the workloads that exist, and from where on each list of them can be watched."""
+    """The workloads that exist, and the resourceVersion from which to watch each list of them."""
     versions: dict[tuple[str, str], str] = {}
     found: dict[Workload, Object] = {}
     for (kind, namespace), wanted in _by_list(workloads).items():
@@ -262,7 +264,7 @@ def _read(
 
 
 def _by_list(workloads: Iterable[Workload]) -> dict[tuple[str, str], set[str]]:
-    """The names of workloads, by kind and namespace."""
+    """The workloads' names by kind and namespace."""
     names: dict[tuple[str, str], set[str]] = {}
     for kind, namespace, name in workloads:
         names.setdefault((kind, namespace), set()).add(name)
@@ -276,12 +278,12 @@ def _follow(
     seconds: float,
     show: Callable[[Mapping[Workload, Object], int], None],
 ) -> None:
-    """Brings what was found up to date until all of it is rolled out, for some seconds at most.
+    """Updates `found` by watching until all of it is rolled out, for at most `seconds`.
 
-    One list after the other: a watch begins with all that has changed since its list.
+    Watches one list after the other: a watch begins with everything that changed since its list.
 
     Args:
-        show: called now and then, with how many are late.
+        show: called every `SHOWN` seconds, at most, with the workloads and how many are late.
     """
     begin = shown = time.monotonic()
     late = {key for key, obj in found.items() if not rollout_status(obj).is_complete}
@@ -305,15 +307,15 @@ def _follow(
 
 
 class TroubleWatch:
-    """Asks now and then what holds late workloads up, for as long as somebody waits for them.
+    """Examines from time to time what holds up late workloads while a caller waits for them.
 
-    Each look costs two lists for each of a few workloads, so only what is late for some seconds is
-    looked at. It never fails: who waits meets the same fault of the API server and reports it.
+    Each examination costs two lists for each of a few workloads, so the first one comes only after
+    some seconds. It never fails: the caller meets the same API error itself and reports it.
 
     Args:
-        is_new: whether a workload is as its waiter made it. What is hopeless of an older one
-            may be just what is about to be fixed: it is looked at for as long as other troubles.
-        patience: seconds for which it is too early to ask, where that is longer than usual.
+        is_new: whether the caller has already changed a workload. A hopeless trouble of one that it
+            has not may be just what it is about to fix, and counts only as a lasting one.
+        patience: seconds before the first examination, if longer than `SETTLES`.
     """
 
     def __init__(
@@ -330,13 +332,13 @@ class TroubleWatch:
         self._since: datetime | None = None
         self._shown: dict[tuple[str, str, int], Trouble] = {}
         self.trouble: Trouble | None = None
-        """What holds up the first of the workloads that something is known of."""
+        """What holds up the first of the late workloads whose trouble is known."""
         self.ended: tuple[Object, Trouble] | None = None
-        """A workload that cannot come up any more, and why."""
+        """A workload that can no longer come up, and why."""
 
     @property
     def words(self) -> str:
-        """For a line of progress; empty where nothing is known."""
+        """Text for a line of progress; empty if no trouble is known."""
         return f"; {self.trouble}" if self.trouble is not None else ""
 
     @property
@@ -344,7 +346,7 @@ class TroubleWatch:
         return self.trouble.remedy if self.trouble is not None else FIX
 
     def inspect(self, late: Sequence[Object]) -> None:
-        """Looks at some workloads that are not rolled out, if it is time to."""
+        """Examines the first few late workloads, if it is time to."""
         if not late:
             self.trouble = None
             return
@@ -375,7 +377,7 @@ class TroubleWatch:
         status: Object = workload.get("status") or {}
         generation = metadata.get("generation", 0)
         if kind != "Job" and status.get("observedGeneration", 0) < generation:
-            # Its pods and conditions are still those of its last spec.
+            # Its pods and conditions are still those of its previous spec.
             return None
         namespace, labels = metadata["namespace"], _selector(workload)
         pods = list(cluster.list("v1", "Pod", namespace, labels=labels))
@@ -393,12 +395,12 @@ class TroubleWatch:
         late = [pod for pod in newest_pods(workload, pods, newest) if not is_pod_ready(pod)]
         if trouble is not None or not late:
             return trouble
-        # A volume that cannot be mounted or a probe that fails is known by events alone.
+        # Only events tell of a volume that cannot be mounted or a probe that fails.
         warnings = {late[0]["metadata"]["name"]: cluster.events(late[0], 1, only="Warning")}
         return find_trouble(workload, pods, sets, refused, since=self._since, warnings=warnings)
 
     def _steady(self, trouble: Trouble) -> Trouble:
-        """The first words about the same trouble: a kubelet's change from look to look."""
+        """The first wording of the same trouble, as a kubelet's changes from poll to poll."""
         if not trouble.cause:
             return trouble
         key = (trouble.subject, trouble.cause, trouble.crashes)
@@ -411,7 +413,7 @@ def _selector(workload: Object) -> str:
 
 
 def not_ready(cluster: Cluster, namespace: str, limit: int = 3) -> list[str]:
-    """What is not ready in a namespace and why: a text per workload."""
+    """What is not ready in a namespace and why: one text per workload or Service."""
     late = [
         obj for obj in read_workloads(cluster, namespace) if not rollout_status(obj).is_complete
     ]
@@ -419,15 +421,15 @@ def not_ready(cluster: Cluster, namespace: str, limit: int = 3) -> list[str]:
     for service in cluster.list("v1", "Service", namespace):
         balancer: Object = service.get("status", {}).get("loadBalancer", {})
         if service["spec"].get("type") == "LoadBalancer" and not balancer.get("ingress"):
-            texts.append(f"{name_of(service)}: no load balancer has given it an address")
+            texts.append(f"{name_of(service)}: no load balancer has assigned it an address")
     return texts
 
 
 def describe(cluster: Cluster, workload: Object, trouble: Trouble | None = None) -> str:
-    """Why a workload is not rolled out: its counts, its unready pods' reasons, last events.
+    """Why a workload is not rolled out: its counts, its unready pods' reasons, its last events.
 
     Args:
-        trouble: what is known already, which then is all that is said of its pods.
+        trouble: what is known already; if given, nothing else is said about its pods.
     """
     status = rollout_status(workload)
     parts = [f"{status.ready} of {status.wanted} ready"]
@@ -446,14 +448,14 @@ def describe(cluster: Cluster, workload: Object, trouble: Trouble | None = None)
     if not unready:
         parts += cluster.events(workload, 3)
         for owned in cluster.list("apps/v1", "ReplicaSet", namespace, labels=labels):
-            # A webhook or quota that refuses pods says so on the ReplicaSet alone.
+            # If a webhook or quota refuses pods, only the ReplicaSet's events say so.
             if owned.get("status", {}).get("replicas", 0) < owned["spec"].get("replicas", 0):
                 parts += cluster.events(owned, 3)
     return "; ".join(parts)
 
 
 def _alike(pods: Iterable[Object]) -> list[list[Object]]:
-    """Pods with the same reason together: three replicas say the same three times."""
+    """Groups pods by reason: three replicas would say the same three times."""
     groups: dict[str, list[Object]] = {}
     for pod in pods:
         groups.setdefault(pod_reason(pod), []).append(pod)
@@ -467,7 +469,7 @@ def is_pod_ready(pod: Object) -> bool:
 
 
 def pod_reason(pod: Object) -> str:
-    """The most telling word about an unready pod: a container's, else a condition's, its phase."""
+    """The most telling reason of an unready pod: a container's, a condition's, or its phase."""
     if (trouble := pod_trouble(pod)) is not None:
         return trouble.reason
     status: Object = pod.get("status", {})

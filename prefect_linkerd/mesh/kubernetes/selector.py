@@ -1,4 +1,4 @@
-"""Kubernetes label selectors, judged here instead of by the API server."""
+"""Kubernetes label selectors, evaluated here instead of by the API server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def matches(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
-    """Whether a LabelSelector takes an object with these labels; an empty one takes everything.
+    """Whether a LabelSelector matches these labels; an empty one matches everything.
 
     Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
     """

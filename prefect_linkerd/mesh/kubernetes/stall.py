@@ -1,13 +1,14 @@
-"""Why the pods of a workload do not come up, and whether waiting can still help. Pure.
+"""Why the pods of a workload do not come up, and whether waiting can still help. Does no I/O.
 
-`find_trouble` says what holds a rollout up, in the words of the kubelet or of the admission that
-refuses its pods. `Patience` looks on for as long as a wait lasts and says when it is over:
+`find_trouble` says what holds a rollout up, in the words of the kubelet or of the admission control
+that refuses its pods. `Patience` follows these troubles during a wait and says when to give up:
 
-- `hopeless`: nothing but a change of the pod, its image name or its namespace helps.
-- `lasting` (an image that cannot be pulled, a missing ConfigMap, an admission webhook that says
-  no) and `crashing`: it may pass, and usually does not. Over after `LASTING` seconds without a
-  break; a crash loop also needs `CRASHES` restarts, one of them while waiting.
-- `passing` (no node with room, a quota, an unreachable webhook, a failing probe): only shown.
+- `hopeless`: at once, as only a change of the pod, its image name or its namespace helps.
+- `lasting` (an image that cannot be pulled, a missing ConfigMap, an admission webhook that denies
+  the pods) and `crashing`: it may pass, but usually does not. After `LASTING` seconds without a
+  break; a crash loop also needs `CRASHES` restarts, at least one of them during the wait.
+- `passing` (no node with room, a quota, an unreachable webhook, a failing probe): never; only
+  shown.
 
 Sources: kubernetes `pkg/kubelet/images/types.go`, `pkg/kubelet/container/sync_result.go`,
 `pkg/controller/replicaset` (ReplicaFailure) and `staging/.../pod-security-admission`.
@@ -26,10 +27,10 @@ from prefect_linkerd.mesh.kubernetes.objects import POD_HASH, Ref, condition_of,
 Outlook = Literal["hopeless", "lasting", "crashing", "passing"]
 
 LASTING = 300.0
-"""Seconds for which a trouble that may pass is waited for."""
+"""Seconds to wait for a trouble that may pass."""
 
 CRASHES = 6
-"""Restarts of a crash loop: with the kubelet's default back-off they take five minutes, too."""
+"""Restarts of a crash loop; with the kubelet's default back-off they take five minutes as well."""
 
 HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 PULLS = frozenset(
@@ -59,8 +60,8 @@ FIX = "Fix what the pods and events name, then run again."
 class Trouble:
     """What holds a workload up.
 
-    `cause` stays the same while a kubelet's words for it change. `crashes` are the restarts of a
-    container that crashes; `is_down` says that it waits for its next start right now.
+    `cause` stays the same while the kubelet's wording changes. `crashes` is the number of restarts
+    of a crashing container; `is_down` says whether it is currently waiting for its next start.
     """
 
     subject: str
@@ -77,7 +78,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Refusal:
-    """That the API server refused a controller's pods: what it said, and when it said so last."""
+    """The API server's refusal of a controller's pods: its message, and when it last occurred."""
 
     message: str
     at: datetime | None = None
@@ -87,11 +88,11 @@ class Refusal:
 
 
 def pod_trouble(pod: Object, events: Sequence[str] = ()) -> Trouble | None:
-    """What keeps a pod from being ready, None where nothing says so yet.
+    """What keeps a pod from being ready; None if nothing shows it yet.
 
     Args:
-        events: its last warnings, oldest first. They are all that there is of a volume that cannot
-            be mounted or of a probe that fails.
+        events: its last warnings, oldest first. They are the only sign of a volume that cannot be
+            mounted or a probe that fails.
     """
     subject = name_of({"kind": "Pod", **pod})
     status: Object = _part(pod, "status")
@@ -104,7 +105,7 @@ def pod_trouble(pod: Object, events: Sequence[str] = ()) -> Trouble | None:
         if (trouble := _container(subject, word, container)) is not None
     ]
     if found:
-        # The first in the pod's order, unless another one is past hope.
+        # The first in the pod's order, unless another one is hopeless.
         return min(found, key=lambda trouble: trouble.outlook != "hopeless")
     scheduled = condition_of(pod, "PodScheduled")
     if scheduled is not None and scheduled["status"] != "True":
@@ -151,7 +152,7 @@ def _end(terminated: Mapping[str, Any]) -> str:
     if (reason := terminated.get("reason")) and reason != "Error":
         text += f" ({reason})"
     words = str(terminated.get("message") or "").strip()
-    # A log's last line says why; all of it would be a page.
+    # The last line says why; a whole log would fill a page.
     return f"{text}: {words.splitlines()[-1][-300:]}" if words else text
 
 
@@ -175,7 +176,7 @@ def _part(obj: Mapping[str, Any], key: str) -> Object:
 
 
 def refusal_of(obj: Object) -> str:
-    """What the API server says of the pods that it refuses a Deployment or ReplicaSet."""
+    """Why the API server refuses the pods of a Deployment or ReplicaSet; empty if it does not."""
     found = condition_of(obj, "ReplicaFailure")
     if found is None or found["status"] != "True":
         return ""
@@ -183,9 +184,9 @@ def refusal_of(obj: Object) -> str:
 
 
 def refusals(events: Iterable[Object]) -> dict[Ref, Refusal]:
-    """The last refusal of each controller, by its kind, namespace and name, of FailedCreate events.
+    """The last refusal of each controller, by kind, namespace and name, from FailedCreate events.
 
-    StatefulSets, DaemonSets and Jobs say it by events alone.
+    For StatefulSets, DaemonSets and Jobs, only events record refusals.
     """
     found: dict[Ref, Refusal] = {}
     for event in events:
@@ -203,7 +204,7 @@ def refusals(events: Iterable[Object]) -> dict[Ref, Refusal]:
 
 
 def refusal_remedy(message: str) -> str:
-    """What to do where pods are refused, in the words of what refuses them."""
+    """What to do about refused pods, depending on the message that refuses them."""
     if POD_SECURITY in message:
         own = "linkerd-init" in message
         label = "lower the namespace's label pod-security.kubernetes.io/enforce"
@@ -226,7 +227,7 @@ def refusal_remedy(message: str) -> str:
 
 def _refused(subject: str, message: str, *, is_fresh: bool) -> Trouble:
     outlook: Outlook = "passing"
-    # A controller tries again ever more seldom, so what is not fresh may be out of date.
+    # A controller retries less and less often, so a refusal that is not fresh may be out of date.
     if is_fresh and POD_SECURITY in message:
         outlook = "hopeless"
     elif is_fresh and DENIED in message:
@@ -247,12 +248,12 @@ def find_trouble(
     since: datetime | None = None,
     warnings: Mapping[str, Sequence[str]] | None = None,
 ) -> Trouble | None:
-    """What keeps a workload's newest pods from being ready; None where nothing says so yet.
+    """What keeps a workload's newest pods from being ready; None if nothing shows it yet.
 
-    Pods and ReplicaSets of an earlier revision are left out: they are on their way out.
+    Pods and ReplicaSets of earlier revisions are ignored, as they are being replaced.
 
     Args:
-        pods: those that the workload's selector takes.
+        pods: those that the workload's selector matches.
         replica_sets: a Deployment's.
         refused: `refusals` of the namespace's events.
         since: when the wait began, by the API server's clock: an older refusal may be out of date.
@@ -282,7 +283,7 @@ def find_trouble(
         and (trouble := pod_trouble(pod, (warnings or {}).get(pod["metadata"]["name"], ())))
     ]
     order: list[Outlook] = ["hopeless", "lasting", "crashing", "passing"]
-    # Nothing takes an event back: an old one counts only where the pods say nothing.
+    # Events are never withdrawn, so an old one counts only if the pods say nothing.
     return min(troubles, key=lambda trouble: order.index(trouble.outlook), default=refusal)
 
 
@@ -315,7 +316,7 @@ def newest_replica_set(workload: Object, replica_sets: Iterable[Object]) -> Obje
 def newest_pods(
     workload: Object, pods: Iterable[Object], replica_set: Object | None = None
 ) -> list[Object]:
-    """A workload's pods of its newest revision."""
+    """The pods of a workload's newest revision."""
     found = list(pods)
     key, wanted = CONTROLLER_HASH, None
     if replica_set is not None:
@@ -323,7 +324,7 @@ def newest_pods(
     elif workload["kind"] == "StatefulSet":
         wanted = _part(workload, "status").get("updateRevision")
     elif workload["kind"] == "DaemonSet" and found:
-        # Its status does not name the revision.
+        # Its status does not name the revision, but its newest pod does.
         last = max(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
         wanted = _label(last, key)
     return [pod for pod in found if wanted is None or _label(pod, key) == wanted]
@@ -337,7 +338,7 @@ def _label(pod: Object, key: str) -> str | None:
 
 
 class Patience:
-    """For how long a wait puts up with troubles; one for each wait.
+    """How long a wait tolerates troubles; create one for each wait.
 
     Args:
         lasting: seconds, see `LASTING`.
@@ -351,11 +352,11 @@ class Patience:
         self._first: dict[str, int] = {}
 
     def is_over(self, workload: str, trouble: Trouble | None, now: float) -> bool:
-        """Whether waiting for a workload cannot end well any more.
+        """Whether waiting for a workload can no longer help.
 
         Args:
-            trouble: what holds it up now, None where nothing does.
-            now: seconds of a clock that only moves forward.
+            trouble: what holds it up now; None if nothing does.
+            now: seconds of a monotonic clock.
         """
         if trouble is None or trouble.outlook == "passing":
             self._since.pop(workload, None)
@@ -365,7 +366,7 @@ class Patience:
         is_long = now - self._since.setdefault(workload, now) >= self._lasting
         if trouble.outlook == "lasting":
             return is_long
-        # Restarts from before the wait say nothing of what has been changed since.
+        # Restarts before the wait say nothing about what has changed since.
         first = self._first.setdefault(trouble.subject, trouble.crashes)
         is_loop = trouble.is_down and trouble.crashes >= max(self._crashes, first + 1)
         return is_long and is_loop

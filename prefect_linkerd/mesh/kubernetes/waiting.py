@@ -1,9 +1,9 @@
-"""The one wait with a deadline: for what happens in a cluster, or in another process.
+"""The only way to wait with a deadline for something in a cluster or in another process.
 
-Without tenacity: it retries a call, and here the last poll also finds what to put into the error.
+Does not use tenacity, which retries a call: here the last poll also collects what the error says.
 
-Code that sleeps without it waits for a moment (`Cluster.wait_until`, a window of requests) or,
-without a deadline, for the lease or the helm of another run, which ends by itself.
+Code that sleeps without it waits for a point in time (`Cluster.wait_until`, a window of requests)
+or, without a deadline, for another run's lease or helm process, which ends by itself.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 AGREEMENT = 0.5
-"""Seconds by which two clocks may differ that measure the same time."""
+"""Seconds by which two clocks may differ in measuring the same period."""
 
 
 class Stopwatch:
-    """What has passed since it was made.
+    """The time since it was created.
 
-    By two clocks: one of them stands still while a machine sleeps, the other may be set back.
+    Reads two clocks: one of them stops while the machine sleeps, the other may be set back.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Stopwatch:
 
     @property
     def agrees(self) -> bool:
-        """Whether both clocks say the same: the machine did not sleep, nor was its clock set."""
+        """Whether both clocks agree: the machine did not sleep, and its clock was not set."""
         monotonic, wall = self._elapsed
         return abs(monotonic - wall) < AGREEMENT
 
@@ -43,7 +43,7 @@ class Stopwatch:
 
 
 def polls(seconds: float, *, every: float | Callable[[], float]) -> Iterator[bool]:
-    """One item for each poll: whether it is the last. There is always one.
+    """Yields once for each poll, and at least once: whether this poll is the last.
 
     ```python
     for is_last in polls(60, every=0.5):
@@ -54,8 +54,8 @@ def polls(seconds: float, *, every: float | Callable[[], float]) -> Iterator[boo
     ```
 
     Args:
-        seconds: after these, one last poll.
-        every: seconds between two polls, or what says how many there are to be now.
+        seconds: time after which the last poll happens.
+        every: seconds between two polls, or a function that returns the next pause.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -74,7 +74,7 @@ def poll(
     *,
     every: float | Callable[[], float],
 ) -> T:
-    """What is found once it is as wanted; what is found last where it never is in time.
+    """Calls `find` until its result satisfies `until` or time is up; returns the last result.
 
     ```python
     report = poll(verify, lambda found: found.verdict != "failed", 60, every=2)

@@ -1,1 +1,1 @@
-"""Facts about each Linkerd version, and what follows from them."""
+"""Facts about each Linkerd version, and what is derived from them."""

@@ -1,12 +1,12 @@
-"""Every fact about a Linkerd version: what it is made of, what it needs, and what it understands.
+"""Every fact about a Linkerd version: what it consists of, what it needs, and what it supports.
 
-`HISTORY` has one row for each change of Linkerd's that these flows have to know. A row begins with
-a stable release, an edge, or both, and holds until a later row says otherwise; so a version that is
-in no row has the facts of the last row before it. Everything else asks `release_facts(version)` and
-never compares versions.
+`HISTORY` has one row for each change in Linkerd that these flows have to know. A row starts with a
+stable release, an edge, or both, and holds until a later row says otherwise, so a version without a
+row has the facts of the last row before it. All other code calls `release_facts(version)` and never
+compares versions.
 
-Which chart versions make up a release is in `mesh.linkerd.releases`. What a chart says itself is
-read from the chart: its `kubeVersion`, and which values it has.
+Which chart versions make up a release is in `mesh.linkerd.releases`. Facts that a chart contains
+are read from the chart: its `kubeVersion`, and which values it has.
 
 Sources are paths in https://github.com/linkerd/linkerd2, as `tag:path`, or addresses.
 """
@@ -40,7 +40,7 @@ Numbers = tuple[int, int, int]
 AS_BEFORE: Any = object()
 """The value of a fact that a row does not change."""
 ENDED: Any = object()
-"""The value of an entry that a row takes out of a mapping."""
+"""The value of an entry that a row removes from a mapping."""
 Kind = tuple[str, str]
 """An API version and a kind."""
 
@@ -57,41 +57,41 @@ _SPLITS: tuple[Kind, ...] = (
     ("split.smi-spec.io/v1alpha1", "TrafficSplit"),
 )
 SPLIT_KINDS = (_GATEWAY_V1, _GATEWAY_V1BETA1, *_POLICY_ROUTES, *_PROFILES, *_SPLITS)
-"""Every kind that splits traffic in some version of Linkerd, each in every version of it."""
+"""Every kind that splits traffic in some version of Linkerd, in each of its API versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseFacts:
-    """What one Linkerd version is; in a row of `HISTORY`, what changes with it.
+    """The facts of one Linkerd version; in a row of `HISTORY`, those that change with it.
 
     Attributes:
         series: The x of the Linkerd 2.x that it belongs to.
         crds_chart: The chart with Linkerd's CRDs.
         control_plane_chart: The chart with the control plane; the same one until the split.
         extensions: The charts of the extensions that it has.
-        chart_numbers: What its charts are numbered by: Linkerd's own version, each chart's own
-            (`mesh.linkerd.releases`), or the release's date.
-        minimum_kubernetes: The oldest Kubernetes that `linkerd check` lets pass.
-        crds: The CRDs that `linkerd check` looks for, each with its last version.
-        checks_crd_versions: Whether it looks for those versions, and not for names alone.
+        chart_numbers: How its charts are numbered: by Linkerd's version, by each chart's own
+            (`mesh.linkerd.releases`), or by the release's date.
+        minimum_kubernetes: The oldest Kubernetes version that `linkerd check` accepts.
+        crds: The CRDs that `linkerd check` looks for, each with its latest version.
+        checks_crd_versions: Whether it looks for those versions, not only for the names.
         splits: The kinds by which its proxies split traffic, the preferred one first.
         renamed_values: Values of its control plane's chart by their former names.
         allows_rsa_anchors: Whether a trust anchor may be RSA, not only ECDSA P-256.
-        publishes_trust_bundle: Whether proxies are compared to the ConfigMap
-            `linkerd-identity-trust-roots`, and not to the values in `linkerd-config`.
+        publishes_trust_bundle: Whether proxies are compared with the ConfigMap
+            `linkerd-identity-trust-roots` instead of the values in `linkerd-config`.
         labels_pod_security: Whether namespaces are labelled for Pod Security Admission.
         injects_extensions_by_namespace: Whether extensions are injected because their namespace
-            is annotated, and not by annotations of their own pods.
+            is annotated, not because their own pods are.
         labels_extensions_by_job: Whether each extension's chart has a Job that labels the
             namespace, with a Role of its own.
-        has_beta_heartbeat: Whether the control plane's CronJob is of batch/v1beta1.
-        has_beta_disruption_budgets: Whether PodDisruptionBudgets are of policy/v1beta1.
+        has_beta_heartbeat: Whether the control plane's CronJob uses batch/v1beta1.
+        has_beta_disruption_budgets: Whether PodDisruptionBudgets use policy/v1beta1.
         jaeger_takes_pull_secrets: Whether linkerd-jaeger can name image pull secrets.
         finds_pods_by_label: Whether `linkerd check` finds the pods of the control plane and of
             extensions by their labels.
         counts_terminated_as_over: Whether a pod with status Terminated needs no ready proxy.
-        compares_running_proxies_only: Whether proxies of pods that do not run are left out of the
-            comparison with the CLI's version.
+        compares_running_proxies_only: Whether only proxies of running pods are compared with the
+            CLI's version.
         checks_nothing_is_installed: Whether `linkerd check --pre` looks for a control plane.
         checks_networks_can_be_verified: Whether nodes without a podCIDR are a warning.
         checks_networks_of_pods: Whether clusterNetworks has to contain the pods' addresses.
@@ -99,10 +99,10 @@ class ReleaseFacts:
         viz_roles_are_errors: Whether missing RBAC of viz is an error, not a warning.
         viz_client_comes_first: Whether viz's client is checked before its objects.
         checks_prometheus_authorization: Whether viz's Prometheus must be allowed to scrape.
-        checks_injection_disabled: Whether high availability asks for a label of kube-system.
-        checks_extension_namespaces: Whether an extension may have one namespace only.
-        checks_gateway_api: Whether the Gateway API's CRDs have to be there.
-        gateway_api_release: The release of the Gateway API that this check tells to install.
+        checks_injection_disabled: Whether high availability requires a label on kube-system.
+        checks_extension_namespaces: Whether an extension may have only one namespace.
+        checks_gateway_api: Whether the Gateway API's CRDs have to be installed.
+        gateway_api_release: The Gateway API release that this check says to install.
     """
 
     series: int = AS_BEFORE
@@ -157,10 +157,10 @@ class ReleaseFacts:
 
 @dataclass(frozen=True)
 class Row:
-    """A change of Linkerd's, with the first stable release and the first edge that have it.
+    """A change in Linkerd, with the first stable release and the first edge that have it.
 
-    `stable` is None for a change that came after the last stable release, and `changes` has only
-    the facts that change.
+    `stable` is None for a change after the last stable release; `changes` has only the facts that
+    change.
     """
 
     stable: Numbers | None
@@ -170,11 +170,11 @@ class Row:
 
     @property
     def changed(self) -> dict[str, Any]:
-        """What changes, by name; of a mapping its new entries, and ENDED for one that ends."""
+        """The changed facts by name; a mapping has only new entries, and ENDED for removed ones."""
         return {name: v for name, v in vars(self.changes).items() if v is not AS_BEFORE}
 
     def holds_for(self, version: LinkerdVersion) -> bool:
-        """Whether a version is the row's first one or a later one."""
+        """Whether a version is the row's first one or later."""
         first = self.stable if version.channel == "stable" else self.edge
         return first is not None and version.numbers >= first
 
@@ -249,7 +249,7 @@ HISTORY: tuple[Row, ...] = (
             checks_networks_can_be_verified=True,
         ),
     ),
-    # Edges before 22.8.3 have these one by one, and are too old for these flows.
+    # Edges before 22.8.3 got these one by one, but are too old for these flows.
     _row(
         "https://linkerd.io/2.12/tasks/upgrade/#upgrade-notice-stable-2120",
         "stable-2.12.0:charts/linkerd-control-plane",
@@ -284,7 +284,7 @@ HISTORY: tuple[Row, ...] = (
             renamed_values={"policyController.defaultAllowPolicy": "proxy.defaultInboundPolicy"},
             allows_rsa_anchors=True,
             publishes_trust_bundle=True,
-            # The charts do so from 2.13 on, but 2.12's linkerd-init needs it as well.
+            # The charts set the labels from 2.13 on, but 2.12's linkerd-init needs them too.
             labels_pod_security=True,
             injects_extensions_by_namespace=False,
             labels_extensions_by_job=True,
@@ -539,12 +539,12 @@ HISTORY: tuple[Row, ...] = (
         ),
     ),
 )
-"""Every change of Linkerd's that these flows have to know, in the order of its edges."""
+"""Every change in Linkerd that these flows have to know, in the order of its edges."""
 
 
 @cache
 def release_facts(version: LinkerdVersion) -> ReleaseFacts:
-    """What a Linkerd version is; one newer than every row is as the last row says.
+    """The facts of a Linkerd version; one newer than every row has the last row's.
 
     Example:
         >>> release_facts(LinkerdVersion.parse("stable-2.11.5")).charts
@@ -569,18 +569,18 @@ def _without_ended(value: Any) -> Any:
 
 
 LAST_STABLE = max(row.stable for row in HISTORY if row.stable)[:2]
-"""The last minor with stable releases of the project's own; edge follows it."""
+"""The last minor for which the project published stable releases; edge follows it."""
 
 LAST_STABLE_MINOR = f"stable-{LAST_STABLE[0]}.{LAST_STABLE[1]}"
 
 FIRST_EDGES: Mapping[int, Numbers] = {
     row.changes.series: row.edge for row in HISTORY if "series" in row.changed and row.edge
 }
-"""The first edge of each Linkerd 2.x; later ones belong to it until the next."""
+"""The first edge of each Linkerd 2.x; later edges belong to it until the next 2.x."""
 
 
 def first_versions(channel: Channel) -> tuple[LinkerdVersion, ...]:
-    """The versions of a channel at which something changed, the oldest supported one first."""
+    """The oldest supported version of a channel, then each version at which a fact changed."""
     oldest = LinkerdVersion(channel, OLDEST[channel])
     firsts = {row.stable if channel == "stable" else row.edge for row in HISTORY}
     changed = {LinkerdVersion(channel, numbers) for numbers in firsts if numbers is not None}
@@ -590,7 +590,7 @@ def first_versions(channel: Channel) -> tuple[LinkerdVersion, ...]:
 def skipped_minors(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, ...]:
     """The stable minors between a version and a later one, such as `stable-2.13`.
 
-    Every edge comes after the last of them.
+    Every edge comes after the last stable minor.
     """
     if current.channel == "edge":
         return ()
@@ -600,6 +600,6 @@ def skipped_minors(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str
 
 
 def last_with(extension: ExtensionChart) -> LinkerdVersion:
-    """A version of the newest facts that still have an extension."""
+    """The newest version with a row in `HISTORY` whose facts still have an extension."""
     versions = (*first_versions("stable"), *first_versions("edge"))
     return max(v for v in versions if extension in release_facts(v).extensions)

@@ -1,12 +1,12 @@
 """Which chart versions make up which Linkerd release.
 
-Three rules, in the order in which releases were made (`ReleaseFacts.chart_numbers`):
+Three rules, from the oldest releases to the newest (`ReleaseFacts.chart_numbers`):
 
-- At first every chart has Linkerd's own numbers.
-- Then each chart counts for itself, and `linkerd-crds` does not say which Linkerd it belongs to
-  (one version of it serves many). These are in the table. The stable channel ended with 2.14.10,
-  so it is complete.
-- Now every chart has the release's date.
+- At first every chart had Linkerd's own version.
+- Then each chart had its own, and `linkerd-crds` did not say which Linkerd it belongs to (one
+  version of it serves many). The table lists these releases, and is complete: 2.14.10 was the last
+  stable one.
+- Now every chart's version is the release's date.
 
 Source: `charts/*/Chart.yaml` and `*/charts/*/Chart.yaml` at each release's tag, and
 `bin/helm-build`, in https://github.com/linkerd/linkerd2
@@ -110,7 +110,7 @@ def _rows() -> dict[LinkerdVersion, dict[str, str]]:
 
 
 RELEASES = _rows()
-"""The releases whose charts count for themselves: the version of each chart, by its name."""
+"""The releases whose charts have versions of their own: each chart's version, by its name."""
 
 _BY_CHART = {
     (chart, version): release
@@ -122,8 +122,8 @@ _BY_CHART = {
 def chart_version(chart: str, release: LinkerdVersion) -> str | None:
     """The version of a Linkerd chart that belongs to a release.
 
-    None where no rule knows it: a release of somebody else's, which has to say so in its index or
-    in the mesh's configuration (`charts.versions`).
+    None if no rule knows it: a vendor's own release, whose chart versions have to come from its
+    index or the mesh's configuration (`charts.versions`).
 
     Example:
         >>> chart_version("linkerd-crds", LinkerdVersion.parse("stable-2.12.2"))
@@ -143,9 +143,9 @@ def chart_version(chart: str, release: LinkerdVersion) -> str | None:
 
 
 def release_of(chart: str, version: str) -> str | None:
-    """The release that a chart version belongs to, where its name alone tells.
+    """The release that a chart version belongs to, if its name and number alone determine it.
 
-    Not for `linkerd-crds`, whose versions each serve many releases.
+    None for a `linkerd-crds` without a date, because one version of it serves many releases.
 
     Example:
         >>> release_of("linkerd-control-plane", "1.9.4")

@@ -1,4 +1,4 @@
-"""Spans of Linkerd versions: what a check says about the versions that have it."""
+"""Spans of Linkerd versions, by which a check says which versions have it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ Edge = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Versions:
-    """The Linkerd versions that have something.
+    """The Linkerd versions that have a feature.
 
-    Stable ones by their numbers: `since` the first that has it and `until` the last; two numbers
-    stand for all releases of a minor. Edges: `since_edge` the first that has it and `before_edge`
-    the first that has it no more. What ended with a stable release is in no edge, unless
-    `before_edge` says until when.
+    `since` is the first stable version that has it and `until` the last; two numbers stand for all
+    releases of a minor. `since_edge` is the first edge that has it and `before_edge` the first that
+    no longer does. With `until`, no edge has it unless `before_edge` is set.
     """
 
     since: tuple[int, ...] | None = None
@@ -44,7 +43,7 @@ class Versions:
 
     @property
     def first_stable(self) -> str:
-        """The first stable release, or all of a minor: `stable-2.12`."""
+        """The first stable release, or a whole minor: `stable-2.12`."""
         return f"stable-{_dotted(self.since or OLDEST['stable'][:2])}"
 
     def __str__(self) -> str:
@@ -70,10 +69,10 @@ ALL_VERSIONS = Versions()
 
 
 def versions_where(holds: Callable[[ReleaseFacts], bool]) -> Versions:
-    """The versions whose facts are so.
+    """The versions for whose facts the predicate holds.
 
     Raises:
-        ValueError: they are no span that `Versions` can describe.
+        ValueError: `Versions` cannot describe them as one span.
 
     Example:
         >>> str(versions_where(lambda facts: "linkerd-jaeger" in facts.extensions))
@@ -96,9 +95,10 @@ def versions_where(holds: Callable[[ReleaseFacts], bool]) -> Versions:
 def _span(
     channel: Channel, holds: Callable[[ReleaseFacts], bool]
 ) -> tuple[Edge | None, Edge | None] | None:
-    """From which numbers on something holds, and from which it does not any more.
+    """The first version for which the predicate holds, and the first for which it no longer does.
 
-    None as a bound: from the oldest version on, or to this day. None: never.
+    A bound is None if it holds from the oldest version on, or up to the newest. Returns None if it
+    never holds.
     """
     firsts: Sequence[LinkerdVersion] = first_versions(channel)
     told = [holds(release_facts(first)) for first in firsts]
@@ -120,7 +120,7 @@ def _short(numbers: Edge | None) -> tuple[int, ...] | None:
 
 
 def _before(numbers: Edge) -> tuple[int, ...]:
-    """The last release before one: a minor, or a patch of its own minor."""
+    """The last release before a version: the previous patch, or the previous minor for patch 0."""
     major, minor, patch = numbers
     return (major, minor, patch - 1) if patch else (major, minor - 1)
 

@@ -1,4 +1,4 @@
-"""Linkerd's version names and their order. What a version is, is in `mesh.linkerd.facts`."""
+"""Linkerd's version names and their order. The facts of each are in `mesh.linkerd.facts`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ OLDEST: Mapping[Channel, tuple[int, int, int]] = {"stable": (2, 11, 0), "edge": 
 class LinkerdVersion:
     """A Linkerd release, such as `stable-2.14.10` or `edge-26.8.3`.
 
-    Versions of one channel are ordered by number. Across channels, stable comes before edge:
-    the stable releases are older than the edges supported here, save for a short overlap in 2023,
-    and there is no way back from edge to those.
+    Versions of one channel are ordered by number. Across channels, stable comes before edge: except
+    for a short overlap in 2023, stable releases are older than the edges supported here, and a mesh
+    cannot go back from edge to stable.
     """
 
     channel: Channel
@@ -36,10 +36,10 @@ class LinkerdVersion:
 
     @classmethod
     def parse(cls, text: str) -> LinkerdVersion:
-        """Reads a version name.
+        """Parses a version name.
 
         Raises:
-            InvalidInput: it is not the name of a version that can be installed.
+            InvalidInput: it is not a version name, or older than the oldest supported version.
         """
         for channel, pattern in _PATTERNS.items():
             if match := pattern.match(text.strip()):

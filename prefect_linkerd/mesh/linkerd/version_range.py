@@ -1,4 +1,4 @@
-"""Constraints on versions, as charts and people write them: `>=1.21.0-0 <1.36`."""
+"""Version constraints as charts and people write them: `>=1.21.0-0 <1.36`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _COMPARATOR = re.compile(r"\s*(>=|<=|!=|>|<|=|)\s*v?(\d+(?:\.\d+)*(?:-[0-9A-Za-z
 
 
 def admits(constraint: str, version: str) -> bool | None:
-    """Whether a constraint admits a version; None where we cannot tell.
+    """Whether a constraint admits a version; None if either cannot be parsed.
 
-    Understands comparators joined by space, comma or `||`. Of the version its leading three
-    numbers count.
+    Understands comparators joined by space, comma or `||`. Only the first three numbers of the
+    version count.
     """
     match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
     if match is None:
@@ -29,7 +29,7 @@ def admits(constraint: str, version: str) -> bool | None:
             if found is None:
                 return None
             bound = semver.Version.parse(found[2], optional_minor_and_patch=True)
-            # `-0` in a lower bound only says that pre-releases of it are welcome.
+            # `-0` in a lower bound only says that its pre-releases are allowed.
             bound = bound.replace(prerelease=None)
             operator = found[1] or "="
             verdict = (

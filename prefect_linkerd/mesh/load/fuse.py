@@ -1,10 +1,10 @@
-"""What owns everything that a run of smoke tests or of the probe makes, so that nothing stays.
+"""The owner of everything that a run of smoke tests or the probe makes, so that nothing stays.
 
-Everything that a run makes is owned by one object, its *fuse*: a Job of no pods that is complete
-at once and that Kubernetes deletes some time after, with all that it owns. While the run lives it
-keeps the fuse from burning down. So a run that is killed leaves nothing behind for longer than
-`FUSE_SECONDS`, even if nothing of ours ever runs again; and the next run, which sees that nobody
-tends the fuse, need not wait for that.
+Everything that a run makes is owned by one object, its *fuse*: a Job without pods that is complete
+at once and that Kubernetes deletes some time later, with everything it owns. A live run keeps
+extending that time. So a run that is killed leaves nothing behind for longer than `FUSE_SECONDS`,
+even if nothing of ours ever runs again; and the next run, which sees that the fuse is no longer
+extended, need not wait that long.
 Sources: https://kubernetes.io/docs/concepts/workloads/controllers/ttlafterfinished/ and
 https://kubernetes.io/docs/concepts/architecture/garbage-collection/#owners-dependents
 """
@@ -28,7 +28,7 @@ from prefect_linkerd.mesh.kubernetes.waiting import Stopwatch, poll
 FUSE_SECONDS = 120
 TEND_EVERY_SECONDS = 10.0
 SILENT_AFTER_SECONDS = 30
-"""A fuse that nobody tended for this long is a dead run's."""
+"""A fuse that has not been extended for this long belongs to a dead run."""
 
 REMOVED_WITHIN_SECONDS = 120
 
@@ -46,8 +46,8 @@ _KINDS = (
 class Family:
     """The runs of one purpose: how their objects are named and labelled, and their kinds.
 
-    `leading` are the kinds that lead traffic: they go first, so that an injected fault ends at
-    once.
+    `leading` are the kinds that route traffic: they are deleted first, so that an injected fault
+    ends at once.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Family:
 
     @property
     def kinds(self) -> tuple[Gvk, ...]:
-        """Every kind that a run may make, itself or by a controller."""
+        """Every kind that a run may make, itself or through a controller."""
         return (*self.leading, *_KINDS)
 
     def fuse_name(self, run: str) -> str:
-        """The name of a run's fuse, which the names of all its objects begin with."""
+        """The name of a run's fuse, and the prefix of the names of all its objects."""
         return f"{self.name}-{run}"
 
 
@@ -94,7 +94,7 @@ def fuse(family: Family, run: str, namespace: str, labels: Mapping[str, str]) ->
 
 
 def last_tended(job: Object) -> datetime:
-    """When somebody last kept a fuse from burning down, by the cluster's clock."""
+    """When a fuse was last extended, by the cluster's clock."""
     completed = job.get("status", {}).get("completionTime")
     if completed is None:
         return datetime.fromisoformat(job["metadata"]["creationTimestamp"])
@@ -103,16 +103,16 @@ def last_tended(job: Object) -> datetime:
 
 
 class Fuse:
-    """A run's fuse, tended from the first to the last; a context manager.
+    """A run's fuse, as a context manager that keeps extending it.
 
-    At the end everything that it owns is deleted.
+    At the end it deletes everything that the fuse owns.
 
     Args:
         run: the run's id.
-        labels: what the fuse carries beside its own.
+        labels: labels of the fuse in addition to its own.
 
     Raises:
-        NotReady: something that it owns does not go.
+        NotReady: something that the fuse owns is not deleted in time.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Fuse:
         self._namespace, self._labels = namespace, labels
         self._uid = ""
         self._is_lost = False
-        # How long it had burned, and since when that is known.
+        # Seconds from the Job's completion to our look at it, and the time since.
         self._burned: tuple[float, Stopwatch] | None = None
         self._is_over = threading.Event()
         self._tender = threading.Thread(target=self._tend, daemon=True)
@@ -149,7 +149,7 @@ class Fuse:
         remove(self._cluster, self._family, self._namespace, self._run)
 
     def reference(self) -> dict[str, str]:
-        """What an object says that the fuse owns.
+        """The owner reference of an object that the fuse owns.
 
         Raises:
             NotReady: the fuse is gone, and what it owned with it.
@@ -158,7 +158,7 @@ class Fuse:
         if self._is_lost:
             raise NotReady(
                 f"Job/{self._namespace}/{name}",
-                expected="the object that owns all that this run makes",
+                expected="the object that owns everything that this run makes",
                 found="that it is gone: the API server was unreachable, or somebody deleted it",
                 remedy="Run again.",
             )
@@ -166,7 +166,7 @@ class Fuse:
 
     def _tend(self) -> None:
         while not self._is_over.wait(TEND_EVERY_SECONDS):
-            # The next time does as well.
+            # The next attempt is early enough.
             with contextlib.suppress(ApiError):
                 self._extend()
 
@@ -179,7 +179,7 @@ class Fuse:
         before, since = self._burned
         burning = before + since.seconds
         patch = {
-            # Refused for another one of that name.
+            # Makes the API server refuse the patch if another Job has that name.
             "metadata": {"uid": self._uid},
             "spec": {"ttlSecondsAfterFinished": int(burning) + FUSE_SECONDS},
         }
@@ -200,20 +200,20 @@ class Fuse:
 
 
 def clear_leftovers(cluster: Cluster, family: Family, namespace: str) -> list[str]:
-    """Removes what dead runs left in a namespace; waits for as long as it takes to be sure.
+    """Removes what dead runs left in a namespace; waits until it knows which runs are dead.
 
-    A run that lives, here or elsewhere, is left alone.
+    Live runs, here or elsewhere, are left alone.
 
     Returns:
         The ids of the runs that were removed.
 
     Raises:
-        NotReady: something of them does not go.
+        NotReady: something that they left is not deleted in time.
     """
     began = cluster.clock()
     removed: list[str] = []
     while True:
-        # First what is owned, then the owners: an owner is always the older.
+        # List the owned objects before the fuses: a fuse is always older than what it owns.
         there = _runs(cluster, family, namespace)
         jobs = list(cluster.list("batch/v1", "Job", namespace, labels=family.fuse_label))
         tended = {
@@ -228,14 +228,14 @@ def clear_leftovers(cluster: Cluster, family: Family, namespace: str) -> list[st
         for run in sorted(silent | (there - set(tended))):
             remove(cluster, family, namespace, run)
             removed.append(run)
-        # Who tended the fuse after we began is alive.
+        # A run that extended its fuse after we began is alive.
         if all(moment > began for run, moment in tended.items() if run not in silent):
             return removed
         time.sleep(1)
 
 
 def _runs(cluster: Cluster, family: Family, namespace: str) -> set[str]:
-    """The runs that something is left of, whether their fuse is there or not."""
+    """The runs that have objects left, whether their fuse exists or not."""
     return {
         str(obj["metadata"]["labels"][family.run_label])
         for api_version, kind in _served(cluster, family.kinds)
@@ -257,7 +257,7 @@ def remove(cluster: Cluster, family: Family, namespace: str, run: str) -> None:
     """Deletes everything of a run, and waits until it is gone.
 
     Raises:
-        NotReady: naming what does not go.
+        NotReady: names what is not deleted in time.
     """
     labels = f"{family.run_label}={run}"
     for api_version, kind in _served(cluster, family.leading):
@@ -279,6 +279,6 @@ def remove(cluster: Cluster, family: Family, namespace: str, run: str) -> None:
             left[0],
             expected=f"to be gone within {REMOVED_WITHIN_SECONDS} s, with its owner",
             found=", ".join(left[:10]),
-            remedy="Look for finalizers, and whether the garbage collector runs; "
+            remedy="Look for finalizers, and check that the garbage collector runs; "
             f"delete by label {labels}.",
         )

@@ -1,4 +1,4 @@
-"""The image that runs the program; apart, as forms and `--help` need no more of this room."""
+"""The image that runs the program; a module of its own, as forms and `--help` need only this."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ IMAGE = "docker.io/library/python:3.13-alpine"
 
 
 def valid_image(value: str) -> str:
-    """Checks that a text may be an image's name.
+    """Returns a text that can be an image's name.
 
     Raises:
         ValueError: it cannot be one.

@@ -1,17 +1,18 @@
-"""The program of smoke tests' and the probe's pods: a backend that says who it is, and clients.
+"""The program of the pods of smoke tests and the probe: a self-identifying backend, and clients.
 
     python3 traffic.py serve --backend stable --replica pod-1
     python3 traffic.py send --url http://web.shop.svc.cluster.local/ --requests 500
     python3 traffic.py probe --name 0-before --replica pod-1 --ask 0-before \\
         --url http://probe-1-{}.shop.svc.cluster.local/
 
-`probe` is a backend that also asks others, all the time, and says on a port of its own what it saw:
-`/results`, and `/ask?server=A&server=B`, which first sets whom it asks. There it also reads the
-metrics of proxies that are in the same network: `/metrics?proxy=10.0.0.7&name=response_total`.
+`probe` is a backend that also keeps sending requests to other backends, and reports its counts on a
+separate port: `/results`, and `/ask?server=A&server=B`, which first sets the backends to send to.
+There it also reads the metrics of other proxies in its network:
+`/metrics?proxy=10.0.0.7&name=response_total`.
 
 This file goes into the cluster in a ConfigMap, and runs with any image that has Python
-3.9 or newer; so it imports nothing but the standard library. All ends are bounded: a client that
-sends by its number of requests and by time, the others by their pods.
+3.9 or newer; so it imports nothing but the standard library. Every command ends: `send` after its
+number of requests or its time, the others with their pods.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ from urllib.parse import parse_qs, urlsplit
 BACKEND_HEADER = "smoke-backend"
 REPLICA_HEADER = "smoke-replica"
 CLIENT_HEADER = "smoke-client-id"
-# Linkerd's inbound proxy sets it to the client's mTLS identity, and takes it away where there is
-# none. Source: linkerd2-proxy `linkerd/app/inbound/src/http/set_identity_header.rs`.
+# Linkerd's inbound proxy sets it to the client's mTLS identity, and removes it if there is none.
+# Source: linkerd2-proxy `linkerd/app/inbound/src/http/set_identity_header.rs`.
 LINKERD_CLIENT_ID = "l5d-client-id"
 
-# Why a proxy answered in the place of a server. Source: linkerd2-proxy
+# Why a proxy answered instead of the server. Source: linkerd2-proxy
 # `linkerd/app/core/src/errors/respond.rs`.
 LINKERD_ERROR = "l5d-proxy-error"
 
-# What a container may leave behind for its pod's status (Kubernetes: 4096 bytes).
+# The limit of a termination message in a pod's status (Kubernetes: 4096 bytes).
 RESULT_LIMIT = 4000
 PERCENTILES = (50, 90, 99)
 
@@ -58,9 +59,9 @@ class Traffic:
 
     `backends` counts `[ok, failed]` of every replica that answered, by backend and replica; a
     request that no backend answered is in `sent` and `errors` only. `errors` counts by HTTP status
-    or by the fault's name. `clients` counts the answers by the mTLS identity that the
-    backend's proxy saw, empty for none. `mixed_connections` of the `connections` were answered by
-    more than one replica. `latency_ms` has `p50`, `p90`, `p99` and `max` of the successes.
+    or by exception. `clients` counts the answers by the mTLS identity that the backend's proxy saw,
+    empty for none. `mixed_connections` of the `connections` were answered by more than one replica.
+    `latency_ms` has `p50`, `p90`, `p99` and `max` of the successes.
     """
 
     sent: int = 0
@@ -77,11 +78,11 @@ class Traffic:
 
     @property
     def success_rate(self) -> float:
-        """Successes of what was sent; 0 where nothing was."""
+        """The share of sent requests that succeeded; 0 if none were sent."""
         return self.ok / self.sent if self.sent else 0.0
 
     def answered(self, backend: str) -> int:
-        """How many requests a backend answered, well or not."""
+        """How many requests a backend answered, successfully or not."""
         return sum(sum(counts) for counts in self.backends.get(backend, {}).values())
 
     def failed(self, backend: str) -> int:
@@ -89,10 +90,10 @@ class Traffic:
 
 
 def read_traffic(text: str) -> Traffic:
-    """A result as the client wrote it.
+    """Parses a result that the client wrote.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not such a result.
     """
     content: Any = json.loads(text)
     try:
@@ -102,7 +103,7 @@ def read_traffic(text: str) -> Traffic:
 
 
 def write_traffic(traffic: Traffic) -> str:
-    """A result as one line that fits into a pod's status; replicas are summed up if they must."""
+    """A result as one line that fits into a pod's status; sums up replicas if it has to."""
     text = json.dumps(asdict(traffic), separators=(",", ":"))
     if len(text) <= RESULT_LIMIT:
         return text
@@ -120,7 +121,7 @@ def _largest(counts: dict[str, int], limit: int = 10) -> dict[str, int]:
 
 
 class _Tally:
-    """What has been counted so far, by all connections together."""
+    """The counts so far, over all connections."""
 
     def __init__(self, requests: int, deadline: float) -> None:
         self._left = requests
@@ -147,7 +148,7 @@ class _Tally:
             self._errors[name] = self._errors.get(name, 0) + 1
 
     def answer(self, response: http.client.HTTPResponse, seconds: float) -> str:
-        """Counts an answer; the replica that gave it."""
+        """Counts an answer; returns the replica that gave it."""
         is_ok = 200 <= response.status < 300
         backend = response.getheader(BACKEND_HEADER)
         replica = response.getheader(REPLICA_HEADER, "")
@@ -185,7 +186,7 @@ class _Tally:
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Nearest-rank percentiles and the largest; nothing of nothing."""
+    """Nearest-rank percentiles and the maximum; empty without values."""
     ordered = sorted(values)
     if not ordered:
         return {}
@@ -210,8 +211,7 @@ def send(
         requests: how many in all, over all connections.
         timeout: seconds that one request may take.
         seconds: after which no further request is sent.
-        warm_up: seconds for which requests that no backend answers are sent without being counted,
-            until a backend does.
+        warm_up: seconds to wait for a backend's first answer; requests until then do not count.
     """
     target = urlsplit(url)
     sent_headers = {"User-Agent": "prefect-linkerd-smoke", **(headers or {})}
@@ -238,7 +238,7 @@ def send(
                 connection.close()
                 tally.connection(replicas)
                 connection, replicas = connect(), set[str]()
-                # Nothing listens, or it hangs up: the other requests need not go the same way.
+                # Nothing listens, or it hangs up: pause, so that not all requests fail at once.
                 time.sleep(0.05)
                 continue
             replicas.add(tally.answer(response, time.monotonic() - began))
@@ -311,7 +311,7 @@ class Backend(ThreadingHTTPServer):
             return 500 if self._asked * self.fail_percent // 100 > before else 200
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no news."""
+        """Logs nothing: clients may hang up."""
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -336,22 +336,22 @@ class _Answer(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base's own name
-        """Nobody reads a line for every request."""
+        """Logs nothing: a line for every request is noise."""
 
 
 REASONS = 10
-"""Different reasons that are counted apart for each server that is asked."""
+"""The most reasons of failure that are counted separately for each server."""
 REASON_LIMIT = 200
 DRAIN_SECONDS = 4
-"""How long a pod of the probe serves after SIGTERM, unless it had stopped asking before."""
+"""How long a pod of the probe serves after SIGTERM, unless it no longer sends requests."""
 RECENT = 1000
-"""Answers whose latencies are kept."""
+"""The latest answers whose latencies are kept."""
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 ADMIN_PORT = 4191
 """Where a proxy serves its metrics."""
 PROXIES = 100
-"""Proxies that may be named in one request."""
+"""The most proxies that one request may name."""
 READERS = 32
 METRIC = re.compile(r"[a-z_]{1,100}")
 
@@ -363,15 +363,15 @@ def read_metrics(
     seconds: float,
     connect: tuple[str, int] | None = None,
 ) -> dict[str, str]:
-    """The lines of some metrics, from the admin ports of proxies; of those that answer in time.
+    """The lines of some metrics, from the admin ports of those proxies that answer in time.
 
-    Lines are left out as they arrive: a busy proxy exports megabytes of others.
+    Other lines are dropped as they arrive, because a busy proxy exports megabytes of them.
 
     Args:
         addresses: IP addresses of pods.
-        names: those of the metrics.
-        seconds: that all of it may take.
-        connect: host and port of a proxy that requests are sent to in the place of those asked.
+        names: the names of the metrics.
+        seconds: how long reading all proxies may take.
+        connect: host and port of a proxy to send all requests to instead.
     """
     starts = tuple(name + end for name in names for end in "{ ")
 
@@ -396,20 +396,20 @@ def read_metrics(
         done, _ = wait(reading, timeout=seconds)
         return {reading[one]: one.result() for one in done if one.exception() is None}
     finally:
-        # What has not answered ends by its own time limit.
+        # Unfinished requests end by their own timeout.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Asking:
-    """Asks one server again and again until it is stopped, and counts.
+    """Keeps sending requests to one server until it is stopped, and counts the answers.
 
-    Until the server answers for the first time, failures are `early` and count as none, for at most
-    `warm_up` seconds: a Service that has just been made is not known everywhere at once.
+    Until the server's first answer, for at most `warm_up` seconds, failures are `early` and do not
+    count as failed: a new Service is not known everywhere at once.
 
     Args:
-        client: who asks.
-        server: who should answer.
-        connect: host and port of a proxy that requests are sent to in the place of the server.
+        client: the name of the sender.
+        server: the name of the backend that should answer.
+        connect: host and port of a proxy to send requests to instead of the server.
     """
 
     def __init__(
@@ -442,12 +442,12 @@ class Asking:
         self._thread.start()
 
     def stop(self) -> None:
-        """Lets the request that is under way come to its end; there is none after it."""
+        """Lets the current request finish; sends no more after it."""
         self._over.set()
         self._thread.join(self._timeout + 1)
 
     def said(self) -> dict[str, Any]:
-        """What was seen so far: `ok`, `failed`, `reasons` of failures and so on, as JSON."""
+        """The counts so far: `ok`, `failed`, `reasons` of failures and so on, as JSON."""
         with self._lock:
             return {
                 "ok": self._ok,
@@ -483,14 +483,14 @@ class Asking:
             connection.close()
 
     def _judge(self, response: http.client.HTTPResponse) -> str:
-        """Why a response is no answer; empty where it is one."""
+        """Why a response counts as failed; empty if it does not."""
         if why := response.getheader(LINKERD_ERROR):
             return f"{response.status}, {LINKERD_ERROR}: {why}"
         if not 200 <= response.status < 300:
             return str(response.status)
         backend = response.getheader(BACKEND_HEADER)
         if backend != self._server:
-            return f"{response.status} of {backend or 'something else'}"
+            return f"{response.status} from {backend or 'something else'}"
         return ""
 
     def _count(
@@ -517,10 +517,10 @@ class Asking:
 
 
 class Prober(ThreadingHTTPServer):
-    """Asks servers by their names, and says what it saw.
+    """Sends requests to servers by their names, and reports the counts.
 
     Args:
-        ask: makes what asks a server, which has not started yet.
+        ask: makes the `Asking` of a server, without starting it.
         connect: see `read_metrics`.
     """
 
@@ -551,7 +551,7 @@ class Prober(ThreadingHTTPServer):
         super().server_bind()
 
     def ask(self, servers: Sequence[str]) -> None:
-        """Asks these and no others; returns when no request to another is under way."""
+        """Sends requests to these servers only; returns when none to another is in flight."""
         with self._changing:
             gone = [self._asking.pop(name) for name in set(self._asking) - set(servers)]
             for server in sorted(set(servers) - set(self._asking)):
@@ -564,16 +564,16 @@ class Prober(ThreadingHTTPServer):
 
     @property
     def asks(self) -> bool:
-        """Whether there is anybody that it asks: nobody any more before it is removed."""
+        """Whether it still sends requests; False shortly before the pod is removed."""
         return bool(self._asking)
 
     def results(self) -> dict[str, Any]:
-        """What was seen of every server that was ever asked; each in the pieces it was asked in."""
+        """The counts of every server that it ever sent requests to, one piece for each start."""
         with self._changing:
             return {
                 "client": self._name,
                 "replica": self._replica,
-                # A container that restarts counts from 0 again, under the same pod's name.
+                # A restarted container counts from 0 again, under the same pod's name.
                 "process": self._process,
                 "asks": sorted(self._asking),
                 "servers": {
@@ -582,7 +582,7 @@ class Prober(ThreadingHTTPServer):
             }
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no news."""
+        """Logs nothing: clients may hang up."""
 
 
 class _Results(BaseHTTPRequestHandler):
@@ -597,12 +597,12 @@ class _Results(BaseHTTPRequestHandler):
         elif target.path == "/metrics":
             self._metrics(query)
         else:
-            self._answer(404, {"error": "there is /results, /ask and /metrics"})
+            self._answer(404, {"error": "the paths are /results, /ask and /metrics"})
 
     def _said(self, names: list[str], *, is_told: bool) -> None:
         server = cast("Prober", self.server)
         if not all(NAME.fullmatch(name) for name in names):
-            self._answer(400, {"error": "no name of a server"})
+            self._answer(400, {"error": "not a server's name"})
             return
         with server.answering:
             if is_told:
@@ -619,7 +619,7 @@ class _Results(BaseHTTPRequestHandler):
             self._answer(400, {"error": str(error)})
             return
         if len(addresses) > PROXIES or not all(METRIC.fullmatch(name) for name in names):
-            self._answer(400, {"error": f"at most {PROXIES} proxies, and names of metrics"})
+            self._answer(400, {"error": f"at most {PROXIES} proxies, and valid metric names"})
             return
         connect = cast("Prober", self.server).connect
         self._answer(200, read_metrics(addresses, names, seconds=seconds, connect=connect))
@@ -633,11 +633,11 @@ class _Results(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base's own name
-        """Nobody reads a line for every request."""
+        """Logs nothing: a line for every request is noise."""
 
 
 def probe(given: argparse.Namespace) -> None:
-    """Serves, asks and says what it saw, until the process ends."""
+    """Serves, sends requests and reports its counts, until the process ends."""
     host, _, port = str(given.connect).rpartition(":")
     connect = (host, int(port)) if given.connect else None
 
@@ -658,17 +658,17 @@ def probe(given: argparse.Namespace) -> None:
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
     threading.Thread(target=backend.serve_forever, daemon=True).start()
-    # Before it can be told whom to ask instead.
+    # Before `/ask` can name other servers.
     prober.ask(given.ask)
     threading.Thread(target=prober.serve_forever, daemon=True).start()
     ports = backend.server_address[1], prober.server_address[1]
     print(f"serving on ports {ports[0]} {ports[1]}", flush=True)
     ended.wait()
-    # Nobody knows of its end: where its node is drained it serves until they do.
+    # Clients learn of a drained node's pod only with a delay, so keep serving them until then.
     deadline = time.monotonic() + DRAIN_SECONDS
     while prober.asks and time.monotonic() < deadline:
         time.sleep(0.05)
-    # Who told it to ask nobody gets its answer.
+    # Let the request that told us to stop sending get its response.
     with prober.answering:
         pass
 
@@ -677,7 +677,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Traffic of smoke tests and the probe.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve")
-    serve.add_argument("--host", default="127.0.0.1", help="empty: every address")
+    serve.add_argument("--host", default="127.0.0.1", help="empty: all addresses")
     serve.add_argument("--port", type=int, default=8080)
     serve.add_argument("--backend", required=True)
     serve.add_argument("--replica", required=True)
@@ -693,22 +693,22 @@ def _arguments() -> argparse.ArgumentParser:
     client.add_argument("--header", action="append", default=[], help="Name=value")
     client.add_argument("--result", default="/dev/termination-log")
     prober = commands.add_parser("probe")
-    prober.add_argument("--host", default="127.0.0.1", help="empty: every address")
+    prober.add_argument("--host", default="127.0.0.1", help="empty: all addresses")
     prober.add_argument("--port", type=int, default=8080)
     prober.add_argument("--results-port", type=int, default=8081)
     prober.add_argument("--name", required=True)
     prober.add_argument("--replica", required=True)
-    prober.add_argument("--url", required=True, help="of a server; {} stands for its name")
+    prober.add_argument("--url", required=True, help="a server's URL; {} stands for its name")
     prober.add_argument("--ask", action="append", default=[], help="a server's name")
     prober.add_argument("--interval", type=float, default=0.2)
     prober.add_argument("--timeout", type=float, default=5.0)
     prober.add_argument("--warm-up", type=float, default=30.0)
-    prober.add_argument("--connect", default="", help="host:port that requests are sent to")
+    prober.add_argument("--connect", default="", help="host:port to send requests to")
     return parser
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    # As the first process of a container it would get no SIGTERM without a handler.
+    # The first process of a container gets no SIGTERM without a handler.
     sys.exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The pods that run the program: what smoke tests and the probe have in common."""
+"""The pods that run the program, for smoke tests and the probe."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def serving(
     """A Deployment whose pods answer on `CONTAINER_PORT`.
 
     Args:
-        container: the one of the template that serves; it learns its pod's name as `POD_NAME`.
+        container: the template's container that serves; it gets its pod's name as `POD_NAME`.
         selector: the labels of its pods, which no other workload has.
     """
     container["env"] = [
@@ -74,7 +74,7 @@ def serving(
 
 
 def container(name: str, config: MeshConfig, image: str, arguments: Sequence[str]) -> Object:
-    """A container that runs the program, with as few rights as there can be."""
+    """A container that runs the program, with as few rights as possible."""
     if config.registry is not None:
         image = rewrite_image(image, config.registry.host)
     return {
@@ -106,14 +106,14 @@ def pod(
     labels: Mapping[str, str],
     meshed: bool = True,
 ) -> Object:
-    """The template of a pod with one container of the program."""
+    """A pod template with one container that runs the program."""
     annotations = {"linkerd.io/inject": "enabled" if meshed else "disabled"}
     if meshed:
         annotations |= {
             # The application starts once its proxy is up.
             "config.linkerd.io/proxy-await": "enabled",
-            # Whatever the mesh's default is: these requests ask about routing and identities, not
-            # about policy.
+            # Whatever the mesh's default is: these requests test routing and identities, not
+            # policy.
             "config.linkerd.io/default-inbound-policy": "all-unauthenticated",
         }
     spec: Object = {
@@ -126,7 +126,7 @@ def pod(
 
 
 def labelled(obj: Object, labels: Mapping[str, str]) -> Object:
-    """An object with labels beside its own, and its pods too."""
+    """An object with more labels, which its pods get as well."""
     metadata = {**obj["metadata"], "labels": {**labels, **obj["metadata"].get("labels", {})}}
     obj = {**obj, "metadata": metadata}
     if (template := obj.get("spec", {}).get("template")) is not None:

@@ -1,8 +1,8 @@
-"""Certificates of a Linkerd identity chain: making them, reading them, checking them.
+"""Creates, reads and checks the certificates of a Linkerd identity chain.
 
 A chain is a trust anchor, an intermediate issuer named `identity.linkerd.<trust domain>`, and leaf
-certificates that the identity service signs. Those made here are ECDSA P-256 with SHA-256; what
-Linkerd supports beside that is in `unsupported_crypto`.
+certificates that the identity service signs. Those created here are ECDSA P-256 with SHA-256; see
+`unsupported_crypto` for what else Linkerd supports.
 Source: https://linkerd.io/2/tasks/generate-certificates/
 """
 
@@ -38,7 +38,7 @@ from prefect_linkerd.mesh.pki.pem import (
 warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning, re.escape(__name__))
 
 CLOCK_SKEW = timedelta(minutes=5)
-"""How far clocks may differ, here and in preflight: a new certificate starts so much earlier."""
+"""How far clocks may differ, here and in preflight; new certificates are backdated by this."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class KeyPair:
     """A certificate with its private key, in memory only.
 
     `certificate` is PEM; `private_key` is unencrypted PKCS#8 PEM, never shown and never pickled.
-    `cluster` is the UID of the cluster whose trust anchor it is; empty where that is not known.
+    `cluster` is the UID of the cluster whose trust anchor it is; empty if unknown.
     """
 
     certificate: str
@@ -54,17 +54,17 @@ class KeyPair:
     cluster: str = field(default="", compare=False)
 
     def __reduce__(self) -> NoReturn:
-        # Prefect pickles what a task returns, and would write the key to its result storage.
+        # Prefect pickles what a task returns and would write the key to its result storage.
         raise TypeError("a KeyPair holds a private key and is never serialized")
 
 
 @dataclass(frozen=True)
 class CertificateInfo:
-    """What a certificate says, ready to be shown or judged.
+    """A certificate's fields, to show or check.
 
-    `fingerprint` is the SHA-256 of its DER form in hex; `path_length` is None where there is no
-    limit; `key` and `signature` are names such as `ECDSA P-256` and `ECDSA SHA-256`; `pem` is the
-    certificate itself, without anything that stood around it.
+    `fingerprint` is the SHA-256 of its DER form in hex; `path_length` is None without a limit;
+    `key` and `signature` are names such as `ECDSA P-256` and `ECDSA SHA-256`; `pem` is the
+    certificate itself, without any surrounding text.
     """
 
     subject: str
@@ -82,11 +82,11 @@ class CertificateInfo:
     pem: str = field(default="", repr=False)
 
     def days_left(self, now: datetime) -> float:
-        """Days until it ends; negative once it has."""
+        """Days until it expires; negative if it has expired."""
         return (self.not_after - now) / timedelta(days=1)
 
     def is_time_valid(self, now: datetime) -> bool:
-        """Whether it is valid now, even if only by the clock of the cluster that created it."""
+        """Whether it is valid now, allowing for a clock that is ahead where it was created."""
         return self.not_before - CLOCK_SKEW <= now < self.not_after
 
 
@@ -102,7 +102,7 @@ def issuer_name(trust_domain: str) -> str:
 
 
 def create_trust_anchor(trust_domain: str, lifetime: timedelta, now: datetime) -> KeyPair:
-    """A new root of trust: self-signed, ECDSA P-256, named by the trust domain."""
+    """Creates a trust anchor: self-signed, ECDSA P-256, named after the trust domain."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(trust_anchor_name(trust_domain))
     certificate = (
@@ -114,11 +114,11 @@ def create_trust_anchor(trust_domain: str, lifetime: timedelta, now: datetime) -
 
 
 def sign_issuer(anchor: KeyPair, trust_domain: str, lifetime: timedelta, now: datetime) -> KeyPair:
-    """A new issuer, signed by the trust anchor: pathlen 0, and no longer than the anchor lives.
+    """Creates an issuer signed by the trust anchor: pathlen 0, not valid longer than the anchor.
 
     Raises:
         CertificateError: the anchor is not valid now.
-        InvalidInput: the key is not the anchor's.
+        InvalidInput: the key does not belong to the anchor.
     """
     parent = _one(anchor.certificate, "trust anchor")
     if not _info(parent, "trust anchor").is_time_valid(now):
@@ -147,7 +147,7 @@ def sign_issuer(anchor: KeyPair, trust_domain: str, lifetime: timedelta, now: da
 def _authority_key_identifier(
     parent: x509.Certificate, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 ) -> x509.AuthorityKeyIdentifier:
-    # Others make the anchor's identifier by other hashes, and OpenSSL wants the two to be equal.
+    # Other tools hash the anchor's key identifier differently; OpenSSL requires both to be equal.
     try:
         own = parent.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
@@ -217,8 +217,8 @@ def load_private_key(
     """Reads a PEM private key, encrypted or not.
 
     Raises:
-        InvalidInput: it is no key, its passphrase is missing or wrong, its curve is not named, or
-            it is of a kind that no Linkerd version supports.
+        InvalidInput: it is not a key, its passphrase is missing or wrong, its curve is not named,
+            or no Linkerd version supports its type.
     """
 
     def refuse(expected: str, found: str, remedy: str) -> InvalidInput:
@@ -233,11 +233,11 @@ def load_private_key(
     if has_explicit_key_curve(key):
         raise refuse(
             "an EC key that names its curve",
-            "explicit curve parameters, which Go and so Linkerd refuses",
+            "explicit curve parameters, which Go and therefore Linkerd refuse",
             f"Convert it: {NAME_THE_CURVE}. Its certificate has to be converted as well.",
         )
     try:
-        # A key that is not encrypted needs none of the passphrase that is given.
+        # An unencrypted key must be loaded without the passphrase, even if one is given.
         loaded = _load_key(key, passphrase if is_encrypted_key(key) else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The library's own message may quote the input.
@@ -251,7 +251,7 @@ def load_private_key(
     name = _private_key_name(loaded)
     if not isinstance(loaded, AnchorKey) or name not in (_P256, *_RSA):
         raise refuse(
-            f"a key that Linkerd supports: {_P256}, or of a trust anchor {_or(_RSA)}",
+            f"a key that Linkerd supports: {_P256}, or for a trust anchor {_or(_RSA)}",
             name,
             f"Create the certificate and its key again with {_P256}.",
         )
@@ -259,7 +259,7 @@ def load_private_key(
 
 
 def _load_key(key: SecretStr, passphrase: SecretStr | None, *, tests_primes: bool = True) -> object:
-    # Nothing in the clear is given a name here: a traceback may show the variables of its frames.
+    # No variable may hold a plaintext secret: a traceback may show the variables of its frames.
     return serialization.load_pem_private_key(
         key.get_secret_value().encode(),
         passphrase.get_secret_value().encode() if passphrase else None,
@@ -268,10 +268,10 @@ def _load_key(key: SecretStr, passphrase: SecretStr | None, *, tests_primes: boo
 
 
 def _is_sound(key: object) -> bool:
-    """Whether the numbers of an RSA key belong together; True for other keys.
+    """Whether the numbers of an RSA key are consistent; True for other keys.
 
-    As Go's crypto/rsa has it, which does not test whether they are prime: that takes a tenth of a
-    second a key, and a mesh has one for each webhook.
+    Like Go's crypto/rsa, it does not test whether they are prime: that takes 0.1 s per key, and a
+    mesh has a key for each webhook.
     """
     if not isinstance(key, rsa.RSAPrivateKey):
         return True
@@ -286,7 +286,7 @@ def _is_sound(key: object) -> bool:
 
 
 def encrypt_private_key(key: SecretStr, passphrase: SecretStr) -> str:
-    """The key as encrypted PKCS#8 PEM."""
+    """Returns the key as encrypted PKCS#8 PEM."""
     loaded = load_private_key(key, "private key")
     return loaded.private_bytes(
         serialization.Encoding.PEM,
@@ -296,7 +296,7 @@ def encrypt_private_key(key: SecretStr, passphrase: SecretStr) -> str:
 
 
 def decrypt_private_key(pem: SecretStr, passphrase: SecretStr | None, subject: str) -> SecretStr:
-    """The key as unencrypted PKCS#8 PEM.
+    """Returns the key as unencrypted PKCS#8 PEM.
 
     Raises:
         InvalidInput: as `load_private_key`.
@@ -311,7 +311,7 @@ def decrypt_private_key(pem: SecretStr, passphrase: SecretStr | None, subject: s
 
 
 def is_key_of(certificate_pem: str, key: SecretStr, subject: str) -> bool | None:
-    """Whether a private key of any kind belongs to a certificate; None where Go reads no key."""
+    """Whether a private key of any type belongs to a certificate; None if Go cannot read it."""
     if not is_key_for_go(key) or has_explicit_key_curve(key):
         return None
     try:
@@ -339,7 +339,7 @@ def check_key_matches(certificate_pem: str, key: SecretStr, subject: str) -> Non
 
 
 def read_certificates(pem: str, subject: str) -> list[CertificateInfo]:
-    """The certificates of a PEM bundle, in order.
+    """Reads the certificates of a PEM bundle, in order.
 
     Raises:
         CertificateError: there is none, or one cannot be read; names `subject`.
@@ -347,18 +347,18 @@ def read_certificates(pem: str, subject: str) -> list[CertificateInfo]:
     try:
         return list(_read(pem))
     except CertificateError:
-        # Errors are not kept: each names what this caller read it from.
+        # Errors are not cached: each names the subject of this caller.
         return [_info(certificate, subject) for certificate in _load(pem, subject)]
 
 
 @functools.lru_cache(maxsize=256)
 def _read(pem: str) -> tuple[CertificateInfo, ...]:
-    # One verification asks a hundred times for the same ten certificates.
+    # One verification reads the same ten certificates a hundred times.
     return tuple(_info(certificate, "") for certificate in _load(pem, ""))
 
 
 def fingerprints(pem: str, subject: str) -> frozenset[str]:
-    """The SHA-256 fingerprints of a PEM bundle's certificates."""
+    """Returns the SHA-256 fingerprints of a PEM bundle's certificates."""
     return frozenset(info.fingerprint for info in read_certificates(pem, subject))
 
 
@@ -427,7 +427,7 @@ def _info(certificate: x509.Certificate, subject: str) -> CertificateInfo:
             pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
         )
     except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
-        # Parts of a certificate are only parsed when they are asked for.
+        # Parts of a certificate are parsed only when they are read.
         raise CertificateError(
             subject,
             expected="an X.509 certificate with a known kind of key",
@@ -503,7 +503,7 @@ _BY_ECDSA, _BY_RSA = "ECDSA SHA-256", "RSA SHA-256"
 
 @dataclass(frozen=True)
 class Unsupported:
-    """What Linkerd does not support in a certificate: what it is, and what it has to be."""
+    """A part of a certificate that Linkerd does not support, and what it has to be instead."""
 
     part: Literal["key", "signature"]
     found: str
@@ -516,13 +516,13 @@ class Unsupported:
 def unsupported_crypto(
     info: CertificateInfo, version: LinkerdVersion, *, is_anchor: bool
 ) -> Unsupported | None:
-    """What a Linkerd version does not support in a certificate; None where all is well.
+    """Finds what a Linkerd version does not support in a certificate; None if it is supported.
 
-    The one rule for every anchor and issuer here, whether given, found or made. Both have to be
-    ECDSA P-256 with an ECDSA SHA-256 signature. Where a version allows it, a trust anchor may be
-    RSA of 2048 or 4096 bits, and sign with SHA-256; an issuer's own key is P-256. The proxies'
-    TLS library verifies more than that, but `linkerd check` fails on it and identity does not load
-    such an issuer in every version.
+    This one rule applies to every anchor and issuer, whether provided, found or created. Both have
+    to be ECDSA P-256 with an ECDSA SHA-256 signature. If the version allows it, a trust anchor may
+    be RSA with 2048 or 4096 bits and sign with SHA-256; the issuer's own key is P-256. The proxies'
+    TLS library verifies more than that, but `linkerd check` fails on it, and not every version's
+    identity service loads such an issuer.
 
     Sources: linkerd2 `pkg/issuercerts/issuercerts.go`: CheckCertAlgoRequirements at stable-2.11.5,
     CheckTrustAnchorAlgoRequirements and CheckIssuerCertAlgoRequirements at stable-2.12.6,
@@ -553,17 +553,17 @@ def check_trust_anchor(
     version: LinkerdVersion,
     in_use: bool = False,
 ) -> CertificateInfo:
-    """The one certificate of a trust anchor that Linkerd can use.
+    """Checks that Linkerd can use a trust anchor, and returns its single certificate.
 
-    Its name is free, as Linkerd does not look at it; only the name that Linkerd's documentation
-    gives an anchor of another trust domain, or an issuer, is refused.
+    It may have any name, as Linkerd ignores it; only the names that Linkerd's documentation gives
+    to the anchor of another trust domain, or to an issuer, are refused.
 
     Args:
-        in_use: whether a mesh trusts it already, so that only a rotation can replace it.
+        in_use: whether a mesh already trusts it, so that only a rotation can replace it.
 
     Raises:
-        InvalidInput: it is no single CA certificate, it has a private key beside it, its key or
-            signature is not supported (see `unsupported_crypto`), it is of another trust domain,
+        InvalidInput: it is not a single CA certificate, it comes with a private key, its key or
+            signature is not supported (see `unsupported_crypto`), it is for another trust domain,
             expired or not yet valid; each with what to do.
     """
     if "PRIVATE KEY-----" in pem:
@@ -664,10 +664,10 @@ def _refuse_unfit(
 
 
 def signed_by(chain_pem: str, bundle_pem: str, subject: str) -> CertificateInfo | None:
-    """The member of a trust bundle that a certificate chains to, or None.
+    """Returns the anchor in a trust bundle that a certificate chains to, or None.
 
     Args:
-        chain_pem: the certificate, followed by the intermediates between it and the bundle, if any.
+        chain_pem: the certificate, followed by any intermediates between it and the bundle.
     """
     certificate, *intermediates = _load(chain_pem, subject)
     anchors = _load(bundle_pem, f"trust bundle of {subject}")
@@ -684,7 +684,7 @@ def signed_by(chain_pem: str, bundle_pem: str, subject: str) -> CertificateInfo 
 def authorities_of(
     certificate: CertificateInfo, candidates: Iterable[CertificateInfo]
 ) -> list[CertificateInfo]:
-    """Those candidates that signed a certificate, or signed one that did."""
+    """Returns the candidates that signed a certificate, directly or through other candidates."""
     left = {info: x509.load_pem_x509_certificate(info.pem.encode()) for info in candidates}
     found: list[CertificateInfo] = []
     signed = [x509.load_pem_x509_certificate(certificate.pem.encode())]
@@ -719,15 +719,15 @@ def check_issuer(
     *,
     version: LinkerdVersion,
 ) -> CertificateInfo:
-    """An issuer that Linkerd's identity service will load: a valid CA that the bundle signed.
+    """Checks that Linkerd's identity service will load an issuer: a valid CA signed by the bundle.
 
-    Linkerd itself does not look at its name; as with an anchor, only the name that Linkerd gives
-    the issuer of another trust domain is refused.
+    Linkerd itself ignores its name; as with an anchor, only the name that Linkerd gives to the
+    issuer of another trust domain is refused.
 
     Source: linkerd2 `pkg/issuercerts` (VerifyAndBuildCreds) and `pkg/identity` (loadCredentials).
 
     Args:
-        issuer_pem: the issuer, followed by intermediates, if any.
+        issuer_pem: the issuer, followed by any intermediates.
         bundle_pem: the mesh's trust anchors.
 
     Raises:
@@ -766,9 +766,9 @@ def check_issuer(
     if anchor is None:
         raise refuse(
             "an issuer signed by the trust anchor",
-            f"one signed by {info.issuer}, and no anchor of the trust bundle has that signature",
+            f"one signed by {info.issuer}, but by no anchor in the trust bundle",
             "Provide the anchor that signed it (trust_anchor.certificate). In a running mesh put "
-            "it back into the trust bundle, or run rotate_anchor with recover, which needs a "
+            "it back into the trust bundle, or run rotate_anchor with recover, which needs "
             "downtime.",
         )
     if not anchor.is_time_valid(now):
@@ -786,7 +786,7 @@ _ISSUER_NAME = re.compile(r"identity\.[^.]+\.(?P<trust_domain>.+)$")
 
 
 def join_bundle(certificates: Sequence[str]) -> str:
-    """A trust bundle of these certificates, each once, in order."""
+    """Joins certificates into a trust bundle: each once, in order."""
     seen: dict[str, str] = {}
     for pem in certificates:
         for info in read_certificates(pem, "trust bundle"):

@@ -1,8 +1,8 @@
-"""PEM text as Go reads it, which is stricter than OpenSSL and than the library used here.
+"""PEM text as Go reads it, which is stricter than OpenSSL and the library used here.
 
-Linkerd's control plane decodes certificates and keys by Go's `encoding/pem` and `crypto/x509`, and
-proxies verify by rustls. Neither knows OpenSSL's own label `TRUSTED CERTIFICATE`, nor keys whose
-curve is written out as parameters instead of named.
+Linkerd's control plane decodes certificates and keys with Go's `encoding/pem` and `crypto/x509`;
+proxies verify with rustls. Neither accepts OpenSSL's label `TRUSTED CERTIFICATE`, nor keys whose
+curve is given by explicit parameters instead of its name.
 Sources: linkerd2 `pkg/tls/codec.go`; RFC 5480, section 2.1.1 (only `namedCurve` is allowed).
 """
 
@@ -24,7 +24,7 @@ _EC_PUBLIC_KEY = bytes.fromhex("2a8648ce3d0201")
 
 
 def labels(pem: str) -> list[str]:
-    """What the blocks of a PEM text say that they are, in order.
+    """Returns the labels of a PEM text's blocks, in order.
 
     Example:
         >>> labels("-----BEGIN CERTIFICATE-----\\nAA==\\n-----END CERTIFICATE-----")
@@ -34,23 +34,23 @@ def labels(pem: str) -> list[str]:
 
 
 def is_encrypted_key(key: SecretStr) -> bool:
-    """Whether a private key needs a passphrase: PKCS#8, or OpenSSL's older form."""
+    """Whether a private key is encrypted, as PKCS#8 or in OpenSSL's older format."""
     text = key.get_secret_value()
     return "ENCRYPTED PRIVATE KEY-----" in text or "Proc-Type: 4,ENCRYPTED" in text
 
 
 def is_key_for_go(key: SecretStr) -> bool:
-    """Whether Go finds the key: it looks at the first block, and knows three labels."""
+    """Whether Go finds the key: it reads only the first block, and accepts three labels."""
     found = _BLOCK.search(key.get_secret_value())
     return found is not None and found[1] in _KEY_LABELS
 
 
 def has_explicit_curve(certificate: bytes) -> bool:
-    """Whether the key of a certificate (DER) has a curve that is written out, not named."""
+    """Whether a certificate's key (DER) has explicit curve parameters instead of a named curve."""
     try:
         _, (to_be_signed, *_) = _only(certificate)
         parts = list(_elements(to_be_signed[1]))
-        # The version comes first where there is one; the key is the sixth after it.
+        # The version is optional and comes first; the key is the sixth element after it.
         key = parts[6 if parts[0][0] == _CONTEXT_0 else 5][1]
         return _is_explicit(next(_elements(key))[1])
     except (ValueError, IndexError, StopIteration):
@@ -58,7 +58,7 @@ def has_explicit_curve(certificate: bytes) -> bool:
 
 
 def has_explicit_key_curve(key: SecretStr) -> bool:
-    """The same of an unencrypted private key (PEM): PKCS#8 or SEC 1.
+    """The same for an unencrypted private key (PEM): PKCS#8 or SEC 1.
 
     Never raises, so that no traceback shows the key.
     """
@@ -71,7 +71,7 @@ def has_explicit_key_curve(key: SecretStr) -> bool:
                 if _is_explicit(parts[1][1]):
                     return True
                 _, parts = _only(parts[2][1])
-            # Of SEC 1, where the parameters have the tag 0.
+            # SEC 1, where the parameters have tag 0.
             for tag, content in parts:
                 if tag == _CONTEXT_0 and next(_elements(content))[0] != _OID:
                     return True
@@ -81,7 +81,7 @@ def has_explicit_key_curve(key: SecretStr) -> bool:
 
 
 def _is_explicit(algorithm: bytes) -> bool:
-    """Whether an AlgorithmIdentifier is that of an EC key without the name of its curve."""
+    """Whether an AlgorithmIdentifier is for an EC key without a named curve."""
     parts = list(_elements(algorithm))
     if parts[0] != (_OID, _EC_PUBLIC_KEY):
         return False
@@ -89,13 +89,13 @@ def _is_explicit(algorithm: bytes) -> bool:
 
 
 def _only(der: bytes) -> tuple[int, list[tuple[int, bytes]]]:
-    """The tag of the one element of some DER, and the elements in it."""
+    """Returns the tag of the only element in some DER, and the elements inside it."""
     tag, content = next(_elements(der))
     return tag, list(_elements(content))
 
 
 def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and content of each element.
+    """Yields tag and content of each element.
 
     Raises:
         ValueError: it is not DER.

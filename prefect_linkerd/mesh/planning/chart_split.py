@@ -1,12 +1,12 @@
-"""From the one chart of Linkerd 2.11 to the two of 2.12, without deleting anything.
+"""Splits the one chart of Linkerd 2.11 into the two of 2.12, without deleting anything.
 
 Linkerd's own guide moves the ownership annotations and then installs both charts. Helm would merge
-such adopted objects without knowing what the old chart had made of them. Here each new release gets
-a first revision that holds the old chart's objects instead, so that Helm upgrades them by a real
-three-way merge, and can go back to them.
+such adopted objects without knowing how the old chart had rendered them. Here each new release gets
+a first revision that holds the old chart's objects instead, so that Helm upgrades them with a real
+three-way merge and can roll back to them.
 
-How far a split has come is seen in the cluster: it is begun while both the old release's record
-and a new release's are there, and over when the old record is gone.
+The cluster shows how far a split has come: it is in progress while both the old release's record
+and a new release's exist, and finished when the old record is gone.
 
 Source: https://linkerd.io/2.12/tasks/upgrade/#upgrade-notice-stable-2120
 """
@@ -41,11 +41,11 @@ CRD = "CustomResourceDefinition"
 
 @dataclass(frozen=True)
 class Split:
-    """What becomes of the objects of the old release; texts as in its manifest.
+    """What happens to the old release's objects, each with its text from the manifest.
 
-    `new_crds` are the names of all CRDs of the new chart, which an attempt before this one may
-    have made; `left` are CRDs that the new charts do not have (TrafficSplit): they stay, and
-    have no owner.
+    `new_crds` are the names of all CRDs of the new chart, some of which an earlier attempt may
+    have created; `left` are CRDs that the new charts do not have (TrafficSplit): they stay, without
+    an owner.
     """
 
     new_crds: tuple[str, ...]
@@ -55,18 +55,18 @@ class Split:
 
 
 def decide_split(old: Revision, new_crds: Collection[str], served: Collection[str]) -> Split:
-    """Which new release takes over which object of the old one.
+    """Decides which new release takes over which of the old one's objects.
 
     Args:
-        new_crds: names of the CRDs that the new `linkerd-crds` has.
-        served: the API versions of the cluster. Helm refuses a manifest with others.
+        new_crds: names of the CRDs in the new `linkerd-crds`.
+        served: the API versions that the cluster serves. Helm refuses a manifest with others.
     """
     documents = [item for item in old.documents if item[1].get("apiVersion") in served]
     crds = [item for item in documents if item[1]["kind"] == CRD]
     return Split(
         new_crds=tuple(sorted(new_crds)),
         crds=tuple(item for item in crds if item[1]["metadata"]["name"] in new_crds),
-        # The namespace is in no release: uninstalling one must not delete it.
+        # Neither release contains the namespace: uninstalling one must not delete it.
         control_plane=tuple(
             item for item in documents if item[1]["kind"] not in (CRD, "Namespace")
         ),
@@ -79,7 +79,7 @@ def take_over(
 ) -> list[str]:
     """Gives the new releases their first revisions and the ownership of the old one's objects.
 
-    What is done already is left. Changes no object but for its ownership.
+    Skips what is already done. Changes nothing of an object except its ownership.
     """
     moved: list[str] = []
     for name, documents in ((CRDS, split.crds), (CONTROL_PLANE, split.control_plane)):
@@ -94,7 +94,10 @@ def take_over(
 
 
 def finish(cluster: Cluster, old: Revision, split: Split) -> None:
-    """Takes the old release's record away, once everything is the new releases'."""
+    """Deletes the old release's records once the new releases own everything.
+
+    The CRDs that neither new chart has lose their ownership annotations.
+    """
     for obj in split.left:
         _annotate(cluster, obj, None)
     forget(cluster, old.name, old.namespace)
@@ -107,18 +110,18 @@ def restore(
     namespace: str,
     now: datetime,
 ) -> None:
-    """Undoes `finish`: makes the old release's record again, of the new ones' first revisions.
+    """Undoes `finish`: recreates the old release's record from the new ones' first revisions.
 
-    The way back is open until the upgrade's own record is gone. Nothing happens where the old
-    release's record is there.
+    Going back is possible until the upgrade's own record is deleted. Does nothing if the old
+    release's record exists.
 
     Args:
         owner: the old release's name and namespace.
         left: the names of the CRDs that only the old release had.
-        namespace: of the new releases.
+        namespace: the new releases' namespace.
 
     Raises:
-        ReleaseError: a first revision is not kept any more.
+        ReleaseError: a first revision no longer exists.
     """
     if deployed(cluster, *owner) is not None:
         return
@@ -134,18 +137,18 @@ def _first(cluster: Cluster, name: str, namespace: str) -> Revision:
     if found is None or found.chart != OLD:
         raise ReleaseError(
             f"Helm release {namespace}/{name}",
-            expected=f"revision 1 with the objects of {OLD}, to go back to",
-            found="none any more" if found is None else f"one of {found.chart}",
-            remedy="Run upgrade again without go_back, which finishes it.",
+            expected=f"revision 1 to hold the objects of {OLD}, for going back",
+            found="that it no longer exists" if found is None else f"the objects of {found.chart}",
+            remedy="Run upgrade again without go_back to finish the upgrade.",
         )
     return found
 
 
 def give_back(cluster: Cluster, owner: tuple[str, str], namespace: str) -> list[str]:
-    """Makes the old release (name, namespace) the owner again, of the new charts' CRDs as well.
+    """Makes the old release (name, namespace) the owner again, also of the new charts' CRDs.
 
-    The objects must be those of the old chart again: roll the new control plane's release back to
-    its first revision before.
+    First roll the new control plane's release back to its first revision, so that the objects are
+    the old chart's again.
     """
     moved: list[str] = []
     for name in (CONTROL_PLANE, CRDS):
@@ -194,9 +197,9 @@ def _annotate(cluster: Cluster, obj: Object, owner: tuple[str, str] | None) -> N
 
 
 def keep_crds(cluster: Cluster, installed: Iterable[Object], wanted: Iterable[Object]) -> list[str]:
-    """Marks every CRD that Helm would delete with an upgrade, so that it does not.
+    """Marks every CRD that an upgrade would delete, so that Helm keeps it; returns their names.
 
-    A CRD that is deleted takes every custom resource with it. Those that were marked, by name.
+    Deleting a CRD deletes all of its custom resources.
     """
     names = {obj["metadata"]["name"] for obj in wanted if obj["kind"] == CRD}
     kept = [obj for obj in installed if obj["kind"] == CRD and obj["metadata"]["name"] not in names]

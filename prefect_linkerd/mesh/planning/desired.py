@@ -1,4 +1,4 @@
-"""The Helm releases that a configuration asks for on a cluster as it is, with all their values."""
+"""The Helm releases that a configuration asks for on a given cluster, with all their values."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def wanted_releases(
     installed: MeshReleases,
     trust_bundle: str,
 ) -> tuple[DesiredRelease, ...]:
-    """What bootstrap would bring each release to; cert-manager and Traefik where they are ours.
+    """The releases as bootstrap would make them; cert-manager and Traefik only if they are ours.
 
-    Reads charts from their source, and from the cluster the authorities of webhooks that
-    cert-manager keeps. What bootstrap would leave as it is, such as the chart version of a
-    dependency that is there, is left so.
+    Reads charts from their source, and the CAs of webhooks that cert-manager manages from the
+    cluster. What bootstrap leaves unchanged, such as an installed dependency's chart version, is
+    unchanged here.
 
     Raises:
         ChartError: a chart source cannot be read or lacks a chart.
@@ -59,10 +59,10 @@ def wanted_on(
     trust_bundle: str,
     new: Iterable[Dependency] = (),
 ) -> tuple[DesiredRelease, ...]:
-    """As `wanted_releases`, of facts that were read already.
+    """Like `wanted_releases`, but from facts that were already read.
 
     Args:
-        new: the dependencies that would be installed.
+        new: the dependencies that would be newly installed.
     """
     facts = with_webhooks(facts, mesh)
     charts = [
@@ -83,10 +83,10 @@ def wanted_on(
 def wanted_release(
     mesh: Mesh, chart: Chart, facts: ClusterFacts, trust_bundle: str, at: ReleaseRef | None
 ) -> DesiredRelease:
-    """The release of one chart, with what the cluster's has to keep and what is unsafe about it.
+    """The desired release of one chart, with the values it has to keep and its unsafe values.
 
     Args:
-        at: where the chart is a release already.
+        at: the chart's installed release, if any.
 
     Raises:
         InvalidInput: a values file cannot be read.
@@ -100,10 +100,10 @@ def wanted_release(
 
 
 def _is_undeclared(mesh: Mesh, chart: Chart, values: Values, at: ReleaseRef) -> bool:
-    """Whether trust-manager keeps the trust bundle, and the release has never declared it.
+    """Whether trust-manager writes the trust bundle, and the release does not declare it.
 
-    Linkerd's documentation installs such a release without the value. Once declared, it would be
-    out of date whenever cert-manager renews the anchor.
+    Linkerd's documentation installs such a release without the value. Once declared, the value
+    would be out of date whenever cert-manager renews the anchor.
     """
     identity: object = values.get("identity")
     if chart.name not in CONTROL_PLANE_CHARTS or not (
@@ -124,13 +124,13 @@ def _is_undeclared(mesh: Mesh, chart: Chart, values: Values, at: ReleaseRef) -> 
 
 
 def dependencies_of(config: MeshConfig) -> list[Dependency]:
-    """What the mesh needs beside Linkerd, whether these flows install it or not."""
+    """The mesh's dependencies besides Linkerd, whether these flows install them or not."""
     found: list[Dependency] = ["cert-manager"] if config.issuer == "cert-manager" else []
     return [*found, "traefik"] if config.traefik.enabled else found
 
 
 def differing_keys(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
-    """The values that are not the same, as dotted keys; never a value."""
+    """The dotted keys of the values that differ, without the values."""
     found: list[str] = []
     for key in sorted(have.keys() | want.keys()):
         before, after = have.get(key), want.get(key)

@@ -1,4 +1,4 @@
-"""What a run would do, of flows whose plan is a few lines."""
+"""What a run would do, for flows whose plan is only a few lines."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DryRun:
-    """What would be done, line by line; nothing was changed."""
+    """What a run would do, line by line; nothing was changed."""
 
     what: str
     lines: tuple[str, ...]
 
 
 def dry_run_markdown(plan: DryRun) -> str:
-    """The same as a page."""
+    """Renders the plan as a Markdown page."""
     lines = [f"# {plan.what} (plan)", "", *(f"- {line}" for line in plan.lines)]
     return "\n".join(lines) + "\n"

@@ -1,9 +1,9 @@
 """What a mesh would lose by a run of bootstrap or upgrade: pure findings over what was read.
 
-A release as it is (its last revision's manifest and values) is compared with what the run would
-make of it. Nothing that somebody set or made goes without a finding, and a finding is an error
-until a person accepts its id. What no acceptance makes good cannot be accepted: the issuer's
-Secret, the trust bundle's ConfigMap, a namespace or a CRD that Helm would delete.
+Compares each release as it is (its last revision's manifest and values) with what the run would
+make of it. Everything lost that somebody set or made has a finding, and a finding is an error until
+a person accepts its id. Irreparable losses cannot be accepted: the issuer's Secret, the trust
+bundle's ConfigMap, a namespace or a CRD that Helm would delete.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ VERSIONS: tuple[Key, ...] = (
     ("policyController", "image", "version"),
     ("debugContainer", "image", "version"),
 )
-"""Values of Linkerd's charts that are Linkerd's own version unless somebody sets them."""
+"""Values of Linkerd's charts that default to Linkerd's own version."""
 
 _ABSENT: Any = object()
 _SECRET = re.compile(
@@ -48,10 +48,11 @@ class ReleaseChange:
     """A release as it is and as a run would make it.
 
     `before` is its deployed revision, and `is_ours` says whether these flows made it. `defaults`
-    are the next chart's, `values` the next ones and `extra` those of the configuration among them;
-    `computed` are the values that the configuration alone gives to the current chart, `own_keys`
-    those that these flows compute under some configuration. `objects` are the changes of objects,
-    `rendered` the objects as they are to be, `unsafe` the extra values that contradict the mesh.
+    are the next chart's default values, `values` the next revision's, and `extra` the extra values
+    of the configuration among these. `computed` are the values that the configuration alone gives
+    the current chart; `own_keys` are the keys that these flows compute under some configuration.
+    `objects` are the changes of objects, `rendered` the objects of the next manifest, and `unsafe`
+    the extra values that contradict the mesh.
     """
 
     chart: ChartName
@@ -70,17 +71,17 @@ class ReleaseChange:
 
 @dataclass(frozen=True)
 class Pin:
-    """Who keeps proxies at a version: a workload's pod template or a namespace, by annotation."""
+    """A workload's pod template or a namespace whose annotation keeps its proxies at a version."""
 
     subject: str
     version: str
 
 
 def losses(changes: Sequence[ReleaseChange], trusted: str) -> list[Finding]:
-    """Everything that a run would take from a mesh or its owner.
+    """Everything that a mesh or its owner would lose by a run.
 
     Args:
-        trusted: the PEM of the anchors that the mesh trusts now.
+        trusted: the PEM of the trust anchors that the mesh trusts now.
     """
     found = [
         finding
@@ -96,9 +97,9 @@ def losses(changes: Sequence[ReleaseChange], trusted: str) -> list[Finding]:
 def lost_values(change: ReleaseChange) -> dict[Key, Any]:
     """The values that a release's user set and that its next revision would not have.
 
-    Left out is what changes nothing (the next chart's default is the same), what the configuration
-    sets otherwise, and what these flows had computed. What keeps the mesh together has findings of
-    its own.
+    Leaves out values that change nothing (the next chart's default is the same), that the
+    configuration sets differently, and that these flows computed. `SAFETY` values have findings of
+    their own.
     """
     before = change.before
     if before is None:
@@ -128,17 +129,17 @@ def _at(values: Mapping[str, Any], key: Key) -> Any:
 
 
 def _says_nothing(value: Any, default: Any) -> bool:
-    """Whether a value is an empty one, in place of a default that is empty, too, or not there."""
+    """Whether a value is empty and so is its default, or there is no default."""
     return value in (None, {}) and default in (_ABSENT, None, {})
 
 
 def _is_version(before: Revision, key: Key, value: Any) -> bool:
-    """Whether a value is the release's own Linkerd version, which an upgrade is there to change."""
+    """Whether a value is the release's own Linkerd version, which an upgrade changes on purpose."""
     return key in VERSIONS and value == before.app_version
 
 
 def _reaches(extra: Mapping[str, Any], key: Key) -> bool:
-    """Whether the configuration's extra values say something about a key."""
+    """Whether the configuration's extra values set a key, or replace a mapping above it."""
     place: Any = extra
     for part in key:
         if not isinstance(place, Mapping):
@@ -159,7 +160,7 @@ def _lost(change: ReleaseChange) -> Iterator[Finding]:
         "values-lost",
         "error",
         subject,
-        f"it has values that the configuration lacks, and would lose them: {names}",
+        f"it would lose values that the configuration lacks: {names}",
         _how_to_keep(change.chart, lost),
         acceptable=True,
     )
@@ -178,7 +179,7 @@ def _how_to_keep(chart: str, lost: Mapping[Key, Any]) -> str:
 
 
 def dotted(key: Key) -> str:
-    """A key as `a.b.c`; a part that has dots itself in quotes.
+    """A key as `a.b.c`; a part that contains dots is quoted.
 
     >>> dotted(("nodeSelector", "kubernetes.io/os"))
     'nodeSelector."kubernetes.io/os"'
@@ -187,7 +188,7 @@ def dotted(key: Key) -> str:
 
 
 def nested(key: Key, value: Any) -> Values:
-    """A value with its keys around it."""
+    """A value nested in a mapping for each part of its key."""
     found: Any = value
     for part in reversed(key):
         found = {part: found}
@@ -195,14 +196,14 @@ def nested(key: Key, value: Any) -> Values:
 
 
 def shown(value: Any, name: str = "") -> Any:
-    """A value without what looks like a secret, by its name or its content."""
+    """A value in which whatever looks like a secret, by name or content, is hidden."""
     match value:
         case str():
             is_secret = bool(value) and (_SECRET.search(name) or "PRIVATE KEY" in value)
             return HIDDEN if is_secret else value
         case dict():
             mapping = cast("dict[str, Any]", value)
-            # As an environment variable has it.
+            # An environment variable has its name and value side by side.
             named = str(mapping.get("name", ""))
             return {
                 key: shown(each, named if key == "value" else str(key))
@@ -220,7 +221,7 @@ def _unsafe(change: ReleaseChange) -> Iterator[Finding]:
 
 
 def _domains(change: ReleaseChange) -> Iterator[Finding]:
-    """Domains of the installed control plane that are not the configuration's."""
+    """Domains of the installed control plane that differ from the configuration's."""
     before = change.before
     if before is None or change.chart not in CONTROL_PLANE_CHARTS:
         return
@@ -235,22 +236,22 @@ def _domains(change: ReleaseChange) -> Iterator[Finding]:
                 "domains",
                 "error",
                 f"Helm release {before.namespace}/{before.name}",
-                f"its {key} is {old}, and would be {new}: proxies of the two do not trust or find "
-                "each other",
+                f"its {key} would change from {old} to {new}: proxies of the two neither trust nor "
+                "find each other",
                 f"Set {setting} to {old}.",
                 acceptable=True,
             )
 
 
 def _domain(values: Mapping[str, Any], key: str) -> str:
-    # Charts take the cluster's domain where the trust domain is empty.
+    # Charts default an empty trust domain to the cluster's domain.
     return str(values.get(key) or values.get("clusterDomain") or "") if key in values else ""
 
 
 def pinned_versions(
     values: Mapping[str, Any], extra: Mapping[str, Any], target: str
 ) -> dict[Key, str]:
-    """The versions among a Linkerd chart's extra values that are not the one it is to have."""
+    """The versions in a Linkerd chart's extra values that differ from the target version."""
     return {
         key: str(value)
         for key in VERSIONS
@@ -262,7 +263,7 @@ def pinned_versions(
 def pins(
     changes: Sequence[ReleaseChange], workloads: Iterable[Pin], source: str, target: str
 ) -> list[Finding]:
-    """Proxies and images that stay at another version than the upgrade's."""
+    """Proxies and images that would stay at a version other than the upgrade's target."""
     found: list[Finding] = []
     for change in changes:
         pinned = pinned_versions(change.values, change.extra, target)
@@ -274,7 +275,7 @@ def pins(
                 "pinned-version",
                 "error",
                 f"extra values of {change.chart}",
-                f"{names}: what it names would stay at that version, not go to {target}",
+                f"{names} would stay pinned, not move to {target}",
                 "Remove it, or accept that it stays.",
                 acceptable=True,
             )
@@ -290,7 +291,7 @@ def pins(
                 "error",
                 some(subjects),
                 f"annotation config.linkerd.io/proxy-version keeps its proxies at {version}: it is "
-                f"not restarted, and stays at that version while the mesh goes from {source} to "
+                f"not restarted and stays at that version while the mesh moves from {source} to "
                 f"{target}",
                 "Remove the annotation, or accept that it stays.",
                 acceptable=True,
@@ -300,7 +301,7 @@ def pins(
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """Some names, and how many more there are."""
+    """The first names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -309,7 +310,7 @@ def some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def _deleted(change: ReleaseChange) -> Iterator[Finding]:
-    """Objects that hold something, and that Helm would delete as the next manifest lacks them."""
+    """Objects with content that Helm would delete because the next manifest lacks them."""
     for each in change.objects:
         if each.change != "delete":
             continue
@@ -319,12 +320,12 @@ def _deleted(change: ReleaseChange) -> Iterator[Finding]:
             yield _deletion(
                 each.subject,
                 "the issuer would be gone, and no proxy would get a certificate",
-                f"Where it is of type kubernetes.io/tls: {_keep(each.subject)}",
+                f"If it is of type kubernetes.io/tls: {_keep(each.subject)}",
             )
         elif kind == "ConfigMap" and name == TRUST_ROOTS:
             yield _deletion(
                 each.subject,
-                "the trust bundle would be gone until somebody else makes it",
+                "the trust bundle would be gone until somebody recreates it",
                 _keep(each.subject),
             )
         elif kind in ("Namespace", "CustomResourceDefinition"):
@@ -336,7 +337,7 @@ def _deleted(change: ReleaseChange) -> Iterator[Finding]:
 
 
 def _deletion(subject: str, why: str, remedy: str, acceptable: bool = False) -> Finding:
-    message = f"Helm would delete it, as the next manifest of its release lacks it: {why}"
+    message = f"Helm would delete it, because the next manifest of its release lacks it: {why}"
     return Finding("deleted", "error", subject, message, remedy, acceptable)
 
 
@@ -364,7 +365,7 @@ def _owners(changes: Sequence[ReleaseChange]) -> Iterator[Finding]:
 def _owner(owner: str, subjects: Sequence[str], is_refused: bool) -> Finding:
     if any(subject.endswith(f"/{TRUST_ROOTS}") for subject in subjects):
         remedy = (
-            "Set identity.externalCA: true in the extra values (values.inline), by which the chart "
+            "Set identity.externalCA: true in the extra values (values.inline), so that the chart "
             "leaves the trust bundle to its owner."
         )
     elif is_refused:
@@ -375,7 +376,7 @@ def _owner(owner: str, subjects: Sequence[str], is_refused: bool) -> Finding:
         "owner",
         "error",
         some(subjects),
-        f"it belongs to {owner}, and the mesh's release would write it",
+        f"it belongs to {owner}, but the mesh's release would write it",
         remedy,
         acceptable=not is_refused,
     )

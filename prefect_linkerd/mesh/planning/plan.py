@@ -1,4 +1,4 @@
-"""What the plans of upgrade and bootstrap share: releases, changes, findings, and their page."""
+"""The parts that the plans of upgrade and bootstrap share: releases, changes, findings, page."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Action = Literal["upgrade", "install", "split", "uninstall", "unchanged", "kept"
 
 @dataclass(frozen=True)
 class ChartStep:
-    """What happens to one release: its chart's version before and after, empty for none.
+    """What happens to one release; its chart's version before and after is empty without one.
 
-    `kept` is a release of CRDs that is newer than the wanted one, and stays.
+    `kept` is a release of CRDs that is newer than the wanted one and stays as it is.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Plan:
 
 
 def accept(findings: Iterable[Finding], accepted: Collection[str]) -> tuple[Finding, ...]:
-    """The findings; those that a person has accepted are warnings."""
+    """Turns the findings that a person has accepted into warnings."""
     return tuple(
         replace(finding, severity="warning", remedy="Accepted.")
         if finding.acceptable and finding.severity == "error" and finding.id in accepted
@@ -58,13 +58,13 @@ def accept(findings: Iterable[Finding], accepted: Collection[str]) -> tuple[Find
 
 
 def require_acceptable(findings: Iterable[Finding], what: str) -> None:
-    """Lets findings pass that hold nothing up: warnings, and what was accepted.
+    """Lets warnings pass, which include accepted findings, and refuses errors.
 
     Args:
-        what: what they are about, such as `bootstrap of mesh m`.
+        what: what the findings are about, such as `bootstrap of mesh m`.
 
     Raises:
-        PreflightFailed: naming every error; nothing was changed.
+        PreflightFailed: names every error; nothing was changed.
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     if not errors:
@@ -80,10 +80,10 @@ def require_acceptable(findings: Iterable[Finding], what: str) -> None:
 
 
 def gateway_api(rendered: Iterable[Object], facts: ClusterFacts) -> str:
-    """What becomes of the Gateway API's CRDs, in words.
+    """Says what happens to the Gateway API's CRDs.
 
     Args:
-        rendered: every object that the mesh's releases are to have.
+        rendered: every object that the mesh's releases would contain.
     """
     is_ours = any(
         obj["kind"] == "CustomResourceDefinition" and obj["spec"]["group"] == GATEWAY_API
@@ -110,7 +110,7 @@ def releases_section(plan: Plan) -> list[str]:
 
 
 def changes_section(plan: Plan) -> list[str]:
-    """CRDs, default values and objects, without the objects' differences."""
+    """CRDs, default values and objects, without the objects' diffs."""
     lines: list[str] = []
     if plan.crds:
         lines += ["", "## CRDs", "", "| CRD | what | newly served | no longer served | storage |"]

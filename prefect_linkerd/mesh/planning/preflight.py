@@ -1,4 +1,4 @@
-"""Reads what decides whether a cluster can take a mesh; `checks/preflight.py` judges it."""
+"""Reads what decides whether a mesh can be installed; `checks/preflight.py` judges it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from prefect_linkerd.mesh.mesh import Mesh
 
 @dataclass(frozen=True)
 class Owned:
-    """An object of the cluster that a chart would write, and who owns it."""
+    """An existing object that one of these charts would write, and who owns it."""
 
     subject: str
     owner: Owner
@@ -40,7 +40,7 @@ class Owned:
 
 @dataclass(frozen=True)
 class ForeignNamespace:
-    """A namespace of somebody else that lacks labels or annotations that Linkerd needs."""
+    """Somebody else's namespace that lacks labels or annotations that Linkerd needs."""
 
     subject: str
     owner: Owner
@@ -50,15 +50,15 @@ class ForeignNamespace:
 NOTHING = MeshReleases({}, {})
 CRD = "CustomResourceDefinition"
 READERS = 6
-"""Answers that are waited for at the same time."""
+"""The number of concurrent reads."""
 
 
 @dataclass(frozen=True)
 class PreflightSnapshot:
-    """What preflight looks at. `denied` are the permissions that the identity lacks.
+    """What preflight judges. `denied` are the permissions that the run's Kubernetes user lacks.
 
     `releases` are those of the whole cluster, `installed` the mesh's own among them; `issuer_owner`
-    is who owns the issuer's Secret.
+    owns the issuer's Secret.
     """
 
     facts: ClusterFacts
@@ -77,9 +77,9 @@ class PreflightSnapshot:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that preflight or a plan found. `id` is linkerd's own where it has one.
+    """Something that preflight or a plan found. `id` is `linkerd check`'s where it has one.
 
-    `acceptable` says whether a person may accept it, by the flow's parameter `accept`.
+    `acceptable` says whether a person may accept it with the flow's parameter `accept`.
     """
 
     id: str
@@ -99,11 +99,12 @@ _WRITES = ("create", "get", "patch", "delete")
 
 
 def permissions(config: MeshConfig) -> list[Permission]:
-    """What bootstrap does to a cluster with this configuration, whatever the charts' versions.
+    """The permissions that bootstrap needs with this configuration, whatever the charts' versions.
 
-    Of objects outside the mesh's namespaces one stands for all of its kind, by a name that every
-    Linkerd version has: a role may name them (`deployments.roles`), and then nothing is allowed
-    without a name. What the roles of charts grant is left to the API server.
+    Outside the mesh's namespaces one object stands for all of its kind, with a name that every
+    Linkerd version has: a role may list objects by name (`deployments.roles`), and then allows
+    nothing without a name. Whether the user may grant what the charts' roles grant is left to the
+    API server.
     """
     found = [
         Permission(verb, "namespaces", name=namespace["metadata"]["name"])
@@ -127,7 +128,7 @@ def permissions(config: MeshConfig) -> list[Permission]:
         for resource, group in (
             ("namespaces", ""),
             ("nodes", ""),
-            # Helm lists the records of every namespace, so that a foreign release is seen.
+            # Helm's records are listed in every namespace, to find foreign releases.
             ("secrets", ""),
             ("clusterroles", _RBAC),
             ("customresourcedefinitions", "apiextensions.k8s.io"),
@@ -153,12 +154,12 @@ def _cluster_wide(config: MeshConfig) -> list[tuple[str, str, str]]:
 
 
 _Verbs = tuple[str, str, tuple[str, ...]]
-"""Verbs on a resource (first) of a group (second)."""
+"""A resource, its API group, and verbs on it."""
 
 
 def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
     names, facts = config.namespaces, release_facts(config.linkerd)
-    # Kubernetes no longer serves batch/v1beta1, and `mesh.helm.values` turns such a heartbeat off.
+    # Kubernetes no longer serves batch/v1beta1, so `mesh.helm.values` turns such a heartbeat off.
     has_heartbeat = not facts.has_beta_heartbeat
     released: list[_Verbs] = [
         ("serviceaccounts", "", _WRITES),
@@ -166,7 +167,7 @@ def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
         ("deployments", "apps", _WRITES),
         # Helm's records.
         ("secrets", "", ("create", "get", "update", "delete")),
-        # What is listed while a release comes up.
+        # Listed while waiting for a release to become ready.
         ("deployments", "apps", ("list",)),
         ("replicasets", "apps", ("list",)),
     ]
@@ -204,10 +205,10 @@ def _namespaced(config: MeshConfig) -> dict[str, list[_Verbs]]:
 
 
 def denied_permissions(mesh: Mesh, more: Iterable[Permission] = ()) -> tuple[Permission, ...]:
-    """What of it this identity may not do.
+    """The permissions that the run's Kubernetes user needs and lacks.
 
     Args:
-        more: permissions that are asked for as well.
+        more: further permissions to check.
     """
     found = denied(mesh.cluster, [*permissions(mesh.config), *more])
     create = Permission("create", "namespaces")
@@ -217,7 +218,7 @@ def denied_permissions(mesh: Mesh, more: Iterable[Permission] = ()) -> tuple[Per
 
 
 def _all_there(mesh: Mesh) -> bool:
-    """Whether a narrow role's namespaces were made before, as its bindings need them."""
+    """Whether all namespaces exist, as they have to before a narrow role's bindings can."""
     try:
         return all(
             mesh.cluster.get("v1", "Namespace", namespace["metadata"]["name"])
@@ -227,17 +228,16 @@ def _all_there(mesh: Mesh) -> bool:
         return False
 
 
-# What Linkerd's charts own outside their namespaces, by name.
 _LINKERD_GROUPS = ("linkerd.io", "policy.linkerd.io", "multicluster.linkerd.io")
 
 
 def read_preflight(
     mesh: Mesh, releases: Sequence[Release], more: Iterable[Permission] = ()
 ) -> PreflightSnapshot:
-    """Reads what preflight looks at.
+    """Reads what preflight judges.
 
     Args:
-        more: permissions that are needed beside those of the mesh's releases.
+        more: permissions that are needed besides those for the mesh's releases.
     """
     cluster = mesh.cluster
     server_clock, local_clock = cluster.clock(), datetime.now(UTC)
@@ -245,7 +245,7 @@ def read_preflight(
     def linkerds(api_version: str, kind: str) -> list[Object]:
         return list(cluster.list(api_version, kind, labels="linkerd.io/control-plane-ns"))
 
-    # None needs another, and each is an answer to wait for.
+    # These reads are independent, and each waits for the API server.
     with ThreadPoolExecutor(READERS) as pool:
         asked = pool.submit(denied_permissions, mesh, more)
         listed = pool.submit(lambda: list(cluster.list("apiextensions.k8s.io/v1", CRD)))
@@ -312,8 +312,11 @@ def _foreign_namespaces(
 
 
 def gateway_api_owner(crds: Iterable[Object], config: MeshConfig, installed: MeshReleases) -> str:
-    """Who owns the Gateway API's CRDs, as `ClusterFacts` has it; the mesh's own by its chart."""
-    # Somebody else's first: a mixture must not be overwritten.
+    """Who owns the Gateway API's CRDs, as `ClusterFacts` names them; empty if there are none.
+
+    The mesh's own release is named after its chart, whatever the release is called.
+    """
+    # Other owners come first: CRDs of mixed ownership must not be overwritten.
     own = f"{config.namespaces.linkerd}/linkerd-crds"
     owners = [owner_of(crd) for crd in crds if crd["spec"]["group"] == GATEWAY_API]
     ref = installed.ref("linkerd-crds")

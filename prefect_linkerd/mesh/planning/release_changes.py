@@ -1,4 +1,4 @@
-"""Reads how each Helm release of a mesh would change: what `planning.losses` judges."""
+"""Reads how each Helm release of a mesh would change, for `planning.losses` to judge."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from prefect_linkerd.mesh.planning.losses import ReleaseChange
 
 @dataclass(frozen=True)
 class Comparison:
-    """A release as it is wanted, and the revision that it follows.
+    """A desired release, and the installed revision that it would replace.
 
-    `before` is None where nothing is installed; of the control plane it may be the one chart of
-    2.11. `is_settled` says that nothing of the release will be written.
+    `before` is None if nothing is installed; for the control plane it may be 2.11's single chart.
+    `is_settled` says that the run will write nothing of this release.
     """
 
     desired: DesiredRelease
@@ -60,7 +60,7 @@ class Comparison:
 
     @property
     def has_comparable_values(self) -> bool:
-        """Whether the revision before has values of this chart; one cut from 2.11's has not."""
+        """Whether the old revision has values of this chart; CRDs split from 2.11's have none."""
         chart, before = self.desired.chart.name, self.before
         if before is None or self.keeps_newer_crds:
             return False
@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def present(self) -> tuple[Object, ...]:
-        """The objects that the next manifest is merged with, and that it may lack."""
+        """The installed objects that Helm merges the next manifest with; it may lack some."""
         if self.before is None:
             return ()
         if self.before.chart == OLD and self.desired.chart.name == CONTROL_PLANE:
@@ -86,14 +86,14 @@ def read_changes(
     *,
     keeps_crds: bool = False,
 ) -> list[ReleaseChange]:
-    """What would become of releases; changes nothing.
+    """How each release would change; writes nothing.
 
-    A release that nothing would be written of is neither rendered nor asked about. Nor is a new
-    one asked about in a namespace that is not there yet: its objects cannot be either.
+    A settled release is neither rendered nor compared with the cluster's objects. A new release in
+    a namespace that does not exist yet is only rendered: its objects cannot exist either.
 
     Args:
-        source: the configuration at the version that is installed.
-        config: the configuration at the version that is wanted.
+        mesh: its configuration is at the wanted version.
+        source: the configuration at the installed version.
         keeps_crds: whether CRDs are marked to be kept before Helm could delete one.
 
     Raises:
@@ -138,7 +138,7 @@ def _change(
                 object_changes(
                     mesh.cluster,
                     desired.namespace,
-                    # Helm keeps no owner of a folder's CRDs, so none of them is new to it.
+                    # Helm records no owner for a folder's CRDs, so none of them counts as new.
                     (*comparison.present, *crds),
                     rendered,
                     own,
@@ -164,11 +164,13 @@ def _change(
 def installed_crds(
     cluster: Cluster, installed: Mapping[str, Revision], charts: Sequence[Chart]
 ) -> list[Object]:
-    """The CRDs of the mesh's releases; those of a chart's folder are in no manifest of Helm's.
+    """The installed CRDs of the mesh's releases.
+
+    The CRDs of a chart's `crds/` folder are in no Helm manifest, so they are read from the cluster.
 
     Args:
         installed: the releases' deployed revisions, by chart.
-        charts: those that are wanted.
+        charts: the wanted charts.
     """
     found = [obj for r in installed.values() for obj in r.manifest if obj["kind"] == CRD]
     for chart in charts:
@@ -180,9 +182,9 @@ def installed_crds(
 
 
 def chart_of(revision: Revision) -> Chart | None:
-    """The chart of a revision, with what values are computed from; None if it is not known.
+    """The chart of a revision, with what values are computed from; None for an unknown chart.
 
-    From Helm's own record, as a repository need not have old charts any more.
+    Read from Helm's own record, because a repository may no longer have old charts.
     """
     name = cast("ChartName", revision.chart)
     if name not in (*FIELDS, "linkerd-crds"):
@@ -200,7 +202,7 @@ def chart_of(revision: Revision) -> Chart | None:
 
 
 def _ha(files: Iterable[dict[str, Any]]) -> Values:
-    """The content of `values-ha.yaml` among the files of a chart in Helm's record."""
+    """The content of `values-ha.yaml` among a chart's files in Helm's record."""
     for file in files:
         if file.get("name") == "values-ha.yaml":
             try:

@@ -1,4 +1,4 @@
-"""How a release's values would change: key by key, before and after, without what is secret."""
+"""How a release's values would change: key by key, before and after, without secrets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from prefect_linkerd.mesh.helm.values import leaves, merge
 from prefect_linkerd.mesh.planning.losses import ReleaseChange, dotted, shown
 
 WIDEST = 80
-"""Characters of a value that are shown."""
+"""The most characters of a value that are shown."""
 
 
 @dataclass(frozen=True)
 class ChangedValue:
-    """One value of a chart; `before` is empty for a new one, `after` for one that goes."""
+    """One value of a chart; `before` is empty for an added one, `after` for a removed one."""
 
     chart: str
     key: str
@@ -25,7 +25,7 @@ class ChangedValue:
 
 
 def changed_values(changes: Iterable[ReleaseChange]) -> Iterator[ChangedValue]:
-    """The values that differ where a release is there; a chart's defaults are no change."""
+    """The values that change in installed releases; changed chart defaults do not count."""
     for change in changes:
         if change.before is None:
             continue
@@ -49,7 +49,7 @@ def _text(value: Any, name: str) -> str:
 
 
 def values_section(changes: Iterable[ChangedValue]) -> list[str]:
-    """The changes as a difference, chart by chart, in Markdown."""
+    """The changes as a Markdown diff, chart by chart."""
     by_chart: dict[str, list[ChangedValue]] = {}
     for change in changes:
         by_chart.setdefault(change.chart, []).append(change)

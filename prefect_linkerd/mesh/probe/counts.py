@@ -1,8 +1,8 @@
 """What the probe counted, and whether that is good enough. Pure.
 
-Each client counts for itself, by the server's generation. A ledger holds the last word of every
-process of a client, of those as well that are gone; what happened since some moment is the
-difference of two.
+Each client keeps its own counts, by the server's generation. A ledger holds the latest report of
+every client process, including those that are gone; the difference between two ledgers is what
+happened between them.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SETTLED = 10
-"""Answers of a pair from each client that make it settled: it works, and that was no chance."""
+"""Answers that each client needs from a server to be settled: it works, and not just by luck."""
 
 SHOWN = 5
-"""Pairs and reasons that a message names."""
+"""The most pairs or reasons that a message names."""
 
 Pair = tuple[str, str]
-"""The generations of a client and of the server that it asks."""
+"""The generations of a client and of the server that it sends requests to."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """Requests of one pair, or of many together.
+    """The requests of one pair, or the sum of several.
 
     `identified` are the answers whose server saw the client's mTLS identity. `early` failures are
-    those before a new server's first answer, which count as none; `last` is the last failure's
-    reason. `p50`, `p99` and `slowest` are milliseconds, the largest of any client.
+    those before a new server's first answer, which do not count as failed; `last` is the last
+    failure's reason. `p50`, `p99` and `slowest` are in milliseconds, the largest of any client.
     """
 
     ok: int = 0
@@ -59,7 +59,7 @@ class Count:
         )
 
     def since(self, before: Count) -> Count:
-        """What came after an earlier count of the same; latencies are of the latest answers."""
+        """The requests after an earlier count of the same; latencies are of the latest answers."""
         return Count(
             ok=self.ok - before.ok,
             failed=self.failed - before.failed,
@@ -73,7 +73,7 @@ class Count:
         )
 
     def __str__(self) -> str:
-        """In words, the failures last.
+        """The count in words, failures last.
 
         >>> str(Count(ok=10899, identified=10899, p50=2.4, p99=9.0))
         'p50 2 ms, p99 9 ms, 10,899 with an mTLS identity, 10,899 requests, 0 failed'
@@ -88,7 +88,7 @@ NOTHING = Count()
 
 @dataclass(frozen=True)
 class Said:
-    """What one client said: its generation, its counts by the server's, and by which process."""
+    """One client's report: its generation, its counts by the server's, and its process id."""
 
     client: str
     servers: Mapping[str, Count]
@@ -96,10 +96,10 @@ class Said:
 
 
 def read_said(content: Any) -> Said:
-    """A client's own words, as `program.Prober` writes them.
+    """Parses a client's report, as `program.Prober` writes it.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not such a report.
     """
     try:
         servers = {
@@ -108,19 +108,19 @@ def read_said(content: Any) -> Said:
         }
         return Said(str(content["client"]), servers, str(content["process"]))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not what a probe says: {error!r}") from None
+        raise ValueError(f"not a probe's report: {error!r}") from None
 
 
 def read_lines(content: Any) -> dict[str, str]:
-    """What a client read of other proxies, by their addresses.
+    """Parses the metrics that a client read from other proxies, by the proxies' addresses.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not such an answer.
     """
     try:
         return {str(address): str(lines) for address, lines in content.items()}
     except AttributeError as error:
-        raise ValueError(f"not what a probe reads: {error!r}") from None
+        raise ValueError(f"not metrics from a probe: {error!r}") from None
 
 
 def _count(piece: Mapping[str, Any]) -> Count:
@@ -144,17 +144,17 @@ def total(counts: Iterable[Count]) -> Count:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The last word of every process of a client, by its id; one that restarts is another one."""
+    """The latest report of every client process, by its id; a restart makes a new process."""
 
     words: Mapping[str, Said] = field(default_factory=dict[str, Said])
 
     def heard(self, said: Iterable[Said]) -> Ledger:
-        """With what some clients have said since."""
+        """The ledger with newer reports of some clients."""
         return Ledger({**self.words, **{one.process: one for one in said}})
 
     @property
     def pairs(self) -> dict[Pair, Count]:
-        """The counts of every pair, over all clients."""
+        """The counts of every pair, summed over all clients."""
         found: dict[Pair, Count] = {}
         for said in self.words.values():
             for server, count in said.servers.items():
@@ -168,17 +168,17 @@ class Ledger:
 
 
 def since(now: Ledger, before: Ledger) -> dict[Pair, Count]:
-    """Each pair's counts after an earlier ledger."""
+    """Each pair's counts since an earlier ledger; pairs without requests are left out."""
     earlier = before.pairs
     found = {pair: count.since(earlier.get(pair, NOTHING)) for pair, count in now.pairs.items()}
     return {pair: count for pair, count in found.items() if count.sent or count.early}
 
 
 def unsettled(said: Mapping[str, Said], servers: Sequence[str]) -> list[str]:
-    """The clients and servers that are not known yet to be able to talk.
+    """The pairs of client and server that have not settled yet.
 
     Args:
-        said: what every living client said, by its pod.
+        said: the report of every living client, by pod.
         servers: the living generations.
     """
     found: list[str] = []
@@ -192,7 +192,7 @@ def unsettled(said: Mapping[str, Said], servers: Sequence[str]) -> list[str]:
 
 
 def answers_lacking(said: Iterable[Said], servers: Sequence[str]) -> int:
-    """How many answers the pair still needs that lacks most of them to be settled."""
+    """How many answers the pair that is furthest from settled still needs."""
     fewest = min(
         (one.servers.get(server, NOTHING).ok for one in said for server in servers), default=0
     )
@@ -200,12 +200,12 @@ def answers_lacking(said: Iterable[Said], servers: Sequence[str]) -> int:
 
 
 def too_many(ledger: Ledger, allowed: int) -> bool:
-    """Whether more requests failed than may."""
+    """Whether more requests failed than allowed."""
     return ledger.all.failed > allowed
 
 
 def failing(ledger: Ledger) -> str:
-    """Which pairs fail, and why: the worst first."""
+    """Which pairs fail, and why, the worst first."""
     worst = sorted(
         ((pair, count) for pair, count in ledger.pairs.items() if count.failed),
         key=lambda item: -item[1].failed,
@@ -215,7 +215,7 @@ def failing(ledger: Ledger) -> str:
         for (client, server), count in worst[:SHOWN]
     ]
     left = len(worst) - SHOWN
-    return "; ".join([*words, *([f"and {left} pairs more"] if left > 0 else [])])
+    return "; ".join([*words, *([f"and {left} more pairs"] if left > 0 else [])])
 
 
 def _reasons(count: Count) -> str:
@@ -225,7 +225,7 @@ def _reasons(count: Count) -> str:
 
 @dataclass(frozen=True)
 class ProbeOutcome:
-    """What a run's probe found, or why there was none (`absent`)."""
+    """What a run's probe found, or why there was no probe (`absent`)."""
 
     pairs: Mapping[Pair, Count] = field(default_factory=dict[Pair, Count])
     absent: str = ""
@@ -236,7 +236,7 @@ class ProbeOutcome:
 
     @property
     def sentence(self) -> str:
-        """How an artifact and an event end.
+        """The sentence at the end of an artifact and of an event.
 
         >>> ProbeOutcome({("0-before", "0-before"): Count(ok=1234)}).sentence
         '1,234 requests, 0 failed'
@@ -250,14 +250,14 @@ class ProbeOutcome:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The same for an event."""
+        """The outcome for an event's payload."""
         if self.absent:
             return {"text": self.sentence}
         count = self.all
         return {"sent": count.sent, "failed": count.failed, "text": self.sentence}
 
     def markdown(self) -> list[str]:
-        """The end of an artifact."""
+        """The section at the end of an artifact."""
         lines = ["", "## Requests of the probe", ""]
         if self.pairs:
             lines += ["| client | server | requests | failed | mTLS | p50 | p99 | reasons |"]

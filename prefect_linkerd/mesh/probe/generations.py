@@ -1,10 +1,10 @@
-"""Which generations of the probe exist, and which a phase starts and ends. Pure.
+"""Which generations of the probe exist, and which of them a phase starts and ends. Pure.
 
-A generation is a set of pods that started at the same point of a change, so that their proxies
-trust the same anchors, have certificates of the same issuer and are of the same version. The
-generation from before a phase stays until the phase's restarts are done, so that for all of the
-phase old asks new and new asks old. It is ended before the phase is proven: then no proxy may be
-left that the next phase's certificates are unknown to, and the probe's are no exception.
+A generation is a set of pods that started at the same point of a change, so their proxies trust
+the same anchors, have certificates from the same issuer and run the same version. The generation
+from before a phase stays until the phase's restarts are done, so that old and new pods send each
+other requests during the whole phase. It ends before the phase is proven: from then on every proxy,
+including the probe's, has to trust the next phase's certificates.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ BEFORE = "before"
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation; `number` counts all that a run has started."""
+    """One generation; `number` counts those that the run started before it."""
 
     number: int
     phase: str
 
     @property
     def name(self) -> str:
-        """How its objects and its pairs are named.
+        """The name in its objects and its pairs.
 
         >>> Generation(2, "data plane").name
         '2-data-plane'
@@ -45,7 +45,7 @@ class Generations:
 
     @property
     def older(self) -> tuple[Generation, ...]:
-        """What ends once a phase's restarts are done: all but the newest."""
+        """The generations that end once a phase's restarts are done: all but the newest."""
         return self.living[:-1]
 
     @property
@@ -54,17 +54,17 @@ class Generations:
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Who asks whom: each client and server, its own generation included."""
+        """Every pair of client and server generations, a generation with itself included."""
         return tuple((client, server) for client in self.names for server in self.names)
 
     def next(self, phase: str) -> Generation:
-        """The one that a phase would start."""
+        """The generation that a phase would start."""
         return Generation(self.started, phase)
 
     def starting(self, phase: str) -> Generations:
-        """With a phase's generation."""
+        """The generations after a phase has started its own."""
         return Generations((*self.living, self.next(phase)), self.started + 1)
 
     def ending_older(self) -> Generations:
-        """With the newest alone."""
+        """The generations after all but the newest have ended."""
         return Generations(self.living[-1:], self.started)

@@ -1,4 +1,4 @@
-"""What a user may say about the probe."""
+"""The user's options for the probe."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from prefect_linkerd.mesh.config.model import Namespace, Section
 from prefect_linkerd.mesh.load.image import IMAGE, valid_image
 
 NAMESPACE = "linkerd-probe"
-"""The namespace of the probe's own."""
+"""The probe's own namespace."""
 
 
 class ProbeOptions(Section):
-    """Requests of our own while a mesh changes: how many, and how many may fail."""
+    """The probe's requests while a mesh changes: how many are sent, and how many may fail."""
 
     enabled: bool = Field(
         default=True,
@@ -36,8 +36,8 @@ class ProbeOptions(Section):
     image: str = Field(
         default=IMAGE,
         title="Image",
-        description="Any image with python3 (3.9 or newer). With a private registry its registry "
-        "is replaced like that of every image.",
+        description="Any image with python3 (3.9 or newer). A private registry replaces the "
+        "image's own, as for every image.",
     )
     replicas: int = Field(
         default=2,

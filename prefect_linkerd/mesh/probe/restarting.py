@@ -1,4 +1,4 @@
-"""Restarts of the data plane while the probe asks, whose own pods they leave alone."""
+"""Restarts the data plane while the probe sends requests; leaves the probe's own pods alone."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def restart_beside(
     before_batch: Callable[[Batch], None] = lambda _: None,
     **options: Any,
 ) -> Restarted:
-    """`restart_data_plane`, stopped before the next batch when the probe's requests fail.
+    """Calls `restart_data_plane`; stops before the next batch if the probe's requests fail.
 
-    Instead of restarting the probe's pods, a new generation starts: once the control plane is
-    restarted, as its injector gives new pods what they trust, and only where the newest generation
-    needs a restart. The older ones end after the last batch.
+    Instead of restarting the probe's pods, starts a new generation: once the control plane is
+    restarted, because its injector gives new pods the anchors that they trust, and only if the
+    newest generation needs a restart. The older generations end after the last batch.
 
     Args:
         phase: what the restarts are for; the generation is named after it.
-        options: those of `restart_data_plane`.
+        options: passed to `restart_data_plane`.
 
     Raises:
         NotReady: see `restart_data_plane` and `Probe.arrive`.
-        RequestsFailed: more requests failed than may.
+        RequestsFailed: more requests failed than allowed.
     """
     if not probe.asks:
         return restart_data_plane(

@@ -1,4 +1,4 @@
-"""One probe on a cluster: what it makes, what it hears, and how it ends."""
+"""One probe on a cluster: makes its objects, collects its clients' counts, and removes it all."""
 
 from __future__ import annotations
 
@@ -67,26 +67,26 @@ from prefect_linkerd.mesh.probe.workloads import (
 )
 from prefect_linkerd.mesh.snapshot.mesh import Pod
 
-SIMULATED = "no node runs containers, so that nothing can be asked"
+SIMULATED = "no node runs containers"
 TURN_OFF = "or turn the probe off (probe.enabled)"
 
 HEARD_WITHIN_SECONDS = 30
-"""How long every generation may be silent: a pod may be on its way to another node."""
+"""How long a generation may be unreachable: a pod may be moving to another node."""
 
 SILENCE_SECONDS = 5
-"""How long failures may go unheard while a generation settles."""
+"""How long failures may go unnoticed while a generation settles."""
 
 SETTLED_WITHIN_SECONDS = 15
-"""How long a generation may take beyond its warm-up and the time of its requests."""
+"""How long a generation may take to settle beyond its warm-up and the time of its requests."""
 
 GONE_WITHIN_SECONDS = 120
 READERS = 8
 
 IN_VAIN = 2
-"""How often in a row no proxy answers the probe's pods before they are not sent to any again."""
+"""How often in a row the probe's pods reach no proxy before they stop reading proxies."""
 
-# What a namespace that a run has created may hold when it is deleted: nothing but what every
-# namespace has.
+# A namespace that a run has created is deleted only if it contains none of these, and no ConfigMap
+# but the one that every namespace has.
 _OTHERS = (
     ("v1", "Pod"),
     ("v1", "Service"),
@@ -104,10 +104,10 @@ Say = Callable[[str], None]
 
 
 class Probe:
-    """What a change of a mesh sees of its probe. This one is off, and sends no requests.
+    """The probe as seen by a flow that changes a mesh. This one is off, and sends no requests.
 
     Args:
-        absent: why not.
+        absent: why it is off.
     """
 
     asks = False
@@ -129,35 +129,35 @@ class Probe:
         return False
 
     def arrive(self, phase: str) -> None:
-        """Starts a phase's generation beside the others, and lets all of them ask each other.
+        """Starts a phase's generation beside the others; all of them send each other requests.
 
         Raises:
-            NotReady: its pods do not come up, or nothing can be heard of them.
+            NotReady: its pods do not come up, or none of its clients can be reached.
             RequestsFailed: see `check`.
         """
 
     def check(self, where: str) -> None:
-        """Counts what was asked since the last time.
+        """Counts the requests since the last time.
 
         Raises:
-            RequestsFailed: more failed than may; names the pairs, and why.
-            NotReady: no client of a generation can be heard.
+            RequestsFailed: more failed than allowed; names the pairs and the reasons.
+            NotReady: no client of a generation can be reached.
         """
 
     def leave(self, phase: str) -> None:
-        """Ends every generation but the newest, once nobody asks it any more.
+        """Ends every generation but the newest, once they get no more requests.
 
         Raises:
-            NotReady: its pods do not go.
+            NotReady: their pods are not deleted in time.
             RequestsFailed: see `check`.
         """
 
     def conclude(self, phase: str) -> str:  # noqa: ARG002
-        """Checks, and says what was counted in a phase; empty where nothing was."""
+        """Checks, and returns in words what was counted in a phase; empty if the probe is off."""
         return ""
 
     def only_count(self) -> None:
-        """From now on failures are counted and stop nothing: the mesh is on its way back."""
+        """From now on only counts failures, without stopping: the mesh is being rolled back."""
 
     def census(
         self,
@@ -165,7 +165,7 @@ class Probe:
         names: Sequence[str],  # noqa: ARG002
         seconds: float,  # noqa: ARG002
     ) -> Mapping[str, str]:
-        """What the probe's pods read of other proxies; see `Census`."""
+        """What the probe's pods read from other proxies; see `Census`."""
         return {}
 
     def end(self) -> None:
@@ -173,10 +173,10 @@ class Probe:
 
 
 class AskingProbe(Probe):
-    """A probe that asks. `start` begins it, `end` removes all that it made.
+    """A probe that sends requests. `start` begins it, `end` removes everything that it made.
 
     Args:
-        say: called with what was counted, batch by batch, and with what does not go as it should.
+        say: called with what was counted, batch by batch, and with anything that goes wrong.
         on_progress: called while a generation comes up.
     """
 
@@ -206,15 +206,15 @@ class AskingProbe(Probe):
         self._heard: list[Object] = []
         self._in_vain = 0
 
-    # Life and end
+    # Start and end
 
     def start(self) -> None:
-        """The first generation is up, and its pods can ask each other.
+        """Brings up the first generation, whose pods then send each other requests.
 
         Raises:
-            InvalidInput: the namespace of the options does not exist.
+            InvalidInput: the namespace in the options does not exist.
             OwnershipConflict: the probe's own namespace belongs to somebody else.
-            PreflightFailed: this identity may not do what it takes.
+            PreflightFailed: this identity lacks a permission.
             NotReady, RequestsFailed: see `arrive`.
         """
         try:
@@ -231,12 +231,12 @@ class AskingProbe(Probe):
             raise
 
     def end(self) -> None:
-        """Removes everything. Where it cannot, it says so: what is left goes with the fuse."""
+        """Removes everything. If that fails, says so: the rest is deleted with the fuse."""
         try:
             if self._is_lit:
                 self._is_lit = False
                 with suppress(MeshError):
-                    # Asking nobody, they end at once.
+                    # Pods that send no requests exit at once.
                     self._read(self._pods(self._generations.living), ())
                 self._fuse.__exit__(None, None, None)
             self._remove_place()
@@ -252,7 +252,7 @@ class AskingProbe(Probe):
 
     @contextmanager
     def _tolerant(self) -> Generator[None]:
-        """Where the probe only counts, its own faults are said and stop nothing."""
+        """If the probe only counts, logs its own errors instead of raising them."""
         try:
             yield
         except MeshError as error:
@@ -268,7 +268,7 @@ class AskingProbe(Probe):
             if self._mesh.cluster.get("v1", "Namespace", self._place) is None:
                 raise InvalidInput(
                     f"Namespace/{self._place}",
-                    expected="it to exist, as probe.namespace names it",
+                    expected="it to exist, because probe.namespace names it",
                     found="nothing",
                     remedy="Create it, or leave probe.namespace empty.",
                 )
@@ -284,7 +284,7 @@ class AskingProbe(Probe):
             self._mesh.cluster.apply(wanted)
 
     def _await_place(self, found: Object | None) -> Object | None:
-        """The namespace, once it is not going any more: a run before this one has ended."""
+        """The namespace, once it is no longer terminating: an earlier run may have deleted it."""
 
         def is_usable(found: Object | None) -> bool:
             return found is None or not found["metadata"].get("deletionTimestamp")
@@ -310,9 +310,9 @@ class AskingProbe(Probe):
         if lacking := denied(self._mesh.cluster, asked):
             raise PreflightFailed(
                 "permissions of the probe",
-                expected="all that it does, before anything changes",
+                expected="all of them to be granted before anything changes",
                 found=in_words(lacking),
-                remedy=f"{GRANT[:-1]}, {TURN_OFF}. The mesh is as it was.",
+                remedy=f"{GRANT[:-1]}, {TURN_OFF}. The mesh was not changed.",
             )
 
     @property
@@ -326,7 +326,7 @@ class AskingProbe(Probe):
             self._mesh.cluster.apply(wanted)
 
     def _remove_place(self) -> None:
-        """Deletes a namespace that a run has created, if nobody else has put anything there."""
+        """Deletes a namespace that a run has created, unless somebody put anything else in it."""
         if self._options.namespace is not None:
             return
         found = self._mesh.cluster.get("v1", "Namespace", self._place)
@@ -348,10 +348,10 @@ class AskingProbe(Probe):
         return f"{PROBE.fuse_name(self._id)}-{part}"
 
     def _own(self, obj: Object) -> None:
-        """Makes an object of this run, owned by its fuse."""
+        """Creates an object of this run, owned by its fuse."""
         obj = labelled(obj, self._labels)
         obj["metadata"]["ownerReferences"] = [self._fuse.reference()]
-        remedy = "Run again: the next run has other names."
+        remedy = "Run again: the next run uses other names."
         ensure_own(self._mesh.cluster, [OwnObject(obj, always(remedy))])
 
     def is_own(self, pod: Pod) -> bool:
@@ -410,11 +410,11 @@ class AskingProbe(Probe):
         self.check(where)
         older, kept = self._generations.older, self._generations.ending_older()
         with self._tolerant():
-            # Nobody asks them any more, nor do they ask: so that their end is no failure.
+            # They neither get nor send requests any more, so their end causes no failures.
             self._hear(kept, leaving=older)
             self._judge(where)
             self._remove(older)
-            # Last: a step that is tried again begins with the same ones.
+            # Last, so that a retried step begins with the same generations.
             self._generations = kept
 
     def _remove(self, older: Iterable[Generation]) -> None:
@@ -450,7 +450,7 @@ class AskingProbe(Probe):
         with self._tolerant():
             self._hear(self._generations)
         counted = total(since(self._ledger, self._checked).values())
-        # A wait checks again and again: it is said once, and when something fails.
+        # A wait checks repeatedly: log it once, and whenever something fails.
         if where != self._where or counted.failed:
             self._checked, self._where = self._ledger, where
             self._say(f"Probe, {where}: {counted}")
@@ -483,14 +483,14 @@ class AskingProbe(Probe):
         )
 
     def _settle(self, where: str) -> None:
-        """Waits until every client has heard of every server."""
+        """Waits until every client has enough answers from every server."""
         options = self._options
         asking = SETTLED / options.requests_per_second
         within = options.warm_up_seconds + 2 * asking + SETTLED_WITHIN_SECONDS
         said: Mapping[str, Said] = {}
 
         def pause() -> float:
-            # It is known how long the answers take that are lacking, if all goes well.
+            # How long the missing answers take if all goes well.
             lacking = answers_lacking(said.values(), self._generations.names)
             return min(max(lacking / options.requests_per_second, 0.5), SILENCE_SECONDS)
 
@@ -510,22 +510,22 @@ class AskingProbe(Probe):
     def _hear(
         self, generations: Generations, leaving: tuple[Generation, ...] = ()
     ) -> dict[str, Said]:
-        """Hears every client, and says to each whom it is to ask: these generations.
+        """Reads every client's report, and tells it to send requests to these generations only.
 
         Args:
-            leaving: those whose clients are to ask nobody any more.
+            leaving: those whose clients are to stop sending requests.
 
         Returns:
-            What every client said that could be heard and is not leaving, by its pod.
+            The report of every client that could be reached and is not leaving, by its pod.
 
         Raises:
-            NotReady: of one generation none can be heard.
+            NotReady: no client of a generation can be reached.
         """
         names = {each.name for each in leaving} | set(generations.names)
         wanted = dict.fromkeys(names, self._options.replicas)
 
         def hear() -> tuple[dict[str, Said], dict[str, str]]:
-            # Those of the last time, while each of them answers.
+            # Keep to the pods of the last time while each of them answers.
             is_known = Counter(map(_generation_of, self._heard)) == wanted
             said, silent = self._read(self._heard if is_known else [], generations.names)
             if not is_known or silent:
@@ -543,13 +543,13 @@ class AskingProbe(Probe):
         if not is_complete(heard):
             raise self._unheard(silent)
         for name, why in silent.items():
-            self._say(f"Probe: Pod/{self._place}/{name} cannot be heard: {why}")
+            self._say(f"Probe: Pod/{self._place}/{name} cannot be reached: {why}")
         return {pod: one for pod, one in said.items() if one.client in generations.names}
 
     def _read(
         self, pods: list[Object], asked: tuple[str, ...]
     ) -> tuple[dict[str, Said], dict[str, str]]:
-        """What clients say, by their pods, and why others say nothing."""
+        """The reports of clients, by their pods, and why others gave none."""
         query = urlencode([("server", name) for name in asked])
 
         def read(pod: Object) -> Said | str:
@@ -575,11 +575,11 @@ class AskingProbe(Probe):
     def census(
         self, pods: Sequence[Pod], names: Sequence[str], seconds: float
     ) -> Mapping[str, str]:
-        """What the probe's pods read of other proxies, a hundred in one API call.
+        """What the probe's pods read from other proxies, a hundred in one API call.
 
-        Nothing of what does not answer them, by a NetworkPolicy or a policy of Linkerd's.
+        Leaves out proxies that do not answer, such as behind a NetworkPolicy or a Linkerd policy.
         """
-        # A pod that has just ended may have left its address to another.
+        # Skip an address that two pods have: a new pod may have got that of one that just ended.
         times = Counter(pod.ip for pod in pods)
         asked = {pod.ip: pod.uid for pod in pods if pod.ip and times[pod.ip] == 1}
         readers = [pod for pod in self._heard if _generation_of(pod) in self._generations.names]
@@ -595,9 +595,9 @@ class AskingProbe(Probe):
         self._in_vain = 0 if found else self._in_vain + 1
         if not found:
             if self._in_vain == IN_VAIN:
-                self._say("Probe: its pods reach no proxy's metrics; the API server is asked.")
+                self._say("Probe: its pods reach no proxy's metrics; using the API server instead.")
             return {}
-        # Each has a hundred to read at a time.
+        # As many calls at a time as there are readers, each for a hundred proxies.
         with ThreadPoolExecutor(len(readers)) as pool:
             for more in pool.map(read, range(1, len(others) + 1), others):
                 found |= more
@@ -606,7 +606,7 @@ class AskingProbe(Probe):
     def _metrics(
         self, reader: Object, addresses: Sequence[str], names: Sequence[str], seconds: float
     ) -> dict[str, str]:
-        """What one of the probe's pods reads of these proxies, by their addresses."""
+        """What one of the probe's pods reads from these proxies, by their addresses."""
         query = urlencode(
             [
                 *(("proxy", each) for each in addresses),
@@ -620,10 +620,10 @@ class AskingProbe(Probe):
             return {}
 
     def _get(self, pod: Object, path: str, seconds: float) -> bytes:
-        """What a pod of the probe answers on its own port; asked once.
+        """What a pod of the probe answers on its results port; not retried.
 
         Args:
-            seconds: how long it may take to know.
+            seconds: how long the pod may take for its answer.
         """
         name = pod["metadata"]["name"]
         answer, _ = self._mesh.cluster.request(
@@ -640,12 +640,12 @@ class AskingProbe(Probe):
         reasons = "; ".join(f"Pod/{self._place}/{name}: {why}" for name, why in silent.items())
         return NotReady(
             f"probe of mesh {self._mesh.config.name}",
-            expected=f"a client of each generation ({names}) to be heard through the API server's "
+            expected=f"a client of each generation ({names}) to answer through the API server's "
             "pod proxy",
             found=reasons or "no running pod of one of them",
             remedy="If the API server was unreachable for minutes, the probe is gone with its "
-            f"fuse: run again. Else grant get on pods/proxy in namespace {self._place} "
-            "(docs/permissions.md), see whether the API server reaches pods on port "
+            f"fuse: run again. Otherwise grant get on pods/proxy in namespace {self._place} "
+            "(docs/permissions.md), check that the API server reaches pods on port "
             f"{RESULTS_PORT}, {TURN_OFF}.",
         )
 
@@ -660,11 +660,11 @@ def _is_running(pod: Object) -> bool:
 
 
 def _silent(_text: str) -> None:
-    """For callers who read the outcome at the end."""
+    """For callers that read the outcome at the end."""
 
 
 def _no_progress(_ready: int, _wanted: int, _text: str) -> None:
-    """For callers who do not show it."""
+    """For callers that do not show progress."""
 
 
 def start_probe(
@@ -674,10 +674,10 @@ def start_probe(
     say: Say = _silent,
     on_progress: OnProgress = _no_progress,
 ) -> Probe:
-    """A probe that asks, or says why it does not.
+    """Starts a probe; returns one that is off if disabled or if no node runs containers.
 
     Raises:
-        MeshError: see `AskingProbe.start`; nothing is left of it.
+        MeshError: see `AskingProbe.start`; what it made is removed again.
     """
     if not options.enabled:
         return Probe("the probe is off (probe.enabled)")
@@ -690,7 +690,7 @@ def start_probe(
             "permissions of the probe",
             expected="to list nodes, to know whether pods run on them",
             found=error.found,
-            remedy=f"{GRANT[:-1]}, {TURN_OFF}. The mesh is as it was.",
+            remedy=f"{GRANT[:-1]}, {TURN_OFF}. The mesh was not changed.",
         ) from None
     if not runs_pods(nodes):
         return Probe(SIMULATED)

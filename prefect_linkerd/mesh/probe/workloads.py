@@ -15,13 +15,13 @@ from prefect_linkerd.mesh.probe.options import NAMESPACE, ProbeOptions
 PROBE = Family("probe")
 GENERATION_LABEL = "probe.prefect-linkerd/generation"
 MADE_LABEL = "probe.prefect-linkerd/made"
-"""On a namespace that a run has created, and that a run deletes."""
+"""Marks a namespace that a run has created, so that a run deletes it."""
 
 RESULTS_PORT = 8081
 
 
 def namespace() -> Object:
-    """The probe's own namespace, as an administrator may create it beside a narrow role."""
+    """The probe's own namespace; an administrator may create it along with a narrow role."""
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -45,12 +45,12 @@ def generation(
     program_name: str,
     selector: Mapping[str, str],
 ) -> Object:
-    """A Deployment whose pods answer, ask, and say what they saw.
+    """A Deployment whose pods answer requests, send requests, and report their counts.
 
     Args:
         server: the generation's name.
-        asked: the generations that it asks from the start.
-        url: that of a generation's Service; `{}` stands for the generation's name.
+        asked: the generations that it sends requests to from the start.
+        url: the URL of a generation's Service; `{}` stands for the generation's name.
     """
     arguments = [
         *("probe", "--host", "", "--port", str(CONTAINER_PORT)),
@@ -63,10 +63,10 @@ def generation(
         arguments += ["--ask", each]
     probes = container("probe", config, options.image, arguments)
     template = pod(config, probes, program_name, labels=selector)
-    # Results are read past the proxy, so that a mesh that fails does not hide that it does.
+    # Results bypass the proxy, so that a failing mesh cannot hide its failures.
     template["metadata"]["annotations"] |= {
         "config.linkerd.io/skip-inbound-ports": str(RESULTS_PORT),
-        # And other proxies' metrics, which would make its own proxy look up thousands of addresses.
+        # So do other proxies' metrics: its own proxy would have to look up thousands of addresses.
         "config.linkerd.io/skip-outbound-ports": str(ADMIN_PORT),
         # Source: https://linkerd.io/2/tasks/graceful-shutdown/
         "config.alpha.linkerd.io/proxy-wait-before-exit-seconds": str(DRAIN_SECONDS),
@@ -85,11 +85,11 @@ def generation(
 
 
 def probe_permissions(place: str, *, creates: bool, pulls: bool) -> list[Permission]:
-    """What the probe does in its namespace.
+    """The permissions that the probe needs in its namespace.
 
     Args:
-        creates: whether it creates the namespace, and deletes it.
-        pulls: whether it makes a pull secret there.
+        creates: whether it creates and deletes the namespace.
+        pulls: whether it creates a pull secret there.
     """
     verbs = ("get", "list", "create", "patch", "delete")
     kinds = (("configmaps", ""), ("services", ""), ("deployments", "apps"), ("jobs", "batch"))

@@ -1,1 +1,1 @@
-"""What a run leaves in the cluster for the one that resumes it."""
+"""What a run records in the cluster for the run that resumes it."""

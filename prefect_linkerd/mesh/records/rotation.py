@@ -1,9 +1,10 @@
-"""What a rotation leaves in the cluster, so that any machine can resume it: one ConfigMap.
+"""What a rotation records in the cluster so any machine can resume it: one ConfigMap.
 
-It holds the phase, the anchors by fingerprint, what was restarted and the story so far, and never a
-private key. Only its holder writes it: by a name of its own and a lease that a thread renews, so
-that two runs cannot rotate or upgrade a mesh at once, and one whose machine died is taken over when
-its lease has expired. Every write names the resourceVersion that it saw.
+It has the phase, the anchors by fingerprint, the restarted workloads and the story so far, and
+never a private key. Only the run that holds its lease writes it, under a unique name; a thread
+renews the lease. So two runs cannot rotate or upgrade a mesh at once, and if a run's machine dies
+another takes over when the lease has expired. Every write carries the resourceVersion it is based
+on.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certific
 
 RECORD = "prefect-linkerd-rotation"
 WATCH = 0.3
-"""Seconds between two looks at a lease that somebody else holds."""
+"""Seconds between checks of a lease that another run holds."""
 ATTEMPTS = 6
-"""How often a write is tried that met another one, or whose answer was lost."""
+"""How often to try a write that conflicts with another or whose response is lost."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,18 @@ class Chapter:
 
 @dataclass(frozen=True)
 class RotationRecord:
-    """A rotation as the cluster knows it.
+    """A rotation as recorded in the cluster.
 
-    `goal` is the fingerprint of the anchor that is to be the only one, `origin` that of the anchor
-    that signed the issuer when it began, `anchors` the PEM of all that take part. `signing_since`
-    is the time after which every identity pod signed by the goal; `restarted` the workloads of
-    each phase.
+    `goal` is the fingerprint of the anchor that the rotation leaves as the only one, `origin` that
+    of the anchor that signed the issuer when it started, `anchors` the PEM of all anchors involved.
+    `signing_since` is the time since which every identity pod signs under the goal; `restarted`
+    has the workloads restarted in each phase.
 
-    `pace` is how it goes about restarts (`rotation.pace`). A gentle one shortens the certificates'
-    lifetime to `shortened`; `lifetime` is the release's own value before, empty where it had none,
-    and `is_lengthened` says that this is put back; `short_since` is when every identity pod had it.
-    `dropped` is since when the bundle lacks every
-    anchor but the goal, `drop_by` when proxies are to lack them as well.
+    `pace` is how it handles restarts (`rotation.pace`). A gentle rotation shortens the
+    certificates' lifetime to `shortened`, in effect on every identity pod since `short_since`.
+    `lifetime` is the release's own value from before, empty if it had none, and `is_lengthened`
+    says that it has been restored. `dropped` is when the bundle lost every anchor but the goal,
+    `drop_by` the deadline for proxies to drop them too.
     """
 
     goal: str
@@ -73,22 +74,22 @@ class RotationRecord:
 
     @property
     def is_gentle(self) -> bool:
-        """Whether proxies renew and forget by themselves, rather than by restarts."""
+        """Whether proxies renew by themselves and drop the old anchor at their next restart."""
         return self.pace == "gentle"
 
     @property
     def is_shortened(self) -> bool:
-        """Whether the certificates' lifetime has to be put back."""
+        """Whether the certificates' lifetime has yet to be restored."""
         return bool(self.shortened) and not self.is_lengthened
 
     @property
     def is_going_back(self) -> bool:
-        """Whether it was aborted: the anchor that there was is the goal."""
+        """Whether it was aborted: the old anchor is the goal again."""
         return self.goal == self.origin
 
     @property
     def is_open(self) -> bool:
-        """Whether it has not come to its end."""
+        """Whether it is unfinished."""
         return self.phase != "done"
 
     def since(self) -> datetime | None:
@@ -115,7 +116,7 @@ def read_record(cluster: Cluster, namespace: str) -> RotationRecord | None:
 
 
 def record_of(obj: Object | None) -> RotationRecord | None:
-    """The rotation that a ConfigMap tells of, or None."""
+    """The rotation recorded in a ConfigMap, or None."""
     text: str = (obj or {}).get("data", {}).get("rotation", "")
     if not text:
         return None
@@ -127,14 +128,14 @@ def record_of(obj: Object | None) -> RotationRecord | None:
 
 @dataclass(frozen=True)
 class Lease:
-    """Who has the right to change a mesh, and until when unless it is renewed."""
+    """The run that may change a mesh, and the time when that expires unless it is renewed."""
 
     holder: str
     until: datetime
 
 
 def lease_of(obj: Object | None, now: datetime) -> Lease | None:
-    """The lease that a rotation's ConfigMap holds, or None where it is free or has expired."""
+    """The lease in a rotation's ConfigMap, or None if it is free or has expired."""
     data: Mapping[str, str] = (obj or {}).get("data") or {}
     holder, until = data.get("owner", ""), data.get("until", "")
     if not holder or not until:
@@ -144,14 +145,15 @@ def lease_of(obj: Object | None, now: datetime) -> Lease | None:
 
 
 class RotationClaim:
-    """The right to rotate or upgrade a mesh, held while in its context.
+    """A context manager that holds the right to rotate or upgrade a mesh.
 
-    Entering waits for a holder that may have died: until its lease expires, or until it renews it.
+    Another run that holds it may have died, so entering waits until that run's lease expires or is
+    renewed.
 
     Args:
-        owner: names this run, and no other.
-        lease: seconds after which a holder that is silent has lost it.
-        on_wait: called once, with whom entering waits for.
+        owner: a unique name for this run.
+        lease: seconds after which a holder that stops renewing loses it.
+        on_wait: called once if entering has to wait, with a message that names the holder.
 
     Raises:
         MeshBusy: on entering, another run holds it and is alive.
@@ -197,7 +199,7 @@ class RotationClaim:
         self._over.set()
         self._thread.join(timeout=10)
         if self._lost is None:
-            # Where it cannot be given back, the lease ends by itself.
+            # If the lease cannot be released, it expires by itself.
             with contextlib.suppress(MeshError):
                 self._write(lambda data: data, held=False)
 
@@ -207,7 +209,7 @@ class RotationClaim:
             return record_of(self._object)
 
     def check(self) -> None:
-        """Raises `MeshBusy` where another one has taken over: nothing may be done then."""
+        """Raises `MeshBusy` if another run has taken over, as this one must then change nothing."""
         if self._lost is not None:
             raise self._lost
 
@@ -215,7 +217,7 @@ class RotationClaim:
         """Writes the record.
 
         Args:
-            now: the time, where it was just read.
+            now: the current time, if it has just been read.
         """
         self.check()
         text = json.dumps(asdict(record), sort_keys=True)
@@ -223,7 +225,7 @@ class RotationClaim:
         return record
 
     def tell(self, phase: str, text: str) -> None:
-        """Adds a line to the story, and says which phase it is."""
+        """Adds a line to the story, and sets the current phase."""
         if (record := self.record) is not None:
             now = self._cluster.clock()
             story = (*record.story, Chapter(now.isoformat(timespec="seconds"), phase, text))
@@ -255,7 +257,7 @@ class RotationClaim:
                     if not is_unsure or attempt == ATTEMPTS - 1:
                         raise
                     time.sleep(0.2 * attempt)
-                # Either another one, or our own write whose answer was lost.
+                # Either another run's write, or ours with its response lost.
                 found = self._cluster.get("v1", "ConfigMap", RECORD, self._namespace)
                 if found is None:
                     is_new = True
@@ -277,7 +279,7 @@ class RotationClaim:
         return self._lost
 
     def _await_holder(self) -> Object | None:
-        """The ConfigMap, once nobody holds it; None where there is none."""
+        """Waits until no other run holds the ConfigMap, and returns it; None if there is none."""
         first: tuple[str, str] | None = None
         while True:
             found = self._cluster.get("v1", "ConfigMap", RECORD, self._namespace)
@@ -306,7 +308,7 @@ class RotationClaim:
             try:
                 self._write(lambda data: data)
             except ApiError:
-                # While the API server is unreachable nobody else can take over either.
+                # While the API server is unreachable no other run can take over either.
                 continue
             except MeshError:
                 return

@@ -19,9 +19,10 @@ KEY = "upgrade.json"
 
 
 class RecordedRelease(BaseModel):
-    """A release as it was before the upgrade; its values are in Helm's record of the revision.
+    """A release before the upgrade; its values are in Helm's record of the revision.
 
-    `part` is what of the mesh it is, empty in records of older versions: then its chart says it.
+    `part` names the part of the mesh that it installs. It is empty in records of older versions,
+    where the chart's name stands for it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,7 +36,7 @@ class RecordedRelease(BaseModel):
 
     @classmethod
     def of(cls, part: str, revision: Revision) -> Self:
-        """A revision of a part of the mesh, as one to go back to."""
+        """Records a revision of a part of the mesh to roll back to."""
         return cls(
             name=revision.name,
             namespace=revision.namespace,
@@ -51,9 +52,9 @@ class RecordedRelease(BaseModel):
 
 
 class UpgradeRecord(BaseModel):
-    """An upgrade in progress. `reason` says why it goes back, once it does.
+    """An upgrade in progress. `reason` says why it is rolled back, if it is.
 
-    `was_completed` says that it had been completed, and that somebody asked to go back since.
+    `was_completed` says that it had finished before somebody asked to roll it back.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,9 +67,9 @@ class UpgradeRecord(BaseModel):
     reason: str = ""
     was_completed: bool = False
     control_plane_since: datetime | None = None
-    """When the control plane was at the target and ready: the soak's beginning."""
+    """When the control plane was ready at the target version, which starts the soak."""
     left_crds: tuple[str, ...] = ()
-    """CRDs of 2.11's chart that no new release has, once their old one's record is gone."""
+    """CRDs of 2.11's chart that no new release has, once the old release's record is deleted."""
 
     def release(self, part: str) -> RecordedRelease | None:
         return next((release for release in self.releases if release.stands_for == part), None)
@@ -80,12 +81,12 @@ def read_record(mesh: Mesh) -> UpgradeRecord | None:
 
 
 def record_of(obj: Object | None) -> UpgradeRecord | None:
-    """The upgrade that a ConfigMap tells of, or None."""
+    """The upgrade recorded in a ConfigMap, or None."""
     return UpgradeRecord.model_validate_json(obj["data"][KEY]) if obj is not None else None
 
 
 def begin(mesh: Mesh, record: UpgradeRecord) -> UpgradeRecord:
-    """Writes the record of a new upgrade; the one that is there, where it has the same target.
+    """Writes the record of a new upgrade, or returns an existing one with the same target.
 
     Raises:
         MeshBusy: an upgrade to another version is in progress.
@@ -104,11 +105,11 @@ def begin(mesh: Mesh, record: UpgradeRecord) -> UpgradeRecord:
 
 
 def another_target(config: MeshConfig, found: UpgradeRecord | None) -> MeshBusy:
-    """Says that another upgrade has not ended."""
+    """The error that an upgrade to another version is unfinished."""
     return MeshBusy(
         f"ConfigMap/{config.namespaces.linkerd}/{NAME}",
         expected="no upgrade in progress, or one to the same version",
-        found=f"one to {found.target}" if found else "one that ended just now",
+        found=f"one to {found.target}" if found else "one that has just finished",
         remedy="Finish it by running upgrade with its version, or with go_back."
         if found
         else "Run upgrade again.",
@@ -118,7 +119,7 @@ def another_target(config: MeshConfig, found: UpgradeRecord | None) -> MeshBusy:
 def changed_meanwhile(
     config: MeshConfig, planned: Mapping[str, int], found: Mapping[str, int]
 ) -> MeshBusy:
-    """Says that the releases are no longer those that an upgrade was planned for."""
+    """The error that the releases have changed since an upgrade was planned."""
 
     def revisions(of: Mapping[str, int]) -> str:
         return ", ".join(f"{part} at revision {number}" for part, number in sorted(of.items()))
@@ -137,7 +138,7 @@ def write_record(mesh: Mesh, record: UpgradeRecord) -> UpgradeRecord:
 
 
 def end(mesh: Mesh) -> None:
-    """Deletes the record: the upgrade is done, there or back."""
+    """Deletes the record of an upgrade that is finished or rolled back."""
     mesh.cluster.delete("v1", "ConfigMap", NAME, mesh.config.namespaces.linkerd)
 
 

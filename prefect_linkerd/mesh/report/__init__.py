@@ -1,1 +1,1 @@
-"""Findings, in the formats that people and programs read."""
+"""Reports of a mesh, in formats for people and programs."""

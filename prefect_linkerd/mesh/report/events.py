@@ -1,4 +1,4 @@
-"""Notifications about a mesh: events as data, sent elsewhere."""
+"""Notifications about a mesh, as data; other modules send them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.snapshot.expiry import Expiring
 class Notice:
     """One event about a mesh. `payload` is plain JSON and never holds a secret.
 
-    `labels` are what automations can tell events apart by: they match labels, never a payload.
+    Automations distinguish events by `labels`: they match labels, never a payload.
     """
 
     event: str
@@ -25,7 +25,7 @@ class Notice:
 
     @property
     def resource(self) -> dict[str, str]:
-        """The mesh as a resource, by which automations tell meshes apart."""
+        """The mesh as a resource, so automations can tell meshes apart."""
         return {
             "prefect.resource.id": f"linkerd.mesh.{self.mesh}",
             "prefect.resource.name": self.mesh,
@@ -40,21 +40,21 @@ EXPIRING = "linkerd.certificate.expiring"
 OVERDUE = "linkerd.anchor.overdue"
 
 FAILURES = "linkerd.mesh.failures"
-"""The label that says how often in a row the mesh has failed."""
+"""The label with the mesh's number of failures in a row."""
 FAILURES_IN_A_ROW = 3
-"""Failures in a row that send a notification; the first ones may pass by themselves."""
+"""Failures in a row that trigger a notification; fewer may pass by themselves."""
 RECOVERED = "linkerd.mesh.recovered"
 """The label of the first verdict after failures that sent a notification."""
 
 ROLE, RENEWED_BY = "linkerd.certificate.role", "linkerd.certificate.renewed-by"
-"""The labels of an ending certificate: what it is for, and who renews it by itself."""
+"""The labels of an expiring certificate: what it is for, and what renews it automatically."""
 
 
 def verdict_notice(report: Report, failures_before: int = 0) -> Notice:
-    """`linkerd.mesh.healthy`, `.degraded` or `.failed`, with the ids of what did not hold.
+    """`linkerd.mesh.healthy`, `.degraded` or `.failed`, with the ids of failing checks.
 
     Args:
-        failures_before: how often in a row the mesh had failed before this report.
+        failures_before: the mesh's failures in a row before this report.
     """
     failures = failures_before + 1 if report.verdict == "failed" else 0
     has_recovered = not failures and failures_before >= FAILURES_IN_A_ROW
@@ -76,13 +76,13 @@ def verdict_notice(report: Report, failures_before: int = 0) -> Notice:
 
 
 def overdue_notices(report: Report) -> list[Notice]:
-    """`linkerd.anchor.overdue` where proxies trust a dropped anchor for longer than they may."""
+    """`linkerd.anchor.overdue` if proxies trust a dropped anchor past its deadline."""
     late = any(result.check.id == ANCHOR_OVERDUE for result in report.failing)
     return [Notice(OVERDUE, report.mesh)] if late else []
 
 
 def certificate_notices(mesh: str, due: Iterable[Expiring]) -> list[Notice]:
-    """`linkerd.certificate.expiring` for each certificate that is about to end."""
+    """`linkerd.certificate.expiring` for each certificate that is about to expire."""
     return [
         Notice(
             EXPIRING,

@@ -1,4 +1,4 @@
-"""Whether a mesh is well, asked until it is: the gate before and after each change."""
+"""Verifies a mesh until it is healthy: the gate before and after each change."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from prefect_linkerd.mesh.report.report import Report, verify
 from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 
 PAUSE = 2.0
-"""Seconds between two verifications of a mesh that is not well yet."""
+"""Seconds between two verifications of a mesh that still fails."""
 
 
 def await_verdict(mesh: Mesh, patience: float, *, namespace: str | None = None) -> Report:
-    """Every check at the version that the mesh should have; the last report, whatever it says.
+    """Runs every check until none fails or patience runs out; returns the last report either way.
 
     Args:
-        patience: seconds for which an error may pass by itself.
-        namespace: whose applications count, with the mesh's own; by default everybody's.
+        patience: seconds to wait for errors to pass by themselves.
+        namespace: whose applications count besides the mesh's own; by default all do.
 
     Raises:
-        ApiError: the API server was lost meanwhile, which says nothing about the mesh.
+        ApiError: the API server became unreachable, which says nothing about the mesh.
     """
 
     def report() -> Report:

@@ -1,6 +1,6 @@
 """A report as metrics: in Prometheus's text form, and pushed to a Pushgateway.
 
-No label has a value that changes with every renewal or run, so that series last for years.
+No label's value changes with every renewal or run, so series last for years.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -38,13 +38,13 @@ def as_metrics(report: Report) -> str:
 
 
 def push_metrics(report: Report, gateway: str) -> None:
-    """Replaces the metrics of a mesh at a Pushgateway, by those of a report.
+    """Replaces the metrics of a mesh at a Pushgateway with those of a report.
 
     Args:
         gateway: its http(s) address.
 
     Raises:
-        OutputError: it cannot be reached or refuses them.
+        OutputError: the gateway is unreachable or refuses them.
     """
     try:
         push(
@@ -57,14 +57,14 @@ def push_metrics(report: Report, gateway: str) -> None:
     except OSError as error:
         raise OutputError(
             gateway,
-            expected="a Pushgateway that takes the metrics",
+            expected="a Pushgateway that accepts the metrics",
             found=str(getattr(error, "reason", "") or error),
             remedy="Correct metrics_gateway in the options, or start the gateway.",
         ) from None
 
 
 def registry_of(report: Report) -> CollectorRegistry:
-    """The metrics of a mesh, for whatever sends them."""
+    """The metrics of a mesh, ready to be written or sent."""
     registry = CollectorRegistry()
 
     def gauge(name: str, words: str, *labels: str) -> Gauge:
@@ -78,7 +78,7 @@ def registry_of(report: Report) -> CollectorRegistry:
         checks.labels(report.mesh, outcome).set(report.counts[outcome])
     problems = gauge("problems", "Problems that a failing check found", "check", "severity")
     for result in report.failing:
-        # The same id may stand for several checks.
+        # Several checks may share an id.
         problems.labels(report.mesh, result.check.id, result.outcome).inc(len(result.problems))
     gauge("pods", "Pods of the cluster").labels(report.mesh).set(report.pods)
     gauge("proxies", "Pods with a proxy of the mesh").labels(report.mesh).set(report.proxies)
@@ -92,7 +92,7 @@ def registry_of(report: Report) -> CollectorRegistry:
         "certificate",
         "renewed_by",
     )
-    # Of several of one name, as anchors are while they rotate, the one that ends first counts.
+    # If several share a name, as anchors do during a rotation, the first to expire counts.
     for expiry in sorted(report.expiries, key=_end, reverse=True):
         ends.labels(report.mesh, expiry.role, expiry.name, expiry.renewed_by).set(_end(expiry))
     return registry

@@ -1,6 +1,6 @@
 """A report's metrics for an OpenTelemetry Collector, by OTLP over HTTP.
 
-The same gauges and labels as for Prometheus. The exporter is the extra `otlp` of this package.
+The same gauges and labels as for Prometheus. The exporter comes with this package's extra `otlp`.
 
 Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp
 """
@@ -21,7 +21,7 @@ def push_otlp(report: Report, endpoint: str) -> None:
         endpoint: its http(s) address with the path, such as http://collector:4318/v1/metrics.
 
     Raises:
-        OutputError: the exporter is not installed, or the collector does not take them.
+        OutputError: the exporter is not installed, or the collector does not accept them.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -67,14 +67,14 @@ def push_otlp(report: Report, endpoint: str) -> None:
     if done is not MetricExportResult.SUCCESS:
         raise OutputError(
             endpoint,
-            expected="a collector that takes the metrics",
+            expected="a collector that accepts the metrics",
             found=said.last or "that it does not",
             remedy="Correct metrics_otlp in the options, or start the collector.",
         )
 
 
 class _Said(logging.Handler):
-    """The exporter says why it failed in its log alone."""
+    """Keeps the exporter's last log message: only its log says why it failed."""
 
     last = ""
 

@@ -1,4 +1,4 @@
-"""What a verification found: one typed report, in the forms that people and scripts read."""
+"""What a verification found: one typed report, in formats for people and scripts."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from prefect_linkerd.mesh.snapshot.mesh import Snapshot
 Verdict = Literal["healthy", "degraded", "failed"]
 
 _SHOWN = 20
-"""Problems of one check that are written out; the rest is counted."""
+"""How many problems of one check are listed; the rest are counted."""
 
 
 @dataclass(frozen=True)
 class Report:
     """Whether a mesh is healthy, what will break and when, and what to do.
 
-    `expiries` are all certificates that were found, the first to end first; `pods` counts those of
-    the cluster and `proxies` those with a proxy of the mesh. `ignored` are ids of checks that are
-    shown but do not count. `releases` are Helm's. `is_rehearsal`: stand-ins for Linkerd made it.
+    `expiries` are all certificates found, the first to expire first; `pods` counts those of the
+    cluster and `proxies` those with a proxy of the mesh. `ignored` are ids of checks that are
+    shown but do not count. `releases` are Helm's. `is_rehearsal`: the mesh was installed from
+    stand-ins for Linkerd's charts.
     """
 
     mesh: str
@@ -57,7 +58,7 @@ class Report:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many checks ended with each outcome; ignored ones count as `ignored`."""
+        """The number of checks with each outcome; ignored ones count as `ignored`."""
         return Counter(map(self.outcome, self.results))
 
     def outcome(self, result: CheckResult) -> str:
@@ -75,18 +76,18 @@ class Report:
 
     @property
     def failing(self) -> tuple[CheckResult, ...]:
-        """The checks that did not hold and count, errors first."""
+        """The failing checks that are not ignored, errors first."""
         bad = [r for r in self.results if r.problems and not self.is_ignored(r)]
         return tuple(sorted(bad, key=lambda result: result.outcome))
 
     @property
     def exit_code(self) -> int:
-        """That of `linkerd check`: 1 where a check failed, 0 also with warnings."""
+        """As for `linkerd check`: 1 if a check failed, else 0, even with warnings."""
         return int(self.verdict == "failed")
 
     @property
     def summary(self) -> str:
-        """One line: the verdict, the counts and the ids of what did not hold."""
+        """One line: the verdict, the counts and the ids of failing checks."""
         counts = self.counts
         text = f"{HEAD}. " if self.is_rehearsal else ""
         text += f"{self.mesh} is {self.verdict}: {counts['success']} checks passed"
@@ -105,7 +106,7 @@ def verify(
     scopes: Iterable[Scope],
     ignored: Iterable[str] = (),
 ) -> Report:
-    """Judges a snapshot by every check of the given scopes."""
+    """Runs every check of the given scopes on a snapshot."""
     return Report(
         mesh=snapshot.config.name,
         linkerd=str(snapshot.version) if "config_maps" not in snapshot.unread else "unknown",
@@ -122,7 +123,7 @@ def verify(
 
 
 def unhealthy(report: Report) -> MeshUnhealthy:
-    """The error of a report with failed checks: the first of them, in full."""
+    """The error for a report with failed checks, with the first check's first three problems."""
     first = next(result for result in report.failing if result.outcome == "error")
     return MeshUnhealthy(
         f"mesh {report.mesh}",
@@ -138,7 +139,7 @@ def unhealthy(report: Report) -> MeshUnhealthy:
 def as_linkerd_json(report: Report) -> dict[str, Any]:
     """The report in the shape of `linkerd check --output json`; skipped checks are left out.
 
-    That of a rehearsal says so first, in a key of its own.
+    A rehearsal's report starts with the key `rehearsal`.
 
     Source: linkerd2 `pkg/healthcheck/healthcheck_output.go` (CheckOutput).
     """
@@ -164,14 +165,14 @@ def _check_json(result: CheckResult) -> dict[str, str]:
 
 
 def hint(result: CheckResult) -> str:
-    """Where a check is explained: Linkerd's own page for its ids, ours for the others."""
+    """Where a check is explained: Linkerd's own page for its ids, ours for `pl-` ids."""
     if result.check.id.startswith("pl-"):
         return f"docs/checks.md#{result.check.id}"
     return HINTS + result.check.id
 
 
 def _explained(result: CheckResult) -> str:
-    """A check's id with its explanation; a link only where it leads somewhere from a web page."""
+    """A check's id and where it is explained; linked only if the link works from a web page."""
     where = hint(result)
     id_ = f"`{result.check.id}`"
     return f"[{id_}]({where})" if where.startswith("https:") else f"{id_}, see {where}"
@@ -181,7 +182,7 @@ def as_text(report: Report, detail: Literal["short", "text", "wide"] = "text") -
     """The report as `linkerd check` prints it.
 
     Args:
-        detail: short: only the checks that did not hold, as `linkerd check -o short`; wide: also
+        detail: short: only the failing checks, as `linkerd check -o short`; wide: also
             each check's id, the checks that were skipped and why, and every problem.
 
     Source: linkerd2 `pkg/healthcheck/healthcheck_output.go` (runChecksTable, runChecksShort).
@@ -218,9 +219,10 @@ def _problems(result: CheckResult) -> list[str]:
 
 
 def report_rows(report: Report) -> list[dict[str, str]]:
-    """One row for each check that was run, those that did not hold first.
+    """One row for each check, failing ones first.
 
-    No words: Prefect's UI breaks no line in a table. They are in `checks_markdown`.
+    Without descriptions, as Prefect's UI does not wrap lines in a table; `report_markdown` and
+    `checks_markdown` have them.
     """
     order = {"error": 0, "warning": 1, "skipped": 2, "success": 3}
     return [
@@ -234,7 +236,7 @@ def report_rows(report: Report) -> list[dict[str, str]]:
 
 
 def failing_ids(rows: Iterable[Mapping[str, str]]) -> frozenset[str]:
-    """The ids of the checks that did not hold, from the rows of an earlier report."""
+    """The ids of the failing checks, from the rows of an earlier report."""
     return frozenset(row["check"] for row in rows if row["result"] in ("error", "warning"))
 
 
@@ -242,7 +244,7 @@ def report_markdown(report: Report, before: frozenset[str] | None = None) -> str
     """The whole report as a page.
 
     Args:
-        before: the `failing_ids` of the report before this one; None where there was none.
+        before: the `failing_ids` of the previous report; None if there was none.
     """
     counts = report.counts
     lines = [
@@ -276,7 +278,7 @@ def report_markdown(report: Report, before: frozenset[str] | None = None) -> str
 
 
 def checks_markdown(report: Report) -> str:
-    """The checks that are no failures, by category: ignored, skipped and passed ones."""
+    """The checks that did not fail, by category: ignored, skipped and passed ones."""
     lines: list[str] = []
     for title, outcome in (("Ignored", "ignored"), ("Skipped", "skipped"), ("Passed", "success")):
         shown = [

@@ -1,4 +1,4 @@
-"""When certificates expire: a picture, one bar each on a common axis, and a table."""
+"""When certificates expire: a picture with one bar each on a common axis, and a table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def expiry_timeline(found: Sequence[Expiry], title: str) -> str:
 
 
 def timeline_markdown(found: Sequence[Expiry], title: str) -> str:
-    """The picture as a page, with the same in words."""
+    """A Markdown page with the picture and the table."""
     picture = base64.b64encode(expiry_timeline(found, title).encode()).decode()
     lines = [f"![{title}](data:image/svg+xml;base64,{picture})", ""]
     return "\n".join(lines + expiry_table(found)) + "\n"
@@ -56,7 +56,7 @@ def expiry_table(found: Sequence[Expiry]) -> list[str]:
     if not found:
         return []
     return [
-        "| days left | certificate | where | ends |",
+        "| days left | certificate | where | expires |",
         "|---|---|---|---|",
         *(
             f"| {expiry.days_left:.1f} | {expiry.name} | {expiry.subject} "
@@ -70,9 +70,9 @@ def _bar(expiry: Expiry, y: int) -> list[str]:
     left = max(expiry.days_left, 0.0)
     end = _x(left)
     name = escape(expiry.title[:48])
-    words = f"{_span(expiry.days_left)} left" if expiry.days_left > 0 else "ended"
+    words = f"{_span(expiry.days_left)} left" if expiry.days_left > 0 else "expired"
     words += f", renewed by {expiry.renewed_by}" if expiry.renewed_by else ""
-    # The words stand behind the bar, unless the picture ends there.
+    # The text follows the bar, or is inside it if the picture has no room after it.
     is_long = end > WIDTH - 40 - 6 * len(words)
     place = (
         f'x="{end - 6:.1f}" text-anchor="end" fill="#ffffff"'
@@ -94,7 +94,7 @@ def _x(days: float) -> float:
 
 
 def _colour(expiry: Expiry) -> str:
-    # One that renews itself is always short of life, and that is no cause for alarm.
+    # A certificate that is renewed automatically is often short-lived: no cause for alarm.
     if expiry.renewed_by and expiry.days_left > 0:
         return _RENEWED
     return next((colour for limit, colour in _COLOURS if expiry.days_left <= limit), _LATER)

@@ -1,4 +1,4 @@
-"""The rotation of a mesh's issuer alone: the same trust anchor signs a new one."""
+"""Rotating a mesh's issuer alone: the current trust anchor signs a new one."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ NO_REQUESTS = Probe().outcome
 
 @dataclass(frozen=True)
 class IssuerRotation:
-    """What was done: the issuer before and after, and since when identity signs with it.
+    """The result: the issuer before and after, and the time since which identity signs with it.
 
-    `requests` are what the probe counted meanwhile, `traffic` the workloads' own requests around
-    each batch of restarts.
+    `requests` holds the probe's counts during the rotation, `traffic` the workloads' own requests
+    around each batch of restarts.
     """
 
     before: CertificateInfo | None
@@ -57,10 +57,10 @@ def inspect_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> Rotat
     """Checks that the issuer can be rotated; changes nothing.
 
     Raises:
-        OwnershipConflict: somebody else keeps the issuer.
-        InvalidInput: the anchor is being rotated, has expired, or its key is not there; or the
-            issuer has expired and a downtime is not accepted.
-        PreflightFailed: this identity may not do what it takes.
+        OwnershipConflict: the issuer belongs to somebody else.
+        InvalidInput: the anchor is being rotated, has expired, or its key is missing; or the
+            issuer has expired and downtime is not accepted.
+        PreflightFailed: this identity lacks permissions that the rotation needs.
     """
     namespace = mesh.config.namespaces.linkerd
     record = read_record(mesh.cluster, namespace)
@@ -84,14 +84,14 @@ def inspect_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> Rotat
         )
     expired = is_expired(snapshot, now := mesh.cluster.clock())
     if expired:
-        # A Certificate's anchor may be out of the bundle.
+        # An anchor kept by a Certificate may be missing from the bundle.
         for signer in read_certificates(snapshot.bundle.roots, "trust bundle"):
             if signer.fingerprint != snapshot.issuer_anchor or now < signer.not_after:
                 continue
             raise InvalidInput(
                 f"trust anchor {signer.subject}",
-                expected="a valid anchor, to sign an issuer with",
-                found=f"that it expired at {signer.not_after:%Y-%m-%d %H:%M} UTC",
+                expected="a valid anchor to sign an issuer with",
+                found=f"one that expired at {signer.not_after:%Y-%m-%d %H:%M} UTC",
                 remedy="Run rotate_anchor with recover and accept_downtime."
                 if snapshot.anchor is None
                 else renewed_there(snapshot.anchor),
@@ -99,8 +99,8 @@ def inspect_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> Rotat
         if not options.accept_downtime:
             raise InvalidInput(
                 f"Secret/{namespace}/{ISSUER_SECRET}",
-                expected="accept_downtime, as the issuer has expired: proxies without a "
-                "certificate cannot reach each other until every one of them is restarted",
+                expected="accept_downtime, because the issuer has expired: proxies without a "
+                "certificate cannot reach each other until they have all been restarted",
                 found="that it is off",
                 remedy="Turn accept_downtime on.",
             )
@@ -110,8 +110,8 @@ def inspect_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> Rotat
         owner = snapshot.anchor.anchor.subject
         raise InvalidInput(
             owner,
-            expected="an anchor that every proxy trusts, to sign a new issuer",
-            found="that cert-manager has renewed it, and not every proxy trusts it yet",
+            expected="every proxy to trust it before it signs a new issuer",
+            found="that cert-manager has renewed it and not every proxy trusts it yet",
             remedy="Run rotate_anchor, which takes over and makes a new issuer as well.",
         )
     secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
@@ -137,30 +137,33 @@ def rotate_issuer(
     on_progress: OnProgress,
     probe: Probe | None = None,
 ) -> IssuerRotation:
-    """A new issuer, loaded by identity. Nothing else is restarted while the old one is valid.
+    """Makes a new issuer and has identity load it.
+
+    Restarts workloads only if the old issuer has expired or `accept_downtime` is on.
 
     Args:
-        before: the issuer as it was looked at. Where another one has taken its place since then,
-            by this step's first try or by another run, that one is enough.
-        probe: asks meanwhile; once identity signs with the new issuer a generation starts that has
-            certificates of it. Where workloads are restarted, their own requests are watched too.
+        before: the issuer when the mesh was inspected. If it has been replaced since, by an earlier
+            try of this step or by another run, no further one is made.
+        probe: sends requests during the rotation; once identity signs with the new issuer, a
+            generation starts whose certificates that issuer signed. If workloads are restarted,
+            their own requests are watched too.
 
     Raises:
         InvalidInput: see `inspect_issuer`.
         NotReady: cert-manager did not issue it, or identity does not load it.
-        RequestsFailed: more of the probe's requests failed than may.
+        RequestsFailed: more of the probe's requests failed than allowed.
         TrafficDropped: fewer of the workloads' own requests succeed since a batch of restarts.
     """
     probe = probe or Probe()
     snapshot = inspect_issuer(mesh, ring, options)
-    # A run that died may have written the new issuer already.
+    # A killed run may have written the new issuer already.
     is_down = is_expired(snapshot, mesh.cluster.clock())
     expired = options.accept_downtime or is_down
     watch = TrafficWatch(
         mesh.cluster,
         max_drop=options.restarts.max_success_drop,
         seconds=options.restarts.traffic_seconds,
-        # A mesh that is down gets no better by a stop halfway.
+        # Stopping halfway does not help a mesh that is already down.
         stops=not is_down,
         census=probe.census,
     )
@@ -192,7 +195,7 @@ def rotate_issuer(
         )
     release = snapshot.bundle.release
     if TlsSecret.of(secret).is_charts and release is not None:
-        # Last, as Helm waits for proxies that need a certificate.
+        # Last, because Helm waits for proxies that need a certificate.
         write_release(mesh, release, {}, on_progress)
     after = check_issuer_secret(secret, mesh.config, snapshot.bundle.roots, mesh.cluster.clock())
     probe.conclude("issuer")
@@ -200,10 +203,10 @@ def rotate_issuer(
 
 
 def why_no_probe(before: CertificateInfo | None, now: datetime) -> str:
-    """Why no probe asks while the issuer is rotated; empty where one does.
+    """Why no probe runs while the issuer is rotated; empty if one does.
 
     Args:
-        before: the issuer that there is.
+        before: the current issuer.
     """
     is_over = before is not None and before.not_after <= now
     return "no pod gets a certificate: the issuer has expired" if is_over else ""
@@ -226,8 +229,8 @@ def _reissue(mesh: Mesh, name: str, before: CertificateInfo | None) -> None:
         if is_last:
             raise NotReady(
                 f"Certificate/{mesh.config.namespaces.linkerd}/{name}",
-                expected="cert-manager to issue another issuer",
-                found="the same one",
+                expected="cert-manager to issue a new issuer",
+                found="the old one",
                 remedy="Look at cert-manager's log.",
             )
 

@@ -1,9 +1,9 @@
 """A new issuer for a running mesh: signed here or by cert-manager, and loaded by identity.
 
-The identity service reads its issuer again when the mounted Secret changes, and says so by an
-event. A kubelet takes up to a minute or two to show it the change, or about a second where its
-pods are annotated. Proxies need no restart: they trust the anchor, and get a certificate of the new
-issuer when they renew.
+The identity service reloads its issuer when the mounted Secret changes, and emits an event. A
+kubelet takes up to a minute or two to update the mount, or about a second if the pods are
+annotated. Proxies need no restart: they trust the anchor, and get a certificate from the new issuer
+when they renew.
 Source: linkerd2 `pkg/identity` (Run) and `controller/cmd/identity`.
 """
 
@@ -38,20 +38,20 @@ from prefect_linkerd.mesh.rotation.leaves import IssuerLoad, issuer_load
 from prefect_linkerd.mesh.snapshot.mesh import read_pods
 
 PREVIOUS_ISSUER = f"{ISSUER_SECRET}-previous"
-"""The Secret that keeps the issuer there was, until there is no way back."""
+"""The Secret that keeps the previous issuer for as long as a rotation can be rolled back."""
 
 IDENTITY = "linkerd-identity"
 
 REFRESH = 10.0
-"""Seconds after which a kubelet is asked again: it may have looked before it saw the change."""
+"""Seconds until the kubelet is asked again: the last time it may not have seen the change yet."""
 
 
 def write_issuer(mesh: Mesh, anchor: KeyPair, bundle: str) -> None:
-    """Signs a new issuer and puts it in the place of the one that is there, in one write.
+    """Signs a new issuer and replaces the current one in a single write.
 
     Raises:
         CertificateError: identity would not load it.
-        OwnershipConflict: somebody else keeps the issuer.
+        OwnershipConflict: the issuer belongs to somebody else.
     """
     namespace = mesh.config.namespaces.linkerd
     now = mesh.cluster.clock()
@@ -69,13 +69,13 @@ def write_issuer(mesh: Mesh, anchor: KeyPair, bundle: str) -> None:
 
 
 def put_issuer(mesh: Mesh, issuer: KeyPair, authority: str) -> None:
-    """Puts an issuer into its Secret by one write: in the scheme and type that the Secret has.
+    """Writes an issuer into its Secret in one write, keeping the Secret's scheme and type.
 
-    One that the control plane's chart makes stays the chart's; `keep_release` then lets the
-    release's values follow.
+    A Secret that the control plane's chart made stays the chart's; `write_release` then updates the
+    release's values to match.
 
     Raises:
-        OwnershipConflict: somebody else keeps the issuer.
+        OwnershipConflict: the issuer belongs to somebody else.
     """
     namespace = mesh.config.namespaces.linkerd
     there = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
@@ -86,15 +86,15 @@ def put_issuer(mesh: Mesh, issuer: KeyPair, authority: str) -> None:
         mesh.cluster.merge("v1", "Secret", ISSUER_SECRET, namespace, {"data": data})
         return
     secret = tls_secret(ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, authority)
-    # A Secret's type never changes.
+    # A Secret's type is immutable.
     mesh.cluster.apply({**secret, "type": there["type"]} if there is not None else secret)
 
 
 def require_writable(secret: Object | None, config: MeshConfig) -> None:
-    """Checks that the issuer's Secret may be written by these flows; changes nothing.
+    """Checks that these flows may write the issuer's Secret; changes nothing.
 
     Raises:
-        OwnershipConflict: somebody else keeps the issuer.
+        OwnershipConflict: the issuer belongs to somebody else.
     """
     owner = owner_of(secret) if secret is not None else None
     if owner is None or decide(owner, "mesh") != "theirs":
@@ -117,7 +117,7 @@ def reissue(mesh: Mesh, name: str = ISSUER_SECRET) -> None:
 
 
 def renew(cluster: Cluster, namespace: str, name: str) -> None:
-    """Asks cert-manager to renew a Certificate, as `cmctl renew` does; nothing while it does so.
+    """Asks cert-manager to renew a Certificate, as `cmctl renew` does, unless it already is.
 
     Source: https://cert-manager.io/docs/reference/cmctl/#renew
     """
@@ -125,9 +125,9 @@ def renew(cluster: Cluster, namespace: str, name: str) -> None:
     if certificate is None:
         raise NotReady(
             f"Certificate/{namespace}/{name}",
-            expected="a Certificate that cert-manager keeps",
+            expected="a Certificate that cert-manager manages",
             found="none",
-            remedy="Create it again, or run bootstrap where that made it.",
+            remedy="Create it again, or run bootstrap if that created it.",
         )
     conditions = _conditions(certificate)
     if any(c["type"] == "Issuing" and c["status"] == "True" for c in conditions):
@@ -145,7 +145,7 @@ def renew(cluster: Cluster, namespace: str, name: str) -> None:
         "PATCH",
         cluster.path(CERT_MANAGER, "Certificate", namespace, name) + "/status",
         body={
-            # Refused where cert-manager wrote meanwhile, as the list is replaced whole.
+            # The patch replaces the whole list, so it must fail if cert-manager wrote meanwhile.
             "metadata": {"resourceVersion": certificate["metadata"]["resourceVersion"]},
             "status": {"conditions": [*kept, issuing]},
         },
@@ -155,14 +155,14 @@ def renew(cluster: Cluster, namespace: str, name: str) -> None:
 
 
 def issuer_certificate(mesh: Mesh) -> str:
-    """The name of the issuer's Certificate, which may have any name."""
+    """The name of the issuer's Certificate, which users may choose freely."""
     found = mesh.cluster.list(CERT_MANAGER, "Certificate", mesh.config.namespaces.linkerd)
     certificate = certificate_for(found, ISSUER_SECRET)
     return str(certificate["metadata"]["name"]) if certificate is not None else ISSUER_SECRET
 
 
 def await_reissued(mesh: Mesh, timeout: float, name: str = ISSUER_SECRET) -> TlsSecret:
-    """Waits until cert-manager has issued the issuer, and reads what it wrote.
+    """Waits until cert-manager has issued the issuer, and reads its Secret.
 
     Args:
         name: the issuer's Certificate.
@@ -176,7 +176,7 @@ def await_reissued(mesh: Mesh, timeout: float, name: str = ISSUER_SECRET) -> Tls
 def await_issued(
     cluster: Cluster, namespace: str, name: str, secret_name: str, timeout: float
 ) -> TlsSecret:
-    """Waits until cert-manager is not issuing a Certificate, and reads its Secret.
+    """Waits until cert-manager has finished issuing a Certificate, and reads its Secret.
 
     Raises:
         NotReady: with cert-manager's own conditions.
@@ -205,7 +205,7 @@ def _conditions(certificate: Object) -> list[dict[str, Any]]:
 
 
 def read_load(mesh: Mesh) -> IssuerLoad:
-    """Whether every identity pod signs with the issuer that the Secret has; changes nothing."""
+    """Whether every identity pod signs with the issuer in the Secret; changes nothing."""
     namespace = mesh.config.namespaces.linkerd
     secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
     if secret is None:
@@ -226,10 +226,10 @@ def ensure_loaded(mesh: Mesh, patience: float, on_progress: OnProgress) -> datet
     """The time after which every identity pod signs with the issuer in the Secret.
 
     Args:
-        patience: seconds in which they should load it by themselves; then they are restarted.
+        patience: seconds they have to load it by themselves; after that they are restarted.
 
     Raises:
-        NotReady: they do not load it; with what they said.
+        NotReady: they do not load it; quotes the reason that they gave.
     """
     load = _await_load(mesh, patience, on_progress)
     if load.since is None:
@@ -243,7 +243,7 @@ def ensure_loaded(mesh: Mesh, patience: float, on_progress: OnProgress) -> datet
         raise NotReady(
             f"Deployment/{mesh.config.namespaces.linkerd}/{IDENTITY}",
             expected="it to load the new issuer",
-            found=load.skipped or "no sign of that, not even after a restart",
+            found=load.skipped or "no sign that it did, even after a restart",
             remedy="Look at its log and events.",
         )
     return load.since

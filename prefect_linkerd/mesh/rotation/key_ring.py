@@ -1,11 +1,11 @@
-"""The private keys of a mesh's trust anchors while one takes the place of another.
+"""The private keys of a mesh's trust anchors while one replaces another.
 
-Outside a rotation one key is kept, in the place that the configuration names. A new one is kept
-beside it as `next` from before anything uses its certificate. When issuers are to be signed by it,
-the old one is first kept as `previous`, and only then is the place itself overwritten: at every
-moment each key is in one of the three places. The end of the rotation removes the other two.
+Outside a rotation there is one key, in the place that the configuration names. A new key is stored
+beside it as `next` before anything uses its certificate. Before it signs issuers, the old key is
+copied to `previous`, and only then is the configured place overwritten: at every moment each key is
+in one of the three places. The end of the rotation removes the other two.
 
-Where clusters share an anchor, the old one stays as `previous`: the others still sign with it until
+If clusters share an anchor, the old key stays as `previous`: the others still sign with it until
 they are rotated to the new one too.
 """
 
@@ -25,15 +25,15 @@ from prefect_linkerd.mesh.pki.certificates import KeyPair, check_key_matches, fi
 
 NEXT, PREVIOUS = "next", "previous"
 SECRETS_BESIDE = (f"{ANCHOR_SECRET}-{NEXT}", f"{ANCHOR_SECRET}-{PREVIOUS}")
-"""The Secrets of the other two places, where keys are kept in the cluster."""
+"""The Secrets of the other two places, when keys are kept in the cluster."""
 
 
 class KeyRing:
     """The three places of a mesh's anchor keys.
 
     Args:
-        provided: the anchor that the configuration provides with its key, which may be that of a
-            mesh that was not bootstrapped here. Only asked where a key is in none of the places.
+        provided: the anchor and key that the configuration provides, which may be those of a mesh
+            that was not bootstrapped here. Only called if a key is in none of the places.
         is_shared: whether the anchor may be another cluster's too.
     """
 
@@ -51,7 +51,7 @@ class KeyRing:
         self.previous = current.beside(PREVIOUS)
 
     def find(self, fingerprint: str) -> KeyPair | None:
-        """The anchor with this fingerprint, with its key, wherever it is kept or provided."""
+        """The anchor with this fingerprint and its key, from any of the places or as provided."""
         for store in (self.current, self.next, self.previous):
             pair = store.load()
             if pair is not None and fingerprint in fingerprints(pair.certificate, store.where):
@@ -63,7 +63,7 @@ class KeyRing:
         return None
 
     def refuse_another_clusters(self, known: Collection[str], cluster: str) -> None:
-        """Raises where a rotation would overwrite or delete the key of another cluster's anchor.
+        """Raises if a rotation would overwrite or delete the key of another cluster's anchor.
 
         Args:
             known: the fingerprints of the anchors that this mesh trusts or rotates to.
@@ -78,7 +78,7 @@ class KeyRing:
             pair = store.load()
             if pair is None or pair.cluster in (THIS_CLUSTER, cluster):
                 continue
-            # Where no cluster was noted yet, a new one is taken for this cluster's.
+            # If no cluster was recorded, an anchor in `next` is assumed to be this cluster's.
             is_known = fingerprints(pair.certificate, store.where) & set(known)
             if pair.cluster or (store is self.current and not is_known):
                 owner = f"cluster {pair.cluster}" if pair.cluster else "another mesh"
@@ -101,13 +101,13 @@ class KeyRing:
             raise InvalidInput(
                 self.current.where,
                 expected=f"the private key of the trust anchor {fingerprint}, there or beside it",
-                found="none of the three places has it, and it is not provided either",
+                found="that none of the three places has it, nor does the configuration",
                 remedy=PROVIDE_KEY,
             )
         return pair
 
     def promote(self, fingerprint: str) -> KeyPair:
-        """Makes an anchor the one that signs; the one that did is kept beside it.
+        """Makes an anchor the one that signs; keeps the previous one beside it.
 
         Raises:
             InvalidInput: its key is in none of the places.
@@ -122,7 +122,7 @@ class KeyRing:
         return pair
 
     def _provided_if_readable(self) -> KeyPair | None:
-        """The provided anchor. A file that has gone since is no reason to stop halfway."""
+        """The provided anchor, or None: a file deleted since is no reason to stop halfway."""
         try:
             return self._provided()
         except InvalidInput:
@@ -141,9 +141,9 @@ class KeyRing:
                 return
 
     def settle(self, fingerprint: str) -> None:
-        """Forgets every key but that of the anchor that signs; does nothing where it does not.
+        """Removes every key but this anchor's; does nothing unless this anchor signs.
 
-        A shared anchor's old key is kept, as other clusters may still need it.
+        A shared anchor's old key is kept, because other clusters may still need it.
         """
         signing = self.current.load()
         if signing is None:

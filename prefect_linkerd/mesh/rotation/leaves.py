@@ -1,10 +1,10 @@
-"""Proof that running proxies have a certificate of a new issuer.
+"""Proof that running proxies have a certificate from a new issuer.
 
-Nothing in the Kubernetes API shows a proxy's certificate. What is known of it is when it was
-issued: not before its pod started, and, where the proxy's admin port can be reached by the probe's
-pods or through the API server, by the metrics of `identity_cert`. Once every identity pod signs
-with the new issuer, a certificate issued since then is of it. Where neither is known the pod has
-to be recreated.
+The Kubernetes API does not show a proxy's certificate. What can be known is when it was issued: not
+before its pod started, and, if the probe's pods or the API server can reach the proxy's admin port,
+at the time that its `identity_cert` metrics show. Once every identity pod signs with the new
+issuer, any certificate issued since comes from it. If neither time proves that, the pod has to be
+recreated.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from prefect_linkerd.mesh.snapshot.mesh import Pod, timestamp
 from prefect_linkerd.mesh.snapshot.proxy_metrics import Census, metrics_of, no_census
 
 MARGIN = timedelta(seconds=5)
-"""How far clocks of nodes and of the API server may differ for an order of events to be sure."""
+"""How far the clocks of nodes and of the API server are assumed to differ when ordering events."""
 
 CLOCK_SKEW_ALLOWANCE = timedelta(seconds=20)
 """What the charts add to a leaf's lifetime at each end (identity.issuer.clockSkewAllowance)."""
 
 READERS = 16
 CENSUS_SECONDS = 10.0
-"""How long proxies have to answer when many are asked at once."""
+"""How long proxies have to answer when many are queried at once."""
 
-# Stable releases have the first name, edge ones that with `control_` before it, and the second.
+# Stable releases expose the first name; edge releases expose both, prefixed with `control_`.
 _EXPIRATION = "identity_cert_expiration_timestamp_seconds"
 _REFRESHED = "identity_cert_refresh_timestamp_seconds"
 METRICS = tuple(place + name for name in (_EXPIRATION, _REFRESHED) for place in ("", "control_"))
@@ -38,19 +38,19 @@ METRICS = tuple(place + name for name in (_EXPIRATION, _REFRESHED) for place in 
 
 @dataclass(frozen=True)
 class LeafLifetimes:
-    """How long the identity service lets leaves live: every lifetime that a running one may have.
+    """Every lifetime that a running leaf may have been issued with.
 
-    `skew` is what it adds at their end for clocks that differ.
+    `skew` is what the identity service adds at its end for clocks that differ.
     """
 
     spans: frozenset[timedelta]
     skew: timedelta = CLOCK_SKEW_ALLOWANCE
 
     def issued(self, expiry: datetime, started: datetime | None, now: datetime) -> datetime | None:
-        """When a leaf was issued that ends then, by the identity service's clock.
+        """When a leaf with this expiry was issued, by the identity service's clock.
 
-        The earliest time that fits: not before its proxy started, and not in the future. None
-        where none fits.
+        Returns the earliest time that fits: not before its proxy started, and not in the future.
+        None if no time fits.
         """
         first = started - MARGIN if started is not None else datetime.min.replace(tzinfo=UTC)
         found = (expiry - span - self.skew for span in self.spans)
@@ -62,12 +62,12 @@ def issued_at(
 ) -> datetime | None:
     """When a proxy's certificate was issued, by its metrics; never later than it really was.
 
-    By the proxy's own clock where it says so, by that of the identity service as well: the earlier
-    one counts, so that a single node whose clock is ahead proves nothing. A certificate that is
-    cut short by its issuer's end counts as older.
+    Takes the earlier of two times: one by the proxy's own clock, if its metrics have it, and one by
+    the identity service's, so a single node whose clock is ahead proves nothing. A certificate cut
+    short by its issuer's expiry counts as older.
 
     Args:
-        metrics: what the proxy's admin port answers, in Prometheus' text format.
+        metrics: the response of the proxy's admin port, in Prometheus' text format.
         started: when its pod started.
     """
     expiry, refreshed = _moment(_EXPIRATION, metrics), _moment(_REFRESHED, metrics)
@@ -91,10 +91,10 @@ def read_issued(
     lifetimes: LeafLifetimes,
     census: Census = no_census,
 ) -> dict[str, datetime]:
-    """When the certificates of pods were issued, by pod UID; those that can be reached.
+    """When the certificates of pods were issued, by pod UID; leaves out unreachable pods.
 
     Args:
-        census: asks many at once; who does not answer it is asked through the API server.
+        census: queries many at once; pods that do not answer are queried through the API server.
     """
     now = cluster.clock()
     told = census(pods, METRICS, CENSUS_SECONDS)
@@ -114,11 +114,11 @@ def read_issued(
 
 @dataclass(frozen=True)
 class IssuerLoad:
-    """Whether the identity service signs with the issuer that the Secret has.
+    """Whether the identity service signs with the issuer in the Secret.
 
-    `since` is the time after which every identity pod does, None while one may not; `readable`
-    that after which a pod that starts is sure to read it; `skipped` is what an identity pod said
-    when it refused the issuer.
+    `since` is the time from which every identity pod does, None while one may not. A pod that
+    starts after `readable` is sure to read it. `skipped` is the message of an identity pod that
+    refused the issuer.
     """
 
     since: datetime | None
@@ -129,10 +129,10 @@ class IssuerLoad:
 def issuer_load(
     identity: Iterable[Pod], changed: datetime | None, events: Iterable[Object]
 ) -> IssuerLoad:
-    """Judges by the identity pods and their events since the issuer's Secret changed.
+    """Decides from the identity pods and their events since the issuer's Secret changed.
 
-    A pod has read the Secret when it started; one that ran already says `IssuerUpdated`. Each
-    says it in an event of its own.
+    A pod reads the Secret when it starts; one that was already running reports `IssuerUpdated`, in
+    a separate event per pod.
 
     Args:
         identity: every running pod of the identity service.
@@ -154,7 +154,7 @@ def issuer_load(
     skipped: list[tuple[datetime, str]] = []
     for event in events:
         at = timestamp(event.get("lastTimestamp") or event.get("eventTime"))
-        # An event's time is cut to the second, that of the change is rounded up.
+        # An event's time is truncated to the second, the change's is rounded up.
         if at is None or at < changed - timedelta(seconds=1):
             continue
         if event.get("reason") == "IssuerUpdated":

@@ -1,4 +1,4 @@
-"""What a user says about a rotation: the new anchor, the pace, and what to ask a person."""
+"""The options of a rotation: the new anchor, the pace, and which phases need approval."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ ApprovedPhase = Literal["renew", "bundle", "spread", "switch", "drop"]
 
 
 def dry_action(action: FlowAction) -> Action:
-    """What is planned by a dry run.
+    """The action to plan in a dry run.
 
     Raises:
-        InvalidInput: it is another action than rotate, which has no plan of its own.
+        InvalidInput: the action is not rotate; other actions have no plan of their own.
     """
     if action != "rotate":
         raise InvalidInput(
             "options",
-            expected="a dry run, or another action than rotate",
+            expected="a dry run, or an action other than rotate",
             found=f"a dry run of {action}",
-            remedy="Give one of them. A dry run shows the plan of a rotation.",
+            remedy="Give only one of them. A dry run shows the plan of a rotation.",
         )
     return "dry_run"
 
 
 class NewAnchor(Section):
-    """The new trust anchor. Nothing given: one is made.
+    """The new trust anchor; created if none is given.
 
-    A private key is no parameter, as Prefect stores those: a file or a Secret block holds it.
+    The private key is not a parameter, because Prefect stores parameters: a file or a Secret block
+    holds it.
     """
 
     certificate: str | None = Field(
@@ -80,7 +81,7 @@ class NewAnchor(Section):
         if self.is_brought and not keys:
             raise ValueError(
                 "a new trust anchor has to sign a new issuer: give private_key_file or "
-                "private_key_block too"
+                "private_key_block as well"
             )
         if len(keys) > 1:
             raise ValueError(
@@ -90,19 +91,19 @@ class NewAnchor(Section):
             raise ValueError("a private key without its certificate: give the certificate too")
         if self.certificate and "PRIVATE KEY-----" in self.certificate:
             raise ValueError(
-                "certificate holds a private key: give that by private_key_file or "
-                "private_key_block"
+                "certificate contains a private key: give it as private_key_file or "
+                "private_key_block instead"
             )
         return self
 
     def with_key(self, key: SecretStr) -> NewAnchor:
-        """The same with the key that its block holds, which is no field and never written down."""
+        """A copy with the key from its block, held outside the fields so it is never stored."""
         copy = self.model_copy()
         copy._private_key = key
         return copy
 
     def as_config(self, custody: TrustAnchorConfig) -> TrustAnchorConfig:
-        """The same as a trust anchor that is provided to bootstrap."""
+        """The same in the form of a trust anchor provided to bootstrap."""
         return TrustAnchorConfig(
             certificate=self.certificate,
             certificate_file=self.certificate_file,
@@ -113,7 +114,7 @@ class NewAnchor(Section):
 
 
 class RotationOptions(Section):
-    """How a rotation goes about it."""
+    """How a rotation proceeds."""
 
     restarts: RestartPolicy = Field(
         default_factory=RestartPolicy, title="Restarts", description="How workloads are restarted."
@@ -121,13 +122,13 @@ class RotationOptions(Section):
     probe: ProbeOptions = Field(
         default_factory=ProbeOptions,
         title="Probe",
-        description="Requests that are sent and counted while the mesh changes.",
+        description="Requests sent and counted while the mesh changes.",
     )
     pace: Literal["auto", "gentle", "quick"] = Field(
         default="auto",
         title="Pace",
         description="gentle: workloads are restarted once; then their proxies renew short-lived "
-        "certificates by themselves, and forget the old anchor whenever they restart. quick: "
+        "certificates by themselves, and drop the old anchor when they next restart. quick: "
         "three rounds of restarts. auto: gentle above 300 meshed workloads.",
     )
     leaf_minutes: float = Field(
@@ -136,8 +137,8 @@ class RotationOptions(Section):
         le=12 * 60,
         title="Gentle: certificate lifetime (minutes)",
         description="Lifetime of proxies' certificates during a gentle rotation. They renew at "
-        "70 % of it: 20 minutes let a gentle rotation wait for 15. Shorter ones mean more work "
-        "for identity, and expire sooner while it is down.",
+        "70 % of it: with 20 minutes a gentle rotation waits for 15. Shorter-lived ones mean more "
+        "work for identity, and expire sooner while it is down.",
     )
     drop_by_hours: float | None = Field(
         default=None,
@@ -145,7 +146,7 @@ class RotationOptions(Section):
         le=24 * 365,
         title="Gentle: drop the old anchor by (hours)",
         description="How long after a gentle rotation proxies may still trust the old anchor. "
-        "After that verify_mesh fails, and an automation restarts the ones that still do. 0: they "
+        "After that verify_mesh fails, and an automation restarts those that still do. 0: they "
         "are restarted before the rotation ends. Empty: no limit.",
     )
     renewal: Literal["restart", "wait"] = Field(
@@ -153,19 +154,19 @@ class RotationOptions(Section):
         title="New certificates",
         description="restart: workloads are restarted once the new issuer signs. wait: proxies "
         "renew by themselves at 70 % of their certificate's lifetime, after about 17 of 24 hours; "
-        "their metrics, read through the API server, have to show it.",
+        "their metrics, read through the API server, have to prove it.",
     )
     approvals: tuple[ApprovedPhase, ...] = Field(
         default=(),
         title="Ask before",
-        description="Phases before which the run pauses until somebody resumes it; renew is there "
-        "only where a cert-manager Certificate owns the anchor.",
+        description="Phases before which the run pauses until somebody resumes it; renew exists "
+        "only if a cert-manager Certificate owns the anchor.",
     )
     approval_hours: ApprovalHours = 24
     allow_unhealthy: bool = Field(
         default=False,
         title="Unhealthy mesh",
-        description="Begin although workloads are unhealthy. They are restarted, not waited for.",
+        description="Start even if workloads are unhealthy: restart them without waiting for them.",
     )
     accept_downtime: bool = Field(
         default=False,
@@ -186,7 +187,7 @@ class RotationOptions(Section):
 
 
 class WebhookOptions(Section):
-    """How new certificates for the webhooks are made."""
+    """How the webhooks' certificates are rotated."""
 
     approval: bool = Field(
         default=False,

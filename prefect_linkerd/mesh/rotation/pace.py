@@ -1,15 +1,15 @@
-"""The pace of a rotation: what is restarted for it, and what waits until proxies renew.
+"""The pace of a rotation: which steps restart workloads, and which wait until proxies renew.
 
-`quick` restarts every workload three times: to trust the new anchor, to get a certificate of it,
-and to forget the old one. `gentle` restarts each once, to trust the new anchor. The release that
-spreads the bundle also shortens the certificates' lifetime, so that proxies which start from then
-on renew within minutes; once identity signs by the new anchor it is enough to wait for that. The
-old anchor leaves the bundle as soon as no proxy has a certificate of it. A proxy that still trusts
-it does so until it restarts: that is no gap, as whatever the proxy meets is of the new one.
+`quick` restarts every workload three times: to trust the new anchor, to get a certificate under it,
+and to drop the old one. `gentle` restarts each once, to trust the new anchor. The upgrade that
+spreads the bundle also shortens the certificates' lifetime, so proxies that start after it renew
+within minutes; once identity signs under the new anchor, waiting for that is enough. The old anchor
+is removed from the bundle as soon as no proxy has a certificate under it. A running proxy trusts it
+until it restarts, which leaves no gap: all its peers have certificates under the new anchor.
 
-The identity service takes the lifetime from its arguments, in every version since 2.11, so that
-its Deployment restarts when the value changes. A proxy renews at 70 % of what its certificate has
-left when it gets it.
+In every version since 2.11 the identity service takes the lifetime from its arguments, so its
+Deployment restarts when the value changes. A proxy renews at 70 % of the lifetime that its
+certificate has left on receipt.
 Source: linkerd2 `charts/linkerd-control-plane/templates/identity.yaml` (in 2.11
 `charts/linkerd2/templates/identity.yaml`), `pkg/tls/ca.go` (Validity); linkerd2-proxy
 `linkerd/proxy/identity-client/src/certify.rs` (refresh).
@@ -36,10 +36,10 @@ from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot
 Pace = Literal["gentle", "quick"]
 
 GENTLE_OVER = 300
-"""Meshed workloads above which a rotation is gentle by default: restarts dominate from there on."""
+"""Meshed workloads above which a rotation is gentle by default: beyond this, restarts dominate."""
 
 RENEWS_AT = 0.7
-"""The part of its certificate's life after which a proxy renews."""
+"""The fraction of its certificate's lifetime after which a proxy renews."""
 
 CHARTS_LIFETIME = "24h0m0s"
 """The charts' default lifetime of certificates, in every version."""
@@ -62,13 +62,14 @@ def decide_pace(
     may_read_proxies: bool,
     has_certificate: bool,
 ) -> Pace:
-    """The pace of a rotation that begins.
+    """The pace of a new rotation.
 
     Args:
-        may_read_proxies: whether this identity may read proxies' metrics, the proof of `gentle`.
-        has_certificate: whether a Certificate owns the anchor. Then the issuer is renewed by
-            cert-manager's schedule, and identity must not restart before every proxy trusts the new
-            anchor, which a shorter lifetime would make it do.
+        may_read_proxies: whether this identity may read proxies' metrics, which `gentle` needs as
+            proof of renewal.
+        has_certificate: whether a Certificate owns the anchor. Then cert-manager's schedule renews
+            the issuer, and identity must not restart before every proxy trusts the new anchor; a
+            shorter lifetime would restart it.
     """
     if options.pace != "auto":
         return options.pace
@@ -78,7 +79,7 @@ def decide_pace(
 
 
 def pace_of(cluster: Cluster, snapshot: RotationSnapshot, options: RotationOptions) -> Pace:
-    """The pace of a rotation that begins now; asks what this identity may read."""
+    """The pace of a rotation that starts now; checks whether this identity may read proxies."""
     is_asked = options.pace == "auto" and workloads_of(snapshot.data_plane) > GENTLE_OVER
     return decide_pace(
         options,
@@ -89,12 +90,12 @@ def pace_of(cluster: Cluster, snapshot: RotationSnapshot, options: RotationOptio
 
 
 def workloads_of(data_plane: DataPlane) -> int:
-    """The meshed workloads, without the control plane and the extensions."""
+    """The number of meshed workloads, without the control plane and the extensions."""
     return sum(data_plane.stage(each[1]) == "workloads" for each in data_plane.targets)
 
 
 def with_lifetime(values: Mapping[str, Any], text: str) -> Values:
-    """Values with a lifetime of certificates; without one of their own where the text is empty."""
+    """Values with this lifetime of certificates; without any if the text is empty."""
     if text:
         return merge(values, {LIFETIME[0]: {LIFETIME[1]: {LIFETIME[2]: text}}})
     kept = without(values, [LIFETIME])
@@ -105,9 +106,9 @@ def with_lifetime(values: Mapping[str, Any], text: str) -> Values:
 
 
 def lengthened(values: Mapping[str, Any], record: RotationRecord) -> Values:
-    """Values with the lifetime that there was before a rotation shortened it.
+    """Values with the lifetime from before a rotation shortened it.
 
-    One that somebody has set since stays.
+    Keeps a lifetime that somebody has set since.
     """
     if not record.is_shortened or text_at(values, *LIFETIME) != record.shortened:
         return dict(values)
@@ -116,23 +117,23 @@ def lengthened(values: Mapping[str, Any], record: RotationRecord) -> Values:
 
 @dataclass(frozen=True)
 class LeafTimes:
-    """How certificates are issued now, by the control plane's values: their life, and the skew."""
+    """The lifetime of certificates and the clock skew, by the control plane's current values."""
 
     span: timedelta
     skew: timedelta
 
     @property
     def renewal(self) -> timedelta:
-        """How long after it got a certificate a proxy asks for the next one."""
+        """How long after receiving a certificate a proxy requests the next one."""
         return RENEWS_AT * (self.span + self.skew)
 
     @property
     def grace(self) -> timedelta:
-        """How much later than that one may have it."""
+        """How much later than `renewal` a proxy may receive it."""
         return max(timedelta(seconds=15), self.span * 0.03)
 
     def is_short(self, options: RotationOptions, record: RotationRecord) -> bool:
-        """Whether it is worth waiting until proxies renew."""
+        """Whether certificates are short-lived enough to wait until proxies renew."""
         noted = read_duration(record.shortened) or timedelta()
         return self.span <= max(timedelta(minutes=options.leaf_minutes), noted)
 
@@ -146,17 +147,17 @@ class LeafTimes:
 
 
 def renewal_seconds(options: RotationOptions) -> float:
-    """How long a gentle rotation waits at most until proxies have renewed."""
+    """How long a gentle rotation waits at most for proxies to renew."""
     times = LeafTimes(timedelta(minutes=options.leaf_minutes), CLOCK_SKEW_ALLOWANCE)
     return (times.renewal + times.grace).total_seconds()
 
 
 def leaf_times(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> LeafTimes:
-    """How certificates are issued.
+    """The lifetime and clock skew of certificates.
 
     Args:
-        values: the control plane's release's.
-        defaults: its chart's.
+        values: the values of the control plane's release.
+        defaults: the default values of its chart.
     """
     found = merge(defaults, values)
     return LeafTimes(

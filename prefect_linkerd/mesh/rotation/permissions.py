@@ -1,4 +1,4 @@
-"""What a rotation does to a cluster, asked before it changes anything: half of it is worse."""
+"""The permissions of a rotation, checked before it changes anything so it cannot stop halfway."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def issuer_permissions(
     """What `rotate_issuer` writes.
 
     Args:
-        restarted: the workloads that it restarts; none where the old issuer is valid.
-        has_record: whether the rotations' record, which is also their lease, is there.
+        restarted: the workloads that it restarts; normally empty while the old issuer is valid.
+        has_record: whether the rotations' record, which is also their lease, exists.
         is_charts: whether the control plane's chart makes the issuer, so its release is upgraded.
     """
     linkerd = config.namespaces.linkerd
-    # Identity is restarted where it does not load the new issuer by itself.
+    # Identity is restarted if it does not load the new issuer by itself.
     found = [
         Permission("update", "configmaps", namespace=linkerd, name=RECORD),
         Permission("patch", "deployments", "apps", linkerd),
@@ -63,7 +63,7 @@ def rotation_reads(config: MeshConfig) -> list[Permission]:
 
 
 def _release(linkerd: str) -> list[Permission]:
-    """What an upgrade of the control plane's release takes, beside its objects."""
+    """What an upgrade of the control plane's release needs besides its objects."""
     return [
         # Helm's records.
         *(
@@ -89,9 +89,9 @@ def anchor_permissions(
 
     Args:
         restarted: the workloads that it restarts.
-        bundle: the trust bundle, which says by whom it is written.
+        bundle: the trust bundle, which knows its owner.
         has_record: see `issuer_permissions`.
-        anchor: where a Certificate owns it; then neither keys nor the ConfigMap are written.
+        anchor: the anchor if a Certificate owns it; then no keys and no ConfigMap are written.
         is_gentle: whether proxies' metrics have to prove that they renewed.
     """
     linkerd = config.namespaces.linkerd
@@ -110,7 +110,7 @@ def anchor_permissions(
     if is_gentle:
         found.append(Permission("get", "pods/proxy"))
     if config.issuer == "self-signed":
-        # The issuer that is kept for the way back.
+        # The previous issuer, kept for rolling back.
         found.append(Permission("patch", "secrets", namespace=linkerd))
     if config.trust_anchor.custody == "in-cluster":
         keys = config.anchor_namespace
@@ -133,17 +133,17 @@ def anchor_permissions(
 
 
 def lacking(cluster: Cluster, asked: Iterable[Permission]) -> str:
-    """What of it this identity may not do, in words; empty: nothing is lacking."""
+    """The permissions that this identity lacks, in words; empty if it has them all."""
     found = denied(cluster, asked)
     return in_words(found) if found else ""
 
 
 def require(lacks: str) -> None:
-    """Raises `PreflightFailed` where something is lacking."""
+    """Raises `PreflightFailed` if permissions are lacking."""
     if lacks:
         raise PreflightFailed(
             "permissions",
-            expected="all that a rotation does, as it should not stop halfway",
+            expected="all permissions that a rotation needs, as it should not stop halfway",
             found=lacks,
             remedy=f"{GRANT} Nothing was changed by this run.",
         )

@@ -1,33 +1,34 @@
 """The rotation of a mesh's root of trust: its phases, and which one comes next.
 
-The phases are data. Which one is next is a pure function of what is on the cluster, never of what
-an earlier run wrote down, so that a run may die anywhere and any other may resume. To go back is
-the same rotation with the old anchor as its goal: from every phase the way back has the same
-phases in the same order, and does only those that are needed.
+The phases are data. The next one is a pure function of the state of the cluster, never of what an
+earlier run recorded, so a run can be killed at any point and another can resume it. Rolling back is
+the same rotation with the old anchor as its goal: from every phase it runs the same phases in the
+same order, and only those that are needed.
 
-The order keeps one invariant: any two running proxies can verify each other. An anchor signs
+The order maintains one invariant: any two running proxies can verify each other. An anchor signs
 nothing before every proxy trusts it (`spread` before `switch`), and is trusted until no proxy has a
-certificate of it (`switch` before `drop`). At the gentle pace (`pace`) proxies may trust an anchor
-for longer than the bundle has it, never for less long.
+certificate under it (`switch` before `drop`). At the gentle pace (`pace`) proxies may trust an
+anchor for longer than the bundle has it, never for less.
 
-Where a Certificate owns the anchor (`certificate_anchor`), cert-manager makes the new one, and
-from that moment signs with it whenever it renews the issuer, which it does by its own schedule
-(`duration` less `renewBefore`: every 23 hours in the documentation). Proxies that do not trust the
-new anchor yet must not meet a leaf of it before `spread` is proven. What keeps that:
+If a Certificate owns the anchor (`certificate_anchor`), cert-manager makes the new one. From then
+on it signs with that whenever it renews the issuer, on its own schedule (`duration` less
+`renewBefore`: every 23 hours in the documentation). Proxies that do not trust the new anchor yet
+must not meet a leaf under it before `spread` is proven. Three rules ensure that:
 
-1. The old anchor is copied first (`prepare`), so that the bundle never lacks it.
-2. The new anchor is made (`renew`) only while the issuer is not due for longer than `spread` takes:
-   twice what the plan of restarts says, ten minutes, and the time for approvals in between. Where
-   less is left, the issuer is renewed first, while the old anchor still signs: that starts its
-   clock again. Where even a whole period is too short, the rotation is refused.
-3. `spread` restarts identity last. It reads its trust roots when it starts, and skips an issuer
-   that they do not verify: even if the issuer is renewed early, no leaf of the new anchor is made
-   before identity restarts, and all others trust the new anchor by then. This also guards a
-   rotation that cert-manager began by itself, unless identity restarts for another reason.
+1. The old anchor is copied first (`prepare`), so the bundle never lacks it.
+2. The new anchor is made (`renew`) only if the issuer is not due for longer than `spread` takes:
+   twice the planned time of the restarts, ten minutes, and the time for approvals in between. If
+   less is left, the issuer is renewed first, while the old anchor still signs, which restarts its
+   period. If even a whole period is too short, the rotation is refused.
+3. `spread` restarts identity last. Identity reads its trust roots when it starts, and skips an
+   issuer that they do not verify: even if the issuer is renewed early, no leaf under the new anchor
+   is issued before identity restarts, and by then all other proxies trust the new anchor. This also
+   guards a rotation that cert-manager started by itself, unless identity restarts for another
+   reason.
 
-Whatever was renewed by cert-manager cannot be taken back: nobody else may write the anchor's
-Secret, and cert-manager answers a foreign key in it by a third anchor. So an abort goes back until
-`renew` has asked for the new anchor, and forward from then on.
+A renewal by cert-manager cannot be undone: only cert-manager may write the anchor's Secret, and it
+answers a foreign key in it with a third anchor. So an abort rolls back until `renew` has requested
+the new anchor, and rolls forward from then on.
 
 Sources: https://linkerd.io/2/tasks/manually-rotating-control-plane-tls-credentials/,
 https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/, and linkerd2
@@ -52,7 +53,7 @@ PhaseName = Literal["prepare", "renew", "bundle", "spread", "switch", "drop", "d
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a rotation, in words: for plans, approvals and the story."""
+    """One phase of a rotation, described for plans, approvals and the story."""
 
     name: PhaseName
     before: str
@@ -64,19 +65,19 @@ class Phase:
 PHASES: tuple[Phase, ...] = (
     Phase(
         "prepare",
-        before="The mesh is healthy, its issuer chains to its trust bundle, and its release is of "
+        before="The mesh is healthy, its issuer chains to its trust bundle, and its release has "
         "the configured version.",
-        does="Creates the new trust anchor, or uses the provided one, and keeps its key beside the "
-        "old one's.",
-        proof="The new anchor is fit for this mesh and another one than it has.",
-        back="Nothing uses the new anchor: its key is removed.",
+        does="Creates the new trust anchor, or uses the provided one, and stores its key beside "
+        "the old one's.",
+        proof="The new anchor is fit for this mesh and differs from the current one.",
+        back="Nothing uses the new anchor yet: its key is removed.",
     ),
     Phase(
         "bundle",
-        before="The new anchor's key is kept.",
+        before="The new anchor's key is stored.",
         does="Adds the new anchor to the trust bundle, through the control plane's Helm release.",
         proof="ConfigMap linkerd-identity-trust-roots and the release's values hold both anchors.",
-        back="The new anchor is taken out of the bundle again.",
+        back="The new anchor is removed from the bundle again.",
     ),
     Phase(
         "spread",
@@ -84,31 +85,33 @@ PHASES: tuple[Phase, ...] = (
         does="Restarts the control plane, the extensions and every meshed workload that does not "
         "trust the new anchor yet.",
         proof="No running proxy lacks the new anchor, pod by pod.",
-        back="The new anchor is taken out of the bundle, and what trusts it is restarted.",
+        back="The new anchor is removed from the bundle, and workloads that trust it are "
+        "restarted.",
     ),
     Phase(
         "switch",
         before="Every running proxy trusts both anchors.",
-        does="Signs a new issuer by the new anchor, waits until the identity service has loaded "
-        "it, and restarts what still has a certificate of the old one.",
-        proof="Every identity pod signs by the new anchor, and every proxy's certificate was "
+        does="Signs a new issuer with the new anchor, waits until the identity service has loaded "
+        "it, and restarts workloads whose certificates are under the old anchor.",
+        proof="Every identity pod signs under the new anchor, and every proxy's certificate was "
         "issued since.",
-        back="The old anchor signs a new issuer, and what has a certificate of the new one is "
-        "restarted.",
+        back="The old anchor signs a new issuer, and workloads whose certificates are under the "
+        "new anchor are restarted.",
     ),
     Phase(
         "drop",
         before="No running proxy has a certificate that needs the old anchor.",
-        does="Takes the old anchor out of the trust bundle and restarts what still trusts it.",
-        proof="The bundle and every running proxy hold the new anchor alone.",
+        does="Removes the old anchor from the trust bundle and restarts workloads that still trust "
+        "it.",
+        proof="The bundle and every running proxy hold only the new anchor.",
         back="The old anchor is added again: the same phases with the old one as the goal.",
     ),
     Phase(
         "done",
-        before="Every running proxy trusts the new anchor alone and has a certificate of it.",
-        does="Forgets the old anchor's key and verifies the mesh.",
+        before="Every running proxy trusts only the new anchor and has a certificate under it.",
+        does="Deletes the old anchor's key and verifies the mesh.",
         proof="The issuer chains to the only anchor, and every workload is rolled out.",
-        back="Rotate again, to another anchor: the old one's key is gone.",
+        back="Rotate again, to another anchor: the old one's key has been deleted.",
     ),
 )
 
@@ -117,36 +120,36 @@ GENTLE: Mapping[PhaseName, Mapping[str, str]] = {
     "bundle": {
         "does": "Adds the new anchor to the trust bundle and shortens the lifetime of proxies' "
         "certificates, through the control plane's Helm release.",
-        "back": "The new anchor is taken out of the bundle again, and the lifetime is put back.",
+        "back": "The new anchor is removed from the bundle again, and the lifetime is restored.",
     },
     "switch": {
-        "does": "Signs a new issuer by the new anchor, waits until the identity service has loaded "
-        "it and until proxies have renewed, and restarts those that have not done so in time.",
+        "does": "Signs a new issuer with the new anchor, waits until the identity service has "
+        "loaded it and proxies have renewed, and restarts those that have not renewed in time.",
         "back": "The old anchor signs a new issuer, and proxies renew again.",
     },
     "drop": {
-        "does": "Takes the old anchor out of the trust bundle and puts the lifetime back. Proxies "
-        "forget the old anchor when they restart.",
-        "proof": "The bundle holds the new anchor alone, and every proxy trusts it.",
+        "does": "Removes the old anchor from the trust bundle and restores the lifetime. Proxies "
+        "drop the old anchor when they restart.",
+        "proof": "The bundle holds only the new anchor, and every proxy trusts it.",
     },
     "done": {
-        "before": "Every running proxy trusts the new anchor and has a certificate of it.",
+        "before": "Every running proxy trusts the new anchor and has a certificate under it.",
     },
 }
-"""What is different at the gentle pace."""
+"""How phases differ at the gentle pace."""
 
-NO_WAY_BACK = "There is no way back: cert-manager signs with the new anchor from now on."
+NO_WAY_BACK = "This cannot be rolled back: cert-manager signs with the new anchor from now on."
 
 CERTIFICATE_PHASES: tuple[Phase, ...] = (
     Phase(
         "prepare",
-        before="The bundle has the Secret of the anchor's Certificate and a copy of the previous "
-        "anchor's as sources.",
-        does="Copies the anchor's Secret to the previous anchor's. Renews the issuer where it "
-        "would be due before every proxy trusts a new anchor.",
+        before="The bundle's sources are the Secret of the anchor's Certificate and the previous "
+        "anchor's Secret.",
+        does="Copies the anchor's Secret to the previous anchor's. Renews the issuer if it would "
+        "be due before every proxy trusts a new anchor.",
         proof="The copy and the trust bundle have the current anchor, and the issuer is not due "
         "for longer than the restarts take.",
-        back="Nothing has changed: the rotation ends.",
+        back="No anchor has changed: the rotation ends.",
     ),
     Phase(
         "renew",
@@ -158,10 +161,10 @@ CERTIFICATE_PHASES: tuple[Phase, ...] = (
     Phase(
         "bundle",
         before="cert-manager has made the new anchor.",
-        does="Waits until trust-manager has written both anchors. One that is missing, as it was "
-        "not copied, is put into the previous anchor's Secret.",
-        proof="ConfigMap linkerd-identity-trust-roots holds the new anchor and every one that "
-        "proxies may have a certificate of.",
+        does="Waits until trust-manager has written both anchors. An anchor that is missing "
+        "because it was not copied is written to the previous anchor's Secret.",
+        proof="ConfigMap linkerd-identity-trust-roots holds the new anchor and every anchor that "
+        "proxies may have a certificate under.",
         back=NO_WAY_BACK,
     ),
     Phase(
@@ -176,31 +179,31 @@ CERTIFICATE_PHASES: tuple[Phase, ...] = (
         "switch",
         before="Every running proxy trusts both anchors.",
         does="Asks cert-manager to renew the issuer's Certificate, waits until identity has loaded "
-        "it, and restarts what still has a certificate of the old one.",
-        proof="Every identity pod signs by the new anchor, and every proxy's certificate was "
+        "it, and restarts workloads whose certificates are under the old anchor.",
+        proof="Every identity pod signs under the new anchor, and every proxy's certificate was "
         "issued since.",
         back=NO_WAY_BACK,
     ),
     Phase(
         "drop",
         before="No running proxy has a certificate that needs the old anchor.",
-        does="Copies the new anchor's Secret to the previous anchor's, so that the bundle holds it "
-        "alone, and restarts what still trusts the old one.",
-        proof="The bundle and every running proxy hold the new anchor alone.",
+        does="Copies the new anchor's Secret to the previous anchor's, so the bundle holds only "
+        "the new one, and restarts workloads that still trust the old one.",
+        proof="The bundle and every running proxy hold only the new anchor.",
         back=NO_WAY_BACK,
     ),
     Phase(
         "done",
-        before="Every running proxy trusts the new anchor alone and has a certificate of it.",
+        before="Every running proxy trusts only the new anchor and has a certificate under it.",
         does="Verifies the mesh.",
         proof="The issuer chains to the only anchor, and every workload is rolled out.",
-        back="Rotate again: cert-manager has no key of the old anchor.",
+        back="Rotate again: cert-manager no longer has the old anchor's key.",
     ),
 )
-"""The phases where a Certificate owns the anchor."""
+"""The phases if a Certificate owns the anchor."""
 
 SPARE = timedelta(minutes=10)
-"""What restarts may take beyond twice their plan."""
+"""How long restarts may take beyond twice the planned time."""
 
 
 def phases_of(snapshot: RotationSnapshot) -> tuple[Phase, ...]:
@@ -212,7 +215,7 @@ def phases_of(snapshot: RotationSnapshot) -> tuple[Phase, ...]:
 
 
 def spread_takes(snapshot: RotationSnapshot, options: RotationOptions) -> timedelta:
-    """How long it may take from the new anchor until every proxy trusts it, approvals included."""
+    """How long it may take until every proxy trusts a new anchor, approvals included."""
     plan = plan_restarts(snapshot.data_plane, lambda _: True, options.restarts)
     asked = len({"bundle", "spread"} & set(options.approvals))
     approvals = timedelta(hours=options.approval_hours) * asked
@@ -220,7 +223,7 @@ def spread_takes(snapshot: RotationSnapshot, options: RotationOptions) -> timede
 
 
 def is_issuer_due(snapshot: RotationSnapshot, takes: timedelta) -> bool:
-    """Whether cert-manager renews the issuer too soon for a new anchor to spread before."""
+    """Whether cert-manager would renew the issuer before a new anchor can spread."""
     if snapshot.anchor is None:
         return False
     issuer = snapshot.anchor.issuer
@@ -229,7 +232,7 @@ def is_issuer_due(snapshot: RotationSnapshot, takes: timedelta) -> bool:
 
 
 def is_prepared(snapshot: RotationSnapshot, takes: timedelta) -> bool:
-    """Whether cert-manager may make a new anchor without harm."""
+    """Whether cert-manager may safely make a new anchor."""
     if snapshot.anchor is None:
         return True
     current = snapshot.anchor.current.fingerprint
@@ -238,14 +241,14 @@ def is_prepared(snapshot: RotationSnapshot, takes: timedelta) -> bool:
 
 
 def _certificate_phase(snapshot: RotationSnapshot, takes: timedelta) -> PhaseName | None:
-    """The phase of a Certificate's anchor that comes before those of every rotation."""
+    """The next phase that only a Certificate's anchor has, or None if those are done."""
     if snapshot.anchor is None:
         return None
     goal, bundle = snapshot.goal, snapshot.bundle
     if not goal:
         return "renew" if is_prepared(snapshot, takes) else "prepare"
     if goal == snapshot.origin == snapshot.anchor.current.fingerprint:
-        # Aborted, and there has been no other anchor.
+        # Aborted before cert-manager made a new anchor.
         return "done"
     are_leaves_new = snapshot.loaded_since is not None and all(
         map(snapshot.has_goals_leaf, snapshot.data_plane.pods)
@@ -295,7 +298,7 @@ def unproven(snapshot: RotationSnapshot, phase: PhaseName) -> Iterable[Pod]:
 
 
 def is_expired(snapshot: RotationSnapshot, now: datetime) -> bool:
-    """Whether the mesh's identity has ended already: no proxy can get a certificate any more."""
+    """Whether the issuer or its anchor has expired, so no proxy can get a certificate any more."""
     if snapshot.issuer is not None and now >= snapshot.issuer.not_after:
         return True
     if snapshot.issuer_anchor is None or not snapshot.bundle.roots.strip():
@@ -311,8 +314,8 @@ def is_expired(snapshot: RotationSnapshot, now: datetime) -> bool:
 def recovery_phase(snapshot: RotationSnapshot) -> PhaseName:
     """The first phase of the recovery of an expired mesh whose proof does not hold.
 
-    Nothing verifies anything any more, so the issuer comes first: identity does not start with one
-    that has ended, and every proxy that starts needs it. Each workload is restarted once.
+    No proxy can verify another any more, so the issuer comes first: identity does not start with an
+    expired one, and every proxy needs identity to start. Each workload is restarted once.
     """
     pods = snapshot.data_plane.pods
     if snapshot.issuer_anchor != snapshot.goal:

@@ -1,4 +1,4 @@
-"""What a rotation would do, computed before it does anything."""
+"""The plan of a rotation, computed before it changes anything."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ from prefect_linkerd.mesh.rotation.trust_bundle import (
 
 @dataclass(frozen=True)
 class RotationPlan:
-    """What a rotation would do. `restarts` is by phase; nothing of it was done.
+    """What a rotation would do. `restarts` is by phase; none has happened yet.
 
-    `goal` is None where a new anchor has yet to be made. `warnings` are what somebody has to know
-    who runs it, such as that an abort goes forward. `costs` says what each pace costs; `seconds`
-    are those of this one, its waits included.
+    `goal` is None if the new anchor has yet to be made. `warnings` tell the operator what to
+    expect, such as an abort that rolls forward. `costs` says what each pace costs; `seconds` is the
+    time of this one, its waits included.
     """
 
     goal: CertificateInfo | None
@@ -90,14 +90,15 @@ def inspect_rotation(
     action: Action,
     now: datetime,
 ) -> RotationPlan:
-    """Checks everything that was given against what is there, and plans; changes nothing.
+    """Checks the input against the cluster and plans the rotation; changes nothing.
 
     Raises:
         ChartError: the control plane's chart cannot be found.
         InvalidInput: the new anchor is unfit, or the mesh cannot take this action now.
-        NotReady: the mesh is not healthy enough to begin.
-        OwnershipConflict: what a rotation would write belongs to somebody else.
-        PreflightFailed: this identity may not do what a rotation does; a dry run only says so.
+        NotReady: the mesh is not healthy enough to start.
+        OwnershipConflict: an object that a rotation would write belongs to somebody else.
+        PreflightFailed: this identity lacks permissions that a rotation needs; a dry run only
+            reports that.
     """
     chart = mesh.control_plane_chart
     record = read_record(mesh.cluster, mesh.config.namespaces.linkerd)
@@ -188,10 +189,10 @@ def _pace(
     action: Action,
     record: RotationRecord | None,
 ) -> Pace:
-    """The pace of what is still to come.
+    """The pace of the phases still to come.
 
     Args:
-        record: that of a rotation that is open.
+        record: the record of a rotation, if it is open.
     """
     if action in ("recover", "drop"):
         return "quick"
@@ -201,12 +202,12 @@ def _pace(
 
 
 def _goal_to_drop(record: RotationRecord | None, brought: str | None) -> str:
-    """The anchor that is to be the only one after a gentle rotation, which `drop` ends."""
+    """The anchor of a gentle rotation, the only one that proxies trust once `drop` is done."""
     if brought is not None:
         raise InvalidInput(
             "new trust anchor",
-            expected="none, as the action drop makes and uses no new anchor",
-            found="one that is provided",
+            expected="none, as the action drop uses no new anchor",
+            found="a provided one",
             remedy="Provide none, or run rotate_anchor without the action drop.",
         )
     if record is None or (record.is_open and not record.dropped):
@@ -218,7 +219,7 @@ def _require_left(snapshot: RotationSnapshot, *, is_open: bool) -> None:
     if not snapshot.bundle.is_only(snapshot.goal):
         raise nothing_to_drop("a trust bundle that has changed since")
     if not is_open and all(map(snapshot.trusts_goal_alone, snapshot.data_plane.pods)):
-        raise nothing_to_drop("that every proxy trusts the new anchor alone")
+        raise nothing_to_drop("that every proxy trusts only the new anchor")
 
 
 def _seconds(plans: dict[PhaseName, RestartPlan], options: RotationOptions, pace: Pace) -> float:
@@ -227,7 +228,7 @@ def _seconds(plans: dict[PhaseName, RestartPlan], options: RotationOptions, pace
 
 
 def _costs(snapshot: RotationSnapshot, options: RotationOptions) -> Iterator[str]:
-    """What each pace costs, for a rotation that has yet to begin."""
+    """What each pace costs, for a rotation that has yet to start."""
     if snapshot.anchor is not None:
         return
     once = plan_restarts(snapshot.data_plane, lambda _: True, options.restarts)
@@ -236,15 +237,15 @@ def _costs(snapshot: RotationSnapshot, options: RotationOptions) -> Iterator[str
     rounds = 2 if options.drop_by_hours == 0 else 1
     yield (
         f"gentle: {rounds * once.restarts} restarts, about {rounds * minutes + waits:.0f} minutes, "
-        f"{waits:.0f} of them to wait until proxies renew; one request to each proxy"
+        f"{waits:.0f} of them waiting for proxies to renew; one request to each proxy"
     )
     rounds = 2 if options.renewal == "wait" else 3
-    more = ", and the time until proxies renew" if options.renewal == "wait" else ""
+    more = ", plus the time until proxies renew" if options.renewal == "wait" else ""
     yield f"quick: {rounds * once.restarts} restarts, about {rounds * minutes:.0f} minutes{more}"
 
 
 def _certificate_goal(snapshot: RotationSnapshot, *, is_open: bool) -> CertificateInfo | None:
-    """The anchor that cert-manager has made already, by this rotation or by itself."""
+    """The new anchor if cert-manager has made it already, for this rotation or by itself."""
     if snapshot.anchor is None:
         return None
     is_made = bool(snapshot.goal) if is_open else not snapshot.is_settled_on_current
@@ -257,16 +258,16 @@ def _warnings(snapshot: RotationSnapshot, action: Action, *, is_open: bool) -> I
         return
     is_asked = snapshot.goal not in ("", snapshot.origin) or anchor.anchor.is_issuing
     if action == "abort" and is_asked:
-        yield f"{NO_WAY_BACK} The abort goes forward, to the end of the rotation."
+        yield f"{NO_WAY_BACK} The abort rolls forward, to the end of the rotation."
     elif not is_open and not snapshot.is_settled_on_current:
         yield (
-            f"{anchor.anchor.subject} was renewed outside of a rotation: this one takes over, and "
+            f"{anchor.anchor.subject} was renewed outside a rotation: this rotation takes over and "
             "makes no further anchor."
         )
 
 
 def _decide_goal(record: RotationRecord | None, brought: str | None, action: Action) -> str | None:
-    """The fingerprint of the anchor to go to; None where it has yet to be made."""
+    """The fingerprint of the anchor to rotate to; None if it has yet to be made."""
     if action == "abort":
         if record is None:
             raise nothing_to_abort()
@@ -284,7 +285,7 @@ def _decide_goal(record: RotationRecord | None, brought: str | None, action: Act
     if given is not None and given != record.goal:
         raise InvalidInput(
             "new trust anchor",
-            expected=f"the one of the rotation that has begun, {record.goal}",
+            expected=f"the anchor of the open rotation, {record.goal}",
             found=f"another one, {given}",
             remedy="Provide none to resume it, or abort it first.",
         )
@@ -294,7 +295,7 @@ def _decide_goal(record: RotationRecord | None, brought: str | None, action: Act
 def _plans(
     snapshot: RotationSnapshot, options: RotationOptions, action: Action, phase: PhaseName
 ) -> dict[PhaseName, RestartPlan]:
-    """The restarts of every phase that is still to come."""
+    """The restarts of every phase still to come."""
     tolerated = unwell(snapshot)
     if snapshot.anchor is not None and snapshot.goal == snapshot.origin and action == "abort":
         return {}

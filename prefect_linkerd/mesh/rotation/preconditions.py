@@ -1,4 +1,4 @@
-"""What has to hold before a rotation begins, or goes back, or recovers."""
+"""What has to hold before a rotation starts, rolls back or recovers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot, identity_po
 def check_new_anchor(
     certificate: str, config: MeshConfig, trusted: str, now: datetime
 ) -> CertificateInfo:
-    """A new anchor that this mesh can be rotated to.
+    """Checks that this mesh can be rotated to a new anchor, and describes the anchor.
 
     Raises:
-        InvalidInput: it is unfit (see `check_trust_anchor`), ends soon, or is trusted already.
+        InvalidInput: it is unfit (see `check_trust_anchor`), expires soon, or is trusted already.
     """
     info = check_trust_anchor(
         certificate, config.trust_domain, now, "new trust anchor", version=config.linkerd
@@ -37,7 +37,7 @@ def check_new_anchor(
     if trusted.strip() and info.fingerprint in fingerprints(trusted, "trust bundle"):
         raise InvalidInput(
             "new trust anchor",
-            expected="another anchor than the mesh's",
+            expected="an anchor that the mesh does not trust yet",
             found=f"one that it trusts already, {info.fingerprint}",
             remedy="Provide a new one, or none to have one created.",
         )
@@ -45,21 +45,21 @@ def check_new_anchor(
         raise InvalidInput(
             "new trust anchor",
             expected="one that outlives an issuer",
-            found=f"that it expires at {info.not_after:%Y-%m-%d %H:%M} UTC",
+            found=f"one that expires at {info.not_after:%Y-%m-%d %H:%M} UTC",
             remedy="Provide one that lives longer.",
         )
     return info
 
 
 def troubles(snapshot: RotationSnapshot, config: MeshConfig, now: datetime) -> list[str]:
-    """Why a mesh is not well enough for a rotation to begin."""
+    """Why a mesh is not healthy enough to start a rotation."""
     found = [
-        f"{target.subject}: it is not rolled out"
+        f"{target.subject}: not rolled out"
         for target in snapshot.data_plane.targets.values()
         if not target.is_complete
     ]
     found += [
-        f"{pod.subject}: it is not ready"
+        f"{pod.subject}: not ready"
         for pod in snapshot.data_plane.pods
         if not pod.is_ready and not pod.is_deleting
     ]
@@ -76,8 +76,8 @@ def troubles(snapshot: RotationSnapshot, config: MeshConfig, now: datetime) -> l
 def _chain_trouble(snapshot: RotationSnapshot, config: MeshConfig, now: datetime) -> list[str]:
     subject = f"Secret/{config.namespaces.linkerd}/{ISSUER_SECRET}"
     if snapshot.issuer is None:
-        return [f"{subject}: no issuer that can be read"]
-    # A Certificate's anchor may be out of the bundle, which a rotation puts right.
+        return [f"{subject}: no readable issuer"]
+    # An anchor kept by a Certificate may be missing from the bundle; a rotation fixes that.
     anchors = snapshot.pool or snapshot.bundle.roots
     try:
         check_issuer(
@@ -89,13 +89,13 @@ def _chain_trouble(snapshot: RotationSnapshot, config: MeshConfig, now: datetime
             version=config.linkerd,
         )
     except MeshError as error:
-        # An intermediate between issuer and anchor is not part of what was kept of it.
+        # Only the issuer's own certificate is kept, so an intermediate fails the check.
         return [] if snapshot.issuer_anchor is not None else [str(error)]
     return []
 
 
 def renewed_there(anchor: CertificateAnchor) -> str:
-    """What to do once an anchor that cert-manager keeps, or the issuer, has expired."""
+    """What to do once an anchor that cert-manager manages, or the issuer, has expired."""
     return (
         f"Fix cert-manager and let it renew {anchor.anchor.subject}, then {anchor.issuer.subject} "
         "(cmctl renew); then restart every meshed workload."
@@ -103,9 +103,10 @@ def renewed_there(anchor: CertificateAnchor) -> str:
 
 
 def require_quick(options: RotationOptions, snapshot: RotationSnapshot) -> None:
-    """Raises where a gentle pace is asked for and cert-manager makes the anchor.
+    """Raises if the gentle pace is requested and cert-manager makes the anchor.
 
-    A shorter lifetime restarts identity, which has to wait until every proxy trusts the new anchor.
+    A shorter lifetime restarts identity, which must not restart until every proxy trusts the new
+    anchor.
     """
     if options.pace == "gentle" and snapshot.anchor is not None:
         raise InvalidInput(
@@ -124,14 +125,14 @@ def require_certificate_layout(
     *,
     expired: bool,
 ) -> None:
-    """Raises unless an anchor that a Certificate owns can be rotated so; nothing where none does.
+    """Raises unless an anchor that a Certificate owns can be rotated; returns if none owns it.
 
     Args:
         takes: how long it takes until every proxy trusts a new anchor.
         expired: whether the issuer or the anchor that signed it has expired.
 
     Raises:
-        OwnershipConflict, InvalidInput: with what the layout lacks.
+        OwnershipConflict, InvalidInput, NotReady: with what the layout lacks.
     """
     anchor = snapshot.anchor
     if anchor is None:
@@ -142,16 +143,16 @@ def require_certificate_layout(
         raise InvalidInput(
             "new trust anchor",
             expected=f"none, as cert-manager makes the anchor of {owner.subject}",
-            found="one that is provided",
+            found="a provided one",
             remedy="Provide none, or replace that Certificate by a Secret of your own first.",
         )
     if action == "recover" or (expired and action == "rotate"):
-        # Without recover as well: `refuse` would advise recover, which this layout does not have.
+        # Also without recover: `refuse` would advise recover, which this layout does not support.
         raise InvalidInput(
             owner.subject,
             expected="no recovery, as cert-manager renews this anchor and the issuer"
             if action == "recover"
-            else "an issuer and an anchor that are valid, to rotate without downtime",
+            else "a valid issuer and anchor, to rotate without downtime",
             found="that one has expired" if expired else "that they are valid",
             remedy=renewed_there(anchor)
             if expired
@@ -162,26 +163,26 @@ def require_certificate_layout(
             anchor.copy.subject,
             expected="the anchor that signed the issuer in a proxy's trust bundle, in the issuer's "
             "ca.crt, in the release's values or in this Secret",
-            found="it in none of them, so that it cannot be trusted again",
+            found="it in none of them, so it cannot be added to the trust bundle again",
             remedy=f"Put its certificate into {anchor.copy.key} of this Secret, then run again.",
         )
     if snapshot.goal or not snapshot.is_settled_on_current:
-        # The new anchor is there: what has begun has to end.
+        # The new anchor exists, so the rotation has to be finished.
         return
     if issuer.every is not None and issuer.every < takes:
         raise InvalidInput(
             issuer.subject,
-            expected=f"{hours(takes)} between two renewals, in which every proxy comes to trust "
-            "the new anchor",
-            found=f"{hours(issuer.every)}: cert-manager would sign with the new anchor before",
+            expected=f"{hours(takes)} or more between two renewals, for every proxy to come to "
+            "trust the new anchor",
+            found=f"{hours(issuer.every)}: cert-manager would sign with the new anchor before that",
             remedy="Make restarts.batch_size larger, ask for approval before renew rather than "
             "bundle or spread, or raise the Certificate's duration.",
         )
-    # Two more rounds follow, and a third anchor has no place in the bundle.
+    # Two more rounds of restarts follow, and the bundle has no room for a third anchor.
     if owner.every is not None and owner.every < 3 * takes:
         raise InvalidInput(
             owner.subject,
-            expected=f"{hours(3 * takes)} between two renewals, for the whole rotation",
+            expected=f"{hours(3 * takes)} or more between two renewals, for the whole rotation",
             found=hours(owner.every),
             remedy="Raise its duration, or make restarts.batch_size larger.",
         )
@@ -210,7 +211,7 @@ def nothing_to_drop(found: str = "no rotation") -> InvalidInput:
 
 
 def require_way_back(mesh: Mesh, ring: KeyRing, goal: str) -> None:
-    """Raises unless an issuer of the old anchor is there, or can be signed."""
+    """Raises unless an issuer under the old anchor exists or can be signed."""
     if ring.find(goal) is not None:
         return
     if mesh.config.issuer == "self-signed":
@@ -224,7 +225,8 @@ def require_way_back(mesh: Mesh, ring: KeyRing, goal: str) -> None:
         expected=f"the old anchor's private key in {ring.current.where} or beside it, or an issuer "
         "that it signed",
         found="neither",
-        remedy="There is no way back: run rotate_anchor again, which continues to the new anchor.",
+        remedy="Run rotate_anchor again, which continues to the new anchor: rolling back is "
+        "impossible.",
     )
 
 
@@ -255,8 +257,8 @@ def refuse(
         if not options.accept_downtime:
             raise InvalidInput(
                 subject,
-                expected="accept_downtime, as meshed workloads cannot reach each other until every "
-                "one of them is restarted",
+                expected="accept_downtime, because meshed workloads cannot reach each other until "
+                "they have all been restarted",
                 found="that it is off",
                 remedy="Turn accept_downtime on.",
             )
@@ -264,11 +266,11 @@ def refuse(
     if expired and action == "rotate":
         raise InvalidInput(
             subject,
-            expected="an identity that is valid, to rotate without downtime",
+            expected="a valid issuer and trust anchor, to rotate without downtime",
             found="that the issuer or its trust anchor has expired",
             remedy="Run it again with recover and accept_downtime.",
         )
-    # What has begun is finished, be the mesh as it may: each batch is gated by itself.
+    # An open rotation is finished even on an unhealthy mesh: each batch has its own health gate.
     if found and action == "rotate" and not is_open and not options.allow_unhealthy:
         raise NotReady(
             subject,

@@ -1,7 +1,7 @@
-"""When proxies renew by themselves, and which of them are asked whether they have. Pure.
+"""When proxies renew by themselves, and which of them are queried to see whether they have. Pure.
 
-Each proxy is one request to the API server, so a rotation asks no sooner than their answer can have
-changed: first a few of those that renew last, and everybody once these have.
+Each proxy costs one request to the API server, so a rotation queries none before its answer can
+have changed: first a few of those that renew last, and once these have, all the others.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from datetime import datetime, timedelta
 from prefect_linkerd.mesh.snapshot.mesh import Pod
 
 FIRST = 10
-"""Proxies that are asked before everybody is."""
+"""How many proxies are queried before all the others."""
 
 
 def renews_at(
     started: datetime | None, issued: datetime | None, since: datetime, every: timedelta
 ) -> datetime:
-    """When a proxy should have a certificate that was issued since a moment.
+    """When a proxy should have a certificate that was issued after `since`.
 
-    It renews in equal steps from its start on, or a step after the certificate that it was seen
-    with: at once, where that is over. Never later than a whole step after that moment.
+    It renews in equal steps from its start, or one step after the issue of the certificate last
+    seen: at once if that time has passed. Never later than a whole step after `since`.
 
     Args:
         started: when its pod started.
         issued: when the certificate that it was last seen with was issued.
-        every: how long after it got a certificate a proxy asks for the next one.
+        every: how long after receiving a certificate a proxy requests the next one.
     """
     latest = since + every
     if issued is not None:
@@ -52,10 +52,11 @@ def asked_first(
     since: datetime,
     every: timedelta,
 ) -> tuple[Pod, ...]:
-    """The few that are asked before everybody: those that should renew last.
+    """The few pods to query before all the others: those that should renew last.
 
     Args:
-        silent: the UIDs of pods that gave no answer, which say nothing of the others either.
+        silent: the UIDs of pods that did not answer; they sort last, as they prove nothing about
+            the others.
     """
 
     def order(pod: Pod) -> tuple[bool, float, str]:
@@ -72,7 +73,7 @@ def worth_asking(
     every: timedelta,
     now: datetime,
 ) -> tuple[Pod, ...]:
-    """Those that may have renewed: all but what has said that it renews later."""
+    """The pods that may have renewed: all but those known to renew later."""
     return tuple(
         pod
         for pod in pods

@@ -1,4 +1,4 @@
-"""What each phase of a rotation does, and its proof. May be killed anywhere, and run again."""
+"""What each phase of a rotation does, and its proof. Can be killed at any point and run again."""
 
 from __future__ import annotations
 
@@ -128,28 +128,28 @@ from prefect_linkerd.mesh.traffic.watch import BatchTraffic, TrafficWatch
 
 STOPPED = (
     "Look at its log and its proxy's. Then run again: the rotation resumes with the next batch. Or "
-    "allow a further drop with the option restarts.max_success_drop, or go back with the action "
-    "abort (not where cert-manager makes the anchor)."
+    "allow a further drop with the option restarts.max_success_drop, or roll back with the action "
+    "abort (unless cert-manager makes the anchor)."
 )
-"""What to do where fewer requests succeed after a restart."""
+"""What to do if fewer requests succeed after a restart."""
 
 FRESH = 5.0
-"""Seconds for which a step may begin with what the step before it has read."""
+"""For how many seconds the next step may reuse what the previous step has read."""
 
 CHECKED = 10.0
-"""Seconds between two looks at the probe while nothing is done but waiting for proxies to renew."""
+"""Seconds between checks of the probe while the rotation only waits for proxies to renew."""
 
 REISSUES = 3
-"""How often cert-manager is asked: it may have signed by what it still had in memory."""
+"""How many times to ask cert-manager: it may have signed with an anchor that it had cached."""
 
 
 class Rotation:
     """One run of a rotation, forward or back.
 
     Args:
-        claim: the right to rotate, held.
+        claim: the held right to rotate.
 
-    `probe` is set while one asks; a run may go without.
+    `probe` is replaced while a probe runs; a run may have none.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Rotation:
     def record(self) -> RotationRecord:
         record = self._claim.record
         if record is None:
-            raise RuntimeError("the rotation has not begun")
+            raise RuntimeError("the rotation has not started")
         return record
 
     def read(self, data_plane: DataPlane | None = None) -> RotationSnapshot:
@@ -205,7 +205,7 @@ class Rotation:
         self._whole = data_plane
 
     def _read_pods(self) -> RotationSnapshot:
-        """What there is now; of the data plane only the pods, which are all that a proof needs."""
+        """Reads the current state; of the data plane only the pods, which is all a proof needs."""
         begin, (_, known) = time.monotonic(), self._seen
         if known is None:
             return self.read()
@@ -214,31 +214,31 @@ class Rotation:
         return snapshot
 
     def _is_fresh(self, snapshot: RotationSnapshot) -> bool:
-        """Whether a snapshot is the last one that was read, and just now."""
+        """Whether a snapshot is the latest one and was read just now."""
         at, data_plane = self._seen
         return snapshot.data_plane is data_plane and time.monotonic() < at + FRESH
 
     def _hand_on(self, snapshot: RotationSnapshot) -> None:
-        """Leaves what was read to the next step; nothing is changed in between.
+        """Keeps a snapshot for the next step, as nothing changes in between.
 
-        A Certificate's anchor changes by itself, so there each step reads for itself.
+        A Certificate's anchor can change by itself, so with one each step reads again.
         """
         self._handed = snapshot if snapshot.anchor is None else None
 
     def _taken(self) -> RotationSnapshot:
-        """What the step before has left, unless that was a while ago; else what there is now."""
+        """The snapshot that the previous step kept if it is still fresh, else a new one."""
         handed, self._handed = self._handed, None
         return handed if handed is not None and self._is_fresh(handed) else self.read()
 
     def next_phase(self, *, recover: bool = False) -> PhaseName:
-        """The first phase whose proof does not hold, by what is on the cluster."""
+        """The first phase whose proof does not hold, by the state of the cluster."""
         snapshot = self._taken()
         if recover:
             return recovery_phase(snapshot)
         self._follow_cert_manager(snapshot)
         takes = spread_takes(snapshot, self._options)
         phase = next_phase(snapshot, takes)
-        # A certificate that was renewed proves itself by its time alone.
+        # Only its issue time proves that a certificate was renewed.
         if phase in ("bundle", "switch") and snapshot.loaded_since is not None:
             snapshot = self._with_issued(snapshot)
             phase = next_phase(snapshot, takes)
@@ -246,7 +246,7 @@ class Rotation:
         return phase
 
     def _follow_cert_manager(self, snapshot: RotationSnapshot) -> None:
-        """Writes down the anchor that cert-manager has made since, as the goal."""
+        """Records an anchor that cert-manager has made since as the goal."""
         record = self.record
         if snapshot.anchor is None or snapshot.goal in ("", record.goal):
             return
@@ -262,11 +262,11 @@ class Rotation:
         self._claim.tell(record.phase, f"To {current.subject}, sha256 {current.fingerprint}.")
 
     def advance(self, phase: PhaseName, on_progress: OnProgress, *, recover: bool = False) -> None:
-        """Does one phase, and proves it.
+        """Runs one phase, and proves it.
 
         Raises:
-            NotReady: what the phase does has no effect.
-            RequestsFailed: more of the probe's requests failed than may.
+            NotReady: the phase did not have its effect.
+            RequestsFailed: more of the probe's requests failed than allowed.
         """
         does: dict[PhaseName, Callable[[OnProgress], None]] = {
             "prepare": self.prepare,
@@ -282,12 +282,12 @@ class Rotation:
     # prepare
 
     def is_done_since(self, seen: RotationRecord | None) -> bool:
-        """Whether a rotation has come to its end that was not over, or not there, when seen."""
+        """Whether a rotation that was open or did not exist when `seen` was read has finished."""
         record = self._claim.record
         return record is not None and not record.is_open and record != seen
 
     def begin(self, new: NewAnchor, action: Action) -> RotationRecord:
-        """Keeps the new anchor's key, then writes down what is to be done; or takes it up."""
+        """Stores the new anchor's key, then records the rotation; or resumes an open one."""
         record = self._claim.record
         now = self._mesh.cluster.clock()
         if record is not None and record.is_open:
@@ -321,7 +321,7 @@ class Rotation:
                 expected="an issuer that an anchor of the trust bundle signed",
                 found="none",
                 remedy="See verify_mesh for the cause; rotate_anchor with recover gives the mesh "
-                "a new anchor and issuer, with a downtime.",
+                "a new anchor and issuer, with downtime.",
             )
         self._claim.save(
             RotationRecord(
@@ -341,7 +341,7 @@ class Rotation:
         return self.record
 
     def _begin_to_drop(self, record: RotationRecord | None) -> RotationRecord:
-        """Opens a gentle rotation again, for its last round of restarts."""
+        """Reopens a gentle rotation for its last round of restarts."""
         if record is None:
             raise nothing_to_drop()
         self._claim.save(replace(record, phase="drop", pace="quick"))
@@ -360,7 +360,7 @@ class Rotation:
         new: NewAnchor,
         action: Action,
     ) -> RotationRecord:
-        """Writes down a rotation of a Certificate's anchor, or the one that somebody began."""
+        """Records a rotation of a Certificate's anchor, or takes over one started elsewhere."""
         takes = spread_takes(snapshot, self._options)
         expired = is_expired(snapshot, anchor.read_at)
         require_certificate_layout(snapshot, new, action, takes, expired=expired)
@@ -389,7 +389,7 @@ class Rotation:
         return self.record
 
     def _new_pair(self, new: NewAnchor, roots: str, now: datetime) -> KeyPair:
-        """The new anchor, kept beside the old one's key before anything uses it."""
+        """The new anchor; its key is stored beside the old one's before anything uses it."""
         config, own = self._mesh.config, cluster_uid(self._mesh.cluster)
         if new.is_brought:
             brought = new.as_config(config.trust_anchor)
@@ -397,7 +397,7 @@ class Rotation:
             pair = KeyPair(certificate, brought_key(brought, certificate), own)
             self._ring.next.replace(pair)
             return pair
-        # One that a run made which died before it wrote down that it had begun.
+        # An anchor from a run that was killed before it recorded the rotation.
         kept = self._ring.next.load()
         if kept is not None:
             try:
@@ -413,10 +413,10 @@ class Rotation:
         return pair
 
     def prepare(self, on_progress: OnProgress) -> None:
-        """Copies a Certificate's current anchor, and sees that the issuer is not due too soon.
+        """Copies a Certificate's current anchor, and renews the issuer if it is due too soon.
 
         Raises:
-            NotReady: trust-manager or cert-manager did not do their part.
+            NotReady: trust-manager or cert-manager did not do its part.
         """
         anchor = self._certificate_anchor()
         origin = self.record.origin
@@ -427,21 +427,21 @@ class Rotation:
         snapshot = self.read()
         if is_issuer_due(snapshot, spread_takes(snapshot, self._options)):
             self._claim.check()
-            on_progress(0, 1, f"renewing {anchor.issuer.subject}, so that it is not due soon")
+            on_progress(0, 1, f"renewing {anchor.issuer.subject}, which is due too soon")
             self._reissue(lambda _: True)
-            self._claim.tell("prepare", "The issuer was renewed, so that it is not due soon.")
+            self._claim.tell("prepare", "The issuer was renewed, as it was due too soon.")
 
     # renew
 
     def renew(self, on_progress: OnProgress) -> None:
-        """A new anchor, made by cert-manager.
+        """Has cert-manager make a new anchor.
 
         Raises:
-            NotReady: it made none, with its own conditions.
+            NotReady: it made none; quotes its conditions.
         """
         snapshot = self.read()
         if not is_prepared(snapshot, spread_takes(snapshot, self._options)):
-            # An approval may have taken its time.
+            # Waiting for an approval may have taken too long.
             self.prepare(on_progress)
         anchor = self._certificate_anchor()
         owner, origin = anchor.anchor, self.record.origin
@@ -459,8 +459,8 @@ class Rotation:
             if is_last:
                 raise NotReady(
                     owner.subject,
-                    expected="cert-manager to make another anchor",
-                    found="the same one",
+                    expected="cert-manager to make a new anchor",
+                    found="the old one",
                     remedy="Look at its conditions and cert-manager's log, then run again.",
                 )
         self._follow_cert_manager(self.read())
@@ -470,7 +470,7 @@ class Rotation:
         if anchor is None:
             raise NotReady(
                 f"mesh {self._mesh.config.name}",
-                expected="the Certificate that owned the trust anchor when the rotation began",
+                expected="the Certificate that owned the trust anchor when the rotation started",
                 found="none",
                 remedy="Create it again, then run again.",
             )
@@ -479,7 +479,7 @@ class Rotation:
     # bundle
 
     def bundle(self, on_progress: OnProgress) -> None:
-        """The goal beside what is trusted."""
+        """Adds the goal to the trust bundle."""
         record = self.record
         self._claim.check()
         snapshot = self._taken()
@@ -499,10 +499,10 @@ class Rotation:
         if shortened:
             since = self._mesh.cluster.clock().isoformat()
             self._claim.save(replace(self.record, short_since=since))
-            self._claim.tell("bundle", f"Proxies' certificates live {shortened} from now on.")
+            self._claim.tell("bundle", f"Proxies' certificates last {shortened} from now on.")
 
     def _note_lifetime(self, snapshot: RotationSnapshot) -> RotationRecord:
-        """Writes down the certificates' lifetime before it is shortened, to put it back."""
+        """Records the certificates' lifetime before it is shortened, so it can be restored."""
         record = self.record
         wanted = timedelta(minutes=self._options.leaf_minutes)
         if record.is_shortened or self._leaf_times(snapshot.bundle).span <= wanted:
@@ -524,7 +524,7 @@ class Rotation:
         return leaf_times(values or {}, self._mesh.control_plane_chart.defaults)
 
     def _bundle_of_secrets(self, snapshot: RotationSnapshot, anchor: CertificateAnchor) -> None:
-        """Every anchor of the rotation, by the two Secrets that the Bundle reads."""
+        """Has the bundle hold every anchor of the rotation, from the two Secrets that it reads."""
         record = self.record
         old = snapshot.participants - snapshot.bundle.fixed - {anchor.current.fingerprint}
         if not old <= anchor.copy.anchors:
@@ -533,17 +533,17 @@ class Rotation:
                 anchor,
                 join_bundle([anchor_of(record, each).pem for each in old]),
             )
-            self._claim.tell("bundle", f"{anchor.copy.subject} has what proxies still need.")
+            self._claim.tell("bundle", f"{anchor.copy.subject} has all anchors still in use.")
         wanted = snapshot.participants | {anchor.current.fingerprint}
         await_roots(self._mesh, wanted, may_have_more=True)
         self._claim.tell("bundle", f"{len(wanted)} anchors trusted.")
 
     def bundle_alone(self, on_progress: OnProgress) -> None:
-        """The goal and nothing else, as a recovery has it."""
+        """Reduces the trust bundle to the goal, for a recovery."""
         record = self.record
         self._claim.check()
         wanted = join_bundle([anchor_of(record, record.goal).pem])
-        # Helm waits for proxies that need a certificate, so identity has to sign before.
+        # Helm waits for proxies that need a certificate, so identity has to sign before it runs.
         namespace = self._mesh.config.namespaces.linkerd
         self._mesh.cluster.merge(
             "v1", "ConfigMap", TRUST_ROOTS, namespace, {"data": {BUNDLE: wanted}}
@@ -557,7 +557,7 @@ class Rotation:
         self._claim.tell("bundle", "Only the new anchor is trusted.")
 
     def _write_alone(self, wanted: str, on_progress: OnProgress) -> None:
-        """The bundle without the old anchor, and the lifetime that certificates had before."""
+        """Removes the old anchor from the bundle, and restores the certificates' lifetime."""
         record = self.record
         self._write(wanted, on_progress, lambda values: lengthened(values, record))
         now = self._mesh.cluster.clock()
@@ -569,7 +569,7 @@ class Rotation:
                 is_lengthened=True,
                 dropped=record.dropped or now.isoformat(),
                 drop_by=record.drop_by or (until.isoformat() if until is not None else ""),
-                # Without time to forget it by themselves, they are restarted.
+                # With no time for proxies to drop it by themselves, they are restarted.
                 pace="quick" if hours == 0 else record.pace,
             )
         )
@@ -580,10 +580,10 @@ class Rotation:
     # spread
 
     def spread(self, on_progress: OnProgress) -> None:
-        """Every proxy trusts the goal."""
+        """Restarts workloads until every proxy trusts the goal."""
         snapshot = self._taken()
         if snapshot.anchor is not None:
-            # Identity skips an issuer of the new anchor until it restarts: see `phases`.
+            # Identity skips an issuer under the new anchor until it restarts: see `phases`.
             self._restart("spread", on_progress, snapshot, but_identity=True)
             snapshot = self.read()
         self._restart("spread", on_progress, snapshot)
@@ -591,7 +591,7 @@ class Rotation:
     # switch
 
     def switch(self, on_progress: OnProgress) -> None:
-        """The goal signs, and every proxy has a certificate of it."""
+        """Has the goal sign the issuer, and gives every proxy a certificate under it."""
         snapshot = self._taken()
         if next_phase(snapshot) in ("bundle", "spread"):
             raise NotReady(
@@ -611,10 +611,10 @@ class Rotation:
             self._await_renewal(on_progress)
 
     def issue(self, _on_progress: OnProgress | None = None) -> None:
-        """A new issuer, signed by the goal; the Secret is replaced whole."""
+        """Makes a new issuer, signed by the goal, in a single write of the Secret."""
         self._claim.check()
         if self.record.signing_since:
-            # An upgrade of a chart-made issuer that failed has brought the old issuer back.
+            # A failed upgrade of a chart-made issuer has restored the old issuer.
             self._claim.save(replace(self.record, signing_since=""))
         goal = self.record.goal
         if self._mesh.config.issuer == "cert-manager":
@@ -633,7 +633,7 @@ class Rotation:
             self._restore(goal)
             return
         if there is not None and there.private_key is not None:
-            # The way back where the old anchor's key is nowhere.
+            # For rolling back if the old anchor's key is not available.
             kept = tls_secret(
                 PREVIOUS_ISSUER, namespace, there.certificate, there.private_key, there.authority
             )
@@ -672,11 +672,11 @@ class Rotation:
             f"Certificate/{self._mesh.config.namespaces.linkerd}/{ISSUER_SECRET}",
             expected="an issuer in cert-manager's Secret that the trust anchor signed",
             found=f"one that another anchor signed, {REISSUES} times",
-            remedy="Look at cert-manager's log, and which Secret its issuer reads.",
+            remedy="Look at cert-manager's log, and at which Secret its issuer reads.",
         )
 
     def await_load(self, on_progress: OnProgress) -> None:
-        """Every identity pod signs by the goal; those that do not load it are restarted."""
+        """Waits until every identity pod signs under the goal; restarts them if they do not."""
         since = self.record.since()
         if since is None:
             self._claim.check()
@@ -686,17 +686,17 @@ class Rotation:
         self._wait_until(since)
 
     def _renew_gently(self, on_progress: OnProgress) -> None:
-        """Waits until proxies have renewed by themselves; restarts those that do not in time."""
+        """Waits until proxies renew by themselves; restarts those that have not renewed in time."""
         times = self._leaf_times(read_trust_bundle(self._mesh))
         is_short = times.is_short(self._options, self.record)
         if is_short:
             self._restart_early_ones(on_progress)
-        # New proxies with certificates of the new issuer ask those that have yet to renew.
+        # The probe's new pods, with certificates from the new issuer, call those yet to renew.
         self._next_generation("switch")
         if is_short:
             late = self._await_renewals(times, on_progress)
         else:
-            # Somebody has put the lifetime back, or it was never shortened.
+            # Somebody has restored the lifetime, or it was never shortened.
             late = list(unproven(self._with_issued(self.read()), "switch"))
         if late:
             named = ", ".join(pod.subject for pod in late[:5]) + (", …" if len(late) > 5 else "")
@@ -709,9 +709,9 @@ class Rotation:
             self.probe.leave("switch")
 
     def _restart_early_ones(self, on_progress: OnProgress) -> None:
-        """Restarts what started while Helm still replaced identity: most of the control plane.
+        """Restarts pods that started while Helm was replacing identity: most of the control plane.
 
-        The old identity pod may have given it a certificate of the long lifetime.
+        The old identity pod may have given them certificates with the long lifetime.
         """
         if not self.record.short_since:
             return
@@ -725,14 +725,14 @@ class Rotation:
         self._restart_all("switch", judge, on_progress, tolerated)
 
     def _await_renewals(self, times: LeafTimes, on_progress: OnProgress) -> list[Pod]:
-        """Those that have not renewed by the time when every proxy should have.
+        """Waits, and returns the pods that have not renewed when every proxy should have.
 
-        A few are asked first, the others once these have renewed or there is no time left.
+        Queries a few first, and the others once these have renewed or no time is left.
         """
         cluster, every = self._mesh.cluster, times.renewal
         now = cluster.clock()
         since = self.record.since() or now
-        # Any that come meanwhile have a certificate of the new issuer.
+        # Pods that start meanwhile get certificates from the new issuer.
         pods = (self._seen[1] or self.read().data_plane).pods
         due = all_renewed_at(pods, self._issued, since, every)
         for is_due in polls((due - now).total_seconds(), every=CHECKED):
@@ -746,7 +746,7 @@ class Rotation:
         late: list[Pod] = []
 
         def pause() -> float:
-            # What was asked has said when its certificate was issued, so when it renews.
+            # The pods queried have shown when their certificates were issued, so when they renew.
             due = all_renewed_at(few, self._issued, since, every)
             return max((due - cluster.clock()).total_seconds(), 2.0)
 
@@ -769,7 +769,7 @@ class Rotation:
         return late
 
     def _yet_to_renew(self, snapshot: RotationSnapshot) -> list[Pod]:
-        """The pods without a certificate of the goal, by what is known; asks nobody."""
+        """The pods not known to have a certificate under the goal; sends no queries."""
         return list(unproven(replace(snapshot, issued=self._issued), "switch"))
 
     def _check_switch(self) -> None:
@@ -798,13 +798,13 @@ class Rotation:
                 raise self._unproven("switch", snapshot)
 
     def _with_issued(self, snapshot: RotationSnapshot) -> RotationSnapshot:
-        """With the times of the certificates whose pods started too early; each is proven once."""
+        """The snapshot with the issue times of certificates; queries only pods not yet proven."""
         if snapshot.loaded_since is not None:
             self._ask(snapshot, self._yet_to_renew(snapshot))
         return replace(snapshot, issued=dict(self._issued))
 
     def _ask(self, snapshot: RotationSnapshot, pods: Sequence[Pod]) -> frozenset[str]:
-        """Asks proxies when their certificates were issued; the UIDs of those that do not say."""
+        """Queries proxies for their certificates' issue times; returns the UIDs without one."""
         if not pods:
             return frozenset()
         lifetimes = self._leaf_times(snapshot.bundle).lifetimes(self._claim.record)
@@ -815,19 +815,19 @@ class Rotation:
     # drop
 
     def drop(self, on_progress: OnProgress) -> None:
-        """The goal alone is trusted, once nobody has a certificate of another."""
+        """Leaves only the goal trusted, once no proxy has a certificate under another anchor."""
         snapshot = self._with_issued(self._taken())
         if next_phase(snapshot) in ("bundle", "spread", "switch"):
             left = ", ".join(p.subject for p in unproven(snapshot, "switch"))
             raise NotReady(
                 f"mesh {self._mesh.config.name}",
                 expected="no proxy to need the old anchor before it is dropped",
-                found=left or "an issuer of the old one",
+                found=left or "an issuer that it signed",
                 remedy="Run again.",
             )
         self._claim.check()
         if self.record.since() is None and snapshot.loaded_since is not None:
-            # Identity restarts now, which would make every older certificate look like an old one.
+            # Identity restarts now; without this time, certificates from before would count as old.
             since = snapshot.loaded_since.isoformat()
             self._claim.save(replace(self.record, signing_since=since))
         if snapshot.anchor is not None:
@@ -838,7 +838,7 @@ class Rotation:
         if not self.record.is_gentle:
             self._restart("drop", on_progress)
             return
-        # New proxies that trust the new anchor alone ask those that trust both.
+        # The probe's new pods, which trust only the new anchor, call those that trust both.
         self._next_generation("drop")
         if self.probe.asks:
             self.probe.leave("drop")
@@ -848,9 +848,9 @@ class Rotation:
         if not copy_current(self._mesh.cluster, anchor, goal):
             raise NotReady(
                 anchor.anchor.subject,
-                expected=f"the anchor {goal}, which everything uses",
+                expected=f"the anchor {goal}, which the whole mesh uses",
                 found="that cert-manager has renewed it again",
-                remedy="Run again: the rotation continues to that one.",
+                remedy="Run again: the rotation continues to the new one.",
             )
         await_roots(self._mesh, self.read().bundle.fixed | {goal})
         declare(self._mesh, on_progress)
@@ -858,7 +858,7 @@ class Rotation:
     # recover
 
     def recover(self, on_progress: OnProgress) -> None:
-        """Restarts everything once: each proxy comes up with the new anchor and a certificate."""
+        """Restarts everything once, so each proxy starts with the new anchor and a certificate."""
         self.await_load(on_progress)
         snapshot = self.read()
         self._wait_until(snapshot.bundle.settled)
@@ -867,16 +867,16 @@ class Rotation:
             recovered = is_recovered(self.read(plane))
             return lambda pod: not recovered(pod)
 
-        # Without a certificate hardly anything is ready, and what is not is no reason to wait.
+        # Without certificates hardly anything is ready, so do not wait for unhealthy workloads.
         self._restart_all("spread", judge, on_progress, unwell(snapshot), is_down=True)
 
     # done
 
     def finish(self) -> RotationSnapshot:
-        """Verifies, and forgets what only the way back needed.
+        """Verifies the mesh, and deletes keys that only a rollback needed.
 
         Raises:
-            NotReady: something is not as it should be after all.
+            NotReady: the issuer is missing, or a workload is not rolled out.
         """
         self._claim.check()
         namespace = self._mesh.config.namespaces.linkerd
@@ -909,7 +909,7 @@ class Rotation:
             self._mesh.cluster.delete("v1", "Secret", PREVIOUS_ISSUER, namespace)
         self._claim.tell("done", "The mesh has one anchor, and everything uses it.")
         if left := [p for p in snapshot.data_plane.pods if not snapshot.trusts_goal_alone(p)]:
-            text = f"{len(left)} proxies trust the old anchor as well, until they restart."
+            text = f"{len(left)} proxies still trust the old anchor too, until they restart."
             self._claim.tell("done", text)
         if self.probe.asks:
             self._claim.tell("done", f"Probe of this run: {self.probe.outcome.sentence}.")
@@ -918,10 +918,10 @@ class Rotation:
     # Parts
 
     def conclude(self, phase: PhaseName) -> None:
-        """Writes down what the probe counted in a phase.
+        """Records the probe's counts for a phase.
 
         Raises:
-            RequestsFailed: more of its requests failed than may.
+            RequestsFailed: more of its requests failed than allowed.
         """
         if text := self.probe.conclude(phase):
             self._claim.tell(phase, f"Probe: {text}.")
@@ -938,7 +938,7 @@ class Rotation:
         if phase != "switch" and any(
             snapshot.trusted_by(p) is None for p in snapshot.data_plane.pods
         ):
-            # Theirs will be proven by when they started, so that has to be sure to be later.
+            # Their new pods are proven by start time, which must surely be after the bundle's.
             self._wait_until(snapshot.bundle.settled)
         tolerated = unwell(snapshot) if self._options.allow_unhealthy else frozenset[Workload]()
         judged_at = 0.0
@@ -957,7 +957,7 @@ class Rotation:
         self._claim.tell(phase, "Restarting the workloads that need it.")
         self._restart_all(phase, judge, on_progress, tolerated, snapshot)
         plane, probe = snapshot.data_plane, self.probe
-        # Its older generations have gone since.
+        # The probe's older generations have been deleted since.
         pods = tuple(pod for pod in plane.pods if not probe.is_own(pod) or probe.is_newest(pod))
         known = replace(snapshot, data_plane=replace(plane, pods=pods))
         self._seen = judged_at, known.data_plane
@@ -973,14 +973,14 @@ class Rotation:
         *,
         is_down: bool = False,
     ) -> None:
-        """Restarts what needs it.
+        """Restarts the workloads that need it.
 
         Args:
-            first: what may have been read just now, which is not read again then.
+            first: a snapshot to start with instead of reading again, if it is fresh.
             is_down: whether requests fail anyway.
         """
         watch = self._watch
-        # Going back is not stopped halfway: that leaves the mesh no better.
+        # Do not stop a rollback halfway: that would not help the mesh.
         watch.phase, watch.stops = phase, not self.record.is_going_back
 
         def before(batch: Batch) -> None:
@@ -1014,10 +1014,10 @@ class Rotation:
     def _prove(
         self, phase: PhaseName, known: RotationSnapshot | None = None, *, but_identity: bool = False
     ) -> None:
-        """Waits for the last old pods to go, then says whether the phase's proof holds.
+        """Waits until the last old pods are deleted, then checks that the phase's proof holds.
 
         Args:
-            known: what was read last, by which a phase is proven where that was just now.
+            known: the latest snapshot; used for the proof if it is fresh.
         """
 
         def lacking(snapshot: RotationSnapshot) -> list[Pod]:
@@ -1029,7 +1029,7 @@ class Rotation:
             snapshot = known if known is not None and is_known else self._read_pods()
             left = lacking(snapshot)
             if left and phase == "switch":
-                # What nobody restarts may have renewed by itself.
+                # Pods that are not restarted may have renewed by themselves.
                 snapshot = self._with_issued(snapshot)
                 left = lacking(snapshot)
             if not left and but_identity:
@@ -1054,7 +1054,7 @@ class Rotation:
             f"mesh {self._mesh.config.name}, phase {phase}",
             expected=proof,
             found=" | ".join(left[:20]),
-            remedy="Do manually what is named, then run again: it resumes from here.",
+            remedy="Manually restart what is named, then run again: it resumes from here.",
         )
 
     def _wait_until(self, moment: datetime | None) -> None:

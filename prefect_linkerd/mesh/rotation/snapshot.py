@@ -1,4 +1,4 @@
-"""What is on the cluster of a rotation, read once: the trust bundle, the issuer, every proxy."""
+"""The state of a cluster for a rotation, read once: the trust bundle, the issuer, every proxy."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from prefect_linkerd.mesh.rotation.trust_bundle import TrustBundle, read_trust_b
 from prefect_linkerd.mesh.snapshot.mesh import Pod
 
 TRUST_ROOT = "linkerd.io/trust-root-sha256"
-"""The annotation in which charts from 2.12 on name the control plane's trust bundle."""
+"""The annotation with the hash of the control plane's trust bundle, set by charts since 2.12."""
 
 
 @dataclass(frozen=True)
 class RotationSnapshot:
     """What the next phase depends on, read once.
 
-    `goal` is the fingerprint of the anchor that is to be the only one. `issuer_anchor` is that of
-    the anchor that the issuer in the Secret chains to, None where that is unknown. `load` says
-    since when identity signs with that issuer, `signing_since` since when it signs by the goal, by
-    the record of a rotation. `issued` are the times of certificates where they are known, by pod.
+    `goal` is the fingerprint of the anchor that the rotation leaves as the only one.
+    `issuer_anchor` is that of the anchor that the issuer in the Secret chains to, None if unknown.
+    `load` says since when identity signs with that issuer; `signing_since`, from the rotation's
+    record, since when it signs under the goal. `issued` has the known issue times of certificates,
+    by pod UID.
 
-    Where a Certificate owns the anchor there is `anchor`, and `goal` is empty while cert-manager
-    has not made the new one. `origin` is the anchor that there was, `participants` are all anchors
-    of the rotation by its record, and `pool` is the PEM of every anchor that was found anywhere.
+    `anchor` is set if a Certificate owns the anchor; then `goal` is empty until cert-manager has
+    made the new one. `origin` is the old anchor, `participants` are all anchors in the rotation's
+    record, and `pool` is the PEM of every anchor found anywhere.
 
-    `is_gentle` and `is_shortened` are those of the record of a rotation that is open.
+    `is_gentle` and `is_shortened` come from the record of an open rotation.
     """
 
     goal: str
@@ -64,25 +65,25 @@ class RotationSnapshot:
     def is_chained(self) -> bool:
         """Whether an anchor that the mesh trusts signed its issuer.
 
-        The anchors of an earlier rotation are known by its record, and need not be trusted still.
+        The anchors in an earlier rotation's record are known, but may no longer be trusted.
         """
         if self.anchor is not None:
-            # A Certificate's anchor may be out of the bundle, which a rotation puts right.
+            # An anchor kept by a Certificate may be missing from the bundle; a rotation fixes that.
             return self.issuer_anchor is not None
         return self.issuer_anchor in self.bundle.anchors
 
     @property
     def loaded_since(self) -> datetime | None:
-        """The time after which every identity pod signs by the goal; None while one may not."""
+        """The time since which every identity pod signs under the goal; None while one may not."""
         if self.issuer_anchor != self.goal:
             return None
         return self.signing_since or self.load.since
 
     def trusted_by(self, pod: Pod) -> frozenset[str] | None:
-        """The anchors that a proxy trusts, None where nobody can tell.
+        """The anchors that a proxy trusts; None if unknown.
 
-        The control plane's own proxies read the ConfigMap when they start. Where the chart wrote
-        that, their template names the release's bundle, and so started after it was written.
+        The control plane's own proxies read the ConfigMap when they start. If the chart wrote it,
+        a pod whose annotation has the hash of the release's bundle started after that was written.
         """
         if pod.proxy is not None and pod.proxy.trust_bundle:
             return anchors_in(pod.proxy.trust_bundle)
@@ -101,14 +102,14 @@ class RotationSnapshot:
         return self.trusted_by(pod) == self.bundle.fixed | {self.goal}
 
     def lacks_current(self, pod: Pod) -> bool:
-        """Whether a proxy is sure not to trust what a Certificate's Secret has now."""
+        """Whether a proxy is sure not to trust the anchor that a Certificate's Secret has now."""
         if self.anchor is None or pod.proxy is None:
             return False
         return lacks(self.anchor.current, pod.proxy.trust_bundle, pod.started)
 
     @property
     def trusts_current(self) -> bool:
-        """Whether cert-manager may sign with the Certificate's current anchor without harm."""
+        """Whether cert-manager may safely sign with the Certificate's current anchor."""
         if self.anchor is None:
             return True
         is_in_bundle = self.anchor.current.fingerprint in self.bundle.anchors
@@ -116,9 +117,9 @@ class RotationSnapshot:
 
     @property
     def is_settled_on_current(self) -> bool:
-        """Whether the mesh uses the Certificate's current anchor: there is nothing to take over.
+        """Whether the mesh uses the Certificate's current anchor, so there is nothing to take over.
 
-        Otherwise somebody began a rotation: cert-manager by its schedule, or a person.
+        Otherwise cert-manager's schedule or a manual renewal has started a rotation.
         """
         if self.anchor is None:
             return False
@@ -137,11 +138,11 @@ class RotationSnapshot:
 
 
 def resolve_goal(goal: str, origin: str, current: str) -> str:
-    """The goal of a rotation where a Certificate owns the anchor.
+    """The goal of a rotation if a Certificate owns the anchor.
 
-    What cert-manager signs with is always the goal, as nobody else can choose it: also to an
-    abort, once it has made the new anchor, and when it renews the anchor again meanwhile. Empty
-    while it has made none.
+    The goal is always the anchor that cert-manager signs with, because only cert-manager chooses
+    it: also for an abort once it has made the new anchor, and if it renews the anchor again
+    meanwhile. Empty until it has made a new anchor.
     """
     if current == origin:
         return origin if goal == origin else ""
@@ -152,8 +153,8 @@ def read_rotation(mesh: Mesh, goal: str, data_plane: DataPlane | None = None) ->
     """Reads what the next phase depends on; changes nothing.
 
     Args:
-        goal: the fingerprint of the anchor that is to be the only one.
-        data_plane: where it was read just now.
+        goal: the fingerprint of the anchor that the rotation leaves as the only one.
+        data_plane: the data plane, if it has just been read.
     """
     namespace = mesh.config.namespaces.linkerd
     bundle = read_trust_bundle(mesh)
@@ -169,7 +170,7 @@ def read_rotation(mesh: Mesh, goal: str, data_plane: DataPlane | None = None) ->
         pool = join_readable([*texts, *sorted(bundles)])
         bundle = replace(bundle, owner="certificate", fixed=_fixed(layout, bundle, noted))
         if record is not None and record.is_open:
-            # What cert-manager was asked for comes, whatever is wanted.
+            # While cert-manager is issuing, a new anchor will come even during an abort.
             wanted = "" if layout.anchor.is_issuing else goal
             goal = resolve_goal(wanted, record.origin, layout.current.fingerprint)
     issuer, anchor = issuer_of(secret, bundle.roots, record, pool)
@@ -198,7 +199,7 @@ def read_rotation(mesh: Mesh, goal: str, data_plane: DataPlane | None = None) ->
 
 
 def _fixed(layout: CertificateAnchor, bundle: TrustBundle, noted: str) -> frozenset[str]:
-    """What no rotation removes: what neither of the two Secrets gave to the bundle."""
+    """The anchors that no rotation removes: those in the bundle from neither of the two Secrets."""
     of_secrets = {layout.current.fingerprint} | anchors_in(noted)
     if layout.previous is not None:
         of_secrets |= layout.previous.anchors
@@ -225,8 +226,8 @@ def issuer_of(
 def anchors_to_keep(snapshot: RotationSnapshot) -> list[CertificateInfo]:
     """The anchors other than a Certificate's current one that proxies may have certificates from.
 
-    The issuer's, those that are trusted, and those of proxies that do not trust the current one:
-    they have no certificate of it.
+    They are the issuer's, the trusted ones, and those of proxies that do not trust the current one
+    and so have no certificate under it.
     """
     if snapshot.anchor is None:
         return []
@@ -241,7 +242,7 @@ def anchors_to_keep(snapshot: RotationSnapshot) -> list[CertificateInfo]:
 
 
 def identity_pods(data_plane: DataPlane) -> list[Pod]:
-    """The running pods of the identity service; one that is deleting may still sign."""
+    """The running pods of the identity service; one that is being deleted may still sign."""
     return [
         pod
         for pod in data_plane.pods

@@ -1,4 +1,4 @@
-"""A rotation told: its plan before it begins, and its whole story once it is over."""
+"""Reports of a rotation: its plan before it starts, and its whole story once it is finished."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from prefect_linkerd.mesh.traffic.watch import BatchTraffic
 
 
 def plan_markdown(mesh: str, plan: RotationPlan) -> str:
-    """What a rotation would do, as a page."""
+    """The plan of a rotation, as a page."""
     lines = [f"# Rotation of the trust anchor of {mesh}: plan", ""]
-    lines += [f"- now trusted: {_named(info)}" for info in plan.trusted]
+    lines += [f"- trusted now: {_named(info)}" for info in plan.trusted]
     lines += [f"- issuer: {_named(plan.issuer)}" if plan.issuer else "- issuer: none"]
-    lines += [f"- new anchor: {_named(plan.goal)}" if plan.goal else "- new anchor: will be made"]
+    lines += [f"- new anchor: {_named(plan.goal)}" if plan.goal else "- new anchor: to be created"]
     lines += [f"- {warning}" for warning in plan.warnings]
     lines += [f"- next phase: {plan.phase}", f"- pace: {plan.pace}"]
     lines += [f"- about {plan.seconds / 60:.0f} minutes", ""]
     if plan.costs:
         lines += ["What each pace costs:", "", *(f"- {cost}" for cost in plan.costs), ""]
     if plan.expired:
-        lines += ["**The mesh's identity has ended: only a recovery, with downtime, helps.**", ""]
-    lines += ["| phase | before | does | proof | the way back |", "|---|---|---|---|---|"]
+        lines += ["**The mesh's identity has expired: only a recovery, with downtime, helps.**", ""]
+    lines += ["| phase | before | does | proof | rollback |", "|---|---|---|---|---|"]
     lines += [f"| {p.name} | {p.before} | {p.does} | {p.proof} | {p.back} |" for p in plan.phases]
     for name, restarts in plan.restarts.items():
         lines += ["", f"## {name}: {restarts.restarts} restarts", ""]
@@ -35,7 +35,7 @@ def plan_markdown(mesh: str, plan: RotationPlan) -> str:
             for number, batch in enumerate(restarts.batches, 1)
         ]
     lines += _listed("To be done manually", [str(item) for item in plan.by_hand])
-    lines += _listed("Not well", plan.troubles)
+    lines += _listed("Unhealthy", plan.troubles)
     return "\n".join(lines) + "\n"
 
 
@@ -46,11 +46,11 @@ def story_markdown(
     requests: ProbeOutcome,
     traffic: Sequence[BatchTraffic] = (),
 ) -> str:
-    """A rotation that is over, as a page: what there was, what there is, and all between.
+    """A finished rotation, as a page: the state before and after, and everything in between.
 
     Args:
-        requests: what the probe of the run that finished it counted.
-        traffic: the requests of each batch that the last run has restarted.
+        requests: the probe's counts in the run that finished it.
+        traffic: the workloads' requests around each batch that the last run restarted.
     """
     going = "back to the old anchor" if record.is_going_back else "to a new anchor"
     lines = [f"# Trust anchor of {mesh}: rotated {going}", ""]
@@ -68,7 +68,7 @@ def story_markdown(
 
 
 def rotation_notice(mesh: str, record: RotationRecord, requests: ProbeOutcome) -> Notice:
-    """`linkerd.anchor.rotated`, or `.restored` where the old one is the only one again."""
+    """`linkerd.anchor.rotated`, or `.restored` if the old anchor is the only one again."""
     return Notice(
         f"linkerd.anchor.{'restored' if record.is_going_back else 'rotated'}",
         mesh,

@@ -1,10 +1,10 @@
-"""The trust bundle of a mesh: where it is kept, since when it is as it is, and changing it.
+"""The trust bundle of a mesh: where it is kept, when it last changed, and changing it.
 
-Proxies and the identity service read ConfigMap `linkerd-identity-trust-roots`. It is written by
-its owner: the control plane's Helm release (value `identityTrustAnchorsPEM`), with
-`identity.externalCA` somebody else, which may be trust-manager's Bundle. The value is kept the
-same, so that the release stays the truth and `bootstrap` finds nothing to do; only where a
-Certificate owns the anchor, a value that was never given stays away.
+Proxies and the identity service read ConfigMap `linkerd-identity-trust-roots`. Its owner writes it:
+the control plane's Helm release (value `identityTrustAnchorsPEM`) or, with `identity.externalCA`,
+something else, such as trust-manager's Bundle. The value is kept equal to the ConfigMap, so the
+release stays the source of truth and `bootstrap` finds nothing to do. The exception: if a
+Certificate owns the anchor, a value that was never set stays unset.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ VALUE = "identityTrustAnchorsPEM"
 Change = Callable[[Values], Values]
 
 Owner = Literal["release", "config-map", "trust-manager", "certificate"]
-"""Who says what the bundle holds; the last two by trust-manager's Bundle, and `certificate` by the
-Secrets among its sources (see `identity.certificate_anchor`)."""
+"""What determines the bundle's content. The last two use trust-manager's Bundle; for `certificate`,
+the Secrets among its sources determine it (see `identity.certificate_anchor`)."""
 
 
 @dataclass(frozen=True)
 class TrustBundle:
-    """The trust bundle as the cluster has it.
+    """The current trust bundle of a cluster.
 
     `roots` is the ConfigMap's PEM and `changed` when it was last written, by the API server's
-    clock; `release` is the control plane's, and `declared` the PEM among its values. `driver` is
-    who owns that release, or the control plane without one. `fixed` are anchors that no
-    rotation adds or removes.
+    clock; `release` is the control plane's, and `declared` the PEM in its values. `driver` is the
+    owner of that release, or of a control plane without one. `fixed` are anchors that no rotation
+    adds or removes.
     """
 
     roots: str
@@ -76,12 +76,12 @@ class TrustBundle:
 
     @property
     def declared_anchors(self) -> frozenset[str]:
-        """The fingerprints of the release's."""
+        """The fingerprints of the anchors in the release's values."""
         return _fingerprints(self.declared, VALUE)
 
     @property
     def is_settled(self) -> bool:
-        """Whether the release is deployed and says what the ConfigMap has."""
+        """Whether the release is deployed and declares the ConfigMap's anchors."""
         is_deployed = self.release is not None and self.release.status == "deployed"
         return is_deployed and self.anchors == self.declared_anchors
 
@@ -92,21 +92,21 @@ class TrustBundle:
 
     @property
     def declared_hash(self) -> str:
-        """What the chart calls the declared bundle in its pods' annotations."""
+        """The hash of the declared bundle, which the chart sets in its pods' annotations."""
         return hashlib.sha256(self.declared.encode()).hexdigest()
 
     @property
     def follows(self) -> bool:
-        """Whether the release has to say what the ConfigMap has."""
+        """Whether the release has to declare the ConfigMap's anchors."""
         return self.owner != "certificate" or bool(self.declared.strip())
 
     def is_only(self, fingerprint: str) -> bool:
-        """Whether it is this one anchor beside the fixed ones, everywhere."""
+        """Whether ConfigMap and release have only this anchor and the fixed ones."""
         is_settled = self.is_settled or not self.follows
         return is_settled and self.anchors == self.fixed | {fingerprint}
 
     def holds(self, fingerprint: str) -> bool:
-        # The release follows a Certificate's anchor at the end, as an upgrade restarts identity.
+        # With a Certificate's anchor the release is updated last, as an upgrade restarts identity.
         is_declared = self.owner == "certificate" or fingerprint in self.declared_anchors
         return fingerprint in self.anchors and is_declared
 
@@ -116,12 +116,12 @@ def _fingerprints(pem: str, subject: str) -> frozenset[str]:
 
 
 def with_anchor(bundle: str, anchor: str) -> str:
-    """A bundle with one anchor more, in the order that bootstrap gives it."""
+    """The bundle with one more anchor, in the order that bootstrap uses."""
     return join_bundle([*([bundle] if bundle.strip() else []), anchor])
 
 
 def only(bundle: str, fingerprint: str) -> str:
-    """A bundle of a single one of its anchors."""
+    """The bundle reduced to one of its anchors."""
     infos = read_certificates(bundle, "trust bundle")
     return join_bundle([info.pem for info in infos if info.fingerprint == fingerprint])
 
@@ -165,11 +165,11 @@ def _owner(roots: Object | None, values: Mapping[str, Any]) -> Owner:
 def write_trust_bundle(
     mesh: Mesh, wanted: str, on_progress: OnProgress | None = None, change: Change = dict
 ) -> None:
-    """Brings the trust bundle to the wanted anchors, wherever it is kept; nothing where it is so.
+    """Sets the trust bundle to the wanted anchors, wherever it is kept; a no-op if it has them.
 
     Args:
         wanted: the PEM of every anchor.
-        change: makes of the release's values those that it is to have beside the bundle.
+        change: a function of the release's values that makes further changes to them.
 
     Raises:
         ReleaseError: the release could not be upgraded.
@@ -198,9 +198,9 @@ def write_release(
     on_progress: OnProgress | None = None,
     change: Change = dict,
 ) -> None:
-    """Changes some values of the control plane's release; nothing where they are so.
+    """Changes some values of the control plane's release; a no-op if it has them.
 
-    An issuer that the chart makes stays as the cluster has it.
+    Values for an issuer that the chart makes are set to the issuer in the cluster.
 
     Raises:
         ReleaseError: the release could not be upgraded.
@@ -220,7 +220,7 @@ def write_release(
 
 
 def declare(mesh: Mesh, on_progress: OnProgress | None = None) -> None:
-    """Lets the release's value follow a bundle that a Certificate's anchor makes.
+    """Updates the release's value to the bundle, if a Certificate owns the anchor.
 
     Raises:
         ReleaseError: the release could not be upgraded.
@@ -244,17 +244,17 @@ def _no_release(config: MeshConfig, driver: ReleaseOwner | None) -> MeshError:
     return NotReady(
         f"Helm release of {release_facts(config.linkerd).control_plane_chart} in {namespace}",
         expected="the control plane's release",
-        found=f"none that can be read: the control plane belongs to {driver}",
+        found=f"no readable one: the control plane belongs to {driver}",
         remedy="Change it there: these flows change only meshes that Helm installed.",
     )
 
 
 def require_installed(bundle: TrustBundle, chart: Chart, config: MeshConfig) -> None:
-    """Checks that the control plane's release may be written, and that no value upgrades it.
+    """Checks that the control plane's release may be written without a change of version.
 
     Raises:
-        OwnershipConflict: something else drives it.
-        NotReady: there is none, or it is of another chart.
+        OwnershipConflict: something else manages it, such as a GitOps controller.
+        NotReady: there is none, or its chart has another version.
     """
     release = bundle.release
     if release is None:
@@ -263,22 +263,22 @@ def require_installed(bundle: TrustBundle, chart: Chart, config: MeshConfig) -> 
         raise refuse_theirs(
             f"Helm release {release.ref}",
             bundle.driver,
-            "Change it there: what these flows write it would undo.",
+            "Change it there: it would undo what these flows write.",
         )
     if release.chart_version != chart.version:
         raise NotReady(
             f"Helm release {release.namespace}/{release.name}",
-            expected=f"chart {chart.name} {chart.version}, of {config.linkerd}",
+            expected=f"chart {chart.name} {chart.version}, for {config.linkerd}",
             found=f"{release.chart} {release.chart_version}",
             remedy="Set the mesh's version to what is installed, or run upgrade first.",
         )
 
 
 def require_writable_bundle(mesh: Mesh, bundle: TrustBundle) -> None:
-    """Checks that nobody brings back what these flows write of the trust bundle.
+    """Checks that nothing else would revert what these flows write to the trust bundle.
 
     Raises:
-        OwnershipConflict: the ConfigMap, or trust-manager's Bundle, is somebody else's.
+        OwnershipConflict: the ConfigMap, or trust-manager's Bundle, belongs to something else.
     """
     found = None
     if bundle.owner == "config-map":
@@ -286,34 +286,34 @@ def require_writable_bundle(mesh: Mesh, bundle: TrustBundle) -> None:
     elif bundle.owner == "trust-manager":
         found = mesh.cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
     if found is not None:
-        text = "Let that leave its content alone: a rotation writes the anchors there."
+        text = "Make it leave the content alone: a rotation writes the anchors there."
         _require_undriven(found, text, is_copy=owner_of(found).may_be_copied)
 
 
 def require_writable_key(mesh: Mesh) -> None:
-    """The same of the Secret of the trust anchor, where its key is kept in the cluster.
+    """Checks the same for the trust anchor's Secret, if the key is kept in the cluster.
 
     Raises:
-        OwnershipConflict: something else brings it back to what it was.
+        OwnershipConflict: something else would revert it.
     """
     if mesh.config.trust_anchor.custody == "in-cluster":
         found = mesh.cluster.get("v1", "Secret", ANCHOR_SECRET, mesh.config.anchor_namespace)
         text = (
-            "Let that leave its content alone: a rotation writes the new anchor and its key there."
+            "Make it leave the content alone: a rotation writes the new anchor and its key there."
         )
         if found is not None:
             _require_undriven(found, text, is_copy=_is_copied_secret(mesh.cluster, found))
 
 
 def _is_copied_secret(cluster: Cluster, secret: Object) -> bool:
-    """Whether a Secret names a Certificate since it was copied from one that a Certificate owns."""
+    """Whether a Secret names a Certificate only because it was copied from that one's Secret."""
     if (owner := owner_of(secret)).by != "cert-manager":
         return owner.by == "trust-manager"
     try:
         certificates = cluster.list(CERT_MANAGER, "Certificate", secret["metadata"]["namespace"])
         return certificate_for(certificates, secret["metadata"]["name"]) is None
     except ApiError as error:
-        # Where nobody may look it counts as the Certificate's.
+        # Without permission to list Certificates, assume that one owns it.
         return error.status == 404
 
 
@@ -324,9 +324,9 @@ def _require_undriven(found: Object, remedy: str, *, is_copy: bool) -> None:
 
 
 def _write_bundle(cluster: Cluster, wanted: str) -> None:
-    """Says in trust-manager's Bundle which anchors there are.
+    """Writes the anchors to trust-manager's Bundle as its in-line source.
 
-    Its sources other than in-line ones stay: a Secret among them may hold an anchor as well.
+    Other sources stay: a Secret among them may hold an anchor as well.
     Source: https://cert-manager.io/docs/trust/trust-manager/#usage
     """
     bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
@@ -348,10 +348,10 @@ def await_roots(mesh: Mesh, wanted: frozenset[str], *, may_have_more: bool = Fal
     """Waits until the ConfigMap holds these anchors.
 
     Args:
-        may_have_more: whether others beside them are as well.
+        may_have_more: whether it may hold others too.
 
     Raises:
-        NotReady: its owner did not write it; with what trust-manager says of the Bundle.
+        NotReady: its owner did not write it; quotes the Bundle's conditions.
     """
     for is_last in polls(min(mesh.config.timeout_seconds, 60), every=0.5):
         roots = read_roots(mesh)
@@ -368,7 +368,7 @@ def await_roots(mesh: Mesh, wanted: frozenset[str], *, may_have_more: bool = Fal
 
 
 def _of_bundle(cluster: Cluster) -> list[str]:
-    """What trust-manager says of its Bundle."""
+    """The conditions that trust-manager reports on its Bundle."""
     bundle: Object = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS) or {}
     conditions: list[dict[str, Any]] = bundle.get("status", {}).get("conditions") or []
     return [f"Bundle/{TRUST_ROOTS} {c.get('reason')}: {c.get('message')}" for c in conditions]

@@ -1,9 +1,9 @@
-"""New certificates for Linkerd's webhooks, by the charts that made them.
+"""New certificates for Linkerd's webhooks, made by the charts that made the old ones.
 
-A chart generates the certificate of each webhook (`genSelfSignedCert`, for 365 days) whenever it is
-rendered, and writes it to the Secret, to the CA that the API server trusts, and as a checksum to
-the pods that serve it. So a Helm upgrade to the same chart and values renews them all, and nothing
-else changes. Certificates that do not come from a chart are left to their owners.
+Whenever a chart is rendered, it generates each webhook's certificate (`genSelfSignedCert`, for 365
+days) and writes it to the Secret, to the CA bundle that the API server trusts, and as a checksum to
+the pods that serve it. So a Helm upgrade to the same chart and values renews them all and changes
+nothing else. Certificates that do not come from a chart are left to their owners.
 
 Sources: `templates/*-rbac.yaml` of the charts, and
 https://linkerd.io/2/tasks/automatically-rotating-webhook-tls-credentials/
@@ -38,7 +38,7 @@ from prefect_linkerd.mesh.snapshot.webhooks import WEBHOOKS, RenewalPlan, plan_r
 
 @dataclass(frozen=True)
 class Renewed:
-    """A Secret, and its certificate before (None where there was none) and after."""
+    """A Secret, and its certificate before (None if there was none) and after."""
 
     secret: str
     before: CertificateInfo | None
@@ -47,7 +47,7 @@ class Renewed:
 
 @dataclass(frozen=True)
 class WebhookRenewal:
-    """What was done; `left` as in `RenewalPlan`."""
+    """The result of a renewal; `left` as in `RenewalPlan`."""
 
     renewed: tuple[Renewed, ...]
     left: tuple[str, ...]
@@ -57,11 +57,12 @@ class WebhookRenewal:
 
 
 def inspect_webhooks(mesh: Mesh) -> dict[str, Certificates]:
-    """Checks that the charts can renew the webhooks' certificates; returns them as they are.
+    """Checks that the charts can renew the webhooks' certificates; returns the current ones.
 
     Raises:
-        InvalidInput: no chart makes any; with who does. Or an upgrade would change more than them.
-        PreflightFailed: this identity may not do what it takes.
+        InvalidInput: no chart makes any (names who does), or an upgrade would change more than
+            them.
+        PreflightFailed: this identity lacks permissions that the renewal needs.
     """
     plan = read_renewal(mesh)
     has_record = read_record(mesh.cluster, mesh.config.namespaces.linkerd) is not None
@@ -70,7 +71,7 @@ def inspect_webhooks(mesh: Mesh) -> dict[str, Certificates]:
 
 
 def read_renewal(mesh: Mesh) -> RenewalPlan:
-    """The plan for a mesh as it is.
+    """The renewal plan for the current mesh.
 
     Raises:
         InvalidInput: see `inspect_webhooks`.
@@ -114,8 +115,8 @@ def _places(config: MeshConfig) -> list[str]:
 def _require_same(mesh: Mesh, plan: RenewalPlan) -> None:
     """Checks that the control plane's release has the mesh's own trust bundle and issuer.
 
-    Where an interrupted rotation, or a person, has changed them beside the release, an upgrade to
-    its values would take the old ones back.
+    If an interrupted rotation or a manual edit has changed them outside the release, an
+    upgrade to its values would restore the old ones.
     """
     linkerd = mesh.config.namespaces.linkerd
     plane = next(
@@ -148,7 +149,7 @@ def renewal_permissions(
     """What `rotate_webhooks` writes.
 
     Args:
-        has_record: whether the rotations' record, which is also their lease, is there.
+        has_record: whether the rotations' record, which is also their lease, exists.
     """
     linkerd = config.namespaces.linkerd
     found = [Permission("update", "configmaps", namespace=linkerd, name=RECORD)]
@@ -172,20 +173,20 @@ def renewal_permissions(
 def renew_webhooks(
     mesh: Mesh, claim: RotationClaim, before: Mapping[str, Certificates], on_progress: OnProgress
 ) -> WebhookRenewal:
-    """Upgrades each release to what it is, and proves that its certificates are other ones.
+    """Upgrades each release to its own chart and values, and proves that its certificates changed.
 
-    May be killed anywhere: run again, it renews them all once more, which does no harm.
+    Can be killed at any point: a new run renews all certificates once more, which is harmless.
 
     Args:
-        claim: the right to rotate, held: no rotation may change the release's values meanwhile.
-        before: the Secrets as they were looked at. A release whose certificates are others since
-            then, by this step's first try, is left alone.
+        claim: the held right to rotate, so no rotation changes the release's values meanwhile.
+        before: the Secrets when the mesh was inspected. A release whose certificates have changed
+            since, in an earlier try of this step, is skipped.
 
     Raises:
         InvalidInput: see `inspect_webhooks`.
         ChartError: the installed chart cannot be found.
         ReleaseError: Helm failed; the release is what it was.
-        NotReady: a certificate is the old one still.
+        NotReady: a certificate has not changed.
     """
     plan = read_renewal(mesh)
     old = {key: _certificate(key, before) for each in plan.releases for key in each.secrets}
@@ -209,8 +210,8 @@ def renew_webhooks(
         if after is None or not _is_other(info, after):
             raise NotReady(
                 f"Secret/{key}",
-                expected="another certificate after an upgrade of its release",
-                found="the same one" if after else "none",
+                expected="a new certificate after an upgrade of its release",
+                found="the old one" if after else "none",
                 remedy="Look at `helm get manifest` of the release: its chart may not generate it.",
             )
         renewed.append(Renewed(f"Secret/{key}", info, after))
@@ -218,7 +219,7 @@ def renew_webhooks(
 
 
 def _certificate(key: str, secrets: Mapping[str, Certificates]) -> CertificateInfo | None:
-    """The certificate of a Secret; None where there is none, or none that can be read."""
+    """The certificate of a Secret; None if there is none or it cannot be read."""
     found = secrets.get(key)
     try:
         return read_certificates(found.certificate, key)[0] if found is not None else None
@@ -234,7 +235,7 @@ def _is_other(before: CertificateInfo | None, after: CertificateInfo | None) -> 
 
 
 def renewal_markdown(mesh: str, done: WebhookRenewal) -> str:
-    """What was renewed, as a page."""
+    """The renewed certificates, as a page."""
     lines = [f"# Webhook certificates of {mesh}: renewed", ""]
     lines += ["| Secret | would have expired on | expires on |", "|---|---|---|"]
     for each in done.renewed:

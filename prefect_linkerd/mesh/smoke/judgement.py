@@ -1,4 +1,4 @@
-"""What measured traffic means: pure functions that name everything that is wrong."""
+"""Judges measured traffic: pure functions that list everything wrong with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefect_linkerd.mesh.load.program import Traffic
 
 
 def judge_success(traffic: Traffic, least: float) -> list[str]:
-    """Whether enough requests succeeded."""
+    """Checks that enough requests succeeded."""
     if traffic.sent == 0:
         return ["no request was sent"]
     if traffic.success_rate >= least:
@@ -31,7 +31,7 @@ def judge_latency(traffic: Traffic, most_p99_ms: float | None) -> list[str]:
 
 
 def judge_identity(traffic: Traffic) -> list[str]:
-    """Whether every answered request came over mTLS, as the backends' proxies say."""
+    """Checks that every answered request came over mTLS, by what the backends' proxies saw."""
     plain = traffic.clients.get("", 0)
     if not plain:
         return []
@@ -42,11 +42,11 @@ def judge_identity(traffic: Traffic) -> list[str]:
 
 
 def judge_spread(traffic: Traffic, backend: str, replicas: int, least: float) -> list[str]:
-    """Whether the requests to a Service were spread over its replicas, request by request.
+    """Checks that the requests to a Service were spread over its replicas, request by request.
 
     Linkerd balances by the latency it sees (peak EWMA, the better of two chosen at random), so
-    shares are no binomial draw: each replica has to get `least` of its even share. That single
-    connections were answered by several replicas tells Linkerd from kube-proxy, which balances
+    shares do not follow a binomial distribution: each replica has to get `least` of its even share.
+    Several replicas answering the same connection tells Linkerd from kube-proxy, which balances
     connections.
     """
     answered = _by_replica(traffic, backend)
@@ -69,25 +69,25 @@ def judge_spread(traffic: Traffic, backend: str, replicas: int, least: float) ->
 
 
 def spread_of(traffic: Traffic, backend: str) -> str:
-    """How many requests each replica answered, in the order of their names."""
+    """How many requests each replica answered, ordered by name."""
     return ", ".join(map(str, _by_replica(traffic, backend).values())) or "no replica answered"
 
 
 def _by_replica(traffic: Traffic, backend: str) -> dict[str, int]:
-    """Answers of each replica that gave one, in the order of their names."""
+    """The number of answers by replica, ordered by name."""
     counts = traffic.backends.get(backend, {})
     return {name: sum(counts[name]) for name in sorted(counts)}
 
 
 def judge_split(traffic: Traffic, weights: Mapping[str, int], false_alarm: float) -> list[str]:
-    """Whether each backend got its share, within what chance allows.
+    """Checks that each backend got its share, within what chance allows.
 
     Args:
         weights: percent by backend.
     """
     total = sum(traffic.answered(backend) for backend in traffic.backends)
     problems = [
-        f"{backend} answered, and has no part in the split"
+        f"{backend} answered, but is not part of the split"
         for backend in sorted(traffic.backends)
         if backend not in weights
     ]
@@ -110,7 +110,7 @@ def judge_canary(
 ) -> list[str]:
     """The health gate of one step: everything that blocks the next step.
 
-    A canary that answered nothing has proved nothing, which is no reason to give it more.
+    A canary that answered nothing has proved nothing, so it gets no more traffic.
     """
     answered, failed = traffic.answered(canary), traffic.failed(canary)
     if not answered:
@@ -135,7 +135,7 @@ def _unanswered(traffic: Traffic) -> list[str]:
 def judge_faults(
     traffic: Traffic, faulty: str, percent: int, false_alarm: float, success_rate: float
 ) -> list[str]:
-    """Whether the injected share of requests failed, and no other."""
+    """Checks that the injected share of requests failed, and no others."""
     total = sum(traffic.answered(backend) for backend in traffic.backends)
     problems = judge_split(
         traffic,
@@ -148,7 +148,7 @@ def judge_faults(
     if others and (others - failed) / others < success_rate:
         problems.append(f"{failed} of {others} requests failed where no fault was injected")
     if traffic.answered(faulty) and traffic.failed(faulty) < traffic.answered(faulty):
-        problems.append(f"{faulty} answered well, and should fail always")
+        problems.append(f"{faulty} answered some requests successfully, but should always fail")
     if lost > (1 - success_rate) * traffic.sent:
         problems += _unanswered(traffic)
     return problems
@@ -156,18 +156,18 @@ def judge_faults(
 
 @dataclass(frozen=True)
 class Shift:
-    """What to do with a canary next: continue to a weight, be done, or take all traffic back."""
+    """What to do with a canary next: shift to a weight, finish, or send all traffic back."""
 
     action: Literal["go", "done", "back"]
     weight: int
 
 
 def next_shift(weights: Sequence[int], weight: int, problems: Sequence[str]) -> Shift:
-    """The way of a canary: through rising weights while nothing blocks it, else back to 0.
+    """Moves a canary through rising weights while nothing blocks it, otherwise back to 0.
 
     Args:
         weight: the current one; 0 before the first step.
-        problems: what the health gate found at the present weight.
+        problems: what the health gate found at the current weight.
     """
     if problems:
         return Shift("back", 0)

@@ -1,4 +1,4 @@
-"""What a user may say about smoke tests."""
+"""The user's options for smoke tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Promise = Literal["load-balancing", "traffic-split", "canary", "fault-injection"
 PROMISES: tuple[Promise, ...] = get_args(Promise)
 
 LEAST_EVIDENCE = 20
-"""Requests that the smallest share of a split has to get for its measurement to say anything."""
+"""Requests that the smallest share of a split must get for its measurement to mean anything."""
 
 
 class SmokeOptions(Section):
@@ -34,7 +34,7 @@ class SmokeOptions(Section):
         default=IMAGE,
         title="Image",
         description="Any image with python3 (3.9 or newer) for clients and backends. "
-        "With a private registry its registry is replaced like that of every image.",
+        "A private registry replaces the image's own, as for every image.",
     )
     replicas: int = Field(
         default=3,
@@ -159,6 +159,6 @@ class SmokeOptions(Section):
             raise ValueError(
                 f"of {self.requests} requests a share of {smallest} percent would see "
                 f"{self.requests * smallest // 100}, too few to judge: set requests to "
-                f"{needed} or more, or the smallest weight higher"
+                f"{needed} or more, or raise the smallest weight"
             )
         return self

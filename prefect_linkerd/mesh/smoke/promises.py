@@ -54,7 +54,7 @@ def keep_promise(
     A failed test is a result, not an error.
 
     Raises:
-        ApiError: the API server failed for a moment; the test may be run again.
+        ApiError: the API server failed transiently; the test may be run again.
     """
     run = SmokeRun(mesh, options, promise, on_step=on_step, on_progress=on_progress)
     remedy = ""
@@ -67,7 +67,7 @@ def keep_promise(
     except MeshError as error:
         if isinstance(error, ApiError) and error.transient:
             raise
-        # It could not begin, or something of it did not go.
+        # The test could not start, or something that it made was not deleted.
         run.record(Step("clean start and end", "failed", str(error)))
         remedy = " ".join(filter(None, (remedy, error.remedy)))
     return SmokeResult(
@@ -121,7 +121,7 @@ def _canary(run: SmokeRun) -> None:
     else:
         run.judge(
             "a failing canary is taken back",
-            [] if problems else ["the health gate let a canary through that only fails"],
+            [] if problems else ["the health gate let a canary through that always fails"],
             "Set success_rate higher: the gate lets everything pass.",
             "; ".join(problems),
         )
@@ -130,10 +130,10 @@ def _canary(run: SmokeRun) -> None:
 
 
 def _shift(run: SmokeRun, api: SplitApi, canary: str) -> list[str] | None:
-    """Leads traffic to a canary step by step, and all of it back when its gate says so.
+    """Shifts traffic to a canary step by step, and all of it back if the health gate blocks it.
 
     Returns:
-        Why it was taken back; nothing where it was not; None where no traffic could be measured.
+        Why the traffic went back; empty if it did not; None if no traffic could be measured.
     """
     options = run.options
     weight, problems, is_measured = 0, list[str](), False
@@ -175,9 +175,10 @@ def _fault_injection(run: SmokeRun) -> None:
 
 
 def _ingress(run: SmokeRun) -> None:
-    """Traefik knows one Service by its route, and Linkerd another by the header that it adds.
+    """Checks that Traefik's proxy routes by the `l5d-dst-override` header.
 
-    Who answers says which of the two the proxy went by.
+    Traefik's route names one Service, and the header that Traefik adds names another: which of the
+    two answers shows what the proxy routed by.
     """
     if not run.config.traefik.enabled:
         run.record_skip("ingress", "traefik is off in this mesh's configuration")
@@ -204,7 +205,7 @@ def _ingress(run: SmokeRun) -> None:
                 PORT,
             )
         )
-    # Who comes through an ingress has no proxy.
+    # Clients of an ingress have no proxy.
     traffic = run.measure("through Traefik", entry, headers={"Host": host}, meshed=False)
     if traffic is not None:
         weights = {"named-by-header": 100, "named-by-route": 0}
@@ -236,7 +237,7 @@ def entry_point(services: Sequence[Object], namespace: str, cluster_domain: str)
 
     Args:
         services: every Service that is labelled as Traefik's.
-        namespace: the one to be preferred.
+        namespace: the preferred one.
 
     Raises:
         InvalidInput: none has such a port.
@@ -252,7 +253,7 @@ def entry_point(services: Sequence[Object], namespace: str, cluster_domain: str)
         "Traefik's Service",
         expected=f"a Service labelled {_TRAEFIK} with a port named web, or 80",
         found=", ".join(s["metadata"]["name"] for s in ordered) or "none",
-        remedy="Let bootstrap install Traefik, or give the Service of the one that is there the "
+        remedy="Let bootstrap install Traefik, or give the existing Traefik's Service the "
         f"label {_TRAEFIK} and a port named web.",
     )
 

@@ -1,4 +1,4 @@
-"""What a smoke test found: typed, and as a table and a page for people."""
+"""The results of smoke tests: typed, as a table and as a Markdown page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SmokeOutcome = Literal["passed", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a smoke test: what was done, how it ended, and what there is to say."""
+    """One step of a smoke test: what was done, how it ended, and the details."""
 
     name: str
     outcome: SmokeOutcome
@@ -45,7 +45,7 @@ class SmokeResult:
 
     @property
     def outcome(self) -> SmokeOutcome:
-        """Failed where a step failed; passed only where nothing was skipped."""
+        """Failed if a step failed; passed only if no step was skipped."""
         outcomes = {step.outcome for step in self.steps}
         if "failed" in outcomes:
             return "failed"
@@ -53,7 +53,7 @@ class SmokeResult:
 
     @property
     def reason(self) -> str:
-        """What the steps that decided the outcome say, each thing once."""
+        """The details of the steps that decided the outcome, each once; empty if it passed."""
         telling = [step.detail for step in self.steps if step.outcome == self.outcome]
         return "; ".join(dict.fromkeys(telling)) if self.outcome != "passed" else ""
 
@@ -68,7 +68,7 @@ class SmokeReport:
 
     @property
     def ok(self) -> bool:
-        """Whether no test failed; a skipped one proves nothing."""
+        """Whether no test failed; a skipped test does not count as failed, but proves nothing."""
         return all(result.outcome != "failed" for result in self.results)
 
     @property

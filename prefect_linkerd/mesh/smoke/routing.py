@@ -1,7 +1,7 @@
-"""How traffic is split between Services, in the words of each Linkerd version.
+"""Splits traffic between Services, with the kind that each Linkerd version supports.
 
 `mesh.linkerd.facts` has the kinds: a `TrafficSplit`, a `ServiceProfile` with `dstOverrides`, or an
-`HTTPRoute`, which is the Gateway API's, or Linkerd's own where the cluster does not serve that.
+`HTTPRoute`: the Gateway API's or, if the cluster does not serve that, Linkerd's own.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _POLICY_CONTROLLER = "linkerd.io/policy-controller"
 
 @dataclass(frozen=True)
 class SplitApi:
-    """The kind by which this mesh splits traffic."""
+    """The kind with which this mesh splits traffic."""
 
     api_version: str
     kind: str
 
     @property
     def has_status(self) -> bool:
-        """Whether Linkerd says in the object's status that it obeys it."""
+        """Whether Linkerd reports in the object's status that it accepted it."""
         return self.kind == "HTTPRoute"
 
 
@@ -46,9 +46,9 @@ def choose_split(version: LinkerdVersion, serves: Callable[[str, str], bool]) ->
     api_version, kind = candidates[-1]
     raise InvalidInput(
         f"{kind} ({api_version.split('/')[0]})",
-        expected=f"the API server to serve what {version} splits traffic by: "
+        expected=f"the API server to serve what {version} splits traffic with: "
         + " or ".join(f"{kind} {api_version}" for api_version, kind in candidates),
-        found="none of it",
+        found="none of these",
         remedy=f"Its CRD comes with chart {facts.crds_chart}: reinstall that release.",
     )
 
@@ -64,13 +64,13 @@ def split(
     """The object that splits the requests to a Service over other Services.
 
     Args:
-        name: of the object, where the kind lets us choose.
-        weights: percent by Service name; together 100.
+        name: the object's name, if the kind allows any name.
+        weights: percent by Service name; they add up to 100.
     """
     builders: dict[str, Callable[[], tuple[str, Object]]] = {
         "HTTPRoute": lambda: (name, _http_route(api, service, weights)),
         "TrafficSplit": lambda: (name, _traffic_split(service, weights)),
-        # A profile is found by its name alone.
+        # Linkerd finds a profile only by its name, the Service's FQDN.
         "ServiceProfile": lambda: (
             _fqdn(service, namespace, cluster_domain),
             _profile(namespace, weights, cluster_domain),
@@ -114,7 +114,7 @@ def _fqdn(service: str, namespace: str, cluster_domain: str) -> str:
 
 
 def refusal(route: Object) -> str | None:
-    """Why Linkerd does not obey a route; empty when it does, None while it has not said so."""
+    """Why Linkerd does not accept a route; empty if it does, None while it has not reported."""
     for parent in route.get("status", {}).get("parents", []):
         if parent.get("controllerName") != _POLICY_CONTROLLER:
             continue

@@ -1,4 +1,4 @@
-"""One run of a smoke test on a cluster: what it makes, measures and says of each step."""
+"""One run of a smoke test on a cluster: makes its objects, measures traffic and records steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMOKE = Family(
         ),
     ),
 )
-"""Smoke tests as a family of runs."""
+"""The family of all smoke test runs."""
 
 RUN_LABEL = SMOKE.run_label
 PROMISE_LABEL = "smoke.prefect-linkerd/promise"
@@ -52,19 +52,19 @@ OnStep = Callable[[Step], None]
 
 
 def ignore_step(_step: Step) -> None:
-    """For callers who read the steps at the end."""
+    """For callers that read the steps at the end."""
 
 
 def ignore_progress(_ready: int, _wanted: int, _text: str) -> None:
-    """For callers who do not show it."""
+    """For callers that do not show progress."""
 
 
 class PromiseNotKept(Exception):
-    """A step failed and is recorded; what follows it makes no sense."""
+    """A step failed and was recorded; the steps after it make no sense."""
 
 
 class SmokeRun:
-    """One smoke test, from its first object to its last; a context manager.
+    """One smoke test, as a context manager that removes everything that the test made.
 
     Args:
         on_step: called with each step as it ends.
@@ -72,7 +72,7 @@ class SmokeRun:
 
     Raises:
         InvalidInput: the namespace does not exist.
-        NotReady: something that the run made does not go.
+        NotReady: something that the run made is not deleted in time.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class SmokeRun:
         self._runs_pods = True
 
     def name(self, role: str) -> str:
-        """The name of an object of this run: a stranger's never begins like it."""
+        """The name of an object of this run, with a prefix that no other object has."""
         return f"{SMOKE.fuse_name(self.id)}-{role}"
 
-    # Life and end
+    # Start and end
 
     def __enter__(self) -> Self:
         if self.cluster.get("v1", "Namespace", self.namespace) is None:
             raise InvalidInput(
                 f"Namespace/{self.namespace}",
-                expected="it to exist: the tests' own pods run beside what is there",
+                expected="it to exist, because the tests' own pods run in it",
                 found="nothing",
                 remedy="Let bootstrap deploy emojivoto (emojivoto.enabled), or name another "
                 "namespace in the options.",
@@ -127,7 +127,7 @@ class SmokeRun:
     # Objects
 
     def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
-        """Applies an object as one of this run's, owned by its fuse."""
+        """Applies an object with this run's labels, owned by its fuse."""
         obj = labelled(obj, self._labels)
         obj["metadata"]["ownerReferences"] = [self._fuse.reference()]
         applied = self.cluster.apply(obj, dry_run=dry_run)
@@ -139,7 +139,7 @@ class SmokeRun:
         return {RUN_LABEL: self.id, ROLE_LABEL: role}
 
     def deploy(self, *backends: Backend) -> None:
-        """Backends, each behind a Service of its own, up and meshed."""
+        """Deploys backends, each behind its own Service, and waits until they are up and meshed."""
         with self.step("backends") as say:
             program_name = self.name("program")
             self.apply(program(program_name, self.namespace))
@@ -170,18 +170,18 @@ class SmokeRun:
             say(f"{len(pods)} pods are up and meshed")
 
     def front(self, name: str, role: str) -> None:
-        """A Service for the pods of a role."""
+        """Creates a Service for the pods of a role."""
         self.apply(service(self.name(name), self.namespace, self.selector(role)))
 
     def url(self, name: str) -> str:
-        """Where a Service of this run is asked."""
+        """The URL of a Service of this run."""
         return f"http://{self.host(name)}/"
 
     def host(self, name: str) -> str:
         return f"{self.name(name)}.{self.namespace}.svc.{self.config.cluster_domain}"
 
     def split(self, api: SplitApi, name: str, weights: Mapping[str, int]) -> None:
-        """Splits the requests to one Service over others, and waits until Linkerd obeys."""
+        """Splits the requests to one Service over others, and waits until Linkerd accepts it."""
         text = ", ".join(f"{role} {weight}" for role, weight in weights.items())
         with self.step(f"split: {text}") as say:
             wanted = split(
@@ -198,7 +198,7 @@ class SmokeRun:
             say(f"{name_of(wanted)} ({api.api_version})")
 
     def unsplit(self, api: SplitApi) -> None:
-        """Takes every split of this run away again."""
+        """Deletes every split of this run."""
         with self.step("split removed"):
             labels = f"{RUN_LABEL}={self.id}"
             for obj in self.cluster.list(api.api_version, api.kind, self.namespace, labels=labels):
@@ -220,8 +220,8 @@ class SmokeRun:
                     name_of(route),
                     expected="Linkerd to accept it (condition Accepted)",
                     found=why or f"no such condition after {ACCEPTED_WITHIN_SECONDS} s",
-                    remedy="Look at the policy container of linkerd-destination; it reads kinds "
-                    "whose CRDs came after it only when it is restarted.",
+                    remedy="Look at the policy container of linkerd-destination; restart it if the "
+                    "kind's CRD was installed after it started.",
                 )
 
     # Measurements
@@ -235,11 +235,11 @@ class SmokeRun:
         meshed: bool = True,
         is_backend: bool = True,
     ) -> Traffic | None:
-        """The traffic of one client Job; None, and a skipped step, where pods do not run.
+        """Measures the traffic of one client Job; None, with a skipped step, if pods do not run.
 
         Args:
             meshed: whether the client has a proxy.
-            is_backend: whether a backend of this run answers; it is waited for then.
+            is_backend: whether a backend of this run answers; the client then waits for it.
         """
         number = len(self.steps)
         job = client(
@@ -254,7 +254,7 @@ class SmokeRun:
             **({} if is_backend else {"warm_up": 0}),
         )
         if not self._runs_pods:
-            # The API server's word on it can be had all the same.
+            # The API server can validate the Job even so.
             with self.step(f"client: {name}") as say:
                 self.apply(job, dry_run=True)
                 say("accepted as a dry run")
@@ -266,7 +266,7 @@ class SmokeRun:
             try:
                 traffic = self._await_result(job)
             finally:
-                # Its proxy would outlive it.
+                # The Job's proxy would outlive the client.
                 self.cluster.delete("batch/v1", "Job", job["metadata"]["name"], self.namespace)
             self.measurements.append(Measurement(name, traffic))
             say(f"{traffic.ok} of {traffic.sent} requests succeeded in {traffic.seconds:.1f} s")
@@ -300,7 +300,7 @@ class SmokeRun:
             name_of(job),
             expected="the client's result, as the termination message of its container",
             found=found[-500:],
-            remedy=f"See that nodes can pull {self.options.image} and that it has python3, "
+            remedy=f"Check that nodes can pull {self.options.image} and that it has python3, "
             "or name another image in the options.",
         )
 
@@ -315,9 +315,9 @@ class SmokeRun:
 
     @contextmanager
     def step(self, name: str) -> Generator[Callable[[str], None]]:
-        """A step that fails by a `MeshError` in it; call what it yields to say something of it.
+        """Records a step, as failed on a `MeshError` in it; call what it yields to add details.
 
-        A passing fault of the API server is not the mesh's: it ends the run and may be retried.
+        A transient fault of the API server is not the mesh's: it ends the run and may be retried.
         """
         said: list[str] = []
         try:
@@ -331,7 +331,7 @@ class SmokeRun:
         self.record(Step(name, "passed", "; ".join(said)))
 
     def judge(self, name: str, problems: Sequence[str], remedy: str, detail: str = "") -> None:
-        """Records whether measured traffic is as it should be; ends the run where it is not."""
+        """Records a step for measured traffic; ends the run if there are problems."""
         if problems:
             self.remedy = remedy
         self.record(Step(name, "failed" if problems else "passed", "; ".join(problems) or detail))

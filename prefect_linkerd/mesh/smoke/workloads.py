@@ -1,4 +1,4 @@
-"""The pods of a smoke test: backends that say who they are, and the Job that asks them."""
+"""The pods of a smoke test: backends that identify themselves, and the Job that calls them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from prefect_linkerd.mesh.kubernetes.client import Object
 from prefect_linkerd.mesh.load.workloads import CONTAINER_PORT, container, pod, serving
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
 
-# Long enough that requests overlap, so that a balancer that counts what is pending has a choice.
+# Long enough for requests to overlap, so that a balancer that counts pending ones has a choice.
 DELAY_MS = 5
 WARM_UP_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What stands behind a Service: the name that it answers with, and how it behaves."""
+    """The pods behind a Service: the name that they answer with, and how they behave."""
 
     name: str
     replicas: int = 1
@@ -61,7 +61,7 @@ def client(
     meshed: bool = True,
     warm_up: int = WARM_UP_SECONDS,
 ) -> Object:
-    """The Job that sends the traffic of one measurement, bounded in count and in time.
+    """The Job that sends the traffic of one measurement, limited in requests and in time.
 
     Its result is the container's termination message, which is in the pod's status: no permission
     to read logs is needed, and a proxy that outlives the client does not matter.
@@ -74,7 +74,7 @@ def client(
     for header, value in headers.items():
         arguments += ["--header", f"{header}={value}"]
     sends = container("client", config, options.image, arguments)
-    # What a crash printed is the message then.
+    # After a crash its output becomes the message.
     sends["terminationMessagePolicy"] = "FallbackToLogsOnError"
     template = pod(config, sends, program_name, labels={}, meshed=meshed)
     template["spec"]["restartPolicy"] = "Never"
@@ -91,5 +91,5 @@ def client(
 
 
 def client_seconds(options: SmokeOptions) -> int:
-    """The most that a client Job may take from its start, its image's pull included."""
+    """The longest that a client Job may take from its start, including the image pull."""
     return options.timeout_seconds + WARM_UP_SECONDS + options.traffic_seconds

@@ -1,1 +1,1 @@
-"""A whole mesh read once, as plain data."""
+"""A whole mesh, read once into plain data."""

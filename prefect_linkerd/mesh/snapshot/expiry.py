@@ -1,4 +1,4 @@
-"""When every certificate of a mesh ends, which end first, and which are worth a word."""
+"""When each certificate of a mesh expires, which expire first, and which need attention."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Role = Literal["trust anchor", "issuer", "webhook", "webhook CA"]
 
 @dataclass(frozen=True)
 class Expiry:
-    """One certificate of the mesh: what it is for, where it is, and how long it has.
+    """One certificate of the mesh: what it is for, where it is, and how long it is still valid.
 
-    `days_left` is negative once it has expired. `renewed_by` says who renews it by itself, empty
-    where nobody does; `remedy` what to do about it where no flow renews it.
+    `days_left` is negative once it has expired. `renewed_by` names what renews it automatically,
+    empty if nothing does; `remedy` says what to do about it if no flow renews it.
     """
 
     role: Role
@@ -45,7 +45,7 @@ class Expiry:
 
     @property
     def title(self) -> str:
-        """Its name with its common name, which for a webhook is that name with the namespace."""
+        """Its name and common name; a webhook's common name is its name with the namespace."""
         common = self.info.common_name
         return common if common.startswith(f"{self.name}.") else f"{self.name}: {common}"
 
@@ -56,14 +56,14 @@ class Expiry:
 
 @dataclass(frozen=True)
 class Expiring:
-    """A certificate that is about to end: with fewer days left than the threshold."""
+    """A certificate that is about to expire: with fewer days left than the threshold."""
 
     expiry: Expiry
     threshold: float
 
     @property
     def remedy(self) -> str:
-        """Which flow fixes it, or what else."""
+        """Which flow to run, or what else to do."""
         if self.expiry.renewed_by:
             return "cert-manager should have renewed it: look at its Certificate and its log."
         flows = {"trust anchor": "rotate_anchor", "issuer": "rotate_issuer"}
@@ -71,11 +71,11 @@ class Expiring:
 
 
 def read_expiries(mesh: Mesh) -> tuple[Expiry, ...]:
-    """Every certificate of a mesh by a handful of reads, most of them of named objects.
+    """Every certificate of a mesh, with a handful of reads, most of them of named objects.
 
     Raises:
         ApiError: one of them could not be read.
-        CertificateError: one of them is no certificate.
+        CertificateError: one of them is not a certificate.
     """
     bundle = read_trust_bundle(mesh)
     secrets = read_secrets(mesh)
@@ -84,7 +84,7 @@ def read_expiries(mesh: Mesh) -> tuple[Expiry, ...]:
 
 
 def expiries(snapshot: Snapshot) -> tuple[Expiry, ...]:
-    """Every certificate of a snapshot, the first to end first; what cannot be read is left out."""
+    """Every certificate of a snapshot, the first to expire first; omits what cannot be read."""
     unread = snapshot.unread
     return _sorted(
         _expiries(
@@ -117,7 +117,7 @@ def _expiries(
     for key, secret in sorted(secrets.items()):
         name = key.partition("/")[2]
         is_issuer = name == ISSUER_SECRET
-        # After the certificate itself come those that signed it.
+        # The certificates that signed it follow the certificate itself.
         for info in _read(secret.certificate, f"Secret/{key}", is_lenient)[:1]:
             yield Expiry(
                 "issuer" if is_issuer else "webhook",
@@ -136,7 +136,7 @@ def _authorities(
     now: datetime,
     is_lenient: bool,
 ) -> Iterator[Expiry]:
-    """The CAs of webhooks, but for certificates that are their own, as charts make them."""
+    """The CAs of webhooks, except self-signed certificates, which charts generate."""
     by_authority: dict[tuple[str, str], list[WebhookSigner]] = {}
     infos: dict[str, CertificateInfo] = {}
     for signer in signers:
@@ -168,18 +168,18 @@ def _authorities(
 
 
 def _new_authority(signed: Sequence[WebhookSigner]) -> str:
-    """How the CA of webhooks is replaced."""
+    """How to replace the CA of webhooks."""
     first = signed[0]
     names = " ".join(each.certificate for each in signed if each.certificate)
     if first.signing:
         return (
             f"Put another CA into Secret/{first.signing} (tls.crt and tls.key), then have "
             "cert-manager renew what the old one signed: cmctl renew --namespace "
-            f"{first.namespace} {names}. Where the release's values have its caBundle, set that "
+            f"{first.namespace} {names}. If the release's values have its caBundle, set that "
             "as well. Or let a cert-manager Certificate keep that Secret."
         )
     if names:
-        return f"Renew the CA where the issuer of Certificate {names} has it."
+        return f"Renew the CA that the issuer of Certificate {names} signs with."
     values = ", ".join(each.webhook.value for each in signed)
     return (
         "Renew the CA and what it signed where they come from, such as the release's values "
@@ -188,7 +188,7 @@ def _new_authority(signed: Sequence[WebhookSigner]) -> str:
 
 
 def _is_kept(config: MeshConfig, name: str) -> bool:
-    """Whether a configuration has cert-manager keep a Secret's certificate."""
+    """Whether the configuration lets cert-manager keep a Secret's certificate."""
     is_all = name == ISSUER_SECRET or config.cert_manager.webhook_certificates
     return config.issuer == "cert-manager" and is_all
 
@@ -203,7 +203,7 @@ def _read(pem: str, subject: str, is_lenient: bool) -> list[CertificateInfo]:
 
 
 def renewal_margin(expiry: Expiry, config: MeshConfig) -> timedelta:
-    """How much of its life a certificate that renews itself has left when it is renewed."""
+    """How long before it expires a certificate is renewed automatically."""
     if expiry.role == "issuer":
         return timedelta(hours=config.lifetimes.issuer_renew_before_hours)
     return expiry.lifetime / 24
@@ -214,8 +214,9 @@ def expiring(
 ) -> tuple[Expiring, ...]:
     """The certificates that expire soon, each with the smallest threshold that it is under.
 
-    One that cert-manager renews is there once half of the time in which it should have been
-    renewed is over; the thresholds, meant for those that people renew, would always name it.
+    One that cert-manager renews is included once half of the time in which it should have been
+    renewed is over; the thresholds, meant for certificates that people renew, would always
+    include it.
     """
     due: list[Expiring] = []
     for expiry in found:
@@ -230,5 +231,5 @@ def expiring(
 
 
 def soonest(found: Iterable[Expiry], role: Role) -> datetime | None:
-    """When the first certificate of a role ends."""
+    """When the first certificate of a role expires."""
     return min((e.info.not_after for e in found if e.role == role), default=None)

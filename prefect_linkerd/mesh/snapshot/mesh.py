@@ -1,8 +1,8 @@
-"""A whole mesh read once: the immutable snapshot that every check judges.
+"""A whole mesh read once: the immutable snapshot that every check evaluates.
 
-Each part is one paged list (or a few objects by name), the parts are read side by side, and of
-large objects only what checks look at is kept. A part that cannot be read, for want of a permission
-or of an answer, does not stop the others: reading it raises its error.
+Each part is one paged list (or a few objects by name). Parts are read concurrently, and only what
+checks look at is kept of large objects. A part that cannot be read, because a permission is missing
+or there is no response, does not stop the others: accessing it raises its error.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ READERS = 6
 TRUST_ANCHORS = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"
 INBOUND_POLICY = "LINKERD2_PROXY_INBOUND_DEFAULT_POLICY"
 CNI_NAMESPACE = "linkerd-cni"
-"""Where the CNI plugin's chart goes, and where `linkerd check` looks for it by default."""
+"""Where the CNI plugin's chart is installed, and where `linkerd check` looks for it by default."""
 EXTENSION = "linkerd.io/extension"
 
 POLICY_KINDS: tuple[tuple[str, str], ...] = (
@@ -91,10 +91,10 @@ INGRESS_KINDS: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container of a pod, an init container among them: what its status says of it.
+    """A container or init container of a pod, with its status.
 
-    `trouble` is why it waits or how it ended, empty where it runs; `ports` are pairs of name and
-    number, and `has_udp` says whether one of them is UDP, which keeps the injector away.
+    `trouble` says why it waits or how it failed, and is empty otherwise; `ports` are pairs of name
+    and number; `has_udp` says whether one of them is UDP, which keeps the pod from being injected.
     """
 
     name: str
@@ -111,9 +111,9 @@ class Container:
 class Proxy:
     """The proxy of a meshed pod. `trust_bundle` is the PEM that it was injected with.
 
-    The control plane's own proxies read ConfigMap `linkerd-identity-trust-roots` instead, and have
-    an empty one. `version` is the image's tag. `inbound_policy` is what it does with a connection
-    that no policy is about, empty where it was not told.
+    The control plane's own proxies read ConfigMap `linkerd-identity-trust-roots` instead, so theirs
+    is empty. `version` is the image's tag. `inbound_policy` is what it does with a connection that
+    no policy covers, empty if that is not set.
     """
 
     image: str
@@ -134,11 +134,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What checks look at in a pod. `owner` is the workload that makes it, None for a bare pod.
+    """What checks look at in a pod. `owner` is the workload that created it, None for a bare pod.
 
-    `annotations` are those of Linkerd and its extensions only; `status` is what kubectl shows as
-    such; `reason` is the status's own, such as Evicted; `created` and `started` are None where
-    they are not known.
+    `annotations` are only those of Linkerd and its extensions; `status` is what kubectl shows as
+    STATUS; `reason` is the status's own, such as Evicted; `created` and `started` are None if
+    unknown.
     """
 
     namespace: str
@@ -169,21 +169,21 @@ class Pod:
 
     @property
     def control_plane(self) -> str:
-        """The namespace of the control plane that it is meshed by, empty where it is not."""
+        """The namespace of the control plane that it is meshed with; empty if it is not meshed."""
         return self.labels.get(CONTROL_PLANE_NS, "")
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended or is about to: nothing is expected of it any more."""
+        """Whether it has finished or is being deleted, so that nothing more is expected of it."""
         return self.is_deleting or self.phase in ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadState:
-    """A Deployment, StatefulSet or DaemonSet: its pods' template's wish, and how far it is.
+    """A Deployment, StatefulSet or DaemonSet: what its pod template asks for, and how far it is.
 
-    `refusal` is what the API server says of the pods that it refuses a Deployment; of the others
-    only events say it, see `Snapshot.refusals`.
+    `refusal` is why the API server refuses the pods of a Deployment; for the other kinds, only
+    events say so, see `Snapshot.refusals`.
     """
 
     kind: str
@@ -207,7 +207,7 @@ class WorkloadState:
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """A port of a Service; `target` is a number, a name, or None where it is the port itself."""
+    """A port of a Service; `target` is a number, a name, or None if it is the port itself."""
 
     name: str
     port: int
@@ -216,7 +216,7 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What checks look at in a Service; `endpoints` are the names of its ready pods."""
+    """What checks look at in a Service; `Snapshot.endpoints` has the names of its ready pods."""
 
     namespace: str
     name: str
@@ -238,7 +238,7 @@ class Service:
 class Certificates:
     """The public part of a Secret with a certificate; its private key is only compared.
 
-    `has_matching_key` is None where there is no key, or one that cannot be read.
+    `has_matching_key` is None if there is no key, or if it cannot be read.
     """
 
     type: str
@@ -253,17 +253,17 @@ class Certificates:
 class Snapshot:
     """A mesh and its cluster at one moment.
 
-    `now` is the API server's clock and `local_now` this machine's. Objects are kept by their name,
-    namespaced ones as `namespace/name`; custom resources of several groups by `(group, kind)`.
-    `control_plane_values` is the content of ConfigMap `linkerd-config`: the values of the chart as
-    they are installed; None where there is none. `cluster_roles` and the like hold labels, by name.
-    `releases` are those of Helm in the mesh's namespaces, and wherever else its own may be;
-    `installed` are the mesh's own among them, and who owns them.
-    `refusals` is what was last said of the pods that StatefulSets and DaemonSets were refused.
+    `now` is the API server's clock and `local_now` this machine's. Objects are keyed by name,
+    namespaced ones by `namespace/name`; custom resources of several groups by `(group, kind)`.
+    `control_plane_values` is the content of ConfigMap `linkerd-config`: the values with which the
+    chart is installed; None if there are none. `cluster_roles` and the like hold labels, by name.
+    `releases` are the Helm releases in the mesh's namespaces, and wherever else its own may be;
+    `installed` are the mesh's own among them, and their owners.
+    `refusals` has the last reason for which a StatefulSet's or DaemonSet's pods were refused.
     `newest` is the newest Linkerd release of the mesh's channel in its chart source. `denied` are
-    the permissions of an installation that this identity lacks; None where they were not asked for.
-    `anchor_owner` is the Certificate of the trust anchor, where cert-manager makes that.
-    `webhook_signers` says who signs the webhooks' certificates.
+    the permissions for an installation that this identity lacks; None if they were not checked.
+    `anchor_owner` has the Certificate of the trust anchor, if cert-manager makes that.
+    `webhook_signers` says what signs the webhooks' certificates.
 
     `unread` says why a part could not be read.
 
@@ -326,12 +326,12 @@ class Snapshot:
         return self.unread[part]
 
     def changed(self, **parts: object) -> Snapshot:
-        """The same snapshot with other parts."""
+        """The same snapshot with some parts replaced."""
         unread = {k: v for k, v in self.unread.items() if k not in parts}
         return Snapshot(self._read | parts, unread)
 
     def narrowed(self, namespace: str) -> Snapshot:
-        """The same snapshot with the applications of one namespace alone, and the mesh's own."""
+        """The same snapshot with the applications of one namespace only, besides the mesh's own."""
         names = self.config.namespaces
         kept = {*names.of_linkerd, CNI_NAMESPACE, "kube-system", namespace}
         parts: dict[str, object] = {}
@@ -343,7 +343,7 @@ class Snapshot:
 
     @property
     def version(self) -> LinkerdVersion:
-        """The version that the mesh runs, by its control plane; else the configured one."""
+        """The version that the control plane runs; if unknown, the configured one."""
         is_known = "control_plane_values" not in self.unread
         values = (self.control_plane_values if is_known else None) or {}
         text = str(values.get("linkerdVersion") or values.get("controllerImageVersion") or "")
@@ -354,7 +354,7 @@ class Snapshot:
 
     @property
     def is_rehearsal(self) -> bool:
-        """Whether stand-ins for Linkerd's charts made the mesh, by the ConfigMaps of its own."""
+        """Whether stand-ins for Linkerd's charts made the mesh, according to its own ConfigMaps."""
         if "config_maps" in self.unread:
             return False
         place = self.config.namespaces.linkerd
@@ -363,13 +363,13 @@ class Snapshot:
 
     @property
     def meshed(self) -> tuple[Pod, ...]:
-        """The pods with a proxy of this mesh, the control plane's own among them."""
+        """The pods with a proxy of this mesh, including the control plane's own."""
         namespace = self.config.namespaces.linkerd
         return tuple(p for p in self.pods if p.proxy is not None and p.control_plane == namespace)
 
     @property
     def labelled(self) -> tuple[Pod, ...]:
-        """The pods that say they are of this mesh, with a proxy or without."""
+        """The pods labelled as part of this mesh, with or without a proxy."""
         namespace = self.config.namespaces.linkerd
         return tuple(pod for pod in self.pods if pod.control_plane == namespace)
 
@@ -379,18 +379,18 @@ class Snapshot:
 
     @property
     def pods_run(self) -> bool:
-        """Whether containers run on some ready node: not where all are simulated."""
+        """Whether containers run on some ready node; False if all nodes are simulated."""
         return any(is_ready(node) and runs_containers(node) for node in self.nodes)
 
     def extension_namespace(self, extension: str) -> str | None:
-        """The namespace of an extension, such as `viz`, by the label that linkerd knows it by."""
+        """The namespace of an extension, such as `viz`, by the label that linkerd finds it by."""
         for name, obj in sorted(self.namespaces.items()):
             if _mapping(obj["metadata"], "labels").get(EXTENSION) == extension:
                 return name
         return None
 
     def release_values(self, chart: str, namespace: str) -> Mapping[str, Any]:
-        """The values that a chart's release in a namespace was given; empty where there is none."""
+        """The values given to a chart's release in a namespace; empty if there is no release."""
         releases = () if "releases" in self.unread else self.releases
         for release in releases:
             if (release.chart, release.namespace) == (chart, namespace):
@@ -407,14 +407,14 @@ def read_snapshot(
     *,
     permissions: bool = False,
 ) -> Snapshot:
-    """Reads a mesh: some thirty lists side by side, by pages of 500 objects.
+    """Reads a mesh: some thirty lists, concurrently, in pages of 500 objects.
 
     Args:
-        permissions: whether to ask for the permissions that an installation needs, some hundreds
-            of small questions that only the checks before an installation look at.
+        permissions: whether to check the permissions that an installation needs: some hundreds
+            of small requests, used only by the checks before an installation.
 
     Raises:
-        ApiError: the API server gives no answer at all.
+        ApiError: the API server does not respond at all.
     """
     kubernetes = mesh.cluster.version()
     readers = _readers(mesh)
@@ -458,7 +458,7 @@ def read_snapshot(
 
 
 def _readers(mesh: Mesh) -> dict[str, Callable[[], object]]:
-    """How each part is read; the largest first, so that the others are read beside it."""
+    """How to read each part; the largest first, so that the others are read alongside it."""
     names = mesh.config.namespaces
     rbac, admission = "rbac.authorization.k8s.io/v1", "admissionregistration.k8s.io/v1"
     labels = partial(_labels, mesh.cluster, rbac)
@@ -543,7 +543,7 @@ def _wanted(
 
 
 def _prometheus(cluster: Cluster, namespaces: Mapping[str, Object]) -> Prometheus | None:
-    """viz's, where the cluster has viz."""
+    """viz's Prometheus, if the cluster has viz."""
     for name, obj in sorted(namespaces.items()):
         if _mapping(obj["metadata"], "labels").get(EXTENSION) == "viz":
             external = _mapping(obj["metadata"], "annotations").get(EXTERNAL_PROMETHEUS, "")
@@ -560,7 +560,7 @@ def _proxy_sample(mesh: Mesh, pods: tuple[Pod, ...]) -> ProxySample:
 def _later(
     mesh: Mesh,
 ) -> dict[str, tuple[tuple[str, ...], Callable[..., object]]]:
-    """How the parts are read that need others, with those that they need."""
+    """How to read the parts that depend on others, with the parts that they need."""
     wanted = partial(_wanted, mesh)
     return {
         "wanted": (("kubernetes", "api_versions", "crds", "installed", "trust_bundle"), wanted),
@@ -575,7 +575,7 @@ def _later(
 def read_pods(
     cluster: Cluster, namespace: str | None = None, *, labels: str = "", page: int = PAGE
 ) -> tuple[Pod, ...]:
-    """The pods of a namespace or of the whole cluster, each cut down to what checks look at."""
+    """The pods of a namespace or of the whole cluster, each reduced to what checks look at."""
     bundles: dict[str, str] = {}
     return tuple(
         pod_of(obj, bundles)
@@ -584,7 +584,7 @@ def read_pods(
 
 
 def pod_of(obj: Object, bundles: dict[str, str] | None = None) -> Pod:
-    """A pod, cut down. `bundles` keeps one copy of each trust bundle for all pods that carry it."""
+    """A pod, reduced. `bundles` keeps one copy of each trust bundle for all pods that carry it."""
     metadata, spec = obj["metadata"], obj["spec"]
     status: dict[str, Any] = _mapping(obj, "status")
     statuses = {
@@ -634,7 +634,7 @@ def pod_of(obj: Object, bundles: dict[str, str] | None = None) -> Pod:
 def pod_status(obj: Object) -> str:
     """What kubectl shows as a pod's STATUS: its phase, or why it is not what it should be.
 
-    Source: linkerd2 `pkg/k8s` (GetPodStatus), which is kubectl's own printer.
+    Source: linkerd2 `pkg/k8s` (GetPodStatus), which is the code of kubectl's own printer.
     """
     spec, status = obj["spec"], _mapping(obj, "status")
     reason = str(status.get("reason") or status.get("phase", "Unknown"))
@@ -655,7 +655,7 @@ def pod_status(obj: Object) -> str:
 
 
 def _initializing(item: dict[str, Any], container: dict[str, Any]) -> str | None:
-    """Why a pod still waits for an init container, empty where it only runs; None if it is done."""
+    """Why a pod still waits for an init container, empty if that just runs; None if it is done."""
     state: dict[str, Any] = _mapping(item, "state")
     ended: dict[str, Any] | None = state.get("terminated")
     if ended is not None:
@@ -693,7 +693,7 @@ def _container(item: dict[str, Any], status: dict[str, Any], *, is_init: bool) -
     ended: dict[str, Any] = _mapping(state, "terminated")
     trouble = waiting.get("reason", "")
     if ended.get("exitCode"):
-        trouble = f"ended with {ended['exitCode']} {ended.get('reason', '')}".strip()
+        trouble = f"exited with {ended['exitCode']} {ended.get('reason', '')}".strip()
     return Container(
         name=sys.intern(item["name"]),
         image=sys.intern(item.get("image", "")),
@@ -734,7 +734,7 @@ def _proxy(
 
 
 def image_tag(image: str) -> str:
-    """The tag of an image's name; empty where it has none."""
+    """The tag of an image's name; empty if it has none."""
     last = image.partition("@")[0].rsplit("/", 1)[-1]
     return last.partition(":")[2]
 
@@ -767,7 +767,7 @@ def _workload(obj: Object) -> WorkloadState:
         is_complete=rollout.is_complete,
         failure=rollout.failure,
         host_network=bool(template["spec"].get("hostNetwork")),
-        # The condition of an earlier revision's ReplicaSet may outlast the rollout.
+        # The condition may be that of an earlier revision's ReplicaSet, and outlast the rollout.
         refusal="" if rollout.is_complete else refusal_of(obj),
     )
 
@@ -811,7 +811,7 @@ def _endpoints(cluster: Cluster) -> dict[str, frozenset[str]]:
         pods = found.setdefault(f"{metadata['namespace']}/{service}", set())
         for endpoint in _items(piece, "endpoints"):
             target: dict[str, Any] = _mapping(endpoint, "targetRef")
-            # Absent means ready (the EndpointSlice API's own word).
+            # Absent means ready, as the EndpointSlice API defines it.
             if target.get("kind") == "Pod" and endpoint.get("conditions", {}).get("ready", True):
                 pods.add(target["name"])
     return {key: frozenset(pods) for key, pods in found.items()}
@@ -904,12 +904,12 @@ def _by_name(cluster: Cluster, api_version: str, kind: str) -> dict[str, Object]
 
 
 def read_trust_bundle(mesh: Mesh) -> str:
-    """The PEM of every anchor that the mesh trusts; empty where there is none."""
+    """The PEM of every anchor that the mesh trusts; empty if there is none."""
     return bundle_of(read_roots(mesh))
 
 
 def secret_names(config: MeshConfig) -> list[tuple[str, str]]:
-    """Namespace and name of the Secrets with the certificates of the issuer and the webhooks."""
+    """Namespace and name of the Secrets with the issuer's and the webhooks' certificates."""
     found = [(namespace, webhook.secret) for namespace, webhook in webhooks_of(config)]
     return [(config.namespaces.linkerd, ISSUER_SECRET), *found]
 
@@ -925,10 +925,10 @@ def read_secrets(mesh: Mesh) -> dict[str, Certificates]:
 
 
 def certificates_of(secret: Object, subject: str) -> Certificates:
-    """The public part of a Secret with a certificate, in either form that Linkerd has.
+    """The public part of a Secret with a certificate, in either of Linkerd's formats.
 
-    `linkerd.io/tls`, as the linkerd CLI makes it, has `crt.pem` and `key.pem` for `tls.crt` and
-    `tls.key`.
+    Type `linkerd.io/tls`, which the linkerd CLI creates, has `crt.pem` and `key.pem` instead of
+    `tls.crt` and `tls.key`.
     """
     text = secret_text(secret)
     certificate = text.get("tls.crt") or text.get("crt.pem", "")
@@ -944,9 +944,9 @@ def certificates_of(secret: Object, subject: str) -> Certificates:
 
 
 def release_namespaces(mesh: Mesh) -> set[str]:
-    """Those of the mesh that are there: in another nobody can be granted to read anything.
+    """The mesh's namespaces that exist; a Role to read in any other cannot be granted.
 
-    That of the demo application counts only where it is wanted.
+    The demo application's namespace counts only if the demo is enabled.
     """
     there = {
         namespace["metadata"]["name"]
@@ -961,7 +961,7 @@ def release_namespaces(mesh: Mesh) -> set[str]:
 def _custom(
     cluster: Cluster, kinds: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[Object, ...]]:
-    """Objects of custom kinds, in the version that the API server prefers; served kinds only."""
+    """Objects of those custom kinds that are served, in the version that the API server prefers."""
     groups: dict[str, list[str]] = {
         group["name"]: [
             group["preferredVersion"]["groupVersion"],
@@ -972,7 +972,7 @@ def _custom(
     found: dict[tuple[str, str], tuple[Object, ...]] = {}
     for group, kind in kinds:
         for api_version in groups.get(group, []):
-            # A group's preferred version need not have every kind of it.
+            # A group's preferred version need not serve all of its kinds.
             if cluster.serves(api_version, kind):
                 found[group, kind] = tuple(cluster.list(api_version, kind))
                 break

@@ -1,4 +1,4 @@
-"""A part of a snapshot: its value or, where it could not be read, the error."""
+"""A part of a snapshot: its value or, if it could not be read, the error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Snapshotted(Protocol):
-    """What has parts."""
+    """An object with parts."""
 
     def why_unread(self, part: str) -> MeshError:
         """Why a part was not read."""
@@ -18,9 +18,9 @@ class Snapshotted(Protocol):
 
 
 class Read(Generic[T_co]):
-    """Declares a part. It has its value where it was read; else asking for it raises the error.
+    """Declares a part: accessing it returns its value or, if it was not read, raises its error.
 
-    The value is the instance's own attribute of the same name, which Python finds first.
+    The value is an instance attribute of the same name, which Python finds first.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:

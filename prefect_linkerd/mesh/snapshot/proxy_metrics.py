@@ -1,7 +1,7 @@
-"""What proxies say of themselves: success rates, and when their certificates expire.
+"""What proxies report about themselves: success rates, and when their certificates expire.
 
-From viz's Prometheus where it answers, and from the admin port (4191) of a sample of proxies; both
-through the API server's proxy subresources, so that nothing has to be reachable from here.
+Read from viz's Prometheus, if it responds, and from the admin port (4191) of a sample of proxies;
+both through the API server's proxy subresources, so that nothing else has to be reachable.
 
 Sources: https://linkerd.io/2/reference/proxy-metrics/ and linkerd2-proxy
 `linkerd/identity/src/metrics.rs`.
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from prefect_linkerd.mesh.snapshot.mesh import Pod
 
 SAMPLE = 10
-"""How many proxies are asked; each of another workload, if there are enough."""
+"""How many proxies are asked; each of a different workload, if there are enough."""
 
 AT_ONCE = 5
 TIMEOUT = 3.0
-"""Seconds that one answer may take."""
+"""Seconds that one response may take."""
 
 ADMIN_PORT = 4191
 WINDOW = "5m"
 
-# Older proxies first; from 2025 on the registry puts `control_` before it.
+# The first is that of older proxies; since 2025 the registry adds the prefix `control_`.
 _IDENTITY_ENDS = (
     "identity_cert_expiration_timestamp_seconds",
     "control_identity_cert_expiration_timestamp_seconds",
@@ -41,7 +41,7 @@ _IDENTITY_ENDS = (
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """Inbound responses by how Linkerd classifies them."""
+    """Inbound responses, by Linkerd's classification."""
 
     succeeded: float = 0.0
     failed: float = 0.0
@@ -52,13 +52,13 @@ class Responses:
 
     @property
     def success_rate(self) -> float | None:
-        """From 0 to 1; None where there were none."""
+        """From 0 to 1; None if there were no responses."""
         return self.succeeded / self.total if self.total else None
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyMetrics:
-    """What one proxy says: responses since it started, and when its certificate expires."""
+    """What one proxy reports: responses since it started, and when its certificate expires."""
 
     responses: Responses
     identity_ends: datetime | None
@@ -66,7 +66,7 @@ class ProxyMetrics:
 
 @dataclass(frozen=True)
 class ProxySample:
-    """What some proxies said, by `namespace/pod`, and why others said nothing.
+    """What some proxies reported, by `namespace/pod`, and why others did not respond.
 
     `workloads` names the workload of every pod that was asked.
     """
@@ -78,11 +78,11 @@ class ProxySample:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """viz's Prometheus: whether it answers the API server, and what it knows of the proxies.
+    """viz's Prometheus: whether it answers the API server, and what it knows about the proxies.
 
-    `refuses` is Linkerd's own policy: from 2.12 on only the mesh's metrics API is let in. `pods`
-    are the names of those that it has scraped; `responses` are those of the last five minutes, by
-    workload as `Kind/namespace/name`.
+    It `refuses` because of Linkerd's own policy, which since 2.12 admits only the mesh's metrics
+    API. `pods` are the names of the pods that it has scraped; `responses` are those of the last
+    five minutes, by workload as `Kind/namespace/name`.
     """
 
     state: Literal["answers", "refuses", "silent", "external"]
@@ -92,25 +92,27 @@ class Prometheus:
 
 
 Census = Callable[[Sequence["Pod"], Sequence[str], float], Mapping[str, str]]
-"""Reads metrics of many proxies in few API calls: of these pods, by the metrics' names, in at most
-these seconds. Returns their lines by the pods' UIDs; a proxy that is missing has to be asked alone.
+"""Reads metrics of many proxies in few API calls.
+
+Takes the pods, the metrics' names and a time limit in seconds. Returns the metrics' lines by the
+pods' UIDs; a proxy that is missing has to be asked separately.
 """
 
 
 def no_census(_pods: Sequence[Pod], _names: Sequence[str], _seconds: float) -> Mapping[str, str]:
-    """Where nothing in the cluster can ask: every proxy is asked through the API server."""
+    """Reads none, so that every proxy is asked through the API server."""
     return {}
 
 
 def parse_proxy_metrics(text: str) -> ProxyMetrics:
-    """What a proxy's `/metrics` says.
+    """Parses a proxy's `/metrics`.
 
     Raises:
         ValueError: it is not the text that proxies export.
     """
     succeeded = failed = 0.0
     ends: float | None = None
-    # Not at the top: most runs need none of it.
+    # Imported here, because most runs do not need it.
     from prometheus_client.parser import text_string_to_metric_families
 
     for family in text_string_to_metric_families(text):
@@ -122,13 +124,13 @@ def parse_proxy_metrics(text: str) -> ProxyMetrics:
                     succeeded += sample.value
             elif sample.name in _IDENTITY_ENDS:
                 ends = sample.value
-    # Before its first certificate a proxy says 0.
+    # A proxy reports 0 before it has its first certificate.
     moment = datetime.fromtimestamp(ends, UTC) if ends else None
     return ProxyMetrics(Responses(succeeded, failed), moment)
 
 
 def without_identity(sample: ProxySample, now: datetime) -> Iterator[tuple[str, str]]:
-    """The asked proxies that have no certificate that is valid: `namespace/pod`, and why."""
+    """The sampled proxies without a valid certificate: `namespace/pod`, and why."""
     for pod, said in sorted(sample.answers.items()):
         if said.identity_ends is None:
             yield pod, "its proxy has no certificate"
@@ -137,7 +139,7 @@ def without_identity(sample: ProxySample, now: datetime) -> Iterator[tuple[str, 
 
 
 def choose_sample(pods: Iterable[Pod], limit: int = SAMPLE) -> tuple[Pod, ...]:
-    """Pods to be asked: one of each workload, then a second one, and so on, up to a limit."""
+    """The pods to ask: one of each workload, then a second of each, and so on, up to a limit."""
     by_workload: dict[object, list[Pod]] = defaultdict(list)
     for pod in pods:
         if pod.phase == "Running" and not pod.is_over:
@@ -156,7 +158,7 @@ def read_proxy_metrics(
     """Asks the proxies of these pods, one API call each.
 
     Args:
-        timeout: seconds that one answer may take.
+        timeout: seconds that one response may take.
 
     Raises:
         ApiError: this identity may not use the pods' proxy subresource.
@@ -189,10 +191,10 @@ def _ask_proxy(cluster: Cluster, pod: Pod, timeout: float) -> ProxyMetrics | str
 
 
 def metrics_of(cluster: Cluster, pod: Pod, timeout: float | None = None) -> str:
-    """The metrics of one proxy, as text; asked for once.
+    """The metrics of one proxy, as text; does not retry.
 
     Raises:
-        ApiError: no answer, or this identity may not use the pod's proxy subresource
+        ApiError: there was no response, or this identity may not use the pod's proxy subresource
             (`is_denied`).
     """
     path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{ADMIN_PORT}/proxy/metrics"
@@ -205,12 +207,12 @@ def metrics_of(cluster: Cluster, pod: Pod, timeout: float | None = None) -> str:
 def read_prometheus(
     cluster: Cluster, namespace: str, external: str, *, timeout: float = TIMEOUT
 ) -> Prometheus:
-    """Asks viz's Prometheus, two API calls.
+    """Queries viz's Prometheus with two API calls.
 
     Args:
         namespace: that of viz.
-        external: the address of a Prometheus elsewhere, as viz's namespace names it; it is not
-            asked.
+        external: the address of a Prometheus elsewhere, as viz's namespace names it; that one is
+            not queried.
 
     Raises:
         ApiError: this identity may not use the Service's proxy subresource.
@@ -230,7 +232,7 @@ def read_prometheus(
         return answer["data"]["result"]
 
     try:
-        # The query by which viz's metrics API itself knows pods.
+        # The query with which viz's metrics API itself finds pods.
         pods = ask("max(process_start_time_seconds) by (pod, namespace)")
         responses = ask(
             f'sum(increase(response_total{{direction="inbound"}}[{WINDOW}])) '
@@ -270,7 +272,7 @@ def _by_workload(result: list[dict[str, Any]]) -> dict[str, Responses]:
 
 
 def is_denied(error: MeshError) -> bool:
-    """Whether the API server itself refused, by RBAC, and not what it led to."""
+    """Whether the API server itself refused, by RBAC, and not the backend that it proxies to."""
     return (
         isinstance(error, ApiError)
         and error.status in (401, 403)

@@ -1,4 +1,4 @@
-"""Linkerd's webhooks: who makes and signs their certificates, and which CA clients trust."""
+"""Linkerd's webhooks: what makes and signs their certificates, and which CA their clients trust."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from prefect_linkerd.mesh.mesh import Mesh
 
 @dataclass(frozen=True)
 class Webhook:
-    """A webhook of a chart: the value that is about it, its Secret, and what holds its CA."""
+    """A webhook of a chart: the value that configures it, its Secret, and what holds its CA."""
 
     value: str
     secret: str
     trusted_by: tuple[str, str, str]
-    """Group, kind and name."""
+    """Group, kind and name of the object with its CA."""
 
 
 _MUTATING = ("admissionregistration.k8s.io", "MutatingWebhookConfiguration")
@@ -77,7 +77,7 @@ Source: linkerd2 `templates/*-rbac.yaml` of each chart.
 
 
 def webhooks_of(config: MeshConfig) -> list[tuple[str, Webhook]]:
-    """Every webhook that a mesh may have, once, with its namespace."""
+    """Every webhook that a mesh may have, each once, with its namespace."""
     return [
         (config.namespaces.of_chart(part), webhook)
         for part, webhooks in WEBHOOKS.items()
@@ -88,12 +88,12 @@ def webhooks_of(config: MeshConfig) -> list[tuple[str, Webhook]]:
 
 @dataclass(frozen=True)
 class WebhookSigner:
-    """Who signs a webhook's certificate.
+    """What signs a webhook's certificate.
 
-    `bundle` is the CA (PEM) by which the API server verifies the webhook. `certificate` names the
+    `bundle` is the CA (PEM) with which the API server verifies the webhook. `certificate` names the
     cert-manager Certificate that keeps its Secret, if one does; `signing` is the Secret
-    (`namespace/name`) that its issuer signs with, empty where that is outside this cluster; and
-    `keeper` the Certificate that keeps that one.
+    (`namespace/name`) that its issuer signs with, empty if that is outside this cluster; and
+    `keeper` names the Certificate that keeps the signing Secret.
     """
 
     namespace: str
@@ -116,9 +116,9 @@ class WebhookSigner:
 
 
 def read_webhook_signers(mesh: Mesh) -> tuple[WebhookSigner, ...]:
-    """Who signs each webhook's certificate; changes nothing and reads no Secret.
+    """What signs each webhook's certificate; changes nothing and reads no Secret.
 
-    A webhook that is not installed is left out.
+    Webhooks that are not installed are left out.
     """
     certificates: dict[str, list[Object]] = {}
 
@@ -131,7 +131,7 @@ def read_webhook_signers(mesh: Mesh) -> tuple[WebhookSigner, ...]:
     def read() -> Iterator[WebhookSigner]:
         for namespace, webhook in webhooks_of(mesh.config):
             group, kind, name = webhook.trusted_by
-            # A list of one, as who may list a kind need not be allowed to get each object.
+            # A list of one, because an identity that may list a kind may lack permission to get it.
             found = mesh.cluster.list(f"{group}/v1", kind, fields=f"metadata.name={name}")
             trusting = next(iter(found), None)
             if trusting is None:
@@ -152,7 +152,7 @@ def read_webhook_signers(mesh: Mesh) -> tuple[WebhookSigner, ...]:
 
 
 def bundle_of(trusting: Object) -> str:
-    """The CA certificates (PEM) by which the API server verifies what it calls."""
+    """The CA certificates (PEM) with which the API server verifies what it calls."""
     hooks: list[dict[str, Any]] = trusting.get("webhooks") or []
     clients: list[dict[str, Any]] = [hook.get("clientConfig") or {} for hook in hooks]
     if not hooks:
@@ -161,7 +161,7 @@ def bundle_of(trusting: Object) -> str:
 
 
 def decoded(bundle: str) -> str:
-    """A `caBundle` as PEM; what is not base64 of text is no certificate either."""
+    """A `caBundle` as PEM; replaces bytes that are not text, as they are no certificate anyway."""
     return base64.b64decode(bundle).decode(errors="replace")
 
 
@@ -170,7 +170,7 @@ def decoded(bundle: str) -> str:
 
 @dataclass(frozen=True)
 class RenewedRelease:
-    """A release that is upgraded again, and the webhooks whose certificates change by it."""
+    """A release to upgrade again, and the webhooks whose certificates change with it."""
 
     part: Part
     release: Release
@@ -184,9 +184,9 @@ class RenewedRelease:
 
 @dataclass(frozen=True)
 class RenewalPlan:
-    """The releases that are upgraded again; `left` says who renews what no chart makes.
+    """The releases to upgrade again; `left` says what renews the certificates that no chart makes.
 
-    `kept` are the Certificates (namespace, name) by which cert-manager renews some of that.
+    `kept` are the Certificates (namespace, name) with which cert-manager renews some of those.
     """
 
     releases: tuple[RenewedRelease, ...]
@@ -195,7 +195,7 @@ class RenewalPlan:
 
     @property
     def elsewhere(self) -> str:
-        """How certificates are renewed that no chart makes."""
+        """How to renew the certificates that no chart makes."""
         found = [] if len(self.kept) == len(self.left) else ["Renew them where they come from."]
         if self.kept:
             names: dict[str, list[str]] = {}
@@ -204,7 +204,7 @@ class RenewalPlan:
             commands = " && ".join(
                 f"cmctl renew --namespace {place} {' '.join(each)}" for place, each in names.items()
             )
-            found.append(f"cert-manager renews its own before they expire; at once by: {commands}")
+            found.append(f"cert-manager renews its own before they expire; or now with: {commands}")
         return " ".join(found)
 
 
@@ -213,11 +213,11 @@ def plan_renewal(
     owners: Mapping[Part, Owner],
     certificates: Iterable[Object] = (),
 ) -> RenewalPlan:
-    """Which releases have to be upgraded again; reads and changes nothing.
+    """Decides which releases to upgrade again; reads and changes nothing.
 
     Args:
         releases: those of the mesh, with their values.
-        owners: who owns each part.
+        owners: the owner of each part.
         certificates: cert-manager's Certificates in the mesh's namespaces.
     """
     by_namespace: dict[str, list[Object]] = {}
@@ -230,7 +230,7 @@ def plan_renewal(
         release, owner = releases.get(part), owners.get(part)
         if release is None or release.status == "uninstalled":
             if owner is not None:
-                left.append(f"{part} is no Helm release: {owner} makes its certificates")
+                left.append(f"{part} is not a Helm release: {owner} makes its certificates")
             continue
         if owner is not None and owner.reconciles:
             left.append(f"Helm release {release.ref} belongs to {owner}: upgrade it there")
@@ -252,7 +252,7 @@ def plan_renewal(
 
 
 def _made_elsewhere(webhook: Webhook, values: Mapping[str, Any], certificate: str) -> str:
-    """Who makes a webhook's certificate, if the chart does not; empty where it does."""
+    """What makes a webhook's certificate if the chart does not; empty if it does."""
     given: object = values.get(webhook.value)
     own = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
     if own.get("externalSecret"):
@@ -260,5 +260,5 @@ def _made_elsewhere(webhook: Webhook, values: Mapping[str, Any], certificate: st
             return f"cert-manager renews it by Certificate {certificate}"
         return f"{webhook.value}.externalSecret is set: its owner has to renew it"
     if own.get("crtPEM"):
-        return f"it is the value {webhook.value}.crtPEM: replace that, keyPEM and caBundle"
+        return f"it comes from the value {webhook.value}.crtPEM: replace that, keyPEM and caBundle"
     return ""

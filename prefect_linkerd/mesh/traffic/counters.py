@@ -1,9 +1,9 @@
 """What proxies have counted: requests by workload and by caller, from their admin ports.
 
 A proxy counts every HTTP response that it has seen since it started, as success or failure:
-inbound with the identity of the client (`client_id`, where mTLS carried it), outbound with the
-workload that answered (`dst_deployment` and its like). Kubelets' probes are left out where the
-proxy names them.
+inbound with the identity of the client (`client_id`, if it used mTLS), outbound with the workload
+that answered (`dst_deployment` and the like). Kubelets' probes are left out if the proxy marks
+them.
 Sources: https://linkerd.io/2/reference/proxy-metrics/ and linkerd2-proxy
 `linkerd/app/core/src/metrics.rs`.
 """
@@ -30,7 +30,7 @@ from prefect_linkerd.mesh.traffic.judgement import Measured, Stream
 
 AT_ONCE = 16
 LIMIT = 1.0
-"""Seconds that reading any number of proxies may take; who has not answered by then is silent."""
+"""Seconds that reading any number of proxies may take; those without an answer are silent."""
 
 NOTHING = Responses()
 COUNTER = "response_total"
@@ -56,10 +56,10 @@ class Counters:
 
 @dataclass(frozen=True)
 class Reading:
-    """What proxies said at one moment, by pod UID; `silent` is why others said nothing.
+    """What proxies reported at one moment, by pod UID; `silent` is why others did not answer.
 
     `at` is in seconds of the monotonic clock; `pods` are those that were asked. `denied` are the
-    namespaces whose proxies this identity may not read, with the API server's words.
+    namespaces whose proxies this identity may not read, with the API server's message.
     """
 
     at: float
@@ -79,16 +79,16 @@ class Reading:
 
 
 def parse_counters(text: str) -> Counters:
-    """What a proxy's `/metrics` says of HTTP responses.
+    """Parses the counts of HTTP responses in a proxy's `/metrics`.
 
     Raises:
         ValueError: it is not the text that proxies export.
     """
-    # A busy proxy exports thousands of other lines, which would be parsed in vain.
+    # Skip the thousands of other lines that a busy proxy exports.
     lines = [line for line in text.splitlines() if line.startswith(COUNTER + "{")]
     inbound, outbound = NOTHING, defaultdict[str, Responses](Responses)
     clients = defaultdict[str, float](float)
-    # Not at the top: most runs need none of it.
+    # Imported here, because most runs do not need it.
     from prometheus_client.parser import text_string_to_metric_families
 
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
@@ -123,12 +123,12 @@ def plus(one: Responses, other: Responses) -> Responses:
 def read_counters(
     cluster: Cluster, pods: Sequence[Pod], census: Census = no_census, limit: float = LIMIT
 ) -> Reading:
-    """Asks the proxies of pods, side by side.
+    """Reads the proxies of pods in parallel.
 
     Args:
-        census: asks them at once; who does not answer it is asked through the API server, one API
-            call each.
-        limit: seconds after which each of the two returns with what was answered.
+        census: reads many at once; those that do not answer it are read through the API server,
+            with one API call each.
+        limit: seconds after which each of the two returns the answers so far.
     """
     if not pods:
         return Reading(time.monotonic())
@@ -153,7 +153,7 @@ def read_counters(
         done, late = wait(asked, timeout=limit)
         said = {asked[one].uid: one.result() for one in done}
     finally:
-        # Requests under way end by their own time limit.
+        # Unfinished requests end by their own timeout.
         pool.shutdown(wait=False, cancel_futures=True)
     silent = [one for one in said.values() if isinstance(one, str)]
     silent += ["no answer in time"] * len(late)
@@ -169,8 +169,8 @@ def read_counters(
 def callers(reading: Reading, pods: Iterable[Pod]) -> list[Pod]:
     """The pods whose requests the proxies of a reading have answered, by their identities.
 
-    A meshed client's identity is its ServiceAccount's, so pods that share one are all named;
-    clients without mTLS are not known.
+    A meshed client's identity is its ServiceAccount's, so all pods that share one are returned;
+    clients without mTLS are unknown.
     """
     asked = {pod.uid for pod in reading.pods}
     # Such as `web.app.serviceaccount.identity.linkerd.cluster.local`.
@@ -191,8 +191,8 @@ def since_start(reading: Reading, judged: frozenset[str]) -> dict[Stream, Respon
     """What the proxies of a reading have counted of each stream since they started.
 
     Args:
-        judged: the workloads to which requests count, as `Kind/namespace/name`; their callers,
-            too.
+        judged: the workloads whose requests are counted, as `Kind/namespace/name`, along with
+            those of their callers.
     """
     found = defaultdict[Stream, Responses](Responses)
     for pod in reading.pods:
@@ -203,13 +203,13 @@ def since_start(reading: Reading, judged: frozenset[str]) -> dict[Stream, Respon
 
 
 def growth(first: Reading, second: Reading, judged: frozenset[str]) -> dict[Stream, Measured]:
-    """What was counted of each stream between two readings, by the proxies that are in both."""
+    """What the proxies that are in both readings counted of each stream between them."""
     found = defaultdict[Stream, Responses](Responses)
     for pod in second.pods:
         before, after = first.counters.get(pod.uid), second.counters.get(pod.uid)
         if before is None or after is None:
             continue
-        # One that sends its first request is a caller from then on.
+        # A pod that sends its first request in between is a caller only in the second reading.
         known = {Stream(name_of(pod)): before.inbound, **dict(_streams(pod, before, judged))}
         for stream, one in _streams(pod, after, judged):
             found[stream] = plus(found[stream], _more(known.get(stream, NOTHING), one))
@@ -218,7 +218,7 @@ def growth(first: Reading, second: Reading, judged: frozenset[str]) -> dict[Stre
 
 
 def _more(before: Responses, after: Responses) -> Responses:
-    """What was added; all of it where the proxy started again, with its counters at 0."""
+    """The increase; all of `after` if the proxy restarted, with its counters at 0."""
     if after.succeeded < before.succeeded or after.failed < before.failed:
         return after
     return Responses(after.succeeded - before.succeeded, after.failed - before.failed)
@@ -229,7 +229,7 @@ def _streams(
 ) -> Iterable[tuple[Stream, Responses]]:
     workload = name_of(pod)
     sent = [(to, one) for to, one in counters.outbound.items() if to in judged]
-    # Whose identity only is that of a caller has sent nothing there.
+    # A pod that only shares a caller's identity has sent nothing to the judged workloads.
     if workload in judged or sent:
         yield Stream(workload), counters.inbound
     for to, one in sent:

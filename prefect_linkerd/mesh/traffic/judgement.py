@@ -13,8 +13,8 @@ from prefect_linkerd.mesh.snapshot.proxy_metrics import Responses
 class Stream:
     """Requests to a workload, named as `Kind/namespace/name`.
 
-    All that reach its proxies; or, with `by`, those of one caller as that one's proxies count
-    them: also those that never arrive.
+    All that reach its proxies; or, with `by`, those of one caller as counted by the caller's
+    proxies, which includes those that never arrive.
     """
 
     to: str
@@ -26,7 +26,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Requests that were counted within some seconds."""
+    """The requests counted within a number of seconds."""
 
     succeeded: int = 0
     failed: int = 0
@@ -42,16 +42,16 @@ class Measured:
 
     @property
     def success(self) -> float | None:
-        """From 0 to 1; None where nothing was counted."""
+        """From 0 to 1; None if nothing was counted."""
         return self.succeeded / self.total if self.total else None
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
+        """Requests per second."""
         return self.total / self.seconds if self.seconds else 0.0
 
     def __add__(self, other: Measured) -> Measured:
-        """Together, at the same time."""
+        """The sum of two measurements of the same time."""
         return Measured(
             self.succeeded + other.succeeded,
             self.failed + other.failed,
@@ -70,9 +70,9 @@ class Before:
     recent: Measured = NOTHING
 
     def baseline(self, max_drop: float) -> Measured:
-        """What a restart is compared with: all there is, but the last seconds where they are worse.
+        """What a restart is compared with: all of it, or the last seconds if they are worse.
 
-        So a workload that fails already is not held against its restart.
+        So failures from before a restart are not blamed on it.
         """
         history, recent = self.history.success, self.recent.success
         if history is None or (recent is not None and recent < history - max_drop):
@@ -82,7 +82,7 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A stream whose success rate dropped, further than chance explains."""
+    """A stream whose success rate dropped by more than chance explains."""
 
     stream: Stream
     before: Measured
@@ -90,7 +90,7 @@ class Drop:
 
     @property
     def points(self) -> float:
-        """By how many percentage points, as counted."""
+        """The drop in percentage points, as counted."""
         return 100 * ((self.before.success or 0.0) - (self.after.success or 0.0))
 
     def __str__(self) -> str:
@@ -105,9 +105,9 @@ def judge(
 ) -> tuple[Drop, ...]:
     """The streams whose success rate dropped by more than `max_drop`, the worst first.
 
-    Both rates are known no better than their counts allow: a drop counts where even the lowest
-    rate that is plausible for before is more than `max_drop` above the highest that is plausible
-    for after. So a stream with few requests, or none, is never to blame.
+    Both rates are only as certain as their counts: a drop counts if even the lowest plausible rate
+    before is more than `max_drop` above the highest plausible rate after. So a stream with few
+    requests, or none, never counts.
 
     Args:
         max_drop: from 0 to 1.
@@ -123,7 +123,7 @@ def judge(
 
 
 def in_percent(measured: Measured) -> str:
-    """Such as `99.95% of 1,204 requests succeeded`."""
+    """A measurement in words, such as `99.95% of 1,204 requests succeeded`."""
     if measured.success is None:
         return "no requests"
     # Rounded down: one failure in a million is not 100%.

@@ -8,7 +8,7 @@ from prefect_linkerd.mesh.traffic.judgement import Measured, in_percent
 from prefect_linkerd.mesh.traffic.watch import BatchTraffic
 
 NAMED = 10
-"""Workloads of a batch that are named."""
+"""The most workloads of a batch that are named."""
 
 
 def traffic_markdown(title: str, rows: Sequence[BatchTraffic]) -> str:

@@ -1,4 +1,4 @@
-"""The gate over batches of restarts: reads the proxies before and after each, and may stop."""
+"""The gate for batches of restarts: reads the proxies before and after each, and may stop."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from prefect_linkerd.mesh.traffic.judgement import (
 )
 
 PODS = 20
-"""Pods of one batch that are asked, of as many workloads as there are."""
+"""The most pods of a batch whose proxies are read, spread over its workloads."""
 CALLERS = 10
-"""Pods that are asked of those that call them."""
+"""The most pods of their callers whose proxies are read."""
 QUICK = 1.0
 """Seconds without a request after which a batch counts as one without traffic."""
 SAID = 5
-"""Drops that an error says; the page has them all."""
+"""The most drops that an error names; the page has them all."""
 IN_VAIN = 3
-"""Batches without traffic in a row after which simulated nodes are not asked any more."""
+"""Batches without traffic in a row after which proxies on simulated nodes are no longer read."""
 
 
 @dataclass(frozen=True)
 class BatchTraffic:
     """One row: a batch's requests just before its restart and after it.
 
-    `note` is why it was not judged, empty where it was.
+    `note` is why it was not judged, empty if it was.
     """
 
     phase: str
@@ -67,7 +67,7 @@ class BatchTraffic:
 
 @dataclass(frozen=True)
 class _Look:
-    """A first reading of workloads and of those that call them."""
+    """A first reading of workloads and their callers."""
 
     judged: frozenset[str]
     reading: Reading
@@ -75,7 +75,7 @@ class _Look:
 
 @dataclass
 class _Batch:
-    """The batch under way. `streams` is empty where there is nothing to judge."""
+    """The current batch. `streams` is empty if there is nothing to judge."""
 
     workloads: tuple[str, ...]
     look: _Look | None = None
@@ -84,17 +84,17 @@ class _Batch:
 
 
 class TrafficWatch:
-    """Watches the requests of what is restarted, batch by batch: `before`, the restart, `after`.
+    """Watches the requests of restarted workloads by batch: `before`, the restart, `after`.
 
-    A batch whose proxies have seen no request is not waited for. One that has traffic is counted
-    for some seconds before, which are those after the batch before it, and some seconds after.
+    A batch whose proxies have seen no request causes no wait. One with traffic is counted for some
+    seconds before, which are those after the previous batch, and for some seconds after.
 
     Args:
         max_drop: percentage points by which a success rate may drop; None: nothing is read.
         seconds: how long requests are counted.
-        stops: whether a drop stops the restarts; else it is shown only.
+        stops: whether a drop stops the restarts; otherwise it is only shown.
         remedy: what the reader can do about a drop.
-        census: asks many proxies at once.
+        census: reads many proxies at once.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class TrafficWatch:
             workloads: the batch, as `Kind/namespace/name`.
             judged: the workloads whose requests tell whether it went well: the batch itself, or
                 what depends on it.
-            pods: every meshed pod, the callers among them.
+            pods: every meshed pod, including the callers.
         """
         batch = self._batch = _Batch(tuple(workloads))
         self._pods = tuple(pods)
@@ -206,7 +206,7 @@ class TrafficWatch:
         return self._is_simulated
 
     def _window(self, first: Reading, judged: frozenset[str]) -> Reading:
-        """The same proxies once the seconds are over; sooner where nothing is asked of them."""
+        """Reads the same proxies once the seconds are over; sooner if they get no requests."""
         again = self._again(first, min(QUICK, self._seconds))
         if again.at >= first.at + self._seconds:
             return again
@@ -214,14 +214,14 @@ class TrafficWatch:
         return self._again(first, self._seconds) if is_asked else again
 
     def _again(self, first: Reading, seconds: float) -> Reading:
-        """The proxies that answered, some seconds later."""
+        """Reads the proxies that answered once more, some seconds after the first reading."""
         time.sleep(max(first.at + seconds - time.monotonic(), 0.0))
         return self._read([p for p in first.pods if p.uid in first.counters])
 
     # After
 
     def after(self, ahead: Iterable[str] = ()) -> BatchTraffic:
-        """The row of the batch, once it is rolled out.
+        """Counts the batch's requests again once it is rolled out; returns its row.
 
         A drop has to last: it is counted a second time before it stops anything.
 
@@ -229,7 +229,7 @@ class TrafficWatch:
             ahead: the workloads that the next batch is judged by, counted in the same seconds.
 
         Raises:
-            TrafficDropped: a success rate dropped, and that stops.
+            TrafficDropped: a success rate dropped, and drops stop the restarts.
         """
         batch, look = self._batch, self._batch.look
         row = BatchTraffic(self.phase, len(self.rows) + 1, batch.workloads, note=batch.note)
@@ -267,7 +267,7 @@ class TrafficWatch:
         )
 
     def _present(self, look: _Look) -> tuple[Pod, ...]:
-        """The pods that the judged workloads have now, and the callers that were asked before."""
+        """The pods that the judged workloads have now, and the callers that were read before."""
         namespaces = sorted({name.split("/")[1] for name in look.judged} - self._denied)
         pods = (
             pod

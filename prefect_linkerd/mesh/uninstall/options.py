@@ -1,4 +1,4 @@
-"""What a user says about uninstalling a mesh: how much of it goes, and whether to ask first."""
+"""The options of an uninstall: how much of a mesh is removed, and whether to ask first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prefect_linkerd.mesh.config.model import ApprovalHours, Dependency, LeaseSe
 
 
 class UninstallOptions(Section):
-    """How much of a mesh is uninstalled. By default what others may still use stays."""
+    """How much of a mesh is uninstalled. By default, whatever others may still use stays."""
 
     crds: bool = Field(
         default=False,
@@ -19,13 +19,13 @@ class UninstallOptions(Section):
     namespaces: bool = Field(
         default=False,
         title="Namespaces",
-        description="Delete the namespaces that bootstrap made, too. The one that holds the trust "
-        "anchor's key stays.",
+        description="Delete the namespaces that bootstrap created, too. The one that holds the "
+        "trust anchor's key stays.",
     )
     dependencies: list[Dependency] = Field(
         default_factory=list[Dependency],
         title="Dependencies",
-        description="Uninstall these too, where bootstrap installed them.",
+        description="Uninstall these too, if bootstrap installed them.",
     )
     approval: bool = Field(
         default=True,

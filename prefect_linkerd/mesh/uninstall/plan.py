@@ -1,11 +1,11 @@
-"""The plan of an uninstall: a pure function of what was read, and the page that shows it.
+"""The plan of an uninstall: a pure function of a snapshot, and the page that shows it.
 
-What bootstrap made, and the releases of the mesh that people installed with plain Helm, go. What
-somebody else owns stays, and so does what others may use: CRDs, namespaces, cert-manager and
-Traefik, unless they are asked for. The trust anchor's private key always stays.
+An uninstall removes what bootstrap made, and the mesh's releases that people installed with plain
+Helm. What somebody else owns stays, and so does what others may use: CRDs, namespaces, cert-manager
+and Traefik, unless they are asked for. The trust anchor's private key always stays.
 
-Helm deletes whatever a release's manifest lists, even if somebody else owns it by now. So what has
-to stay is marked in the release's record first (`Gone.keeps`).
+Helm deletes everything in a release's manifest, even objects that somebody else owns by now, so the
+objects that have to stay are marked in the release's record first (`Gone.keeps`).
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ SHOWN = 20
 """How many names a finding lists."""
 
 ORDER: tuple[Part, ...] = (*EXTENSION_CHARTS, *reversed(CONTROL_PLANE_CHARTS), CRDS)
-"""Extensions need the control plane's injector and policies, and everything needs the CRDs."""
+"""The order of uninstalling: extensions need the control plane, and everything needs the CRDs.
+
+Of the control plane, extensions need the injector and the policies.
+"""
 
 
 @dataclass(frozen=True)
 class Member:
     """An object of a release's manifest; `owner` is who owns the live one, None if it is gone.
 
-    `is_kept` says whether the chart itself tells Helm to keep it, `permission` what deletes it.
+    `is_kept` says whether the chart tells Helm to keep it; `permission` is needed to delete it.
     """
 
     subject: str
@@ -52,21 +55,21 @@ class Member:
 
 @dataclass(frozen=True)
 class UninstallSnapshot:
-    """What a plan is made of, read once.
+    """A plan's input, read once.
 
     Args:
-        installed: the mesh's releases, with those of extensions that the configuration lacks.
+        installed: the mesh's releases, including extensions that the configuration lacks.
         members: the objects of each release.
         dependencies: the releases of cert-manager and Traefik, of any owner.
-        own: live objects beside Helm's releases in places where bootstrap makes some.
-        certified: Secrets that cert-manager made for Certificates among them.
-        left_crds: CRDs of Linkerd's charts that an earlier uninstall has kept.
-        records: what rotations and upgrades left, which goes last.
+        own: live objects outside Helm's releases, of the kinds and names that bootstrap makes.
+        certified: Secrets that cert-manager made for Certificates among `own`.
+        left_crds: CRDs of Linkerd's charts that an earlier uninstall kept.
+        records: records that rotations and upgrades left, deleted after everything but namespaces.
         namespaces: the mesh's namespaces that exist, by name.
         injected: the workloads and bare pods that have a proxy of this mesh, by namespace.
-        resources: objects of the CRDs that could go, by the CRD's name.
-        users: what uses each dependency beside the mesh.
-        content: of each namespace that could go, what neither Helm nor these flows made.
+        resources: custom resources of the CRDs that may be deleted, by the CRD's name.
+        users: objects outside the mesh that use each dependency.
+        content: what others made in each namespace that may be deleted.
         keys: the Secrets in the cluster with keys of trust anchors.
         key: where the trust anchor's key is, in words.
     """
@@ -93,7 +96,7 @@ class UninstallSnapshot:
 
 @dataclass(frozen=True)
 class Gone:
-    """Something that goes: a Helm release, an object or a namespace, in this order.
+    """Something that an uninstall removes: a Helm release, an object or a namespace.
 
     `keeps` are the objects of a release that Helm must not delete, as kind and name.
     """
@@ -121,7 +124,7 @@ class Stays:
 class UninstallPlan:
     """What an uninstall would do. `key` says where the trust anchor's private key stays.
 
-    `has_lease` says whether the control plane's namespace is there, which the lease is in.
+    `has_lease` says whether the control plane's namespace exists, which contains the lease.
     """
 
     mesh: str
@@ -133,14 +136,14 @@ class UninstallPlan:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left that would go."""
+        """Whether nothing is left to remove and no error was found."""
         return not self.goes and not any(f.severity == "error" for f in self.findings)
 
 
 def plan_uninstall(
     snapshot: UninstallSnapshot, options: UninstallOptions, accepted: frozenset[str] = frozenset()
 ) -> UninstallPlan:
-    """What goes, in which order; what stays and why; what somebody has to accept first."""
+    """Plans what is removed in which order, what stays and why, and what has to be accepted."""
     stays: list[Stays] = []
     releases = list(_releases(snapshot, options, stays))
     dependencies = list(_dependencies(snapshot, options, stays))
@@ -150,7 +153,7 @@ def plan_uninstall(
     objects = list(_objects(snapshot, stays))
     front = [gone for gone in objects if gone.obj_kind in _IN_FRONT]
     rest = [gone for gone in objects if gone.obj_kind not in _IN_FRONT]
-    records = [_object(obj, "the record of these flows") for obj in snapshot.records]
+    records = [_object(obj, "a record of these flows") for obj in snapshot.records]
     gone = {each.name for each in (*mesh, *dependencies)}
     namespaces = list(_namespaces(snapshot, options, stays, gone))
     goes = (*front, *mesh, *rest, *crds, *dependencies, *records, *namespaces)
@@ -174,7 +177,7 @@ def plan_uninstall(
 
 
 _IN_FRONT = ("IngressRoute", "Middleware", "Deployment", "Service", "ServiceAccount")
-"""What is used from outside, and the demo application: before the mesh that they need."""
+"""Routes and the demo application, which are removed before the mesh that they need."""
 
 
 def _is_there(namespace: Object | None) -> bool:
@@ -182,9 +185,9 @@ def _is_there(namespace: Object | None) -> bool:
 
 
 def _objects(snapshot: UninstallSnapshot, stays: list[Stays]) -> Iterator[Gone]:
-    """What these flows made beside Helm's releases; Certificates before the Secrets they make."""
+    """What these flows made outside Helm's releases; Certificates before their Secrets."""
     if _keeps_control_plane(snapshot):
-        # It needs its issuer.
+        # It still needs its issuer.
         return
     for obj in snapshot.own:
         owner = owner_of(obj)
@@ -193,7 +196,7 @@ def _objects(snapshot: UninstallSnapshot, stays: list[Stays]) -> Iterator[Gone]:
         else:
             stays.append(Stays(name_of(obj), f"it belongs to {owner}"))
     for obj in snapshot.certified:
-        yield _object(obj, "made by cert-manager for a Certificate that goes")
+        yield _object(obj, "made by cert-manager for a Certificate that is deleted")
 
 
 def _left_crds(
@@ -206,7 +209,7 @@ def _left_crds(
         elif options.crds and not _keeps_control_plane(snapshot):
             yield _object(obj, f"of {owner}, which is gone")
         else:
-            stays.append(Stays(name_of(obj), "CRDs go only when asked for (crds)"))
+            stays.append(Stays(name_of(obj), "CRDs are deleted only if asked for (crds)"))
 
 
 def _object(obj: Object, why: str) -> Gone:
@@ -238,9 +241,9 @@ def _releases(
         elif decide(owner, "mesh") == "theirs":
             stays.append(Stays(subject, f"it belongs to {owner}"))
         elif part == CRDS and not options.crds:
-            stays.append(Stays(subject, "CRDs go only when asked for (crds)"))
+            stays.append(Stays(subject, "CRDs are deleted only if asked for (crds)"))
         elif part == CRDS and _keeps_control_plane(snapshot):
-            stays.append(Stays(subject, "a control plane that stays needs the CRDs"))
+            stays.append(Stays(subject, "the control plane stays and needs the CRDs"))
         else:
             yield _release(snapshot, release, part, owner, options, stays)
 
@@ -278,23 +281,23 @@ def _made_by(owner: Owner) -> str:
 
 
 def _why_kept(member: Member, owner: Owner, release: Release, options: UninstallOptions) -> str:
-    """Why Helm must not delete an object of a release that goes; empty where it may."""
+    """Why Helm must not delete an object of a release that is uninstalled; empty if it may."""
     is_of_release = owner.release is not None and (owner.release.name, owner.release.namespace) == (
         release.name,
         release.target,
     )
-    # A release's driver leaves its mark on the objects as well: that was decided for the release.
+    # A release's driver marks its objects as well; whether it matters was decided for the release.
     if owner.reconciles or (owner.release is not None and not is_of_release):
         return f"it belongs to {owner}"
     if member.kind == "Namespace":
         return "Helm would delete everything in it"
     if member.kind == CRD and not options.crds:
-        return "CRDs go only when asked for (crds)"
+        return "CRDs are deleted only if asked for (crds)"
     return ""
 
 
 def _keeps_control_plane(snapshot: UninstallSnapshot) -> bool:
-    """Whether a control plane is there that these flows may not uninstall."""
+    """Whether there is a control plane that these flows may not uninstall."""
     installed = snapshot.installed
     return any(
         decide(owner, "mesh") == "theirs" or part not in installed.releases
@@ -306,14 +309,14 @@ def _keeps_control_plane(snapshot: UninstallSnapshot) -> bool:
 def _dependencies(
     snapshot: UninstallSnapshot, options: UninstallOptions, stays: list[Stays]
 ) -> Iterator[Gone]:
-    # Traefik first, which may have certificates of cert-manager.
+    # Traefik first, as it may use cert-manager's certificates.
     for release in sorted(snapshot.dependencies, key=lambda r: r.chart, reverse=True):
         owner = owner_of_release(release)
         subject = f"Helm release {release.ref}"
         if decide(owner, "shared") == "theirs":
             stays.append(Stays(subject, f"it belongs to {owner}"))
         elif release.chart not in options.dependencies:
-            stays.append(Stays(subject, "others may use it; it goes only when asked for"))
+            stays.append(Stays(subject, "others may use it; it is uninstalled only if asked for"))
         else:
             yield _release(snapshot, release, release.chart, owner, options, stays)
 
@@ -325,7 +328,7 @@ def _namespaces(
     gone: set[str],
 ) -> Iterator[Gone]:
     names = snapshot.config.namespaces
-    # A namespace whose release stays has to stay as well.
+    # A namespace has to stay if its release stays.
     charts: tuple[Part | Dependency, ...] = (*EXTENSION_CHARTS, "cert-manager", "traefik")
     needed = {names.of_chart(chart): chart for chart in charts}
     present = {*snapshot.installed.owners, *(r.chart for r in snapshot.dependencies)}
@@ -335,15 +338,15 @@ def _namespaces(
         if decide(owner, "shared") == "theirs":
             stays.append(Stays(subject, f"it belongs to {owner}"))
         elif not options.namespaces:
-            stays.append(Stays(subject, "namespaces go only when asked for (namespaces)"))
+            stays.append(Stays(subject, "namespaces are deleted only if asked for (namespaces)"))
         elif keys:
             stays.append(Stays(subject, f"the trust anchor's key is in it: {', '.join(keys)}"))
         elif name == names.linkerd and _keeps_control_plane(snapshot):
-            stays.append(Stays(subject, "a control plane that stays is in it"))
+            stays.append(Stays(subject, "the control plane in it stays"))
         elif (part := needed.get(name)) in present and part not in gone:
             stays.append(Stays(subject, f"{part} is in it"))
         elif found := snapshot.content.get(name, ()):
-            stays.append(Stays(subject, f"it holds what others made: {_some(found)}"))
+            stays.append(Stays(subject, f"it contains objects that others made: {_some(found)}"))
         else:
             yield Gone(
                 "namespace",
@@ -382,7 +385,7 @@ def _owned(snapshot: UninstallSnapshot) -> Iterator[Finding]:
                 "no-release",
                 "error",
                 f"{kind}/{snapshot.config.namespaces.linkerd}/{name}",
-                f"no release of Linkerd's charts has it: it belongs to {owner}",
+                f"it is in no release of Linkerd's charts: it belongs to {owner}",
                 "Uninstall it the way it was installed, then run uninstall again.",
             )
 
@@ -411,7 +414,7 @@ def _unfinished(snapshot: UninstallSnapshot) -> Iterator[Finding]:
 
 
 def _injected(snapshot: UninstallSnapshot, goes: Sequence[Gone]) -> Iterator[Finding]:
-    """Workloads that keep a proxy, which soon finds no control plane any more."""
+    """Workloads that keep a proxy although its control plane is uninstalled."""
     if not any(each.name in CONTROL_PLANE_CHARTS for each in goes if each.kind == "release"):
         return
     gone = {each.subject for each in goes if each.kind == "object"}
@@ -430,8 +433,8 @@ def _injected(snapshot: UninstallSnapshot, goes: Sequence[Gone]) -> Iterator[Fin
             "error",
             f"mesh {snapshot.config.name}",
             f"workloads that still have a proxy of this mesh ({len(left)}): {_some(left)}. Without "
-            "a control plane their proxies lose their certificates within a day, and new pods come "
-            "up without a proxy",
+            "a control plane their certificates expire within a day, and new pods start without a "
+            "proxy",
             "Remove annotation linkerd.io/inject from them and their namespaces and restart them, "
             "or accept this.",
             acceptable=True,
@@ -450,7 +453,7 @@ def _resources(snapshot: UninstallSnapshot, goes: Sequence[Gone]) -> Iterator[Fi
                 "error",
                 f"{CRD}/{crd}",
                 f"{len(found)} objects of this kind would be deleted with it: {_some(found)}",
-                "Save those that you need, or accept this.",
+                "Back up those that you need, or accept this.",
                 acceptable=True,
             )
 
@@ -465,7 +468,7 @@ def _used(
                 "dependency-used",
                 "error",
                 name,
-                f"{len(users)} objects beside the mesh use it: {_some(users)}",
+                f"{len(users)} objects outside the mesh use it: {_some(users)}",
                 "Leave it out of the dependencies, or accept this.",
                 acceptable=True,
             )
@@ -480,14 +483,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 def uninstall_markdown(plan: UninstallPlan, *, done: bool = False) -> str:
-    """The plan as a page; after the run as its report."""
+    """Renders the plan as a Markdown page, or after the run as its report."""
     state = "done" if done else "plan"
     lines = [f"# Mesh {plan.mesh}: uninstall ({state})", ""]
     if plan.findings:
         lines += ["## Findings", ""]
         lines += [f"- **{f.severity}** `{f.id}` {f}" for f in plan.findings]
         lines.append("")
-    title = "Gone" if done else "Goes, in this order"
+    title = "Removed" if done else "To be removed, in this order"
     if plan.goes:
         lines += [f"## {title}", "", "| | what |", "|---|---|"]
         lines += [f"| {gone.subject} | {gone.why} |" for gone in plan.goes]

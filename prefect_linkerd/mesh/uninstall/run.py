@@ -1,4 +1,4 @@
-"""An uninstall: its plan, and carrying it out. May be killed anywhere, and run again."""
+"""An uninstall: its plan, and the run. A run can be killed at any point and run again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inspect_uninstall(
         key: where the trust anchor's private key is, in words.
 
     Raises:
-        PreflightFailed: naming every read that this identity may not do.
+        PreflightFailed: reading is not allowed; names every missing permission.
     """
     snapshot = read_uninstall(mesh, options, key)
     plan = plan_uninstall(snapshot, options, accepted)
@@ -38,10 +38,10 @@ def inspect_uninstall(
 
 
 class Uninstall:
-    """One run of an uninstall. What is gone already is no longer in its plan.
+    """One run of an uninstall. The plan omits what is already gone.
 
     Args:
-        on_step: called with each thing that is about to go.
+        on_step: called with each item that is about to be removed.
     """
 
     def __init__(self, mesh: Mesh, plan: UninstallPlan, on_step: Callable[[Gone], None]) -> None:
@@ -51,18 +51,18 @@ class Uninstall:
 
     @property
     def needs_claim(self) -> bool:
-        """Whether it has to hold the mesh: not where only namespaces are left to delete."""
+        """Whether it has to claim the mesh; False if only namespaces are left to delete."""
         return self.plan.has_lease and any(gone.kind != "namespace" for gone in self.plan.goes)
 
     def remove(self, claim: RotationClaim | None) -> None:
         """Uninstalls the releases and deletes the objects of the plan, in its order.
 
         Args:
-            claim: the right to change the mesh, held.
+            claim: the run's claim on the mesh, if it needs one.
 
         Raises:
-            ReleaseError: helm's own message.
-            MeshBusy: another run holds the mesh now.
+            ReleaseError: helm failed; has helm's own message.
+            MeshBusy: another run has the mesh now.
         """
         cluster = self.mesh.cluster
         for gone in self.plan.goes:
@@ -78,16 +78,17 @@ class Uninstall:
             if gone.keeps:
                 keep_in_record(cluster, ref, gone.keeps)
             self.mesh.helm.remove(ref.name, ref.namespace, self.mesh.config.timeout_seconds)
-        # The lease's own object, which this run may have made.
+        # The object that holds the lease, which this run may have created.
         cluster.delete("v1", "ConfigMap", RECORD, self.mesh.config.namespaces.linkerd)
 
     def delete_namespaces(self) -> None:
         """Deletes the plan's namespaces, and waits until each is gone.
 
-        Once the lease is given back: with the mesh's namespace goes the right to renew it.
+        Call it after releasing the lease, which cannot be renewed once the mesh's namespace is
+        being deleted.
 
         Raises:
-            NotReady: a namespace does not go.
+            NotReady: a namespace is still terminating after the timeout.
         """
         for gone in self.plan.goes:
             if gone.kind == "namespace":
@@ -107,6 +108,6 @@ class Uninstall:
                     gone.subject,
                     expected=f"to be gone within {timeout} s",
                     found=f"it is still terminating: {why or 'no reason is given'}",
-                    remedy="Remove what holds it (kubectl get namespace -o yaml shows it), then "
+                    remedy="Remove what blocks it (kubectl get namespace -o yaml shows it), then "
                     "run uninstall again.",
                 )

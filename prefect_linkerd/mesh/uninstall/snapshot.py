@@ -1,4 +1,4 @@
-"""Reads what the plan of an uninstall is made of; changes nothing."""
+"""Reads everything that the plan of an uninstall depends on; changes nothing."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ CONTENT = (
     ("v1", "ConfigMap"),
     ("v1", "Secret"),
 )
-"""What is looked for in a namespace before it is deleted with everything in it."""
+"""Kinds that are looked for in a namespace before it is deleted with everything in it."""
 
 _CLUSTERS_OWN = ("kube-root-ca.crt",)
 _PARALLEL = 8
 
 
 def uninstall_reads(config: MeshConfig, options: UninstallOptions) -> list[Permission]:
-    """What is read for every plan."""
+    """The permissions that reading the input of a plan needs."""
     names = config.namespaces
     found = [
         Permission("list", "secrets"),
@@ -96,7 +96,7 @@ def uninstall_reads(config: MeshConfig, options: UninstallOptions) -> list[Permi
 
 
 def _places(config: MeshConfig) -> list[str]:
-    """The namespaces that the configuration has, the control plane's among them."""
+    """The configuration's namespaces, including the control plane's."""
     made = [namespace["metadata"]["name"] for namespace in namespaces(config)]
     return list(dict.fromkeys([*made, config.namespaces.linkerd]))
 
@@ -108,11 +108,11 @@ def read_uninstall(mesh: Mesh, options: UninstallOptions, key: str) -> Uninstall
         key: where the trust anchor's private key is, in words.
 
     Raises:
-        PreflightFailed: naming every read that this identity may not do.
+        PreflightFailed: reading is not allowed; names every missing permission.
     """
     cluster, config = mesh.cluster, mesh.config
     if denied(cluster, uninstall_reads(config, options)):
-        # What the releases hold cannot be read, but what every uninstall writes is known.
+        # The releases' objects are unknown, but the writes of every uninstall are known.
         linkerd = config.namespaces.linkerd
         writes = [
             Permission("create", "configmaps", namespace=linkerd),
@@ -129,7 +129,7 @@ def read_uninstall(mesh: Mesh, options: UninstallOptions, key: str) -> Uninstall
         lacking = denied(cluster, [*uninstall_reads(config, options), *writes])
         raise PreflightFailed(
             f"uninstall of mesh {config.name}",
-            expected="the permissions to read it",
+            expected="the permissions to read and uninstall it",
             found=in_words(lacking),
             remedy=GRANT,
         )
@@ -170,7 +170,7 @@ def read_uninstall(mesh: Mesh, options: UninstallOptions, key: str) -> Uninstall
 def _that_may_go(
     installed: MeshReleases, dependencies: Iterable[Release], options: UninstallOptions
 ) -> Iterator[Release]:
-    """The releases whose objects are looked at: those that these flows may uninstall."""
+    """The releases whose objects are read: those that these flows may uninstall."""
     for part, release in installed.releases.items():
         if decide(installed.owners[part], "mesh") != "theirs":
             yield release
@@ -182,7 +182,7 @@ def _that_may_go(
 
 
 def _members(cluster: Cluster, release: Release) -> tuple[Member, ...]:
-    """The objects of a release's newest revision, with the owners of those that are there."""
+    """The objects of a release's newest revision, with the owners of those that exist."""
     found = revisions(cluster, release.name, release.namespace)
     if not found:
         return ()
@@ -215,7 +215,7 @@ def _member(cluster: Cluster, release: Release, obj: Object) -> Member:
 
 
 def _own(mesh: Mesh) -> tuple[Object, ...]:
-    """What is in the places of the objects that bootstrap makes beside Helm's releases."""
+    """Live objects of the kinds and names that bootstrap makes outside Helm's releases."""
     cluster, config = mesh.cluster, mesh.config
     names = config.namespaces
     found: list[Object] = []
@@ -228,7 +228,7 @@ def _own(mesh: Mesh) -> tuple[Object, ...]:
             found += _ours(cluster.list(api_version, kind, names.emojivoto))
     wanted: list[Object] = []
     if config.issuer == "cert-manager":
-        # The Certificates before their issuers.
+        # Certificates before their issuers.
         wanted = sorted(cert_manager_objects(config), key=lambda obj: obj["kind"])
     wanted += pull_secrets(config)
     wanted += [_secret(AUTH_SECRET, names.viz)] if config.viz.enabled else []
@@ -238,7 +238,7 @@ def _own(mesh: Mesh) -> tuple[Object, ...]:
         live = cluster.get(
             obj["apiVersion"], obj["kind"], metadata["name"], metadata.get("namespace")
         )
-        # A release's object goes with it, and a Certificate's Secret with that.
+        # A release's objects are deleted with it; a Certificate's Secret is left to `_certified`.
         if live is not None and owner_of(live).by not in ("Helm", "cert-manager"):
             found.append(live)
     return tuple(found)
@@ -257,7 +257,7 @@ def _secret(name: str, namespace: str) -> Object:
 
 
 def _certified(cluster: Cluster, own: Sequence[Object]) -> tuple[Object, ...]:
-    """The Secrets that cert-manager made for our Certificates; never one with an anchor's key."""
+    """Secrets that cert-manager made for our Certificates; never one with a trust anchor's key."""
     found: list[Object] = []
     for obj in own:
         if (obj["apiVersion"], obj["kind"]) != (CERT_MANAGER, "Certificate"):
@@ -272,7 +272,7 @@ def _certified(cluster: Cluster, own: Sequence[Object]) -> tuple[Object, ...]:
 
 
 def _keys(mesh: Mesh) -> tuple[str, ...]:
-    """Secrets with keys of trust anchors: the anchor's, and those of a rotation beside it."""
+    """Secrets with keys of trust anchors: the current anchor's, and those of a rotation."""
     config = mesh.config
     return tuple(
         f"Secret/{obj['metadata']['namespace']}/{obj['metadata']['name']}"
@@ -283,7 +283,7 @@ def _keys(mesh: Mesh) -> tuple[str, ...]:
 
 
 def _namespaces(mesh: Mesh) -> dict[str, Object]:
-    """Those of the mesh that are there; the control plane's last, as it has the lease."""
+    """The mesh's namespaces that exist; the control plane's last, because it has the lease."""
     names = mesh.config.namespaces
     order = [
         names.emojivoto,
@@ -318,9 +318,9 @@ def _left_crds(
         if ref is None or ref.namespace != namespace or (ref.name, ref.namespace) in there:
             continue
         if annotations.get(RESOURCE_POLICY) == "keep":
-            # So says its chart of the Gateway API's, which others may use.
+            # The chart marks the Gateway API's CRDs so, because others may use them.
             continue
-        # One that is going already takes a while for its objects.
+        # One that is being deleted stays until its objects are gone.
         if "linkerd.io/created-by" in annotations and "deletionTimestamp" not in obj["metadata"]:
             found.append(obj)
     return tuple(found)
@@ -332,7 +332,7 @@ def _resources(
     members: Mapping[ReleaseRef, Sequence[Member]],
     left: Iterable[Object],
 ) -> dict[str, tuple[str, ...]]:
-    """Objects of the kinds of a release's CRDs; those that are a release's own go with it."""
+    """Custom resources of the CRDs that may be deleted, except those that a release contains."""
     ours = {m.name for each in members.values() for m in each if m.kind == CRD and m.owner}
     ours |= {obj["metadata"]["name"] for obj in left}
     own = {m.subject for each in members.values() for m in each}
@@ -352,7 +352,7 @@ def _resources(
 
 
 def _users(cluster: Cluster) -> dict[str, tuple[str, ...]]:
-    """What uses cert-manager or Traefik and is not ours."""
+    """Objects that use cert-manager or Traefik and are not ours."""
     return {
         name: tuple(
             name_of(obj)
@@ -371,7 +371,7 @@ def _content(
     members: Iterable[ReleaseRef],
     own: Sequence[Object],
 ) -> dict[str, tuple[str, ...]]:
-    # Whether a namespace stays with a release that does is decided by the release.
+    # Objects of releases do not count: `plan` keeps a namespace whose release stays.
     refs = {(r.name, r.target) for r in installed.releases.values()}
     refs |= {(ref.name, ref.namespace) for ref in members}
     known = {name_of(obj) for obj in own}
@@ -399,7 +399,7 @@ def _content(
 def uninstall_permissions(
     cluster: Cluster, plan: UninstallPlan, snapshot: UninstallSnapshot
 ) -> list[Permission]:
-    """What has to be allowed before the first change."""
+    """The permissions that are checked before the first change."""
     linkerd = snapshot.config.namespaces.linkerd
     found = [
         Permission(verb, "configmaps", namespace=linkerd, name=ROTATION)

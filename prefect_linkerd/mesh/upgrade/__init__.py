@@ -1,1 +1,1 @@
-"""From one version of Linkerd to the next, and back."""
+"""Upgrades a mesh from one version of Linkerd to the next, and goes back."""

@@ -1,8 +1,9 @@
-"""Going back after a completed upgrade: to the revisions that Helm keeps of the former version.
+"""Going back after a completed upgrade, to the former version's revisions in Helm's history.
 
-An upgrade that is under way has its own record of the way back. Once it is done that is gone, and
-what is left are the revisions in Helm's history: each release goes back to the newest one of
-another chart version. CRDs stay, and so does what Helm keeps no such revision of.
+An upgrade in progress has its own record of the way back, which is deleted when the upgrade
+completes. Then only Helm's history is left: the control plane goes back to its newest revision of
+another version, and each extension to its newest revision of that version. CRDs stay, as does an
+extension without such a revision.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ REASON = "somebody asked to go back after it was completed"
 
 @dataclass(frozen=True)
 class Return:
-    """A release that goes back, with its revision and its chart's version now and then."""
+    """A release that goes back to a revision; its chart's version now and afterwards."""
 
     part: str
     revision: int
@@ -41,7 +42,7 @@ class Return:
 
 @dataclass(frozen=True)
 class BackPlan:
-    """What goes back to which version, and what cannot. `record` is None where nothing can."""
+    """What goes back to which version, and what stays. `record` is None if nothing can go back."""
 
     mesh: str
     source: str
@@ -59,10 +60,10 @@ def plan_back(
     now: datetime,
     accepted: frozenset[str] = frozenset(),
 ) -> BackPlan:
-    """The way back of a mesh whose upgrade is done; a pure function of Helm's history.
+    """Plans the way back of a mesh whose upgrade is completed; a pure function of Helm's history.
 
     Args:
-        mesh: its name.
+        mesh: the mesh's name.
         histories: the revisions of each part of the mesh that is a release.
         trusted: the mesh's trust bundle (PEM).
     """
@@ -117,7 +118,7 @@ def plan_back(
 
 
 def inspect_way_back(mesh: Mesh, accepted: frozenset[str]) -> BackPlan | None:
-    """Reads Helm's history and plans the way back; None where an upgrade is in progress."""
+    """Reads Helm's history and plans the way back; None if an upgrade is in progress."""
     if read_record(mesh) is not None:
         return None
     cluster = mesh.cluster
@@ -136,7 +137,7 @@ def _current(revisions: Sequence[Revision]) -> Revision | None:
 
 
 def _former(revisions: Sequence[Revision], current: Revision) -> Revision | None:
-    """The newest revision before the current one of a version that the current one can follow."""
+    """The newest earlier revision of another version that the current version can follow."""
     target = LinkerdVersion.parse(current.app_version)
 
     def precedes(revision: Revision) -> bool:
@@ -144,7 +145,7 @@ def _former(revisions: Sequence[Revision], current: Revision) -> Revision | None
             source = LinkerdVersion.parse(revision.app_version)
         except MeshError:
             return False
-        # After an upgrade that failed there are revisions of newer versions as well.
+        # A failed upgrade leaves revisions of newer versions as well.
         return source != target and why_not(source, target) is None
 
     found = [each for each in _earlier(revisions, current) if precedes(each)]
@@ -152,13 +153,13 @@ def _former(revisions: Sequence[Revision], current: Revision) -> Revision | None
 
 
 def _at(revisions: Sequence[Revision], current: Revision, version: str) -> Revision | None:
-    """The newest revision before the current one of a version."""
+    """The newest earlier revision of the given version."""
     found = [each for each in _earlier(revisions, current) if each.app_version == version]
     return max(found, key=lambda revision: revision.number, default=None)
 
 
 def _earlier(revisions: Sequence[Revision], current: Revision) -> Iterator[Revision]:
-    """Those that were installed once, and still are in Helm's history."""
+    """Earlier revisions in Helm's history that were once deployed successfully."""
     return (
         revision
         for revision in revisions
@@ -177,11 +178,11 @@ def _nowhere(mesh: str, why: str) -> Finding:
 
 
 def _bundle(former: Revision, trusted: str) -> Iterator[Finding]:
-    """Whether the former revision trusts what the mesh's certificates are signed by today."""
+    """Findings if the former revision does not trust every anchor that the mesh trusts now."""
     subject = f"Helm release {former.ref}"
     then = str(former.values.get(BUNDLE_VALUE, ""))
     try:
-        # Left out where the bundle is not the chart's.
+        # Without this value the bundle is not the chart's.
         lacking = fingerprints(trusted, subject) - fingerprints(then, subject) if then else ()
     except MeshError as error:
         yield Finding("trust-bundle", "error", subject, str(error), "Fix the trust bundle first.")
@@ -198,7 +199,7 @@ def _bundle(former: Revision, trusted: str) -> Iterator[Finding]:
 
 
 def _values(current: Revision, former: Revision) -> Iterator[Finding]:
-    """Values that go back with the release, even if somebody has changed them since."""
+    """A warning about values that were changed since and go back with the release."""
     keys = [key for key in differing_keys(former.values, current.values) if key != BUNDLE_VALUE]
     if keys:
         yield Finding(
@@ -207,12 +208,12 @@ def _values(current: Revision, former: Revision) -> Iterator[Finding]:
             f"Helm release {former.ref}",
             f"goes back to the values of revision {former.number}, which differ in "
             f"{', '.join(keys[:20])}",
-            "Change them with bootstrap afterwards, if you need them.",
+            "Set them again with bootstrap afterwards, if you need them.",
         )
 
 
 def back_markdown(plan: BackPlan) -> str:
-    """The plan as a page."""
+    """Renders the plan as a Markdown page."""
     lines = [
         f"# Mesh {plan.mesh}: back from {plan.target} to {plan.source or 'nothing'} (plan)",
         "",

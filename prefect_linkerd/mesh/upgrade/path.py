@@ -1,4 +1,4 @@
-"""Which Linkerd version may follow which: one stable minor at a time, then edge, never back.
+"""Which Linkerd version can follow which: one stable minor at a time, then edge, never back.
 
 Source: https://linkerd.io/2.14/tasks/upgrade/#upgrade-paths
 """
@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.linkerd.version_range import admits
 
 
 def why_not(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] | None:
-    """Why a version cannot follow another, and what to do instead; None where it can."""
+    """Why the target cannot follow the current version, and the remedy; None if it can."""
     if target < current:
         if current.channel != target.channel:
             return (
@@ -24,7 +24,7 @@ def why_not(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] 
             )
         return (
             f"it is older than {current}, and a downgrade is not supported",
-            f"Choose {current} or a newer release. An upgrade that fails rolls back by itself.",
+            f"Choose {current} or a newer release. A failed upgrade rolls back by itself.",
         )
     skipped = skipped_minors(current, target)
     if not skipped:
@@ -37,7 +37,10 @@ def why_not(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] 
 
 
 def wants(policy: UpgradePolicy, current: LinkerdVersion, target: LinkerdVersion) -> bool:
-    """Whether a mesh of a version is subscribed to a release: by channel and constraint."""
+    """Whether the policy's channel and constraint admit a release as an upgrade's target.
+
+    The channel is the current version's unless the policy sets one.
+    """
     channel: Channel = policy.channel or current.channel
     numbers = ".".join(map(str, target.numbers))
     return target.channel == channel and admits(policy.constraint or "", numbers) is True
@@ -46,12 +49,12 @@ def wants(policy: UpgradePolicy, current: LinkerdVersion, target: LinkerdVersion
 def newest_hop(
     policy: UpgradePolicy, current: LinkerdVersion, released: Iterable[LinkerdVersion]
 ) -> LinkerdVersion:
-    """The newest release that a mesh is subscribed to and can go to; its own where there is none.
+    """The newest release that the policy wants and the mesh can upgrade to; else its own version.
 
-    Where the policy's channel is edge and the mesh's is stable, stable minors in between count.
+    If the policy's channel is edge and the mesh's is stable, the stable releases on the way count.
 
     Raises:
-        InvalidInput: what the policy wants cannot be reached, with the releases that there are.
+        InvalidInput: no release that the policy wants can be reached in one step.
     """
     known = sorted(set(released))
     is_on_the_way = policy.channel == "edge" and current.channel == "stable"

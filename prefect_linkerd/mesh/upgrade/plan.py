@@ -1,4 +1,4 @@
-"""The plan of an upgrade: what is read, what follows from it, and the page that shows it."""
+"""The plan of an upgrade: its input, the plan itself, and the page that shows it."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ C = TypeVar("C", bound=MeshConfig)
 
 @dataclass(frozen=True)
 class PlanSnapshot:
-    """What a plan is made of, read once.
+    """A plan's input, read once.
 
     `installed` are the mesh's deployed releases by chart, `rendered` the objects of the target's
-    charts, `user_values` what the user set for each chart, `findings` preflight's, `behind` how
-    many pods run another proxy than the target's. `changes` compare each release with its next
-    revision, `trusted` is the mesh's trust bundle (PEM), `pins` who keeps proxies at a version.
+    charts, `user_values` the extra values for each chart, `findings` preflight's. `behind` is the
+    number of pods whose proxy is not of the target's version. `changes` compare each release with
+    its next revision, `trusted` is the mesh's trust bundle (PEM), `pins` are the workloads and
+    namespaces that keep proxies at a version.
     """
 
     config: MeshConfig
@@ -83,7 +84,7 @@ class PlanSnapshot:
 
 @dataclass(frozen=True)
 class UpgradePlan(Plan):
-    """Everything that an upgrade would do, and what it found."""
+    """Everything that an upgrade would do, and its findings."""
 
     source: str
     target: str
@@ -96,15 +97,15 @@ class UpgradePlan(Plan):
 
     @property
     def is_done(self) -> bool:
-        """Whether the mesh is at the target already, proxies included."""
+        """Whether the mesh is already at the target, proxies included."""
         return not (self.changes_releases or self.resumes or self.behind)
 
 
 def source_version(installed: Mapping[str, Revision], record: UpgradeRecord | None) -> str:
-    """The Linkerd version of a mesh; while an upgrade is in progress, the one it began at.
+    """The Linkerd version of a mesh; while an upgrade is in progress, the one it started from.
 
     Raises:
-        InvalidInput: there is no Linkerd that Helm installed.
+        InvalidInput: Helm has not installed Linkerd.
     """
     if record is not None:
         return record.source
@@ -115,13 +116,12 @@ def source_version(installed: Mapping[str, Revision], record: UpgradeRecord | No
         "Helm releases",
         expected="a mesh that was installed by Helm: linkerd2 or linkerd-control-plane",
         found=", ".join(sorted(installed)) or "none",
-        remedy="Install a mesh with bootstrap. One that the linkerd CLI installed has to be "
-        "uninstalled first.",
+        remedy="Install a mesh with bootstrap. First uninstall one that the linkerd CLI installed.",
     )
 
 
 def at_version(config: C, version: LinkerdVersion) -> C:
-    """A mesh's configuration at another Linkerd version, without the extension that it lacks."""
+    """A mesh's configuration at another Linkerd version; jaeger is off if that has none."""
     update: dict[str, Any] = {"version": str(version)}
     if "linkerd-jaeger" not in release_facts(version).extensions:
         update["jaeger"] = config.jaeger.model_copy(update={"enabled": False})
@@ -129,10 +129,10 @@ def at_version(config: C, version: LinkerdVersion) -> C:
 
 
 def check_path(source: LinkerdVersion, target: LinkerdVersion) -> None:
-    """Refuses a target before anything of it is looked for.
+    """Refuses an unreachable target before its charts are looked up.
 
     Raises:
-        InvalidInput: it is a downgrade or skips a version.
+        InvalidInput: it is a downgrade or skips a minor version.
     """
     if (refusal := why_not(source, target)) is not None:
         reason, remedy = refusal
@@ -145,7 +145,7 @@ def check_path(source: LinkerdVersion, target: LinkerdVersion) -> None:
 
 
 def plan_upgrade(snapshot: PlanSnapshot) -> UpgradePlan:
-    """What an upgrade will do: a pure function of what was read."""
+    """Plans an upgrade; a pure function of the snapshot."""
     rendered = [obj for objects in snapshot.rendered.values() for obj in objects]
     crds = crd_changes(snapshot.crds, rendered)
     findings = [
@@ -177,10 +177,10 @@ def plan_upgrade(snapshot: PlanSnapshot) -> UpgradePlan:
 
 
 def require_plan(plan: UpgradePlan) -> UpgradePlan:
-    """Returns a plan that can be carried out.
+    """Returns the plan if nothing blocks it.
 
     Raises:
-        PreflightFailed: naming every reason against it; nothing was changed.
+        PreflightFailed: names every blocking finding; nothing was changed.
     """
     require_acceptable(plan.findings, f"upgrade of mesh {plan.mesh} to {plan.target}")
     return plan
@@ -230,13 +230,13 @@ def _renamed(snapshot: PlanSnapshot) -> Mapping[str, str]:
 
 
 def _before(snapshot: PlanSnapshot, name: str) -> Revision | None:
-    """The release that a chart follows; of the control plane also the one chart of 2.11."""
+    """The revision that a chart replaces; for the control plane, 2.11's single chart if there."""
     old = snapshot.installed.get(OLD) if name == "linkerd-control-plane" else None
     return old or snapshot.installed.get(name)
 
 
 def _of_preflight(snapshot: PlanSnapshot) -> list[Finding]:
-    """Preflight's findings, less those that an upgrade is there to end."""
+    """Preflight's findings, except for the old version and for the mesh itself being installed."""
     own = {f"{revision.namespace}/{revision.name}" for revision in snapshot.installed.values()}
 
     def is_ours(finding: Finding) -> bool:
@@ -251,7 +251,7 @@ def _policy(snapshot: PlanSnapshot) -> list[Finding]:
     if snapshot.target == snapshot.source or wants(policy, snapshot.source, snapshot.target):
         return []
     if policy.channel is None and policy.constraint is None:
-        # Nobody said which channel, so a person who names a version says it.
+        # Without a policy the user who names a version decides.
         return []
     wanted = " ".join(filter(None, (policy.channel, policy.constraint)))
     return [
@@ -275,14 +275,14 @@ def _lost(snapshot: PlanSnapshot) -> list[Finding]:
         change = values_change(name, before.defaults, chart.defaults, _renamed(snapshot))
         renamed = dict(change.renamed)
         for key in lost_values(snapshot.user_values.get(name, {}), before.defaults, chart.defaults):
-            text = f"its place is taken by {renamed[key]}" if key in renamed else "it is gone"
+            text = f"it is replaced by {renamed[key]}" if key in renamed else "it was removed"
             found.append(
                 Finding(
                     "values",
                     "error",
                     f"value {key} of {name}",
                     f"you set it, and chart {chart.version} does not know it: {text}",
-                    f"Set that instead in the extra values ({FIELDS[name]}), or remove it."
+                    f"Set the new one in the extra values ({FIELDS[name]}), or remove it."
                     if key in renamed
                     else f"Remove it from the extra values ({FIELDS[name]}).",
                     acceptable=True,
@@ -327,9 +327,9 @@ def _dependencies(snapshot: PlanSnapshot) -> list[Finding]:
         if before is None or chart is None:
             owners = [owner_of_release(r) for r in releases_of(name, snapshot.releases)]
             theirs = ", ".join(map(str, owners)) or "no Helm release"
-            text = f"it is not these flows' ({theirs}), so it is left as it is"
+            text = f"these flows do not manage it ({theirs}), so it is left as it is"
             remedy = (
-                "Leave it out of upgrade.dependencies, or let these flows have it: set "
+                "Leave it out of upgrade.dependencies, or let these flows manage it: set "
                 f"{name.replace('-', '_')}.install and .adopt to true."
             )
             found.append(Finding("dependency", "warning", name, text, remedy))
@@ -356,12 +356,12 @@ def _traffic_splits(snapshot: PlanSnapshot) -> list[Finding]:
         return []
     names = ", ".join(name_of(obj) for obj in snapshot.traffic_splits[:5])
     more = len(snapshot.traffic_splits) - 5
-    # Where the version before does not look at them either, nothing changes.
+    # If the source version ignores them too, nothing changes.
     severity = "error" if source.splits_by("TrafficSplit") else "warning"
     remedy = (
         "Install the linkerd-smi extension first: https://linkerd.io/2.12/tasks/linkerd-smi/"
         if not target.splits_by("HTTPRoute")
-        else "Replace each by an HTTPRoute with weighted backendRefs, shown below, or install "
+        else "Replace each with an HTTPRoute with weighted backendRefs, shown below, or install "
         "linkerd-smi: https://linkerd.io/2.14/features/traffic-split/"
     )
     return [
@@ -369,8 +369,8 @@ def _traffic_splits(snapshot: PlanSnapshot) -> list[Finding]:
             "smi",
             severity,
             names + (f" and {more} more" if more > 0 else ""),
-            f"{snapshot.target} does not look at TrafficSplits: all traffic would go to the "
-            "Service that is split",
+            f"{snapshot.target} ignores TrafficSplits: all traffic would go to the Service that "
+            "is split",
             remedy,
             acceptable=True,
         )
@@ -378,9 +378,9 @@ def _traffic_splits(snapshot: PlanSnapshot) -> list[Finding]:
 
 
 def http_route(split: Object) -> Object:
-    """The HTTPRoute that does what a TrafficSplit did, from Linkerd 2.13 on.
+    """The HTTPRoute that replaces a TrafficSplit, from Linkerd 2.13 on.
 
-    Its ports have to be filled in: a TrafficSplit is of all ports of a Service.
+    Its ports have to be filled in: a TrafficSplit applies to all ports of a Service.
 
     Source: https://linkerd.io/2.13/features/httproute/
     """
@@ -419,9 +419,9 @@ def _crds(changes: Sequence[CrdChange]) -> list[Finding]:
             "crd-versions",
             "error",
             f"CustomResourceDefinition/{change.name}",
-            f"the new one does not serve {', '.join(change.served_removed)} any more, which the "
-            "current control plane and custom resources may use",
-            "Move the custom resources to a newer version first; then there is no way back.",
+            f"the new one no longer serves {', '.join(change.served_removed)}, which the current "
+            "control plane and custom resources may use",
+            "Move the custom resources to a newer version first; then you cannot go back.",
         )
         for change in changes
         if change.served_removed
@@ -444,22 +444,22 @@ def _refused(snapshot: PlanSnapshot) -> list[Finding]:
 
 
 def plan_markdown(plan: UpgradePlan, traffic_splits: Sequence[Object] = ()) -> str:
-    """The whole plan as a page."""
+    """Renders the whole plan as a Markdown page."""
     head = "resumed" if plan.resumes else "plan"
     lines = [f"# Mesh {plan.mesh}: upgrade from {plan.source} to {plan.target} ({head})", ""]
     if plan.is_done:
-        lines += ["It is there already: there is nothing to do.", ""]
+        lines += ["The mesh is already at the target: there is nothing to do.", ""]
     lines += [*findings_section(plan), *releases_section(plan)]
     lines += [
         "",
         f"Kubernetes {plan.kubernetes}. Gateway API: {plan.gateway_api}. "
-        f"Pods with another proxy, to be restarted in batches: {plan.behind}.",
+        f"Pods with a proxy of another version, to be restarted in batches: {plan.behind}.",
     ]
     if plan.splits:
         lines += [
             "",
             "The one chart of 2.11 becomes two. No CRD or custom resource is deleted; the trust "
-            "anchor and the issuer stay; the record of release linkerd2 is removed last.",
+            "anchor and the issuer stay; the record of release linkerd2 is deleted last.",
         ]
     lines += changes_section(plan)
     for split in traffic_splits:

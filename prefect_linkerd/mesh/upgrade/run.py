@@ -1,4 +1,4 @@
-"""What each step of an upgrade does, there and back. May be killed anywhere, and run again."""
+"""The steps of an upgrade and of its way back. A run can be killed at any point and run again."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ from prefect_linkerd.mesh.upgrade.snapshot import installed_releases, is_behind,
 from prefect_linkerd.mesh.upgrade.way_back import BackStep, way_back
 
 SOAK_LOOKS = 10.0
-"""Seconds between two looks at a control plane that soaks."""
+"""Seconds between two checks of the control plane while it soaks."""
 
 REASON = 4000
-"""Characters that are kept of why an upgrade goes back."""
+"""The most characters that are recorded of the reason for going back."""
 
 
 @dataclass(frozen=True)
 class PlannedUpgrade:
-    """A plan, what it was made of, and the mesh before and after.
+    """A plan, its input, and the mesh before and after.
 
-    `record` is the upgrade that was in progress already when planning began.
+    `record` is the upgrade that was already in progress when planning started.
     """
 
     plan: UpgradePlan
@@ -68,7 +68,7 @@ class PlannedUpgrade:
 class RolledBack:
     """The parts of the mesh that were rolled back.
 
-    `remeshed` are workloads that came up without a proxy, and were restarted.
+    `remeshed` are workloads that came up without a proxy and were restarted.
     """
 
     parts: tuple[str, ...]
@@ -82,9 +82,9 @@ def inspect_upgrade(mesh: Mesh, target: LinkerdVersion, accepted: frozenset[str]
         accepted: ids of findings that a person has reviewed.
 
     Raises:
-        InvalidInput: a downgrade, or a version that skips others.
+        InvalidInput: a downgrade, or a version that skips minors.
         MeshBusy: an upgrade to another version is in progress.
-        OwnershipConflict: the mesh has no Helm release, but an owner.
+        OwnershipConflict: the mesh is not a Helm release, but belongs to Argo CD, say.
     """
     record = read_record(mesh)
     if record is not None and record.target != str(target):
@@ -100,11 +100,11 @@ def inspect_upgrade(mesh: Mesh, target: LinkerdVersion, accepted: frozenset[str]
 
 
 class Upgrade:
-    """One run of an upgrade, there or back.
+    """One run of an upgrade, forward or back.
 
     Args:
-        claim: the right to change the mesh, held.
-        probe: asks meanwhile.
+        claim: the run's claim on the mesh.
+        probe: sends requests while workloads restart.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class Upgrade:
 
     @property
     def goal(self) -> Mesh:
-        """The mesh as it is to be: at the new version or, on the way back, at the former one."""
+        """The mesh at the version to reach: the new one or, on the way back, the former one."""
         return self.before if self.is_going_back else self.after
 
     @property
     def charts(self) -> Mapping[ChartName, Chart]:
-        """Those of the new version."""
+        """The new version's charts."""
         return self._snapshot.charts
 
     @property
@@ -146,18 +146,18 @@ class Upgrade:
 
     @property
     def trust_bundle(self) -> str:
-        """The PEM of every anchor that the mesh trusts."""
+        """The PEM of every trust anchor that the mesh trusts."""
         return self._snapshot.trusted
 
     @property
     def traffic(self) -> tuple[BatchTraffic, ...]:
-        """The requests of each batch that this run has restarted."""
+        """The traffic of each batch that this run has restarted."""
         return tuple(row for watch in self._watches for row in watch.rows)
 
-    # Its record
+    # Record
 
     def begin(self) -> UpgradeRecord:
-        """Keeps the way back, every release's revision; or takes up what an earlier run began.
+        """Records every release's revision for the way back, or resumes an earlier run's record.
 
         Raises:
             MeshBusy: another run has changed the mesh since the plan was made.
@@ -183,11 +183,11 @@ class Upgrade:
         return self._record
 
     def turn_back(self, reason: str) -> None:
-        """Writes down that the upgrade goes back, and why."""
+        """Records that the upgrade goes back, and why."""
         self._save({"direction": "back", "reason": reason[:REASON]})
 
     def end(self) -> None:
-        """Deletes the record and, after the way there, the history of uninstalled extensions."""
+        """Deletes the record and, unless going back, the history of uninstalled extensions."""
         for gone in () if self.is_going_back else self.plan.steps:
             if gone.action == "uninstall":
                 place = self.after.config.namespaces.of_chart(gone.name)
@@ -200,12 +200,12 @@ class Upgrade:
     def _installed(self) -> dict[str, Revision]:
         return installed_releases(self.before, read_releases(self.before.cluster))
 
-    # There
+    # Forward
 
     def split_chart(self) -> list[str]:
-        """Gives the objects of 2.11's one release to the two new ones; those objects' names.
+        """Gives the objects of 2.11's single release to the two new ones; returns their names.
 
-        Nothing but their owner changes.
+        Only their owner changes.
         """
         cluster, old = self.after.cluster, self._installed()[OLD]
         split = chart_split.decide_split(old, self._new_crds(), cluster.api_versions())
@@ -218,7 +218,7 @@ class Upgrade:
         if old is None:
             return
         split = chart_split.decide_split(old, self._new_crds(), cluster.api_versions())
-        # First, as the way back needs it once the old release's record is gone.
+        # Saved first: the way back needs it once the old release's record is gone.
         self._save({"left_crds": tuple(obj["metadata"]["name"] for obj in split.left)})
         chart_split.finish(cluster, old, split)
 
@@ -226,7 +226,7 @@ class Upgrade:
         return [obj["metadata"]["name"] for obj in self._snapshot.rendered[CRDS]]
 
     def keep_crds(self) -> list[str]:
-        """Marks CRDs that the new charts no longer have, so that Helm deletes none; their names."""
+        """Marks CRDs that the new charts lack, so that Helm keeps them; returns their names."""
         if any(step.name == CRDS and step.action == "kept" for step in self.plan.steps):
             return []
         installed = self._installed()
@@ -235,14 +235,17 @@ class Upgrade:
         return chart_split.keep_crds(self.after.cluster, objects, self._snapshot.rendered[CRDS])
 
     def uninstall(self, part: str) -> None:
-        """Uninstalls a release that the new version no longer has, and keeps its history."""
+        """Uninstalls a release that the new version no longer has, but keeps its history."""
         found = self._installed().get(part)
         if found is not None:
             timeout = self.after.config.timeout_seconds
             self.after.helm.uninstall(found.name, found.namespace, timeout)
 
     def begin_soak(self) -> datetime:
-        """Until when the new control plane soaks: since it was ready, also over an interruption."""
+        """Returns when the new control plane's soak ends, counted from when it became ready.
+
+        The start is recorded, so an interruption does not restart the soak.
+        """
         if self.record.control_plane_since is None:
             self._save({"control_plane_since": datetime.now(UTC)})
         since = self.record.control_plane_since or datetime.now(UTC)
@@ -252,7 +255,7 @@ class Upgrade:
         """Lets the new control plane run for a while before the data plane follows.
 
         Raises:
-            NotReady: the control plane fell ill meanwhile, and stayed so.
+            NotReady: the control plane became unready during the soak and did not recover.
         """
         cluster, namespace = self.after.cluster, self.after.config.namespaces.linkerd
         patience = self.after.config.upgrade.settle_seconds
@@ -264,7 +267,7 @@ class Upgrade:
     # Back
 
     def roll_back(self, on_progress: OnProgress) -> RolledBack:
-        """Rolls every release back to the revision that it had."""
+        """Rolls every release back to its recorded revision."""
         mesh = self.before
         found = mesh_releases(mesh.config, read_releases(mesh.cluster), {}).releases
         present = {part for part, release in found.items() if release.status != "uninstalled"}
@@ -280,7 +283,7 @@ class Upgrade:
         return RolledBack(tuple(done), tuple(remeshed))
 
     def _go_back(self, back: BackStep, on_progress: OnProgress) -> bool:
-        """Whether a release was rolled back."""
+        """Takes one step of the way back; returns whether it rolled a release back."""
         cluster, helm, kept = self.before.cluster, self.before.helm, back.release
         namespace, timeout = (
             self.before.config.namespaces.linkerd,
@@ -301,26 +304,26 @@ class Upgrade:
             case "roll back":
                 return helm.roll_back(*owner, kept.revision, timeout, on_progress)
 
-    # Either way
+    # In both directions
 
     def fix_namespaces(self) -> list[str]:
-        """Labels and annotations as the version wants them; the namespaces that were changed.
+        """Sets the namespaces' labels and annotations for the goal's version; returns the changed.
 
-        Until 2.11 the extensions' pods are injected by what their namespace says.
+        Until 2.11 the annotation of an extension's namespace decides whether its pods are injected.
         """
         return ensure_namespaces(self.goal)
 
     def move_data_plane(self, on_progress: OnProgress) -> Restarted:
-        """Restarts workloads until every proxy is of the goal's version.
+        """Restarts workloads until every proxy has the goal's version.
 
-        What has to be restarted manually is left, and so is what keeps its proxies at another
-        version. On the way back a drop of success rates is shown, and stops nothing: there is no
-        other way.
+        Skips workloads that have to be restarted manually and those whose proxies are kept at
+        another version. On the way back a drop in success rates is shown but does not stop the run:
+        there is no alternative.
 
         Raises:
-            NotReady: a restarted workload does not come up.
-            RequestsFailed: more of the probe's requests failed than may.
-            TrafficDropped: fewer requests of a workload succeed since its restart.
+            NotReady: a restarted workload does not become ready.
+            RequestsFailed: more of the probe's requests failed than allowed.
+            TrafficDropped: a workload's success rate dropped after its restart.
         """
         self.claim.check()
         cluster, config = self.goal.cluster, self.goal.config
@@ -349,7 +352,7 @@ class Upgrade:
         )
 
     def left_alone(self) -> list[str]:
-        """Who keeps proxies at another version than the goal's, and at which."""
+        """The workloads and namespaces that keep proxies at another version, and which version."""
         version = proxy_version(self.goal.config)
         plane = read_data_plane(self.goal.cluster, self.goal.config.namespaces.linkerd)
         return [

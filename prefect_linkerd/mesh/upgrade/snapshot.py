@@ -1,4 +1,4 @@
-"""Reads what the plan of an upgrade is made of; changes nothing."""
+"""Reads everything that the plan of an upgrade depends on; changes nothing."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ TRAFFIC_SPLIT = Gvk("split.smi-spec.io/v1alpha2", "TrafficSplit")
 
 
 def installed_releases(mesh: Mesh, releases: Sequence[Release]) -> dict[str, Revision]:
-    """The mesh's deployed releases by the part that they are, whatever their own names.
+    """The mesh's deployed releases by the part that each is, whatever their names.
 
-    cert-manager and Traefik are among them where the upgrade policy names them.
+    They include cert-manager and Traefik if the upgrade policy lists them.
     """
     found: dict[str, Revision] = {}
     for part, release in mesh_releases(mesh.config, releases, {}).releases.items():
@@ -56,11 +56,11 @@ def read_source(
     installed: Mapping[str, Revision],
     record: UpgradeRecord | None,
 ) -> LinkerdVersion:
-    """The version that an upgrade begins at.
+    """The version that an upgrade starts from.
 
     Raises:
-        InvalidInput: there is no Linkerd.
-        OwnershipConflict: there is one that is no Helm release, such as Argo CD's.
+        InvalidInput: Linkerd is not installed.
+        OwnershipConflict: Linkerd is installed, but not as a Helm release: by Argo CD, for example.
     """
     if record is None and not installed.keys() & set(CONTROL_PLANE_CHARTS):
         driver = read_mesh_releases(mesh.cluster, mesh.config, releases).driver
@@ -68,13 +68,13 @@ def read_source(
             raise refuse_theirs(
                 f"control plane in namespace {mesh.config.namespaces.linkerd}",
                 driver,
-                "Upgrade it there: these flows upgrade Helm releases alone.",
+                "Upgrade it there: these flows upgrade only Helm releases.",
             )
     return LinkerdVersion.parse(source_version(installed, record))
 
 
 def versions_for(mesh: Mesh, current: LinkerdVersion) -> set[LinkerdVersion]:
-    """The released versions of the channels that a mesh of a version may follow.
+    """The released versions of the current channel and of the upgrade policy's.
 
     Raises:
         ChartError: a repository cannot be read.
@@ -89,11 +89,12 @@ def versions_for(mesh: Mesh, current: LinkerdVersion) -> set[LinkerdVersion]:
 
 
 def newest_target(mesh: Mesh) -> LinkerdVersion:
-    """The version of an upgrade in progress; else the newest that the mesh's policy wants.
+    """The target of an upgrade in progress; else the newest version that the mesh's policy wants.
 
     Raises:
-        InvalidInput: there is no Linkerd, or what the policy wants cannot be reached in one step.
-        OwnershipConflict: the mesh has no Helm release, but an owner.
+        InvalidInput: Linkerd is not installed, or no version that the policy wants can be reached
+            in one step.
+        OwnershipConflict: the mesh is not a Helm release, but belongs to Argo CD, say.
         ChartError: a repository cannot be read.
     """
     record = read_record(mesh)
@@ -111,12 +112,12 @@ def read_plan(
     record: UpgradeRecord | None = None,
     accepted: frozenset[str] = frozenset(),
 ) -> PlanSnapshot:
-    """Everything that the plan of an upgrade to a version depends on.
+    """Reads everything that the plan of an upgrade to the target depends on.
 
     Raises:
-        InvalidInput: there is no mesh, or the version is a downgrade or skips others.
-        OwnershipConflict: the mesh has no Helm release, but an owner.
-        ChartError: a chart of the version cannot be found.
+        InvalidInput: there is no mesh, or the target is a downgrade or skips minors.
+        OwnershipConflict: the mesh is not a Helm release, but belongs to Argo CD, say.
+        ChartError: one of the target's charts cannot be found.
     """
     releases = read_releases(mesh.cluster)
     installed = installed_releases(mesh, releases)
@@ -169,9 +170,10 @@ def read_plan(
 
 
 def is_behind(data_plane: DataPlane, version: str) -> Needs:
-    """Says of a pod whether its proxy is of another version than it should have.
+    """Returns a function that says whether a pod's proxy has to be replaced to get the version.
 
-    Not of the control plane's, which is Helm's, nor of one that somebody keeps at a version.
+    It says no for pods of the control plane, which Helm restarts, and for proxies that an
+    annotation keeps at another version.
     """
 
     def needs(pod: Pod) -> bool:
@@ -184,13 +186,13 @@ def is_behind(data_plane: DataPlane, version: str) -> Needs:
 
 
 def pins_of(data_plane: DataPlane) -> tuple[Pin, ...]:
-    """Who keeps proxies of the mesh at a version, each once."""
+    """The workloads and namespaces that keep proxies at a version, each once."""
     found = {data_plane.pin_of(pod) for pod in data_plane.pods if not pod.is_over}
     return tuple(Pin(*pin) for pin in sorted(pin for pin in found if pin is not None))
 
 
 def _released(config: MeshConfig) -> MeshConfig:
-    """The part of the mesh that an upgrade installs: without what stays as it is."""
+    """The configuration limited to what an upgrade installs: no emojivoto, listed dependencies."""
     asked = set(config.upgrade.dependencies)
     manager = config.cert_manager.model_copy(update={"install": "cert-manager" in asked})
     traefik = config.traefik.model_copy(update={"install": "traefik" in asked})
@@ -208,7 +210,7 @@ def _compared(
     installed: Mapping[str, Revision],
     releases: Sequence[Release],
 ) -> Comparison:
-    """A release with what it follows: of the control plane also the one chart of 2.11."""
+    """A desired release and the revision it replaces: for the control plane, also 2.11's chart."""
     there = installed.get(chart.name)
     at = there.ref if there is not None else None
     is_split = chart.name == "linkerd-control-plane" and OLD in installed

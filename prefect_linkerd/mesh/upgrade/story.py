@@ -1,4 +1,4 @@
-"""An upgrade told, once it is over: there, or back again."""
+"""The page and the event about an upgrade that is over: upgraded or rolled back."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ WENT_BACK = "linkerd.mesh.upgrade-undone"
 
 
 def story_markdown(upgrade: Upgrade, verified: Report) -> str:
-    """An upgrade that is over, as a page: what there was, what there is, and why it went back."""
+    """A finished upgrade as a page: releases before, verification, and why it went back."""
     record, mesh = upgrade.record, upgrade.goal
     is_back = upgrade.is_going_back
     lines = [
         f"# Mesh {mesh.name}: {'back at' if is_back else 'upgraded to'} {mesh.config.version}",
         "",
-        f"Begun at {record.started:%Y-%m-%d %H:%M} UTC, from {record.source} to {record.target}.",
+        f"Started at {record.started:%Y-%m-%d %H:%M} UTC, from {record.source} to {record.target}.",
         *(["", "## Why it went back", "", record.reason] if is_back else []),
         *("", "## Before", "", "| release | chart | version | revision |", "|---|---|---|---|"),
         *(
@@ -33,7 +33,7 @@ def story_markdown(upgrade: Upgrade, verified: Report) -> str:
 
 
 def upgrade_notice(upgrade: Upgrade) -> Notice:
-    """`linkerd.mesh.upgraded`, or `.upgrade-undone` where the mesh is at its former version."""
+    """`linkerd.mesh.upgraded`, or `.upgrade-undone` if the mesh is back at its former version."""
     record = upgrade.record
     return Notice(
         WENT_BACK if upgrade.is_going_back else ARRIVED,

@@ -1,4 +1,4 @@
-"""The way back of an upgrade: which steps lead from whatever there is to what was recorded."""
+"""The way back of an upgrade: the steps from the mesh's current state to the recorded one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from prefect_linkerd.mesh.records.upgrade import RecordedRelease, UpgradeRecord
 
 @dataclass(frozen=True)
 class BackStep:
-    """One step: `part` of the mesh is rolled back as `release` says, or 2.11's one chart is undone.
+    """One step: rolls a `part` of the mesh back to its `release`, or undoes the split of 2.11's.
 
-    `restore` makes the record of 2.11's release again, where the split had ended; `unsplit` rolls
-    the new control plane back to its first revision, which holds the old chart's objects, and
-    `give back` makes the old release their owner.
+    `restore` recreates the record of 2.11's release if the split was finished; `unsplit` rolls the
+    new control plane back to its first revision, which holds the old chart's objects; `give back`
+    makes the old release their owner again.
     """
 
     action: Literal["restore", "unsplit", "give back", "roll back"]
@@ -26,13 +26,13 @@ class BackStep:
 
 
 def way_back(record: UpgradeRecord, present: Collection[str]) -> list[BackStep]:
-    """The steps of the way back, in order; each is one that may be done again.
+    """The steps of the way back, in order; each can be repeated.
 
-    CRDs stay as they are: newer ones serve all that older control planes ask for, and deleting
-    one would delete its custom resources.
+    CRDs stay as they are: newer ones serve everything that older control planes ask for, and
+    deleting one would delete its custom resources.
 
     Args:
-        present: the parts of the mesh that are releases now, whatever their status.
+        present: the parts of the mesh that are installed as releases now.
     """
     steps: list[BackStep] = []
     old = record.release(OLD)

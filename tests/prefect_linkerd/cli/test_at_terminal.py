@@ -294,7 +294,7 @@ def test_a_secret_block_needs_a_server() -> None:
     # A mesh whose anchor is there already needs no place for a key.
     assert store.load() is None
     assert "PREFECT_API_URL names no Prefect server" in store.where
-    assert place_of_key(Mesh(None, MeshConfig())).startswith("the mesh's file does not say")  # pyright: ignore[reportArgumentType]
+    assert place_of_key(Mesh(None, MeshConfig())).startswith("not named in the mesh's file")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidInput, match=r"Set PREFECT_API_URL, or .*trust_anchor.key_file"):
         load_secret("new-key")
 

@@ -132,7 +132,7 @@ def test_each_flag_of_the_access_wins_over_its_own_field(
         ("viz: {enabeld: true}", "viz.enabeld: there is no such field; the nearest is enabled"),
         ("issuerr: cert-manager", "issuerr: there is no such field; the nearest is issuer"),
         ("quite: different", "quite: there is no such field. Correct"),
-        ("name: x\nviz: {a: b\n  c: d", "found no valid YAML at line 3, column 4. Name"),
+        ("name: x\nviz: {a: b\n  c: d", "found invalid YAML at line 3, column 4. Name"),
         ("- name", "found no fields. Name"),
     ],
 )

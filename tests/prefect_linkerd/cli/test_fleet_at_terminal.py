@@ -110,7 +110,7 @@ def test_a_fleet_of_files_stops_and_goes_on(
     fresh_sandbox: Callable[..., Sandbox], tmp_path: Path
 ) -> None:
     sandbox, terminal = fresh_sandbox(), Terminal(tmp_path)
-    assert terminal.fleet(code=2)["expected"].startswith("files of meshes, or a Prefect server")
+    assert terminal.fleet(code=2)["expected"].startswith("mesh files, or a Prefect server")
     with stand_ins(sandbox, MESHES, ended=["weak"]) as fields:
         files = [tmp_path / f"{name}.yaml" for name in MESHES]
         for path, content in zip(files, fields.values(), strict=True):

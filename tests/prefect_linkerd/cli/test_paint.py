@@ -66,7 +66,7 @@ def test_success_ends_with_a_line_and_what_comes_next() -> None:
     said = as_words("north", "Completed", "", plan, dry=False)
     assert said.startswith("mesh north is uninstalled: 1 things are gone, 0 stay\n")
     assert "file k" in said
-    assert "## Goes, in this order" in as_words("north", "Completed", "", plan, dry=True)
+    assert "## To be removed, in this order" in as_words("north", "Completed", "", plan, dry=True)
     assert next_step("bootstrap", "m.yaml", dry=False) == "Next: prefect-linkerd verify m.yaml"
     assert "--dry-run" in next_step("upgrade", "m.yaml", dry=True)
     assert next_step("smoke_test", "", dry=False) == ""

@@ -126,7 +126,7 @@ def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
     assert f"anchor's key  file {tmp_path}/anchor.key\n" in printed
     # Nobody to ask is a no.
     _, said = terminal.run(*ROTATE, "--approvals", "bundle", code=2)
-    assert "nobody at a terminal to ask" in said
+    assert "no terminal to ask at" in said
 
     assert terminal.stopped("bundle  done", signal.SIGINT, *ROTATE) == 130
     assert terminal.stopped("switch: 0 of 3", signal.SIGKILL, *ROTATE) == -signal.SIGKILL

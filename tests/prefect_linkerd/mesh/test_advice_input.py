@@ -100,7 +100,7 @@ def test_advice_about_a_kind_of_split() -> None:
     assert choose_split(version, lambda *kind: kind == served)
 
 
-@follows("Let bootstrap install Traefik, or give the Service of the one that is there the label ")
+@follows("Let bootstrap install Traefik, or give the existing Traefik's Service the label ")
 def test_advice_about_traefiks_service() -> None:
     def find(*services: dict[str, Any]) -> str:
         return entry_point(services, "traefik", "cluster.local")
@@ -115,7 +115,7 @@ def test_advice_about_traefiks_service() -> None:
 
 
 @pytest.mark.real_charts
-@follows("Move the custom resources to a newer version first; then there is no way back.")
+@follows("Move the custom resources to a newer version first; then you cannot go back.")
 def test_advice_about_a_version_of_a_crd(charts_dir: Path) -> None:
     read = snapshot(charts_dir, "edge-25.4.4", "edge-26.8.3")
 

@@ -215,7 +215,7 @@ def test_each_driver_is_named_by_every_flow_that_would_write(
 KUSTOMIZE = {"kustomize.toolkit.fluxcd.io/name": "apps"}
 
 
-@follows("Let that leave its content alone: a rotation writes the anchors there.")
+@follows("Make it leave the content alone: a rotation writes the anchors there.")
 def test_a_bundle_that_something_else_brings_back_is_not_rotated(
     cluster: Cluster, namespace: str
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_bundle_that_something_else_brings_back_is_not_rotated(
     require_writable_bundle(Mesh(cluster, config), bundle)
 
 
-@follows("Let that leave its content alone: a rotation writes the new anchor and its key there.")
+@follows("Make it leave the content alone: a rotation writes the new anchor and its key there.")
 def test_an_anchors_key_that_something_else_brings_back_is_not_rotated(
     cluster: Cluster, namespace: str
 ) -> None:

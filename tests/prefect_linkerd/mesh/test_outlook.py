@@ -33,7 +33,7 @@ RELEASE = Release(
     updated=NOW,
 )
 HELM = Owner("Helm", "Helm release linkerd/linkerd-control-plane", RELEASE.ref)
-KUBECTL = Owner("kubectl", "somebody's kubectl")
+KUBECTL = Owner("kubectl", "a kubectl user")
 SEALED = Owner("controller", "SealedSecret/linkerd/linkerd-trust-anchor")
 CERTIFICATE = Owner("cert-manager", "cert-manager's Certificate/linkerd/linkerd-identity-issuer")
 
@@ -125,10 +125,14 @@ def test_cert_manager_has_the_key_that_it_signs_with(kind: str, place: str) -> N
 @pytest.mark.parametrize(
     ("signing", "reason"),
     [
-        (None, "Issuer linkerd signs with no Secret of this cluster: rotate its anchor there"),
+        (
+            None,
+            "Issuer linkerd does not sign with a Secret of this cluster: rotate the anchor where "
+            "it is kept",
+        ),
         (
             ("linkerd", "root"),
-            "Issuer linkerd signs with Secret/linkerd/root, and these flows keep an anchor in "
+            "Issuer linkerd signs with Secret/linkerd/root, but these flows keep an anchor in "
             "Secret/linkerd/linkerd-trust-anchor: rename it, or let a cert-manager Certificate "
             "own it",
         ),
@@ -212,7 +216,7 @@ def test_an_anchor_that_cert_manager_renewed_by_itself_is_rotated_first() -> Non
 
 def test_an_issuer_of_another_kind_than_cert_managers_own_can_be_configured() -> None:
     found = signed("AWSPCAClusterIssuer")
-    assert "signs with no Secret" in why_not(found)["rotate_anchor"]
+    assert "does not sign with a Secret" in why_not(found)["rotate_anchor"]
     assert MeshConfig.model_validate(found.config).issuer == "cert-manager"
 
 

@@ -183,7 +183,7 @@ def test_what_a_restart_cannot_do_is_left_to_a_person() -> None:
         "Pod/app/job-0",
         "Pod/app/orphan",
     ]
-    assert "Job/app/job makes it" in plan.by_hand[2].reason
+    assert "Job/app/job owns it" in plan.by_hand[2].reason
 
 
 def test_a_budget_that_never_allows_it_is_for_a_person_one_that_will_is_waited_for() -> None:
@@ -192,7 +192,7 @@ def test_a_budget_that_never_allows_it_is_for_a_person_one_that_will_is_waited_f
     assert never.by_hand == (
         ByHand(
             "Deployment/app/web",
-            "its update takes 2 pods away and PodDisruptionBudget/app/b allows 1: "
+            "its update removes 2 pods at once and PodDisruptionBudget/app/b allows 1: "
             "loosen one of the two, or restart it manually",
         ),
     )

@@ -146,7 +146,7 @@ CASES: dict[str, Case] = {
                 ),
             },
         ),
-        "It is kept there by annotation ",
+        "It is pinned by annotation ",
         {"config": TWO_14, "pods": (pod(),)},
     ),
 }
@@ -206,8 +206,8 @@ def test_advice_about_an_upgrade_that_is_open() -> None:
 
 
 @follows(
-    "They forget it when they restart; rotate_anchor with the action drop restarts them.",
-    "Their time is over: run rotate_anchor with the action drop.",
+    "They drop it when they restart; rotate_anchor with the action drop restarts them.",
+    "Run rotate_anchor with the action drop, which restarts them.",
 )
 def test_advice_about_proxies_that_trust_a_dropped_anchor() -> None:
     goal = next(iter(fingerprints(ROOT.pem, "anchor")))
@@ -225,19 +225,19 @@ def test_advice_about_proxies_that_trust_a_dropped_anchor() -> None:
     both = ROOT.pem + OTHER.pem
     [left] = said(record, both)
     assert "1 proxies still trust" in left
-    assert "since 2026-05-03 12:00 UTC" in left
+    assert "dropped on 2026-05-03 12:00 UTC" in left
     assert left.endswith("rotate_anchor with the action drop restarts them.")
     # tests/prefect_linkerd/mesh/rotation/test_killed.py runs that.
     assert said(record, ROOT.pem) == []
     overdue = "pl-anchor-overdue"
     early, over = f"{NOW + timedelta(hours=1)}", f"{NOW - timedelta(hours=1)}"
     [late] = said(replace(record, drop_by=over), both, overdue)
-    assert late.endswith("Their time is over: run rotate_anchor with the action drop.")
+    assert late.endswith("Run rotate_anchor with the action drop, which restarts them.")
     for bundle, events in ((both, ["linkerd.anchor.overdue"]), (ROOT.pem, [])):
         snapshot = snapshot_of(replace(record, drop_by=over), bundle)
         report = verify(snapshot, [certificates], ["beyond"])
         assert [notice.event for notice in overdue_notices(report)] == events
-    assert "they may until" in said(replace(record, drop_by=early), both)[0]
+    assert "they may keep it until" in said(replace(record, drop_by=early), both)[0]
     for fine in ((early, both), (over, ROOT.pem), ("", both)):
         assert said(replace(record, drop_by=fine[0]), fine[1], overdue) == []
     # Of an anchor that no rotation has dropped pl-proxy-trust-bundle speaks.
@@ -250,10 +250,10 @@ FLUX = {"helm.toolkit.fluxcd.io/name": "linkerd", "helm.toolkit.fluxcd.io/namesp
 
 
 @follows(
-    "Unless something works on it now, change it where it is kept: it belongs to ",
-    "Fix what `helm history` names, then change it where it is kept: it belongs to ",
-    "Set the configured version to the installed one, or change it where it is kept: it belongs",
-    "Write the change into the configuration, or change it where it is kept: it belongs to ",
+    "Unless something is working on it now, change it where it is managed: it belongs to ",
+    "Fix what `helm history` names, then change it where it is managed: it belongs to ",
+    "Set the configured version to the installed one, or change it where it is managed: it",
+    "Write the change into the configuration, or change it where it is managed: it belongs to ",
 )
 def test_advice_about_a_release_of_somebody_else() -> None:
     good = Release(CRDS.name, "linkerd", CRDS.name, CRDS.version, "", 2, "deployed", NOW, {}, FLUX)
@@ -270,7 +270,7 @@ def test_advice_about_a_release_of_somebody_else() -> None:
         "pl-release-values": {"values": {"enableHttpRoutes": False, "other": 1}},
     }.items():
         [said] = advised(check, **changed)
-        assert "change it where it is kept: it belongs to Flux" in said
+        assert "change it where it is managed: it belongs to Flux" in said
         assert "bootstrap" not in said
         # As its owner leaves it.
         assert advised(check) == []

@@ -635,7 +635,7 @@ ADVICE: dict[str, tuple[str, ...]] = {
     "the control plane is of another version": ("Run the upgrade flow, or correct version.",),
     "a pod is labelled where it should be annotated": ("Make it an annotation.",),
     "a Service is annotated where it should be labelled": ("Make it a label.",),
-    "a port is opaque on the Service alone": ("Annotate both alike (",),
+    "a port is opaque on the Service alone": ("Give both the same ",),
     "high availability with one replica": ("Scale it, or look at the pods that are not ready.",),
     "the injector fails closed for kube-system too": ("Label it ",),
     "two namespaces are the same extension's": (

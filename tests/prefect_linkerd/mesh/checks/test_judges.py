@@ -123,9 +123,9 @@ OPAQUE: dict[str, tuple[ServicePort, str | None, str | None, str]] = {
     "the pod's port is not the Service's": (BY_NUMBER, None, "9090", ""),
     "the Service's port is none of its own": (BY_NUMBER, "443", None, ""),
     "the Service's port is the pod's number": (BY_NUMBER, "8080", "8080", ""),
-    "a range on the Service": (BY_NUMBER, "80-90", None, "'80-90' in its annotation is no port"),
+    "a range on the Service": (BY_NUMBER, "80-90", None, "'80-90' in its annotation is not a port"),
     "a range on the pod": (BY_NUMBER, None, "80-90", "'80-90' in the annotation of Pod/app/web-1"),
-    "an empty annotation": (BY_NUMBER, "", None, "'' in its annotation is no port"),
+    "an empty annotation": (BY_NUMBER, "", None, "'' in its annotation is not a port"),
 }
 
 

@@ -248,7 +248,7 @@ def test_leaves_are_cut_short_by_the_end_of_the_anchor() -> None:
     made = make("identity", signer=anchor, ends=YEAR)
     snapshot = empty_snapshot(trust_bundle=anchor.pem, secrets=issuer(made))
     found = texts(judge(snapshot, "pl-leaf-lifetime"))
-    assert "gets 5.0 h instead of 24.0 h, as its trust anchor ends" in found
+    assert "gets 5.0 h instead of 24.0 h, as its trust anchor expires" in found
     assert "ConfigMap/linkerd/linkerd-identity-trust-roots" in found
 
 
@@ -552,7 +552,7 @@ def with_policies(group: str, kind: str, *objects: Object, pods: Iterable[Any] =
         ("http", [pod()], None),
         (81, [pod()], None),
         ("grpc", [pod()], "has a port grpc"),
-        ("http", [], "takes no pod"),
+        ("http", [], "matches no pod"),
         ("http", [pod(meshed=False)], "has a proxy to enforce it"),
     ],
 )

@@ -87,7 +87,7 @@ def test_rotate_webhooks_renews_an_old_certificate_and_changes_nothing_else(
     assert mesh.settles_to(allowed(mesh)) == allowed(mesh)
 
 
-@follows("Have Helm create it again: `helm rollback` of the release to its current revision.")
+@follows("Make Helm recreate it: `helm rollback` the release to its current revision.")
 @pytest.mark.parametrize("mesh", [on(DEFAULT)], indirect=True, scope="package")
 def test_helm_makes_again_what_a_release_lacks(mesh: InstalledMesh, helm_path: str) -> None:
     config = "v1", "ConfigMap", "linkerd-config", "linkerd"

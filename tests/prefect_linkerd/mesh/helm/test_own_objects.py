@@ -63,14 +63,14 @@ OURS: dict[str, Object | None] = {
     ),
 }
 THEIRS: dict[str, tuple[Object, str]] = {
-    "kubectl": (found(("kubectl-client-side-apply", "Update")), "somebody's kubectl"),
+    "kubectl": (found(("kubectl-client-side-apply", "Update")), "a kubectl user"),
     "kubectl, restarted by us": (
         found(("kubectl-create", "Update"), (FIELD_MANAGER, "Update")),
-        "somebody's kubectl",
+        "a kubectl user",
     ),
     "a chart": (found(("helm", "Update"), annotations=HELM), "Helm release apps/shop"),
     "a pipeline": (found(("deploy-bot", "Apply")), "field manager deploy-bot"),
-    "nobody known": (found(), "nobody known"),
+    "an unknown owner": (found(), "an unknown owner"),
     "Flux, of what was ours": (
         found(
             (FIELD_MANAGER, "Apply"),
@@ -139,9 +139,9 @@ def test_a_persons_emojivoto_is_never_written(cluster: Cluster, application: Mes
     before = content(cluster, theirs)
     [finding] = findings(cluster, application)
     assert (finding.id, finding.severity, finding.acceptable) == ("pl-owner", "error", False)
-    assert "somebody's kubectl" in finding.message
+    assert "a kubectl user" in finding.message
     assert "emoji-svc" in finding.subject
-    with pytest.raises(OwnershipConflict, match="belongs to somebody's kubectl"):
+    with pytest.raises(OwnershipConflict, match="belongs to a kubectl user"):
         ensure_emojivoto(Mesh(cluster, application))
     assert content(cluster, theirs) == before
 
@@ -200,7 +200,7 @@ def test_a_persons_workloads_are_not_meshed_by_the_namespace(
     by_kubectl(cluster, {**own, "metadata": metadata})
     [theirs] = read_crowd(Mesh(cluster, application))
     assert theirs.subject.endswith("/shop")
-    assert str(theirs.owner) == "somebody's kubectl"
+    assert str(theirs.owner) == "a kubectl user"
     # As advised; or where the namespace says so already, as its owner wants it.
     assert "set emojivoto.enabled to false" in theirs.remedy
     off = without_emojivoto(application)
@@ -273,8 +273,8 @@ def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig
 
     [dashboard] = routes(cluster, routed)
     assert f"IngressRoute/{viz}/web-ingress-route" in dashboard.subject
-    assert "somebody's kubectl" in str(dashboard)
-    with pytest.raises(OwnershipConflict, match="belongs to somebody's kubectl"):
+    assert "a kubectl user" in str(dashboard)
+    with pytest.raises(OwnershipConflict, match="belongs to a kubectl user"):
         ensure_ingress(Mesh(cluster, routed))
     assert content(cluster, theirs) == before
     metadata = next(iter(wanted.values()))["metadata"]
@@ -349,7 +349,7 @@ def test_a_persons_pull_secret_is_never_written(cluster: Cluster, namespace: str
     [finding] = findings(cluster, changed)
     assert finding.subject == f"Secret/{namespace}/prefect-linkerd-registry"
     assert "another registry.pull_secret" in finding.remedy
-    with pytest.raises(OwnershipConflict, match="belongs to somebody's kubectl"):
+    with pytest.raises(OwnershipConflict, match="belongs to a kubectl user"):
         ensure_pull_secrets(Mesh(cluster, changed))
     renamed = changed.model_copy(update={"registry": other.model_copy(update={"pull_secret": "m"})})
     assert findings(cluster, renamed) == []

@@ -60,9 +60,9 @@ OBJECTS: list[tuple[dict[str, Any], str, Ownership, Ownership]] = [
         "theirs",
     ),
     (by("helm", annotations=HELM), "Helm release infra/mesh", "adopted", "theirs"),
-    (by("kubectl-create"), "somebody's kubectl", "adopted", "theirs"),
-    (by("kubectl-client-side-apply"), "somebody's kubectl", "adopted", "theirs"),
-    (obj(), "nobody known", "adopted", "theirs"),
+    (by("kubectl-create"), "a kubectl user", "adopted", "theirs"),
+    (by("kubectl-client-side-apply"), "a kubectl user", "adopted", "theirs"),
+    (obj(), "an unknown owner", "adopted", "theirs"),
     (
         obj(annotations={"linkerd.io/created-by": "linkerd/cli stable-2.14.10"}),
         "the linkerd CLI",
@@ -125,7 +125,7 @@ OBJECTS: list[tuple[dict[str, Any], str, Ownership, Ownership]] = [
         "theirs",
     ),
     # It is also what charts call their release, and what people call theirs by kustomize.
-    (obj(labels=INSTANCE), "nobody known", "adopted", "theirs"),
+    (obj(labels=INSTANCE), "an unknown owner", "adopted", "theirs"),
     (instance("helm", annotations=HELM), "Helm release infra/mesh", "adopted", "theirs"),
     (
         obj(labels=INSTANCE, annotations={**HELM, **LINKERDS}),
@@ -135,7 +135,7 @@ OBJECTS: list[tuple[dict[str, Any], str, Ownership, Ownership]] = [
     ),
     (
         instance("kubectl-client-side-apply", annotations=LINKERDS),
-        "somebody's kubectl",
+        "a kubectl user",
         "adopted",
         "theirs",
     ),

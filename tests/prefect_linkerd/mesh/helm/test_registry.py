@@ -150,7 +150,7 @@ LOG_IN = "Basic " + base64.b64encode(f"{USER}:{WORD}".encode()).decode()
 @follows(
     "Name it in charts.versions, or set charts.linkerd to a repository with an index.yaml.",
     "Install helm 3.13 or newer: https://helm.sh/docs/intro/install/",
-    "Correct the registry's address, or log in by `helm registry login`.",
+    "Correct the registry's address, or log in with `helm registry login`.",
 )
 @pytest.mark.parametrize("registry", [LOG_IN], indirect=True)
 def test_advice_about_a_registry(

@@ -511,31 +511,31 @@ VALUES: dict[str, tuple[tuple[str, dict[str, Any]], str]] = {
     # A version, and extra values of the control plane's chart or of viz's.
     "an anchor": (
         (EDGE, {"identityTrustAnchorsPEM": ONE}),
-        "Remove it there: provide an anchor by trust_anchor.certificate or certificate_file, and",
+        "Remove it there: provide an anchor in trust_anchor.certificate or certificate_file, and",
     ),
     "a trust domain": (
         (EDGE, {"identityTrustDomain": "other"}),
-        "Remove it there: the mesh's trust_domain says it.",
+        "Remove it there: the mesh's trust_domain sets it.",
     ),
     "a cluster domain": (
         (EDGE, {"clusterDomain": "other"}),
-        "Remove it there: the mesh's cluster_domain says it.",
+        "Remove it there: the mesh's cluster_domain sets it.",
     ),
     "a scheme": (
         (EDGE, {"identity": {"issuer": {"scheme": "linkerd.io/tls"}}}),
-        "Remove it there: the issuer's Secret decides it, and rotate_issuer renews that.",
+        "Remove it there: the issuer's Secret sets it, and rotate_issuer renews that.",
     ),
     "a namespace": (
         ("stable-2.11.5", {"namespace": "other"}),
-        "Remove it there: the mesh's namespaces say it.",
+        "Remove it there: the mesh's namespaces set it.",
     ),
     "a namespace that is made": (
         ("stable-2.11.5", {"installNamespace": True}),
-        "Remove it there: the mesh's namespaces are made outside Helm.",
+        "Remove it there: the mesh's namespaces are created outside Helm.",
     ),
     "viz's idea of the control plane": (
         ("stable-2.14.10", {"linkerdNamespace": "other"}),
-        "Remove it there: the mesh's namespaces.linkerd says it.",
+        "Remove it there: the mesh's namespaces.linkerd sets it.",
     ),
 }
 

@@ -37,8 +37,8 @@ def write(path: Path, content: object = None) -> Path:
 
 
 @follows(
-    "Name one by access.kubeconfig or --kubeconfig, or set KUBECONFIG.",
-    "Correct that file, or name another one by access.kubeconfig or --kubeconfig.",
+    "Name one with access.kubeconfig or --kubeconfig, or set KUBECONFIG.",
+    "Correct that file, or name another one with access.kubeconfig or --kubeconfig.",
 )
 def test_advice_about_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
@@ -89,7 +89,7 @@ CONTEXTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     # The kubeconfig with the context that is named; the advice; the same once it was followed.
     "none is current: named": (
         {"current-context": ""},
-        "Name one by access.context or --context, or choose it",
+        "Name one with access.context or --context, or choose it",
         {"current-context": "", "name": "a"},
     ),
     "none is current: chosen": (
@@ -99,7 +99,7 @@ CONTEXTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     ),
     "another": (
         {"name": "b"},
-        "Name one of these by access.context or --context, or another kubeconfig.",
+        "Name one of these with access.context or --context, or another kubeconfig.",
         {"name": "a"},
     ),
     "no cluster": ({"clusters": []}, "Correct this in the kubeconfig; `kubectl config view`", {}),
@@ -128,7 +128,7 @@ def test_advice_about_a_context(case: str) -> None:
 
 @follows(
     "Correct this in the kubeconfig, or log in to the cluster again.",
-    "Log in to the cluster again, so that the kubeconfig has them.",
+    "Log in to the cluster again, to store them in the kubeconfig.",
     "Write the token to that file, or correct tokenFile in the kubeconfig.",
 )
 def test_advice_about_credentials(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ GOOD = credential(token="t")
     "Check that it is a program for this machine.",
     "Do what it says, such as log in again, then run this again.",
     "or correct the user's exec section.",
-    "Run at a terminal, or use credentials that need nobody to answer.",
+    "Run in a terminal, or use credentials that need no input.",
 )
 def test_advice_about_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a-plugin"

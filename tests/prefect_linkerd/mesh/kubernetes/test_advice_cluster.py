@@ -36,7 +36,7 @@ def config_map(namespace: str, name: str = "a", **more: Any) -> Object:
 
 @follows(
     "Create it, or its namespace or CRD, whichever the message names.",
-    "It was changed or made by somebody else meanwhile: run again.",
+    "Another client changed or created it in the meantime: run again.",
     "The API does not accept the object as written: fix the field that it names.",
 )
 def test_advice_about_an_object(cluster: Cluster, namespace: str) -> None:
@@ -127,8 +127,8 @@ def test_advice_about_an_identity(
 
 
 @follows(
-    "Check that the API server runs and can be reached from here.",
-    "Run again once the API server is well.",
+    "Check that the API server is running and reachable from here.",
+    "Run again once the API server is healthy.",
 )
 def test_advice_about_an_api_server_that_does_not_answer() -> None:
     with socket.socket() as unused:
@@ -161,7 +161,7 @@ def test_advice_about_an_api_server_that_does_not_answer() -> None:
         server.shutdown()
 
 
-@follows("Delete this Secret, where `helm history` cannot read the release either.")
+@follows("Delete this Secret if `helm history` cannot read the release either.")
 def test_advice_about_a_record_of_helm(cluster: Cluster, namespace: str) -> None:
     name = "sh.helm.release.v1.broken.v1"
     labels = {"owner": "helm", "name": "broken", "status": "deployed", "version": "1"}

@@ -219,9 +219,9 @@ def test_what_kubectl_refuses_is_refused(content: dict[str, Any], says: str) -> 
         ("- a", "valid dictionary"),
         ("users: {a: b}", "users: Input should be a valid list"),
         ("users: [{name: a, user: {token: 123456}}]", "users.0.user.token: Input should be a"),
-        ("users: [{name: a}, {name: a}]", "a is there twice"),
+        ("users: [{name: a}, {name: a}]", "a is listed twice"),
         ("contexts: [{context: {}}]", "contexts.0.name: Field required"),
-        ("users: [{name: hush", "no YAML"),
+        ("users: [{name: hush", "invalid YAML"),
     ],
 )
 def test_a_broken_file_is_named_without_what_it_holds(text: str, says: str, tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ def test_a_failure_has_the_proxys_own_reason(proxy: StandIn, ask: Ask) -> None:
     ("says", "reason"),
     [
         ((500, {}), "500"),
-        ((200, {}), "200 of something else"),
-        ((200, {"smoke-backend": "0-before"}), "200 of 0-before"),
+        ((200, {}), "200 from something else"),
+        ((200, {"smoke-backend": "0-before"}), "200 from 0-before"),
     ],
 )
 def test_an_answer_that_is_not_the_servers_is_a_failure(
@@ -206,7 +206,7 @@ def test_it_is_told_whom_to_ask_and_keeps_what_it_saw() -> None:
         status, after = results(port, "/ask?server=0-before")
         assert (status, after["asks"]) == (200, ["0-before"])
         # Another backend answered in the place of that server.
-        assert set(after["servers"]["1-spread"][0]["reasons"]) == {"200 of 0-before"}
+        assert set(after["servers"]["1-spread"][0]["reasons"]) == {"200 from 0-before"}
         assert after["servers"]["0-before"][0]["ok"] >= said["0-before"][0]["ok"]
         assert results(port, "/ask")[1]["asks"] == []
         # It asks nobody but its own kind, whatever it is told.

@@ -78,7 +78,7 @@ ADVICE: dict[str, tuple[Situation, str, Situation]] = {
     ),
     "somebody's Linkerd: its namespaces": (
         (seen(*THAT_ONE, owned=[helm("linkerd-control-plane", "mesh")]), CONFIG),
-        "Name the namespaces of that one",
+        "Put its namespaces into the configuration",
         (
             seen(*THAT_ONE, config=ELSEWHERE, owned=[helm("linkerd-control-plane", "mesh")]),
             ELSEWHERE,

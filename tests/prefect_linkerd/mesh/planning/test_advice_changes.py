@@ -111,7 +111,7 @@ def test_advice_where_there_is_no_mesh_of_helm(charts_dir: Path) -> None:
     "Set viz.enabled to keep it, or accept it.",
     "Accept it. Proxies then export traces as the control plane's value proxy.tracing says:",
     "Remove it from the extra values (",
-    "Set that instead in the extra values (",
+    "Set the new one in the extra values (",
 )
 def test_advice_about_a_plan(charts_dir: Path) -> None:
     read = snapshot(charts_dir, OLD, NEW)
@@ -145,14 +145,14 @@ def test_advice_about_a_plan(charts_dir: Path) -> None:
         ({"installNamespace": True}, {}),
     ):
         [advised] = said(replace(older, user_values={"linkerd-control-plane": values}))
-        assert advised.startswith("Set that instead" if better else "Remove it")
+        assert advised.startswith("Set the new one" if better else "Remove it")
         for then in (better, {}):
             assert errors(replace(older, user_values={"linkerd-control-plane": then})) == []
 
 
 @pytest.mark.real_charts
 @follows(
-    "Leave it out of upgrade.dependencies, or let these flows have it: set cert_manager.install",
+    "Leave it out of upgrade.dependencies, or let these flows manage it: set cert_manager.install",
     "Set cert_manager.version to a newer one, or leave it out of upgrade.dependencies.",
 )
 def test_advice_about_a_dependency_of_the_upgrade(charts_dir: Path) -> None:
@@ -183,7 +183,7 @@ def test_advice_about_a_dependency_of_the_upgrade(charts_dir: Path) -> None:
 @pytest.mark.real_charts
 @follows(
     "Install the linkerd-smi extension first:",
-    "Replace each by an HTTPRoute with weighted backendRefs, shown below, or install linkerd-smi:",
+    "Replace each with an HTTPRoute with weighted backendRefs, shown below, or install",
 )
 def test_advice_about_traffic_splits(charts_dir: Path) -> None:
     for source, target in (("stable-2.11.5", "stable-2.12.6"), ("stable-2.12.6", "stable-2.13.7")):
@@ -299,7 +299,7 @@ def test_advice_about_an_owner(charts_dir: Path, cluster: Cluster, helm_path: st
 
 
 @pytest.mark.real_charts
-@follows("Keep it by: kubectl annotate", "Where it is of type kubernetes.io/tls:")
+@follows("Keep it by: kubectl annotate", "If it is of type kubernetes.io/tls:")
 def test_what_is_annotated_is_not_deleted(
     charts_dir: Path, cluster: Cluster, namespace: str, kubectl: Callable[[str], None]
 ) -> None:

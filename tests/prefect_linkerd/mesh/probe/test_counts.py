@@ -154,7 +154,7 @@ def test_results_are_read_as_the_program_writes_them() -> None:
     "content", [{}, [], "x", None, {"client": 1, "servers": [], "process": "x"}]
 )
 def test_anything_else_is_refused(content: Any) -> None:
-    with pytest.raises(ValueError, match="not what a probe says"):
+    with pytest.raises(ValueError, match="not a probe's report"):
         read_said(content)
 
 

@@ -281,9 +281,9 @@ def it_reads_other_proxies(
     # What does not answer the probe is asked through the API server; nobody waits for it again.
     egress, plane.egress = plane.egress, None
     assert read_issued(admin, pods, lifetimes, probe.census) == issued
-    assert "Probe: its pods reach no proxy's metrics; the API server is asked." not in said
+    assert "Probe: its pods reach no proxy's metrics; using the API server instead." not in said
     assert read_issued(cluster, pods, lifetimes, probe.census) == {}
-    assert said[-1] == "Probe: its pods reach no proxy's metrics; the API server is asked."
+    assert said[-1] == "Probe: its pods reach no proxy's metrics; using the API server instead."
     plane.egress = egress
     assert probe.census(pods, METRICS, 1.0) == {}
 

@@ -307,7 +307,7 @@ def test_without_the_extra_there_is_no_exporter(
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.metric_exporter", None)
         advice(OutputError, lambda: push_otlp(report, "http://127.0.0.1:1"))
-    with pytest.raises(OutputError, match="takes the metrics"):
+    with pytest.raises(OutputError, match="accepts the metrics"):
         push_otlp(report, "http://127.0.0.1:1")
 
 

@@ -111,7 +111,7 @@ def test_advice_about_the_pace_where_cert_manager_makes_the_anchor() -> None:
 Asked = tuple[Action, RotationOptions, dict[str, Any]]
 WELL: dict[str, Any] = {"found": (), "expired": False, "unsigned": False, "is_open": False}
 EXPIRED = WELL | {"expired": True}
-UNWELL = WELL | {"found": ("Pod/apps/a: it is not ready",)}
+UNWELL = WELL | {"found": ("Pod/apps/a: not ready",)}
 MESHES: dict[str, tuple[Asked, str, Asked]] = {
     # What is asked for with which options, and how the mesh is.
     "recover a mesh that is well": (
@@ -289,7 +289,7 @@ def test_advice_about_a_rotation_that_has_begun() -> None:
 
 
 @follows(
-    "run rotate_anchor again, which continues to the new anchor",
+    "Run rotate_anchor again, which continues to the new anchor",
 )
 def test_advice_where_there_is_no_way_back(tmp_path: Path) -> None:
     managed = MeshConfig.model_validate(
@@ -299,7 +299,7 @@ def test_advice_where_there_is_no_way_back(tmp_path: Path) -> None:
     ring = KeyRing(FileKeyStore(tmp_path / "anchor.pem", PASSPHRASE))
     origin, goal = anchor(), anchor()
     text = advice(InvalidInput, lambda: require_way_back(Mesh(nothing, managed), ring, fp(origin)))
-    assert "run rotate_anchor again, which continues to the new anchor" in text
+    assert "Run rotate_anchor again, which continues to the new anchor" in text
     record = RotationRecord(fp(goal), fp(origin), goal.certificate, "switch", "2026-05-04")
     assert _decide_goal(record, None, "rotate") == fp(goal)
     # The key that it names, put where it is looked for.
@@ -344,7 +344,7 @@ def chart(version: str) -> Chart:
     "Set the mesh's version to what is installed",
     "Set namespaces.linkerd to where it is, or install the mesh with bootstrap.",
     "Change it there: these flows change only meshes that Helm installed.",
-    "Change it there: what these flows write it would undo.",
+    "Change it there: it would undo what these flows write.",
 )
 def test_advice_about_the_control_planes_release() -> None:
     installed = Release("r", "linkerd", "linkerd-control-plane", "1", "1", 1, "deployed", NOW)

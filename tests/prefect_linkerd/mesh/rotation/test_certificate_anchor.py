@@ -234,7 +234,7 @@ def test_what_cert_manager_began_by_itself_is_taken_over(mesh: Rotated, workload
         current = anchor.current.fingerprint
         await_roots(Mesh(mesh.cluster, mesh.config), frozenset({current}) | unrelated)
         (problem,) = said(mesh, "pl-anchor-trusted")
-        without = rf"{workloads + 3} proxies do not trust it: .*come in 2[0-3]\.\d h"
+        without = rf"{workloads + 3} proxies do not trust it: .*under it in 2[0-3]\.\d h"
         assert re.search(without, problem), problem
         with pytest.raises(InvalidInput, match="rotate_anchor, which takes over"):
             inspect_issuer(
@@ -244,7 +244,7 @@ def test_what_cert_manager_began_by_itself_is_taken_over(mesh: Rotated, workload
             )
         renewed(mesh, "linkerd-identity-issuer", "linkerd", "linkerd-identity-issuer")
         (problem,) = said(mesh, "pl-anchor-trusted")
-        assert "the issuer is of it already" in problem
+        assert "it signed the issuer" in problem
         found = plan(mesh.cluster, mesh.config)
         assert any("takes over" in warning for warning in found.warnings)
         assert found.goal is not None

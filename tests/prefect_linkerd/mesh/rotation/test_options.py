@@ -28,7 +28,7 @@ KEY = "-----BEGIN PRIVATE KEY-----"
         ),
         (
             {"certificate": CERTIFICATE + KEY, "private_key_file": "a"},
-            "certificate holds a private key",
+            "certificate contains a private key",
         ),
         ({"private_key": KEY}, "Extra inputs"),
     ],

@@ -76,4 +76,4 @@ def test_a_release_that_something_reconciles_is_upgraded_there() -> None:
     assert [each.part for each in plan.releases] == [viz]
     assert "Flux's HelmRelease/flux/linkerd" in plan.left[0]
     cli = Owner("linkerd CLI", "the linkerd CLI")
-    assert "no Helm release: the linkerd CLI" in plan_renewal({}, {PLANE: cli}).left[0]
+    assert "not a Helm release: the linkerd CLI" in plan_renewal({}, {PLANE: cli}).left[0]

@@ -133,7 +133,7 @@ def test_the_gate_of_a_canary(traffic: Traffic, said: str) -> None:
         (seen(healthy=(600, 0)), "faulty answered 0 of 600"),
         (seen(healthy=(300, 0), faulty=(0, 300)), "faulty answered 300 of 600"),
         (seen(healthy=(440, 40), faulty=(0, 120)), "where no fault was injected"),
-        (seen(healthy=(480, 0), faulty=(20, 100)), "should fail always"),
+        (seen(healthy=(480, 0), faulty=(20, 100)), "should always fail"),
         (seen(healthy=(480, 0), faulty=(0, 120), lost=50), "no backend answered 50"),
     ],
 )

@@ -180,7 +180,7 @@ def test_a_run_whose_owner_was_taken_away_says_so(
                 run.front("web", "stable")
                 time.sleep(0.1)
 
-        with pytest.raises(NotReady, match="owns all that this run makes"):
+        with pytest.raises(NotReady, match="owns everything that this run makes"):
             go_on()
     assert left(cluster, namespace) == []
     with start(cluster, namespace) as again:
@@ -282,5 +282,5 @@ def test_traefiks_plain_port_is_found_in_its_own_namespace_first() -> None:
     url = entry_point(services, "traefik", "k8s.example.org")
     assert url == "http://traefik.traefik.svc.k8s.example.org:80/"
     assert entry_point(services[:1], "traefik", "cluster.local").endswith(".local:8000/")
-    with pytest.raises(InvalidInput, match="give the Service of the one that is there the label"):
+    with pytest.raises(InvalidInput, match="give the existing Traefik's Service the label"):
         entry_point([traefik("traefik", ("websecure", 443))], "traefik", "cluster.local")

@@ -151,7 +151,7 @@ NEW_LEAF = sign_issuer(NEW_CA, DOMAIN, timedelta(days=1), NOW).certificate
 @follows(
     "Put another CA into Secret/",
     "Renew the CA and what it signed where they come from, such as the release's values ",
-    "Renew the CA where the issuer of Certificate ",
+    "Renew the CA that the issuer of Certificate ",
 )
 def test_a_new_webhook_ca_is_enough() -> None:
     for secret, renewed, more in (
@@ -243,4 +243,4 @@ def test_the_timeline_is_a_picture_with_a_bar_for_each(days: list[float]) -> Non
     # The longer it lives the longer its bar.
     assert sorted(lengths) == [w for _, w in sorted(zip(days, lengths, strict=True))]
     ended = sum(left <= 0 for left in days)
-    assert len(re.findall(">ended<", picture)) == ended
+    assert len(re.findall(">expired<", picture)) == ended

@@ -167,7 +167,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "an upgrade": ({"upgrade": UPGRADE}, "Finish it with upgrade, or accept this.", "unfinished"),
     "custom resources": (
         {"resources": {"servers.policy.linkerd.io": ("Server/apps/web",)}},
-        "Save those that you need, or accept this.",
+        "Back up those that you need, or accept this.",
         "custom-resources",
     ),
     "a dependency": (

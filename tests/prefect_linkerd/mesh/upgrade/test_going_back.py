@@ -111,7 +111,7 @@ def test_a_rotated_anchor_is_not_lost() -> None:
     assert planned(trusted=OTHER.pem, linkerd_control_plane=both).findings == ()
 
 
-@follows("Change them with bootstrap afterwards, if you need them.")
+@follows("Set them again with bootstrap afterwards, if you need them.")
 def test_values_that_go_back_are_named() -> None:
     former = revision(1, "stable-2.13.7", proxy={"logLevel": "warn"})
     now = revision(2, "stable-2.14.10", status="deployed", proxy={"logLevel": "debug"})

@@ -91,7 +91,7 @@ def test_the_gateway_api_is_left_to_whoever_owns_it(
     [
         # Until 2.11 Linkerd looks at them itself; from 2.12 on they do nothing already.
         ("stable-2.11.5", "stable-2.12.6", [], "error", "Install the linkerd-smi extension"),
-        ("stable-2.12.6", "stable-2.13.7", [], "warning", "by an HTTPRoute with weighted"),
+        ("stable-2.12.6", "stable-2.13.7", [], "warning", "HTTPRoute with weighted"),
         ("stable-2.11.5", "stable-2.12.6", [ADAPTOR], "", ""),
     ],
 )
@@ -146,7 +146,7 @@ def test_values_that_would_do_nothing_are_named(charts_dir: Path) -> None:
     moved = {"policyController": {"defaultAllowPolicy": "cluster-authenticated"}}
     severity, text = found(lost(charts_dir, moved))["values"]
     assert severity == "error"
-    assert "its place is taken by proxy.defaultInboundPolicy" in text
+    assert "it is replaced by proxy.defaultInboundPolicy" in text
     assert not lost(charts_dir, {"proxy": {"logLevel": "debug"}}).findings
     accepted = lost(charts_dir, moved, accepted=frozenset({"values"}))
     assert found(accepted)["values"][0] == "warning"
