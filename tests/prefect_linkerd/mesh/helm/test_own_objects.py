@@ -308,7 +308,7 @@ def test_a_password_of_somebody_else_is_used_or_left(cluster: Cluster, routed: M
     viz = routed.namespaces.viz
     theirs = by_kubectl(cluster, users(viz, "auth"))
     [finding] = routes(cluster, routed)
-    assert "give that Secret a key users" in finding.remedy
+    assert "add a key users to that Secret" in finding.remedy
     patch = {"data": users(viz)["data"]}
     path = cluster.path("v1", "Secret", viz, AUTH_SECRET)
     kind = "application/merge-patch+json"

@@ -162,7 +162,7 @@ def test_a_split_that_had_ended_is_undone(cluster: Cluster, namespace: str) -> N
 
         # Nothing to go back to is an error, not half a way.
         cluster.delete("v1", "Secret", "sh.helm.release.v1.mesh-prod.v1", namespace)
-        with pytest.raises(ReleaseError, match="finishes it"):
+        with pytest.raises(ReleaseError, match="to finish the upgrade"):
             restore(cluster, owner, [], namespace, NOW)
     finally:
         for obj in (stays, left):
