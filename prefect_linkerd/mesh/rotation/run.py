@@ -1052,7 +1052,7 @@ class Rotation:
         proof = next(each.proof for each in phases_of(snapshot) if each.name == phase)
         return NotReady(
             f"mesh {self._mesh.config.name}, phase {phase}",
-            expected=proof,
+            expected=f'"{proof.removesuffix(".")}"',
             found=" | ".join(left[:20]),
             remedy="Manually restart what is named, then run again: it resumes from here.",
         )
