@@ -6,7 +6,7 @@ Source: linkerd2 `pkg/healthcheck`, category pre-kubernetes-setup.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -30,11 +30,12 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Installation:
-    """What would be installed, and what the cluster already has."""
+    """What would be installed, what the cluster already has, and what of that is upgraded."""
 
     there: PreflightSnapshot
     config: MeshConfig
     charts: Sequence[Chart]
+    upgraded: frozenset[ReleaseRef] = frozenset()
 
     @property
     def version(self) -> LinkerdVersion:
@@ -62,10 +63,18 @@ PREFLIGHT = (preflight_cluster, preflight_owners)
 
 
 def preflight(
-    there: PreflightSnapshot, config: MeshConfig, charts: Sequence[Chart]
+    there: PreflightSnapshot,
+    config: MeshConfig,
+    charts: Sequence[Chart],
+    upgraded: Iterable[ReleaseRef] = (),
 ) -> list[Finding]:
-    """Returns what blocks installing these charts on this cluster, and the warnings about it."""
-    found = Installation(there, config, charts)
+    """Returns what blocks installing these charts on this cluster, and the warnings about it.
+
+    Args:
+        upgraded: the releases that an upgrade moves to these charts: their other version, and what
+            they own, such as the CRDs of 2.11's single release, do not block it.
+    """
+    found = Installation(there, config, charts, frozenset(upgraded))
     results = (result for category in PREFLIGHT for result in category.run(found).results)
     return [
         Finding(
@@ -149,6 +158,7 @@ def no_other_linkerd_owns_objects(found: Installation) -> Problems:
     installed, linkerd = found.there.installed, found.config.namespaces.linkerd
     own = {ReleaseRef(name, linkerd) for name in installing}
     own |= {ref for name in installing if (ref := installed.ref(name)) is not None}
+    own |= found.upgraded
     foreign: dict[tuple[str, str], list[str]] = {}
     for item in found.there.owned:
         # `releases_are_not_driven` reports this mesh's releases that something else reconciles.
@@ -173,7 +183,7 @@ def _existing_remedy(owner: Owner) -> str:
 
 
 def _in_words(owner: Owner) -> str:
-    """An owner as the upgrade plan compares it: for plain Helm, the release's reference alone."""
+    """An owner in a message; for plain Helm, the release's reference alone."""
     return str(owner.release) if owner.by == "Helm" else str(owner)
 
 
@@ -241,6 +251,7 @@ def releases_are_of_the_version(found: Installation) -> Problems:
             there == wanted
             or release.status != "deployed"
             or not found.is_own(release)
+            or release.ref in found.upgraded
             or has_newer_crds((release.chart, there), (chart.name, wanted))
         ):
             continue

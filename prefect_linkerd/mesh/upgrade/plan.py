@@ -149,7 +149,7 @@ def plan_upgrade(snapshot: PlanSnapshot) -> UpgradePlan:
     rendered = [obj for objects in snapshot.rendered.values() for obj in objects]
     crds = crd_changes(snapshot.crds, rendered)
     findings = [
-        *_of_preflight(snapshot),
+        *snapshot.findings,
         *_policy(snapshot),
         *_lost(snapshot),
         *_extensions(snapshot),
@@ -233,17 +233,6 @@ def _before(snapshot: PlanSnapshot, name: str) -> Revision | None:
     """The revision that a chart replaces; for the control plane, 2.11's single chart if there."""
     old = snapshot.installed.get(OLD) if name == "linkerd-control-plane" else None
     return old or snapshot.installed.get(name)
-
-
-def _of_preflight(snapshot: PlanSnapshot) -> list[Finding]:
-    """Preflight's findings, except for the old version and for the mesh itself being installed."""
-    own = {f"{revision.namespace}/{revision.name}" for revision in snapshot.installed.values()}
-
-    def is_ours(finding: Finding) -> bool:
-        owner = finding.message.removeprefix("Linkerd is there already, owned by ")
-        return finding.id == "pre-l5d-existence" and owner in own
-
-    return [f for f in snapshot.findings if f.id != "pl-version" and not is_ours(f)]
 
 
 def _policy(snapshot: PlanSnapshot) -> list[Finding]:

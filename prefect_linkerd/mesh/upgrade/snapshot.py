@@ -157,7 +157,12 @@ def read_plan(
         user_values={change.chart: change.extra for change in changes},
         objects=[change for each in changes for change in each.objects],
         crds=installed_crds(mesh.cluster, installed, tuple(charts.values())),
-        findings=preflight(found, wanted, tuple(charts.values())),
+        findings=preflight(
+            found,
+            wanted,
+            tuple(charts.values()),
+            upgraded=[revision.ref for revision in installed.values()],
+        ),
         traffic_splits=list(mesh.cluster.list(*TRAFFIC_SPLIT)),
         releases=releases,
         behind=sum(map(is_behind(data_plane, proxy_version(wanted)), data_plane.pods)),

@@ -13,6 +13,7 @@ from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import PreflightFailed
 from prefect_linkerd.mesh.helm.installed import MeshReleases, mesh_releases
 from prefect_linkerd.mesh.helm.ownership import Owner
+from prefect_linkerd.mesh.helm.records import ReleaseRef
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.permissions import Permission
@@ -149,6 +150,26 @@ def test_our_own_releases_are_fine() -> None:
         owned=(Owned("CRD/a", helm("linkerd-crds", "linkerd"), frozenset({"linkerd-crds"})),),
     )
     assert preflight(own, CONFIG, CHARTS) == []
+
+
+def test_what_is_upgraded_does_not_block_its_upgrade() -> None:
+    """Such as 2.11's one release, which owns the CRDs and is of another version."""
+    old = release("linkerd-control-plane", "2025.4.4")
+    found = replace(
+        with_releases(old),
+        owned=(Owned("CRD/a", helm("linkerd2", "linkerd"), frozenset({"linkerd-crds"})),),
+    )
+    single = ReleaseRef("linkerd2", "linkerd")
+    ids = {
+        upgraded: [f.id for f in preflight(found, CONFIG, CHARTS, upgraded)]
+        for upgraded in [(), (single,), (old.ref,), (single, old.ref)]
+    }
+    assert ids == {
+        (): ["pre-l5d-existence", "pl-version"],
+        (single,): ["pl-version"],
+        (old.ref,): ["pre-l5d-existence"],
+        (single, old.ref): [],
+    }
 
 
 def test_newer_crds_under_an_older_control_plane_are_well() -> None:
