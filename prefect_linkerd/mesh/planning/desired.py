@@ -116,7 +116,7 @@ def _is_undeclared(mesh: Mesh, chart: Chart, values: Values, at: ReleaseRef) -> 
     try:
         release = read_release(mesh.cluster, at.name, at.namespace)
     except ApiError as error:
-        # Records in a namespace that this identity may not read: somebody else's release.
+        # This identity may not read the records there, so the release is somebody else's.
         if error.status != 403:
             raise
         return False

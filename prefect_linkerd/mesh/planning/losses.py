@@ -1,9 +1,9 @@
-"""What a mesh would lose by a run of bootstrap or upgrade: pure findings over what was read.
+"""What a mesh would lose in a run of bootstrap or upgrade: pure functions of what was read.
 
-Compares each release as it is (its last revision's manifest and values) with what the run would
-make of it. Everything lost that somebody set or made has a finding, and a finding is an error until
-a person accepts its id. Irreparable losses cannot be accepted: the issuer's Secret, the trust
-bundle's ConfigMap, a namespace or a CRD that Helm would delete.
+Compares each release's deployed revision (its manifest and values) with what the run would make of
+it. Nothing that somebody set or created is lost without a finding, and a finding is an error until
+a person accepts its id. Irreparable deletions cannot be accepted: of the issuer's Secret, the trust
+bundle's ConfigMap, a namespace or a CRD.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Pin:
 
 
 def losses(changes: Sequence[ReleaseChange], trusted: str) -> list[Finding]:
-    """Everything that a mesh or its owner would lose by a run.
+    """Findings about everything that a mesh or its owner would lose in a run.
 
     Args:
         trusted: the PEM of the trust anchors that the mesh trusts now.
@@ -134,7 +134,7 @@ def _says_nothing(value: Any, default: Any) -> bool:
 
 
 def _is_version(before: Revision, key: Key, value: Any) -> bool:
-    """Whether a value is the release's own Linkerd version, which an upgrade changes on purpose."""
+    """Whether a value is the release's own Linkerd version, which an upgrade is meant to change."""
     return key in VERSIONS and value == before.app_version
 
 
@@ -203,7 +203,7 @@ def shown(value: Any, name: str = "") -> Any:
             return HIDDEN if is_secret else value
         case dict():
             mapping = cast("dict[str, Any]", value)
-            # An environment variable has its name and value side by side.
+            # An environment variable's `name` says whether its `value` is secret.
             named = str(mapping.get("name", ""))
             return {
                 key: shown(each, named if key == "value" else str(key))
@@ -369,7 +369,7 @@ def _owner(owner: str, subjects: Sequence[str], is_refused: bool) -> Finding:
             "leaves the trust bundle to its owner."
         )
     elif is_refused:
-        remedy = "Let its owner keep it and turn it off in the chart's values, or delete it there."
+        remedy = "Turn it off in the chart's values, or have its owner delete it."
     else:
         remedy = "Take it out of its owner's release first, or accept that it changes hands."
     return Finding(

@@ -18,7 +18,7 @@ Action = Literal["upgrade", "install", "split", "uninstall", "unchanged", "kept"
 
 @dataclass(frozen=True)
 class ChartStep:
-    """What happens to one release; its chart's version before and after is empty without one.
+    """What happens to one release; `before` and `after` are its chart's version, empty for none.
 
     `kept` is a release of CRDs that is newer than the wanted one and stays as it is.
     """
@@ -70,7 +70,7 @@ def require_acceptable(findings: Iterable[Finding], what: str) -> None:
     if not errors:
         return
     ids = sorted({finding.id for finding in errors if finding.acceptable})
-    hint = f" A person may accept {', '.join(ids)} (accept; at a terminal --accept)." if ids else ""
+    hint = f" A person may accept {', '.join(ids)} (accept; --accept in a terminal)." if ids else ""
     raise PreflightFailed(
         what,
         expected="no blocking findings",

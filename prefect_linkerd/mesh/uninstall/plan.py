@@ -32,9 +32,9 @@ SHOWN = 20
 """How many names a finding lists."""
 
 ORDER: tuple[Part, ...] = (*EXTENSION_CHARTS, *reversed(CONTROL_PLANE_CHARTS), CRDS)
-"""The order of uninstalling: extensions need the control plane, and everything needs the CRDs.
+"""The order of uninstalling the parts.
 
-Of the control plane, extensions need the injector and the policies.
+Extensions need the control plane's injector and policies, and everything needs the CRDs.
 """
 
 
@@ -207,7 +207,7 @@ def _left_crds(
         if owner.reconciles:
             stays.append(Stays(name_of(obj), f"it belongs to {owner}"))
         elif options.crds and not _keeps_control_plane(snapshot):
-            yield _object(obj, f"of {owner}, which is gone")
+            yield _object(obj, f"left by {owner}, which is gone")
         else:
             stays.append(Stays(name_of(obj), "CRDs are deleted only if asked for (crds)"))
 
@@ -286,7 +286,7 @@ def _why_kept(member: Member, owner: Owner, release: Release, options: Uninstall
         release.name,
         release.target,
     )
-    # A release's driver marks its objects as well; whether it matters was decided for the release.
+    # A driver marks its release's objects as well, but a driven release is never uninstalled.
     if owner.reconciles or (owner.release is not None and not is_of_release):
         return f"it belongs to {owner}"
     if member.kind == "Namespace":

@@ -270,7 +270,7 @@ def _lost(snapshot: PlanSnapshot) -> list[Finding]:
                     "values",
                     "error",
                     f"value {key} of {name}",
-                    f"you set it, and chart {chart.version} does not know it: {text}",
+                    f"you set it, but chart {chart.version} does not have it: {text}",
                     f"Set the new one in the extra values ({FIELDS[name]}), or remove it."
                     if key in renamed
                     else f"Remove it from the extra values ({FIELDS[name]}).",

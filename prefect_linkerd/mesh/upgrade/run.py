@@ -309,7 +309,7 @@ class Upgrade:
     def fix_namespaces(self) -> list[str]:
         """Sets the namespaces' labels and annotations for the goal's version; returns the changed.
 
-        Until 2.11 the annotation of an extension's namespace decides whether its pods are injected.
+        Up to 2.11 the annotation of an extension's namespace decides whether its pods are injected.
         """
         return ensure_namespaces(self.goal)
 

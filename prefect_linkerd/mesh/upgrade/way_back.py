@@ -13,7 +13,7 @@ from prefect_linkerd.mesh.records.upgrade import RecordedRelease, UpgradeRecord
 
 @dataclass(frozen=True)
 class BackStep:
-    """One step: rolls a `part` of the mesh back to its `release`, or undoes the split of 2.11's.
+    """One step: rolls a `part` of the mesh back to its `release`, or undoes the chart split.
 
     `restore` recreates the record of 2.11's release if the split was finished; `unsplit` rolls the
     new control plane back to its first revision, which holds the old chart's objects; `give back`

@@ -201,7 +201,7 @@ def test_advice_about_an_object_that_the_api_server_refuses(charts_dir: Path) ->
     read = replace(snapshot(charts_dir, OLD, NEW), objects=[refused])
     assert said(read) == ["Fix what the message names."]
     words = advice(PreflightFailed, lambda: require_acceptable(errors(read), "upgrade"))
-    assert words.endswith("A person may accept objects (accept; at a terminal --accept).")
+    assert words.endswith("A person may accept objects (accept; --accept in a terminal).")
     assert errors(replace(read, objects=[replace(refused, refused="")])) == []
     require_acceptable(errors(replace(read, accepted=frozenset({"objects"}))), "upgrade")
 
@@ -259,7 +259,7 @@ def test_advice_about_pinned_versions(charts_dir: Path) -> None:
 @pytest.mark.real_charts
 @follows(
     "Set identity.externalCA: true in the extra values (values.inline)",
-    "Let its owner keep it and turn it off in the chart's values, or delete it there.",
+    "Turn it off in the chart's values, or have its owner delete it.",
     "Take it out of its owner's release first, or accept that it changes hands.",
 )
 def test_advice_about_an_owner(charts_dir: Path, cluster: Cluster, helm_path: str) -> None:
@@ -291,7 +291,7 @@ def test_advice_about_an_owner(charts_dir: Path, cluster: Cluster, helm_path: st
     # The chart then makes no such object, so that nothing is taken.
     role = "Role/linkerd/r"
     [refused] = found(taken(role, "Flux", is_new=True))
-    assert refused.remedy.startswith("Let its owner keep it")
+    assert refused.remedy.startswith("Turn it off in the chart's values")
     assert found() == []
     [shared] = found(taken(role, "Helm", is_new=False))
     assert shared.remedy.startswith("Take it out")
