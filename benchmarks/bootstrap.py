@@ -59,7 +59,7 @@ def by_flow(sandbox: Sandbox, server: PrefectServer) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def by_hand(sandbox: Sandbox) -> float:
+def by_plain_helm(sandbox: Sandbox) -> float:
     environment = os.environ | {
         "KUBECONFIG": str(sandbox.kubeconfig),
         "CHARTS": str(CHARTS),
@@ -79,7 +79,7 @@ def main() -> None:
         for number in range(rounds):
             with Sandbox(name=f"bench-hand-{number}") as sandbox:
                 os.environ["PATH"] = f"{sandbox.binaries.helm.parent}:{os.environ['PATH']}"
-                hand = by_hand(sandbox)
+                hand = by_plain_helm(sandbox)
             with Sandbox(name=f"bench-flow-{number}") as sandbox:
                 flow = by_flow(sandbox, server)
             ratios.append(flow / hand)

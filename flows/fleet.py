@@ -12,7 +12,15 @@ from prefect.states import Completed
 
 from prefect_linkerd.mesh.errors import FleetStopped, InvalidInput
 from prefect_linkerd.mesh.fleet import FleetOptions, FleetPlan, MeshOutcome
-from prefect_linkerd.tasks.fleet import Round, failures, plan_waves, poll, publish, start, take_up
+from prefect_linkerd.tasks.fleet import (
+    Round,
+    failures,
+    find_started_runs,
+    plan_waves,
+    poll,
+    publish,
+    start,
+)
 from prefect_linkerd.tasks.fleet_flows import FleetFlow
 from prefect_linkerd.tasks.flow import flow
 
@@ -75,7 +83,7 @@ def fleet(
 
     round_ = Round(deployment, parameters, round_name or str(flow_run.id))
     limit = timedelta(minutes=options.minutes)
-    turns = take_up(waves, round_)
+    turns = find_started_runs(waves, round_)
     outcomes: dict[str, MeshOutcome] = {mesh: turn.outcome(limit) for mesh, turn in turns.items()}
     again = [mesh for mesh, outcome in outcomes.items() if outcome == "failed"]
     outcomes |= dict.fromkeys(again, "waiting")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_linkerd.mesh.planning.dry_run import DryRun
-from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
+from prefect_linkerd.mesh.smoke.options import SmokeOptions, SmokeTest
 from prefect_linkerd.mesh.smoke.report import SmokeReport, require_smoke
 from prefect_linkerd.tasks.flow import flow
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, connect
 from prefect_linkerd.tasks.outside import Ending, Future, completed
-from prefect_linkerd.tasks.smoke import leftovers, promise, result_of, show_report, smoke_outlook
+from prefect_linkerd.tasks.smoke import leftovers, result_of, run_test, show_report, smoke_outlook
 from prefect_linkerd.tasks.step import submit
 
 DEFAULTS = SmokeOptions()
@@ -48,8 +48,8 @@ def smoke_test(
     if dry_run:
         return smoke_outlook(live, options)
     leftovers(live, options)
-    tests: dict[Promise, Future[Any]] = {
-        name: submit(promise, live, options, name) for name in options.promises
+    tests: dict[SmokeTest, Future[Any]] = {
+        name: submit(run_test, live, options, name) for name in options.tests
     }
     results = tuple(result_of(name, test) for name, test in tests.items())
     report = SmokeReport(mesh.name, str(mesh.linkerd), results)

@@ -26,7 +26,6 @@ from prefect_linkerd.tasks.releases import release
 from prefect_linkerd.tasks.rotation import claim_of
 from prefect_linkerd.tasks.step import submit
 from prefect_linkerd.tasks.upgrade import (
-    arrived,
     begin,
     begin_going_back,
     choose_target,
@@ -38,12 +37,13 @@ from prefect_linkerd.tasks.upgrade import (
     move_data_plane,
     plan,
     plan_going_back,
+    record_rollback,
+    report_rolled_back,
+    report_upgraded,
     roll_back,
     soak,
     split_chart,
-    turn_back,
     uninstall,
-    went_back,
 )
 
 DEFAULTS = RestartPolicy()
@@ -128,7 +128,7 @@ def _upgrade(upgrade: Upgrade, *, go_back: bool) -> UpgradePlan | Ending:
     """Upgrades the mesh or rolls it back, while holding the claim to it."""
     begin(upgrade)
     if go_back and not upgrade.is_going_back:
-        turn_back(upgrade, "a rollback was requested")
+        record_rollback(upgrade, "a rollback was requested")
 
     if not upgrade.is_going_back:
         try:
@@ -142,15 +142,15 @@ def _upgrade(upgrade: Upgrade, *, go_back: bool) -> UpgradePlan | Ending:
         ) as failure:
             if isinstance(failure, ReleaseError) and failure.transient:
                 raise
-            turn_back(upgrade, str(failure))
+            record_rollback(upgrade, str(failure))
         else:
-            arrived(upgrade, verified)
+            report_upgraded(upgrade, verified)
             end(upgrade)
             return upgrade.plan
 
     upgrade.probe.only_count()
     verified = _roll_back(upgrade)
-    went_back(upgrade, verified)
+    report_rolled_back(upgrade, verified)
     end(upgrade)
     record = upgrade.record
     if record.was_completed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect_linkerd.mesh.bootstrap.run import Bootstrap
-from prefect_linkerd.tasks.injection import tell_remeshed
+from prefect_linkerd.tasks.injection import log_restarted
 from prefect_linkerd.tasks.step import step
 
 
@@ -13,5 +13,5 @@ from prefect_linkerd.tasks.step import step
 def emojivoto(run: Bootstrap) -> list[str]:
     """The names of its workloads."""
     done = run.deploy_emojivoto()
-    tell_remeshed(done.remeshed)
+    log_restarted(done.remeshed)
     return [str(workload) for workload in done.workloads]

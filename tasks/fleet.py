@@ -97,7 +97,7 @@ def plan_waves(deployment: str, meshes: list[str], options: FleetOptions) -> Fle
                 return plan_fleet(saved, meshes, options)
 
 
-def take_up(plan: FleetPlan, round_: Round) -> dict[str, Turn]:
+def find_started_runs(plan: FleetPlan, round_: Round) -> dict[str, Turn]:
     """Each mesh's latest run that an earlier fleet run of the same round started."""
     turns: dict[str, Turn] = {}
     attempt = 0

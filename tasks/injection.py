@@ -8,7 +8,7 @@ from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.tasks.outside import get_run_logger
 
 
-def tell_remeshed(restarted: Iterable[Workload]) -> None:
+def log_restarted(restarted: Iterable[Workload]) -> None:
     """Called within a step that deploys meshed workloads."""
     for workload in restarted:
         get_run_logger().warning("%s came up without a proxy and was restarted", workload)

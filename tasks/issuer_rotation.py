@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
+from prefect_linkerd.mesh.kubernetes.permissions import naming_all_missing
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo
 from prefect_linkerd.mesh.planning.dry_run import DryRun
@@ -24,7 +24,7 @@ from prefect_linkerd.tasks.trust_anchor import key_ring
 
 @step("look", description="Checks that the issuer can be rotated; changes nothing.")
 def inspect_issuer(mesh: Mesh, options: RotationOptions) -> CertificateInfo | None:
-    with all_at_once(
+    with naming_all_missing(
         mesh.cluster,
         f"issuer rotation of mesh {mesh.name}",
         lambda: rotation_reads(mesh.config) + issuer_permissions(mesh.config, (), has_record=False),

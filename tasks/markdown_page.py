@@ -19,7 +19,7 @@ _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _CODE_IN_LINK = re.compile(r"\[`([^`\]]*)`\](?=\()")
 
 
-def shown_whole(page: str) -> str:
+def fit_to_ui(page: str) -> str:
     """The page with too-wide tables turned into lists, and no code within links."""
     return "\n".join(_lines(_CODE_IN_LINK.sub(r"[\1]", page).split("\n")))
 

@@ -31,7 +31,7 @@ from prefect.states import Completed, Failed, Scheduled
 from pydantic import Field, SecretStr
 
 from prefect_linkerd.mesh.report.events import VERDICTS, Notice
-from prefect_linkerd.tasks.markdown_page import shown_whole
+from prefect_linkerd.tasks.markdown_page import fit_to_ui
 from prefect_linkerd.tasks.outside import Bar, Ending, Future, Log
 from prefect_linkerd.tasks.step import DELAYS, Step, is_transient
 
@@ -104,7 +104,7 @@ class OnPrefect:
         return kind(name=name, message=message or None, data=data)
 
     def markdown(self, text: str, key: str, description: str) -> None:
-        create_markdown_artifact(shown_whole(text), key=key, description=description)
+        create_markdown_artifact(fit_to_ui(text), key=key, description=description)
 
     def table(self, rows: Sequence[dict[str, Any]], key: str, description: str) -> None:
         create_table_artifact(list(rows), key=key, description=description)

@@ -12,7 +12,7 @@ from prefect_linkerd.mesh.bootstrap.run import find_charts as find_all
 from prefect_linkerd.mesh.bootstrap.snapshot import read_bootstrap
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.kubernetes.client import Object
-from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
+from prefect_linkerd.mesh.kubernetes.permissions import naming_all_missing
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import permissions
 from prefect_linkerd.tasks.names import mesh_key
@@ -52,7 +52,7 @@ def plan(mesh: Mesh, charts: Charts, accept: frozenset[str]) -> PlannedBootstrap
         InvalidInput: the provided or stored trust anchor is unfit, or a dependency is missing.
     """
     mesh.helm.require()
-    with all_at_once(
+    with naming_all_missing(
         mesh.cluster, f"bootstrap of mesh {mesh.name}", lambda: permissions(mesh.config)
     ):
         snapshot = read_bootstrap(mesh, tuple(charts.values()), key_store(mesh), accept)

@@ -11,7 +11,7 @@ from prefect_linkerd.mesh.helm.client import ReleaseOutcome
 from prefect_linkerd.mesh.helm.values import ClusterFacts
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.releases import Reconciled, ensure_release
-from prefect_linkerd.tasks.injection import tell_remeshed
+from prefect_linkerd.tasks.injection import log_restarted
 from prefect_linkerd.tasks.outside import get_run_logger
 from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.step import step
@@ -51,7 +51,7 @@ def dependency(run: Bootstrap, name: Dependency) -> ReleaseOutcome | None:
 def _told(mesh: Mesh, done: Reconciled) -> ReleaseOutcome:
     """Logs what was done, and returns the outcome."""
     log, chart = get_run_logger(), done.chart
-    tell_remeshed(done.remeshed)
+    log_restarted(done.remeshed)
     log.info(done.summary)
     if done.keeps_newer_crds:
         there = done.outcome.release.chart_version

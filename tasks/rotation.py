@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from prefect_linkerd.mesh.config.model import UpgradePolicy
 from prefect_linkerd.mesh.errors import InvalidInput
-from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
+from prefect_linkerd.mesh.kubernetes.permissions import naming_all_missing
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.records.rotation import RotationClaim, RotationRecord
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions, WebhookOptions
@@ -39,7 +39,7 @@ def plan_rotation(
         # `drop` only restarts workloads, which needs no helm.
         mesh.helm.require()
     new = with_key(new_anchor)
-    with all_at_once(
+    with naming_all_missing(
         mesh.cluster,
         f"rotation of mesh {mesh.name}",
         lambda: rotation_reads(mesh.config) + issuer_permissions(mesh.config, (), has_record=False),
@@ -50,7 +50,7 @@ def plan_rotation(
         log.warning("Unhealthy: %s", trouble)
     for warning in plan.warnings:
         log.warning("%s", warning)
-    for item in plan.by_hand:
+    for item in plan.manual:
         log.warning("To be done manually: %s", item)
     create_markdown_artifact(
         plan_markdown(mesh.name, plan),
@@ -172,7 +172,7 @@ def finish(mesh: Mesh, rotation: Rotation, plan: RotationPlan) -> RotationRecord
     )
     send([rotation_notice(mesh.name, record, requests)])
     get_run_logger().info("Probe: %s", requests.sentence)
-    if mesh.config.trust_anchor.brought:
+    if mesh.config.trust_anchor.provided:
         get_run_logger().warning(
             "The mesh's configuration still provides the old trust anchor: remove "
             "trust_anchor.certificate and private_key, or provide the new one"

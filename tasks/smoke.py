@@ -8,16 +8,16 @@ from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.load.fuse import clear_leftovers
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.dry_run import DryRun
-from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
-from prefect_linkerd.mesh.smoke.promises import keep_promise
+from prefect_linkerd.mesh.smoke.options import SmokeOptions, SmokeTest
 from prefect_linkerd.mesh.smoke.report import (
     SmokeReport,
     SmokeResult,
     Step,
-    promise_markdown,
     smoke_markdown,
+    smoke_test_markdown,
 )
 from prefect_linkerd.mesh.smoke.run import SMOKE
+from prefect_linkerd.mesh.smoke.smoke_tests import run_smoke_test
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import (
     Ending,
@@ -37,7 +37,7 @@ def smoke_outlook(mesh: Mesh, options: SmokeOptions) -> DryRun:
     return DryRun(
         f"Smoke tests of mesh {mesh.name}",
         (
-            *(f"test {name}" for name in options.promises),
+            *(f"test {name}" for name in options.tests),
             f"objects of its own in namespace {place}, with image {options.image}; all are deleted "
             "at the end",
             f"{options.requests} requests in each measurement",
@@ -57,20 +57,20 @@ def leftovers(mesh: Mesh, options: SmokeOptions) -> list[str]:
     return removed
 
 
-@step("promise", run_name="{promise}", description="Runs one smoke test, and deletes what it made.")
-def promise(mesh: Mesh, options: SmokeOptions, promise: Promise) -> Ending:
+@step("smoke test", run_name="{test}", description="Runs one smoke test, and deletes what it made.")
+def run_test(mesh: Mesh, options: SmokeOptions, test: SmokeTest) -> Ending:
     """The outcome as a state, with a `SmokeResult` as its data; also as an artifact."""
     log = get_run_logger()
 
     def show(step: Step) -> None:
         log.info("%s: %s", step.name, ", ".join(filter(None, (step.outcome, step.detail))))
 
-    with RolloutProgress(mesh.name, f"smoke {promise}") as progress:
-        result = keep_promise(promise, mesh, options, on_step=show, on_progress=progress)
+    with RolloutProgress(mesh.name, f"smoke {test}") as progress:
+        result = run_smoke_test(test, mesh, options, on_step=show, on_progress=progress)
     create_markdown_artifact(
-        promise_markdown(result),
-        key=mesh_key(mesh.name, f"smoke-{promise}"),
-        description=f"Mesh {mesh.name}: {promise} {result.outcome}",
+        smoke_test_markdown(result),
+        key=mesh_key(mesh.name, f"smoke-{test}"),
+        description=f"Mesh {mesh.name}: {test} {result.outcome}",
     )
     if result.outcome == "failed":
         return failed(result, message=result.reason)
@@ -79,14 +79,14 @@ def promise(mesh: Mesh, options: SmokeOptions, promise: Promise) -> Ending:
     return completed(result)
 
 
-def result_of(promise: Promise, test: Future[Any]) -> SmokeResult:
+def result_of(test: SmokeTest, run: Future[Any]) -> SmokeResult:
     """The result of a submitted test; a test that could not finish counts as failed."""
-    found: object = test.result(raise_on_failure=False)
+    found: object = run.result(raise_on_failure=False)
     if isinstance(found, SmokeResult):
         return found
     step = Step("test", "failed", str(found))
     remedy = found.remedy if isinstance(found, MeshError) else "Look at the task run's log."
-    return SmokeResult(promise, (step,), remedy=remedy)
+    return SmokeResult(test, (step,), remedy=remedy)
 
 
 def show_report(report: SmokeReport) -> None:

@@ -13,8 +13,8 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     FileKeyStore,
     KeyStore,
     TrustAnchor,
-    brought_pair,
     is_same,
+    provided_pair,
     refuse_other,
 )
 from prefect_linkerd.mesh.mesh import Mesh
@@ -101,7 +101,7 @@ def key_ring(mesh: Mesh) -> KeyRing:
     anchor = mesh.config.trust_anchor
     return KeyRing(
         key_store(mesh),
-        provided=lambda: brought_pair(anchor),
+        provided=lambda: provided_pair(anchor),
         is_shared=anchor.share_anchor,
     )
 

@@ -25,7 +25,7 @@ def plan_to_uninstall(
     mesh: Mesh, options: UninstallOptions, accept: frozenset[str]
 ) -> UninstallPlan:
     """The plan, also as an artifact; changes nothing."""
-    plan = inspect_uninstall(mesh, options, accept, place_of_key(mesh))
+    plan = inspect_uninstall(mesh, options, accept, key_location(mesh))
     if any(gone.release is not None for gone in plan.goes):
         mesh.helm.require()
     log = get_run_logger()
@@ -39,7 +39,7 @@ def plan_to_uninstall(
     return plan
 
 
-def place_of_key(mesh: Mesh) -> str:
+def key_location(mesh: Mesh) -> str:
     """Where the trust anchor's key is, according to the configuration."""
     anchor = mesh.config.trust_anchor
     if anchor.custody == "in-cluster":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import cast
 
-from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
+from prefect_linkerd.mesh.kubernetes.permissions import naming_all_missing
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import permissions
@@ -18,7 +18,7 @@ from prefect_linkerd.mesh.upgrade.run import PlannedUpgrade, Upgrade, inspect_up
 from prefect_linkerd.mesh.upgrade.snapshot import newest_target
 from prefect_linkerd.mesh.upgrade.story import story_markdown, upgrade_notice
 from prefect_linkerd.tasks.events import send
-from prefect_linkerd.tasks.injection import tell_remeshed
+from prefect_linkerd.tasks.injection import log_restarted
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh, block_name
 from prefect_linkerd.tasks.names import mesh_key
 from prefect_linkerd.tasks.outside import create_markdown_artifact, get_run_logger
@@ -41,7 +41,7 @@ def choose_target(mesh: Mesh, to: str | None) -> LinkerdVersion:
 
 def _permitted(mesh: Mesh) -> AbstractContextManager[None]:
     """Raises an error that names every missing permission if a read of the plan is denied."""
-    return all_at_once(
+    return naming_all_missing(
         mesh.cluster,
         f"upgrade of mesh {mesh.name}",
         lambda: [*permissions(mesh.config), *data_plane_reads()],
@@ -151,7 +151,7 @@ def move_data_plane(upgrade: Upgrade) -> Restarted:
     name, log = upgrade.goal.name, get_run_logger()
     with RolloutProgress(name, "data plane") as progress, told(name, lambda: upgrade.traffic):
         done = upgrade.move_data_plane(progress)
-    for left in done.by_hand:
+    for left in done.manual:
         log.warning("To be done manually: %s", left)
     for left in upgrade.left_alone():
         log.warning("%s, and was left alone", left)
@@ -159,9 +159,9 @@ def move_data_plane(upgrade: Upgrade) -> Restarted:
 
 
 @step("turn back", description="Records that the upgrade rolls back, and why.")
-def turn_back(upgrade: Upgrade, reason: str) -> None:
+def record_rollback(upgrade: Upgrade, reason: str) -> None:
     get_run_logger().error("The upgrade rolls back: %s", reason)
-    upgrade.turn_back(reason)
+    upgrade.record_rollback(reason)
 
 
 @step("way back", description="Rolls every release back to its former revision.")
@@ -169,7 +169,7 @@ def roll_back(upgrade: Upgrade) -> tuple[str, ...]:
     """The releases that were rolled back."""
     with RolloutProgress(upgrade.before.name, "way back") as progress:
         done = upgrade.roll_back(progress)
-    tell_remeshed(done.remeshed)
+    log_restarted(done.remeshed)
     get_run_logger().info("Rolled back: %s", ", ".join(done.parts) or "nothing")
     return done.parts
 
@@ -182,13 +182,13 @@ def end(upgrade: Upgrade) -> None:
 @step(
     "arrived", description="Reports that the mesh is upgraded, and saves its version in its block."
 )
-def arrived(upgrade: Upgrade, verified: Report) -> None:
+def report_upgraded(upgrade: Upgrade, verified: Report) -> None:
     _tell(upgrade, verified)
     keep_version(upgrade.after)
 
 
 @step("went back", description="Reports that the mesh is back at its former version, and why.")
-def went_back(upgrade: Upgrade, verified: Report) -> None:
+def report_rolled_back(upgrade: Upgrade, verified: Report) -> None:
     _tell(upgrade, verified)
 
 

@@ -31,19 +31,19 @@ from tests.support.repository import ROOT
 from tests.support.turns import open_turns, turn
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # A shell starts what it puts into the background with SIGINT ignored, and so would be all
-    # that tests start: a Prefect worker then never ends by SIGTERM.
+    # A shell starts background processes with SIGINT ignored, and whatever tests start inherits
+    # that: a Prefect worker then never exits on SIGTERM.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A helm lives for a second or two: a fifth of its processor time is garbage collection.
+# A helm process lives for a second or two; a fifth of its processor time is garbage collection.
 os.environ.setdefault("GOGC", GARBAGE)
-# And so it is with Python, in what tests start and in themselves.
+# The same holds for Python, both in the tests and in the processes that they start.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ROOT / "tests/interpreter"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 gc.set_threshold(100_000)
 
-# Other tests take the processor meanwhile; what hangs is ended by the timeout of every test.
+# No deadline: other tests compete for the processor, and each test's timeout stops one that hangs.
 settings.register_profile("beside others", deadline=None)
 settings.load_profile("beside others")
 
@@ -72,9 +72,9 @@ def shares_sandbox(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first; a group's tests stay in their order. What needs only Python is `fast`.
+    """Puts the longest first, keeps a group's order, and marks as `fast` what needs only Python.
 
-    Those on the shared sandbox come last, as an idle one costs a thirtieth of a processor.
+    Tests on the shared sandbox come last, as an idle sandbox costs a thirtieth of a processor.
     """
     items.sort(key=lambda item: (not shares_sandbox(item), length(item)), reverse=True)
     for item in items:
@@ -84,14 +84,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Waits for a turn, which is not of the test's time: before all else, its timeout too."""
+    """Waits for a turn before the test's clock and timeout start."""
     with turn(item):
         return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture is made: whether the charts are here that the test wants."""
+    """Skips a test whose charts are missing, before any fixture is set up."""
     if item.get_closest_marker("real_charts"):
         shared.require_real()
     if "shared_dir" in fixtures_of(item):
@@ -102,7 +102,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Which tests were not run, as something is not here that they need."""
+    """Lists the tests that were skipped because something they need is missing."""
     skipped = terminalreporter.stats.get("skipped", ())
     reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
     if reasons:
@@ -112,8 +112,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Stops where groups are not kept together: every worker would set up all of them."""
-    # What is here now stays to the end, and garbage is looked for elsewhere.
+    """Stops if a test has lost its group: every worker would then set up every group."""
+    # What is loaded now stays until the end: exclude it from garbage collection.
     gc.collect()
     gc.freeze()
     if getattr(session.config.option, "loadgroup", False):
@@ -124,9 +124,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True)
 def _reports_of_no_mesh() -> Iterator[None]:
-    """A command's reports are about its mesh until its process ends: here for one test.
+    """Resets which mesh reports are about; a command keeps it until its process ends.
 
-    Otherwise the next test's ask a cluster that is gone, for as long as a client has patience.
+    Otherwise the next test's reports query a cluster that is gone until the client gives up.
     """
     yield
     reports_are_about(None)
@@ -134,12 +134,12 @@ def _reports_of_no_mesh() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_dir(request: pytest.FixtureRequest) -> Path:
-    """A folder with charts/ and manifests/: the real ones, else those of the rehearsal."""
+    """A folder with charts/ and manifests/: the real ones, or else the rehearsal's."""
     return shared.SHARED if shared.IS_REAL else shared.rehearsal(_helm(request))
 
 
 def _helm(request: pytest.FixtureRequest) -> Path:
-    """Helm, asked for late: most tests that have the real charts need no program."""
+    """Helm, requested late: with the real charts, most tests need no program."""
     return request.getfixturevalue("binaries").helm
 
 
@@ -150,8 +150,8 @@ def charts_dir(shared_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def binaries() -> Binaries:
-    """The programs of a cluster. From here on each that is started has one processor: others take
-    the rest, and what Go spends on sharing several is a tenth of all that tests cost.
+    """The programs of a cluster. Limits each that is started from here on to one processor: other
+    tests use the rest, and Go's overhead for several is a tenth of what all tests cost.
     """
     found = ensure_binaries()
     os.environ.setdefault("GOMAXPROCS", "1")
@@ -165,7 +165,7 @@ def helm_path(binaries: Binaries) -> str:
 
 @pytest.fixture(scope="session")
 def sandbox(binaries: Binaries) -> Iterator[Sandbox]:
-    """One cluster of each test process, for tests that keep to namespaces of their own."""
+    """One cluster per test process, for tests that keep to namespaces of their own."""
     with Sandbox("shared", binaries=binaries) as running:
         yield running
 
@@ -187,14 +187,14 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
 
 @pytest.fixture
 def fresh_sandbox(binaries: Binaries) -> Iterator[Callable[..., Sandbox]]:
-    """Starts clusters that nobody else uses, for what is cluster-wide, such as a mesh."""
+    """Starts clusters for one test alone, for what is cluster-wide, such as a mesh."""
     with ExitStack() as stack:
         yield lambda name="fresh": stack.enter_context(Sandbox(name, binaries=binaries))
 
 
 @pytest.fixture(scope="session")
 def ready_meshes(binaries: Binaries, charts_dir: Path) -> ReadyMeshes:
-    """Meshes that are installed once, and copied for every test."""
+    """Meshes that are installed once and copied for every test."""
     return ReadyMeshes(binaries, charts_dir)
 
 
@@ -202,11 +202,11 @@ def ready_meshes(binaries: Binaries, charts_dir: Path) -> ReadyMeshes:
 def ready_mesh(
     ready_meshes: ReadyMeshes, shared_dir: Path, helm_path: str, tmp_path: Path
 ) -> Iterator[ReadyMesh]:
-    """A control plane of a version on a cluster of its own, as `tests.support.meshes` has it.
+    """A control plane from `tests.support.meshes`, on a cluster of its own.
 
     Takes a version, an issuer mode, a number of workloads and further fields of the configuration
-    that change nothing in the cluster; gives the sandbox and the mesh's configuration. The anchor's
-    key is in the test's folder, where it is not in the cluster.
+    that change nothing in the cluster; returns the sandbox and the mesh's configuration. The
+    anchor's key is in the test's folder unless it is in the cluster.
     """
     with ExitStack() as stack:
 
@@ -229,10 +229,10 @@ def ready_mesh(
 def prefect_server(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[PrefectServer]:
-    """One Prefect server of all test processes, for runs that a test begins.
+    """One Prefect server shared by all test processes, for runs that a test starts.
 
-    What serves schedules, workers and people is off, as it takes processor time all along. Runs of
-    others are on it too: a test asks for its own mesh.
+    Its services for schedules, workers and the UI are off, as they take processor time constantly.
+    It also has the runs of other tests: a test asks only for those of its own mesh.
     """
     folder = tmp_path_factory.getbasetemp()
     if hasattr(request.config, "workerinput"):

@@ -1,4 +1,4 @@
-"""Which tests take long, so that they begin first and none is left alone at the end.
+"""Which tests take long, so that they start first and none runs alone at the end.
 
 `python -m tests.lengths junit.xml` prints the table for a run with `--junitxml`.
 """
@@ -51,18 +51,18 @@ LENGTHS: dict[str, int] = {
     "tests/prefect_linkerd/mesh/rotation/test_traffic.py": 20,
     "tests/prefect_linkerd/mesh/test_drivers.py": 20,
 }
-"""Seconds of what runs in one piece: a group, or the longest test of a file."""
+"""Seconds of each unit that runs in one piece: a group, or the longest test of a file."""
 
 
 def length(item: pytest.Item) -> int:
-    """Seconds that the group of a test takes, or else the test itself."""
+    """Seconds that a test's group takes, or else the longest test of its file; 0 if unknown."""
     group = item.get_closest_marker("xdist_group")
     name = group.args[0] if group else item.nodeid.partition("::")[0]
     return LENGTHS.get(str(name), 0)
 
 
 def measured(report: str) -> dict[str, int]:
-    """The table of a run, by its JUnit report: what took 20 seconds or longer."""
+    """The table for a run, from its JUnit report: what took 20 seconds or longer."""
     groups: Counter[str] = Counter()
     singles: dict[str, float] = {}
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 a file of our own

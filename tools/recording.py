@@ -40,7 +40,7 @@ Event = tuple[float, str]
 
 
 @dataclass
-class Said:
+class Recorded:
     """One command, how long it took, and what it said when."""
 
     command: str
@@ -87,9 +87,9 @@ class Shell:
         # By argument of Popen; the type has it optional.
         self._commands = cast("IO[str]", self._process.stdin)
 
-    def run(self, command: str) -> Said:
+    def run(self, command: str) -> Recorded:
         """Runs a command to its end."""
-        said, begin = Said(command), time.monotonic()
+        said, begin = Recorded(command), time.monotonic()
         self._commands.write(f"{{ {command}\n}} </dev/null; echo $? >&{self._end}\n")
         self._commands.flush()
         said.events.append((begin - self.begin, f"\x1b[1m$ {command}\x1b[0m\r\n"))
@@ -141,13 +141,13 @@ def commands() -> list[str]:
     return [line for line in lines if line]
 
 
-def record(folder: Path) -> list[Said]:
+def record(folder: Path) -> list[Recorded]:
     """From a clone to the end of the demo.
 
     Raises:
         SystemExit: a command ended otherwise than README says.
     """
-    said: list[Said] = []
+    said: list[Recorded] = []
     is_broken = False
     with shell(folder) as opened:
         clone = f"git clone --quiet {ROOT} prefect-linkerd && cd prefect-linkerd"
@@ -165,7 +165,7 @@ def record(folder: Path) -> list[Said]:
     return said
 
 
-def as_cast(said: list[Said]) -> str:
+def as_cast(said: list[Recorded]) -> str:
     """The recording; who plays it waits two seconds at most."""
     header = {
         "version": 2,
@@ -178,7 +178,7 @@ def as_cast(said: list[Said]) -> str:
     return "".join(json.dumps(line) + "\n" for line in [header, *events])
 
 
-def as_page(said: list[Said], load: float) -> str:
+def as_page(said: list[Recorded], load: float) -> str:
     """The commands with their times, and how each ended.
 
     Args:

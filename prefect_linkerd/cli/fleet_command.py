@@ -66,9 +66,9 @@ def _fleet(
                 remedy="Name files that exist, or only blocks of your Prefect server.",
             )
         flow = str(arguments.get("deployment", "verify_mesh"))
-        of_key = declared_flows()[flow].declaration.key
-        fleet = load_fleet(files, "unused" if of_key == "unused" else "asked")
-        if of_key == "kept" and not is_dry({**arguments["parameters"], **arguments}):
+        key_use = declared_flows()[flow].declaration.key
+        fleet = load_fleet(files, "unused" if key_use == "unused" else "asked")
+        if key_use == "kept" and not is_dry({**arguments["parameters"], **arguments}):
             from prefect_linkerd.cli.key_place import is_chosen, no_place
 
             # A fleet of files always runs on the local server, which is no place for the key.

@@ -191,24 +191,24 @@ def approved(name: str, yes: bool) -> Generator[Answer]:
 
 
 def _say_key(config: MeshConfig, *, is_plain: bool) -> None:
-    from prefect_linkerd.cli.key_place import key_words
+    from prefect_linkerd.cli.key_place import key_text
 
     if is_plain:
         from prefect_linkerd.cli.at_terminal import AtTerminal
         from prefect_linkerd.tasks.outside import within
 
         with within(AtTerminal("")):
-            said = key_words(config, "")
+            said = key_text(config, "")
     else:
         from prefect.settings import PREFECT_API_URL
 
-        said = key_words(config, PREFECT_API_URL.value() or "")
+        said = key_text(config, PREFECT_API_URL.value() or "")
     print(said, file=sys.stderr)
 
 
 def show(config: MeshConfig | None, state: Ending, output: str, *, dry: bool = False) -> None:
     from prefect_linkerd.cli.paint import width_of
-    from prefect_linkerd.cli.results import as_words
+    from prefect_linkerd.cli.results import result_text
     from prefect_linkerd.tasks.outside import report_head
 
     result: object = state.data
@@ -223,4 +223,4 @@ def show(config: MeshConfig | None, state: Ending, output: str, *, dry: bool = F
         name = config.name if config else ""
         width = width_of(sys.stdout)
         state_name, message = state.name or "", state.message or ""
-        print(as_words(name, state_name, message, result, dry=dry, width=width), end="")
+        print(result_text(name, state_name, message, result, dry=dry, width=width), end="")

@@ -92,14 +92,14 @@ def _at(config: MeshConfig, **anchor: object) -> MeshConfig:
         raise wrong_fields("trust_anchor", error, "a place for the key") from None
 
 
-NOT_SAID = (
+NO_KEY_LOCATION = (
     "the mesh's file does not say (trust_anchor.key_file, or custody: in-cluster), and there is no "
     "Prefect server (PREFECT_API_URL)"
 )
 """Why the place of the key is unknown."""
 
 
-def key_words(config: MeshConfig, server: str) -> str:
+def key_text(config: MeshConfig, server: str) -> str:
     """Says where the trust anchor's private key is after a run, and how to back it up.
 
     Args:
@@ -109,7 +109,7 @@ def key_words(config: MeshConfig, server: str) -> str:
 
     if not server and not is_chosen(config):
         return (
-            f"The place of the trust anchor's private key is unknown: {NOT_SAID}. "
+            f"The place of the trust anchor's private key is unknown: {NO_KEY_LOCATION}. "
             "Rotations need it."
         )
     store = key_store(Mesh(Cluster.from_access(config.access), config))
@@ -118,7 +118,7 @@ def key_words(config: MeshConfig, server: str) -> str:
             f"The trust anchor's private key is not in {store.where}: the anchor was adopted or "
             "provided without it. Rotations need it there."
         )
-    return place_words(config, store.where, server)
+    return place_text(config, store.where, server)
 
 
 def key_row(config: MeshConfig, cluster: Cluster, *, has_server: bool) -> str:
@@ -128,7 +128,7 @@ def key_row(config: MeshConfig, cluster: Cluster, *, has_server: bool) -> str:
     """
     anchor = config.trust_anchor
     if not has_server and not is_chosen(config):
-        return f"unknown: {NOT_SAID}"
+        return f"unknown: {NO_KEY_LOCATION}"
     if anchor.custody == "in-cluster":
         where = f"Secret/{config.anchor_namespace}/{ANCHOR_SECRET}"
         found = read_tls_secret(cluster, ANCHOR_SECRET, config.anchor_namespace)
@@ -141,7 +141,7 @@ def key_row(config: MeshConfig, cluster: Cluster, *, has_server: bool) -> str:
     return where if is_there else f"not there: {where}"
 
 
-def place_words(config: MeshConfig, where: str, server: str) -> str:
+def place_text(config: MeshConfig, where: str, server: str) -> str:
     """Says where the key is, how to back it up, and which setting of a mesh file points there.
 
     Args:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 def named_together(
     command: str, cluster: Cluster, config: MeshConfig
 ) -> AbstractContextManager[None]:
-    """Names every missing permission that a command always needs; see `all_at_once`.
+    """Names every missing permission that a command always needs; see `naming_all_missing`.
 
     Args:
         command: the command; it needs its flow's grants, those of docs/permissions.md.
     """
-    from prefect_linkerd.mesh.kubernetes.permissions import all_at_once
+    from prefect_linkerd.mesh.kubernetes.permissions import naming_all_missing
 
-    return all_at_once(
+    return naming_all_missing(
         cluster,
         f"{command} of mesh {config.name}",
         lambda: _needs(command, config),

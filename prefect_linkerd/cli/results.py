@@ -25,7 +25,7 @@ from prefect_linkerd.mesh.upgrade.plan import UpgradePlan
 from prefect_linkerd.mesh.upgrade.plan import plan_markdown as upgrade_markdown
 
 
-def as_words(
+def result_text(
     mesh: str,
     state: str,
     message: str,

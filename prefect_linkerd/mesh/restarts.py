@@ -9,7 +9,7 @@ need a restart, and returns a `RestartPlan`:
   that it does not;
 - batches that stay within the policy's size and its limit of unavailable pods, as counted by the
   update strategies, and that need no more than each PodDisruptionBudget allows;
-- what a restart cannot reach and has to be restarted manually (`by_hand`): bare pods, Jobs,
+- what a restart cannot reach and has to be restarted manually (`manual`): bare pods, Jobs,
   OnDelete strategies, paused Deployments, partitions, budgets that allow too little.
 
 `restart_data_plane` restarts them by setting the annotation that `kubectl rollout restart` sets.
@@ -166,7 +166,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class ByHand:
+class ManualRestart:
     """What has to be restarted manually, and why."""
 
     subject: str
@@ -181,7 +181,7 @@ class RestartPlan:
     """What is restarted in which order; `settling` is still rolling out and is waited for."""
 
     batches: tuple[Batch, ...]
-    by_hand: tuple[ByHand, ...]
+    manual: tuple[ManualRestart, ...]
     settling: tuple[Workload, ...] = ()
 
     @property
@@ -228,20 +228,20 @@ def plan_restarts(
         tolerated: workloads known to be unhealthy, which are restarted even if not rolled out.
     """
     stale: dict[Workload, None] = {}
-    by_hand: list[ByHand] = []
+    manual: list[ManualRestart] = []
     for pod in data_plane.pods:
         if pod.is_deleting or not needs(pod):
             continue
         if pod.owner is not None and pod.owner in data_plane.targets:
             stale[pod.owner] = None
         else:
-            by_hand.append(ByHand(pod.subject, _why_by_hand(pod)))
+            manual.append(ManualRestart(pod.subject, _why_manual(pod)))
     restarted: list[RestartTarget] = []
     settling: list[Workload] = []
     for workload in stale:
         target = data_plane.targets[workload]
         if reason := target.obstacle or _blocked(target, data_plane.budgets):
-            by_hand.append(ByHand(target.subject, reason))
+            manual.append(ManualRestart(target.subject, reason))
         elif target.is_complete or workload in tolerated:
             restarted.append(target)
         else:
@@ -249,12 +249,12 @@ def plan_restarts(
     restarted.sort(key=lambda target: _order(target, data_plane, policy))
     return RestartPlan(
         batches=tuple(_batches(restarted, data_plane, policy)),
-        by_hand=tuple(sorted(by_hand, key=str)),
+        manual=tuple(sorted(manual, key=str)),
         settling=tuple(sorted(settling)),
     )
 
 
-def _why_by_hand(pod: Pod) -> str:
+def _why_manual(pod: Pod) -> str:
     if pod.owner is None:
         return (
             "no Deployment, StatefulSet or DaemonSet owns it: delete it, or let whatever created "
@@ -308,7 +308,7 @@ def _batches(
     current: list[RestartTarget] = []
     reason = "first"
     for target in targets:
-        apart = _apart(target, current, data_plane, policy) if current else ""
+        apart = _why_new_batch(target, current, data_plane, policy) if current else ""
         if apart:
             yield Batch(data_plane.stage(current[0].workload[1]), tuple(current), reason)
             current, reason = [], apart
@@ -317,7 +317,7 @@ def _batches(
         yield Batch(data_plane.stage(current[0].workload[1]), tuple(current), reason)
 
 
-def _apart(
+def _why_new_batch(
     target: RestartTarget,
     batch: Sequence[RestartTarget],
     data_plane: DataPlane,
@@ -385,7 +385,7 @@ def read_data_plane(cluster: Cluster, control_plane: str) -> DataPlane:
 
 
 @paused_collector()
-def with_pods_of_now(cluster: Cluster, data_plane: DataPlane) -> DataPlane:
+def with_current_pods(cluster: Cluster, data_plane: DataPlane) -> DataPlane:
     """The same data plane with its current pods.
 
     Their workloads are not read again, so no restart may be planned from it.
@@ -508,7 +508,7 @@ class Restarted:
     """What was restarted, and what has to be restarted manually."""
 
     workloads: tuple[Workload, ...]
-    by_hand: tuple[ByHand, ...]
+    manual: tuple[ManualRestart, ...]
 
 
 def restart_data_plane(
@@ -550,7 +550,11 @@ def restart_data_plane(
         if plan.settling:
             left = list(plan.settling)
             await_rollouts(
-                cluster, left, timeout, _beyond(len(done), total, on_progress), may_go=True
+                cluster,
+                left,
+                timeout,
+                _overall_progress(len(done), total, on_progress),
+                may_go=True,
             )
             continue
         if not plan.batches:
@@ -558,10 +562,14 @@ def restart_data_plane(
             left = sorted(set(done).intersection(unmeshed(cluster))) if done else []
             if not left:
                 on_progress(total, total, "all restarted")
-                return Restarted(tuple(done), plan.by_hand)
+                return Restarted(tuple(done), plan.manual)
             _restart(cluster, left)
             await_rollouts(
-                cluster, left, timeout, _beyond(len(done), total, on_progress), may_go=True
+                cluster,
+                left,
+                timeout,
+                _overall_progress(len(done), total, on_progress),
+                may_go=True,
             )
             continue
         covered = {budget.namespace for budget in data_plane.budgets}
@@ -583,7 +591,7 @@ def restart_data_plane(
                 cluster,
                 waited,
                 timeout,
-                _beyond(len(done), total, on_progress),
+                _overall_progress(len(done), total, on_progress),
                 may_go=True,
                 usual=usual_seconds(len(waited), *took.get(batch.stage, (0, 0.0))),
             )
@@ -617,7 +625,7 @@ def _read_and_judge(
         before: the data plane as last read; None the first time.
     """
     if before is not None:
-        data_plane = with_pods_of_now(cluster, before)
+        data_plane = with_current_pods(cluster, before)
         needs = judge(data_plane)
         if not any(needs(pod) for pod in data_plane.pods if not pod.is_deleting):
             return data_plane, needs
@@ -674,7 +682,7 @@ def _restart(cluster: Cluster, workloads: Sequence[Workload]) -> list[Workload]:
     return [workload for workload, is_there in zip(workloads, there, strict=True) if is_there]
 
 
-def _beyond(done: int, total: int, on_progress: OnProgress) -> OnProgress:
+def _overall_progress(done: int, total: int, on_progress: OnProgress) -> OnProgress:
     """Reports the progress of one batch as that of all."""
     return lambda ready, _, text: on_progress(min(done + ready, total), total, text)
 

@@ -52,12 +52,12 @@ def prepared(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) -> 
     Raises:
         InvalidInput: this user is already running a fleet from a terminal.
     """
-    with _alone(), _worker_for(meshes, flow_name, at_once):
+    with _single_fleet_lock(), _worker_for(meshes, flow_name, at_once):
         yield
 
 
 @contextmanager
-def _alone() -> Generator[None]:
+def _single_fleet_lock() -> Generator[None]:
     """Allows one fleet at a time: its worker would also pick up another fleet's runs."""
     lock = FileLock(home() / "fleet.lock", blocking=False)
     try:
@@ -82,7 +82,7 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
     with get_client(sync_client=True) as client:
         pool = WorkPoolCreate(name=POOL, type="process", description="Fleets from a terminal")
         client.create_work_pool(pool, overwrite=True)
-        _crash_the_dead(client)
+        _crash_lost_runs(client)
     flow = cast(
         "Flow[..., Any]", getattr(import_module(f"prefect_linkerd.flows.{flow_name}"), flow_name)
     )
@@ -103,7 +103,7 @@ def _worker_for(meshes: Mapping[str, MeshConfig], flow_name: str, at_once: int) 
         yield
 
 
-def _crash_the_dead(client: SyncPrefectClient) -> None:
+def _crash_lost_runs(client: SyncPrefectClient) -> None:
     """Marks runs that a lost worker left unfinished as crashed.
 
     None of them can still be running: there is only one worker at a time, and none yet.

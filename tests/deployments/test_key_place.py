@@ -20,8 +20,8 @@ from prefect_linkerd.cli.key_place import (
     PASSPHRASE,
     is_chosen,
     key_row,
-    key_words,
-    place_words,
+    key_text,
+    place_text,
     with_place,
 )
 from prefect_linkerd.mesh.config.model import MeshConfig
@@ -170,7 +170,7 @@ def test_the_passphrase_comes_from_the_environment(
 
 
 def test_a_place_that_is_not_said_is_not_guessed(cluster: Cluster) -> None:
-    for said in (key_words(MeshConfig(), ""), key_row(MeshConfig(), cluster, has_server=False)):
+    for said in (key_text(MeshConfig(), ""), key_row(MeshConfig(), cluster, has_server=False)):
         assert "the mesh's file does not say (trust_anchor.key_file, or" in said
     assert "Secret block" in key_row(MeshConfig(), cluster, has_server=True)
 
@@ -193,6 +193,6 @@ def test_the_place_is_named_with_how_to_back_it_up(
     anchor: dict[str, str], words: list[str]
 ) -> None:
     config = MeshConfig.model_validate({"trust_anchor": anchor})
-    said = place_words(config, "here", "http://there/api")
+    said = place_text(config, "here", "http://there/api")
     assert all(word in said for word in words), said
     assert WORDS not in said

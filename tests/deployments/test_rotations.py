@@ -196,7 +196,7 @@ def fingerprint(pair: KeyPair) -> str:
 
 
 @pytest.mark.waits
-def test_a_brought_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_nowhere(
+def test_a_provided_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_nowhere(
     south: Named,
 ) -> None:
     old = south.store.load()

@@ -116,7 +116,7 @@ def answer(returned: Any) -> dict[str, Any]:
             "steps": {step.name: step.action for step in returned.steps},
         }
     if isinstance(returned, SmokeReport):
-        return {result.promise: [result.outcome, result.reason] for result in returned.results}
+        return {result.test: [result.outcome, result.reason] for result in returned.results}
     if not isinstance(returned, UpgradePlan):
         return {"done": True}
     return {

@@ -219,7 +219,7 @@ def test_bootstrap_of_a_documented_install_leaves_its_issuer_with_the_chart(
         done = flows("bootstrap", fields)
         assert done.returncode == 0, done.stderr[-4000:]
     config = MeshConfig.model_validate(fields)
-    assert issuer_of(mesh, made.linkerd).is_charts
+    assert issuer_of(mesh, made.linkerd).is_chart_made
     assert failing(mesh, config) == {}
     seen = settled_versions(mesh.cluster)
     assert flows("bootstrap", fields).returncode == 0

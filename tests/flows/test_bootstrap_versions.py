@@ -23,7 +23,7 @@ from tests.support.flows import ConfigFactory, FlowRunner
 REGISTRY = "registry.example.com:5000/mirror"
 
 
-def brought_anchor(folder: Path) -> dict[str, Any]:
+def provided_anchor(folder: Path) -> dict[str, Any]:
     """A root of RSA, as companies have them."""
     key, since = rsa.generate_private_key(65537, 4096), datetime.now(UTC) - NOW
     pair = make("Example Corp Root", key=key, starts=since - YEAR, ends=since + YEAR).pair
@@ -56,7 +56,7 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
         "trust_anchor": {"custody": "in-cluster"},
         "jaeger": {"enabled": True},
     },
-    "edge-25.4.4": lambda folder: {"ha": True, "trust_anchor": brought_anchor(folder)},
+    "edge-25.4.4": lambda folder: {"ha": True, "trust_anchor": provided_anchor(folder)},
     "edge-26.8.3": lambda _: {
         "issuer": "cert-manager",
         "cert_manager": {"issuer_kind": "ClusterIssuer"},

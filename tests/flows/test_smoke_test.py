@@ -16,8 +16,7 @@ import pytest
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
-from prefect_linkerd.mesh.smoke.options import PROMISES, Promise, SmokeOptions
-from prefect_linkerd.mesh.smoke.promises import keep_promise
+from prefect_linkerd.mesh.smoke.options import SMOKE_TESTS, SmokeOptions, SmokeTest
 from prefect_linkerd.mesh.smoke.report import (
     SmokeReport,
     SmokeResult,
@@ -25,6 +24,7 @@ from prefect_linkerd.mesh.smoke.report import (
     smoke_markdown,
 )
 from prefect_linkerd.mesh.smoke.run import SMOKE
+from prefect_linkerd.mesh.smoke.smoke_tests import run_smoke_test
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 from sandbox.cluster import Sandbox
 from tests.support import meshes
@@ -65,10 +65,10 @@ class Stage:
             on_server=kill_after is None,
         )
 
-    def keep(self, promise: Promise, version: str = VERSION, **options: Any) -> SmokeResult:
+    def keep(self, test: SmokeTest, version: str = VERSION, **options: Any) -> SmokeResult:
         mesh = LinkerdMesh.model_validate(self.config | {"version": version})
         chosen = {"settle_seconds": 1, "requests": 400, **options}
-        return keep_promise(promise, Mesh(self.cluster, mesh), SmokeOptions.model_validate(chosen))
+        return run_smoke_test(test, Mesh(self.cluster, mesh), SmokeOptions.model_validate(chosen))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_where_pods_do_not_run_objects_are_tried_and_traffic_is_skipped(stage: S
     done = stage.smoke_test({})
     assert done.returncode == 0, done.stderr[-3000:]
     outcomes = json.loads(done.stdout.splitlines()[-1])
-    assert outcomes == {promise: ["skipped", "pods do not run here"] for promise in PROMISES}
+    assert outcomes == {test: ["skipped", "pods do not run here"] for test in SMOKE_TESTS}
     assert "Skipped(" in done.stderr
     # Every step that does not need traffic was done, with the real CRDs and the real injector.
     for said in ("pods are up and meshed", "split: stable 0, canary 100: passed", "split removed"):
@@ -135,19 +135,19 @@ def test_where_pods_do_not_run_objects_are_tried_and_traffic_is_skipped(stage: S
 
 @pytest.mark.usefixtures("unchanged")
 def test_what_killed_runs_left_is_gone_after_the_next(stage: Stage) -> None:
-    killings: list[tuple[str, Promise]] = [
+    killings: list[tuple[str, SmokeTest]] = [
         ("HTTPRoute", "fault-injection"),
         ("Deployment", "canary"),
         ("IngressRoute", "ingress"),
     ]
-    for kind, promise in killings:
-        killed = stage.smoke_test({"promises": [promise]}, kind)
+    for kind, test in killings:
+        killed = stage.smoke_test({"tests": [test]}, kind)
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     labels = "smoke.prefect-linkerd/run"
     left = list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=labels))
     assert left, "a killed run leaves its own objects for the next to find"
 
-    done = stage.smoke_test({"promises": ["load-balancing"]})
+    done = stage.smoke_test({"tests": ["load-balancing"]})
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -155,7 +155,7 @@ def test_a_run_outlives_the_api_server(stage: Stage) -> None:
     before = resource_versions(stage.cluster)
     # The first look at a fuse that burns says that a test is in the middle of its work.
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(stage.smoke_test, {"promises": ["traffic-split"]})
+        running = pool.submit(stage.smoke_test, {"tests": ["traffic-split"]})
         while not list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=SMOKE.fuse_label)):
             assert not running.done()
             time.sleep(0.1)
@@ -171,15 +171,13 @@ def test_a_run_outlives_the_api_server(stage: Stage) -> None:
 
 
 @pytest.mark.usefixtures("unchanged", "plane")
-def test_where_pods_run_every_promise_is_kept_and_measured(stage: Stage) -> None:
-    results = tuple(stage.keep(promise) for promise in PROMISES)
+def test_where_pods_run_every_test_passes_and_is_measured(stage: Stage) -> None:
+    results = tuple(stage.keep(test) for test in SMOKE_TESTS)
     report = require_smoke(SmokeReport("smoke", VERSION, results))
-    assert [result.outcome for result in results] == ["passed"] * len(PROMISES), report
-    by_promise = {result.promise: result for result in results}
+    assert [result.outcome for result in results] == ["passed"] * len(SMOKE_TESTS), report
+    by_test = {result.test: result for result in results}
 
-    measured = {
-        promise: [m.name for m in result.measurements] for promise, result in by_promise.items()
-    }
+    measured = {test: [m.name for m in result.measurements] for test, result in by_test.items()}
     assert measured == {
         "load-balancing": ["all replicas"],
         "traffic-split": [*(f"canary {w}" for w in (5, 25, 50, 100)), "without the split"],
@@ -187,15 +185,15 @@ def test_where_pods_run_every_promise_is_kept_and_measured(stage: Stage) -> None
         "fault-injection": ["faults 20", "without faults"],
         "ingress": ["through Traefik", "emojivoto through Traefik"],
     }
-    faults = by_promise["fault-injection"].measurements[0].traffic
+    faults = by_test["fault-injection"].measurements[0].traffic
     assert faults.failed("faulty") == faults.errors["500"] == faults.answered("faulty") > 0
     page = smoke_markdown(report)
     assert "| canary 50 | 400 | 100.00% |" in page
     assert "a failing canary is taken back | passed | " in page
 
 
-# A promise, what is wrong with the mesh, and what is said of it.
-BROKEN: list[tuple[Promise, Callable[[DataPlane], None], str]] = [
+# A test, what is wrong with the mesh, and what is said of it.
+BROKEN: list[tuple[SmokeTest, Callable[[DataPlane], None], str]] = [
     ("load-balancing", lambda p: setattr(p, "sticks", True), "answered by one replica only"),
     ("traffic-split", lambda p: setattr(p, "ignores_splits", True), "canary answered 0 of 400"),
     ("canary", lambda p: setattr(p, "ignores_splits", True), "canary answered none of 400"),
@@ -207,12 +205,12 @@ BROKEN: list[tuple[Promise, Callable[[DataPlane], None], str]] = [
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_a_mesh_that_breaks_a_promise_is_found_out(stage: Stage, plane: DataPlane) -> None:
-    for promise, wrong, said in BROKEN:
+def test_a_mesh_that_fails_a_test_is_found_out(stage: Stage, plane: DataPlane) -> None:
+    for test, wrong, said in BROKEN:
         wrong(plane)
-        result = stage.keep(promise)
+        result = stage.keep(test)
         plane.mend()
-        assert result.outcome == "failed", promise
+        assert result.outcome == "failed", test
         assert said in result.reason
         assert result.remedy
 
@@ -230,11 +228,11 @@ def test_older_kinds_lead_traffic_too(stage: Stage, version: str, kind: str) -> 
 @pytest.mark.usefixtures("unchanged")
 def test_the_flow_fails_by_what_is_broken_and_says_so(stage: Stage, plane: DataPlane) -> None:
     plane.ignores_override = True
-    options = {"promises": ["load-balancing", "ingress"], "settle_seconds": 1, "requests": 200}
+    options = {"tests": ["load-balancing", "ingress"], "settle_seconds": 1, "requests": 200}
     done = stage.smoke_test(options)
     assert done.returncode == 1
     assert "SmokeTestFailed: mesh smoke: expected every smoke test to pass" in done.stderr
     assert "found ingress: named-by-header answered 0 of 200" in done.stderr
     assert "linkerd.io/inject: ingress" in done.stderr
-    # The other promise was tested to its end all the same.
+    # The other test ran to its end all the same.
     assert "spread over replicas: passed" in done.stderr

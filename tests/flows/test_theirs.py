@@ -194,7 +194,7 @@ def test_not_one_write_is_to_what_is_theirs(
     run("check_certificates")
     run("watch_charts", repositories=[str(charts_dir / "edge")], on_server=True)
     # In the namespace of somebody's emojivoto, beside it.
-    run("smoke_test", options={"promises": ["load-balancing", "ingress"], "settle_seconds": 1})
+    run("smoke_test", options={"tests": ["load-balancing", "ingress"], "settle_seconds": 1})
     for flow in ("rotate_issuer", "rotate_anchor"):
         assert json.loads(run(flow, options=options)) == {"done": True}
     done = flows.upgrade(config, to=TARGET)

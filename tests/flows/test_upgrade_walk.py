@@ -76,7 +76,7 @@ class Walk:
         assert self._before.items() <= that_must_survive(self.cluster).items()
         assert self.cluster.get("v1", "ConfigMap", RECORD, "linkerd") is None
 
-    def went_back(self, to: str, had: dict[str, tuple[str, str, str]]) -> None:
+    def report_rolled_back(self, to: str, had: dict[str, tuple[str, str, str]]) -> None:
         assert proxies(self.cluster) == {to}
         assert {**releases(self.cluster), **BESIDE_CRDS} == {**had, **BESIDE_CRDS}
         self.lost_nothing()
@@ -196,7 +196,7 @@ def test_a_hop_that_fails_goes_back_and_then_succeeds(
 
     assert undone["error"] == "UpgradeUndone", undone
     assert f"It is at {source} again" in undone.get("message", ""), undone
-    walk.went_back(source, installed)
+    walk.report_rolled_back(source, installed)
 
     is_claimed = (source, target) == CLAIMED
     with held_by_a_run_that_dies(walk, target) if is_claimed else nullcontext():
@@ -229,7 +229,7 @@ def test_a_completed_upgrade_is_taken_back(walk: Walk) -> None:
     walk.go_to(target)
     config = {**walk.config, "version": source}
     assert walk.flows.upgrade(config, go_back=True) == {"done": True}
-    walk.went_back(source, walk.left)
+    walk.report_rolled_back(source, walk.left)
     again = walk.flows.upgrade(config, go_back=True)
     assert again["error"] == "PreflightFailed", again
     assert "Helm keeps no revision of linkerd-control-plane" in again["message"], again

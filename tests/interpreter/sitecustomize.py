@@ -1,13 +1,13 @@
-"""Every Python process with this on its path collects its garbage less often, and none at its end.
+"""Makes each Python process with this on its path collect garbage less often, and not at exit.
 
-Hundreds of those that tests start live for seconds, and import Prefect first: a fifth of that was
-spent looking for garbage among what had just been imported, and as much on doing it again at the
-end, when all of it goes anyway.
+Tests start hundreds of processes that live for seconds and import Prefect first. A fifth of that
+time went on looking for garbage among fresh imports, and as much again on a last collection at
+exit, when all memory is freed anyway.
 """
 
 import atexit
 import gc
 
 gc.set_threshold(100_000)
-# What is registered first is called last.
+# Registered first, so called last.
 atexit.register(gc.freeze)

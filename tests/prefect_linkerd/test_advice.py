@@ -18,7 +18,7 @@ from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.rotation.options import dry_action
 from prefect_linkerd.mesh_file import load_fleet, load_mesh
 from prefect_linkerd.server.own_server import home
-from prefect_linkerd.server.own_worker import _alone
+from prefect_linkerd.server.own_worker import _single_fleet_lock
 from tests.support.advice import advice, follows
 
 
@@ -86,10 +86,10 @@ def test_advice_about_a_second_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyP
     home().mkdir(parents=True)
 
     def begin() -> None:
-        with _alone():
+        with _single_fleet_lock():
             pass
 
-    with _alone():
+    with _single_fleet_lock():
         advice(InvalidInput, begin)
     begin()
 

@@ -37,7 +37,7 @@ BANNED = {
     r"speaks? against": "blocks; no blocking findings",
     r"(is|are|was|were) at it": "is running",
     r"(could not|cannot|can't|couldn't) be judged": "could not be checked",
-    r"promis(e|es|ed)": "a test (the option `promises` in backticks)",
+    r"promis(e|es|ed)": "a test",
     r"so many(?! \w+ that)": "the number of, at most",
     r"mesh from nothing": "install a mesh",
     r"from when on": "any … after",

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.helm.client import Helm
-from prefect_linkerd.mesh.identity.trust_anchor import brought_pair
+from prefect_linkerd.mesh.identity.trust_anchor import provided_pair
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.probe.run import Probe
@@ -28,7 +28,7 @@ def ring_of(cluster: Cluster, config: MeshConfig) -> KeyRing:
     """The places of a mesh's keys, and the key that it provides, as the steps put them together."""
     anchor = config.trust_anchor
     store = store_of(cluster, config)
-    return KeyRing(store, lambda: brought_pair(anchor), is_shared=anchor.share_anchor)
+    return KeyRing(store, lambda: provided_pair(anchor), is_shared=anchor.share_anchor)
 
 
 def await_lease(cluster: Cluster) -> None:

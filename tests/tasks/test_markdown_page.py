@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_linkerd.tasks.markdown_page import shown_whole
+from prefect_linkerd.tasks.markdown_page import fit_to_ui
 
 PROSE = "what has to be said about it takes more than a line in the older of the two UIs. " * 2
 NARROW = "| a | b |\n|---|:--|\n| 1 | 2 |"
@@ -30,4 +30,4 @@ PAGES = {
 
 @pytest.mark.parametrize(("page", "shown"), PAGES.values(), ids=PAGES)
 def test_what_is_too_wide_for_a_table_becomes_a_list(page: str, shown: str) -> None:
-    assert shown_whole(page) == shown
+    assert fit_to_ui(page) == shown

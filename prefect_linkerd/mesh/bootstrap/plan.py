@@ -162,7 +162,7 @@ def require_bootstrap_plan(plan: BootstrapPlan) -> BootstrapPlan:
 
 _ANCHORS: Mapping[Origin, str] = {
     "made": "made by this run",
-    "brought": "the one that the configuration provides",
+    "provided": "the one that the configuration provides",
     "adopted": "the existing one",
 }
 

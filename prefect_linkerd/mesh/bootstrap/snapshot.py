@@ -63,7 +63,9 @@ def read_bootstrap(
             mesh.config, found.facts, now, (), {}, {}, (), findings, "", "made"
         )
     objects = own_objects(mesh, found.facts)
-    findings += foreign_findings([*read_foreign(mesh.cluster, objects), *read_crowd(mesh)])
+    findings += foreign_findings(
+        [*read_foreign(mesh.cluster, objects), *read_foreign_workloads(mesh)]
+    )
     anchors = read_snapshot(mesh, store)
     origin, certificate = decide_trust_anchor(anchors, mesh.config, now, store.where)
     bundle = NEW_ANCHOR
@@ -124,7 +126,7 @@ def own_objects(mesh: Mesh, facts: ClusterFacts) -> list[OwnObject]:
     return [*found, *own_emojivoto(mesh.config)] if mesh.config.emojivoto.enabled else found
 
 
-def read_crowd(mesh: Mesh) -> Iterator[Foreign]:
+def read_foreign_workloads(mesh: Mesh) -> Iterator[Foreign]:
     """Somebody else's workloads that would be meshed once emojivoto's namespace is changed.
 
     Nothing if the namespace is as it should be, or does not exist yet.

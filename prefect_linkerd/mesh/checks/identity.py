@@ -160,11 +160,11 @@ def not_valid_now(info: CertificateInfo, now: datetime) -> str:
 )
 def identity_trust_anchors_not_expiring_soon(snapshot: Snapshot) -> Problems:
     for anchor in anchors(snapshot):
-        if text := ends_soon(anchor, snapshot.now):
+        if text := expires_soon(anchor, snapshot.now):
             yield Problem(_named(anchor, snapshot), text, ROTATE)
 
 
-def ends_soon(info: CertificateInfo, now: datetime) -> str:
+def expires_soon(info: CertificateInfo, now: datetime) -> str:
     """When a certificate expires, if that is in less than 60 days; else empty."""
     if now + EXPIRING_SOON > info.not_after:
         return f"it expires {info.not_after:%Y-%m-%d %H:%M} UTC, in {info.days_left(now):.1f} days"
@@ -200,7 +200,7 @@ def identity_issuer_cert_is_time_valid(snapshot: Snapshot) -> Problems:
 def identity_issuer_cert_not_expiring_soon(snapshot: Snapshot) -> Problems:
     if is_renewed(snapshot, snapshot.config.namespaces.linkerd, ISSUER_SECRET):
         return
-    if text := ends_soon(issuer_chain(snapshot)[0], snapshot.now):
+    if text := expires_soon(issuer_chain(snapshot)[0], snapshot.now):
         yield Problem(_subject(snapshot), text, "Run rotate_issuer.")
 
 

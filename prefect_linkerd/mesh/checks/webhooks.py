@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from prefect_linkerd.mesh.checks.check import Category, Problem, Problems, Skip
-from prefect_linkerd.mesh.checks.identity import chains, ends_soon, not_valid_now
+from prefect_linkerd.mesh.checks.identity import chains, expires_soon, not_valid_now
 from prefect_linkerd.mesh.checks.renewal import is_renewed
 from prefect_linkerd.mesh.errors import MeshError
 from prefect_linkerd.mesh.kubernetes.client import Object
@@ -91,7 +91,7 @@ def ending(snapshot: Snapshot, namespace: str, secret: str) -> Problems:
     if is_renewed(snapshot, namespace, secret):
         return
     for info in serving_chain(snapshot, namespace, secret):
-        if text := ends_soon(info, snapshot.now):
+        if text := expires_soon(info, snapshot.now):
             yield Problem(f"Secret/{namespace}/{secret} ({info.common_name})", text, RENEW)
 
 

@@ -500,7 +500,7 @@ class TrustAnchorConfig(Section):
     )
 
     @property
-    def brought(self) -> bool:
+    def provided(self) -> bool:
         return bool(self.certificate or self.certificate_file)
 
     @model_validator(mode="after")
@@ -513,7 +513,7 @@ class TrustAnchorConfig(Section):
             raise ValueError(
                 "the trust anchor's key is given twice: give private_key or private_key_file"
             )
-        if (self.private_key or self.private_key_file) and not self.brought:
+        if (self.private_key or self.private_key_file) and not self.provided:
             raise ValueError("a private key without its certificate: give the certificate too")
         if self.custody == "in-cluster" and (self.key_file or self.secret_block):
             raise ValueError(

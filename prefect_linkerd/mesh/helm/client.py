@@ -67,7 +67,7 @@ OLDEST_HELM = semver.Version(3, 13)
 
 # Releases whose helm this process has seen fail, by API server, namespace and name: if one is
 # pending, no Helm process is still working on it.
-_ENDED: set[tuple[str, str, str]] = set()
+_FAILED_HERE: set[tuple[str, str, str]] = set()
 
 # What helm prints if the API server was unreachable or overloaded, rather than refused the request.
 _PASSING = (
@@ -236,7 +236,7 @@ class Helm:
         """
         key = (self._cluster.host, desired.namespace, desired.name)
         grace = self._grace if self._grace is not None else desired.timeout + 30.0
-        if key in _ENDED:
+        if key in _FAILED_HERE:
             grace = 0.0
         with self._command() as command:
             while True:
@@ -251,7 +251,7 @@ class Helm:
                 else:
                     # The helm of a killed flow may start only after this check: wait for it.
                     with contextlib.suppress(_Busy):
-                        return self._bring(command, desired, current, on_progress)
+                        return self._install_or_upgrade(command, desired, current, on_progress)
                     time.sleep(1)
 
     def upgrade_again(
@@ -276,11 +276,11 @@ class Helm:
                     remedy="Another run has changed it: let that finish, then run again.",
                 )
             try:
-                return self._bring(command, desired, current, on_progress)
+                return self._install_or_upgrade(command, desired, current, on_progress)
             except _Busy as busy:
                 raise busy.failure from None
 
-    def _bring(
+    def _install_or_upgrade(
         self,
         command: HelmCommand,
         desired: DesiredRelease,
@@ -305,8 +305,8 @@ class Helm:
                 release = self._apply(
                     command, desired, watch, atomic=not (is_first and desired.chart.has_crds)
                 )
-            except _GivenUp as ended:
-                _ENDED.add(key)
+            except _HelmStopped as ended:
+                _FAILED_HERE.add(key)
                 self._settle(desired)
                 raise ReleaseError(
                     subject,
@@ -318,10 +318,10 @@ class Helm:
                 failure = _failure(subject, error, watch.last_trouble())
                 if _IN_PROGRESS in failure.found:
                     raise _Busy(failure) from None
-                _ENDED.add(key)
+                _FAILED_HERE.add(key)
                 raise failure from None
         self._require_recorded(release, key)
-        _ENDED.discard(key)
+        _FAILED_HERE.discard(key)
         # Helm waits for pods to be ready, but not for a Deployment's minReadySeconds.
         await_rollouts(
             self._cluster,
@@ -368,7 +368,9 @@ class Helm:
                 remedy="Install the earlier version from its chart.",
             )
         key = (self._cluster.host, namespace, name)
-        grace = 0.0 if key in _ENDED else (timeout + 30.0 if self._grace is None else self._grace)
+        grace = (
+            0.0 if key in _FAILED_HERE else (timeout + 30.0 if self._grace is None else self._grace)
+        )
         with self._command() as command:
             while (current := read_release(self._cluster, name, namespace)) is not None:
                 if current.status not in PENDING:
@@ -377,7 +379,7 @@ class Helm:
                     time.sleep(1)
                 else:
                     self._forget(current)
-            if current is not None and _is_as(current, wanted):
+            if current is not None and _matches_revision(current, wanted):
                 return False
             with _Watch(self._cluster, namespace, on_progress) as watch:
                 try:
@@ -391,7 +393,7 @@ class Helm:
                         )
                     )
                 except helm_errors.Error as error:
-                    _ENDED.add(key)
+                    _FAILED_HERE.add(key)
                     raise _failure(subject, error, watch.last_trouble()) from None
         return True
 
@@ -457,7 +459,7 @@ class Helm:
         status = record["metadata"]["labels"]["status"] if record else "missing"
         if status == "deployed":
             return
-        _ENDED.add(key)
+        _FAILED_HERE.add(key)
         raise ReleaseError(
             f"Helm release {release.namespace}/{release.name}",
             expected=f"revision {release.revision} to be recorded as deployed",
@@ -491,7 +493,7 @@ class Helm:
         )
 
 
-def _is_as(current: Release, wanted: Revision) -> bool:
+def _matches_revision(current: Release, wanted: Revision) -> bool:
     """Whether a release is deployed with the chart and values of one of its revisions."""
     return current.status == "deployed" and (
         (current.chart, current.chart_version, current.values or {})
@@ -515,7 +517,7 @@ def _ignore(_ready: int, _wanted: int, _text: str) -> None:
     """Ignores progress."""
 
 
-class _GivenUp(Exception):
+class _HelmStopped(Exception):
     """Helm was stopped, because a workload of its release cannot come up."""
 
     def __init__(self, trouble: Trouble) -> None:
@@ -583,7 +585,7 @@ class _Watch:
             except asyncio.CancelledError:
                 if self._given_up is None:
                     raise
-                raise _GivenUp(self._given_up) from None
+                raise _HelmStopped(self._given_up) from None
             finally:
                 self._stop = None
 

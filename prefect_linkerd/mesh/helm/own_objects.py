@@ -44,7 +44,7 @@ def always(remedy: str) -> Advice:
     return lambda _: remedy
 
 
-def unless_it_says(wanted: Mapping[str, Any], remedy: str) -> Advice:
+def unless_matches(wanted: Mapping[str, Any], remedy: str) -> Advice:
     """Advice that accepts somebody else's object only if it contains what is wanted."""
     return lambda found: remedy if any(differences(wanted, found)) else ""
 

@@ -240,7 +240,7 @@ def load_extra_values(extra: ExtraValues) -> list[Values]:
 
 
 @dataclass(frozen=True)
-class Unfit:
+class Unsupported:
     """A part of a configuration that does not work on a cluster."""
 
     subject: str
@@ -248,15 +248,15 @@ class Unfit:
     remedy: str
 
 
-def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[Unfit]:
+def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[Unsupported]:
     """Everything in a configuration that does not work on this cluster."""
-    problems: list[Unfit] = []
+    problems: list[Unsupported] = []
     release = release_facts(config.linkerd)
     is_beta = release.has_beta_disruption_budgets
     if config.ha and is_beta and "policy/v1beta1" not in facts.api_versions:
         later = versions_where(lambda facts: not facts.has_beta_disruption_budgets)
         problems.append(
-            Unfit(
+            Unsupported(
                 f"high availability of {config.linkerd}",
                 "its chart has PodDisruptionBudgets of policy/v1beta1, which Kubernetes "
                 f"{facts.version} no longer serves",
@@ -266,7 +266,7 @@ def check_combination(config: MeshConfig, facts: ClusterFacts) -> list[Unfit]:
     has_credentials = config.registry is not None and config.registry.username is not None
     if has_credentials and config.jaeger.enabled and not release.jaeger_takes_pull_secrets:
         problems.append(
-            Unfit(
+            Unsupported(
                 f"linkerd-jaeger of {config.linkerd}",
                 "its chart cannot use pull secrets",
                 "Turn jaeger off, or let the nodes log in to the registry.",

@@ -150,7 +150,7 @@ def check_issuer_secret(
 def _check(
     secret: TlsSecret, subject: str, config: MeshConfig, bundle: str, now: datetime
 ) -> CertificateInfo:
-    is_usable = secret.scheme == TLS or secret.is_charts
+    is_usable = secret.scheme == TLS or secret.is_chart_made
     if not is_usable or not secret.certificate or secret.private_key is None:
         raise OwnershipConflict(
             subject,
@@ -181,7 +181,7 @@ def chart_issuer(secret: Object | None) -> Values:
     private key in Helm values, and the release's own values already contain it.
     """
     found = TlsSecret.of(secret) if secret is not None else None
-    if found is None or not found.is_charts or found.private_key is None:
+    if found is None or not found.is_chart_made or found.private_key is None:
         return {}
     pair = {
         "crtPEM": found.certificate.strip(),

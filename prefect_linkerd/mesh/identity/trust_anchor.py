@@ -53,7 +53,7 @@ PROVIDE_KEY = (
 )
 """The remedy if the mesh's anchor is known, but not its key."""
 
-Origin = Literal["adopted", "brought", "made"]
+Origin = Literal["adopted", "provided", "made"]
 
 
 class KeyStore(Protocol):
@@ -320,7 +320,7 @@ class TlsSecret:
         )
 
     @property
-    def is_charts(self) -> bool:
+    def is_chart_made(self) -> bool:
         """Whether the control plane's chart renders it from its release's values."""
         return self.scheme == LINKERD_TLS and self.owner.release is not None
 
@@ -356,7 +356,7 @@ class AnchorSnapshot:
 
     kept: str | None
     trusted: str
-    brought: str | None
+    provided: str | None
     has_key: bool
     issuer: str | None
     cluster: str
@@ -392,7 +392,7 @@ def read_snapshot(mesh: Mesh, store: KeyStore | None) -> AnchorSnapshot:
     return AnchorSnapshot(
         kept=kept.certificate if kept else None,
         trusted=trusted or (issuer.authority if issuer else ""),
-        brought=brought_certificate(mesh.config.trust_anchor),
+        provided=provided_certificate(mesh.config.trust_anchor),
         has_key=bool(
             mesh.config.trust_anchor.private_key or mesh.config.trust_anchor.private_key_file
         ),
@@ -404,7 +404,7 @@ def read_snapshot(mesh: Mesh, store: KeyStore | None) -> AnchorSnapshot:
 
 def keeps_key(snapshot: AnchorSnapshot) -> bool:
     """Whether bootstrap would store a key: of an anchor created here, or provided with its key."""
-    if snapshot.brought is not None:
+    if snapshot.provided is not None:
         return snapshot.has_key
     return snapshot.kept is None and not snapshot.trusted and snapshot.issuer is None
 
@@ -430,9 +430,9 @@ def decide_trust_anchor(
         InvalidInput: the provided or stored anchor is unfit, or not the one that the mesh trusts.
     """
     domain = config.trust_domain
-    if snapshot.brought is not None:
+    if snapshot.provided is not None:
         info = check_trust_anchor(
-            snapshot.brought, domain, now, "trust_anchor.certificate", version=config.linkerd
+            snapshot.provided, domain, now, "trust_anchor.certificate", version=config.linkerd
         )
         _refuse_unless_trusted(
             info, snapshot.trusted, "trust_anchor.certificate", kept=snapshot.kept, where=where
@@ -454,7 +454,7 @@ def decide_trust_anchor(
                 found="none",
                 remedy="Give private_key or private_key_file too.",
             )
-        return "brought", info.pem
+        return "provided", info.pem
     if snapshot.kept is not None:
         info = check_trust_anchor(snapshot.kept, domain, now, where, version=config.linkerd)
         _refuse_unless_trusted(info, snapshot.trusted, where)
@@ -557,8 +557,8 @@ def ensure_trust_anchor(mesh: Mesh, store: KeyStore, now: datetime) -> TrustAnch
         pair = replace(made, cluster=snapshot.cluster)
         store.store_once(pair)
         certificate = pair.certificate
-    elif origin == "brought" and snapshot.has_key:
-        key = brought_key(mesh.config.trust_anchor, certificate)
+    elif origin == "provided" and snapshot.has_key:
+        key = provided_key(mesh.config.trust_anchor, certificate)
         store.store_once(KeyPair(certificate, key, snapshot.cluster))
     bundle = join_bundle([*([snapshot.trusted] if snapshot.trusted else []), certificate])
     info = check_trust_anchor(
@@ -567,14 +567,14 @@ def ensure_trust_anchor(mesh: Mesh, store: KeyStore, now: datetime) -> TrustAnch
     return TrustAnchor(certificate, bundle, info, origin)
 
 
-def brought_certificate(config: TrustAnchorConfig) -> str | None:
+def provided_certificate(config: TrustAnchorConfig) -> str | None:
     """Returns the PEM that the user provides, in a field or a file."""
     if config.certificate_file is None:
         return config.certificate
     return _read(config.certificate_file, "trust_anchor.certificate_file")
 
 
-def brought_key(config: TrustAnchorConfig, certificate: str) -> SecretStr:
+def provided_key(config: TrustAnchorConfig, certificate: str) -> SecretStr:
     """Returns the provided anchor's key, decrypted, after checking that it fits the certificate.
 
     Raises:
@@ -594,16 +594,16 @@ def brought_key(config: TrustAnchorConfig, certificate: str) -> SecretStr:
     return plain
 
 
-def brought_pair(config: TrustAnchorConfig) -> KeyPair | None:
+def provided_pair(config: TrustAnchorConfig) -> KeyPair | None:
     """Returns the provided anchor with its key; None if either is not provided.
 
     Raises:
         InvalidInput: they cannot be read, or do not belong together.
     """
-    certificate = brought_certificate(config)
+    certificate = provided_certificate(config)
     if certificate is None or not (config.private_key or config.private_key_file):
         return None
-    return KeyPair(certificate, brought_key(config, certificate))
+    return KeyPair(certificate, provided_key(config, certificate))
 
 
 def _read(path: Path, subject: str) -> str:

@@ -20,7 +20,7 @@ from prefect_linkerd.mesh.helm.own_objects import (
     find,
     foreign,
     read_foreign,
-    unless_it_says,
+    unless_matches,
 )
 from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.mesh import Mesh
@@ -115,7 +115,7 @@ def _object(api_version: str, kind: str, name: str, namespace: str, spec: Object
 def own_ingress(config: MeshConfig, api_version: str) -> list[OwnObject]:
     """Routes and middlewares; somebody else's is used if it says the same."""
     return [
-        OwnObject(obj, unless_it_says({"spec": obj["spec"]}, _remedy(config, obj)))
+        OwnObject(obj, unless_matches({"spec": obj["spec"]}, _remedy(config, obj)))
         for obj in ingress_objects(config, api_version)
     ]
 

@@ -6,7 +6,7 @@ import base64
 import json
 
 from prefect_linkerd.mesh.config.model import MeshConfig
-from prefect_linkerd.mesh.helm.own_objects import OwnObject, ensure_own, unless_it_says
+from prefect_linkerd.mesh.helm.own_objects import OwnObject, ensure_own, unless_matches
 from prefect_linkerd.mesh.install.namespaces import namespaces
 from prefect_linkerd.mesh.kubernetes.client import MADE_HERE, Object
 from prefect_linkerd.mesh.mesh import Mesh
@@ -46,7 +46,7 @@ def own_pull_secrets(config: MeshConfig) -> list[OwnObject]:
     """The pull secrets; somebody else's is used if it has the same log-in."""
     remedy = "Name another registry.pull_secret, or put the configured log-in into that one."
     return [
-        OwnObject(secret, unless_it_says({"type": secret["type"], "data": secret["data"]}, remedy))
+        OwnObject(secret, unless_matches({"type": secret["type"], "data": secret["data"]}, remedy))
         for secret in pull_secrets(config)
     ]
 

@@ -89,7 +89,7 @@ def in_words(lacking: Sequence[Permission]) -> str:
 
 
 @contextmanager
-def all_at_once(
+def naming_all_missing(
     cluster: Cluster,
     what: str,
     asked: Callable[[], Iterable[Permission]],

@@ -110,9 +110,9 @@ def lost_values(change: ReleaseChange) -> dict[Key, Any]:
         key: value
         for key, value in leaves(before.values)
         if key not in apart
-        and not _says_nothing(value, _at(before.defaults, key))
+        and not _is_empty_default(value, _at(before.defaults, key))
         and not _is_version(before, key, value)
-        and not _reaches(change.extra, key)
+        and not _overrides(change.extra, key)
         and _at(change.computed, key) != value
         and not (change.is_ours and key in change.own_keys)
         and _at(after, key) != value
@@ -128,7 +128,7 @@ def _at(values: Mapping[str, Any], key: Key) -> Any:
     return found
 
 
-def _says_nothing(value: Any, default: Any) -> bool:
+def _is_empty_default(value: Any, default: Any) -> bool:
     """Whether a value is empty and so is its default, or there is no default."""
     return value in (None, {}) and default in (_ABSENT, None, {})
 
@@ -138,7 +138,7 @@ def _is_version(before: Revision, key: Key, value: Any) -> bool:
     return key in VERSIONS and value == before.app_version
 
 
-def _reaches(extra: Mapping[str, Any], key: Key) -> bool:
+def _overrides(extra: Mapping[str, Any], key: Key) -> bool:
     """Whether the configuration's extra values set a key, or replace a mapping above it."""
     place: Any = extra
     for part in key:

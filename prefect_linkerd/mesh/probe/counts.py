@@ -87,7 +87,7 @@ NOTHING = Count()
 
 
 @dataclass(frozen=True)
-class Said:
+class ProberReport:
     """One client's report: its generation, its counts by the server's, and its process id."""
 
     client: str
@@ -95,7 +95,7 @@ class Said:
     process: str = ""
 
 
-def read_said(content: Any) -> Said:
+def parse_report(content: Any) -> ProberReport:
     """Parses a client's report, as `program.Prober` writes it.
 
     Raises:
@@ -106,7 +106,7 @@ def read_said(content: Any) -> Said:
             str(server): total(_count(piece) for piece in pieces)
             for server, pieces in content["servers"].items()
         }
-        return Said(str(content["client"]), servers, str(content["process"]))
+        return ProberReport(str(content["client"]), servers, str(content["process"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a probe's report: {error!r}") from None
 
@@ -146,9 +146,9 @@ def total(counts: Iterable[Count]) -> Count:
 class Ledger:
     """The latest report of every client process, by its id; a restart makes a new process."""
 
-    words: Mapping[str, Said] = field(default_factory=dict[str, Said])
+    words: Mapping[str, ProberReport] = field(default_factory=dict[str, ProberReport])
 
-    def heard(self, said: Iterable[Said]) -> Ledger:
+    def heard(self, said: Iterable[ProberReport]) -> Ledger:
         """The ledger with newer reports of some clients."""
         return Ledger({**self.words, **{one.process: one for one in said}})
 
@@ -174,7 +174,7 @@ def since(now: Ledger, before: Ledger) -> dict[Pair, Count]:
     return {pair: count for pair, count in found.items() if count.sent or count.early}
 
 
-def unsettled(said: Mapping[str, Said], servers: Sequence[str]) -> list[str]:
+def unsettled(said: Mapping[str, ProberReport], servers: Sequence[str]) -> list[str]:
     """The pairs of client and server that have not settled yet.
 
     Args:
@@ -191,7 +191,7 @@ def unsettled(said: Mapping[str, Said], servers: Sequence[str]) -> list[str]:
     return found
 
 
-def answers_lacking(said: Iterable[Said], servers: Sequence[str]) -> int:
+def answers_lacking(said: Iterable[ProberReport], servers: Sequence[str]) -> int:
     """How many answers the pair that is furthest from settled still needs."""
     fewest = min(
         (one.servers.get(server, NOTHING).ok for one in said for server in servers), default=0

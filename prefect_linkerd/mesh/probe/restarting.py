@@ -17,7 +17,7 @@ from prefect_linkerd.mesh.restarts import (
 )
 
 
-def restart_beside(
+def restart_with_probe(
     probe: Probe,
     phase: str,
     cluster: Cluster,

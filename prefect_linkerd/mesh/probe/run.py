@@ -44,11 +44,11 @@ from prefect_linkerd.mesh.probe.counts import (
     Count,
     Ledger,
     ProbeOutcome,
-    Said,
+    ProberReport,
     answers_lacking,
     failing,
+    parse_report,
     read_lines,
-    read_said,
     since,
     too_many,
     total,
@@ -82,7 +82,7 @@ SETTLED_WITHIN_SECONDS = 15
 GONE_WITHIN_SECONDS = 120
 READERS = 8
 
-IN_VAIN = 2
+MAX_EMPTY_READS = 2
 """How often in a row the probe's pods reach no proxy before they stop reading proxies."""
 
 # A namespace that a run has created is deleted only if it contains none of these, and no ConfigMap
@@ -487,7 +487,7 @@ class AskingProbe(Probe):
         options = self._options
         asking = SETTLED / options.requests_per_second
         within = options.warm_up_seconds + 2 * asking + SETTLED_WITHIN_SECONDS
-        said: Mapping[str, Said] = {}
+        said: Mapping[str, ProberReport] = {}
 
         def pause() -> float:
             # How long the missing answers take if all goes well.
@@ -509,7 +509,7 @@ class AskingProbe(Probe):
 
     def _hear(
         self, generations: Generations, leaving: tuple[Generation, ...] = ()
-    ) -> dict[str, Said]:
+    ) -> dict[str, ProberReport]:
         """Reads every client's report, and tells it to send requests to these generations only.
 
         Args:
@@ -524,7 +524,7 @@ class AskingProbe(Probe):
         names = {each.name for each in leaving} | set(generations.names)
         wanted = dict.fromkeys(names, self._options.replicas)
 
-        def hear() -> tuple[dict[str, Said], dict[str, str]]:
+        def hear() -> tuple[dict[str, ProberReport], dict[str, str]]:
             # Keep to the pods of the last time while each of them answers.
             is_known = Counter(map(_generation_of, self._heard)) == wanted
             said, silent = self._read(self._heard if is_known else [], generations.names)
@@ -535,7 +535,7 @@ class AskingProbe(Probe):
             self._ledger = self._ledger.heard(said.values())
             return said, silent
 
-        def is_complete(heard: tuple[dict[str, Said], dict[str, str]]) -> bool:
+        def is_complete(heard: tuple[dict[str, ProberReport], dict[str, str]]) -> bool:
             return names <= {one.client for one in heard[0].values()}
 
         heard = poll(hear, is_complete, HEARD_WITHIN_SECONDS, every=0.5)
@@ -548,15 +548,15 @@ class AskingProbe(Probe):
 
     def _read(
         self, pods: list[Object], asked: tuple[str, ...]
-    ) -> tuple[dict[str, Said], dict[str, str]]:
+    ) -> tuple[dict[str, ProberReport], dict[str, str]]:
         """The reports of clients, by their pods, and why others gave none."""
         query = urlencode([("server", name) for name in asked])
 
-        def read(pod: Object) -> Said | str:
+        def read(pod: Object) -> ProberReport | str:
             path = f"ask?{query}" if _generation_of(pod) in asked else "ask"
             try:
                 answer = self._get(pod, path, self._options.request_timeout_seconds)
-                return read_said(json.loads(answer))
+                return parse_report(json.loads(answer))
             except ApiError as error:
                 return error.found
             except ValueError as error:
@@ -566,7 +566,7 @@ class AskingProbe(Probe):
         with ThreadPoolExecutor(READERS) as pool:
             answers = dict(zip(names, pool.map(read, pods), strict=True))
         return (
-            {name: one for name, one in answers.items() if isinstance(one, Said)},
+            {name: one for name, one in answers.items() if isinstance(one, ProberReport)},
             {name: one for name, one in answers.items() if isinstance(one, str)},
         )
 
@@ -583,7 +583,7 @@ class AskingProbe(Probe):
         times = Counter(pod.ip for pod in pods)
         asked = {pod.ip: pod.uid for pod in pods if pod.ip and times[pod.ip] == 1}
         readers = [pod for pod in self._heard if _generation_of(pod) in self._generations.names]
-        if not asked or not readers or self._in_vain >= IN_VAIN:
+        if not asked or not readers or self._in_vain >= MAX_EMPTY_READS:
             return {}
         addresses = list(asked)
         first, *others = (addresses[at : at + PROXIES] for at in range(0, len(addresses), PROXIES))
@@ -594,7 +594,7 @@ class AskingProbe(Probe):
         found = read(0, first)
         self._in_vain = 0 if found else self._in_vain + 1
         if not found:
-            if self._in_vain == IN_VAIN:
+            if self._in_vain == MAX_EMPTY_READS:
                 self._say("Probe: its pods reach no proxy's metrics; using the API server instead.")
             return {}
         # As many calls at a time as there are readers, each for a hundred proxies.

@@ -13,7 +13,7 @@ from prefect_linkerd.mesh.kubernetes.waiting import polls
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, read_certificates
 from prefect_linkerd.mesh.probe.counts import ProbeOutcome
-from prefect_linkerd.mesh.probe.restarting import restart_beside
+from prefect_linkerd.mesh.probe.restarting import restart_with_probe
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RECORD, RotationClaim, read_record
 from prefect_linkerd.mesh.restarts import DataPlane, Needs, read_data_plane
@@ -117,12 +117,12 @@ def inspect_issuer(mesh: Mesh, ring: KeyRing, options: RotationOptions) -> Rotat
     secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
     if mesh.config.issuer == "self-signed":
         require_writable(secret, mesh.config)
-    is_charts = secret is not None and TlsSecret.of(secret).is_charts
-    if is_charts:
+    is_chart_made = secret is not None and TlsSecret.of(secret).is_chart_made
+    if is_chart_made:
         require_installed(snapshot.bundle, mesh.control_plane_chart, mesh.config)
     restarted = snapshot.data_plane.targets if expired or options.accept_downtime else ()
     asked = issuer_permissions(
-        mesh.config, restarted, has_record=record is not None, is_charts=is_charts
+        mesh.config, restarted, has_record=record is not None, is_chart_made=is_chart_made
     )
     require(lacking(mesh.cluster, asked))
     return snapshot
@@ -194,7 +194,7 @@ def rotate_issuer(
             remedy="Run again.",
         )
     release = snapshot.bundle.release
-    if TlsSecret.of(secret).is_charts and release is not None:
+    if TlsSecret.of(secret).is_chart_made and release is not None:
         # Last, because Helm waits for proxies that need a certificate.
         write_release(mesh, release, {}, on_progress)
     after = check_issuer_secret(secret, mesh.config, snapshot.bundle.roots, mesh.cluster.clock())
@@ -252,7 +252,7 @@ def _restart_all(
     plane = read_data_plane(mesh.cluster, namespace)
     tolerated = frozenset(t.workload for t in plane.targets.values() if not t.is_complete)
     watch.phase = "issuer"
-    done = restart_beside(
+    done = restart_with_probe(
         probe,
         "issuer",
         mesh.cluster,

@@ -80,7 +80,7 @@ def put_issuer(mesh: Mesh, issuer: KeyPair, authority: str) -> None:
     namespace = mesh.config.namespaces.linkerd
     there = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
     require_writable(there, mesh.config)
-    if there is not None and TlsSecret.of(there).is_charts:
+    if there is not None and TlsSecret.of(there).is_chart_made:
         texts = {"crt.pem": issuer.certificate, "key.pem": issuer.private_key.get_secret_value()}
         data = {k: Unshown(base64.b64encode(v.strip().encode()).decode()) for k, v in texts.items()}
         mesh.cluster.merge("v1", "Secret", ISSUER_SECRET, namespace, {"data": data})

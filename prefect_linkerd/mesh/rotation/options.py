@@ -68,7 +68,7 @@ class NewAnchor(Section):
     _private_key: SecretStr | None = PrivateAttr(default=None)
 
     @property
-    def is_brought(self) -> bool:
+    def is_provided(self) -> bool:
         return bool(self.certificate or self.certificate_file)
 
     @model_validator(mode="after")
@@ -78,7 +78,7 @@ class NewAnchor(Section):
                 "the new trust anchor is given twice: give certificate or certificate_file"
             )
         keys = [key for key in (self.private_key_file, self.private_key_block) if key is not None]
-        if self.is_brought and not keys:
+        if self.is_provided and not keys:
             raise ValueError(
                 "a new trust anchor has to sign a new issuer: give private_key_file or "
                 "private_key_block as well"
@@ -87,7 +87,7 @@ class NewAnchor(Section):
             raise ValueError(
                 "the new anchor's key is given twice: give private_key_file or private_key_block"
             )
-        if keys and not self.is_brought:
+        if keys and not self.is_provided:
             raise ValueError("a private key without its certificate: give the certificate too")
         if self.certificate and "PRIVATE KEY-----" in self.certificate:
             raise ValueError(

@@ -105,7 +105,7 @@ def with_lifetime(values: Mapping[str, Any], text: str) -> Values:
     return kept
 
 
-def lengthened(values: Mapping[str, Any], record: RotationRecord) -> Values:
+def with_lifetime_restored(values: Mapping[str, Any], record: RotationRecord) -> Values:
     """Values with the lifetime from before a rotation shortened it.
 
     Keeps a lifetime that somebody has set since.

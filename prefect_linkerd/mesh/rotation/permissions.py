@@ -24,7 +24,7 @@ def issuer_permissions(
     restarted: Iterable[Workload],
     *,
     has_record: bool,
-    is_charts: bool = False,
+    is_chart_made: bool = False,
 ) -> list[Permission]:
     """What `rotate_issuer` writes.
 
@@ -46,7 +46,7 @@ def issuer_permissions(
         found.append(Permission("patch", "certificates/status", CERT_MANAGER, linkerd))
     else:
         found.append(Permission("patch", "secrets", namespace=linkerd, name=ISSUER_SECRET))
-    if is_charts:
+    if is_chart_made:
         found += _release(linkerd)
     return found
 

@@ -9,15 +9,15 @@ from datetime import datetime
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.identity.trust_anchor import (
     ISSUER_SECRET,
-    brought_certificate,
-    brought_key,
     cluster_uid,
+    provided_certificate,
+    provided_key,
 )
 from prefect_linkerd.mesh.kubernetes.objects import Workload
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.pki.certificates import CertificateInfo, fingerprints, read_certificates
 from prefect_linkerd.mesh.records.rotation import RotationRecord, anchor_of, read_record
-from prefect_linkerd.mesh.restarts import ByHand, Needs, RestartPlan, plan_restarts
+from prefect_linkerd.mesh.restarts import ManualRestart, Needs, RestartPlan, plan_restarts
 from prefect_linkerd.mesh.rotation.issuer_renewal import require_writable
 from prefect_linkerd.mesh.rotation.key_ring import KeyRing
 from prefect_linkerd.mesh.rotation.options import Action, NewAnchor, RotationOptions
@@ -77,8 +77,8 @@ class RotationPlan:
     costs: tuple[str, ...] = ()
 
     @property
-    def by_hand(self) -> tuple[ByHand, ...]:
-        found = {item: None for plan in self.restarts.values() for item in plan.by_hand}
+    def manual(self) -> tuple[ManualRestart, ...]:
+        found = {item: None for plan in self.restarts.values() for item in plan.manual}
         return tuple(found)
 
 
@@ -103,13 +103,13 @@ def inspect_rotation(
     chart = mesh.control_plane_chart
     record = read_record(mesh.cluster, mesh.config.namespaces.linkerd)
     is_open = record is not None and record.is_open
-    brought = (
-        brought_certificate(new.as_config(mesh.config.trust_anchor)) if new.is_brought else None
+    provided = (
+        provided_certificate(new.as_config(mesh.config.trust_anchor)) if new.is_provided else None
     )
     if action == "drop":
-        goal = _goal_to_drop(record, brought)
+        goal = _goal_to_drop(record, provided)
     else:
-        goal = _decide_goal(record if is_open else None, brought, action)
+        goal = _decide_goal(record if is_open else None, provided, action)
     snapshot = read_rotation(mesh, goal or "")
     if action == "drop":
         _require_left(snapshot, is_open=is_open)
@@ -129,9 +129,9 @@ def inspect_rotation(
         secret = mesh.cluster.get("v1", "Secret", ISSUER_SECRET, mesh.config.namespaces.linkerd)
         require_writable(secret, mesh.config)
     info = None
-    if brought is not None and not (is_open and goal):
-        info = check_new_anchor(brought, mesh.config, snapshot.bundle.roots, now)
-        brought_key(new.as_config(mesh.config.trust_anchor), brought)
+    if provided is not None and not (is_open and goal):
+        info = check_new_anchor(provided, mesh.config, snapshot.bundle.roots, now)
+        provided_key(new.as_config(mesh.config.trust_anchor), provided)
     elif is_open and record is not None and goal:
         info = anchor_of(record, goal)
         if action == "abort" and snapshot.anchor is None:
@@ -201,9 +201,9 @@ def _pace(
     return pace_of(mesh.cluster, snapshot, options)
 
 
-def _goal_to_drop(record: RotationRecord | None, brought: str | None) -> str:
+def _goal_to_drop(record: RotationRecord | None, provided: str | None) -> str:
     """The anchor of a gentle rotation, the only one that proxies trust once `drop` is done."""
-    if brought is not None:
+    if provided is not None:
         raise InvalidInput(
             "new trust anchor",
             expected="none, as the action drop uses no new anchor",
@@ -266,13 +266,13 @@ def _warnings(snapshot: RotationSnapshot, action: Action, *, is_open: bool) -> I
         )
 
 
-def _decide_goal(record: RotationRecord | None, brought: str | None, action: Action) -> str | None:
+def _decide_goal(record: RotationRecord | None, provided: str | None, action: Action) -> str | None:
     """The fingerprint of the anchor to rotate to; None if it has yet to be made."""
     if action == "abort":
         if record is None:
             raise nothing_to_abort()
         return record.origin
-    given = next(iter(fingerprints(brought, "new trust anchor"))) if brought else None
+    given = next(iter(fingerprints(provided, "new trust anchor"))) if provided else None
     if record is None:
         return given
     if record.is_going_back:
@@ -296,7 +296,7 @@ def _plans(
     snapshot: RotationSnapshot, options: RotationOptions, action: Action, phase: PhaseName
 ) -> dict[PhaseName, RestartPlan]:
     """The restarts of every phase still to come."""
-    tolerated = unwell(snapshot)
+    tolerated = unhealthy_workloads(snapshot)
     if snapshot.anchor is not None and snapshot.goal == snapshot.origin and action == "abort":
         return {}
 
@@ -322,7 +322,7 @@ def _plans(
     return plans
 
 
-def unwell(snapshot: RotationSnapshot) -> frozenset[Workload]:
+def unhealthy_workloads(snapshot: RotationSnapshot) -> frozenset[Workload]:
     return frozenset(
         target.workload for target in snapshot.data_plane.targets.values() if not target.is_complete
     )

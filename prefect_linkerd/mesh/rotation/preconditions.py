@@ -139,7 +139,7 @@ def require_certificate_layout(
         return
     _ = anchor.copy
     owner, issuer = anchor.anchor, anchor.issuer
-    if new.is_brought:
+    if new.is_provided:
         raise InvalidInput(
             "new trust anchor",
             expected=f"none, as cert-manager makes the anchor of {owner.subject}",

@@ -45,7 +45,7 @@ def all_renewed_at(
     return max(moments, default=since)
 
 
-def asked_first(
+def queried_first(
     pods: Sequence[Pod],
     issued: Mapping[str, datetime],
     silent: Collection[str],
@@ -66,7 +66,7 @@ def asked_first(
     return tuple(sorted(pods, key=order)[:FIRST])
 
 
-def worth_asking(
+def may_have_renewed(
     pods: Iterable[Pod],
     issued: Mapping[str, datetime],
     since: datetime,

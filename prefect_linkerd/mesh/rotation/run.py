@@ -23,9 +23,9 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     ISSUER_SECRET,
     TRUST_ROOTS,
     TlsSecret,
-    brought_certificate,
-    brought_key,
     cluster_uid,
+    provided_certificate,
+    provided_key,
     read_tls_secret,
     tls_secret,
 )
@@ -46,7 +46,7 @@ from prefect_linkerd.mesh.pki.certificates import (
     join_bundle,
     read_certificates,
 )
-from prefect_linkerd.mesh.probe.restarting import restart_beside
+from prefect_linkerd.mesh.probe.restarting import restart_with_probe
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import (
     RotationClaim,
@@ -60,7 +60,7 @@ from prefect_linkerd.mesh.restarts import (
     Needs,
     plan_restarts,
     read_data_plane,
-    with_pods_of_now,
+    with_current_pods,
 )
 from prefect_linkerd.mesh.rotation.issuer_renewal import (
     IDENTITY,
@@ -81,9 +81,9 @@ from prefect_linkerd.mesh.rotation.pace import (
     LIFETIME,
     LeafTimes,
     leaf_times,
-    lengthened,
     pace_of,
     with_lifetime,
+    with_lifetime_restored,
 )
 from prefect_linkerd.mesh.rotation.phases import (
     NO_WAY_BACK,
@@ -99,14 +99,14 @@ from prefect_linkerd.mesh.rotation.phases import (
     spread_takes,
     unproven,
 )
-from prefect_linkerd.mesh.rotation.plan import unwell
+from prefect_linkerd.mesh.rotation.plan import unhealthy_workloads
 from prefect_linkerd.mesh.rotation.preconditions import (
     check_new_anchor,
     nothing_to_abort,
     nothing_to_drop,
     require_certificate_layout,
 )
-from prefect_linkerd.mesh.rotation.renewals import all_renewed_at, asked_first, worth_asking
+from prefect_linkerd.mesh.rotation.renewals import all_renewed_at, may_have_renewed, queried_first
 from prefect_linkerd.mesh.rotation.snapshot import (
     RotationSnapshot,
     anchors_to_keep,
@@ -209,7 +209,7 @@ class Rotation:
         begin, (_, known) = time.monotonic(), self._seen
         if known is None:
             return self.read()
-        snapshot = self.read(with_pods_of_now(self._mesh.cluster, known))
+        snapshot = self.read(with_current_pods(self._mesh.cluster, known))
         self._seen = begin, snapshot.data_plane
         return snapshot
 
@@ -218,21 +218,21 @@ class Rotation:
         at, data_plane = self._seen
         return snapshot.data_plane is data_plane and time.monotonic() < at + FRESH
 
-    def _hand_on(self, snapshot: RotationSnapshot) -> None:
+    def _keep_snapshot(self, snapshot: RotationSnapshot) -> None:
         """Keeps a snapshot for the next step, as nothing changes in between.
 
         A Certificate's anchor can change by itself, so with one each step reads again.
         """
         self._handed = snapshot if snapshot.anchor is None else None
 
-    def _taken(self) -> RotationSnapshot:
+    def _take_snapshot(self) -> RotationSnapshot:
         """The snapshot that the previous step kept if it is still fresh, else a new one."""
         handed, self._handed = self._handed, None
         return handed if handed is not None and self._is_fresh(handed) else self.read()
 
     def next_phase(self, *, recover: bool = False) -> PhaseName:
         """The first phase whose proof does not hold, by the state of the cluster."""
-        snapshot = self._taken()
+        snapshot = self._take_snapshot()
         if recover:
             return recovery_phase(snapshot)
         self._follow_cert_manager(snapshot)
@@ -242,7 +242,7 @@ class Rotation:
         if phase in ("bundle", "switch") and snapshot.loaded_since is not None:
             snapshot = self._with_issued(snapshot)
             phase = next_phase(snapshot, takes)
-        self._hand_on(snapshot)
+        self._keep_snapshot(snapshot)
         return phase
 
     def _follow_cert_manager(self, snapshot: RotationSnapshot) -> None:
@@ -337,7 +337,7 @@ class Rotation:
         )
         self._claim.tell("prepare", f"To {info.subject}, sha256 {info.fingerprint}.")
         self._see(at, snapshot.data_plane)
-        self._hand_on(self.read(snapshot.data_plane))
+        self._keep_snapshot(self.read(snapshot.data_plane))
         return self.record
 
     def _begin_to_drop(self, record: RotationRecord | None) -> RotationRecord:
@@ -391,10 +391,10 @@ class Rotation:
     def _new_pair(self, new: NewAnchor, roots: str, now: datetime) -> KeyPair:
         """The new anchor; its key is stored beside the old one's before anything uses it."""
         config, own = self._mesh.config, cluster_uid(self._mesh.cluster)
-        if new.is_brought:
-            brought = new.as_config(config.trust_anchor)
-            certificate = brought_certificate(brought) or ""
-            pair = KeyPair(certificate, brought_key(brought, certificate), own)
+        if new.is_provided:
+            provided = new.as_config(config.trust_anchor)
+            certificate = provided_certificate(provided) or ""
+            pair = KeyPair(certificate, provided_key(provided, certificate), own)
             self._ring.next.replace(pair)
             return pair
         # An anchor from a run that was killed before it recorded the rotation.
@@ -482,7 +482,7 @@ class Rotation:
         """Adds the goal to the trust bundle."""
         record = self.record
         self._claim.check()
-        snapshot = self._taken()
+        snapshot = self._take_snapshot()
         if snapshot.anchor is not None:
             self._bundle_of_secrets(snapshot, snapshot.anchor)
             return
@@ -559,7 +559,7 @@ class Rotation:
     def _write_alone(self, wanted: str, on_progress: OnProgress) -> None:
         """Removes the old anchor from the bundle, and restores the certificates' lifetime."""
         record = self.record
-        self._write(wanted, on_progress, lambda values: lengthened(values, record))
+        self._write(wanted, on_progress, lambda values: with_lifetime_restored(values, record))
         now = self._mesh.cluster.clock()
         hours = self._options.drop_by_hours
         until = now + timedelta(hours=hours) if hours is not None else None
@@ -581,7 +581,7 @@ class Rotation:
 
     def spread(self, on_progress: OnProgress) -> None:
         """Restarts workloads until every proxy trusts the goal."""
-        snapshot = self._taken()
+        snapshot = self._take_snapshot()
         if snapshot.anchor is not None:
             # Identity skips an issuer under the new anchor until it restarts: see `phases`.
             self._restart("spread", on_progress, snapshot, but_identity=True)
@@ -592,7 +592,7 @@ class Rotation:
 
     def switch(self, on_progress: OnProgress) -> None:
         """Has the goal sign the issuer, and gives every proxy a certificate under it."""
-        snapshot = self._taken()
+        snapshot = self._take_snapshot()
         if next_phase(snapshot) in ("bundle", "spread"):
             raise NotReady(
                 f"mesh {self._mesh.config.name}",
@@ -721,7 +721,11 @@ class Rotation:
             unproven_one = needs_restart(self.read(plane), "switch")
             return lambda pod: unproven_one(pod) and (pod.started is None or pod.started < since)
 
-        tolerated = unwell(self.read()) if self._options.allow_unhealthy else frozenset[Workload]()
+        tolerated = (
+            unhealthy_workloads(self.read())
+            if self._options.allow_unhealthy
+            else frozenset[Workload]()
+        )
         self._restart_all("switch", judge, on_progress, tolerated)
 
     def _await_renewals(self, times: LeafTimes, on_progress: OnProgress) -> list[Pod]:
@@ -752,7 +756,7 @@ class Rotation:
 
         for is_last in polls((until - now).total_seconds(), every=pause):
             self._check_switch()
-            few = asked_first(self._yet_to_renew(snapshot), self._issued, silent, since, every)
+            few = queried_first(self._yet_to_renew(snapshot), self._issued, silent, since, every)
             unanswered = self._ask(snapshot, few)
             if unanswered - silent:
                 # Pods come and go.
@@ -788,7 +792,7 @@ class Rotation:
             snapshot, now = self.read(), self._mesh.cluster.clock()
             since, every = snapshot.loaded_since or now, self._leaf_times(snapshot.bundle).renewal
             late = self._yet_to_renew(snapshot)
-            self._ask(snapshot, worth_asking(late, self._issued, since, every, now))
+            self._ask(snapshot, may_have_renewed(late, self._issued, since, every, now))
             total = len(snapshot.data_plane.pods)
             left = self._yet_to_renew(snapshot)
             on_progress(total - len(left), total, "waiting for proxies to renew")
@@ -816,7 +820,7 @@ class Rotation:
 
     def drop(self, on_progress: OnProgress) -> None:
         """Leaves only the goal trusted, once no proxy has a certificate under another anchor."""
-        snapshot = self._with_issued(self._taken())
+        snapshot = self._with_issued(self._take_snapshot())
         if next_phase(snapshot) in ("bundle", "spread", "switch"):
             left = ", ".join(p.subject for p in unproven(snapshot, "switch"))
             raise NotReady(
@@ -868,7 +872,7 @@ class Rotation:
             return lambda pod: not recovered(pod)
 
         # Without certificates hardly anything is ready, so do not wait for unhealthy workloads.
-        self._restart_all("spread", judge, on_progress, unwell(snapshot), is_down=True)
+        self._restart_all("spread", judge, on_progress, unhealthy_workloads(snapshot), is_down=True)
 
     # done
 
@@ -880,7 +884,7 @@ class Rotation:
         """
         self._claim.check()
         namespace = self._mesh.config.namespaces.linkerd
-        snapshot = self._taken()
+        snapshot = self._take_snapshot()
         secret = self._mesh.cluster.get("v1", "Secret", ISSUER_SECRET, namespace)
         if secret is None:
             raise NotReady(
@@ -940,7 +944,11 @@ class Rotation:
         ):
             # Their new pods are proven by start time, which must surely be after the bundle's.
             self._wait_until(snapshot.bundle.settled)
-        tolerated = unwell(snapshot) if self._options.allow_unhealthy else frozenset[Workload]()
+        tolerated = (
+            unhealthy_workloads(snapshot)
+            if self._options.allow_unhealthy
+            else frozenset[Workload]()
+        )
         judged_at = 0.0
 
         def judge(plane: DataPlane) -> Needs:
@@ -997,7 +1005,7 @@ class Rotation:
                 return given.data_plane
             return read_data_plane(self._mesh.cluster, self._mesh.config.namespaces.linkerd)
 
-        restart_beside(
+        restart_with_probe(
             self.probe,
             phase,
             self._mesh.cluster,
@@ -1037,7 +1045,7 @@ class Rotation:
             if not left:
                 text = f"Proven for {len(snapshot.data_plane.pods)} proxies."
                 self._claim.tell(phase, text)
-                self._hand_on(snapshot)
+                self._keep_snapshot(snapshot)
                 return
             lasting = [pod for pod in left if not pod.is_deleting]
             if lasting or is_last:
@@ -1047,7 +1055,7 @@ class Rotation:
         cluster, namespace = self._mesh.cluster, self._mesh.config.namespaces.linkerd
         data_plane = replace(read_data_plane(cluster, namespace), pods=snapshot.data_plane.pods)
         plan = plan_restarts(data_plane, needs_restart(snapshot, phase), self._options.restarts)
-        left = [str(item) for item in plan.by_hand]
+        left = [str(item) for item in plan.manual]
         left += [pod.subject for pod in unproven(snapshot, phase)]
         proof = next(each.proof for each in phases_of(snapshot) if each.name == phase)
         return NotReady(

@@ -34,7 +34,7 @@ def plan_markdown(mesh: str, plan: RotationPlan) -> str:
             f"{number}. {batch.stage}: {', '.join('/'.join(w) for w in batch.workloads)}"
             for number, batch in enumerate(restarts.batches, 1)
         ]
-    lines += _listed("To be done manually", [str(item) for item in plan.by_hand])
+    lines += _listed("To be done manually", [str(item) for item in plan.manual])
     lines += _listed("Unhealthy", plan.troubles)
     return "\n".join(lines) + "\n"
 

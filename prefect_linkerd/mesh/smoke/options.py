@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from prefect_linkerd.mesh.config.model import Namespace, Section
 from prefect_linkerd.mesh.load.image import IMAGE, valid_image
 
-Promise = Literal["load-balancing", "traffic-split", "canary", "fault-injection", "ingress"]
-PROMISES: tuple[Promise, ...] = get_args(Promise)
+SmokeTest = Literal["load-balancing", "traffic-split", "canary", "fault-injection", "ingress"]
+SMOKE_TESTS: tuple[SmokeTest, ...] = get_args(SmokeTest)
 
 LEAST_EVIDENCE = 20
 """Requests that the smallest share of a split must get for its measurement to mean anything."""
@@ -20,8 +20,8 @@ LEAST_EVIDENCE = 20
 class SmokeOptions(Section):
     """Which smoke tests run, with how much traffic, and what counts as passed."""
 
-    promises: list[Promise] = Field(
-        default_factory=lambda: list(PROMISES),
+    tests: list[SmokeTest] = Field(
+        default_factory=lambda: list(SMOKE_TESTS),
         title="Tests",
         description="Which tests to run; each is a task of its own.",
     )
@@ -127,12 +127,12 @@ class SmokeOptions(Section):
         "traffic.",
     )
 
-    @field_validator("promises")
+    @field_validator("tests")
     @classmethod
-    def _promises(cls, value: list[Promise]) -> list[Promise]:
+    def _tests(cls, value: list[SmokeTest]) -> list[SmokeTest]:
         if not value:
-            raise ValueError(f"no test is named: name some of {', '.join(PROMISES)}")
-        return [promise for promise in PROMISES if promise in value]
+            raise ValueError(f"no test is named: name some of {', '.join(SMOKE_TESTS)}")
+        return [test for test in SMOKE_TESTS if test in value]
 
     _image = field_validator("image")(valid_image)
 
@@ -149,9 +149,9 @@ class SmokeOptions(Section):
     @model_validator(mode="after")
     def _evidence(self) -> SmokeOptions:
         shares = [100]
-        if "canary" in self.promises or "traffic-split" in self.promises:
+        if "canary" in self.tests or "traffic-split" in self.tests:
             shares += [share for w in self.weights for share in (w, 100 - w) if share]
-        if "fault-injection" in self.promises:
+        if "fault-injection" in self.tests:
             shares += [self.fault_percent, 100 - self.fault_percent]
         smallest = min(shares)
         needed = -(-LEAST_EVIDENCE * 100 // smallest)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from prefect_linkerd.mesh.errors import SmokeTestFailed
 from prefect_linkerd.mesh.load.program import Traffic
-from prefect_linkerd.mesh.smoke.options import Promise
+from prefect_linkerd.mesh.smoke.options import SmokeTest
 
 SmokeOutcome = Literal["passed", "failed", "skipped"]
 
@@ -37,7 +37,7 @@ class SmokeResult:
     `remedy` says what to do about a failure.
     """
 
-    promise: Promise
+    test: SmokeTest
     steps: tuple[Step, ...]
     objects: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()
@@ -77,7 +77,7 @@ class SmokeReport:
         reasons: dict[str, list[str]] = {}
         for result in self.results:
             if result.outcome == "skipped":
-                reasons.setdefault(result.reason, []).append(result.promise)
+                reasons.setdefault(result.reason, []).append(result.test)
         return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
@@ -92,7 +92,7 @@ def require_smoke(report: SmokeReport) -> SmokeReport:
         raise SmokeTestFailed(
             f"mesh {report.mesh}",
             expected="every smoke test to pass",
-            found=" | ".join(f"{result.promise}: {result.reason}" for result in failed),
+            found=" | ".join(f"{result.test}: {result.reason}" for result in failed),
             remedy=" ".join(dict.fromkeys(result.remedy for result in failed if result.remedy)),
         )
     return report
@@ -102,7 +102,7 @@ def smoke_table(results: Sequence[SmokeResult]) -> list[dict[str, str]]:
     """One row for every step."""
     return [
         {
-            "promise": result.promise,
+            "test": result.test,
             "step": step.name,
             "outcome": step.outcome,
             "detail": step.detail,
@@ -139,7 +139,7 @@ def smoke_markdown(report: SmokeReport) -> str:
     lines = [f"# Smoke tests of mesh {report.mesh}", "", f"{report.linkerd}", ""]
     lines += ["| test | outcome | |", "|---|---|---|"]
     lines += [
-        f"| {result.promise} | {result.outcome} | {_cell(result.reason)} |"
+        f"| {result.test} | {result.outcome} | {_cell(result.reason)} |"
         for result in report.results
     ]
     for result in report.results:
@@ -147,13 +147,13 @@ def smoke_markdown(report: SmokeReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def promise_markdown(result: SmokeResult) -> str:
+def smoke_test_markdown(result: SmokeResult) -> str:
     """One test as a page."""
     return "\n".join(_section(result)) + "\n"
 
 
 def _section(result: SmokeResult) -> list[str]:
-    lines = [f"## {result.promise}: {result.outcome}", ""]
+    lines = [f"## {result.test}: {result.outcome}", ""]
     lines += ["| step | outcome | |", "|---|---|---|"]
     lines += [f"| {s.name} | {s.outcome} | {_cell(s.detail)} |" for s in result.steps]
     if rows := traffic_table(result):

@@ -22,7 +22,7 @@ from prefect_linkerd.mesh.load.fuse import Family, Fuse
 from prefect_linkerd.mesh.load.program import Traffic, read_traffic
 from prefect_linkerd.mesh.load.workloads import labelled, program, service
 from prefect_linkerd.mesh.mesh import Mesh
-from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
+from prefect_linkerd.mesh.smoke.options import SmokeOptions, SmokeTest
 from prefect_linkerd.mesh.smoke.report import Measurement, Step
 from prefect_linkerd.mesh.smoke.routing import SplitApi, refusal, split
 from prefect_linkerd.mesh.smoke.workloads import Backend, backend, client, client_seconds
@@ -41,7 +41,7 @@ SMOKE = Family(
 """The family of all smoke test runs."""
 
 RUN_LABEL = SMOKE.run_label
-PROMISE_LABEL = "smoke.prefect-linkerd/promise"
+TEST_LABEL = "smoke.prefect-linkerd/test"
 ROLE_LABEL = "smoke.prefect-linkerd/role"
 
 ACCEPTED_WITHIN_SECONDS = 60
@@ -59,7 +59,7 @@ def ignore_progress(_ready: int, _wanted: int, _text: str) -> None:
     """For callers that do not show progress."""
 
 
-class PromiseNotKept(Exception):
+class StepFailed(Exception):
     """A step failed and was recorded; the steps after it make no sense."""
 
 
@@ -79,13 +79,13 @@ class SmokeRun:
         self,
         mesh: Mesh,
         options: SmokeOptions,
-        promise: Promise,
+        test: SmokeTest,
         *,
         on_step: OnStep = ignore_step,
         on_progress: OnProgress = ignore_progress,
     ) -> None:
         self.cluster, self.config, self.options = mesh.cluster, mesh.config, options
-        self.promise: Promise = promise
+        self.test: SmokeTest = test
         self.id = secrets.token_hex(4)
         self.namespace: str = options.namespace or mesh.config.namespaces.emojivoto
         self.steps: list[Step] = []
@@ -93,7 +93,7 @@ class SmokeRun:
         self.measurements: list[Measurement] = []
         self.remedy = ""
         self._on_step, self._on_progress = on_step, on_progress
-        self._labels = {**MADE_HERE, RUN_LABEL: self.id, PROMISE_LABEL: promise}
+        self._labels = {**MADE_HERE, RUN_LABEL: self.id, TEST_LABEL: test}
         self._fuse = Fuse(mesh.cluster, SMOKE, self.id, self.namespace, self._labels)
         self._runs_pods = True
 
@@ -327,7 +327,7 @@ class SmokeRun:
                 raise
             self.remedy = error.remedy
             self.record(Step(name, "failed", str(error)))
-            raise PromiseNotKept from error
+            raise StepFailed from error
         self.record(Step(name, "passed", "; ".join(said)))
 
     def judge(self, name: str, problems: Sequence[str], remedy: str, detail: str = "") -> None:
@@ -336,7 +336,7 @@ class SmokeRun:
             self.remedy = remedy
         self.record(Step(name, "failed" if problems else "passed", "; ".join(problems) or detail))
         if problems:
-            raise PromiseNotKept
+            raise StepFailed
 
 
 def _ended(pod: Object) -> Object | None:

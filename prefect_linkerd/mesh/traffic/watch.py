@@ -38,7 +38,7 @@ QUICK = 1.0
 """Seconds without a request after which a batch counts as one without traffic."""
 SAID = 5
 """The most drops that an error names; the page has them all."""
-IN_VAIN = 3
+MAX_EMPTY_READS = 3
 """Batches without traffic in a row after which proxies on simulated nodes are no longer read."""
 
 
@@ -191,7 +191,7 @@ class TrafficWatch:
         if not self._on_simulated_nodes():
             return f"no traffic{reason}"
         self._in_vain += 1
-        if self._in_vain >= IN_VAIN:
+        if self._in_vain >= MAX_EMPTY_READS:
             self._off = "no traffic (simulated nodes)"
         return f"no traffic (simulated nodes){reason}"
 

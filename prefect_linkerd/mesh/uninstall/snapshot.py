@@ -139,7 +139,7 @@ def read_uninstall(mesh: Mesh, options: UninstallOptions, key: str) -> Uninstall
     dependencies = tuple(r for name in DEPENDENCIES for r in releases_of(name, releases))
     members = {
         release.ref: _members(cluster, release)
-        for release in _that_may_go(installed, dependencies, options)
+        for release in _removable(installed, dependencies, options)
     }
     own = _own(mesh)
     crds = list(cluster.list(CRDS, CRD))
@@ -167,7 +167,7 @@ def read_uninstall(mesh: Mesh, options: UninstallOptions, key: str) -> Uninstall
     )
 
 
-def _that_may_go(
+def _removable(
     installed: MeshReleases, dependencies: Iterable[Release], options: UninstallOptions
 ) -> Iterator[Release]:
     """The releases whose objects are read: those that these flows may uninstall."""

@@ -25,7 +25,7 @@ from prefect_linkerd.mesh.planning.plan import accept
 from prefect_linkerd.mesh.planning.preflight import Finding
 from prefect_linkerd.mesh.records.upgrade import RecordedRelease, UpgradeRecord, read_record
 from prefect_linkerd.mesh.snapshot.mesh import read_trust_bundle
-from prefect_linkerd.mesh.upgrade.path import why_not
+from prefect_linkerd.mesh.upgrade.path import path_problem
 
 REASON = "somebody asked to go back after it was completed"
 
@@ -146,7 +146,7 @@ def _former(revisions: Sequence[Revision], current: Revision) -> Revision | None
         except MeshError:
             return False
         # A failed upgrade leaves revisions of newer versions as well.
-        return source != target and why_not(source, target) is None
+        return source != target and path_problem(source, target) is None
 
     found = [each for each in _earlier(revisions, current) if precedes(each)]
     return max(found, key=lambda revision: revision.number, default=None)

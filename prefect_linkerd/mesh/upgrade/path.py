@@ -14,7 +14,7 @@ from prefect_linkerd.mesh.linkerd.version import Channel, LinkerdVersion
 from prefect_linkerd.mesh.linkerd.version_range import admits
 
 
-def why_not(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] | None:
+def path_problem(current: LinkerdVersion, target: LinkerdVersion) -> tuple[str, str] | None:
     """Why the target cannot follow the current version, and the remedy; None if it can."""
     if target < current:
         if current.channel != target.channel:
@@ -64,11 +64,11 @@ def newest_hop(
         if version > current
         and (wants(policy, current, version) or (is_on_the_way and version.channel == "stable"))
     ]
-    reachable = [version for version in wanted if why_not(current, version) is None]
+    reachable = [version for version in wanted if path_problem(current, version) is None]
     if reachable:
         return reachable[-1]
     if wanted:
-        reason, remedy = why_not(current, wanted[0]) or ("", "")
+        reason, remedy = path_problem(current, wanted[0]) or ("", "")
         raise InvalidInput(
             f"Linkerd version {wanted[0]}",
             expected=f"a release that can follow {current}",

@@ -45,7 +45,7 @@ from prefect_linkerd.mesh.planning.plan import (
 )
 from prefect_linkerd.mesh.planning.preflight import Finding
 from prefect_linkerd.mesh.records.upgrade import UpgradeRecord
-from prefect_linkerd.mesh.upgrade.path import wants, why_not
+from prefect_linkerd.mesh.upgrade.path import path_problem, wants
 
 C = TypeVar("C", bound=MeshConfig)
 
@@ -134,7 +134,7 @@ def check_path(source: LinkerdVersion, target: LinkerdVersion) -> None:
     Raises:
         InvalidInput: it is a downgrade or skips a minor version.
     """
-    if (refusal := why_not(source, target)) is not None:
+    if (refusal := path_problem(source, target)) is not None:
         reason, remedy = refusal
         raise InvalidInput(
             f"Linkerd version {target}",

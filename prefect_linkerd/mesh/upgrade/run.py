@@ -24,7 +24,7 @@ from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning import chart_split
 from prefect_linkerd.mesh.planning.chart_split import CONTROL_PLANE, CRDS, OLD
-from prefect_linkerd.mesh.probe.restarting import restart_beside
+from prefect_linkerd.mesh.probe.restarting import restart_with_probe
 from prefect_linkerd.mesh.probe.run import Probe
 from prefect_linkerd.mesh.records.rotation import RotationClaim
 from prefect_linkerd.mesh.records.upgrade import (
@@ -43,7 +43,7 @@ from prefect_linkerd.mesh.upgrade.plan import PlanSnapshot, UpgradePlan, at_vers
 from prefect_linkerd.mesh.upgrade.snapshot import installed_releases, is_behind, pins_of, read_plan
 from prefect_linkerd.mesh.upgrade.way_back import BackStep, way_back
 
-SOAK_LOOKS = 10.0
+SOAK_POLL_SECONDS = 10.0
 """Seconds between two checks of the control plane while it soaks."""
 
 REASON = 4000
@@ -182,7 +182,7 @@ class Upgrade:
         )
         return self._record
 
-    def turn_back(self, reason: str) -> None:
+    def record_rollback(self, reason: str) -> None:
         """Records that the upgrade goes back, and why."""
         self._save({"direction": "back", "reason": reason[:REASON]})
 
@@ -261,7 +261,7 @@ class Upgrade:
         patience = self.after.config.upgrade.settle_seconds
         workloads = [Workload.of(obj) for obj in read_workloads(cluster, namespace)]
         left = (until - datetime.now(UTC)).total_seconds()
-        for _ in polls(left, every=SOAK_LOOKS):
+        for _ in polls(left, every=SOAK_POLL_SECONDS):
             await_rollouts(cluster, workloads, patience, on_progress)
 
     # Back
@@ -339,7 +339,7 @@ class Upgrade:
         watch.phase = "way back" if self.is_going_back else "upgrade"
         self._watches.append(watch)
         version = proxy_version(config)
-        return restart_beside(
+        return restart_with_probe(
             self.probe,
             "data plane",
             cluster,

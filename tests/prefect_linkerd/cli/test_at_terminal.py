@@ -39,7 +39,7 @@ from prefect_linkerd.tasks.progress import RolloutProgress
 from prefect_linkerd.tasks.rotation import approve
 from prefect_linkerd.tasks.step import step, submit
 from prefect_linkerd.tasks.trust_anchor import key_store, load_secret
-from prefect_linkerd.tasks.uninstall import approve_uninstall, place_of_key
+from prefect_linkerd.tasks.uninstall import approve_uninstall, key_location
 from prefect_linkerd.tasks.webhooks import approve_webhooks
 
 
@@ -294,7 +294,7 @@ def test_a_secret_block_needs_a_server() -> None:
     # A mesh whose anchor is there already needs no place for a key.
     assert store.load() is None
     assert "PREFECT_API_URL names no Prefect server" in store.where
-    assert place_of_key(Mesh(None, MeshConfig())).startswith("not named in the mesh's file")  # pyright: ignore[reportArgumentType]
+    assert key_location(Mesh(None, MeshConfig())).startswith("not named in the mesh's file")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidInput, match=r"Set PREFECT_API_URL, or .*trust_anchor.key_file"):
         load_secret("new-key")
 

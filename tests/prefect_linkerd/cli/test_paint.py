@@ -7,7 +7,7 @@ import io
 import pytest
 
 from prefect_linkerd.cli.paint import painted, painted_checks, table
-from prefect_linkerd.cli.results import as_words, next_step
+from prefect_linkerd.cli.results import next_step, result_text
 from prefect_linkerd.mesh.uninstall.plan import Gone, UninstallPlan
 
 
@@ -63,10 +63,12 @@ def test_a_table_fits_the_terminal_and_says_everything() -> None:
 
 def test_success_ends_with_a_line_and_what_comes_next() -> None:
     plan = UninstallPlan("north", (Gone("release", "Helm release a/b"),), (), (), "file k")
-    said = as_words("north", "Completed", "", plan, dry=False)
+    said = result_text("north", "Completed", "", plan, dry=False)
     assert said.startswith("mesh north is uninstalled: 1 things are gone, 0 stay\n")
     assert "file k" in said
-    assert "## To be removed, in this order" in as_words("north", "Completed", "", plan, dry=True)
+    assert "## To be removed, in this order" in result_text(
+        "north", "Completed", "", plan, dry=True
+    )
     assert next_step("bootstrap", "m.yaml", dry=False) == "Next: prefect-linkerd verify m.yaml"
     assert "--dry-run" in next_step("upgrade", "m.yaml", dry=True)
     assert next_step("smoke_test", "", dry=False) == ""

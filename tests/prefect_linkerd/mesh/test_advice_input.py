@@ -18,8 +18,8 @@ from prefect_linkerd.mesh.install.ingress import API_VERSIONS, choose_api_versio
 from prefect_linkerd.mesh.linkerd.facts import release_facts
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
 from prefect_linkerd.mesh.planning.preflight import Finding
-from prefect_linkerd.mesh.smoke.promises import entry_point
 from prefect_linkerd.mesh.smoke.routing import choose_split
+from prefect_linkerd.mesh.smoke.smoke_tests import entry_point
 from prefect_linkerd.mesh.upgrade.plan import plan_upgrade
 from tests.support.advice import advice, follows
 from tests.support.crds import versioned_crd

@@ -141,7 +141,10 @@ def test_cert_manager_has_the_key_that_it_signs_with(kind: str, place: str) -> N
 def test_an_anchor_that_these_flows_do_not_keep_is_not_rotated(
     signing: tuple[str, str] | None, reason: str
 ) -> None:
-    assert why_not(signed(signing=signing)) == {"rotate_issuer": reason, "rotate_anchor": reason}
+    assert why_not(signed(signing=signing)) == {
+        "rotate_issuer": reason,
+        "rotate_anchor": reason,
+    }
 
 
 def test_what_a_certificates_anchor_lacks_is_said() -> None:

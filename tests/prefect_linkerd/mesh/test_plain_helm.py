@@ -64,7 +64,7 @@ def test_a_chart_made_issuer_stays_the_charts_through_rotations(plain: Plain) ->
     assert phases == ["bundle", "spread", "switch", "drop", "done"]
     is_in_step(plain, config)
     issuer = issuer_of(plain, "mesh")
-    assert issuer.is_charts
+    assert issuer.is_chart_made
     assert str(issuer.owner) == "Helm release mesh/l5d"
     assert signed_by(issuer.certificate, plain.anchor.certificate, "issuer") is None
     assert before.items() <= uids(cluster, KEPT, "mesh").items()

@@ -21,8 +21,8 @@ from prefect_linkerd.mesh.kubernetes.selector import matches
 from prefect_linkerd.mesh.restarts import (
     STAGES,
     Budget,
-    ByHand,
     DataPlane,
+    ManualRestart,
     RestartPolicy,
     RestartTarget,
     plan_restarts,
@@ -177,20 +177,20 @@ def test_what_a_restart_cannot_do_is_left_to_a_person() -> None:
         RestartPolicy(),
     )
     assert names(plan) == [["web"]]
-    assert [each.subject for each in plan.by_hand] == [
+    assert [each.subject for each in plan.manual] == [
         "Deployment/app/set",
         "Pod/app/bare",
         "Pod/app/job-0",
         "Pod/app/orphan",
     ]
-    assert "Job/app/job owns it" in plan.by_hand[2].reason
+    assert "Job/app/job owns it" in plan.manual[2].reason
 
 
 def test_a_budget_that_never_allows_it_is_for_a_person_one_that_will_is_waited_for() -> None:
     web = target("web", disruption=2)
     never = plan_restarts(data_plane(web, budgets=(budget("b"),)), every, RestartPolicy())
-    assert never.by_hand == (
-        ByHand(
+    assert never.manual == (
+        ManualRestart(
             "Deployment/app/web",
             "its update removes 2 pods at once and PodDisruptionBudget/app/b allows 1: "
             "loosen one of the two, or restart it manually",
@@ -269,11 +269,11 @@ def test_every_plan_keeps_its_bounds_and_forgets_nothing(
     plan = plan_restarts(plane, every, policy)
 
     restarted = [workload for batch in plan.batches for workload in batch.workloads]
-    by_hand = {each.subject for each in plan.by_hand}
+    manual = {each.subject for each in plan.manual}
     rest = set(plan.settling)
     assert len(restarted) == len(set(restarted))
     assert {t.subject for t in found} == (
-        {"/".join(w) for w in restarted} | by_hand | {"/".join(w) for w in rest}
+        {"/".join(w) for w in restarted} | manual | {"/".join(w) for w in rest}
     )
     stages = [STAGES.index(batch.stage) for batch in plan.batches]
     assert stages == sorted(stages)
@@ -455,7 +455,7 @@ def test_a_data_plane_is_restarted_and_what_is_done_stays_done(
     # The namespace stands for a control plane's, so each is a batch of its own.
     assert batches[0] == (Workload("DaemonSet", namespace, "agent"),)
     assert {w[2] for w in done.workloads} == {"web", "db"}
-    assert [each.subject for each in done.by_hand] == [f"StatefulSet/{namespace}/hand"]
+    assert [each.subject for each in done.manual] == [f"StatefulSet/{namespace}/hand"]
     after = [pod for pod in read().pods if not pod.is_deleting]
     assert {pod.owner[2] for pod in after if pod.owner and pod.uid in before} == {"hand"}
     agent = cluster.get("apps/v1", "DaemonSet", "agent", namespace)

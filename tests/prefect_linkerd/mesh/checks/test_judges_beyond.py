@@ -171,17 +171,17 @@ def test_an_expired_webhook_ca_is_replaced_where_it_is() -> None:
     secret = Certificates("", frozenset({"tls.crt", "tls.key"}), own.pem, authority.pem, True)
     (webhook,) = (each for _, each in webhooks_of(MeshConfig()) if key.endswith(f"/{each.secret}"))
     by_chart = WebhookSigner("linkerd-viz", webhook, "")
-    by_hand = replace(by_chart, certificate="tap", signing="linkerd-viz/ca")
-    kept = replace(by_hand, keeper="ca")
+    manual = replace(by_chart, certificate="tap", signing="linkerd-viz/ca")
+    kept = replace(manual, keeper="ca")
     for signer, says in (
-        (by_hand, "Put another CA into Secret/linkerd-viz/ca"),
+        (manual, "Put another CA into Secret/linkerd-viz/ca"),
         (kept, "if cert-manager manages it, look at"),
     ):
         snapshot = empty_snapshot(secrets={key: secret}, webhook_signers=(signer,))
         (problem,) = not_served(snapshot, "linkerd-viz", "tap-k8s-tls", authority.pem, host)
         assert says in problem.remedy
         assert judge(snapshot, "pl-webhook-ca-days-left").outcome == (
-            "warning" if signer is by_hand else "success"
+            "warning" if signer is manual else "success"
         )
 
 

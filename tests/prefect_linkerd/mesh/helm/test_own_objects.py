@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from prefect_linkerd.mesh.bootstrap.snapshot import foreign_findings, own_objects, read_crowd
+from prefect_linkerd.mesh.bootstrap.snapshot import (
+    foreign_findings,
+    own_objects,
+    read_foreign_workloads,
+)
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import OwnershipConflict
 from prefect_linkerd.mesh.helm.cert_manager import certificate_for, is_theirs
@@ -195,19 +199,19 @@ def test_a_persons_workloads_are_not_meshed_by_the_namespace(
 ) -> None:
     own = own_emojivoto(application)[-1].wanted
     assert own["kind"] == "Deployment"
-    assert [*read_crowd(Mesh(cluster, application))] == []
+    assert [*read_foreign_workloads(Mesh(cluster, application))] == []
     metadata = {"name": "shop", "namespace": application.namespaces.emojivoto}
     by_kubectl(cluster, {**own, "metadata": metadata})
-    [theirs] = read_crowd(Mesh(cluster, application))
+    [theirs] = read_foreign_workloads(Mesh(cluster, application))
     assert theirs.subject.endswith("/shop")
     assert str(theirs.owner) == "a kubectl user"
     # As advised; or where the namespace says so already, as its owner wants it.
     assert "set emojivoto.enabled to false" in theirs.remedy
     off = without_emojivoto(application)
-    assert [*read_crowd(Mesh(cluster, off))] == []
+    assert [*read_foreign_workloads(Mesh(cluster, off))] == []
     patch = {"metadata": {"annotations": {"linkerd.io/inject": "enabled"}}}
     cluster.merge("v1", "Namespace", application.namespaces.emojivoto, None, patch)
-    assert [*read_crowd(Mesh(cluster, application))] == []
+    assert [*read_foreign_workloads(Mesh(cluster, application))] == []
 
 
 def _unlabelled(obj: Object) -> Object:

@@ -24,10 +24,10 @@ from prefect_linkerd.mesh.identity.issuer import check_issuer_secret
 from prefect_linkerd.mesh.identity.trust_anchor import (
     AnchorSnapshot,
     FileKeyStore,
-    brought_certificate,
-    brought_key,
-    brought_pair,
     decide_trust_anchor,
+    provided_certificate,
+    provided_key,
+    provided_pair,
     tls_secret,
 )
 from prefect_linkerd.mesh.pki.certificates import (
@@ -311,9 +311,9 @@ def test_advice_about_a_key_of_another_certificate() -> None:
     assert text == "Give the key that was made with this certificate."
     check_key_matches(ROOT.pem, ROOT.pair.private_key, "key")
     alone = shared(certificate=ROOT.pem).trust_anchor
-    assert advice(InvalidInput, lambda: brought_key(alone, ROOT.pem)) == "Give private_key."
+    assert advice(InvalidInput, lambda: provided_key(alone, ROOT.pem)) == "Give private_key."
     both = alone.model_copy(update={"private_key": ROOT.pair.private_key})
-    assert brought_key(both, ROOT.pem)
+    assert provided_key(both, ROOT.pem)
 
 
 @follows(
@@ -337,30 +337,30 @@ def shared(**anchor: Any) -> MeshConfig:
 Choice = tuple[AnchorSnapshot, MeshConfig]
 CHOICES: dict[str, tuple[Choice, str, Choice]] = {
     "another than the mesh's": (
-        (snapshot(brought=TWO, has_key=True, trusted=ONE), CONFIG),
+        (snapshot(provided=TWO, has_key=True, trusted=ONE), CONFIG),
         "use rotate_anchor",
         # As a rotation to the provided anchor leaves it.
-        (snapshot(brought=TWO, has_key=True, kept=TWO, trusted=TWO), CONFIG),
+        (snapshot(provided=TWO, has_key=True, kept=TWO, trusted=TWO), CONFIG),
     ),
     "the mesh was rotated": (
-        (snapshot(brought=TWO, has_key=True, kept=ONE, trusted=ONE), CONFIG),
+        (snapshot(provided=TWO, has_key=True, kept=ONE, trusted=ONE), CONFIG),
         "remove trust_anchor.certificate or certificate_file, and the private key beside it",
         (snapshot(kept=ONE, trusted=ONE), CONFIG),
     ),
     "another is kept: another place": (
-        (snapshot(brought=TWO, has_key=True, kept=ONE), CONFIG),
+        (snapshot(provided=TWO, has_key=True, kept=ONE), CONFIG),
         "Choose another place for the key (trust_anchor.secret_block or key_file)",
-        (snapshot(brought=TWO, has_key=True), CONFIG),
+        (snapshot(provided=TWO, has_key=True), CONFIG),
     ),
     "another is kept: that one": (
-        (snapshot(brought=TWO, has_key=True, kept=ONE), CONFIG),
+        (snapshot(provided=TWO, has_key=True, kept=ONE), CONFIG),
         "or leave trust_anchor.certificate empty",
         (snapshot(kept=ONE), CONFIG),
     ),
     "no key": (
-        (snapshot(brought=ONE), CONFIG),
+        (snapshot(provided=ONE), CONFIG),
         "Give private_key or private_key_file too",
-        (snapshot(brought=ONE, has_key=True), CONFIG),
+        (snapshot(provided=ONE, has_key=True), CONFIG),
     ),
     "another cluster's: another place": (
         (snapshot(kept=ONE, kept_by="elsewhere"), CONFIG),
@@ -375,7 +375,7 @@ CHOICES: dict[str, tuple[Choice, str, Choice]] = {
     "an issuer alone: its anchor": (
         (snapshot(issuer=ISSUERS["one"]), CONFIG),
         "Provide the anchor (trust_anchor.certificate)",
-        (snapshot(issuer=ISSUERS["one"], brought=ONE), CONFIG),
+        (snapshot(issuer=ISSUERS["one"], provided=ONE), CONFIG),
     ),
     "an issuer alone: moved away": (
         (snapshot(issuer=ISSUERS["one"]), CONFIG),
@@ -430,10 +430,10 @@ def test_advice_about_a_key_file(tmp_path: Path) -> None:
 def test_advice_about_a_provided_file(tmp_path: Path) -> None:
     def pair_in(certificate: str, key: str) -> KeyPair | None:
         files = shared(certificate_file=tmp_path / certificate, private_key_file=tmp_path / key)
-        return brought_pair(files.trust_anchor)
+        return provided_pair(files.trust_anchor)
 
     missing = shared(certificate_file=tmp_path / "anchor.crt").trust_anchor
-    text = advice(InvalidInput, lambda: brought_certificate(missing))
+    text = advice(InvalidInput, lambda: provided_certificate(missing))
     assert text == "Name an existing file that the flow's user may read."
     (tmp_path / "anchor.der").write_bytes(ROOT.certificate.public_bytes(Encoding.DER))
     (tmp_path / "key.pem").write_text(private_pem(ROOT.key))

@@ -40,7 +40,7 @@ maybe = st.none() | names
 @given(
     kept=maybe,
     trusted=st.lists(names, unique=True, max_size=3),
-    brought=maybe,
+    provided=maybe,
     has_key=st.booleans(),
     issuer=maybe,
     kept_by=st.sampled_from(["here", "elsewhere", ""]),
@@ -48,7 +48,7 @@ maybe = st.none() | names
 def test_an_anchor_that_is_there_is_never_overwritten(
     kept: str | None,
     trusted: list[str],
-    brought: str | None,
+    provided: str | None,
     has_key: bool,
     issuer: str | None,
     kept_by: str,
@@ -56,7 +56,7 @@ def test_an_anchor_that_is_there_is_never_overwritten(
     snapshot = AnchorSnapshot(
         kept=ANCHORS[kept].pem if kept else None,
         trusted=join_bundle([ANCHORS[name].pem for name in trusted]) if trusted else "",
-        brought=ANCHORS[brought].pem if brought else None,
+        provided=ANCHORS[provided].pem if provided else None,
         has_key=has_key,
         issuer=ISSUERS[issuer] if issuer else None,
         cluster="here",
@@ -68,27 +68,27 @@ def test_an_anchor_that_is_there_is_never_overwritten(
         return
     if origin == "made":
         assert certificate is None
-        assert (kept, trusted, brought, issuer) == (None, [], None, None)
+        assert (kept, trusted, provided, issuer) == (None, [], None, None)
         return
     assert certificate is not None
     (chosen,) = fingerprints(certificate, "chosen")
     if kept:
         assert certificate == ANCHORS[kept].pem
-    if brought:
-        assert certificate == ANCHORS[brought].pem
-    if kept and not trusted and not brought:
+    if provided:
+        assert certificate == ANCHORS[provided].pem
+    if kept and not trusted and not provided:
         assert kept_by == "here"
     if trusted:
         assert chosen in fingerprints(snapshot.trusted, "trusted")
     assert certificate not in (ANCHORS["expired"].pem, ANCHORS["elsewhere"].pem)
-    assert origin == ("brought" if brought and not kept else "adopted")
+    assert origin == ("provided" if provided and not kept else "adopted")
 
 
 def snapshot(**parts: Any) -> AnchorSnapshot:
     whole: dict[str, Any] = {
         "kept": None,
         "trusted": "",
-        "brought": None,
+        "provided": None,
         "has_key": False,
         "issuer": None,
         "cluster": "here",
@@ -102,7 +102,7 @@ ONE, TWO = ANCHORS["one"].pem, ANCHORS["two"].pem
 CHOICES: dict[str, tuple[AnchorSnapshot, tuple[str, str | None]]] = {
     "nothing": (snapshot(), ("made", None)),
     "a dead run kept one": (snapshot(kept=ONE), ("adopted", ONE)),
-    "brought with its key": (snapshot(brought=ONE, has_key=True), ("brought", ONE)),
+    "provided with its key": (snapshot(provided=ONE, has_key=True), ("provided", ONE)),
     "one that is kept in the cluster itself": (
         snapshot(kept=ONE, kept_by=THIS_CLUSTER),
         ("adopted", ONE),
@@ -116,13 +116,13 @@ CHOICES: dict[str, tuple[AnchorSnapshot, tuple[str, str | None]]] = {
         ("adopted", ONE),
     ),
     "another cluster's, and its certificate is provided": (
-        snapshot(kept=ONE, kept_by="elsewhere", brought=ONE, has_key=True),
+        snapshot(kept=ONE, kept_by="elsewhere", provided=ONE, has_key=True),
         ("adopted", ONE),
     ),
-    "brought and kept before": (snapshot(brought=ONE, kept=ONE), ("adopted", ONE)),
-    "brought without a key for a mesh with an issuer": (
-        snapshot(brought=ONE, issuer=ISSUERS["one"]),
-        ("brought", ONE),
+    "provided and kept before": (snapshot(provided=ONE, kept=ONE), ("adopted", ONE)),
+    "provided without a key for a mesh with an issuer": (
+        snapshot(provided=ONE, issuer=ISSUERS["one"]),
+        ("provided", ONE),
     ),
     "a mesh whose key is elsewhere": (
         snapshot(trusted=ONE, issuer=ISSUERS["one"]),
@@ -140,9 +140,9 @@ CHOICES: dict[str, tuple[AnchorSnapshot, tuple[str, str | None]]] = {
         snapshot(trusted=ONE + TWO, issuer="junk"),
         ("adopted", TWO),
     ),
-    "text around the brought one": (
-        snapshot(brought="Certificate:\n" + ONE, has_key=True),
-        ("brought", ONE),
+    "text around the provided one": (
+        snapshot(provided="Certificate:\n" + ONE, has_key=True),
+        ("provided", ONE),
     ),
 }
 
@@ -161,24 +161,24 @@ def test_another_clusters_anchor_is_taken_where_it_is_meant_to_be_shared() -> No
 
 
 REFUSALS: dict[str, tuple[AnchorSnapshot, str, str]] = {
-    "brought, but the mesh has another": (
-        snapshot(brought=TWO, has_key=True, trusted=ONE),
+    "provided, but the mesh has another": (
+        snapshot(provided=TWO, has_key=True, trusted=ONE),
         "trust_anchor.certificate",
         "use rotate_anchor",
     ),
-    "brought, but the mesh was rotated to the one that is kept": (
-        snapshot(brought=TWO, has_key=True, kept=ONE, trusted=ONE),
+    "provided, but the mesh was rotated to the one that is kept": (
+        snapshot(provided=TWO, has_key=True, kept=ONE, trusted=ONE),
         "trust_anchor.certificate",
         f"rotated to the anchor in {WHERE}: remove trust_anchor.certificate",
     ),
     "kept, but the mesh has another": (snapshot(kept=TWO, trusted=ONE), WHERE, "use rotate_anchor"),
-    "brought, but another is kept": (
-        snapshot(brought=TWO, has_key=True, kept=ONE),
+    "provided, but another is kept": (
+        snapshot(provided=TWO, has_key=True, kept=ONE),
         WHERE,
         "Choose another place",
     ),
-    "brought without its key and nothing to adopt": (
-        snapshot(brought=ONE),
+    "provided without its key and nothing to adopt": (
+        snapshot(provided=ONE),
         "trust_anchor.private_key",
         "Give private_key",
     ),

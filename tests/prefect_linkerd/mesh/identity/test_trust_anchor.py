@@ -20,10 +20,10 @@ from prefect_linkerd.mesh.identity.trust_anchor import (
     ClusterKeyStore,
     FileKeyStore,
     KeyStore,
-    brought_certificate,
-    brought_key,
     cluster_uid,
     ensure_trust_anchor,
+    provided_certificate,
+    provided_key,
     tls_secret,
 )
 from prefect_linkerd.mesh.kubernetes.client import Cluster
@@ -100,12 +100,12 @@ def test_an_anchor_is_made_once_and_adopted_ever_after(
     assert round(made.info.days_left(now())) == 3650
 
 
-def test_a_brought_anchor_is_kept_with_its_key(
+def test_a_provided_anchor_is_kept_with_its_key(
     cluster: Cluster, namespace: str, store: KeyStore
 ) -> None:
     pair = new_pair()
     mesh = config(namespace, certificate=pair.certificate, private_key=pair.private_key)
-    assert ensure_trust_anchor(Mesh(cluster, mesh), store, now()).origin == "brought"
+    assert ensure_trust_anchor(Mesh(cluster, mesh), store, now()).origin == "provided"
     assert store.load() == pair
     assert ensure_trust_anchor(Mesh(cluster, mesh), store, now()).origin == "adopted"
     # Without the certificate in the configuration the kept one is used.
@@ -114,7 +114,7 @@ def test_a_brought_anchor_is_kept_with_its_key(
     )
 
 
-def test_a_brought_key_of_another_certificate_is_refused_and_nothing_is_kept(
+def test_a_provided_key_of_another_certificate_is_refused_and_nothing_is_kept(
     cluster: Cluster, namespace: str, store: KeyStore
 ) -> None:
     mesh = config(namespace, certificate=new_pair().certificate, private_key=new_pair().private_key)
@@ -302,18 +302,18 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
         store.store_once(new_pair())
 
 
-def test_what_is_brought_in_files_is_read(tmp_path: Path) -> None:
+def test_what_is_provided_in_files_is_read(tmp_path: Path) -> None:
     made = make()
     (tmp_path / "crt").write_text(made.pem)
     (tmp_path / "key").write_text(private_pem(made.key, PASSPHRASE.get_secret_value()))
-    brought = config(
+    provided = config(
         "linkerd",
         certificate_file=tmp_path / "crt",
         private_key_file=tmp_path / "key",
         passphrase=PASSPHRASE,
     ).trust_anchor
-    assert brought_certificate(brought) == made.pem
-    assert brought_key(brought, made.pem) == made.pair.private_key
+    assert provided_certificate(provided) == made.pem
+    assert provided_key(provided, made.pem) == made.pair.private_key
 
 
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -324,11 +324,11 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("wrong", BAD_FILES)
-def test_a_brought_file_that_cannot_be_read_is_refused(wrong: str, tmp_path: Path) -> None:
+def test_a_provided_file_that_cannot_be_read_is_refused(wrong: str, tmp_path: Path) -> None:
     prepare, message = BAD_FILES[wrong]
     prepare(tmp_path / "crt")
     with pytest.raises(InvalidInput, match=message) as caught:
-        brought_certificate(config("linkerd", certificate_file=tmp_path / "crt").trust_anchor)
+        provided_certificate(config("linkerd", certificate_file=tmp_path / "crt").trust_anchor)
     assert caught.value.subject == "trust_anchor.certificate_file"
 
 

@@ -14,9 +14,9 @@ from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.permissions import (
     EVERYTHING,
     Permission,
-    all_at_once,
     denied,
     in_words,
+    naming_all_missing,
 )
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.planning.preflight import permissions
@@ -91,7 +91,7 @@ def test_one_refused_read_names_everything(cluster: Cluster, namespace: str) -> 
     nobody, config = as_account(cluster, namespace, "nobody"), MeshConfig()
     with (
         pytest.raises(PreflightFailed) as caught,
-        all_at_once(nobody, "bootstrap of mesh m", lambda: permissions(config)),
+        naming_all_missing(nobody, "bootstrap of mesh m", lambda: permissions(config)),
     ):
         read_releases(nobody)
     for said in (
@@ -105,5 +105,5 @@ def test_one_refused_read_names_everything(cluster: Cluster, namespace: str) -> 
     assert "list pods in the cluster" in caught.value.found
     assert "delete configmaps prefect-linkerd-rotation in namespace linkerd" in caught.value.found
     # Something that nobody asked for is no permission that is lacking.
-    with pytest.raises(ApiError), all_at_once(nobody, "x", lambda: ()):
+    with pytest.raises(ApiError), naming_all_missing(nobody, "x", lambda: ()):
         read_releases(nobody)

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from prefect_linkerd.mesh.config.model import MeshConfig
 from prefect_linkerd.mesh.errors import CertificateError, InvalidInput, MeshError
 from prefect_linkerd.mesh.identity.issuer import check_issuer_secret
-from prefect_linkerd.mesh.identity.trust_anchor import FileKeyStore, brought_pair, tls_secret
+from prefect_linkerd.mesh.identity.trust_anchor import FileKeyStore, provided_pair, tls_secret
 from prefect_linkerd.mesh.pki.certificates import (
     KeyPair,
     check_issuer,
@@ -202,10 +202,10 @@ def test_an_encrypted_key_without_its_passphrase_is_refused(tmp_path: Path) -> N
     anchor = {"certificate": made.pem, "private_key_file": tmp_path / "key"}
     config = MeshConfig.model_validate({"trust_anchor": anchor})
     with pytest.raises(InvalidInput, match="an encrypted one") as caught:
-        brought_pair(config.trust_anchor)
+        provided_pair(config.trust_anchor)
     assert caught.value.remedy == "Set trust_anchor.passphrase."
     with_it = MeshConfig.model_validate({"trust_anchor": {**anchor, "passphrase": PASSPHRASE}})
-    assert brought_pair(with_it.trust_anchor) == made.pair
+    assert provided_pair(with_it.trust_anchor) == made.pair
 
 
 @given(st.binary(max_size=60))

@@ -14,10 +14,10 @@ from prefect_linkerd.mesh.probe.counts import (
     Count,
     Ledger,
     ProbeOutcome,
-    Said,
+    ProberReport,
     answers_lacking,
     failing,
-    read_said,
+    parse_report,
     since,
     too_many,
     total,
@@ -30,15 +30,17 @@ COUNTS = st.builds(
     Count, ok=NUMBERS, failed=NUMBERS, early=NUMBERS, identified=NUMBERS, reasons=REASONS
 )
 SERVERS = st.dictionaries(st.sampled_from(["0-before", "1-spread"]), COUNTS, max_size=2)
-SAID = st.builds(Said, st.sampled_from(["0-before", "1-spread"]), SERVERS, st.sampled_from("abc"))
+SAID = st.builds(
+    ProberReport, st.sampled_from(["0-before", "1-spread"]), SERVERS, st.sampled_from("abc")
+)
 LEDGERS = st.builds(Ledger().heard, st.lists(SAID, max_size=4))
 
 
-def later(said: Said, more: dict[str, Count]) -> Said:
+def later(said: ProberReport, more: dict[str, Count]) -> ProberReport:
     """What the same process says after more requests."""
     servers = {name: said.servers.get(name, Count()) for name in {*said.servers, *more}}
     grown = {name: count + more.get(name, Count()) for name, count in servers.items()}
-    return Said(said.client, grown, said.process)
+    return ProberReport(said.client, grown, said.process)
 
 
 def piece(**more: Any) -> dict[str, Any]:
@@ -61,7 +63,9 @@ def test_no_request_is_lost_or_counted_twice(
 ) -> None:
     """Clients ask on, are silent, restart or are new: what was counted stays counted."""
     words = [
-        later(said, grown) if said.process not in restarted else Said(said.client, grown, "new")
+        later(said, grown)
+        if said.process not in restarted
+        else ProberReport(said.client, grown, "new")
         for said, grown in zip(before.words.values(), more, strict=False)
     ]
     fresh = {said.process: said for said in words}.values()
@@ -101,7 +105,7 @@ def test_what_fails_is_named_the_worst_first(ledger: Ledger) -> None:
 def test_a_pair_and_its_reasons_are_named() -> None:
     reasons = {"503, l5d-proxy-error: UnknownIssuer": 4, "502": 1}
     bad = Count(ok=10, failed=5, reasons=reasons)
-    ledger = Ledger().heard([Said("0-before", {"1-spread": bad, "0-before": Count(ok=20)})])
+    ledger = Ledger().heard([ProberReport("0-before", {"1-spread": bad, "0-before": Count(ok=20)})])
     assert failing(ledger) == (
         "0-before to 1-spread: 5 of 15 (503, l5d-proxy-error: UnknownIssuer: 4, 502: 1)"
     )
@@ -111,24 +115,24 @@ def test_a_pair_is_settled_when_every_client_has_enough_answers() -> None:
     enough = Count(ok=SETTLED)
     servers = ("0-before", "1-spread")
     some = {
-        "a": Said("0-before", {"0-before": enough, "1-spread": Count(ok=1, last="503")}),
-        "b": Said("1-spread", {}),
+        "a": ProberReport("0-before", {"0-before": enough, "1-spread": Count(ok=1, last="503")}),
+        "b": ProberReport("1-spread", {}),
     }
     assert unsettled(some, servers) == [
         "0-before (a) to 1-spread: 503",
         "1-spread (b) to 0-before",
         "1-spread (b) to 1-spread",
     ]
-    full = Said("x", dict.fromkeys(servers, enough))
+    full = ProberReport("x", dict.fromkeys(servers, enough))
     assert unsettled({"a": full, "b": full}, servers) == []
 
 
 def test_a_pair_lacks_as_many_answers_as_the_client_that_has_fewest() -> None:
     servers = ["0-before", "1-spread"]
     full, some = Count(ok=SETTLED + 5), Count(ok=SETTLED - 3)
-    ready = Said("0-before", {"0-before": full, "1-spread": full})
-    late = Said("0-before", {"0-before": full, "1-spread": some})
-    new = Said("1-spread", {"0-before": full})
+    ready = ProberReport("0-before", {"0-before": full, "1-spread": full})
+    late = ProberReport("0-before", {"0-before": full, "1-spread": some})
+    new = ProberReport("1-spread", {"0-before": full})
     assert answers_lacking([ready], servers) == 0
     assert answers_lacking([ready, late], servers) == 3
     assert answers_lacking([ready, late, new], servers) == SETTLED
@@ -144,7 +148,7 @@ def test_results_are_read_as_the_program_writes_them() -> None:
         # It was told to stop, and later to ask again.
         "servers": {"0-before": [piece(ok=2, identified=2), piece(ok=3, failed=1, last="502")]},
     }
-    said = read_said(json.loads(json.dumps(content)))
+    said = parse_report(json.loads(json.dumps(content)))
     count = said.servers["0-before"]
     assert (said.client, count.ok, count.failed, count.identified) == ("1-spread", 5, 1, 2)
     assert (count.p50, count.p99, count.slowest, count.last) == (1.0, 3.0, 4.0, "502")
@@ -155,7 +159,7 @@ def test_results_are_read_as_the_program_writes_them() -> None:
 )
 def test_anything_else_is_refused(content: Any) -> None:
     with pytest.raises(ValueError, match="not a probe's report"):
-        read_said(content)
+        parse_report(content)
 
 
 def test_artifact_and_event_end_with_how_many_failed() -> None:

@@ -157,7 +157,7 @@ class TestSelfSigned:
     def test_unfit_anchors_are_refused_and_nothing_is_changed(
         self, signed: Rotated, tmp_path: Path
     ) -> None:
-        def brought(made: Made, name: str) -> NewAnchor:
+        def provided(made: Made, name: str) -> NewAnchor:
             key = tmp_path / f"{name}.key"
             key.write_text(private_pem(made.key))
             return NewAnchor(certificate=made.pem, private_key_file=key)
@@ -174,15 +174,15 @@ class TestSelfSigned:
         wrong_key.write_text(private_pem(make(**valid).key))
         ended = {"starts": shift - timedelta(days=9), "ends": shift - timedelta(days=1)}
         cases = {
-            "trust domain": brought(make("root.linkerd.other.example", **valid), "domain"),
-            "expired": brought(make(**ended), "ended"),
+            "trust domain": provided(make("root.linkerd.other.example", **valid), "domain"),
+            "expired": provided(make(**ended), "ended"),
             "trusts already": NewAnchor(certificate=current.certificate, private_key_file=same_key),
-            "may not sign others": brought(make(is_ca=False, may_sign=False, **valid), "leaf"),
-            "ECDSA P-256": brought(make(key=rsa_key, **valid), "rsa"),
+            "may not sign others": provided(make(is_ca=False, may_sign=False, **valid), "leaf"),
+            "ECDSA P-256": provided(make(key=rsa_key, **valid), "rsa"),
             "private key of its certificate": NewAnchor(
                 certificate=other.pem, private_key_file=wrong_key
             ),
-            "outlives an issuer": brought(
+            "outlives an issuer": provided(
                 make(starts=shift - timedelta(days=1), ends=shift + timedelta(hours=5)), "short"
             ),
         }

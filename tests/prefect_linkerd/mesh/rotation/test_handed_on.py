@@ -44,10 +44,10 @@ class Handing(Rotation):
         return RotationRecord("new", "old", "", "spread", "")
 
     def hand_on(self, snapshot: RotationSnapshot) -> None:
-        self._hand_on(snapshot)
+        self._keep_snapshot(snapshot)
 
     def take(self) -> RotationSnapshot:
-        return self._taken()
+        return self._take_snapshot()
 
     def read_pods(self) -> RotationSnapshot:
         return self._read_pods()
@@ -66,7 +66,7 @@ def rotation(monkeypatch: pytest.MonkeyPatch) -> Handing:
         return made.reads[-1]
 
     monkeypatch.setattr(run, "read_rotation", read)
-    monkeypatch.setattr(run, "with_pods_of_now", lambda _, plane: replace(plane))
+    monkeypatch.setattr(run, "with_current_pods", lambda _, plane: replace(plane))
     return made
 
 

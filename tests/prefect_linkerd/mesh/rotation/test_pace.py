@@ -17,9 +17,9 @@ from prefect_linkerd.mesh.rotation.pace import (
     LIFETIME,
     decide_pace,
     leaf_times,
-    lengthened,
     renewal_seconds,
     with_lifetime,
+    with_lifetime_restored,
 )
 
 DAY = timedelta(hours=24)
@@ -72,11 +72,11 @@ def test_the_lifetime_is_put_back_to_what_the_release_had(values: dict[str, Any]
     )
     short = with_lifetime(values, "20m0s")
     assert text_at(short, *LIFETIME) == "20m0s"
-    assert lengthened(short, record) == values
+    assert with_lifetime_restored(short, record) == values
     # A run that died before the release was written; and a value that somebody has set meanwhile.
-    assert lengthened(values, record) == values
+    assert with_lifetime_restored(values, record) == values
     other = with_lifetime(values, "2h")
-    assert lengthened(other, record) == other
+    assert with_lifetime_restored(other, record) == other
 
 
 def test_a_renewal_is_waited_for_less_than_a_quarter_of_an_hour_by_default() -> None:

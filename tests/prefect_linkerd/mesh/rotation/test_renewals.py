@@ -24,9 +24,9 @@ from prefect_linkerd.mesh.rotation.pace import RENEWS_AT, LeafTimes
 from prefect_linkerd.mesh.rotation.renewals import (
     FIRST,
     all_renewed_at,
-    asked_first,
+    may_have_renewed,
+    queried_first,
     renews_at,
-    worth_asking,
 )
 from prefect_linkerd.mesh.rotation.run import Rotation
 from prefect_linkerd.mesh.rotation.snapshot import RotationSnapshot
@@ -100,15 +100,15 @@ def test_the_last_of_all_is_waited_for() -> None:
 def test_few_are_asked_first_and_those_are_the_last_to_renew() -> None:
     # The older a certificate is, the sooner it is renewed.
     pods = [pod(f"{age:02}", after(-age / 4)) for age in range(1, 3 * FIRST)]
-    found = asked_first(pods, {}, (), SINCE, STEP)
+    found = queried_first(pods, {}, (), SINCE, STEP)
     assert [each.name for each in found] == [f"{age:02}" for age in range(1, FIRST + 1)]
 
 
 def test_who_gives_no_answer_is_asked_last() -> None:
     pods = [pod(f"{age:02}", after(-age / 4)) for age in range(1, FIRST + 2)]
-    found = asked_first(pods, {}, {"01", "02"}, SINCE, STEP)
+    found = queried_first(pods, {}, {"01", "02"}, SINCE, STEP)
     assert [each.name for each in found] == [*(f"{age:02}" for age in range(3, FIRST + 2)), "01"]
-    assert asked_first(pods[:1], {}, {"01", "02"}, SINCE, STEP) == (pods[0],)
+    assert queried_first(pods[:1], {}, {"01", "02"}, SINCE, STEP) == (pods[0],)
 
 
 def test_who_has_said_that_it_renews_later_is_not_asked_before() -> None:
@@ -116,7 +116,7 @@ def test_who_has_said_that_it_renews_later_is_not_asked_before() -> None:
     issued = {"known": after(-9), "overdue": after(-40)}
 
     def asked(minutes: float) -> list[str]:
-        found = worth_asking(pods, issued, SINCE, STEP, after(minutes))
+        found = may_have_renewed(pods, issued, SINCE, STEP, after(minutes))
         return [each.name for each in found]
 
     assert asked(4.9) == ["unknown", "overdue"]

@@ -20,8 +20,8 @@ from prefect_linkerd.mesh.load import fuse as fuses
 from prefect_linkerd.mesh.load.fuse import clear_leftovers, last_tended
 from prefect_linkerd.mesh.mesh import Mesh
 from prefect_linkerd.mesh.smoke.options import SmokeOptions
-from prefect_linkerd.mesh.smoke.promises import entry_point, keep_promise
 from prefect_linkerd.mesh.smoke.run import SMOKE, SmokeRun
+from prefect_linkerd.mesh.smoke.smoke_tests import entry_point, run_smoke_test
 from sandbox.cluster import Sandbox
 from tests.support.advice import follows
 
@@ -194,7 +194,7 @@ def test_a_namespace_that_is_not_there_is_a_result_with_a_remedy(
     options = SmokeOptions(namespace="nowhere")
     with pytest.raises(InvalidInput, match="Namespace/nowhere"), start(cluster, "nowhere"):
         pass
-    result = keep_promise("canary", Mesh(cluster, MeshConfig()), options)
+    result = run_smoke_test("canary", Mesh(cluster, MeshConfig()), options)
     assert result.outcome == "failed"
     assert "Let bootstrap deploy emojivoto" in result.remedy
     with start(cluster, namespace):
@@ -205,7 +205,7 @@ def test_pods_without_a_proxy_fail_the_test_and_are_removed(
     cluster: Cluster, namespace: str
 ) -> None:
     """This cluster has no mesh, so nothing injects."""
-    result = keep_promise(
+    result = run_smoke_test(
         "load-balancing", Mesh(cluster, MeshConfig()), SmokeOptions(namespace=namespace)
     )
     assert result.outcome == "failed"
@@ -217,7 +217,7 @@ def test_pods_without_a_proxy_fail_the_test_and_are_removed(
 def test_a_split_that_the_cluster_does_not_serve_fails_with_what_to_do(
     cluster: Cluster, namespace: str
 ) -> None:
-    result = keep_promise(
+    result = run_smoke_test(
         "traffic-split",
         Mesh(cluster, MeshConfig(version="stable-2.11.5")),
         SmokeOptions(namespace=namespace),

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from prefect_linkerd.mesh.config.model import MaintenanceWindow, UpgradePolicy
 from prefect_linkerd.mesh.errors import InvalidInput
 from prefect_linkerd.mesh.linkerd.version import LinkerdVersion
-from prefect_linkerd.mesh.upgrade.path import newest_hop, wants, why_not
+from prefect_linkerd.mesh.upgrade.path import newest_hop, path_problem, wants
 
 V = LinkerdVersion.parse
 STABLE = st.builds(
@@ -45,7 +45,7 @@ VERSIONS = st.one_of(STABLE, EDGE)
     ],
 )
 def test_paths(current: str, target: str, reason: str | None) -> None:
-    refusal = why_not(V(current), V(target))
+    refusal = path_problem(V(current), V(target))
     assert (refusal is None) == (reason is None)
     if refusal and reason:
         assert reason in refusal[0]
@@ -54,7 +54,7 @@ def test_paths(current: str, target: str, reason: str | None) -> None:
 @settings(deadline=None)
 @given(VERSIONS, VERSIONS)
 def test_never_back_and_never_over_a_minor(current: LinkerdVersion, target: LinkerdVersion) -> None:
-    if why_not(current, target) is None:
+    if path_problem(current, target) is None:
         assert target >= current
         if current.channel == target.channel == "stable":
             assert target.numbers[1] - current.numbers[1] <= 1
@@ -73,7 +73,7 @@ def test_what_is_chosen_can_be_reached_and_is_wanted(
     except InvalidInput:
         return
     assert chosen == current or chosen in released
-    assert why_not(current, chosen) is None
+    assert path_problem(current, chosen) is None
 
 
 def test_stable_minors_lead_to_edge() -> None:

@@ -26,13 +26,13 @@ from prefect_linkerd.mesh.smoke.judgement import (
     next_shift,
     spread_of,
 )
-from prefect_linkerd.mesh.smoke.options import Promise, SmokeOptions
+from prefect_linkerd.mesh.smoke.options import SmokeOptions, SmokeTest
 from prefect_linkerd.mesh.smoke.report import SmokeResult, Step
 from prefect_linkerd.mesh.smoke.routing import SplitApi, choose_split
 from prefect_linkerd.mesh.smoke.run import (
     OnStep,
-    PromiseNotKept,
     SmokeRun,
+    StepFailed,
     ignore_progress,
     ignore_step,
 )
@@ -41,8 +41,8 @@ from prefect_linkerd.mesh.smoke.workloads import Backend
 _FRONT = "web"
 
 
-def keep_promise(
-    promise: Promise,
+def run_smoke_test(
+    test: SmokeTest,
     mesh: Mesh,
     options: SmokeOptions,
     *,
@@ -56,13 +56,13 @@ def keep_promise(
     Raises:
         ApiError: the API server failed transiently; the test may be run again.
     """
-    run = SmokeRun(mesh, options, promise, on_step=on_step, on_progress=on_progress)
+    run = SmokeRun(mesh, options, test, on_step=on_step, on_progress=on_progress)
     remedy = ""
     try:
         with run:
             try:
-                _TESTS[promise](run)
-            except PromiseNotKept:
+                _TESTS[test](run)
+            except StepFailed:
                 remedy = run.remedy
     except MeshError as error:
         if isinstance(error, ApiError) and error.transient:
@@ -70,9 +70,7 @@ def keep_promise(
         # The test could not start, or something that it made was not deleted.
         run.record(Step("clean start and end", "failed", str(error)))
         remedy = " ".join(filter(None, (remedy, error.remedy)))
-    return SmokeResult(
-        promise, tuple(run.steps), tuple(run.objects), tuple(run.measurements), remedy
-    )
+    return SmokeResult(test, tuple(run.steps), tuple(run.objects), tuple(run.measurements), remedy)
 
 
 def _load_balancing(run: SmokeRun) -> None:
@@ -285,7 +283,7 @@ def _health(run: SmokeRun, traffic: Traffic) -> list[str]:
     ]
 
 
-_TESTS: dict[Promise, Callable[[SmokeRun], None]] = {
+_TESTS: dict[SmokeTest, Callable[[SmokeRun], None]] = {
     "load-balancing": _load_balancing,
     "traffic-split": _traffic_split,
     "canary": _canary,
