@@ -228,7 +228,13 @@ def _all_there(mesh: Mesh) -> bool:
         return False
 
 
-_LINKERD_GROUPS = ("linkerd.io", "policy.linkerd.io", "multicluster.linkerd.io")
+def is_in_crds_chart(group: str) -> bool:
+    """Whether CRDs of an API group come with chart linkerd-crds: Linkerd's own, now and later.
+
+    Those of multicluster come with its extension's chart.
+    """
+    is_linkerds = group == "linkerd.io" or group.endswith(".linkerd.io")
+    return is_linkerds and group != "multicluster.linkerd.io"
 
 
 def read_preflight(
@@ -274,7 +280,7 @@ def read_preflight(
     owned = [
         Owned(name_of(crd), owner_of(crd), frozenset[str](CRDS_CHARTS))
         for crd in crds
-        if crd["spec"]["group"] in _LINKERD_GROUPS[:2]
+        if is_in_crds_chart(crd["spec"]["group"])
     ]
     owned += [
         Owned(name_of(obj), owner_of(obj), frozenset[str](CONTROL_PLANE_CHARTS))

@@ -24,6 +24,7 @@ from prefect_linkerd.mesh.planning.preflight import (
     Owned,
     PreflightSnapshot,
     denied_permissions,
+    is_in_crds_chart,
     permissions,
     read_preflight,
 )
@@ -216,6 +217,22 @@ def test_what_this_kubernetes_cannot_take_of_a_configuration(
     findings = preflight(GOOD, MeshConfig.model_validate(config), ())
     assert [finding.id for finding in findings] == ["pl-combination"]
     assert text in findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("group", "is_in"),
+    [
+        ("linkerd.io", True),
+        ("policy.linkerd.io", True),
+        ("workload.linkerd.io", True),
+        ("of-a-later-release.linkerd.io", True),
+        ("multicluster.linkerd.io", False),
+        ("gateway.networking.k8s.io", False),
+        ("notlinkerd.io", False),
+    ],
+)
+def test_which_crds_come_with_linkerds_chart_of_crds(group: str, is_in: bool) -> None:
+    assert is_in_crds_chart(group) == is_in
 
 
 def test_the_administrator_of_a_fresh_cluster_may_do_everything(cluster: Cluster) -> None:
