@@ -137,11 +137,14 @@ def _current(revisions: Sequence[Revision]) -> Revision | None:
 
 
 def _former(revisions: Sequence[Revision], current: Revision) -> Revision | None:
-    """The newest earlier revision of another version that the current version can follow."""
-    target = LinkerdVersion.parse(current.app_version)
+    """The newest earlier revision of another version that the current version can follow.
+
+    None if the current version is not one of Linkerd's, such as a vendor's.
+    """
 
     def precedes(revision: Revision) -> bool:
         try:
+            target = LinkerdVersion.parse(current.app_version)
             source = LinkerdVersion.parse(revision.app_version)
         except MeshError:
             return False

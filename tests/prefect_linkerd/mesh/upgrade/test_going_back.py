@@ -92,6 +92,13 @@ def test_each_release_goes_back_to_its_newest_revision_of_the_former_version() -
             ],
             "it was one chart",
         ),
+        (
+            [
+                revision(1, "edge-25.4.4"),
+                revision(2, "enterprise-2.17.1", status="deployed"),
+            ],
+            "no revision of linkerd-control-plane that enterprise-2.17.1 could have come from",
+        ),
         ([], "no control plane is deployed"),
     ],
 )
