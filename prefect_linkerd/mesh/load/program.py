@@ -311,7 +311,9 @@ class Backend(ThreadingHTTPServer):
             return 500 if self._asked * self.fail_percent // 100 > before else 200
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Logs nothing: clients may hang up."""
+        """Logs nothing if the client has hung up, which it may."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -582,7 +584,9 @@ class Prober(ThreadingHTTPServer):
             }
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Logs nothing: clients may hang up."""
+        """Logs nothing if the client has hung up, which it may."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
 
 class _Results(BaseHTTPRequestHandler):

@@ -121,6 +121,21 @@ def test_the_identity_that_a_proxy_vouches_for_is_counted(serve: Starter) -> Non
     assert ask(url, requests=10).clients == {"": 10}
 
 
+@pytest.mark.parametrize(
+    ("error", "is_logged"),
+    [(ConnectionResetError(), False), (TimeoutError(), False), (KeyError("a bug"), True)],
+)
+def test_a_client_that_hangs_up_is_no_news_and_a_bug_is(
+    error: Exception, is_logged: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Backend(("127.0.0.1", 0), backend="b", replica="") as server:
+        try:
+            raise error
+        except Exception:
+            server.handle_error(None, ("127.0.0.1", 1))
+    assert (type(error).__name__ in capsys.readouterr().err) == is_logged
+
+
 def test_one_connection_that_several_replicas_answer_is_told_apart() -> None:
     answers = iter(range(1000))
 
