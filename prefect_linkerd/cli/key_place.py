@@ -65,8 +65,8 @@ def _will_keep_a_key(config: MeshConfig) -> bool:
 def _ask(config: MeshConfig) -> MeshConfig:
     namespace = config.anchor_namespace
     typer.echo(
-        "Where should the trust anchor's private key be kept? It signs every identity of the mesh, "
-        "and rotations need it.\n"
+        "Where should the trust anchor's private key be kept? It signs the mesh's issuers, and "
+        "rotations need it.\n"
         "  1  in a file on this machine, encrypted with a passphrase\n"
         f"  2  in Secret {namespace}/{ANCHOR_SECRET} of the cluster: anyone who may read Secrets "
         "there can sign identities",

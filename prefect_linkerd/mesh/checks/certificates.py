@@ -80,7 +80,7 @@ def _fix_bundle(issuer: Certificates, subject: str) -> str:
     if signer is None:
         return (
             "Add the anchor that signed it to the bundle, or run rotate_anchor with recover, which "
-            "gives the mesh a new anchor and issuer, with a downtime."
+            "gives the mesh a new anchor and issuer, with downtime."
         )
     return (
         f"Add {_anchor_name(signer)}, which is ca.crt of {subject}, to the bundle where that is "

@@ -337,7 +337,7 @@ class ChartCatalog:
             if done.returncode or not packages:
                 raise ChartError(
                     reference,
-                    expected=f"version {wanted or 'of any release'}",
+                    expected=f"version {wanted}" if wanted else "a release",
                     found=done.stderr.strip()[-500:] or "nothing",
                     remedy="Correct the registry's address, or log in with `helm registry login`.",
                     transient="not found" not in done.stderr,

@@ -172,7 +172,8 @@ class RotationOptions(Section):
         default=False,
         title="Accept downtime",
         description="Needed to recover a mesh whose certificates have expired: until the recovery "
-        "is over, meshed workloads cannot reach each other.",
+        "is over, meshed workloads cannot reach each other. With an issuer that is still valid, "
+        "rotate_issuer restarts every meshed workload instead of none.",
     )
     load_seconds: float = Field(
         default=150,
