@@ -1,4 +1,4 @@
-"""A Prefect server of these tests' own, set up as a user sets theirs up."""
+"""A Prefect server for these tests, set up as a user does it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.prefect_servers import Inbox, Server, on_server
 
 DEPLOY = ("prefect", "deploy", "--all")
 REGISTER = ("prefect_linkerd.deployments.register", "--pool-type", "kubernetes")
-"""As the docs have them."""
+"""As in the docs."""
 
 
 @pytest.fixture(scope="package")
 def sandbox(binaries: Binaries) -> Iterator[Sandbox]:
-    """A cluster of these tests' own, which ends with them: they are the first to need one."""
+    """A cluster for these tests, which stops after them: they are the first to need one."""
     with Sandbox("deployments", binaries=binaries) as running:
         yield running
 
@@ -60,11 +60,11 @@ def inbox() -> Iterator[Inbox]:
 def server(
     tmp_path_factory: pytest.TempPathFactory, inbox: Inbox, mesh_file: Path
 ) -> Iterator[Server]:
-    """A fresh server after `prefect deploy --all` alone, and then `deployments.register`.
+    """A fresh server after `prefect deploy --all` and then `deployments.register`.
 
-    The latter for a mesh, with a place to notify; `server.deployed` is what there was before.
+    The latter is for a mesh, with a place to notify; `server.deployed` is the state before it.
     """
-    # Here are schedules and no workers.
+    # These tests need schedules but no workers.
     settings = UNUSED_SERVICES | {"PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "true"}
     with PrefectServer(tmp_path_factory.mktemp("fresh"), settings=settings) as running:
         server = Server(running)
@@ -74,7 +74,7 @@ def server(
             _save_inbox(inbox)
         said = server.command(*REGISTER, "--mesh", str(mesh_file)).splitlines()
         assert said[0] == "Registered."
-        # The pool was there.
+        # The pool existed already.
         [left] = said[1:]
         assert left.startswith("Work pool linkerd is of type process, ")
         yield server

@@ -1,4 +1,4 @@
-"""What answers which event, without a server."""
+"""Which automation reacts to which event, without a server."""
 
 from __future__ import annotations
 

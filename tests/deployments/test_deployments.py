@@ -1,4 +1,4 @@
-"""`prefect deploy --all` and `deployments.register` on a fresh server: what its API then says."""
+"""`prefect deploy --all` and `deployments.register` on a fresh server, as seen through its API."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def flows() -> dict[str, Flow[..., Any]]:
 def test_deploying_alone_sets_up_a_fresh_server(server: Server) -> None:
     assert server.deployed["deployments"] == {flow.name for flow in flows().values()}
     assert server.deployed["schedules"] == {"mesh-quick", "mesh-deep", "mesh-daily", "hourly"}
-    # What needs no mesh, and no place to notify.
+    # Those that need neither a mesh nor a place to notify.
     assert server.deployed["automations"] == {a.name for a in lost_runs()}
     assert server.deployed["pools"] == {"linkerd"}
     assert {"linkerd-mesh", "kubernetes-credentials"} <= server.deployed["block types"]
-    # What a person has to turn on is off, and deploying again does not turn it on.
+    # What users have to enable is off, and deploying again does not enable it.
     assert [n for n, a in server.automations().items() if not a["enabled"]] == [
         "linkerd: resume crashed changes"
     ]
@@ -115,7 +115,7 @@ def test_every_flow_is_a_deployment_with_a_form_that_explains_itself(server: Ser
         limit = 1 if CHANGES in deployment["tags"] or name == "watch_charts" else 10
         assert deployment["global_concurrency_limit"]["limit"] == limit, name
         assert deployment["enforce_parameter_schema"], name
-        # Nothing is preset: a form that shows no mesh must not have one.
+        # No parameter is preset: a form that shows no mesh must not submit one.
         assert deployment["parameters"] == {}, name
         assert deployment["parameter_openapi_schema"]["properties"], name
         undescribed = undescribed_fields(deployment["parameter_openapi_schema"])
@@ -186,7 +186,7 @@ def test_a_deployment_runs_on_a_mesh_that_is_named(server: Server) -> None:
     server.command("prefect", "flow-run", "execute", run["id"])
     done = server.get(f"flow_runs/{run['id']}")
     assert (done["state"]["type"], done["name"]) == ("COMPLETED", "certificates of north")
-    # The mesh stays a reference: no secret of it is kept with the run.
+    # The mesh stays a reference: the run stores none of its secrets.
     assert done["parameters"] == run["parameters"]
 
 
@@ -219,12 +219,12 @@ def test_a_mesh_without_a_verdict_is_told(server: Server, inbox: Inbox) -> None:
     )
     now = {"id": uuid4(), "event": "another", "occurred": datetime.now(UTC)}
     _send(server, event)
-    # The server tells the time by the newest event that it saw.
+    # The server takes the time of the newest event as the current time.
     _send(server, event.model_copy(update=now))
     silence = server.automations()["linkerd: a mesh is no longer verified"]["id"]
 
     def told() -> list[dict[str, str]]:
-        # It looks for silence no more often than silence lasts, but at each change of a trigger.
+        # The server checks for silence once per period, but also whenever a trigger changes.
         _patch(server, f"automations/{silence}", enabled=True)
         return inbox.about("not verified any more")
 
@@ -242,7 +242,7 @@ def test_a_certificate_that_nobody_renews_is_told(server: Server, inbox: Inbox) 
     made = create_trust_anchor("cluster.local", timedelta(days=5), datetime.now(UTC))
     info = read_certificates(made.certificate, "ca")[0]
     found = Expiry("webhook CA", "ca", "Secret/m/ca", info, 5, remedy="Do this.")
-    # The second is for cert-manager to see to.
+    # cert-manager renews the second one, so it is not announced.
     for each in (found, replace(found, renewed_by="cert-manager", days_left=0), found):
         _announce(server, *certificate_notices("lost", expiring([each], MeshConfig(), [7])))
     [message] = eventually(lambda: inbox.about("webhook CA of mesh lost expires soon"))
@@ -310,7 +310,7 @@ def test_an_ending_certificate_starts_its_rotation_once(
             ISSUER_SECRET, namespace, issuer.certificate, issuer.private_key, anchor.certificate
         )
     )
-    # Its own authority, as a chart makes it, would do as well.
+    # A CA of its own, as a chart creates one, would also do.
     cluster.create(
         tls_secret(
             "linkerd-proxy-injector-k8s-tls", namespace, issuer.certificate, issuer.private_key, ""
@@ -329,7 +329,7 @@ def test_an_ending_certificate_starts_its_rotation_once(
         [run] = eventually(lambda name=deployment: server.runs(name))
         chosen = {"$ref": {"block_document_id": str(block)}}
         assert run["parameters"] == {"mesh": chosen, **parameters}
-    # The second announcement started nothing, and a mesh that is gone leaves nothing behind.
+    # The second announcement started nothing, and a deleted mesh leaves nothing behind.
     assert [len(server.runs(name)) for name, _ in answers] == [1] * len(answers)
     with on_server(server.api):
         LinkerdMesh.delete("ending")
@@ -341,7 +341,7 @@ def test_an_ending_certificate_starts_its_rotation_once(
 
 
 def test_a_block_names_its_mesh_and_keeps_its_version(server: Server) -> None:
-    """As a form or the API saves it: with the default name filled in, or with nothing at all."""
+    """Saved by a form with the default name filled in, or by the API with no fields at all."""
     with on_server(server.api):
         LinkerdMesh.load("north")
     ids = {
@@ -359,7 +359,7 @@ def test_a_block_names_its_mesh_and_keeps_its_version(server: Server) -> None:
     with on_server(server.api):
         east = LinkerdMesh.load("east")
         assert (east.name, east.version) == ("east", "stable-2.14.10")
-        # As a run loads its parameter.
+        # Load it as a run loads its parameter.
         run = Block.load_from_ref({"block_document_slug": "linkerd-mesh/west"})
         assert run.name == "west"
         [left] = _sync_automations()
@@ -376,7 +376,7 @@ def test_a_block_names_its_mesh_and_keeps_its_version(server: Server) -> None:
 
 @pytest.fixture
 def sandbox_mesh(mesh_file: Path) -> LinkerdMesh:
-    """A mesh that is not there."""
+    """A mesh on a cluster without Linkerd."""
     return LinkerdMesh.model_validate_json(mesh_file.read_text()).model_copy(
         update={"name": "lost"}
     )

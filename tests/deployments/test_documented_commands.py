@@ -1,4 +1,4 @@
-"""What the docs have for a Prefect server: its commands and programs, on one that is set up."""
+"""The docs' commands and programs for a Prefect server, run on one that is set up."""
 
 from __future__ import annotations
 

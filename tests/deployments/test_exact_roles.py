@@ -1,4 +1,4 @@
-"""Each flow that changes a mesh, run from a terminal, with exactly its role and nothing more."""
+"""Each flow that changes a mesh, run from a terminal with exactly its role."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.identities import as_account
 from tests.support.processes import terminal_environment
 
 pytestmark = [
-    # The roles that real charts need.
+    # Roles as the real charts need them.
     pytest.mark.real_charts,
     pytest.mark.xdist_group("exact roles"),
     pytest.mark.timeout(1200),
@@ -45,12 +45,12 @@ ROTATION = [
     *("--restarts-batch-size", "100", "--load-seconds", "20", "--lease-seconds", "5"),
 ]
 NOT_FOR_ROLES = {"authorization.k8s.io"}
-"""Everybody may ask what they may."""
+"""API groups that need no role: every identity may query its own permissions."""
 
 
 @dataclass
 class Terminal:
-    """Somebody at a terminal, with a mesh's file, on a cluster that writes down what they ask."""
+    """A user at a terminal with a mesh's file, on a cluster with an audit log."""
 
     sandbox: Sandbox
     cluster: Cluster
@@ -73,7 +73,7 @@ class Terminal:
         return cluster
 
     def command(self, flow: str, *arguments: str) -> list[str]:
-        """What somebody types, who has the flow's role."""
+        """The command that a user with the flow's role types."""
         mesh = self.folder / "mesh.yaml"
         mesh.write_text(yaml.safe_dump(self.fields))
         return [
@@ -82,7 +82,7 @@ class Terminal:
         ]
 
     def answered(self, answer: str, flow: str, *arguments: str, **environment: str) -> str:
-        """A command at a real terminal, where its question gets an answer; what was shown."""
+        """Runs a command at a real terminal, answers its question, and returns what was shown."""
         leader, follower = pty.openpty()
         with subprocess.Popen(
             self.command(flow, *arguments),
@@ -102,7 +102,7 @@ class Terminal:
         return " ".join(shown.split())
 
     def run(self, flow: str, *arguments: str, **environment: str) -> Any:
-        """A command, with its flow's role; what it prints as JSON."""
+        """Runs a command with its flow's role, and returns the JSON that it prints."""
         done = subprocess.run(
             self.command(flow, "--output", "json", *arguments),
             capture_output=True,
@@ -126,7 +126,7 @@ class Terminal:
         return [e for e in found if e["objectRef"].get("apiGroup", "") not in NOT_FOR_ROLES]
 
     def was_exact(self, flow: str) -> None:
-        """Nothing was refused, and what is always needed was asked for, object by object."""
+        """Asserts that no request was refused, and that every grant always needed was used."""
         asked = self.asked(flow)
         assert asked
         refused = {
@@ -148,7 +148,7 @@ class Terminal:
 
 
 def _shown(terminal: int) -> str:
-    """What a terminal shows next; empty where nothing comes, or its program has ended."""
+    """What a terminal shows next; empty if that is nothing or its program has exited."""
     if not select.select([terminal], [], [], 1.0)[0]:
         return ""
     try:
@@ -163,7 +163,7 @@ def _is_asked(asked: Sequence[dict[str, Any]], verb: str, resource: str, grant: 
         ref = event["objectRef"]
         full = "/".join(part for part in (ref["resource"], ref.get("subresource")) if part)
         place = "" if ref["resource"] == "namespaces" else ref.get("namespace", "")
-        # An apply that made its object needed `create` as well.
+        # An apply that created its object needed `create` as well.
         is_verb = event["verb"] == verb or (
             (verb, event["verb"], event["responseStatus"]["code"]) == ("create", "patch", 201)
         )
@@ -228,7 +228,7 @@ def with_bootstraps_role(terminal: Terminal) -> Cluster:
 
 
 def _grants_roles_only_by_their_rules(terminal: Terminal, account: Cluster) -> None:
-    """What charts' roles grant is needed: without it Kubernetes refuses to make them."""
+    """Bootstrap needs what the charts' roles grant: otherwise Kubernetes refuses to create them."""
     granted = grants_of("bootstrap", terminal.config, terminal.objects)
     name = "prefect-linkerd-bare"
     metadata = {"name": name, "namespace": HOME}
@@ -265,7 +265,7 @@ def _grants_roles_only_by_their_rules(terminal: Terminal, account: Cluster) -> N
         except ApiError as error:
             if "attempting to grant RBAC permissions" in str(error):
                 refused.append(role["metadata"]["name"])
-    # What some of them grant, bootstrap reads itself.
+    # Bootstrap's own rules cover what some of them grant.
     assert len(refused) > len(roles) / 2, refused
     assert {"linkerd-linkerd-identity", "linkerd-linkerd-destination"} <= set(refused)
 
@@ -274,7 +274,7 @@ def test_bootstrap(bootstrapped: Terminal) -> None:
     bootstrapped.was_exact("bootstrap")
     kept = bootstrapped.folder / "anchor.key"
     assert f"The trust anchor's private key is in file {kept}. Back it up" in bootstrapped.said
-    # Nothing is kept of the run.
+    # The run leaves no state behind.
     for name in ("XDG_STATE_HOME", "PREFECT_HOME"):
         assert not Path(bootstrapped.environment[name]).exists()
 
@@ -297,17 +297,17 @@ def test_the_flows_on_a_mesh_that_runs(
 
     terminal.role("rotate_anchor")
     before = read_trust_bundle(Mesh(terminal.cluster, terminal.config)).anchors
-    # Somebody says no, and the same rotation goes on when it is run again.
+    # A user refuses; running it again resumes the same rotation.
     said = terminal.answered("n", "rotate_anchor", *ROTATION, "--approvals", "bundle", **server)
     assert "waits for approval. Continue? [y/N]:" in said
     assert "expected to be approved, found that it was not" in said
-    # Nor is anybody told of it elsewhere.
+    # No notice about usage data is shown.
     assert "usage data" not in said
     kept = read_record(terminal.cluster, "linkerd")
     assert kept is not None
     assert kept.is_open
     assert read_trust_bundle(Mesh(terminal.cluster, terminal.config)).anchors == before
-    # There is nobody at this terminal to ask.
+    # Without a terminal, `--yes` approves.
     record = terminal.run("rotate_anchor", *ROTATION, "--approvals", "switch", "--yes", **server)
     assert (record["phase"], record["goal"]) == ("done", kept.goal)
     assert (
@@ -335,7 +335,7 @@ def gets_a_new_issuer(terminal: Terminal) -> None:
 def test_the_flows_where_cert_manager_keeps_the_issuer(
     binaries: Binaries, shared_dir: Path, tmp_path: Path
 ) -> None:
-    """With a ClusterIssuer, so that the anchor's key is in another namespace than the mesh."""
+    """With a ClusterIssuer, so that the anchor's key is outside the mesh's namespace."""
     fields = {
         "charts": {"mirror": str(shared_dir / "charts")},
         "issuer": "cert-manager",
@@ -365,14 +365,14 @@ def test_the_flows_where_cert_manager_keeps_the_issuer(
         assert "it holds a trust anchor's private key" in kept.values()
         assert "Namespace/cert-manager" in kept
         terminal.was_exact("uninstall")
-        # The role went with the namespace, so that it cannot look again itself.
+        # The role was deleted with the namespace, so the flow cannot check this itself.
         assert terminal.cluster.get("v1", "Namespace", "linkerd") is None
 
 
 def test_the_watcher(
     terminal: Terminal, prefect_server: PrefectServer, tmp_path: Path, shared_dir: Path
 ) -> None:
-    """No mesh and no cluster: a repository's releases are noted first, and told when they come."""
+    """Without mesh or cluster: the first look records a repository's releases, the next reports."""
     index = yaml.safe_load((shared_dir / "charts/edge/index.yaml").read_text())
     releases = index["entries"]["linkerd-control-plane"]
     index["entries"]["linkerd-control-plane"] = releases[1:]
@@ -405,7 +405,7 @@ def test_the_files_are_up_to_date(charts_dir: Path, helm_path: str) -> None:
 
 
 def test_held_rules_are_of_roles_alone(terminal: Terminal) -> None:
-    """No flow holds what the charts' own roles do not have."""
+    """Flows hold only rules that the charts' own roles have."""
     made = [
         rule
         for objects in terminal.objects.values()

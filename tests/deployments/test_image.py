@@ -1,4 +1,4 @@
-"""What a Kubernetes work pool makes of a run, and what the image is built from."""
+"""The Job that a Kubernetes work pool creates for a run, and what the image is built from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run from a terminal keeps the trust anchor's key: chosen, asked for, named."""
+"""Where a run from a terminal keeps the trust anchor's key: as chosen, asked for or named."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ print("CHOSEN", anchor.custody, anchor.key_file, bool(anchor.passphrase))
 
 @pytest.fixture
 def mesh_file(sandbox: Sandbox, namespace: str, tmp_path: Path) -> Path:
-    """A mesh on a cluster that has none, with no place for its key."""
+    """A mesh on a cluster without Linkerd, with no place for its key."""
     path = tmp_path / "mesh.json"
     fields = {
         "name": "north",
@@ -63,7 +63,7 @@ def mesh_file(sandbox: Sandbox, namespace: str, tmp_path: Path) -> Path:
 
 
 def at_terminal(arguments: list[str], answers: list[tuple[str, str]], folder: Path) -> str:
-    """A program at a terminal that answers each prompt; what was shown."""
+    """Runs a program at a terminal, answers each prompt, and returns what was shown."""
     leader, follower = pty.openpty()
     with subprocess.Popen(
         arguments, stdin=follower, stdout=follower, stderr=follower, cwd=folder
@@ -79,7 +79,7 @@ def at_terminal(arguments: list[str], answers: list[tuple[str, str]], folder: Pa
                     break
             elif process.poll() is not None:
                 break
-            # What is typed before the echo is off is thrown away, as at any terminal.
+            # As at any terminal, what is typed before the echo is off is discarded.
             is_hidden = not termios.tcgetattr(leader)[3] & termios.ECHO
             last = shown.rpartition("\n")[2]
             if waiting and waiting[0][0] in last and is_hidden == waiting[0][0].startswith(HIDDEN):
@@ -146,7 +146,7 @@ def test_a_mesh_with_an_anchor_of_its_own_needs_no_place(
     bundle = {"ca-bundle.crt": "whatever it trusts"}
     cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": roots, "data": bundle})
     assert with_place(config, "bootstrap") == config
-    # A rotation makes a new key.
+    # A rotation creates a new key.
     with pytest.raises(InvalidInput, match="a place for the trust anchor"):
         with_place(config, "rotate_anchor")
 
@@ -158,7 +158,7 @@ def test_the_passphrase_comes_from_the_environment(
     path.write_text("trust_anchor: {key_file: anchor.pem}\n")
     with pytest.raises(InvalidInput, match="give a passphrase"):
         load_mesh(path, key="asked")
-    # What needs no key asks for none, nor a plan that makes one; a block has to have it.
+    # Neither flows that need no key nor plans that create one ask for it; a block must have it.
     assert load_mesh(path, key="read").trust_anchor.key_file == Path("anchor.pem")
     assert load_mesh(path, key="unused").trust_anchor.key_file is None
     with pytest.raises(InvalidInput, match="give a passphrase"):

@@ -1,4 +1,4 @@
-"""`deployments.register` without a server that answers: said in one line, and nothing started."""
+"""`deployments.register` with an unreachable server: a one-line error, and nothing is started."""
 
 from __future__ import annotations
 

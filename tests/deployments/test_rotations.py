@@ -1,4 +1,4 @@
-"""Rotations as a worker runs them: on a mesh that is named, with approvals, on a real server."""
+"""Rotations as a worker runs them: on a mesh from a block, with approvals, on a real server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.xdist_group("deployments")
 OPTIONS = {"restarts": {"batch_size": 100}, "load_seconds": 20, "lease_seconds": 20}
 WORKLOADS = 5
 
-# The same mesh, without a deployment, while a run of one has it.
+# Rotates the same mesh without a deployment while a deployment's run holds it.
 SECOND = """
 from prefect_linkerd.flows.rotate_anchor import rotate_anchor
 from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
@@ -52,7 +52,7 @@ print(rotate_anchor(LinkerdMesh.load("south")).goal)
 
 @dataclass
 class Named:
-    """An installed mesh that is saved as a block, and runs on it."""
+    """An installed mesh that is saved as a block, and its runs."""
 
     server: Server
     executor: Executor
@@ -79,18 +79,18 @@ class Named:
         return record
 
     def issuer(self) -> str:
-        """Which version of the Secret with the issuer there is."""
+        """The resourceVersion of the issuer's Secret."""
         secret = self.cluster.get("v1", "Secret", ISSUER_SECRET, "linkerd")
         assert secret is not None
         return str(secret["metadata"]["resourceVersion"])
 
     def log(self) -> Path:
-        """The file for what the next process says."""
+        """The file for the next process's output."""
         self.started.append(self.folder / f"{len(self.started)}.log")
         return self.started[-1]
 
     def process(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A process with this server and Helm; what it says goes to a file."""
+        """Starts a process with this server and Helm; its output goes to a file."""
         with self.log().open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, *arguments],
@@ -103,7 +103,7 @@ class Named:
             )
 
     def start(self, deployment: str, **parameters: Any) -> Run:
-        """A run of a deployment, executed as a worker would."""
+        """Starts a run of a deployment, executed as a worker would."""
         deployment_id = self.server.deployments()[deployment]["id"]
         mesh = {"$ref": {"block_document_slug": f"linkerd-mesh/{self.mesh.name}"}}
         made = self.server.ask(
@@ -137,7 +137,7 @@ class Run:
     def await_end(self) -> None:
         assert self.process.wait(timeout=600) == 0, self.named.said()[-3000:]
         assert self.state == "COMPLETED", self.named.said()[-3000:]
-        # The mesh stays a reference: nothing of it is kept with the run.
+        # The mesh stays a reference: the run stores nothing of it.
         kept = self.named.server.get(f"flow_runs/{self.made['id']}")["parameters"]
         assert kept == self.made["parameters"]
 
@@ -222,7 +222,7 @@ def test_a_provided_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_no
         run.await_pause()
         assert south.anchors() == before | {fingerprint(new)}
         assert south.issuer() == issuer
-        # The first one has it still, and the second one waits.
+        # The first run still holds the mesh, and the second waits.
         assert holder == south.cluster.get("v1", "ConfigMap", RECORD, "linkerd")["data"]["owner"]
         assert second.poll() is None
         pods = {pod.uid for pod in read_data_plane(south.cluster, "linkerd").pods}
@@ -230,7 +230,7 @@ def test_a_provided_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_no
         run.resume()
         eventually(lambda: "Identity has signed" in str(south.record().story), 300)
         assert south.issuer() != issuer
-        # They renew, and are not restarted for it.
+        # Proxies renew their certificates without a restart.
         assert {pod.uid for pod in read_data_plane(south.cluster, "linkerd").pods} == pods
         run.await_end()
         assert second.wait(timeout=300) == 0, south.said()[-3000:]
@@ -239,7 +239,7 @@ def test_a_provided_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_no
     assert (record.phase, record.goal) == ("done", fingerprint(new))
     assert south.anchors() == {record.goal}
     assert set(record.restarted) == {"spread", "drop"}
-    # The second one found it done, and began nothing.
+    # The second run found it done and started nothing.
     assert south.started[-1].read_text().splitlines()[-1] == record.goal
     assert "Another run has completed the rotation meanwhile" in south.said()
     assert sum(chapter.phase == "prepare" for chapter in record.story) == 1
@@ -253,7 +253,7 @@ def test_a_provided_anchor_waits_for_approvals_and_for_renewal_and_its_key_is_no
 
 
 def second_is_queued(south: Named) -> bool:
-    """Whether the second run has made its plan, and the first one has the only slot."""
+    """Whether the second run has made its plan while the first has the only slot."""
     [limit] = [
         limit
         for limit in south.server.ask("v2/concurrency_limits/filter")

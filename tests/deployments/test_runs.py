@@ -1,4 +1,4 @@
-"""Every flow run as a worker runs it: loaded by its entrypoint, the mesh a block's reference."""
+"""Every flow as a worker runs it: loaded by its entrypoint, with the mesh as a block reference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SAYS = {
     "watch_charts": "chart source no/such/folder: expected a folder with charts",
 }
 
-# The engine of a worker's run, for many runs in one process.
+# Does what a worker's run does, for many runs in one process.
 EXECUTE = """
 import json, sys
 from uuid import UUID
@@ -76,7 +76,7 @@ def test_every_flow_is_loaded_by_its_entrypoint_and_takes_a_block(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    # Each flow came as far as to look for the cluster, and says by itself that there is none.
+    # Each flow got as far as connecting to the cluster, and reports itself that it cannot.
     for name, run in runs.items():
         message = server.get(f"flow_runs/{run}")["state"]["message"] or ""
         said = f"kubeconfig {kubeconfig}: expected a readable kubeconfig file"

@@ -1,4 +1,4 @@
-"""`upgrade` as a deployment: put off until its window opens, approved by a person, then done."""
+"""`upgrade` as a deployment: delayed until its window opens, approved by a user, then done."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MESH = {"$ref": {"block_document_slug": "linkerd-mesh/approved"}}
 
 
 def begin(server: Server, **parameters: Any) -> str:
-    """A run of the deployment, as the UI would make it; its id."""
+    """Creates a run of the deployment as the UI would; returns its id."""
     path = f"deployments/{server.deployments()['upgrade']['id']}/create_flow_run"
     return server.ask(path, parameters={"mesh": MESH, "to": TARGET, **parameters})["id"]
 
 
 @contextmanager
 def executed(executor: Executor, run: str) -> Iterator[Executed]:
-    """Executes a run beside the test, as a worker would."""
+    """Executes a run in the background, as a worker would."""
     process = executor.start(run, Path(os.devnull))
     is_over = False
     try:
@@ -41,7 +41,7 @@ def executed(executor: Executor, run: str) -> Iterator[Executed]:
         process.wait(timeout=300)
         is_over = True
     finally:
-        # Once it was waited for, its number may be another process's.
+        # After the wait, another process may have its id.
         if not is_over:
             process.kill()
 
@@ -66,7 +66,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
             content = config.model_dump() | own | {"upgrade": policy}
             LinkerdMesh.model_validate(content).save("approved", overwrite=True)
 
-    # Outside the window: put off until it opens, with the same parameters, once.
+    # Outside the window: rescheduled once for when it opens, with the same parameters.
     later = datetime.now(UTC) + timedelta(hours=12)
     save(window={"cron": f"{later.minute} {later.hour} * * *", "duration_minutes": 30})
     early = [begin(server) for _ in range(2)]
@@ -82,7 +82,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
     assert opening == later.replace(second=0, microsecond=0)
     assert read_releases(cluster) == installed
 
-    # Inside the window, a person says no.
+    # Inside the window, a user rejects it.
     save(window={"cron": "* * * * *", "duration_minutes": 5}, approval=True)
     refused = begin(server)
     with executed(executor, refused):
@@ -96,7 +96,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
     assert "found that it was rejected" in state(server, refused)["message"]
     assert read_releases(cluster) == installed
 
-    # And yes.
+    # Then a user approves it.
     approved = begin(server)
     with executed(executor, approved):
         eventually(lambda: state(server, approved)["type"] == "PAUSED")
@@ -111,7 +111,7 @@ def test_a_run_waits_for_its_window_and_for_a_person(
     }
     [event] = eventually(lambda: server.ask("events/filter", filter=upgraded)["events"])
     assert (event["payload"]["from"], event["payload"]["to"]) == (SOURCE, TARGET)
-    # The block says what is installed, so that bootstrap and the next upgrade begin with it.
+    # The block has the installed version, so bootstrap and the next upgrade start from it.
     with on_server(server.api):
         stored = LinkerdMesh.load("approved")
         assert (stored.version, stored.upgrade.approval) == (TARGET, True)

@@ -1,4 +1,4 @@
-"""A real Prefect server, and flows run as their users run them: in a process of their own."""
+"""A real Prefect server, and flows run as users run them: in a process of their own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.shared import REHEARSED, require_version
 
 @pytest.fixture(scope="session")
 def mesh_config(charts_dir: Path, shared_dir: Path) -> ConfigFactory:
-    """Configures a mesh on a sandbox, with charts and manifests of the mirror."""
+    """Configures a mesh on a sandbox, with the mirror's charts and manifests."""
 
     def configure(sandbox: Sandbox, **config: Any) -> dict[str, Any]:
         require_version(config.get("version", REHEARSED))
@@ -48,10 +48,10 @@ def mesh_config(charts_dir: Path, shared_dir: Path) -> ConfigFactory:
 
 @pytest.fixture(scope="session")
 def whole_mesh(ready_meshes: ReadyMeshes, mesh_config: ConfigFactory, helm_path: str) -> WholeMesh:
-    """A copy of a mesh with all that its configuration has, as `bootstrap` makes it.
+    """A copy of a mesh with everything in its configuration, as `bootstrap` installs it.
 
-    Takes the module and the folder of the test, and what `mesh_config` takes; gives the sandbox
-    and the mesh's configuration. The anchor's key is in the folder, where it is not in the cluster.
+    Takes the module and the folder of the test, and what `mesh_config` takes; yields the sandbox
+    and the mesh's configuration. The anchor's key is in the folder unless it is in the cluster.
     """
 
     @contextmanager
@@ -67,7 +67,7 @@ def whole_mesh(ready_meshes: ReadyMeshes, mesh_config: ConfigFactory, helm_path:
             mesh = MeshConfig.model_validate(content(sandbox, folder))
             meshes.install(sandbox.cluster(), mesh, helm_path)
 
-        # The test may have made the charts of its own, in its folder.
+        # The key includes the test's module, as a test may create charts in its folder.
         test = hashlib.sha256(module.read_bytes()).hexdigest()
         name = f"whole mesh {test} {json.dumps(config)}".replace(str(place), "")
         with ready_meshes.copy(name, place, install) as sandbox:
@@ -80,7 +80,7 @@ def whole_mesh(ready_meshes: ReadyMeshes, mesh_config: ConfigFactory, helm_path:
 def ready_whole_mesh(
     whole_mesh: WholeMesh, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[ReadyWholeMesh]:
-    """What `whole_mesh` gives, of one test: takes the configuration alone."""
+    """Like `whole_mesh`, but for one test: takes the configuration alone."""
     with ExitStack() as stack:
         yield lambda **config: stack.enter_context(whole_mesh(request.path, tmp_path, **config))
 
@@ -109,7 +109,7 @@ def flows(
 
 @pytest.fixture
 def run_bootstrap(flows: Flows) -> FlowRunner:
-    """Runs the flow on a configuration; with a step and a number of writes it is killed there."""
+    """Runs bootstrap on a configuration; kills it in a step, after a number of writes, if given."""
 
     def run(
         config: dict[str, Any], *kill: Any, on_server: bool = False

@@ -1,6 +1,6 @@
 """Faults in the middle of a flow's step.
 
-Its own process is killed, a pod falls ill, or the injector lags behind.
+Its own process is killed, a pod becomes unready, or the injector lags behind.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _step: ContextVar[tuple[str, UUID] | None] = ContextVar("step of a test", defaul
 
 @contextmanager
 def at_step(step: Step[Any, Any], *args: Any, **kwargs: Any) -> Iterator[None]:
-    """Marks what is in the block as a run of a step, where Prefect does not do that."""
+    """Marks the block as a run of a step, for runs where Prefect does not do that."""
     arguments = inspect.signature(step.fn).bind(*args, **kwargs).arguments
     token = _step.set((step.run_name.format(**arguments), uuid4()))
     try:
@@ -44,13 +44,16 @@ def at_step(step: Step[Any, Any], *args: Any, **kwargs: Any) -> Iterator[None]:
 
 
 def current_step() -> tuple[str, UUID] | None:
-    """The name and the run of the step that this thread works on; None in a step's own threads."""
+    """The name and the run of this thread's step; None in most threads that a step starts.
+
+    `_name_steps_in_threads` makes a step known in the threads of its executors.
+    """
     if (step := _step.get()) is not None:
         return step
     context = TaskRunContext.get()
     if context is None:
         return None
-    # Prefect names the run of a task without a run name of its own `task-xyz`.
+    # Prefect names a task run `task-xyz` if the task has no run name of its own.
     name = context.task_run.name
     return (
         context.task.name if name.startswith(f"{context.task.name}-") else name
@@ -62,9 +65,9 @@ def die() -> None:
 
 
 def kill_in(step: str, writes: int) -> None:
-    """Kills this process after so many writes of a step to the API server.
+    """Kills this process after a step's given number of writes to the API server.
 
-    In a Helm release it is two seconds into it; 0 is after the first read, for what only reads.
+    A Helm release is killed after two seconds; 0 kills a step that only reads after its first read.
     """
     request, reconcile = Cluster.request, Helm.reconcile
     count, lock, begun = 0, threading.Lock(), threading.Event()
@@ -76,9 +79,9 @@ def kill_in(step: str, writes: int) -> None:
             begun.set()
         answer = request(self, method, path, **options)
         if here is None and path.endswith(f"/{LEASE}"):
-            # A thread of the run's own renews it, whatever step there is.
+            # A separate thread of the run renews the lease in every step.
             return answer
-        # Some requests are made by a step's own threads, where Prefect's context is not.
+        # A step's own threads, which lack Prefect's context, make some of its requests.
         if not begun.is_set() or (here is not None and here[0] != step):
             return answer
         is_dry = "dryRun" in (options.get("query") or {})
@@ -116,8 +119,8 @@ def kill_after(kind: str) -> None:
     Cluster.apply = dying_apply  # type: ignore[method-assign]
 
 
-def fall_ill(step: str, run: int, namespace: str) -> None:
-    """Makes a pod of a namespace unready once a step is run for the so-manyth time."""
+def make_unready(step: str, run: int, namespace: str) -> None:
+    """Makes a pod of a namespace unready when a step runs for the `run`-th time."""
     request = Cluster.request
     runs: list[UUID] = []
 
@@ -127,7 +130,7 @@ def fall_ill(step: str, run: int, namespace: str) -> None:
             runs.append(here[1])
             if len(runs) == run:
                 pods = list(self.list("v1", "Pod", namespace))
-                # One that is about to go would fall ill for nothing.
+                # A terminating pod would not affect anything.
                 pod = next(p for p in pods if not p["metadata"].get("deletionTimestamp"))
                 name, patch = pod["metadata"]["name"], {"annotations": {READY: "false"}}
                 self.merge("v1", "Pod", name, namespace, {"metadata": patch})
@@ -140,7 +143,7 @@ def fall_ill(step: str, run: int, namespace: str) -> None:
 
 
 def lag_behind(step: str, version: str) -> None:
-    """Makes the injector give pods the proxy of a version once a step begins."""
+    """Makes the injector give pods the proxy of a version once a step starts."""
     request, lock, begun = Cluster.request, threading.Lock(), threading.Event()
 
     def lagging_request(self: Cluster, method: str, path: str, **options: Any) -> Any:
@@ -150,7 +153,7 @@ def lag_behind(step: str, version: str) -> None:
             if is_first:
                 begun.set()
         if is_first:
-            # It makes proxies after that of the control plane.
+            # The injector copies the control plane's proxy, so change that one.
             plane = self.get("apps/v1", "Deployment", "linkerd-destination", "linkerd")
             assert plane is not None
             spec = plane["spec"]["template"]["spec"]
@@ -165,7 +168,7 @@ def lag_behind(step: str, version: str) -> None:
     Cluster.request = lagging_request  # type: ignore[method-assign]
 
 
-def lead_to_processes() -> None:
+def route_to_pod_processes() -> None:
     """Lets this process reach the results of a probe whose pods run on a `LoopbackNode`."""
     request = Cluster.request
 
@@ -176,7 +179,7 @@ def lead_to_processes() -> None:
 
 
 def _name_steps_in_threads() -> None:
-    """Lets `current_step` know the step of what it does in threads of its own."""
+    """Lets `current_step` know the step in threads that a step's executor starts."""
     submit = ThreadPoolExecutor.submit
 
     def submit_in_context(

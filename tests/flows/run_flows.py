@@ -1,12 +1,12 @@
-"""Runs flows, each in a process of its own: a fork of this one, which has imported everything.
+"""Runs flows, each in a process of its own: a fork of this one, with everything imported.
 
     python -m tests.flows.run_flows < LINES
 
 A line of standard input is a request as JSON: `flow` by name, `mesh`, `parameters`, perhaps a
 fault (`kill`, `kill_after`, `ill` or `lag`, with the arguments of `tests.flows.faults`), whether
-pods run on a `LoopbackNode` (`loopback`), whether Prefect's server has the run (`on_server`), and
-the files that take the run's output. Without a server it is the run of a command at a terminal, and
-its reports are files in the folder `reports`. The line of the answer is the exit status of the
+pods run on a `LoopbackNode` (`loopback`), whether the run is on Prefect's server (`on_server`), and
+the files that take the run's output. Without a server the flow runs as a command at a terminal, and
+its reports are files in the folder `reports`. The answer is a line with the exit status of the
 run's process, negative for a signal. What a run returns, or the error that it raises, is the last
 line of its output, as JSON.
 """
@@ -39,11 +39,11 @@ from prefect_linkerd.tasks.outside import within
 from prefect_linkerd.tasks.step import Step
 from tests.flows.faults import (
     at_step,
-    fall_ill,
     kill_after,
     kill_in,
     lag_behind,
-    lead_to_processes,
+    make_unready,
+    route_to_pod_processes,
 )
 
 FLOWS: dict[str, Any] = {
@@ -52,7 +52,7 @@ FLOWS: dict[str, Any] = {
 
 
 class Reporting(AtTerminal):
-    """A terminal that keeps reports, by key, and whose steps `faults` knows."""
+    """A terminal that keeps reports by key, and tells `faults` the current step."""
 
     def __init__(self, flow: str, folder: str) -> None:
         super().__init__(flow)
@@ -74,11 +74,11 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     if kind := request.get("kill_after"):
         kill_after(kind)
     if ill := request.get("ill"):
-        fall_ill(*ill)
+        make_unready(*ill)
     if lag := request.get("lag"):
         lag_behind(*lag)
     if request.get("loopback"):
-        lead_to_processes()
+        route_to_pod_processes()
     mesh = LinkerdMesh.model_validate(request["mesh"])
     flow = FLOWS[request["flow"]]
     parameters = request["parameters"]
@@ -92,7 +92,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         LOGGER.addHandler(log)
         LOGGER.setLevel(logging.INFO)
         surroundings = within(Reporting(request["flow"], request["reports"]))
-        # As Prefect does, and as the command line does before it calls a flow.
+        # Prefect, and the command line, validate parameters before they call a flow.
         flow, parameters = flow.fn, flow.validate_parameters(parameters)
     try:
         with surroundings:
@@ -129,7 +129,7 @@ def answer(returned: Any) -> dict[str, Any]:
 
 
 def answer_to(request: dict[str, Any]) -> int:
-    """Prints what a run gives, or the error that it ends with; the status of its process."""
+    """Prints a run's result or its error, and returns the exit status of its process."""
     try:
         print(json.dumps(run(request)))
     except Exception:
@@ -139,9 +139,9 @@ def answer_to(request: dict[str, Any]) -> int:
 
 
 def end_with(status: int) -> NoReturn:
-    """Ends this process as the interpreter does, but takes nothing apart.
+    """Exits as the interpreter does, but without tearing down modules and objects.
 
-    What is of the parent would be copied for that: an eighth of a second of processor time.
+    That would copy the parent's memory, which takes an eighth of a second of processor time.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -151,13 +151,13 @@ def end_with(status: int) -> NoReturn:
 
 
 def main() -> None:
-    # Looked up late, and then in each process anew.
+    # Do the lookup here: otherwise each process repeats it.
     require_helm()
     for waiter in set(threading.enumerate()) - {threading.current_thread()}:
         waiter.join(timeout=10)
     assert threading.active_count() == 1, "a thread is lost in a fork"
-    # Else each fork would look through all of this, again and again and at its end: a second and a
-    # half of processor time each.
+    # Otherwise each fork's garbage collections, also at exit, would search all of this: one and a
+    # half seconds of processor time per fork.
     gc.collect()
     gc.freeze()
     while line := sys.stdin.readline():

@@ -1,9 +1,9 @@
-"""A Prefect server, a cluster, and flows on both, where there is no network but loopback.
+"""A Prefect server, a cluster, and flows on both, with no network but loopback.
 
     unshare --net python -m tests.flows.run_offline FOLDER CHARTS
 
-Prints the state of the verification, and how often anything in this network asked the kernel for
-a way out of it: by the flows and the server, and by one last connection that is meant to.
+Prints the state of the verification, and how often the kernel found no route out of this network:
+for the flows and the server, and for one last connection that tries it on purpose.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GET_FLAGS, SET_FLAGS, IS_UP = 0x8913, 0x8914, 0x1
 
 
 def raise_loopback() -> None:
-    """A new network has loopback, but down. As `ip link set lo up`, which may be missing."""
+    """Brings a new network's loopback up, like `ip link set lo up`; `ip` itself may be missing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sh14x", b"lo", 0)
         flags = struct.unpack("16sh14x", fcntl.ioctl(any_socket, GET_FLAGS, request))[1]
@@ -43,7 +43,7 @@ def raise_loopback() -> None:
 
 
 def without_route() -> int:
-    """How often the kernel found no route for what somebody in this network wanted to send."""
+    """How often the kernel found no route for a packet sent in this network."""
     names, values = [
         line.split()
         for line in Path("/proc/net/snmp").read_text().splitlines()

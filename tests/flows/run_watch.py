@@ -1,8 +1,8 @@
-"""A watcher's machine: subscribes a mesh, looks at repositories, and executes the runs that follow.
+"""A watcher's machine: subscribes a mesh, checks repositories, and executes the resulting runs.
 
     python -m tests.flows.run_watch < LINES
 
-Each line of standard input is a request as JSON, and is answered by a line of JSON.
+Each line of standard input is a JSON request; the answer is a line of JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ state: dict[str, Any] = {}
 
 
 async def save(config: dict[str, Any]) -> UUID:
-    """The id of the mesh's block."""
+    """Saves the mesh as a block, and returns the block's id."""
     mesh = LinkerdMesh.model_validate(config)
     return await mesh.asave(mesh.name, overwrite=True)
 
@@ -63,7 +63,7 @@ async def runs() -> list[dict[str, Any]]:
 async def execute(run: str) -> dict[str, Any]:
     """Executes a flow run as a served deployment would."""
     command = [sys.executable, "-m", "prefect", "flow-run", "execute", run]
-    # Standard output is the answers'.
+    # Standard output is for answers only.
     ended = await asyncio.create_subprocess_exec(*command, stdout=sys.stderr)
     await ended.wait()
     return next(found for found in await runs() if found["id"] == run)

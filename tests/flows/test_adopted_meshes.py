@@ -1,6 +1,6 @@
-"""Meshes that people made by `helm install`, looked after by what `adopt` says of them.
+"""Meshes that users created by `helm install`, managed with the configuration from `adopt`.
 
-`adopt`'s YAML is the configuration, with nothing added but what it says is missing.
+The configuration is `adopt`'s YAML, plus only what it says is missing.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ WEBHOOKS = {
 
 @dataclass(frozen=True)
 class Made:
-    """How somebody installed a mesh, and the version that they upgrade it to.
+    """How a user installed a mesh, and the version that they upgrade it to.
 
-    `linkerd` is the control plane's namespace, which the one chart of 2.11 makes by itself.
+    `linkerd` is the control plane's namespace, which 2.11's single chart creates itself.
     """
 
     version: str
@@ -121,7 +121,7 @@ def working(found: Adoption) -> set[str]:
 
 
 def objects(cluster: Cluster) -> dict[str, str]:
-    """Every object that somebody made, with its UID; Helm's records come and go."""
+    """Every lasting object, with its UID; not Helm's records, which come and go."""
     return {
         f"{obj['kind']}/" + "/".join(part for part in key.split("/")[-2:] if part): obj["metadata"][
             "uid"
@@ -134,7 +134,7 @@ def objects(cluster: Cluster) -> dict[str, str]:
 
 @contextmanager
 def none_lost(cluster: Cluster, namespace: str) -> Iterator[set[str]]:
-    """No object is lost but those in the set, and the issuer is never missing."""
+    """Asserts that only objects in the set are lost, and that the issuer is never missing."""
     before, gone = objects(cluster), set[str]()
     with issuer_never_missing(cluster, namespace):
         yield gone
@@ -147,7 +147,7 @@ def none_lost(cluster: Cluster, namespace: str) -> Iterator[set[str]]:
 def plain(
     ready_meshes: ReadyMeshes, helm_path: str, charts_dir: Path, tmp_path: Path
 ) -> Iterator[Callable[[Made], Plain]]:
-    """A copy of a mesh that somebody installed, with some workloads."""
+    """A copy of a mesh that a user installed, with some workloads."""
     with ExitStack() as stack:
 
         def copy(made: Made) -> Plain:
@@ -163,14 +163,14 @@ def plain(
 
 
 def keyless(found: Adoption, folder: Path) -> MeshConfig:
-    """What `adopt` says, with a place for a new anchor's key, and not the old one's."""
+    """`adopt`'s configuration with a place for a new anchor's key, without the old one's."""
     place = {"key_file": str(folder / "new.key"), "passphrase": PASSPHRASE}
     fields = yaml.safe_load(adoption_yaml(found))
     return MeshConfig.model_validate({**fields, "trust_anchor": place})
 
 
 def with_key(found: Adoption, folder: Path) -> dict[str, Any]:
-    """What `adopt` says, and the trust anchor's key that it asks for."""
+    """`adopt`'s configuration with the trust anchor's key that it asks for."""
     fields: dict[str, Any] = yaml.safe_load(adoption_yaml(found))
     fields["trust_anchor"] = {
         "certificate_file": str(folder / "ca.crt"),
@@ -240,7 +240,7 @@ def test_a_mesh_whose_anchors_key_is_lost_gets_another_anchor(
 
 @contextmanager
 def without_copy(cluster: Cluster) -> Iterator[None]:
-    """The Bundle has no place for the previous anchor meanwhile."""
+    """Removes the previous anchor from the Bundle's sources meanwhile."""
     bundle = cluster.get(TRUST_MANAGER, "Bundle", TRUST_ROOTS)
     assert bundle is not None
     sources = bundle["spec"]["sources"]
@@ -252,7 +252,7 @@ def without_copy(cluster: Cluster) -> Iterator[None]:
 
 
 def managers(cluster: Cluster) -> dict[str, Any]:
-    """What cert-manager and trust-manager are told, which nobody may change here."""
+    """The specs and labels for cert-manager and trust-manager, which must not change here."""
     kinds = ("Certificate", "Issuer", "ClusterIssuer")
     told = [obj for kind in kinds for obj in cluster.list("cert-manager.io/v1", kind)]
     told += cluster.list(TRUST_MANAGER, "Bundle")
@@ -263,7 +263,7 @@ def managers(cluster: Cluster) -> dict[str, Any]:
 
 
 def cmctl_renew(cluster: Cluster, advice: str) -> list[str]:
-    """Does what advice says by `cmctl renew`, and waits for it; the Certificates that it names."""
+    """Follows advice to run `cmctl renew`, waits, and returns the Certificates that it names."""
     command = re.search(r"cmctl renew --namespace (\S+) ([\w -]+)", advice)
     assert command is not None, advice
     names = command[2].split()
@@ -275,7 +275,7 @@ def cmctl_renew(cluster: Cluster, advice: str) -> list[str]:
 
 
 def gets_another_webhook_ca(mesh: Plain, config: MeshConfig) -> None:
-    """Its end is announced, and averted as advised; rotate_webhooks leaves it all to its owners."""
+    """Its expiry is announced, and prevented as advised; rotate_webhooks refuses to change it."""
     cluster = mesh.cluster
     found = {e.name: e for e in read_expiries(Mesh(cluster, config)) if e.role == "webhook CA"}
     assert found.keys() == {"webhook CA of linkerd"}

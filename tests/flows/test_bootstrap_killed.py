@@ -1,4 +1,4 @@
-"""`bootstrap` killed in the middle of every step, each time finished by the next run."""
+"""`bootstrap` is killed in the middle of every step, and the next run finishes each step."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next(
         issuer="cert-manager",
         trust_anchor={"custody": "in-cluster"},
         viz={"dashboard": {"host": "viz.example.com"}},
-        # So long the next run waits for a helm whose run was killed.
+        # How long the next run waits for a Helm process whose run was killed.
         timeout_seconds=100,
     )
 
     anchors: set[str] = set()
     made = stages(MeshConfig.model_validate(config))
     for step in ("preflight", *chain.from_iterable(made), "verify"):
-        # What only reads is killed after its first read, others after their first write.
+        # Steps that only read are killed after their first read, others after their first write.
         killed = run_bootstrap(config, step, int(step not in ("preflight", "verify")))
         assert killed.returncode == -signal.SIGKILL, f"{step}: {killed.stderr[-3000:]}"
         found = cluster.get("v1", "Secret", "linkerd-trust-anchor", "linkerd")
@@ -41,5 +41,5 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next(
     finished = run_bootstrap(config)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert json.loads(finished.stdout.splitlines()[-1])["ok"]
-    # The root of trust that the first run made is still the one.
+    # The trust anchor that the first run created is still the only one.
     assert len(anchors) == 1

@@ -24,7 +24,7 @@ REGISTRY = "registry.example.com:5000/mirror"
 
 
 def provided_anchor(folder: Path) -> dict[str, Any]:
-    """A root of RSA, as companies have them."""
+    """An RSA root, as companies have them."""
     key, since = rsa.generate_private_key(65537, 4096), datetime.now(UTC) - NOW
     pair = make("Example Corp Root", key=key, starts=since - YEAR, ends=since + YEAR).pair
     (folder / "anchor.crt").write_text(pair.certificate)

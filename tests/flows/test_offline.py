@@ -1,4 +1,4 @@
-"""Neither the server nor a flow wants to reach anything but the cluster and the charts."""
+"""Neither the server nor a flow contacts anything but the cluster and the charts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_a_server_and_flows_work_with_the_network_cut_and_try_nothing_else(
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    # The rehearsal charts lack what verification asks for; the flows work all the same.
+    # The rehearsal charts lack what verification checks; the flows work anyway.
     assert found["verified"] == ("COMPLETED" if IS_REAL else "FAILED")
-    # The kernel saw nothing that wanted out, from whatever program, until the one that was to.
+    # The kernel saw no attempt from any program to leave the network before the deliberate one.
     assert found["attempts"] == 0, log.read_text()
     assert found["control"] == 1
     assert log.read_text().splitlines() == [

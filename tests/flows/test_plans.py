@@ -1,4 +1,4 @@
-"""The plans of bootstrap and upgrade on a mesh as people have it: nothing of it is lost unsaid."""
+"""The plans of bootstrap and upgrade on a user's mesh: they announce everything it would lose."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def proxies_of(cluster: Cluster, name: str) -> set[tuple[str, str]]:
 
 
 def with_newer_crds(cluster: Cluster, config: dict[str, Any], helm_path: str) -> None:
-    """Leaves the CRDs as an upgrade that was undone does."""
+    """Leaves newer CRDs, as an undone upgrade does."""
     newer = MeshConfig.model_validate({**config, "version": TARGET})
     chart = ChartCatalog(newer).find("linkerd-crds")
     Helm(cluster, helm_path).reconcile(desired_release(newer, chart, {}))
@@ -76,7 +76,7 @@ def test_no_plan_is_silent_about_a_loss(
     pinned = {"spec": {"template": annotation}}
     cluster.merge("apps/v1", "Deployment", "app-0001", "apps", pinned)
 
-    # CRDs that are newer than the control plane's are well, and stay.
+    # CRDs that are newer than the control plane are fine, and stay.
     with_newer_crds(cluster, whole, helm_path)
     done = flows("bootstrap", whole)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -112,7 +112,7 @@ def test_no_plan_is_silent_about_a_loss(
         assert "A person may accept" in text
     assert "Deployment/apps/app-0001: annotation" in upgrade["message"]
 
-    # A trust anchor pasted into a values file, and not the mesh's.
+    # A trust anchor pasted into a values file that is not the mesh's.
     other = create_trust_anchor("cluster.local", timedelta(days=9), datetime.now(UTC))
     pasted = tmp_path / "pasted.yaml"
     pasted.write_text("# ours\n" + yaml.safe_dump({"identityTrustAnchorsPEM": other.certificate}))

@@ -74,7 +74,7 @@ def test_the_flows_rotate_issuer_and_anchor_and_keep_their_secrets(
     new = store_of(cluster, config).load()
     assert old is not None
     assert new is not None
-    # A server writes events down a while after it has taken them.
+    # A server stores events some time after it has accepted them.
     assert events(prefect_server, "rotated", "linkerd.anchor.rotated")
     kept = everything_kept(prefect_server) + done.stdout + done.stderr
     for text in ("rotated-rotation-plan", "Proven for"):

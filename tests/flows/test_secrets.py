@@ -1,6 +1,6 @@
-"""Nothing secret is in a parameter, log, artifact or state that the Prefect server keeps.
+"""No parameter, log, artifact or state that the Prefect server keeps contains a secret.
 
-Neither of a run that has the API server go away in its middle, and finishes once it is back.
+This holds for a run that loses the API server midway and finishes once it is back, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DASHBOARD_PASSWORD = "s3cret-of-the-dashboard"
 
 
 def private_keys(cluster: Cluster, key_file: Path) -> list[str]:
-    """The middle lines of every private key of the mesh: those in the cluster, and the file."""
+    """The middle lines of every private key of the mesh, in the cluster and in the file."""
     texts = [key_file.read_text().partition("-----BEGIN ENCRYPTED")[2]]
     for secret in cluster.list("v1", "Secret"):
         data: dict[str, str] = secret.get("data") or {}
@@ -61,7 +61,7 @@ def secretive(
 def bootstrap_with_api_server_lost(
     sandbox: Sandbox, config: dict[str, Any], run_bootstrap: FlowRunner
 ) -> subprocess.CompletedProcess[str]:
-    """A run that has it go away once the control plane's release is begun."""
+    """Runs bootstrap, and stops the API server once the control plane's release has started."""
     cluster = sandbox.cluster()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(run_bootstrap, config, on_server=True)
@@ -102,5 +102,5 @@ def test_a_run_outlives_the_api_server_and_no_secret_is_kept_or_printed(
 
 
 def user_keys(sandbox: Sandbox) -> list[str]:
-    """What the kubeconfig holds of its user."""
+    """The kubeconfig's credentials of its user."""
     return list(json.loads(sandbox.kubeconfig.read_text())["users"][0]["user"].values())

@@ -1,4 +1,4 @@
-"""`smoke_test` on a whole mesh: where pods do not run, where they do, and killed in the middle."""
+"""`smoke_test` on a whole mesh: with pods that do not run, with running pods, and killed midway."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from tests.support.loopback import DataPlane, LoopbackNode
 from tests.support.ready_meshes import ReadyMeshes
 from tests.support.waiting import eventually, eventually_equal
 
-# One cluster with a mesh for all of them.
-# The rehearsal has none of the kinds that traffic is split by.
+# All tests share one cluster with a mesh.
+# The rehearsal charts lack the kinds that split traffic.
 pytestmark = [
     pytest.mark.real_charts,
     pytest.mark.waits,
@@ -47,7 +47,7 @@ VERSION = "edge-26.8.3"
 
 
 class Stage:
-    """One mesh that every test of this module uses, and leaves as it was."""
+    """One mesh that every test of this module uses and leaves unchanged."""
 
     def __init__(self, sandbox: Sandbox, config: dict[str, Any], flows: Flows):
         self.sandbox, self.config, self._flows = sandbox, config, flows
@@ -56,7 +56,7 @@ class Stage:
     def smoke_test(
         self, options: dict[str, Any], kill_after: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        # Nothing is looked at on the server of a run that is killed.
+        # Tests do not look at a killed run on the server, so it needs none.
         return self._flows(
             "smoke_test",
             self.config,
@@ -87,14 +87,14 @@ def stage(
         "profile": "demo",
         "emojivoto": {"manifest": str(shared_dir / "manifests/emojivoto.yml")},
         "viz": {"enabled": False},
-        # A CronJob that may start while a test compares what is there.
+        # The heartbeat's CronJob might start while a test compares objects.
         "values": {"inline": {"disableHeartBeat": True}},
     }
 
     def install(sandbox: Sandbox, _folder: Path) -> None:
         cluster = sandbox.cluster()
         meshes.install(cluster, MeshConfig.model_validate(config), helm_path)
-        # What Linkerd 2.11 splits by, so that its kind can be tried too.
+        # Linkerd 2.11's TrafficSplit, so that this kind is tested too.
         for crd in crds(helm_path, charts_dir / "stable/linkerd2-2.11.5.tgz"):
             if crd["metadata"]["name"] == "trafficsplits.split.smi-spec.io":
                 cluster.apply(crd)
@@ -107,16 +107,16 @@ def stage(
 
 @pytest.fixture
 def unchanged(stage: Stage) -> Iterator[Cluster]:
-    """Holds the test to leaving every object of the cluster at the version that it had."""
+    """Asserts that the test leaves every object of the cluster at its resourceVersion."""
     before = resource_versions(stage.cluster)
     yield stage.cluster
-    # The controllers of an object that was ours may be a moment late.
+    # Controllers may need a moment to clean up after our objects.
     eventually_equal(lambda: resource_versions(stage.cluster), before)
 
 
 @pytest.fixture
 def plane(stage: Stage, tmp_path: Path) -> Iterator[DataPlane]:
-    """A node whose pods run as processes, and what stands for the data plane between them."""
+    """A node whose pods run as processes, and a stand-in for the data plane between them."""
     with DataPlane(stage.cluster) as plane, LoopbackNode(stage.cluster, tmp_path, plane):
         yield plane
 
@@ -128,7 +128,7 @@ def test_where_pods_do_not_run_objects_are_tried_and_traffic_is_skipped(stage: S
     outcomes = json.loads(done.stdout.splitlines()[-1])
     assert outcomes == {test: ["skipped", "pods do not run here"] for test in SMOKE_TESTS}
     assert "Skipped(" in done.stderr
-    # Every step that does not need traffic was done, with the real CRDs and the real injector.
+    # Every step that needs no traffic was done, with the real CRDs and the real injector.
     for said in ("pods are up and meshed", "split: stable 0, canary 100: passed", "split removed"):
         assert said in done.stderr
 
@@ -153,20 +153,20 @@ def test_what_killed_runs_left_is_gone_after_the_next(stage: Stage) -> None:
 
 def test_a_run_outlives_the_api_server(stage: Stage) -> None:
     before = resource_versions(stage.cluster)
-    # The first look at a fuse that burns says that a test is in the middle of its work.
+    # As soon as a fuse's Job exists, a test is in the middle of its work.
     with ThreadPoolExecutor() as pool:
         running = pool.submit(stage.smoke_test, {"tests": ["traffic-split"]})
         while not list(stage.cluster.list("batch/v1", "Job", "emojivoto", labels=SMOKE.fuse_label)):
             assert not running.done()
             time.sleep(0.1)
         stage.sandbox.stop_apiserver()
-        # Longer than one step waits by itself, so that it fails and is tried again.
+        # Longer than a step retries requests, so that it fails and is run again.
         time.sleep(25)
         stage.sandbox.start_apiserver()
         done = running.result()
     assert done.returncode == 0, done.stderr[-3000:]
     assert "traffic-split" in json.loads(done.stdout.splitlines()[-1])
-    # Endpoints of our Services are collected by a controller that has lost the API server too.
+    # The controller that deletes our Services' endpoints has lost the API server too.
     eventually_equal(lambda: set(resource_versions(stage.cluster)), set(before))
 
 
@@ -192,7 +192,7 @@ def test_where_pods_run_every_test_passes_and_is_measured(stage: Stage) -> None:
     assert "a failing canary is taken back | passed | " in page
 
 
-# A test, what is wrong with the mesh, and what is said of it.
+# A test, what breaks the mesh, and what the report says.
 BROKEN: list[tuple[SmokeTest, Callable[[DataPlane], None], str]] = [
     ("load-balancing", lambda p: setattr(p, "sticks", True), "answered by one replica only"),
     ("traffic-split", lambda p: setattr(p, "ignores_splits", True), "canary answered 0 of 400"),
@@ -209,7 +209,7 @@ def test_a_mesh_that_fails_a_test_is_found_out(stage: Stage, plane: DataPlane) -
     for test, wrong, said in BROKEN:
         wrong(plane)
         result = stage.keep(test)
-        plane.mend()
+        plane.repair()
         assert result.outcome == "failed", test
         assert said in result.reason
         assert result.remedy
@@ -234,5 +234,5 @@ def test_the_flow_fails_by_what_is_broken_and_says_so(stage: Stage, plane: DataP
     assert "SmokeTestFailed: mesh smoke: expected every smoke test to pass" in done.stderr
     assert "found ingress: named-by-header answered 0 of 200" in done.stderr
     assert "linkerd.io/inject: ingress" in done.stderr
-    # The other test ran to its end all the same.
+    # The other test still ran to its end.
     assert "spread over replicas: passed" in done.stderr

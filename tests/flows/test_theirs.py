@@ -1,6 +1,6 @@
-"""A cluster with somebody else's everything: every flow run, and not one write to what is theirs.
+"""Every flow on a cluster with other people's releases: none writes to what is theirs.
 
-The twin of the test of exact roles: it holds flows against the API server's audit log as well.
+Like the test of exact roles, this checks flows against the API server's audit log.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.people import by_kubectl
 SOURCE, TARGET = "edge-25.4.4", "edge-26.8.3"
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
-    # Chart, and the values that its owner gave it.
+    # Charts, and their owner's values.
     "cert-manager": (
         "jetstack/cert-manager-v1.21.2.tgz",
         {"crds": {"enabled": True}, "replicaCount": 2, "extraArgs": ["--v=3"]},
@@ -57,7 +57,7 @@ def audited(binaries: Binaries) -> Iterator[Sandbox]:
 
 
 def account(cluster: Cluster, folder: Path) -> Path:
-    """The kubeconfig of an identity that may do everything, whose requests are written down."""
+    """The kubeconfig of an identity that may do everything, and whose requests are audited."""
     cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "prefect"}})
     who = {"name": "anything", "namespace": "prefect"}
     cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": who})
@@ -93,11 +93,11 @@ def install_theirs(sandbox: Sandbox, helm: str, charts: Path, folder: Path) -> N
 
 
 def install_application(cluster: Cluster, config: MeshConfig) -> set[Ref]:
-    """Somebody's emojivoto and its route, by kubectl, as Linkerd's documentation has them."""
+    """Installs a user's emojivoto and its route by kubectl, as in Linkerd's documentation."""
     objects = load_manifest(config.emojivoto.manifest)
     for obj in ingress_objects(config, "traefik.io/v1alpha1"):
         metadata = {key: obj["metadata"][key] for key in ("name", "namespace")}
-        # Their route is for a host of theirs, where ours would be for every host.
+        # Their route is for a host of their own; ours would match every host.
         text = json.dumps({**obj, "metadata": metadata}).replace(
             "PathPrefix(`/`)", "Host(`vote.example.com`)"
         )
@@ -116,7 +116,7 @@ def install_application(cluster: Cluster, config: MeshConfig) -> set[Ref]:
 
 
 def objects_of(cluster: Cluster, name: str) -> set[Ref]:
-    """What a release made, its namespace and its records."""
+    """A release's objects, its namespace and its records."""
     found: set[Ref] = {("namespaces", name, name)}
     for revision in revisions(cluster, name, name):
         found.add(("secrets", name, f"sh.helm.release.v1.{name}.v{revision.number}"))
@@ -130,7 +130,7 @@ def objects_of(cluster: Cluster, name: str) -> set[Ref]:
 
 
 def written(sandbox: Sandbox, since: int) -> set[Ref]:
-    """What flows have written, by the audit log; a dry run writes nothing."""
+    """What flows have written, according to the audit log; dry runs do not count."""
     return {
         (ref["resource"], ref.get("namespace", ""), ref.get("name", ""))
         for event in sandbox.audit_log()[since:]
@@ -152,7 +152,7 @@ def test_not_one_write_is_to_what_is_theirs(
 ) -> None:
     cluster = audited.cluster()
     install_theirs(audited, helm_path, charts_dir, tmp_path)
-    # Traefik's CRDs are of a folder of its chart, and so in no manifest.
+    # Traefik's CRDs are in its chart's crds folder, and so in no manifest.
     crds = {
         ("customresourcedefinitions", "", obj["metadata"]["name"])
         for obj in cluster.list("apiextensions.k8s.io/v1", "CustomResourceDefinition")
@@ -193,7 +193,7 @@ def test_not_one_write_is_to_what_is_theirs(
     assert "error" not in run("verify_mesh")
     run("check_certificates")
     run("watch_charts", repositories=[str(charts_dir / "edge")], on_server=True)
-    # In the namespace of somebody's emojivoto, beside it.
+    # Next to the user's emojivoto, in its namespace.
     run("smoke_test", options={"tests": ["load-balancing", "ingress"], "settle_seconds": 1})
     for flow in ("rotate_issuer", "rotate_anchor"):
         assert json.loads(run(flow, options=options)) == {"done": True}
@@ -205,7 +205,7 @@ def test_not_one_write_is_to_what_is_theirs(
     assert not made & theirs
     assert {name: read_release(cluster, name, name) for name in THEIRS} == before
 
-    # Now Flux drives the control plane: nothing of the mesh is ours to write any more.
+    # Now Flux drives the control plane, so the flows may not write to the mesh any more.
     config["version"] = TARGET
     patch = {"metadata": {"labels": FLUX}}
     cluster.merge("apps/v1", "Deployment", "linkerd-destination", "linkerd", patch)
@@ -215,7 +215,7 @@ def test_not_one_write_is_to_what_is_theirs(
     assert refused.returncode != 0
     assert owner in refused.stderr
     assert owner in json.loads(run("rotate_anchor", options=options))["message"]
-    # It is at the target already, so that there is nothing to refuse.
+    # It is already at the target, so there is nothing to refuse.
     at_target = json.loads(run("upgrade", to=TARGET))
     assert at_target["done"]
     assert "pl-owner" in at_target["findings"]
@@ -225,7 +225,7 @@ def test_not_one_write_is_to_what_is_theirs(
     assert owner in json.loads(run("uninstall", options=unasked))["message"]
     assert written(audited, since) == set()
 
-    # Given back, the mesh can go, and nothing of theirs goes with it.
+    # Without Flux, the mesh can be uninstalled, and nothing of theirs is removed with it.
     labels = {"metadata": {"labels": dict.fromkeys(FLUX)}}
     cluster.merge("apps/v1", "Deployment", "linkerd-destination", "linkerd", labels)
     assert json.loads(run("uninstall", options=unasked, accept=["injected"])) == {"done": True}

@@ -1,4 +1,4 @@
-"""An upgrade that takes cert-manager and Traefik along, and an extension away; and its way back."""
+"""An upgrade that also upgrades cert-manager and Traefik and removes an extension; and its undo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIDDLEWARES = "middlewares.traefik.io"
 
 
 def older(package: Path, version: str, folder: Path, crd: str = "") -> None:
-    """Puts an older release of a real chart into a folder; of one CRD it has no `spec.errors`."""
+    """Puts an older release of a real chart into a folder; one CRD of it lacks `spec.errors`."""
     with tarfile.open(package) as archive:
         archive.extractall(folder, filter="data")
     chart = folder / package.name.rsplit("-", 1)[0]
@@ -81,7 +81,7 @@ def test_dependencies_go_along_and_jaeger_goes_away(
     before, installed = that_must_survive(cluster), releases(cluster)
     assert not has_errors_middleware(cluster)
 
-    # The chart sources have newer ones now.
+    # Newer charts are published.
     for name in ("jetstack/cert-manager-v1.21.2.tgz", "traefik/traefik-41.3.0.tgz"):
         shutil.copy(charts_dir / name, mirror / name)
     unaccepted = flows.upgrade(config, to=TARGET)
@@ -102,7 +102,7 @@ def test_dependencies_go_along_and_jaeger_goes_away(
     assert undone["error"] == "UpgradeUndone", undone
     assert "linkerd-destination" in undone["message"]
     assert proxies(cluster) == {SOURCE}
-    # jaeger is there again, and so are the older cert-manager and Traefik.
+    # jaeger and the older cert-manager and Traefik are back.
     assert {**releases(cluster), "linkerd-crds": None} == {**installed, "linkerd-crds": None}
     assert before.items() <= that_must_survive(cluster).items()
 

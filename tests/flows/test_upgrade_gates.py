@@ -1,4 +1,4 @@
-"""What holds an upgrade up, or sends it back, on one mesh: requests, traffic and the policy."""
+"""What delays or undoes an upgrade, on one mesh: requests, traffic and the policy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SOURCE, TARGET = HOPS[-1]
 def test_an_upgrade_goes_back_for_what_is_found_and_arrives_as_its_policy_says(
     ready_mesh: ReadyMesh, mesh_config: ConfigFactory, flows: Flows, tmp_path: Path
 ) -> None:
-    """Each begins with the mesh as it was, so that they need no cluster of their own."""
+    """The parts share a cluster, as each starts with the mesh unchanged."""
     sandbox, config = installed_alone(
         ready_mesh, mesh_config, name="gates", version=SOURCE, emojivoto={"enabled": False}
     )
@@ -46,7 +46,7 @@ def test_an_upgrade_goes_back_for_what_is_found_and_arrives_as_its_policy_says(
 def goes_back_as_new_proxies_are_refused(
     sandbox: Sandbox, config: dict[str, Any], flows: Flows, folder: Path
 ) -> None:
-    """Requests of its own fail; then nothing of its probe is left."""
+    """The upgrade's own requests fail; afterwards nothing of its probe is left."""
     cluster = sandbox.cluster()
     probe = {"replicas": 1, "requests_per_second": 50, "warm_up_seconds": 1}
     with DataPlane(cluster) as plane, LoopbackNode(cluster, folder, plane):
@@ -64,7 +64,7 @@ def goes_back_as_new_proxies_are_refused(
 def goes_back_and_says_which_workload_fails_and_by_how_much(
     sandbox: Sandbox, config: dict[str, Any], flows: Flows, folder: Path
 ) -> None:
-    """A workload answers with errors, once it is restarted."""
+    """A workload answers with errors once it is restarted."""
     cluster = sandbox.cluster()
     installed = {**releases(cluster), "linkerd-crds": None}
     with WatchedTraffic(sandbox.kubeconfig, "apps", {"app-0001": 0.2}) as traffic:
@@ -79,7 +79,7 @@ def goes_back_and_says_which_workload_fails_and_by_how_much(
     assert undone["error"] == "UpgradeUndone", done.stderr[-4000:]
     said = r"Deployment/apps/app-0001: (80|79)(\.\d+)?% of \d+ requests succeeded since the restart"
     assert re.search(said, undone["message"])
-    # The one before it went well, and the next one was not begun.
+    # The batch before it succeeded, and the next was not started.
     assert re.search(r"batch 1: 100% of \d+ requests succeeded before .*100% of", done.stderr)
     assert "batch 3" not in done.stderr.partition("rolls back")[0]
     # CRDs are not rolled back.
@@ -104,7 +104,7 @@ def begins_and_goes_on_as_its_policy_says(
     def upgrade(policy: dict[str, Any], **options: Any) -> dict[str, Any]:
         return flows.upgrade({**config, "upgrade": policy}, to=TARGET, on_server=True, **options)
 
-    # A run without a deployment cannot be put off.
+    # A run without a deployment cannot be rescheduled.
     shut = upgrade({"window": shut_window(datetime.now(UTC))})
     assert shut["error"] == "InvalidInput"
     assert "found that it opens at" in shut["message"]
@@ -112,13 +112,13 @@ def begins_and_goes_on_as_its_policy_says(
     unanswered = upgrade({"approval": True, "approval_hours": 0.0005})
     assert unanswered["error"] == "NotApproved"
     assert "found no answer" in unanswered["message"]
-    # Another channel's releases are for a person to accept.
+    # A user has to accept another channel's releases.
     foreign = upgrade({"channel": "stable"})
     assert foreign["error"] == "PreflightFailed"
     assert "the mesh's upgrade policy wants stable" in foreign["message"]
     assert read_releases(cluster) == installed
 
-    # Killed while the new control plane soaks: the soak goes on from when it began.
+    # Killed while the new control plane soaks: the soak still counts from its start.
     soaking = {**config, "upgrade": {"soak_minutes": 30, "settle_seconds": 3}}
     killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1), on_server=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
@@ -127,7 +127,7 @@ def begins_and_goes_on_as_its_policy_says(
     assert record.control_plane_since is not None
     assert proxies(cluster) == {SOURCE, TARGET}
 
-    # An ill control plane ends the soak: the upgrade goes back.
+    # An unready control plane ends the soak, and the upgrade is undone.
     destination = "linkerd.io/control-plane-component=destination"
     pods = cluster.list("v1", "Pod", "linkerd", labels=destination)
     pod = next(p for p in pods if not p["metadata"].get("deletionTimestamp"))["metadata"]["name"]
@@ -137,7 +137,7 @@ def begins_and_goes_on_as_its_policy_says(
     assert f"Pod/linkerd/{pod}" in undone["message"]
     assert proxies(cluster) == {SOURCE}
 
-    # Well all the time: the data plane follows when the soak is over, counted over the kill.
+    # Healthy throughout: the data plane follows after the soak, which includes the time killed.
     soaking["upgrade"]["soak_minutes"] = 1
     killed = flows("upgrade", soaking, to=TARGET, kill=("soak", 1), on_server=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""The chart split killed at every step, there and back, and each time taken up by the next run."""
+"""The chart split, killed at every step there and back; each time the next run resumes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.upgrades import (
 
 SOURCE, TARGET = HOPS[0]
 
-# A step, and the number of its write to the API server after which the run is killed.
+# A step, and the number of the write to the API server after which the run is killed.
 THERE = [
     ("record", 1),
     ("chart split", 1),  # the first revision of linkerd-crds is there, and owns nothing
@@ -58,7 +58,7 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
         mesh_config,
         name="killed-split",
         version=SOURCE,
-        # So long the next run waits for a helm whose run was killed.
+        # How long the next run waits for a Helm process whose run was killed.
         timeout_seconds=100,
     )
     cluster = sandbox.cluster()
@@ -66,8 +66,8 @@ def test_a_split_killed_anywhere_is_finished_or_undone_by_the_next_run(
 
     def run(**options: Any) -> subprocess.CompletedProcess[str]:
         done = flows("upgrade", config, to=TARGET, accept=["smi"], **options)
-        # Whatever happened: no CRD, no custom resource and no workload is lost or made anew, and
-        # identity has the same issuer and trust bundle.
+        # In every case, no CRD, custom resource or workload is lost or recreated, and identity has
+        # the same issuer and trust bundle.
         assert before.items() <= that_must_survive(cluster).items()
         return done
 

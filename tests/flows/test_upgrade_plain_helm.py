@@ -1,4 +1,4 @@
-"""Upgrades of meshes that a person installed by helm alone, with an issuer that the chart makes."""
+"""Upgrades of meshes that a user installed by helm alone, with an issuer that the chart creates."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_an_upgrade_keeps_a_chart_made_issuer(
     fields: dict[str, Any] = config.model_dump(mode="json", exclude_defaults=True)
     fields["trust_anchor"]["passphrase"] = "correct horse battery staple"
     if source == "stable-2.11.5":
-        # Its chart has made the namespace itself, which must not go with a later revision.
+        # Its chart created the namespace, which must not be deleted with a later revision.
         first = flows("bootstrap", fields)
         assert first.returncode == 0, first.stderr[-4000:]
     with issuer_never_missing(cluster), Invariant(plain.sandbox):
@@ -68,7 +68,7 @@ def test_an_upgrade_keeps_a_chart_made_issuer(
         again = flows("bootstrap", {**fields, "version": target})
         assert again.returncode == 0, again.stderr[-4000:]
     lost = {key for key, uid in before.items() if uids(cluster, KEPT, "linkerd").get(key) != uid}
-    # Secrets of a chart's own that the next one has no more.
+    # Only ConfigMaps of the old chart that the next one no longer has are lost.
     assert not {key for key in lost if not key.startswith("ConfigMap/linkerd-config-")}, lost
     new = new_issuer(plain, after)
     assert new.before != new.after

@@ -1,6 +1,6 @@
-"""`upgrade` from 2.11 to the newest edge on one mesh with all that is in it.
+"""`upgrade` from 2.11 to the newest edge on one mesh with all extensions.
 
-Each hop is failed, undone and then done.
+Each hop first fails and is undone, and then succeeds.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from tests.support.upgrades import (
     that_must_survive,
 )
 
-# One mesh for all of them, in this order: installing one at each hop's start would cost as much as
-# the hops themselves.
+# All tests share one mesh, in this order: installing one for each hop would cost as much as the
+# hops themselves.
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.xdist_group("walk")]
 
 CLAIMED = HOPS[2]
-"""The hop that another run holds the mesh before."""
+"""The hop before which another run holds the mesh."""
 HOLDER = "flow run upgrade-elsewhere"
 NAMESPACES = {"linkerd-control-plane": "linkerd", "linkerd-viz": "linkerd-viz"}
 BESIDE_CRDS = {"linkerd-crds": None}
-"""CRDs alone stay newer when an upgrade is undone, as all custom resources live by them."""
+"""Only the CRDs stay newer when an upgrade is undone, as all custom resources depend on them."""
 
 
 class Walk:
-    """One mesh that each test takes up where the one before has left it.
+    """One mesh, which each test uses in the state that the test before left.
 
-    `installed` are its releases as it came to the version that it is at; `left` are those of the
-    version before.
+    `installed` are the releases on arrival at the current version; `left` are those of the version
+    before.
     """
 
     def __init__(self, sandbox: Sandbox, config: dict[str, Any], flows: Flows) -> None:
@@ -57,10 +57,10 @@ class Walk:
         return self.flows.upgrade(self.config, to=to, accept=["smi"], **options)
 
     def arrive(self, version: str) -> None:
-        """From here on nothing of what the version has may be lost either.
+        """Records arrival at a version; nothing that this version has may be lost from here on.
 
-        Helm keeps nothing of what was before the hop: there is one way back, and a long history is
-        read whole by each helm.
+        Deletes Helm's revisions from before the hop: upgrades go back one hop only, and each Helm
+        process reads the whole history.
         """
         self.lost_nothing()
         self._before = that_must_survive(self.cluster)
@@ -82,7 +82,7 @@ class Walk:
         self.lost_nothing()
 
     def go_to(self, version: str) -> None:
-        """Goes on to a version, where the tests that do so were not run."""
+        """Upgrades to a version, if the tests that do this were not run."""
         for source, target in HOPS:
             if self.config["version"] != version and self.config["version"] == source:
                 assert self.upgrade(target).get("target") == target
@@ -160,16 +160,16 @@ def release_fails(walk: Walk, target: str) -> dict[str, Any]:
 
 @contextmanager
 def held_by_a_run_that_dies(walk: Walk, target: str) -> Iterator[None]:
-    """Another run has the mesh, from wherever: a second one is refused. In the block it is dead."""
+    """Asserts that a run is refused while another holds the mesh; the other then dies."""
     installed = releases(walk.cluster)
     with RotationClaim(walk.cluster, "linkerd", HOLDER, 3) as elsewhere:
         refused = walk.upgrade(target)
         assert refused["error"] == "MeshBusy", refused
         assert HOLDER in refused["message"]
         assert releases(walk.cluster) == installed
-        # Its plan can be read all the same.
+        # A dry run still works.
         assert walk.upgrade(target, dry_run=True)["target"] == target
-        # It dies: its lease is not renewed, and not given back either.
+        # The other run dies: its lease is neither renewed nor released.
         elsewhere._over.set()
         elsewhere._thread.join()
         yield
@@ -224,7 +224,7 @@ def test_at_the_newest_there_is_nothing_to_do(walk: Walk) -> None:
 
 
 def test_a_completed_upgrade_is_taken_back(walk: Walk) -> None:
-    """Completed, and yet not wanted: back to the revisions that Helm has kept."""
+    """A completed but unwanted upgrade goes back to the revisions that Helm has kept."""
     source, target = HOPS[-1]
     walk.go_to(target)
     config = {**walk.config, "version": source}

@@ -1,4 +1,4 @@
-"""A chart release in a real repository starts an upgrade, by a real Prefect server, once."""
+"""A chart release in a real repository starts one upgrade, through a real Prefect server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHARTS = ("linkerd-crds", "linkerd-control-plane")
 
 
 class Repository:
-    """A Helm repository on loopback, of which only the index is asked for."""
+    """A Helm repository on loopback that serves only an index."""
 
     def __init__(self) -> None:
         self.index = b""
@@ -47,7 +47,7 @@ class Repository:
                     self.wfile.write(repository.index)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-                """Says nothing."""
+                """Logs nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -110,7 +110,7 @@ def watcher(
 
 
 def events(server: PrefectServer, name: str, source: str) -> list[dict[str, Any]]:
-    """The events of a kind about a repository that the server has."""
+    """The server's events of a kind about a repository."""
     found = ask(server, "events/filter", filter={"event": {"name": [name]}})["events"]
     return [event for event in found if event["payload"]["source"] == source]
 
@@ -131,10 +131,10 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
     automations = watcher("setup", config=config)["automations"]
     assert automations.count("linkerd: upgrade subscribed on edge releases") == 1
 
-    # It looks where the saved meshes take their charts from.
+    # It checks the repositories from which the saved meshes take their charts.
     assert f"{config['charts']['mirror']}/edge" in watcher("repositories")
 
-    # The first look only takes note.
+    # The first look only records the releases.
     repository.publish("25.4.4")
     assert watcher("look", repositories=[repository.url]) == {"new": []}
 
@@ -157,19 +157,19 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
     block = started[0]["parameters"]["mesh"]["$ref"]["block_document_id"]
     assert block
 
-    # The run works with the block's mesh: it goes to its cluster, which has none.
+    # The run uses the block's mesh: it connects to its cluster, which has no Linkerd.
     ended = watcher("execute", run=started[0]["id"])
     assert ended["state"] == "Failed"
     assert "a mesh that was installed by Helm" in ended["message"]
 
-    # Nothing is announced twice: not by an index that did not change, nor by one that did.
+    # Nothing is announced twice, by an unchanged index or by a changed one.
     assert watcher("look", repositories=[repository.url]) == {"new": []}
     assert repository.answers[-1] == 304
     repository.index += b"\n# another ETag\n"
     assert watcher("look", repositories=[repository.url]) == {"new": []}
     assert repository.answers[-1] == 200
 
-    # Broken in several ways: an alert each time, and the other repositories are looked at.
+    # Broken in several ways: each raises an alert, and the other repositories are still checked.
     for index in (b"entries: [", b"<html>Not found</html>", b"apiVersion: v1\nentries: {}\n"):
         repository.index = index
         for dry_run in (True, False):
@@ -178,12 +178,12 @@ def test_a_release_starts_one_upgrade_and_a_broken_index_none(
     alerts = lambda: events(prefect_server, BROKEN, repository.url)  # noqa: E731
     assert eventually(lambda: len(alerts()) == 3)
 
-    # Mended, with one more release: only that one is new.
+    # Repaired, with one more release: only that one is new.
     repository.publish("26.9.1", "26.8.3", "25.4.4")
     assert watcher("look", repositories=[repository.url]) == {"new": ["edge-26.9.1"]}
     found = eventually(lambda: r if len(r := watcher("runs")) > 1 else None)
     [second] = [run for run in found if run["id"] != started[0]["id"]]
-    # The block says off meanwhile, and nobody deployed since: the automation is still there.
+    # The block is now set to off, but without a new deploy the automation still exists.
     watcher("save", config={**config, "upgrade": {"automatic": "off"}})
     skipped = watcher("execute", run=second["id"])
     assert skipped["state"] == "Skipped"

@@ -1,7 +1,7 @@
 """Makes each Python process with this on its path collect garbage less often, and not at exit.
 
 Tests start hundreds of processes that live for seconds and import Prefect first. A fifth of that
-time went on looking for garbage among fresh imports, and as much again on a last collection at
+time was spent looking for garbage among fresh imports, and as much again on a last collection at
 exit, when all memory is freed anyway.
 """
 

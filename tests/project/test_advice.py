@@ -1,6 +1,6 @@
-"""Every remedy is followed by a test, or stands below with the reason why none can do so.
+"""A test follows every remedy, or the remedy is listed below with the reason why none can.
 
-Its words are held against what they name: fields, flags, flows, and other programs' commands.
+Its words are checked against what they name: fields, flags, flows, and other programs' commands.
 """
 
 from __future__ import annotations
@@ -137,15 +137,15 @@ NOT_FOLLOWED: dict[str, tuple[str, ...]] = {
         "Name the meshes; use verify_mesh for a file.",
     ),
 }
-"""By the reason: words of the remedies."""
+"""Each reason, and the words of the remedies."""
 
-# Those that read every source do it once, and in one process.
+# One process runs all of these tests, so that every source is read only once.
 pytestmark = pytest.mark.xdist_group("advice")
 
 
 @functools.cache
 def texts() -> dict[str, list[str]]:
-    """Where each text of a remedy is written."""
+    """Each remedy's text, and where it is written."""
     found: dict[str, list[str]] = defaultdict(list)
     for remedy in every_remedy():
         found[remedy.text].append(remedy.place)
@@ -154,13 +154,13 @@ def texts() -> dict[str, list[str]]:
 
 @functools.cache
 def said_by(words: str) -> list[str]:
-    """The remedies that can say some words."""
+    """The remedies that can contain some words."""
     return about(words, texts())
 
 
 @pytest.fixture(scope="module")
 def followed() -> dict[str, str]:
-    """The words of the remedies that tests follow, by the modules that register them."""
+    """Imports the modules that register tests, and returns the words of the remedies followed."""
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if path != Path(__file__) and re.search(r"@(follows|each_of)", path.read_text()):
             importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))

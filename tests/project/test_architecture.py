@@ -1,4 +1,4 @@
-"""What the layout promises, beside the contracts of pyproject.toml that `lint-imports` holds."""
+"""The rules of the layout, besides the contracts in pyproject.toml that `lint-imports` checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCES = ("prefect_linkerd", "flows", "tasks", "deployments", "sandbox", "tests
 
 
 def imported_modules(path: Path) -> set[str]:
-    """The modules that a module imports; of `from a import b` it is `a.b` where that is one."""
+    """The modules that a module imports; for `from a import b`, `a.b` if that is a module."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -31,7 +31,7 @@ def is_module(name: str) -> bool:
 
 
 def test_steps_meet_prefect_in_few_places() -> None:
-    """So that a command at a terminal without a server need not import it."""
+    """So that a command at a terminal without a server need not import Prefect."""
     of_servers = {"on_prefect", "mesh_block", "flow", "step", "fleet", "chart_releases"}
     of_servers |= {"verify_meshes", "watch_charts"}
     for module in (*(ROOT / "tasks").rglob("*.py"), *(ROOT / "flows").rglob("*.py")):
@@ -41,7 +41,7 @@ def test_steps_meet_prefect_in_few_places() -> None:
 
 
 def test_waits_with_a_deadline_are_written_once() -> None:
-    """`polls` is the one; the program in the probe's pods has only the standard library."""
+    """In `polls`; and in the program of the probe's pods, which has only the standard library."""
     own = {"prefect_linkerd/mesh/kubernetes/waiting.py", "prefect_linkerd/mesh/load/program.py"}
     found = {
         str(path.relative_to(ROOT))
@@ -58,14 +58,14 @@ def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
 
 
 def test_tests_mirror_the_packages() -> None:
-    """A folder of tests is of the folder of that name, but for the repository's own tests."""
+    """A folder of tests belongs to the folder with its name; only `project` has none."""
     folders = {path.parent.relative_to(ROOT / "tests") for path in TESTS.rglob("test_*.py")}
     assert len(folders) > 8
     assert {str(folder) for folder in folders if not (ROOT / folder).is_dir()} == {"project"}
 
 
 def test_tests_share_only_what_is_in_tests_support() -> None:
-    """Imports between tests stay in a folder, or are of `tests.support`."""
+    """Tests import only from their own folder or from `tests.support`."""
     for module in sorted(TESTS.rglob("*.py")):
         own = ".".join(module.relative_to(ROOT).parent.parts)
         for name in imported_modules(module):

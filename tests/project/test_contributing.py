@@ -1,4 +1,4 @@
-"""The tasks of CONTRIBUTING.md, done in a copy of the checkout as the page has them."""
+"""The tasks of CONTRIBUTING.md, done in a copy of the checkout as the page describes."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ for module, argument, target in json.loads(sys.argv[1]):
     if target:
         pathlib.Path(target).write_text(said.getvalue())
 """
-"""The commands in one process, as each would import the same."""
+"""Runs the commands in one process, as they all import the same."""
 
 LEFT_OUT = shutil.ignore_patterns(".venv", ".git", ".uv", "__pycache__", ".*_cache", "images")
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with every example of the page, and what its commands write."""
+    """A checkout with every example of the page and the output of its commands."""
     folder = tmp_path_factory.mktemp("copy") / "project"
     shutil.copytree(ROOT, folder, symlinks=True, ignore=LEFT_OUT)
     for example in EXAMPLE.finditer(PAGE):
@@ -70,7 +70,7 @@ def add(path: Path, table: str | None, text: str) -> None:
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python with the copy's modules: the folder that it is started in comes first."""
+    """Runs Python with the copy's modules: its working directory is first on the path."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -84,14 +84,14 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_page_has_the_three_tasks() -> None:
     found = [example["path"] for example in EXAMPLE.finditer(PAGE)]
     kinds = {path: (ROOT / path).exists() for path in found}
-    # A check and a version are changes of what is there, a flow is two files and a page.
+    # A check and a version change existing files; a flow is two new files and a page.
     assert list(kinds.values()) == [True, True, True, False, False, False], found
     assert len(COMMANDS) == 3
 
 
 @one_copy
 def test_what_the_page_adds_lacks_nothing(copy: Path) -> None:
-    """Of the tests that name what is lacking, those that need only Python."""
+    """Runs those of the tests that name missing parts that need only Python."""
     done = python(
         copy,
         *("-m", "pytest", "-q", "-m", "fast", "-p", "no:cacheprovider"),
@@ -110,7 +110,7 @@ def test_what_the_page_adds_lacks_nothing(copy: Path) -> None:
 def test_the_flow_of_the_page_passes_its_own_test(
     ready_mesh: ReadyMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here and not in the copy, whose mesh would have to be installed first."""
+    """Runs here and not in the copy, whose mesh would have to be installed first."""
     for example in EXAMPLE.finditer(PAGE):
         (tmp_path / Path(example["path"]).name).write_text(example["text"])
     monkeypatch.setattr(flows, "__path__", [*flows.__path__, str(tmp_path)])

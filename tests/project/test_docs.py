@@ -1,8 +1,8 @@
-"""The commands of the docs are run, on a mesh that is installed, as the pages have them.
+"""Runs the docs' commands, as they are on the pages, on an installed mesh.
 
 Our own run in this process. Those of kubectl, helm and the system run in a shell, line by line,
-with their pipes, in the order of the pages. What another test runs, or nothing can here, is listed
-with the reason; its parts are held against what would run them.
+with their pipes, in the order of the pages. Commands that another test runs, or that cannot run
+here, are listed with the reason; their parts are checked against the programs that would run them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from tests.support.repository import ROOT
 from tests.support.workloads import deployment
 
 TOP = {"--install-completion", "--show-completion", "--version", "--help"}
-"""What the command line takes without a command."""
+"""Options that the command line accepts without a command."""
 
 
 @pytest.mark.parametrize("command", of("prefect-linkerd"), ids=str)
@@ -89,15 +89,15 @@ NOT_RUN = {
     "step": "Smallstep's program; here the test writes what it would",
     "uv": "installs the package; test_install does",
 }
-"""The beginning of commands that do not run here, and why."""
+"""The beginnings of commands that do not run here, and why."""
 
 MAY_END = {
     # A mesh without an application may have warnings and errors.
     "verify": {0, 1},
     "certificates": {0},
 }
-NOTHING_TO = {"abort"}
-"""What there is nothing to do for on a mesh that nobody changes: wrong input."""
+FAILS_WITHOUT_RUN = {"abort"}
+"""Commands that fail with wrong input, as no run is changing the mesh."""
 
 
 def why_not_run(command: Command) -> str | None:
@@ -119,7 +119,7 @@ def test_no_reason_is_for_a_command_that_no_page_has() -> None:
 
 
 def as_run(command: Command) -> tuple[str, ...]:
-    """One of our commands on the mesh of the test, and as a plan where it would change it."""
+    """One of our commands on the test's mesh, as a dry run if it would change the mesh."""
     name, *rest = (re.sub(r"^(\$MESH|\w+\.yaml)$", "mesh.yaml", w) for w in command.words[1:])
     reads = ("verify", "certificates", "status", "adopt")
     more = [] if name in reads or "--dry-run" in rest else ["--dry-run"]
@@ -151,7 +151,7 @@ def test_commands_run_on_a_mesh(
     monkeypatch.setenv("PREFECT_LINKERD_PASSPHRASE", PASSPHRASE.get_secret_value())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deployments").symlink_to(ROOT / "deployments")
-    # In the order of the pages, each once.
+    # In the order of the pages, without duplicates.
     lines = dict.fromkeys(line.text for line in every_line() if runs_here(line))
     ours = dict.fromkeys(as_run(c) for c in of("prefect-linkerd") if why_not_run(c) is None)
     pair = store_of(cluster, config).load()
@@ -166,7 +166,7 @@ def test_commands_run_on_a_mesh(
             if text.startswith("prefect-linkerd "):
                 continue
             if text.startswith("gpg --decrypt"):
-                # Restored is what was lost.
+                # Lose the key that this command restores.
                 kept.remove()
             there = text.replace("/mnt/backup", "backup").replace(PREFECTS_CHARTS, charts)
             done = subprocess.run(
@@ -175,7 +175,7 @@ def test_commands_run_on_a_mesh(
                 input=f"{PASSPHRASE.get_secret_value()}\n",
                 capture_output=True,
                 text=True,
-                # Without a terminal, where openssl would ask.
+                # At a terminal openssl would prompt, so run without one.
                 start_new_session=True,
                 timeout=120,
                 check=False,
@@ -188,7 +188,7 @@ def test_commands_run_on_a_mesh(
     for words in ours:
         code = main(words)
         said = capfd.readouterr()
-        expected = {2} if NOTHING_TO & set(words) else MAY_END.get(words[0], {0})
+        expected = {2} if FAILS_WITHOUT_RUN & set(words) else MAY_END.get(words[0], {0})
         if code not in expected or "Traceback" in said.err:
             wrong.append(f"{shlex.join(words)}: {code}: {said.err[-600:]}")
     assert wrong == []
@@ -199,7 +199,7 @@ PREFECTS_CHARTS = "https://prefecthq.github.io/prefect-helm"
 
 @contextmanager
 def _prefects_charts(folder: Path) -> Iterator[str]:
-    """The address of a repository with charts of Prefect's names, which install nothing."""
+    """The address of a repository with empty charts that have the names of Prefect's."""
     folder.mkdir()
     entries: dict[str, list[dict[str, object]]] = {}
     for name in ("prefect-server", "prefect-worker"):
@@ -223,7 +223,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 def _shell(folder: Path, binaries: Binaries) -> dict[str, str]:
-    """The environment of whoever follows the pages: their programs, and homes of their own."""
+    """The environment of a user who follows the pages: their programs and home folders."""
     secrets = folder / "gnupg"
     secrets.mkdir(mode=0o700)
     (secrets / "passphrase").write_text(PASSPHRASE.get_secret_value())
@@ -241,7 +241,7 @@ def _shell(folder: Path, binaries: Binaries) -> dict[str, str]:
 
 
 def _write_what_they_need(cluster: Cluster, folder: Path, certificate: str, key: str) -> None:
-    """What is there before a page's commands: what `step` writes, an application, an operator."""
+    """Creates what a page's commands expect: what `step` writes, an application, an operator."""
     (folder / "backup").mkdir()
     (folder / "anchor.pem").write_bytes((folder / "anchor.key").read_bytes())
     (folder / "ca.crt").write_text(certificate)
@@ -255,7 +255,7 @@ def _write_what_they_need(cluster: Cluster, folder: Path, certificate: str, key:
 
 
 def test_prefects_commands() -> None:
-    # Prefect's own parser; nothing is run.
+    # Only Prefect's own parser runs.
     app = import_module("prefect.cli._app")._app
     assert of("prefect")
     for command in of("prefect"):
@@ -317,7 +317,7 @@ def test_the_programs_of_the_pages() -> None:
 
 
 def _texts() -> str:
-    """Every text of the product, one a line; `…` where something is filled in."""
+    """Every text of the product, one per line, with `…` for each part that is filled in."""
     found: list[str] = []
     for folder in ("prefect_linkerd", "tasks", "flows", "deployments"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -49,9 +49,9 @@ BANNED = {
     r"(?<!there )is no (text|flow|mesh|release|address|registry|image)": "is not",
     r"to be had": "cannot be found, is available",
 }
-"""What reads as if translated, by regular expression, and what to write instead."""
+"""Regular expressions of phrases that read as if translated, and what to write instead."""
 
-# A phrase may be wrapped, over one line end and no more.
+# A phrase may wrap onto the next line.
 PATTERNS = {
     re.compile(r"\b(?:" + phrase.replace(" ", "[ \n]") + r")\b", re.IGNORECASE): better
     for phrase, better in BANNED.items()
@@ -59,7 +59,7 @@ PATTERNS = {
 
 
 def prose(page: str) -> str:
-    """The page without code and link targets, its lines kept; comments in code are prose."""
+    """The page without code and link targets but with all lines; comments in code are prose."""
     lines: list[str] = []
     is_code = False
     for line in page.splitlines():
@@ -82,7 +82,7 @@ def stilted(page: str) -> Iterator[tuple[int, str, str]]:
 
 
 def said_in(source: str) -> Iterator[tuple[int, str, str]]:
-    """The same of a Python module: of each of its texts of several words."""
+    """The same for each string of several words in a Python module."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             for line, phrase, better in stilted(node.value):
@@ -101,7 +101,7 @@ def tracked(*patterns: str) -> list[str]:
 
 
 def is_shown(module: str) -> bool:
-    """Whether users may read a module's texts, or read it as the documentation of its package."""
+    """Whether users may read a module's texts, as messages or as its package's documentation."""
     return module.partition("/")[0] not in ("tests", "benchmarks")
 
 

@@ -19,7 +19,7 @@ WITH_EXAMPLES = sorted(path for path in LIBRARY.rglob("*.py") if ">>> " in path.
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_an_example_of_the_library_prints_what_it_says(path: Path) -> None:
     module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    # What only the examples need, besides the module's own names.
+    # Names that only the examples need, besides the module's own.
     names = {**vars(module), "SimpleNamespace": import_module("types").SimpleNamespace}
     found = doctest.testmod(module, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert found.failed == 0
@@ -28,7 +28,7 @@ def test_an_example_of_the_library_prints_what_it_says(path: Path) -> None:
 
 @pytest.mark.parametrize("name", declared_flows())
 def test_a_flow_has_an_example_with_parameters_that_it_has(name: str) -> None:
-    """On a mesh, so it is not run; but its calls are held against the flow's parameters."""
+    """It needs a mesh, so it is not run, but its calls are checked against the parameters."""
     tree = ast.parse((ROOT / "flows" / f"{name}.py").read_text())
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
     examples = doctest.DocTestParser().get_examples(ast.get_docstring(function) or "")

@@ -1,4 +1,4 @@
-"""A flow is declared once, in its own module: what a newly declared one lacks, these tests name."""
+"""A flow is declared once, in its own module; these tests name what a newly declared one lacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLOWS = declared_flows()
 
 
 def lacks(flow: DeclaredFlow) -> Iterator[str]:
-    """What has to be added for a flow."""
+    """What a flow still needs."""
     declared = flow.declaration
     if not re.fullmatch(r"[A-Z`][^\n]+\.", flow.summary):
         yield "a first paragraph of its docstring: one sentence, for its help and its deployment"
@@ -115,7 +115,7 @@ def test_a_declaration_is_read_as_it_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_what_is_read_is_what_python_has(name: str) -> None:
-    """The source says no other thing than the flow that is imported."""
+    """What is read from the source matches the imported flow."""
     module = import_module(f"prefect_linkerd.flows.{name}")
     found = getattr(module, name)
     wanted = inspect.signature(found.fn, eval_str=True).parameters
@@ -133,7 +133,7 @@ def test_what_is_read_is_what_python_has(name: str) -> None:
 def test_commands_are_named_apart() -> None:
     commands = [f.declaration.command for f in FLOWS.values() if f.declaration.command]
     assert len(commands) == len(set(commands))
-    # Of several meshes a terminal has `fleet`.
+    # At a terminal, `fleet` is for several meshes.
     assert [n for n, f in FLOWS.items() if not f.declaration.command] == ["verify_meshes"]
 
 

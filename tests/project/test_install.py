@@ -1,4 +1,4 @@
-"""The package as it is installed: from its wheel, its sdist and a checkout, under one name."""
+"""The package installed from its wheel, its sdist and a checkout, under one name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def uv(*arguments: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that is built from it."""
+    """A folder with the sdist and the wheel that is built from it."""
     folder = tmp_path_factory.mktemp("built")
     # A build in the source tree would leave files there.
     shutil.copytree(ROOT, folder / "source", symlinks=True, ignore=NOT_BUILT)
@@ -35,7 +35,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(folder: Path, package: Path, *options: str) -> Path:
-    """The Python of a clean environment that has the package and what it asks for, no more."""
+    """The Python of a clean environment with only the package and its dependencies."""
     uv("venv", "--quiet", "--python", sys.executable, folder / "venv")
     python = folder / "venv/bin/python"
     uv("pip", "install", "--quiet", "--python", python, *options, package)

@@ -1,6 +1,6 @@
-"""No secret is in the repository: what detect-secrets finds was looked at by a person.
+"""The repository contains no secret: a person has audited whatever detect-secrets finds.
 
-A finding that is none is added by `detect-secrets scan > .secrets.baseline`, and looked at with
+Add a false positive with `detect-secrets scan > .secrets.baseline`, and audit it with
 `detect-secrets audit .secrets.baseline`.
 """
 
@@ -24,25 +24,25 @@ from sandbox.binaries import cache_folder
 from tests.support.repository import ROOT
 
 BASELINE: dict[str, Any] = json.loads((ROOT / ".secrets.baseline").read_text())
-# Hashes of packages and modules, which are no secrets and look like some; pictures.
+# Hashes of packages and modules, and the baseline: no secrets, but they look like some.
 NOT_SCANNED = {"uv.lock", ".secrets.baseline", "go.sum"}
 SETTINGS = {key: BASELINE[key] for key in ("plugins_used", "filters_used")}
 
 CLEAN = cache_folder() / "files-without-secrets"
-"""States of files in which the last scan found nothing new: a scan takes 50 ms of each."""
+"""File states in which the last scan found nothing new: a scan takes 50 ms per file."""
 
 
 def state(path: str) -> str:
-    """All that decides what a scan of a file finds, and whether that is new."""
+    """A digest of everything that affects what a scan of a file finds and whether it is new."""
     name = ROOT / path
-    # A link to a folder is in the list as well.
+    # The list also contains links to folders.
     content = name.read_bytes() if name.is_file() else b""
     rest = (version("detect-secrets"), SETTINGS, path, BASELINE["results"].get(path))
     return hashlib.sha256(json.dumps(rest).encode() + content).hexdigest()
 
 
 def found(root: Path, paths: list[str]) -> set[tuple[str, str]]:
-    """Each finding by its file and the hash of what was found; lines may move."""
+    """Each finding by its file and the hash of the secret, as line numbers may change."""
     with transient_settings(SETTINGS):
         secrets = SecretsCollection(root=str(root))
         for path in paths:

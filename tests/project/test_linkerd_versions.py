@@ -1,4 +1,4 @@
-"""Only the room `mesh.linkerd` knows a Linkerd version: nothing else names or compares one."""
+"""Only the room `mesh.linkerd` knows Linkerd versions: nothing else names or compares one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def docstrings(tree: ast.AST) -> set[ast.expr]:
 
 
 def annotated(tree: ast.AST) -> Iterator[str]:
-    """The names that a module says are versions."""
+    """The names that a module annotates as versions."""
     for node in ast.walk(tree):
         match node:
             case ast.arg(arg=name, annotation=ast.expr() as annotation):
@@ -83,7 +83,7 @@ def annotated(tree: ast.AST) -> Iterator[str]:
 
 
 def findings(tree: ast.AST, versions: set[str]) -> Iterator[tuple[str, str]]:
-    """What a module knows of versions: the kind of it, and where."""
+    """What a module knows about versions: the kind of knowledge, and where it is."""
     documentation = docstrings(tree)
     for node in ast.walk(tree):
         match node:

@@ -1,4 +1,4 @@
-"""A clone without the real charts: what needs them is not run and is counted; in CI it fails."""
+"""A clone without the real charts: tests that need them are skipped and counted, or fail in CI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a sandbox's programs come from, in which order."""
+"""Where a sandbox's programs come from, and in which order."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_without_go_the_message_says_what_to_do(
     monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
     with pytest.raises(SandboxError, match="run `make binaries`"):
         programs._build(KWOK, lambda _: None, "1 of 1")
-    # The Go of the environment's own, where there is one.
+    # The environment's own Go, if it has one.
     go = make(tmp_path / "bin", "go", "")
     assert programs._go() == str(go)
     on_path = make(tmp_path / "path", "go", "")

@@ -1,4 +1,4 @@
-"""The sandbox itself: real, several at once, and nothing left of it."""
+"""The sandbox itself: it is real, several run at once, and it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -207,21 +207,21 @@ def test_a_lost_api_server_comes_back_with_its_data(
         sandbox.cluster(patience=0).get("v1", "ConfigMap", "kept", "default")
     assert lost.value.transient
     sandbox.start_apiserver()
-    # The client's own patience bridges the gap.
+    # The client retries until the API server is back.
     assert cluster.get("v1", "ConfigMap", "kept", "default") is not None
 
 
 def test_a_restored_sandbox_is_the_one_that_was_saved(
     ready_mesh: ReadyMesh, binaries: Binaries, tmp_path: Path
 ) -> None:
-    """Two from one save at once: the same objects, and everything in them goes on working."""
+    """Two run at once from one save: they have the same objects, and everything keeps working."""
     saved = tmp_path / "saved"
     first, _ = ready_mesh("edge-26.8.3", "cert-manager")
-    # It may have been made just now, with pods on their way out.
+    # It may be newly made, with pods that still terminate.
     settled_versions(first.cluster())
     before = uids(first.cluster())
     first.save(saved)
-    # It has run all the time, and what happens to it from now on is its own.
+    # It has kept running, and later changes to it do not affect the save.
     first.cluster().create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "later"}})
     assert first.is_running
     first.stop()
@@ -238,7 +238,7 @@ def test_a_restored_sandbox_is_the_one_that_was_saved(
 
         cluster = other.cluster()
         # cert-manager's controllers issue again, Linkerd's injector is called with the chart's own
-        # certificate, and the controllers and the scheduler bring a pod about.
+        # certificate, and the controllers and the scheduler create and place a pod.
         cluster.delete("v1", "Secret", "linkerd-identity-issuer", "linkerd")
         meshes.add_workloads(cluster, 1)
         assert eventually(
@@ -247,14 +247,14 @@ def test_a_restored_sandbox_is_the_one_that_was_saved(
         assert eventually(
             lambda: any(p.namespace == "apps" and p.chain for p in other.proxies()), every=0.1
         )
-        # No pod has the address of another one, whether that was saved or not.
+        # No two pods share an address, whether they were saved or are new.
         meshes.add_workloads(cluster, 20)
         addresses = [pod["status"]["podIP"] for pod in cluster.list("v1", "Pod")]
         assert len(addresses) == len(set(addresses))
 
 
 def uids(cluster: Cluster) -> dict[str, str]:
-    """The objects that do not come and go, with their UIDs."""
+    """The lasting objects, with their UIDs."""
     kinds = (
         ("v1", "Namespace"),
         ("v1", "Secret"),
@@ -282,7 +282,7 @@ def test_what_cannot_be_saved_or_restored_is_named(
 ) -> None:
     with pytest.raises(SandboxError, match="exists already"):
         sandbox.save(tmp_path)
-    with pytest.raises(SandboxError, match="does not run"):
+    with pytest.raises(SandboxError, match="is not running"):
         Sandbox("none", binaries=binaries).save(tmp_path / "new")
     with pytest.raises(SandboxError, match="holds no saved sandbox"):
         Sandbox("none", saved=tmp_path, binaries=binaries).start()
@@ -334,6 +334,6 @@ def test_up_and_down(tmp_path: Path, binaries: Binaries) -> None:
     assert down.returncode == 0, down.stderr
     assert processes_with(str(tmp_path)) == []
     assert sandbox("status --output json").stdout.strip() == "[]"
-    # Those of the page, and `team` and a third `up` elsewhere.
+    # Those of the page; `team` and a third `up` run elsewhere.
     page = {" ".join(c.words[3:]) for c in of("python") if c.page == "docs/sandbox.md"}
     assert page <= ran

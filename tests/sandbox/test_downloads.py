@@ -34,7 +34,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 class Publisher:
-    """Every project's files on loopback, in the layout that its own addresses have."""
+    """Serves every project's files on loopback, under the same paths as the project does."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url

@@ -1,4 +1,4 @@
-"""The rehearsal charts: ours, labelled as such, and of the real ones' names and objects."""
+"""The rehearsal charts: ours, labelled as such, with the real ones' names and objects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NAMES: tuple[ChartName, ...] = (
     "cert-manager",
     "traefik",
 )
-# One mirror for all of them.
+# All tests share one mirror.
 pytestmark = pytest.mark.xdist_group("rehearsal")
 
 SAME_KINDS = {"Deployment", "Service", "APIService"}
@@ -103,7 +103,7 @@ def test_the_manifest_has_the_workloads_and_services_of_emojivoto(shared_dir: Pa
     assert names(rehearsal_emojivoto()) == names(shared_dir / "manifests/emojivoto.yml")
 
 
-# What is said of a mesh that they made
+# How a mesh from rehearsal charts is reported
 
 
 def test_a_report_says_it_first_in_every_form() -> None:
@@ -158,7 +158,7 @@ def test_every_report_of_a_run_says_it(
         "data": {"ca-bundle.crt": ""},
     }
     cluster.apply(bundle)
-    # A step of a run knows it to the end, when an uninstall has deleted it.
+    # A run's step still knows it after an uninstall has deleted the ConfigMap.
     live = connect(config)
     assert live.is_rehearsal
     cluster.delete("v1", "ConfigMap", "linkerd-identity-trust-roots", namespace)

@@ -1,7 +1,7 @@
 """Tests that follow a remedy, each registered by the remedy's words.
 
-`tests/project/test_advice.py` holds that every remedy has such a test. Nobody gets on the list
-without the error: the product itself has to make the remedy while the test runs.
+`tests/project/test_advice.py` checks that every remedy has such a test. A test counts only if the
+product itself creates the remedy while the test runs.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.support.repository import ROOT
 
 Test = TypeVar("Test", bound=Callable[..., None])
 FOLLOWED: dict[str, str] = {}
-"""The words of every remedy that a test follows, and which test that is."""
+"""The words of every remedy that a test follows, to the test's name."""
 
 _LISTENING: list[list[str]] = []
 _PRODUCT = tuple(str(ROOT / folder) for folder in FOLDERS)
 _FIELDS = "__dataclass_fields__"
 _DATACLASS = "<string>"
-"""The file of what dataclasses write themselves."""
+"""The file name of code that dataclasses generate."""
 
 
 def register(words: Iterable[str], test: Callable[..., None]) -> None:
@@ -37,7 +37,7 @@ def register(words: Iterable[str], test: Callable[..., None]) -> None:
 
 
 def follows(*words: str) -> Callable[[Test], Test]:
-    """Declares that a test does what these remedies say, and that it helps."""
+    """Declares that a test does what these remedies say and shows that it helps."""
 
     def declare(test: Test) -> Test:
         register(words, test)
@@ -54,11 +54,11 @@ def follows(*words: str) -> Callable[[Test], Test]:
 
 
 def follows_each(table: Mapping[str, Any], at: int = 1) -> Callable[[Test], Test]:
-    """The same of a test that runs once a case of a table, with the parameter `case`.
+    """Declares the same for a test that runs once per case of a table, as parameter `case`.
 
     Args:
-        table: by the case's name what it consists of.
-        at: where in it the remedy's words are: a text, or something that has several as its keys.
+        table: each case by its name.
+        at: the index of the remedy's words in a case: a text, or a collection of texts.
     """
 
     def declare(test: Test) -> Test:
@@ -83,21 +83,21 @@ def require(words: tuple[str, ...], remedies: list[str]) -> None:
 
 
 def advice(error: type[MeshError], work: Callable[[], object]) -> str:
-    """What the error advises that `work` raises."""
+    """The remedy of the error that `work` raises."""
     with pytest.raises(error) as caught:
         work()
     return caught.value.remedy
 
 
 def heard(said: str) -> None:
-    """What a process of the product said, which a test has started."""
+    """Records the output of a process of the product that a test has started."""
     for remedies in _LISTENING:
         remedies.append(said)
 
 
 @contextmanager
 def recorded() -> Generator[list[str]]:
-    """The remedies that the product makes meanwhile, without those that tests make."""
+    """The remedies that the product creates meanwhile, without those that tests create."""
     found: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         for carrier in _carriers():
@@ -127,7 +127,7 @@ def _recording(init: Callable[..., None], found: list[str]) -> Callable[..., Non
 
 
 def _maker() -> str:
-    """The file of the code that makes a remedy's carrier."""
+    """The file of the code that creates a remedy's carrier."""
     frame = sys._getframe(2)
     while frame.f_back is not None and (
         frame.f_code.co_filename == _DATACLASS or frame.f_code.co_name in ("__init__", "replace")

@@ -1,4 +1,4 @@
-"""A stand-in for an API server on 127.0.0.1: answers by path, whatever a test wants."""
+"""A stand-in for an API server on 127.0.0.1 that gives a test's answers by path."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Answer = tuple[int, str]
 
 
 class _Server(ThreadingHTTPServer):
-    # Clients connect side by side.
+    # Many clients connect at once.
     request_queue_size = 64
 
 
 class ApiServer:
-    """As much of an API server as leads requests on to pods: answers by path."""
+    """The part of an API server that forwards requests to pods; `answers` maps paths to answers."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Callable[[dict[str, list[str]]], Answer]] = {}
@@ -38,7 +38,7 @@ class ApiServer:
                 self.wfile.write(text.encode())
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing."""
+                """Logs nothing."""
 
         self.server = _Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()

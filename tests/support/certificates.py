@@ -1,4 +1,4 @@
-"""Certificates that are wrong in one way each, for tests."""
+"""Certificates for tests, each wrong in one way."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def parsed(pair: KeyPair) -> Made:
 
 
 def _common_name(name: str) -> x509.NameAttribute:
-    # X.520 has room for 64 characters; what identity signs for a proxy may have more.
+    # X.520 allows 64 characters; a proxy's name in a certificate from identity may be longer.
     return x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=len(name) <= 64)
 
 
@@ -72,7 +72,7 @@ def make(
     dns_names: tuple[str, ...] = (),
     key_identifier: bytes | None = None,
 ) -> Made:
-    """A certificate, self-signed without a signer; `None` leaves an extension out."""
+    """Creates a certificate, self-signed if there is no signer; `None` omits an extension."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([_common_name(name)] if name else [])
     builder = (

@@ -1,4 +1,4 @@
-"""Charts, rendered without a cluster."""
+"""Charts rendered without a cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prefect_linkerd.mesh.helm.client import Helm
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.manifests import read_objects
 
-# What chart linkerd2 wants to be told, whatever of it is looked at.
+# Values without which chart linkerd2 does not render.
 NEEDED = [
     *("--set", "identityTrustAnchorsPEM=x,identity.issuer.tls.crtPEM=x"),
     *("--set", "identity.issuer.tls.keyPEM=x,installGatewayAPI=true"),
@@ -30,7 +30,7 @@ def crds(helm: str, chart: Path) -> list[dict[str, Any]]:
 
 
 def rendering_helm(helm_path: str) -> Helm:
-    """Helm for charts that are only rendered: its cluster is nowhere."""
+    """Helm for charts that are only rendered: its cluster does not exist."""
     nowhere = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -11,12 +11,12 @@ from typing import Any
 from prefect_linkerd.mesh.kubernetes.client import Cluster, Object
 from tests.support.waiting import eventually
 
-# What the cluster's own machinery writes all the time, whoever runs bootstrap.
-OF_THE_MACHINERY = {"Event", "Lease", "Node", "ComponentStatus"}
+# What the cluster itself writes all the time, with or without a bootstrap.
+WRITTEN_BY_CLUSTER = {"Event", "Lease", "Node", "ComponentStatus"}
 
 
 def settled_versions(cluster: Cluster) -> dict[str, str]:
-    """`resource_versions`, once the cluster's own controllers write and delete nothing more."""
+    """`resource_versions`, once the cluster's own controllers have stopped writing and deleting."""
 
     def look() -> dict[str, str] | None:
         before = resource_versions(cluster)
@@ -31,7 +31,7 @@ def settled_versions(cluster: Cluster) -> dict[str, str]:
 def resource_versions(cluster: Cluster) -> dict[str, str]:
     """`group/version/Kind/namespace/name` of every object to its resourceVersion.
 
-    Of a CRD it is what people change.
+    CronJobs have their generation instead, and CRDs their generation, labels and annotations.
     """
     return _versions(every_object(cluster))
 
@@ -42,17 +42,17 @@ def _versions(objects: Iterable[tuple[str, Object]]) -> dict[str, str]:
         metadata = obj["metadata"]
         found[key] = metadata.get("resourceVersion", "")
         if obj["kind"] == "CronJob":
-            # It runs at its minute, no matter what else happens.
+            # Its status changes whenever it runs on schedule.
             found[key] = str(metadata.get("generation"))
         if obj["kind"] == "CustomResourceDefinition":
-            # Its status is the API server's, which is at it for a while after each change.
+            # The API server keeps updating its status for a while after each change.
             theirs = ("generation", "labels", "annotations")
             found[key] = json.dumps([metadata.get(name) for name in theirs])
     return found
 
 
 def every_object(cluster: Cluster) -> Iterator[tuple[str, Object]]:
-    """Each object of a cluster by `group/version/Kind/namespace/name`, metadata alone."""
+    """Each object of a cluster by `group/version/Kind/namespace/name`, with its metadata only."""
     preferred = {
         group["preferredVersion"]["groupVersion"] for group in cluster.read("/apis")["groups"]
     }
@@ -62,7 +62,7 @@ def every_object(cluster: Cluster) -> Iterator[tuple[str, Object]]:
             kind = resource["kind"]
             if "list" not in resource["verbs"] or "/" in resource["name"]:
                 continue
-            if kind in OF_THE_MACHINERY:
+            if kind in WRITTEN_BY_CLUSTER:
                 continue
             for obj in cluster.list(api_version, kind, metadata_only=True):
                 metadata = obj["metadata"]
@@ -73,7 +73,7 @@ def every_object(cluster: Cluster) -> Iterator[tuple[str, Object]]:
 
 
 def _is_run_of_cron_job(metadata: dict[str, Any]) -> bool:
-    """Whether it is a Job that a CronJob started, or its pod."""
+    """Whether the object is a Job that a CronJob started, or a pod of such a Job."""
     return any(
         owner["kind"] == "CronJob"
         or (owner["kind"] == "Job" and re.search(r"-\d{8,}$", owner["name"]))

@@ -1,4 +1,4 @@
-"""CustomResourceDefinitions: some to be applied, and some only to be compared."""
+"""CustomResourceDefinitions, some to apply and some only to compare."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Executor:
 
 @contextmanager
 def executor_for(server: dict[str, str], binaries: Binaries) -> Iterator[Executor]:
-    """An executor with Helm, on the server that an environment names."""
+    """An executor with Helm on its PATH, on the server that the given environment names."""
     path = os.pathsep.join([str(binaries.helm.parent), os.environ["PATH"]])
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.run_deployed"],

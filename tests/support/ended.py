@@ -1,4 +1,4 @@
-"""Meshes whose certificates have ended, made so at once."""
+"""Makes a mesh's certificates expire at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.meshes import quiet
 
 
 def end_issuer(sandbox: Sandbox, anchor: KeyPair) -> None:
-    """The anchor is valid, its issuer has ended, and no proxy has a certificate any more."""
+    """Leaves a valid anchor, an expired issuer, and no proxy with a certificate."""
     past = datetime.now(UTC) - timedelta(minutes=4)
     ended = sign_issuer(anchor, "cluster.local", timedelta(minutes=1), past)
     _put_issuer(sandbox.cluster(), ended.certificate, ended.private_key, anchor.certificate)
@@ -33,7 +33,7 @@ def end_issuer(sandbox: Sandbox, anchor: KeyPair) -> None:
 
 
 def end_anchor(sandbox: Sandbox, config: MeshConfig, helm_path: str, store: KeyStore) -> KeyPair:
-    """The anchor and its issuer have ended, and no proxy has a certificate any more."""
+    """Leaves an expired anchor, an expired issuer, and no proxy with a certificate."""
     cluster, past = sandbox.cluster(), datetime.now(UTC) - timedelta(hours=1)
     ended = create_trust_anchor("cluster.local", timedelta(minutes=30), past)
     issuer = sign_issuer(ended, "cluster.local", timedelta(minutes=20), past)
@@ -56,8 +56,8 @@ def _put_issuer(cluster: Cluster, certificate: str, key: Any, anchor: str) -> No
     cluster.apply(tls_secret("linkerd-identity-issuer", "linkerd", certificate, key, anchor))
 
 
-def _everything_anew(cluster: Cluster) -> None:
-    """As after a long time: no proxy has a certificate that is still valid."""
+def _restart_every_proxy(cluster: Cluster) -> None:
+    """Restarts every proxy, as if its certificate had expired long ago."""
     before = {pod.uid for pod in read_data_plane(cluster, "linkerd").pods}
     restart_data_plane(
         cluster,
@@ -71,9 +71,9 @@ def _everything_anew(cluster: Cluster) -> None:
 
 
 def _no_certificate_is_left(sandbox: Sandbox) -> None:
-    # The old identity pod may go on signing until it is gone.
+    # The old identity pod may keep signing until it is gone.
     for _ in range(3):
-        _everything_anew(sandbox.cluster())
+        _restart_every_proxy(sandbox.cluster())
         if not any(proxy.chain for proxy in sandbox.proxies()):
             return
     raise AssertionError("a proxy still gets a certificate")

@@ -1,4 +1,4 @@
-"""Extra values, as `safety_values` judges them; and anchors that they could hold."""
+"""Extra values checked by `safety_values`, and anchors that they could hold."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLANE = {"stable-2.11.5": "linkerd2", "edge-26.8.3": "linkerd-control-plane"}
 def judged(
     mirror: Path, version: str, chart: Any, extra: ExtraValues, bundle: str = MINE
 ) -> tuple[list[UnsafeValue], dict[str, Any]]:
-    """What is said of a chart's extra values, and the values that its release gets."""
+    """The findings about a chart's extra values, and the values that its release gets."""
     field = {"linkerd-viz": "viz", "linkerd-jaeger": "jaeger"}.get(chart)
     given: dict[str, Any] = {field: {"values": extra}} if field else {"values": extra}
     config = MeshConfig.model_validate(

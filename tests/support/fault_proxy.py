@@ -1,8 +1,8 @@
-"""A proxy in front of the API server that answers wrongly now and then.
+"""A proxy in front of the API server that fails some requests.
 
-It speaks plain HTTP on 127.0.0.1 and forwards with the administrator's certificate. A faulty
-request is refused with 429 or 500, or its connection is reset: before it reaches the API server, or
-after, so that what it asked for is done and nobody knows.
+It speaks plain HTTP on 127.0.0.1 and forwards with the administrator's token. A faulty request is
+refused with 429 or 500, or its connection is reset: before it reaches the API server, or after, so
+that the API server has done it but the client does not know.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FAULTS = ("429", "500", "reset", "lost")
 
 
 class _Server(ThreadingHTTPServer):
-    # Clients connect side by side.
+    # Many clients connect at once.
     request_queue_size = 64
 
 
 class FaultProxy:
-    """While open, `kubeconfig` is that of a cluster whose API server fails a share of requests."""
+    """While open, `kubeconfig` leads to an API server that fails a share of requests."""
 
     def __init__(self, kubeconfig: Path, share: float, seed: int) -> None:
         self.share = share
@@ -122,7 +122,7 @@ class FaultProxy:
                 request.command, self._server + request.path, body=body, headers=headers
             )
         if fault in ("reset", "lost"):
-            # Closing with pending data discarded sends RST.
+            # Closing with a linger time of 0 sends RST.
             linger = struct.pack("ii", 1, 0)
             request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             request.close_connection = True
@@ -132,7 +132,7 @@ class FaultProxy:
         answer(request, status, data, response.headers)
 
     def amended(self, path: str, status: int, data: bytes) -> tuple[int, bytes]:  # noqa: ARG002
-        """What is answered in the place of the API server's answer; here that itself."""
+        """What replaces the API server's answer; unchanged here."""
         return status, data
 
 
@@ -141,7 +141,7 @@ def answer(
 ) -> None:
     request.send_response_only(status)
     request.send_header("Date", given.get("Date", request.date_time_string()))
-    # Helm is answered in protobuf where it asks for that.
+    # Helm may ask for protobuf, so the content type is forwarded.
     request.send_header("Content-Type", given.get("Content-Type", "application/json"))
     request.send_header("Content-Length", str(len(body)))
     request.end_headers()

@@ -1,4 +1,4 @@
-"""Meshes of a fleet on one cluster: each a namespace with the certificates of a mesh, no more."""
+"""A fleet's meshes on one cluster: each is a namespace with a mesh's certificates, no more."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sandbox.cluster import Sandbox
 def stand_ins(
     sandbox: Sandbox, names: Sequence[str], ended: Sequence[str] = ()
 ) -> Iterator[dict[str, dict[str, Any]]]:
-    """The configurations of so many meshes, by name.
+    """The configurations of the named meshes, by name.
 
     Args:
-        ended: those whose certificates have ended.
+        ended: those whose certificates have expired.
     """
     cluster = sandbox.cluster()
     spaces = {name: f"t-fleet-{name}-{secrets.token_hex(4)}" for name in names}
@@ -41,7 +41,7 @@ def stand_ins(
 
 
 def give_certificates(cluster: Cluster, namespace: str, days: int) -> None:
-    """A trust anchor, and an issuer that ends in so many days."""
+    """Creates a trust anchor, and an issuer that expires in `days`."""
     begin = datetime.now(UTC) - timedelta(days=400)
     anchor = create_trust_anchor("cluster.local", timedelta(days=1000), begin)
     issuer = sign_issuer(anchor, "cluster.local", timedelta(days=400 + days), begin)

@@ -1,4 +1,4 @@
-"""Flows run as their users run them: in a process of their own."""
+"""Runs flows as users run them: each in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.support.advice import heard
 ConfigFactory = Callable[..., dict[str, Any]]
 FlowRunner = Callable[..., subprocess.CompletedProcess[str]]
 ReadyWholeMesh = Callable[..., tuple[Sandbox, dict[str, Any]]]
-"""What the fixture `ready_whole_mesh` gives."""
+"""What the fixture `ready_whole_mesh` returns."""
 WholeMesh = Callable[..., AbstractContextManager[tuple[Sandbox, dict[str, Any]]]]
-"""What the fixture `whole_mesh` gives."""
+"""What the fixture `whole_mesh` returns."""
 
 
 class Flows:
@@ -41,12 +41,12 @@ class Flows:
         on_server: bool = False,
         **parameters: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """One run to its end; the faults are arguments of `tests.flows.faults`.
+        """Runs a flow to its end; the faults are arguments of `tests.flows.faults`.
 
         Args:
             loopback: whether pods run on a `LoopbackNode`.
-            on_server: whether Prefect's server has the run, for what is to be seen there. Without
-                one a run takes three quarters of the processor time.
+            on_server: whether the run is on Prefect's server, for tests that look at it there.
+                Without a server a run takes three quarters of the processor time.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -76,11 +76,11 @@ class Flows:
         return subprocess.CompletedProcess([flow], int(status), said, logged)
 
     def report(self, key: str) -> str:
-        """The newest report of a key, of a run without a server."""
+        """The newest report with a key, from runs without a server."""
         return (self._reports / key).read_text()
 
     def upgrade(self, config: dict[str, Any], **options: Any) -> dict[str, Any]:
-        """A run of `upgrade` that is not killed: what it returned, or the error it raised."""
+        """Runs `upgrade`, asserts that it succeeds, and returns the last line of its output."""
         done = self("upgrade", config, **options)
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.splitlines()[-1])

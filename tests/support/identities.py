@@ -1,4 +1,4 @@
-"""Clusters as others see them: by the token of a service account."""
+"""Clusters as service accounts see them, by their tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RBAC = "rbac.authorization.k8s.io"
 
 
 def bound_account(cluster: Cluster, namespace: str, name: str, role: str) -> Cluster:
-    """The cluster, as a new service account that has a ClusterRole."""
+    """The cluster, accessed as a new service account with a ClusterRole."""
     account = {"name": name, "namespace": namespace}
     cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
     cluster.create(
@@ -27,7 +27,7 @@ def bound_account(cluster: Cluster, namespace: str, name: str, role: str) -> Clu
 
 
 def as_account(cluster: Cluster, namespace: str, name: str) -> Cluster:
-    """The cluster, as one of its service accounts."""
+    """The cluster, accessed as one of its service accounts."""
     answer, _ = cluster.request(
         "POST",
         f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token",

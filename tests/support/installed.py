@@ -24,18 +24,18 @@ Failures = frozenset[tuple[str, str]]
 """Check ids with the outcome `error` or `warning`."""
 
 SCOPES: tuple[Scope, ...] = ("control-plane", "proxy", "cni", "viz", "jaeger", "beyond")
-"""What an installed mesh is judged by; `pre` is for a cluster without one."""
+"""The checks of an installed mesh; `pre` is for a cluster without one."""
 
 DEFAULT = "stable-2.14.10"
 SETTLED = 60.0
-"""Seconds that the cluster's controllers have to bring about what a test waits for."""
+"""Seconds within which the cluster's controllers have to do what a test waits for."""
 SOON = (0.3, 0.5, 0.8, 1.2)
-"""Seconds between two looks at it: each reads and judges the whole mesh."""
+"""Seconds between two looks: each reads and checks the whole mesh."""
 
 
 @dataclass(frozen=True)
 class InstalledMesh:
-    """A mesh that runs: its configuration, its cluster, and its trust anchor with the key."""
+    """A running mesh: its configuration, its cluster, and its trust anchor with the key."""
 
     config: MeshConfig
     cluster: Cluster
@@ -48,7 +48,7 @@ class InstalledMesh:
         return verify(self.read(), CATEGORIES, scopes)
 
     def settles_to(self, expected: Failures) -> Failures:
-        """What fails once it is as expected, or after a while whatever else it is."""
+        """Waits until the failures are as expected; returns the last ones after a timeout."""
         pauses = chain(SOON, repeat(SOON[-1]))
         return poll(
             lambda: failures_of(self.report()),
@@ -59,15 +59,15 @@ class InstalledMesh:
 
 
 def failures_of(report: Report) -> Failures:
-    """The checks of a report that do not hold."""
+    """The failing checks of a report."""
     return frozenset((result.check.id, result.outcome) for result in report.failing)
 
 
 def on(version: str, *values: Any, name: str | None = None) -> Any:
-    """A case of a test on a mesh of a version: the fixture `mesh` comes first.
+    """A case of a test on a mesh of a version; its first parameter is the fixture `mesh`.
 
     All cases of a version run in one process, one after the other, so that each mesh is installed
-    once and meshes of two versions are never kept side by side.
+    once and meshes of two versions never run side by side.
     """
     group = pytest.mark.xdist_group(f"mesh {version}")
     return pytest.param(version, *values, marks=group, id=name or version)

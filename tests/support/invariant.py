@@ -1,7 +1,7 @@
 """The invariant of a rotation: any two running proxies can verify each other.
 
-It is computed from what the proxies carry: every leaf's chain has to lead to an anchor in the trust
-bundle of every running proxy. Sampled throughout, by a thread.
+Computed from what the proxies carry: every leaf's chain has to lead to an anchor in the trust
+bundle of every running proxy. A thread samples it throughout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prefect_linkerd.mesh.pki.certificates import signed_by
 from sandbox.cluster import RunningProxy, Sandbox
 
 PATIENCE = 10.0
-"""Seconds that a proxy which has started may be without a certificate."""
+"""Seconds that a started proxy may lack a certificate."""
 
 END = "-----END CERTIFICATE-----\n"
 
@@ -40,13 +40,13 @@ def is_trusted(issuers: str, bundle: str) -> bool:
 
 
 def split(chain: str) -> tuple[str, str]:
-    """The leaf, and what follows it."""
+    """The leaf and the rest of the chain."""
     leaf, _, rest = chain.partition(END)
     return leaf + END, rest
 
 
 def violations(proxies: list[RunningProxy]) -> list[str]:
-    """Each pair of an issuer and a bundle that do not fit, with proxies that have them."""
+    """Each issuer that a bundle does not verify, with a proxy of each; and leaves not of theirs."""
     carried = [proxy for proxy in proxies if proxy.chain]
     issuers: dict[str, str] = {}
     found: list[str] = []
@@ -68,7 +68,7 @@ def violations(proxies: list[RunningProxy]) -> list[str]:
 
 
 class Invariant:
-    """Samples a sandbox while it is open, and fails at its end where the invariant did not hold.
+    """Samples a sandbox while open, and fails on exit if the invariant was violated.
 
     Args:
         tolerated: violations that a test explains.

@@ -1,10 +1,10 @@
-"""Stands where a kubelet and Linkerd's data plane would be, so that smoke tests have traffic.
+"""Stands in for a kubelet and Linkerd's data plane, so that smoke tests have traffic.
 
 `LoopbackNode` is a node of a sandbox whose pods run as processes on 127.0.0.1: the program of their
-ConfigMap, with their own arguments. Pods without it are simulated, as on every other node. Their
+ConfigMap, with their own arguments. Pods without one are simulated, as on every other node. Their
 requests go through `DataPlane`, a proxy on loopback that reads Services, routes and splits from the
-API server and goes by them, as Linkerd's proxies would. `ThroughNode` reaches the port on which the
-probe's pods tell their results. `probe_beside` has a probe while all other pods stay simulated.
+API server and applies them as Linkerd's proxies would. `ThroughNode` reaches the port on which the
+probe's pods serve their results. `probe_on_simulated_nodes` runs a probe while all other pods stay simulated.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ PROGRAMS = ("backend", "client", "probe")
 def cached(
     cluster: Cluster, version: str, kind: str, namespace: str | None = None, **query: str
 ) -> list[Object]:
-    """Objects of a kind as the API server has them at hand, perhaps some milliseconds old.
+    """Objects of a kind from the API server's cache, perhaps some milliseconds old.
 
-    What looks many times a second would have it ask etcd each time.
+    A caller that reads many times a second would otherwise make it query etcd each time.
     """
     if not cluster.serves(version, kind):
         return []
@@ -63,7 +63,7 @@ def cached(
 
 
 def await_change(cluster: Cluster, kind: str, namespace: str, version: str) -> None:
-    """Until an object of a kind changes in a namespace, or a second is over.
+    """Waits until an object of a kind changes in a namespace, for at most a second.
 
     Args:
         version: see `Cluster.list_to_watch`.
@@ -74,9 +74,9 @@ def await_change(cluster: Cluster, kind: str, namespace: str, version: str) -> N
 
 @dataclass
 class Process:
-    """A pod that runs: its process, and the port that it serves on.
+    """A running pod: its process, and the port that it serves on.
 
-    A pod that does not run the program is simulated: it has no process.
+    A pod that does not run the program is simulated and has no process.
     """
 
     pod: Object
@@ -88,11 +88,11 @@ class Process:
 
 
 class LoopbackNode:
-    """A node with a kubelet of our own; as a context manager it is gone at the end.
+    """A node with a kubelet of our own; a context manager that removes the node on exit.
 
-    The other nodes take no new pods meanwhile.
+    The other nodes are cordoned meanwhile.
 
-    `crash`, where it is set, is what a client prints instead of its result, and fails.
+    If `crash` is set, each client fails with it as its message instead of its result.
 
     Args:
         plane: what the pods' requests go through.
@@ -118,7 +118,7 @@ class LoopbackNode:
         return self
 
     def _appear(self, spec: Object) -> None:
-        # The control plane asks for its label.
+        # The control plane's node selector needs this label.
         metadata = {"name": NODE, "labels": {"kubernetes.io/os": "linux"}}
         self.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec})
         self._heartbeat()
@@ -194,7 +194,7 @@ class LoopbackNode:
     def _work(self) -> None:
         beat = time.monotonic()
         while not self._over.wait(0.1):
-            # What goes away between a look and a write is no fault.
+            # An object may disappear between a read and a write.
             with contextlib.suppress(ApiError, KeyError):
                 if time.monotonic() - beat > 5:
                     beat = time.monotonic()
@@ -219,7 +219,7 @@ class LoopbackNode:
             )
             self.cluster.request("DELETE", path, body={"gracePeriodSeconds": 0})
         elif process is None:
-            # A pod whose ConfigMap is not there waits for it, as on any kubelet.
+            # A pod whose ConfigMap is missing waits for it, as on any kubelet.
             self.processes[uid] = self._start(pod)
         else:
             self._report(process)
@@ -250,7 +250,7 @@ class LoopbackNode:
                 arguments[arguments.index(flag) + 1] = value
             arguments += ["--connect", f"127.0.0.1:{self.plane.port}"]
         elif container["name"] == "backend":
-            # Every pod would have an address of its own; here each has a port.
+            # In a cluster every pod has an address of its own; here each has a port.
             arguments[arguments.index("--host") + 1] = "127.0.0.1"
             arguments[arguments.index("--port") + 1] = "0"
         else:
@@ -310,7 +310,7 @@ class LoopbackNode:
                 "imageID": "",
                 "ready": code is None,
                 "restartCount": 0,
-                # The proxy goes on when its application has ended.
+                # The proxy keeps running when its application has exited.
                 "state": state if container["name"] in PROGRAMS else running,
             }
             for container in pod["spec"]["containers"]
@@ -344,7 +344,7 @@ class LoopbackNode:
                 "startTime": now,
             },
         )
-        # Said once it was heard: a write that the API server refused is made again.
+        # Remembered only once the write succeeded, so that a refused one is repeated.
         process.said = said
 
     def ports(self, selector: dict[str, str], namespace: str) -> dict[str, tuple[int, bool]]:
@@ -361,10 +361,10 @@ class LoopbackNode:
         }
 
 
-class BesideNodes(LoopbackNode):
-    """Processes for the pods of one namespace, which run on simulated nodes as all others do.
+class SimulatedPodProcesses(LoopbackNode):
+    """Runs processes for one namespace's pods, which stay on simulated nodes like all others.
 
-    A node of its own says that this cluster runs containers, and takes no pod.
+    Its own node shows that this cluster runs containers, and is tainted so that it gets no pod.
     """
 
     def __init__(self, cluster: Cluster, folder: Path, plane: DataPlane, namespace: str) -> None:
@@ -376,7 +376,7 @@ class BesideNodes(LoopbackNode):
         return self
 
     def _look(self) -> None:
-        """One look, and the wait until it is worth another: it is to cost next to nothing."""
+        """Looks once, then waits for a change, so that watching costs almost nothing."""
         found, version = self.cluster.list_to_watch("v1", "Pod", self._namespace)
         pods = {
             pod["metadata"]["uid"]: pod
@@ -397,19 +397,19 @@ def _containers(pod: Object) -> list[dict[str, Any]]:
 
 
 UNTRUSTED = "client error (Connect): invalid peer certificate: UnknownIssuer"
-"""What a proxy says where the other's certificate is of an anchor that it lacks."""
+"""A proxy's error if it does not trust the anchor of its peer's certificate."""
 
 
 def phase_of(name: str) -> str:
-    """The phase of a generation of the probe, by its name or its Service's."""
+    """The phase of a generation of the probe, from its name or its Service's."""
     found = re.search(r"(?:^|-)\d+-([a-z-]+)$", name)
     return found[1] if found is not None else ""
 
 
 class ThroughNode(Cluster):
-    """The API server as these tests reach it: it leads to no port of a pod that is a process here.
+    """The API server for pods that are processes here, to whose ports it cannot proxy.
 
-    It is asked all the same, so that it says whether this identity may.
+    It still gets each request, so that it checks whether this identity is allowed.
     """
 
     silent: frozenset[str] = frozenset()
@@ -417,7 +417,7 @@ class ThroughNode(Cluster):
 
     @classmethod
     def of(cls, cluster: Cluster) -> ThroughNode:
-        """As some identity sees the cluster."""
+        """The cluster as the identity of `cluster` sees it."""
         return cls(cluster._as_kubeconfig())
 
     def request(self, method: str, path: str, **options: Any) -> Any:
@@ -432,7 +432,7 @@ def through_node(
     silent: frozenset[str] = frozenset(),
     **options: Any,
 ) -> Any:
-    """A request that is led to the results port of a pod's process, where it is for one."""
+    """Sends a request, or forwards it to a pod's process if it is for the pod's results port."""
     found = RESULTS.fullmatch(path)
     if found is None:
         return request(cluster, method, path, **options)
@@ -452,7 +452,7 @@ _ports: dict[tuple[str, str], int] = {}
 
 
 def _results_port(cluster: Cluster, place: str, name: str) -> int:
-    """The port of a pod's process, once it has one; a pod's name is not given twice."""
+    """The port of a pod's process, once it has one; cached, as pod names are not reused."""
 
     def said() -> str:
         (pod,) = cluster.list("v1", "Pod", place, fields=f"metadata.name={name}")
@@ -464,7 +464,7 @@ def _results_port(cluster: Cluster, place: str, name: str) -> int:
 
 
 RESULTS_PORT = "loopback.prefect-linkerd/results"
-"""The annotation of a pod with the port that its process tells its results on."""
+"""The annotation of a pod with the port on which its process serves its results."""
 
 RESULTS = re.compile(
     r"/api/v1/namespaces/(?P<place>[^/]+)/pods/(?P<pod>[^/:]+):8081/proxy(?P<rest>/.*)"
@@ -473,21 +473,21 @@ RESULTS = re.compile(
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A census connects to hundreds of proxies side by side.
+    # A census connects to hundreds of proxies at once.
     request_queue_size = 1024
 
 
 class DataPlane:
-    """What Linkerd's proxies and Traefik do with a request, by the objects of the API server.
+    """Does with a request what Linkerd's proxies and Traefik do, from the API server's objects.
 
-    `ignores_splits`, `ignores_override` and `sticks` make it do what a mesh that does not work
-    does; `refuses_routes` makes it turn down every HTTPRoute. `breaks` are the pairs of the probe's
-    generations, by their phases, of which the client's proxy says that it cannot reach the server.
+    `ignores_splits`, `ignores_override` and `sticks` make it behave like a broken mesh;
+    `refuses_routes` makes it reject every HTTPRoute. `breaks` are the pairs of phases of the
+    probe's generations where the client's proxy answers that it cannot reach the server.
 
     Args:
-        egress: the socket by which proxies' admin ports are reached; None: none is.
-        namespace: the one by whose Services it goes, which is less to read; None: by those of all,
-            and by routes and splits.
+        egress: the socket that leads to proxies' admin ports; None: they are unreachable.
+        namespace: the only one whose Services it reads, which is cheaper; None: those of all
+            namespaces, and routes and splits.
     """
 
     def __init__(
@@ -511,8 +511,8 @@ class DataPlane:
             threading.Thread(target=self._watch, daemon=True),
         ]
 
-    def mend(self) -> None:
-        """Makes it do again what a mesh that works does."""
+    def repair(self) -> None:
+        """Makes it behave like a working mesh again."""
         self.ignores_splits = self.ignores_override = self.sticks = self.refuses_routes = False
         if self.node is not None:
             self.node.crash = ""
@@ -520,7 +520,7 @@ class DataPlane:
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
-        # Right after a start of the API server the first look can take longer than clients wait.
+        # Right after the API server starts, the first read can take longer than clients wait.
         eventually(lambda: self._state, every=0.05)
         return self
 
@@ -560,7 +560,7 @@ class DataPlane:
                     self._accept(route)
 
     def _accept(self, route: Object) -> None:
-        """As Linkerd's policy controller says it."""
+        """Writes the route's status as Linkerd's policy controller does."""
         if route.get("status", {}).get("parents"):
             return
         status = "False" if self.refuses_routes else "True"
@@ -588,7 +588,7 @@ class DataPlane:
         )
 
     def choose(self, target: str, host: str) -> tuple[str, str]:
-        """The Service (name, namespace) that answers a request to a host, by all routes."""
+        """The Service (name, namespace) that answers a request to a host, after all routes."""
         name, namespace = target.split(":")[0].split(".")[:2]
         if namespace == "traefik":
             name, namespace = self._through_traefik(host)
@@ -637,7 +637,7 @@ class DataPlane:
         return {}
 
     def admin(self, host: str) -> tuple[int, bytes]:
-        """What the admin port of a pod's proxy answers.
+        """The status and metrics that the admin port of a pod's proxy answers.
 
         Args:
             host: the pod's address, with the port.
@@ -698,7 +698,7 @@ class DataPlane:
                     return self.answer(503, {}, b"no endpoints")
                 port, has_proxy = random.choice(pods)  # noqa: S311
                 if plane.sticks:
-                    # As kube-proxy does it: a connection keeps its pod.
+                    # As with kube-proxy, a connection keeps its pod.
                     self.mine = port = self.mine or port
                 sees_identity = has_proxy and (is_meshed == "yes" or "traefik" in target)
                 headers = {"l5d-client-id": IDENTITY} if sees_identity else {}
@@ -719,8 +719,8 @@ class DataPlane:
 class _Upstream:
     """A connection to the process of a pod.
 
-    A server's and a client's of the standard library would take twice the processor time of the
-    processes that they connect.
+    The standard library's server and client would take twice the processor time of the processes
+    that they connect.
     """
 
     def __init__(self, port: int) -> None:
@@ -742,7 +742,7 @@ class _Upstream:
 
 
 def _read_headers(file: BufferedIOBase) -> dict[str, str]:
-    """The headers that follow, by their names in small letters."""
+    """Reads headers, by their names in lower case."""
     found: dict[str, str] = {}
     while line := file.readline().strip():
         name, _, value = line.decode("latin-1").partition(":")
@@ -751,18 +751,18 @@ def _read_headers(file: BufferedIOBase) -> dict[str, str]:
 
 
 @contextmanager
-def probe_beside(
+def probe_on_simulated_nodes(
     sandbox: Sandbox, cluster: Cluster, config: MeshConfig, folder: Path
 ) -> Generator[tuple[Cluster, Probe]]:
-    """A probe that asks on simulated nodes, and the cluster as one sees it who hears the probe.
+    """A probe that sends requests on simulated nodes, and a client that can read its results.
 
     Args:
-        cluster: the cluster as the probe's own run sees it.
+        cluster: the cluster with the identity of the probe's run.
     """
     admin, client = sandbox.cluster(), ThroughNode.of(cluster)
     with (
         DataPlane(admin, sandbox.egress, namespace=NAMESPACE) as plane,
-        BesideNodes(admin, folder, plane, NAMESPACE),
+        SimulatedPodProcesses(admin, folder, plane, NAMESPACE),
     ):
         probe = start_probe(Mesh(client, config), ProbeOptions())
         try:

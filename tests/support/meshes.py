@@ -1,4 +1,4 @@
-"""Meshes installed without Prefect; without more they are the control plane alone."""
+"""Meshes installed without Prefect; by default the control plane alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def quiet(_ready: int, _wanted: int, _text: str) -> None:
 def configuration(
     version: str, shared: Path, folder: Path, issuer: str = "self-signed", **more: Any
 ) -> MeshConfig:
-    """A mesh without extensions; its anchor's key in a file, or where cert-manager reads it."""
+    """A mesh without extensions; its anchor's key is in a file, or where cert-manager reads it."""
     require_version(version)
     anchor = (
         {"custody": "in-cluster"}
@@ -80,7 +80,7 @@ def install(
 def control_plane(
     version: str, shared: Path, helm_path: str, issuer: str = "self-signed"
 ) -> Callable[[Sandbox, Path], None]:
-    """What installs a control plane on a sandbox, for `ReadyMeshes.copy`."""
+    """Returns a function that installs a control plane on a sandbox, for `ReadyMeshes.copy`."""
 
     def install_it(sandbox: Sandbox, folder: Path) -> None:
         install(sandbox.cluster(), configuration(version, shared, folder, issuer), helm_path)
@@ -91,7 +91,7 @@ def control_plane(
 def add_workloads(
     cluster: Cluster, count: int, namespace: str = "apps", control_plane: str = "linkerd"
 ) -> None:
-    """Meshed Deployments of one pod each, all of them ready."""
+    """Adds meshed Deployments of one pod each, and waits until all are ready."""
     cluster.apply(
         {
             "apiVersion": "v1",
@@ -108,8 +108,8 @@ def add_workloads(
                 "kind": "Deployment",
                 "metadata": {"name": name, "namespace": namespace},
                 "spec": {
-                    # None at all: with one the controller writes the progress of each step into
-                    # the status, which is a tenth of what a restart costs the cluster.
+                    # Turns the deadline off: with one, the controller writes each step's progress
+                    # into the status, which is a tenth of what a restart costs the cluster.
                     "progressDeadlineSeconds": NO_DEADLINE,
                     "selector": {"matchLabels": {"app": name}},
                     "template": {

@@ -23,15 +23,15 @@ UNUSED_SERVICES = {
         "SCHEDULER",
     )
 }
-"""Turns off what a Prefect server has for schedules and workers."""
+"""Turns off a Prefect server's services for schedules and workers."""
 
 PATIENCE = 3600.0
-"""Seconds that it is kept for others at most, which may still be at their longest tests."""
+"""Seconds that it is kept at most for other processes, which may still run their longest tests."""
 
 
 @contextmanager
 def one_server(home: Path, settings: Mapping[str, str]) -> Iterator[PrefectServer]:
-    """The server in a folder, from the first process on that needs it to the last one."""
+    """The server in a folder; runs from the first process that needs it until the last is done."""
     lock, users = FileLock(home / "lock"), home / "users"
     users.mkdir(parents=True, exist_ok=True)
     server, here = PrefectServer(home, settings=settings), users / str(os.getpid())
@@ -51,5 +51,5 @@ def one_server(home: Path, settings: Mapping[str, str]) -> Iterator[PrefectServe
     finally:
         here.unlink()
         if is_ours:
-            # A process can wait for the end of its own children only.
+            # Only the process that started the server can wait for it to exit.
             eventually(stop_unused, PATIENCE)

@@ -1,4 +1,4 @@
-"""The commands, files and programs that the documentation has in its blocks."""
+"""The commands, files and programs in the documentation's code blocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a page as a shell takes it, with its pipes and redirections."""
+    """One line of a page as a shell reads it, with its pipes and redirections."""
 
     page: str
     text: str
@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Heredoc:
-    """A file, or a program, that a page has in its shell."""
+    """A file or a program that a page passes to the shell."""
 
     page: str
     mark: str
@@ -110,7 +110,7 @@ def split(text: str) -> Iterator[tuple[str, ...]]:
     lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars="|&;<>\n")
     lexer.whitespace = " \t"
     lexer.whitespace_split = True
-    # shlex takes a comment's line end with it.
+    # shlex would drop a comment's newline with the comment.
     lexer.commenters = ""
     words: list[str] = []
     skips = False

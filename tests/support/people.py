@@ -1,4 +1,4 @@
-"""What people have in a cluster that no flow made, as their tools leave it there."""
+"""Objects that users, not flows, create in a cluster, as their tools leave them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect_linkerd.mesh.kubernetes.client import APPLY_PATCH, Cluster, Object
 
 
 def live(cluster: Cluster, obj: Object) -> Object:
-    """An object as the cluster has it."""
+    """An object as it is in the cluster."""
     metadata = obj["metadata"]
     found = cluster.get(obj["apiVersion"], obj["kind"], metadata["name"], metadata.get("namespace"))
     assert found is not None, obj
@@ -17,14 +17,14 @@ def live(cluster: Cluster, obj: Object) -> Object:
 
 
 def by_kubectl(cluster: Cluster, obj: Object) -> Object:
-    """`kubectl create` of an object; the object as it is then."""
+    """Creates an object as `kubectl create` does; returns it as it is in the cluster."""
     path = cluster.path(obj["apiVersion"], obj["kind"], obj["metadata"].get("namespace"))
     cluster.request("POST", path, query={"fieldManager": "kubectl-create"}, body=obj)
     return live(cluster, obj)
 
 
 def applied(cluster: Cluster, obj: Object, manager: str) -> Object:
-    """Server-side apply by a controller, or by a pipeline; the object as it is then."""
+    """Server-side apply by a controller or a pipeline; returns the object from the cluster."""
     metadata = obj["metadata"]
     path = cluster.path(obj["apiVersion"], obj["kind"], metadata.get("namespace"), metadata["name"])
     query = {"fieldManager": manager, "force": "true"}

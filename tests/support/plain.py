@@ -1,4 +1,4 @@
-"""Meshes as Linkerd's documentation has people install them: by helm alone, with files of theirs.
+"""Meshes installed as Linkerd's documentation says: by helm alone, with certificates in files.
 
 Source: https://linkerd.io/2/tasks/install-helm/
 """
@@ -46,12 +46,12 @@ from tests.support.shared import require_version
 
 DOMAIN = "cluster.local"
 FILES = {"ca.crt": "ca.crt", "tls.crt": "issuer.crt", "tls.key": "issuer.key"}
-"""The keys of an issuer's Secret of type kubernetes.io/tls, and the files of their content."""
+"""The keys of an issuer's Secret of type kubernetes.io/tls, and the files with their content."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """What somebody calls their releases, and where they install them."""
+    """The names and namespaces of a user's releases."""
 
     crds: str = "linkerd-crds"
     crds_namespace: str = "linkerd"
@@ -61,7 +61,7 @@ class Names:
 
 @dataclass
 class Plain:
-    """A person with helm, a trust anchor and an issuer in files."""
+    """A user with helm, and a trust anchor and an issuer in files."""
 
     sandbox: Sandbox
     helm: str
@@ -102,7 +102,7 @@ class Plain:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
 
     def config(self, version: str, **more: Any) -> MeshConfig:
-        """The mesh as this person would describe it, with the key of the anchor."""
+        """The mesh as this user would configure it, with the anchor's key."""
         require_version(version)
         return MeshConfig.model_validate(
             {
@@ -135,7 +135,7 @@ class Plain:
         *,
         scheme: str = "linkerd.io/tls",
     ) -> None:
-        """`helm install` of each chart, as the documentation has it."""
+        """Runs `helm install` for each chart, as the documentation does."""
         settings = ["--set-file", f"identityTrustAnchorsPEM={self.folder / 'ca.crt'}"]
         if scheme == "linkerd.io/tls":
             for key, file in (("crtPEM", "issuer.crt"), ("keyPEM", "issuer.key")):
@@ -148,7 +148,7 @@ class Plain:
             self.run_kubectl("create", "secret", "generic", ISSUER_SECRET, *place, *content)
         settings += ["--wait", "--timeout", "4m"]
         if release_facts(self.config(version).linkerd).has_one_chart:
-            # Its CronJob is of an API that this Kubernetes lacks.
+            # The heartbeat's CronJob uses an API version that this Kubernetes lacks.
             settings += ["--set", "disableHeartBeat=true"]
             chart = self.chart("linkerd2", version)
             place = ["--namespace", names.namespace, "--create-namespace"]
@@ -163,7 +163,7 @@ class Plain:
 
 @contextmanager
 def issuer_never_missing(cluster: Cluster, namespace: str = "linkerd") -> Iterator[None]:
-    """Watches the issuer's Secret: it is never deleted, and has a certificate at every change."""
+    """Asserts that the issuer's Secret is never deleted and has a certificate at every change."""
     path = cluster.path("v1", "Secret", namespace)
     query = {"fieldSelector": f"metadata.name={ISSUER_SECRET}"}
     listed = cluster.read(path, query)
@@ -173,7 +173,7 @@ def issuer_never_missing(cluster: Cluster, namespace: str = "linkerd") -> Iterat
     def watch() -> None:
         version = listed["metadata"]["resourceVersion"]
         while not over.is_set():
-            # The API server ends each watch; the next one begins at the event after its last.
+            # The API server ends each watch; the next one starts after the last event seen.
             asked = {**query, "watch": "1", "resourceVersion": version, "timeoutSeconds": "1"}
             try:
                 answer, _ = cluster.request("GET", path, query=asked)
@@ -221,7 +221,7 @@ KEPT = (
 
 
 def failing(plain: Plain, config: MeshConfig) -> dict[str, str]:
-    """The checks that do not hold, but for those that say that a newer Linkerd is out."""
+    """The failing checks, without those that only report a newer Linkerd."""
     report = verify(read_snapshot(Mesh(plain.cluster, config)), CATEGORIES, SCOPES)
     return {
         found.check.id: " ".join(map(str, found.problems))
@@ -237,7 +237,7 @@ def issuer_of(plain: Plain, namespace: str) -> TlsSecret:
 
 
 def is_in_step(plain: Plain, config: MeshConfig) -> None:
-    """The release's values have the issuer that the Secret has."""
+    """Asserts that the release's values have the issuer that is in the Secret."""
     found = read_mesh_releases(plain.cluster, config, values=True).control_plane
     secret = plain.cluster.get("v1", "Secret", ISSUER_SECRET, config.namespaces.linkerd)
     assert found is not None

@@ -1,4 +1,4 @@
-"""Prefect servers as their API shows them, and the commands that a user gives them."""
+"""Prefect servers as seen through their API, and the commands that users run against them."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ def _is_busy(error: BaseException) -> bool:
 
 
 @retry(
-    # SQLite has one writer; a busy server asks to come again, as its own client does.
+    # SQLite has one writer; a busy server answers 503, which Prefect's own client retries too.
     retry=retry_if_exception(_is_busy),
     wait=wait_fixed(1),
     stop=stop_after_attempt(30),
     reraise=True,
 )
 def request(method: str, url: str, body: Any = None) -> Any:
-    """The JSON that a server on loopback answers, None if nothing; raises where it is an error."""
+    """The JSON that a server on loopback answers, None if empty; raises if it is an error."""
     answer = httpx.request(method, url, json=body, timeout=60, trust_env=False, verify=NO_TLS)
     answer.raise_for_status()
     return answer.json() if answer.content else None
 
 
 def ask(server: PrefectServer, path: str, **body: Any) -> Any:
-    """What a server answers to a question with a body."""
+    """What a server answers to a POST with a body."""
     return request("POST", f"{server.url}/api/{path}", body)
 
 
 def runs_in_one_process(api: str, deployment: str) -> None:
-    """What somebody may set: by default a worker has three processes for a run of a deployment.
+    """Sets, as users may, that a run of a deployment takes one process; the default is three.
 
-    Each imports Prefect, and two of them only fetch code that is installed. A run in
-    test_lost_machine is as it is by default.
+    Each imports Prefect, and two of them only fetch code that is already installed.
+    test_lost_machine has a run with the default.
     """
     found = request("GET", f"{api}/deployments/name/{full_name(deployment)}")
     variables = {**found["job_variables"], "command": COMMAND}
@@ -61,7 +61,7 @@ def runs_in_one_process(api: str, deployment: str) -> None:
 
 
 def events(server: PrefectServer, mesh: str, prefix: str, number: int = 1) -> list[dict[str, Any]]:
-    """The events about a mesh, once so many are there: they are sent behind our back."""
+    """The events about a mesh, once there are `number`: they are sent in the background."""
 
     def look() -> list[dict[str, Any]]:
         about = {"event": {"prefix": [prefix]}, "resource": {"id": [f"linkerd.mesh.{mesh}"]}}
@@ -72,15 +72,15 @@ def events(server: PrefectServer, mesh: str, prefix: str, number: int = 1) -> li
 
 
 def artifact(server: PrefectServer, key: str) -> Any:
-    """What the newest artifact of a key holds."""
+    """The data of the newest artifact with a key."""
     return request("GET", f"{server.url}/api/artifacts/{key}/latest")["data"]
 
 
 @contextmanager
 def on_server(api: str) -> Iterator[None]:
-    """Prefect in this process talks to the server with this API, its events too.
+    """Makes Prefect in this process use the server with this API, for events as well.
 
-    Prefect keeps one sender of events a process, whatever server it was made for.
+    Prefect keeps one events worker per process, for whichever server it was created.
     """
     EventsWorker.drain_all()
     with temporary_settings({PREFECT_API_URL: api}):
@@ -89,7 +89,7 @@ def on_server(api: str) -> Iterator[None]:
 
 
 def everything_kept(server: PrefectServer) -> str:
-    """The whole database, and the server's own log, as text."""
+    """The whole database and the server's log, as text."""
     found = [server.log.read_text(errors="replace")]
     with sqlite3.connect(server.home / "prefect.db") as database:
         tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -100,7 +100,7 @@ def everything_kept(server: PrefectServer) -> str:
 
 
 class Inbox:
-    """Where notifications arrive: a web hook on loopback."""
+    """Receives notifications: a webhook on loopback."""
 
     def __init__(self) -> None:
         messages: list[dict[str, str]] = []
@@ -129,7 +129,7 @@ class Inbox:
 
 
 class Server:
-    """A Prefect server as its API shows it, and the commands that a user gives it."""
+    """A Prefect server as seen through its API, and the commands that users run against it."""
 
     def __init__(self, running: PrefectServer) -> None:
         self.running = running
@@ -159,7 +159,7 @@ class Server:
         return self.request("POST", path, body)
 
     def deployments(self) -> dict[str, dict[str, Any]]:
-        """By the names of the flows' functions, which commands and options have as well."""
+        """Deployments by the names of their flows' functions, as in commands and options."""
         found = self.ask("deployments/filter")
         return {d["name"].removeprefix("linkerd-").replace("-", "_"): d for d in found}
 
@@ -167,7 +167,7 @@ class Server:
         return {a["name"]: a for a in self.ask("automations/filter")}
 
     def everything(self) -> dict[str, set[str]]:
-        """The names of all that is set up: deployments, their schedules, automations, and so on."""
+        """The names of everything set up: deployments, their schedules, automations and so on."""
         deployments = self.deployments()
         return {
             "deployments": {d["name"] for d in deployments.values()},
@@ -178,7 +178,7 @@ class Server:
         }
 
     def runs(self, deployment: str, **flow_runs: Any) -> list[dict[str, Any]]:
-        """The runs of a deployment that no schedule made."""
+        """The runs of a deployment that no schedule created."""
         found = self.ask(
             "flow_runs/filter",
             deployments={"id": {"any_": [self.deployments()[deployment]["id"]]}},

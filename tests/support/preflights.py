@@ -1,4 +1,4 @@
-"""Clusters as preflight sees them: a good one, and what may be installed in it."""
+"""Preflight's view of clusters: a good one, and what may be installed in it."""
 
 from __future__ import annotations
 

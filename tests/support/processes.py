@@ -1,4 +1,4 @@
-"""Processes as a person at a terminal starts them and sees them."""
+"""Processes as a user at a terminal starts and sees them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def terminal_environment(folder: Path) -> dict[str, str]:
-    """The environment of somebody who has never used Prefect, with a home in a folder."""
+    """The environment of a user who has never used Prefect, with Prefect's home in a folder."""
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
         "XDG_STATE_HOME": str(folder / "state"),
@@ -17,14 +17,14 @@ def terminal_environment(folder: Path) -> dict[str, str]:
 
 
 def uncopied_folder(folder: Path) -> Path:
-    """A folder to work in that nothing can copy: a pipe is in it."""
+    """A working folder that cannot be copied, as it contains a pipe."""
     folder.mkdir()
     os.mkfifo(folder / "pipe")
     return folder
 
 
 def processes_with(text: str) -> list[str]:
-    """Command lines of the other live processes that mention a text."""
+    """Command lines of other live processes that contain a text."""
     found: list[str] = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

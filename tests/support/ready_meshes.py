@@ -1,4 +1,4 @@
-"""Meshes that are installed once, and copied for every test that begins with one."""
+"""Meshes that are installed once and copied for every test that starts with one."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tests.support.meshes import control_plane
 from tests.support.repository import ROOT
 
 KEPT = 24 * 3600.0
-"""Seconds that a mesh is kept after its last use: another state of the code may have made it."""
+"""Seconds that a mesh is kept after its last use: an older state of the code may have made it."""
 
 SANDBOX = "sandbox.cluster"
 
 ReadyMesh = Callable[..., tuple[Sandbox, MeshConfig]]
-"""What the fixture `ready_mesh` gives."""
+"""What the fixture `ready_mesh` returns."""
 
 Install = Callable[[Sandbox, Path], object]
-"""Installs a mesh on a sandbox, and writes what belongs to it outside of it into the folder."""
+"""Installs a mesh on a sandbox, and writes its files outside the cluster into the folder."""
 
 
 class ReadyMeshes:
-    """Saved sandboxes in the user's cache, by what they hold and by everything that made it."""
+    """Saved sandboxes in the user's cache, keyed by their content and everything that made it."""
 
     def __init__(self, binaries: Binaries, charts: Path) -> None:
         self._binaries = binaries
@@ -44,15 +44,15 @@ class ReadyMeshes:
 
     @contextmanager
     def copy(self, name: str, folder: Path, install: Install) -> Iterator[Sandbox]:
-        """A sandbox of its own with a mesh, and its files in a folder.
+        """A sandbox of its own with a mesh, whose files are copied into `folder`.
 
         Args:
-            name: says what `install` makes: the same name means the same mesh.
+            name: what `install` makes: the same name means the same mesh.
         """
         home = self._root / self._key(name, install)
         home.mkdir(parents=True, exist_ok=True)
         os.utime(home)
-        self._forget_others()
+        self._delete_expired()
         kept = home / "mesh"
         with ExitStack() as stack:
             with FileLock(home / "lock"):
@@ -60,7 +60,7 @@ class ReadyMeshes:
                 if made is not None:
                     self._make(made, kept, install)
             shutil.copytree(kept / "files", folder, dirs_exist_ok=True)
-            # The first one is the sandbox itself: another start would cost seconds.
+            # The first caller gets the original sandbox: starting another would cost seconds.
             yield made or stack.enter_context(self._sandbox(kept / "sandbox"))
 
     def _sandbox(self, saved: Path | None = None) -> Sandbox:
@@ -77,15 +77,15 @@ class ReadyMeshes:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _key(self, name: str, install: Install) -> str:
-        """By the mesh's name and all that decides how it turns out."""
-        # It may stand in any module of the tests.
+        """A key from the mesh's name and everything that affects the result."""
+        # `install` may be in any module of the tests.
         module = install.__module__
         if module not in self._digests:
             self._digests[module] = self._digest(module)
         return hashlib.sha256(f"{name} {self._digests[module]}".encode()).hexdigest()[:16]
 
     def _digest(self, module: str) -> str:
-        """Of the code that a module imports, the programs and the charts."""
+        """A digest of the code that a module imports, the programs and the charts."""
         digest = hashlib.sha256()
         for program in vars(self._binaries).values():
             digest.update(f"{program} {program.stat().st_size}".encode())
@@ -98,7 +98,7 @@ class ReadyMeshes:
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
-    def _forget_others(self) -> None:
+    def _delete_expired(self) -> None:
         for other in self._root.iterdir():
             if time.time() - other.stat().st_mtime > KEPT:
                 shutil.rmtree(other, ignore_errors=True)
@@ -107,7 +107,7 @@ class ReadyMeshes:
 def ready_control_plane(
     ready_meshes: ReadyMeshes, version: str, issuer: str, shared: Path, helm_path: str, folder: Path
 ) -> AbstractContextManager[Sandbox]:
-    """A copy of a control plane of a version and an issuer mode, without more."""
+    """A copy of a control plane of a version and an issuer mode, without workloads."""
     install = control_plane(version, shared, helm_path, issuer)
     return ready_meshes.copy(f"control plane {version} {issuer}", folder, install)
 

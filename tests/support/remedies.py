@@ -1,8 +1,8 @@
-"""Every remedy of the product, as the sources have it.
+"""Every remedy of the product, read from its sources.
 
-A remedy is what lands in a parameter or field called `remedy`, by keyword or by position: so one of
-an error, of a check's problem, of a plan's finding, or of a function that makes one of these. Also
-what functions return that have `remedy` in their names, and those of type `Advice`.
+A remedy is what is passed to a parameter or field called `remedy`, by keyword or by position: that
+of an error, a check's problem, a plan's finding, or a function that creates one of these. What
+functions with `remedy` in their names, or of type `Advice`, return is a remedy too.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from tests.support.repository import ROOT
 
 PACKAGE = "prefect_linkerd"
 FOLDERS = ("prefect_linkerd", "tasks", "flows", "deployments")
-"""The package, and the folders that it has links to."""
+"""The package, and the folders that it links to."""
 HOLE = "…"
-"""What a remedy has where it depends on the situation."""
+"""Stands in a remedy for each part that depends on the situation."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -33,7 +33,7 @@ class Remedy:
 
 @dataclass
 class Module:
-    """A module's sources, and what its names mean at its top."""
+    """A module's sources, and what its top-level names mean."""
 
     path: Path
     tree: ast.Module
@@ -44,7 +44,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Scope:
-    """Where a name is looked up: a module, and the functions around it, innermost first."""
+    """Where a name is looked up: a module and the enclosing functions, innermost first."""
 
     module: Module
     around: tuple[Function, ...] = ()
@@ -55,9 +55,9 @@ def every_remedy() -> list[Remedy]:
 
 
 def about(words: str, texts: Collection[str]) -> list[str]:
-    """Those remedies that can say these words; where one says nothing else, that one.
+    """The remedies that can contain these words; only the identical one if there is one.
 
-    Words that reach into what is filled in are of the remedy that has most of them.
+    Words that extend into a hole belong to the remedies that share most of them.
     """
     if words in texts:
         return [words]
@@ -69,7 +69,7 @@ def about(words: str, texts: Collection[str]) -> list[str]:
 
 
 def _shared(words: str, text: str) -> int:
-    """How much of some words stands in a text that has all of them once its holes are filled."""
+    """How many characters are the text's own if it contains all words once its holes are filled."""
     never = -len(words)
     after = [0] * (len(text) + 1)
     for word in reversed(words):
@@ -84,7 +84,7 @@ def _shared(words: str, text: str) -> int:
 
 
 class Sources:
-    """The product's modules, and the positions at which remedies are passed to what."""
+    """The product's modules, and for each callable the positions of its remedies."""
 
     def __init__(self) -> None:
         self.modules = dict(_modules())
@@ -117,7 +117,7 @@ class Sources:
                 yield call.args[position]
 
     def texts(self, value: ast.expr, scope: Scope, seen: tuple[str, ...]) -> list[str]:
-        """What an expression may say; empty for what is only passed on."""
+        """The texts that an expression can have; empty if it only passes a remedy on."""
         match value:
             case ast.Constant(value=str(text)):
                 return [text]
@@ -211,7 +211,7 @@ def _modules() -> Iterator[tuple[str, Module]]:
 
 
 def _position(node: ast.AST) -> tuple[str, int] | None:
-    """At which position something takes a remedy."""
+    """The name of a class or function, and the position at which it takes a remedy."""
     if isinstance(node, ast.ClassDef):
         fields = [
             s.target.id
@@ -238,7 +238,7 @@ def _calls(module: Module) -> Iterator[tuple[ast.Call, Scope]]:
 
 
 def _assigned(function: Function, name: str) -> Iterator[ast.expr]:
-    """What a name is set to in a function: also as one of several, or by a loop over literals."""
+    """What a name is set to in a function, also in a tuple or by a loop over literals."""
     for node in ast.walk(function):
         match node:
             case (

@@ -1,4 +1,4 @@
-"""Where the repository is that the tests are of."""
+"""Where the repository under test is."""
 
 from __future__ import annotations
 

@@ -20,19 +20,19 @@ from prefect_linkerd.mesh.rotation.run import Rotation
 from tests.support.meshes import quiet, store_of
 
 FAST = RotationOptions(restarts=RestartPolicy(batch_size=100), load_seconds=20, lease_seconds=3)
-# Certificates that live for six seconds and what clocks may differ by: renewed after 18 seconds.
+# Certificates live for six seconds plus the clock skew allowance: renewed after 18 seconds.
 GENTLE = FAST.model_copy(update={"pace": "gentle", "leaf_minutes": 0.1})
 
 
 def ring_of(cluster: Cluster, config: MeshConfig) -> KeyRing:
-    """The places of a mesh's keys, and the key that it provides, as the steps put them together."""
+    """Where a mesh's keys are kept, and the key that it provides, combined as the steps do it."""
     anchor = config.trust_anchor
     store = store_of(cluster, config)
     return KeyRing(store, lambda: provided_pair(anchor), is_shared=anchor.share_anchor)
 
 
 def await_lease(cluster: Cluster) -> None:
-    """Waits until a run that died has lost its right to rotate, as the next one is told to."""
+    """Waits until the lease of a run that died expires, as the error tells the next run to do."""
     while True:
         found = cluster.get("v1", "ConfigMap", RECORD, "linkerd")
         until = found["data"].get("until") if found is not None else None
@@ -69,13 +69,13 @@ def rotate(
     owner: str = "test",
     probe: Probe | None = None,
 ) -> list[str]:
-    """What the flow does, without Prefect; the phases that were gone through."""
+    """Does what the flow does, without Prefect, and returns the phases that it went through."""
     new = new or NewAnchor()
     plan(cluster, config, new, options, action)
     phases: list[str] = []
     with RotationClaim(cluster, config.namespaces.linkerd, owner, options.lease_seconds) as claim:
         ring = ring_of(cluster, config)
-        # A helm whose flow died is not waited for as long as one that may live.
+        # A Helm process whose flow died needs a shorter wait than one that may still run.
         helm = Helm(cluster, helm_path, grace=5)
         rotation = Rotation(Mesh(cluster, config, helm), ring, claim, options)
         rotation.probe = probe or rotation.probe

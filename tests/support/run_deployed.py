@@ -2,9 +2,9 @@
 
     python -m tests.support.run_deployed < LINES
 
-As a process worker does it, by `prefect.engine`, but without its two processes around that, and
-with everything imported before. A line of standard input is `start RUN FILE`, where the file takes
-the run's output; its answer is the process's id. The answer to `wait PID` is its exit status,
+Runs `prefect.engine` as a process worker does, but without the worker's two wrapper processes and
+with everything already imported. A line of standard input is `start RUN FILE`, where the file takes
+the run's output; the answer is the process's id. The answer to `wait PID` is its exit status,
 negative for a signal.
 """
 
@@ -17,14 +17,14 @@ import sys
 import threading
 from importlib import import_module
 
-# What a run needs, but for its flow.
+# What every run needs, apart from its flow.
 import prefect.flow_engine  # noqa: F401
 
 from prefect_linkerd.tasks.declared import declared_flows
 
 
 def start(run: str, path: str) -> int:
-    """The process of a run, which has begun; 0 in that process, at its end."""
+    """Starts a run and returns its process id; in that process returns 0 once the run is over."""
     if child := os.fork():
         return child
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -42,7 +42,7 @@ def main() -> None:
     for name in declared_flows():
         import_module(f"prefect_linkerd.flows.{name}")
     assert threading.active_count() == 1, "a thread is lost in a fork"
-    # No run looks for garbage among what was imported here, nor copies it by that.
+    # Runs neither search these imports for garbage nor copy their memory by doing so.
     gc.freeze()
     while line := sys.stdin.readline():
         match line.split():

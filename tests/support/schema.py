@@ -1,4 +1,4 @@
-"""Reads the JSON schema of a model, as the Prefect UI does to make a form of it."""
+"""Reads a model's JSON schema as the Prefect UI does to build a form."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def undescribed_fields(schema: dict[str, Any]) -> list[str]:
-    """Every field without a title or description, as `Model.field`."""
+    """Every field that lacks a title or a description, as `Model.field`."""
     definitions = schema.get("$defs") or schema.get("definitions") or {}
     models = {schema.get("title", "root"): schema} | definitions
 
     def explained(field: dict[str, Any]) -> bool:
-        # A field whose title is that of its model is written as the reference alone.
+        # A field with the same title as its model is only a reference in the schema.
         target = definitions.get(field.get("$ref", "").rsplit("/", 1)[-1], {})
         content = {**target, **field}
         return bool(content.get("title") and content.get("description"))

@@ -1,4 +1,4 @@
-"""What tests install: the real charts and manifests of a folder, else those of the rehearsal."""
+"""What tests install: a folder's real charts and manifests, or else the rehearsal's."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ IS_REAL = (SHARED / "charts").is_dir()
 REHEARSED: str = yaml.safe_load((SOURCES / "linkerd-control-plane/Chart.yaml").read_text())[
     "appVersion"
 ]
-"""The only Linkerd version that the rehearsal charts are of."""
+"""The only Linkerd version that the rehearsal has charts of."""
 
 
 def lacks(what: str) -> NoReturn:
-    """Skips the running test, which needs something that is not here; in CI it fails."""
+    """Skips the running test because something it needs is missing; fails it in CI."""
     reason = f"needs {what}"
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
@@ -38,7 +38,7 @@ def require_real() -> None:
 
 
 def require_version(version: str) -> None:
-    """Where there are only the rehearsal charts, tests of any other version cannot run."""
+    """Skips tests of any other version if only the rehearsal charts are available."""
     if not IS_REAL and version != REHEARSED:
         lacks(f"the real charts of {version} (SHARED_DIR)")
 
@@ -50,7 +50,7 @@ def is_version(value: object) -> bool:
 
 
 def rehearsal(helm: Path) -> Path:
-    """The rehearsal charts and manifest, laid out as the real ones are; packaged once."""
+    """The rehearsal charts and manifest, laid out like the real ones; packaged once."""
     digest = hashlib.sha256()
     for path in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(SOURCES)}".encode() + path.read_bytes())

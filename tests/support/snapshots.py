@@ -1,4 +1,4 @@
-"""Snapshots made by hand, for what needs no cluster."""
+"""Snapshots built without a cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EMPTY: dict[str, Any] = {
 
 
 def empty_snapshot(*, unread: Mapping[str, MeshError] | None = None, **parts: Any) -> Snapshot:
-    """A cluster without anything in it, save for the given parts."""
+    """The snapshot of an empty cluster, apart from the given parts."""
     errors = unread or {}
     kinds: dict[str, str] = Snapshot.__annotations__
     found = {name: _EMPTY.get(name, _nothing(kinds[name])) for name in Snapshot.parts()}

@@ -1,4 +1,4 @@
-"""Requests of workloads, as their proxies count them, in front of a real API server."""
+"""Adds request counts to what workloads' proxies report, in front of a real API server."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class _Seen:
 
 
 class WatchedTraffic(FaultProxy):
-    """While open, every pod of a namespace answers requests, and counts them.
+    """While open, the proxy of every pod in a namespace reports requests that it has served.
 
-    A pod from before answers all of them; a new one of a workload in `failing` fails its share.
-    Everything else is the API server's.
+    An old pod succeeds at all of them; a new pod of a workload in `failing` fails that share.
+    Everything else comes from the API server.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class WatchedTraffic(FaultProxy):
         self._namespace, self._failing, self._rate = namespace, failing, rate
         now = time.monotonic()
         pods = Cluster.from_file(kubeconfig).list("v1", "Pod", namespace, metadata_only=True)
-        # As if they had run for ten minutes.
+        # Pretend that they have run for ten minutes.
         self._seen = {pod["metadata"]["name"]: _Seen(now - 600, False) for pod in pods}
         self._guard = threading.Lock()
 

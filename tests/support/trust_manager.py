@@ -1,4 +1,4 @@
-"""Meshes in the layout of Linkerd's documentation, by cert-manager and trust-manager.
+"""Meshes in the documented layout with cert-manager and trust-manager.
 
 Source: https://linkerd.io/2/tasks/automatically-rotating-control-plane-tls-credentials/
 """
@@ -57,7 +57,7 @@ def documented(shared: Path, folder: Path, version: str = "edge-26.8.3", **more:
 def helm_install(
     sandbox: Sandbox, helm: str, name: str, chart: Path, namespace: str, **values: str
 ) -> None:
-    """`helm install`, as somebody types it."""
+    """Runs `helm install` as a user types it."""
     settings = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
     done = subprocess.run(
         [
@@ -73,7 +73,7 @@ def helm_install(
 
 
 def install_managers(sandbox: Sandbox, helm: str, shared: Path) -> None:
-    """cert-manager and trust-manager, by their own charts."""
+    """Installs cert-manager and trust-manager from their own charts."""
     charts = shared / "charts" / "jetstack"
     on = {"crds.enabled": "true"}
     helm_install(sandbox, helm, "cert-manager", next(charts.glob("cert-*.tgz")), HOME, **on)
@@ -81,7 +81,7 @@ def install_managers(sandbox: Sandbox, helm: str, shared: Path) -> None:
 
 
 def copy_anchor(cluster: Cluster) -> None:
-    """What the documentation does; by sed, as it did once, the annotation came along."""
+    """Copies the anchor as documented, with the annotation that the docs' former `sed` copied."""
     secret = cluster.get("v1", "Secret", CURRENT, HOME)
     assert secret is not None
     cluster.apply(
@@ -100,9 +100,9 @@ def copy_anchor(cluster: Cluster) -> None:
 
 
 def settle_issuer(cluster: Cluster) -> None:
-    """Has the issuer renewed where cert-manager has issued the new anchor twice meanwhile.
+    """Renews the issuer if cert-manager has meanwhile issued the new anchor twice.
 
-    Its trigger may look at a cache that lacks the Secret which it has just written.
+    cert-manager does so if its trigger reads a cache that lacks the Secret it has just written.
     """
 
     def is_signed() -> bool:
@@ -120,7 +120,7 @@ def settle_issuer(cluster: Cluster) -> None:
 
 
 def apply_patiently(cluster: Cluster, obj: dict[str, Any]) -> None:
-    """`kubectl apply`, again while a webhook is not ready."""
+    """`kubectl apply`, retried while a webhook is not ready."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -133,7 +133,7 @@ def apply_patiently(cluster: Cluster, obj: dict[str, Any]) -> None:
 
 
 def apply_file(cluster: Cluster, path: Path) -> list[dict[str, Any]]:
-    """`kubectl apply -f`; the objects of the file."""
+    """`kubectl apply -f`; returns the file's objects."""
     objects = list(yaml.safe_load_all(path.read_text()))
     for obj in objects:
         apply_patiently(cluster, obj)
@@ -145,14 +145,14 @@ SERVERS = {
     "profileValidator": "linkerd-sp-validator",
     "policyValidator": "linkerd-policy-validator",
 }
-"""The webhooks of the control plane: the value about each, and its Certificate and Service."""
+"""The control plane's webhooks: each one's key in the values, and its Certificate and Service."""
 
 
 MADE_ELSEWHERE = "externalSecret"
 
 
 def webhook_ca(cluster: Cluster, days_left: float) -> None:
-    """The CA of the webhooks: `step certificate create`, then `kubectl create secret tls`."""
+    """Creates the webhooks' CA: `step certificate create`, then `kubectl create secret tls`."""
     year = timedelta(days=365)
     made = create_trust_anchor(DOMAIN, year, datetime.now(UTC) - year + timedelta(days=days_left))
     secret = tls_secret(
@@ -163,7 +163,7 @@ def webhook_ca(cluster: Cluster, days_left: float) -> None:
 
 
 def webhook_certificates(cluster: Cluster, days_left: float) -> dict[str, str]:
-    """Webhook certificates by cert-manager; the control plane's values for them.
+    """Has cert-manager issue the webhooks' certificates; returns the control plane's values.
 
     Source: https://linkerd.io/2.14/tasks/automatically-rotating-webhook-tls-credentials/
     """
@@ -194,7 +194,7 @@ def webhook_certificates(cluster: Cluster, days_left: float) -> dict[str, str]:
 
 
 def trusted(cluster: Cluster) -> set[str]:
-    """The CAs by which the API server verifies the control plane's webhooks."""
+    """The CAs that the API server trusts for the control plane's webhooks."""
     signers = read_webhook_signers(Mesh(cluster, MeshConfig()))
     return {signer.bundle.strip() for signer in signers}
 
@@ -207,11 +207,11 @@ def install_documented(
     *,
     webhook_ca_days: float | None = None,
 ) -> None:
-    """The documentation's steps, one by one.
+    """Follows the documentation's steps one by one.
 
     Args:
-        webhook_ca_days: how many days the CA has left by which cert-manager signs the webhooks'
-            certificates too; None: the chart makes them.
+        webhook_ca_days: the days left of the CA with which cert-manager signs the webhooks'
+            certificates too; None: the chart creates them.
     """
     cluster = sandbox.cluster()
     files = shared / "cases" / "cert-manager-trust-manager"
@@ -244,14 +244,14 @@ def install_documented(
         **{"identity.externalCA": "true", "identity.issuer.scheme": "kubernetes.io/tls"},
         **webhooks,
     )
-    # cainjector has told the API server whom to trust.
+    # Wait until cainjector has put the CA into every webhook configuration.
     eventually(lambda: "" not in trusted(cluster), every=0.1)
 
 
 def documented_mesh(
     version: str, shared: Path, helm_path: str, *, webhook_ca_days: float | None = None
 ) -> Callable[[Sandbox, Path], None]:
-    """What installs that layout on a sandbox, for `ReadyMeshes.copy`."""
+    """Returns a function that installs that layout on a sandbox, for `ReadyMeshes.copy`."""
 
     def install(sandbox: Sandbox, folder: Path) -> None:
         config = documented(shared, folder, version)

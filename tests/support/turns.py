@@ -1,8 +1,8 @@
-"""Turns at the processors: as many tests at once as keep them busy, and beside them what waits.
+"""Turns at the processors: runs as many busy tests at once as keep them busy, and waiting ones too.
 
-What waits for a timeout, a probe or a certificate's end leaves its worker's share of the processors
-idle. So there are more workers than that, and a test that works takes a turn, of which there are
-three for four workers. One that is marked as `waits`, or that is `fast`, takes none.
+A test that waits for a timeout, a probe or a certificate's expiry leaves its worker's share of the
+processors idle. So there are more workers than processors need, and a busy test takes a turn; there
+are three turns for four workers. A test that is marked `waits` or `fast` takes none.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import pytest
 from filelock import FileLock, Timeout
 
 FOLDER = "PREFECT_LINKERD_TEST_TURNS"
-"""The variable that tells the workers of a run where its turns are."""
+"""The environment variable that tells a run's workers where its turns are."""
 
 EVERY = 0.1
-"""Seconds between two looks for a turn."""
+"""Seconds between two attempts to take a turn."""
 
 
 def open_turns() -> None:
-    """Makes the turns of this run, in the process that starts its workers."""
+    """Creates this run's turns, in the process that starts its workers."""
     if FOLDER not in os.environ:
         folder = os.environ[FOLDER] = tempfile.mkdtemp(prefix="turns-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -35,7 +35,7 @@ def open_turns() -> None:
 
 @contextmanager
 def turn(item: pytest.Item) -> Iterator[None]:
-    """Waits until a test may begin; other tests can have a turn at the end of the block."""
+    """Waits until a test may start; frees its turn at the end of the block."""
     if item.get_closest_marker("waits") or item.get_closest_marker("fast"):
         yield
         return
@@ -43,7 +43,7 @@ def turn(item: pytest.Item) -> Iterator[None]:
     number = max(min(workers, 3), workers * 3 // 4)
     folder = Path(os.environ[FOLDER])
     turns = [FileLock(folder / str(one)) for one in range(number)]
-    # Who looks for a turn has the next one, and not a worker that has just ended another.
+    # The worker that has waited gets the next turn, not one that has just finished a test.
     with FileLock(folder / "next"):
         while not any(map(_is_taken, turns)):
             time.sleep(EVERY)

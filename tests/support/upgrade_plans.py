@@ -1,4 +1,4 @@
-"""What an upgrade's plan is made of, from real charts and without a cluster."""
+"""Inputs of an upgrade's plan, from real charts and without a cluster."""
 
 from __future__ import annotations
 

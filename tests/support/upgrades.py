@@ -1,4 +1,4 @@
-"""What tests of upgrades share: the hops, what has to survive them, and how a mesh is looked at."""
+"""What tests of upgrades share: the hops, what has to survive them, and how to inspect a mesh."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ TRAFFIC_SPLIT: dict[str, Any] = {
 def installed_alone(
     ready_mesh: ReadyMesh, configure: ConfigFactory, *, version: str, **config: Any
 ) -> tuple[Sandbox, dict[str, Any]]:
-    """Linkerd without extensions, self-signed, its trust anchor in a folder; its configuration."""
+    """Self-signed Linkerd without extensions, with its anchor's key in a file; its config."""
     sandbox, installed = ready_mesh(version)
-    # So long the next run waits for one that was killed.
+    # How long the next run waits for one that was killed.
     config["upgrade"] = {"lease_seconds": 3} | config.get("upgrade", {})
     content = configure(
         sandbox,
@@ -87,7 +87,7 @@ def installed_alone(
 
 
 def give_application(cluster: Cluster, config: dict[str, Any]) -> dict[str, str]:
-    """Emojivoto and the custom resources of the mesh's version; what has to survive."""
+    """Adds emojivoto and the version's custom resources; returns what has to survive."""
     mesh = MeshConfig.model_validate(config)
     ensure_namespaces(Mesh(cluster, mesh))
     workloads = ensure_emojivoto(Mesh(cluster, mesh))
@@ -97,7 +97,7 @@ def give_application(cluster: Cluster, config: dict[str, Any]) -> dict[str, str]
 
 
 def make_custom_resources(cluster: Cluster, version: str) -> None:
-    """Those that have to survive; TrafficSplits are of 2.11 alone."""
+    """Creates the custom resources that have to survive; only 2.11 has TrafficSplits."""
     for obj in CUSTOM_RESOURCES:
         cluster.create(obj)
     if version.startswith("stable-2.11"):
@@ -121,7 +121,7 @@ def that_must_survive(cluster: Cluster) -> dict[str, str]:
     roots = cluster.get("v1", "ConfigMap", "linkerd-identity-trust-roots", "linkerd")
     assert issuer is not None
     assert roots is not None
-    # Neither is made anew, nor changed.
+    # Neither may be recreated or changed.
     found["issuer"] = issuer["data"]["tls.crt"]
     found["trust bundle"] = " ".join(sorted(fingerprints(roots["data"]["ca-bundle.crt"], "bundle")))
     found["trust bundle's object"] = roots["metadata"]["uid"]
@@ -129,7 +129,7 @@ def that_must_survive(cluster: Cluster) -> dict[str, str]:
 
 
 def proxies(cluster: Cluster, control_plane: str = "linkerd") -> set[str]:
-    """The versions of every proxy of the mesh."""
+    """The versions of the mesh's proxies."""
     return {
         container["image"].rsplit(":", 1)[-1]
         for pod in cluster.list("v1", "Pod", labels=f"linkerd.io/control-plane-ns={control_plane}")
@@ -146,7 +146,7 @@ def releases(cluster: Cluster) -> dict[str, tuple[str, str, str]]:
 
 
 def are_at(cluster: Cluster, version: str) -> bool:
-    """Whether Linkerd's releases are those of a version, all of them deployed, and no others."""
+    """Whether the cluster's releases are exactly Linkerd's of a version, all deployed."""
     release = LinkerdVersion.parse(version)
     return releases(cluster) == {
         name: (name, chart_version(name, release), "deployed")

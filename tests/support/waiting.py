@@ -1,4 +1,4 @@
-"""Waiting for what comes by itself."""
+"""Waiting for conditions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def eventually(look: Callable[[], T], timeout: float = 240, *, every: float = 0.5) -> T:
-    """What `look` returns once that is something."""
+    """Calls `look` until it returns something truthy, and returns that."""
     deadline = time.monotonic() + timeout
     while not (found := look()):
         assert time.monotonic() < deadline, "it did not come"
@@ -21,5 +21,5 @@ def eventually(look: Callable[[], T], timeout: float = 240, *, every: float = 0.
 
 
 def eventually_equal(look: Callable[[], T], expected: T, timeout: float = 60) -> None:
-    """Fails, with what differs, where `look` does not come to give what is expected."""
+    """Fails, showing the difference, if `look` does not return what is expected in time."""
     assert poll(look, lambda found: found == expected, timeout, every=0.2) == expected

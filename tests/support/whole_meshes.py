@@ -1,4 +1,4 @@
-"""Meshes with everything in them, installed without Prefect."""
+"""Meshes with all extensions, installed without Prefect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import meshes
 
 
 def configuration(version: str, shared: Path, folder: Path, kubeconfig: Path) -> MeshConfig:
-    """A mesh with everything in it, self-signed, its charts from the mirror."""
+    """A self-signed mesh with all extensions and charts from the mirror."""
     facts = release_facts(LinkerdVersion.parse(version))
     return MeshConfig.model_validate(
         {
@@ -35,7 +35,7 @@ def configuration(version: str, shared: Path, folder: Path, kubeconfig: Path) ->
 
 
 def whole_mesh(version: str, shared: Path, helm_path: str) -> Callable[[Sandbox, Path], None]:
-    """What installs such a mesh on a sandbox, for `ReadyMeshes.copy`."""
+    """Returns a function that installs such a mesh on a sandbox, for `ReadyMeshes.copy`."""
 
     def install(sandbox: Sandbox, folder: Path) -> None:
         config = configuration(version, shared, folder, sandbox.kubeconfig)

@@ -1,4 +1,4 @@
-"""How the stages of a bootstrap follow each other: by what is up, and not by what has ended."""
+"""How a bootstrap's stages follow each other: once a step's result is up, not once it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = 60.0
 
 
 class Run:
-    """A bootstrap of stages of one step each; `up` are those that can be up before their end."""
+    """A bootstrap with one step per stage; `up` has the steps whose result can be up early."""
 
     def __init__(self, steps: Mapping[str, Callable[[], object]], up: dict[str, bool]) -> None:
         self.stages = tuple((name,) for name in steps)
@@ -66,7 +66,7 @@ def test_what_is_not_seen_to_be_up_is_followed_after_its_end() -> None:
     done: list[str] = []
 
     def early() -> None:
-        # Long enough for some looks.
+        # Long enough for several looks.
         threading.Event().wait(4 * bootstrap.LOOK)
         done.append("early")
 

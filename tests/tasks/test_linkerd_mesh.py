@@ -149,7 +149,7 @@ def test_the_form_of_a_block_begins_with_credentials_and_hides_what_is_rare() ->
 def test_a_block_is_loaded_as_whichever_form_saved_it() -> None:
     registry = {"host": "r.example", "username": "u", "password": "s3cret"}
     before = {"name": "north", "lifetimes": {"issuer_days": 30}, "registry": registry}
-    # As the form of today has it: sections that nobody opened are null.
+    # As today's form saves it: unopened sections are null.
     today = {
         "name": "north",
         "trust_anchor": None,

@@ -1,4 +1,4 @@
-"""Pages as both of Prefect's UIs show them whole; `test_ui.py` looks at them in a browser."""
+"""Pages that both of Prefect's UIs can show in full; `test_ui.py` checks them in a browser."""
 
 from __future__ import annotations
 

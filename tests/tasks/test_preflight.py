@@ -41,7 +41,7 @@ def test_no_plan_is_made_without_the_helm_that_carries_it_out(
     plan: Callable[[Mesh], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    # The cluster does not answer, so this is found out before any request.
+    # The cluster is unreachable, so the check must come before any request.
     mesh = Mesh(Cluster(NOWHERE, patience=0.0), MeshConfig())
     with within(AtTerminal("test")), pytest.raises(InvalidInput, match="the helm binary on PATH"):
         plan(mesh)

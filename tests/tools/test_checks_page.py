@@ -1,4 +1,4 @@
-"""docs/checks.md is what the code says, and the code has what Linkerd has."""
+"""docs/checks.md matches the code, and the code has all of Linkerd's checks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_page_has_a_name_for_every_part_of_a_snapshot() -> None:
 
 @pytest.fixture(scope="module")
 def reference(shared_dir: Path) -> list[dict[str, str]]:
-    """Every check of Linkerd's sources at three tags, by family, with yes or no for each tag."""
+    """Every check in Linkerd's sources at three tags, by family, with yes or no for each tag."""
     with (shared_dir / "reference/check-ids.csv").open() as file:
         return list(csv.DictReader(file))
 

@@ -1,4 +1,4 @@
-"""The table of commands has each of them, with exit codes that mean what the page says."""
+"""The table of commands is complete, and exit codes mean what the page says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an end-to-end run decides: the next step, whether it takes a cluster, what a step showed."""
+"""What an end-to-end run decides: its next step, whether to use a cluster, and a step's outcome."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_what_a_command_counted_is_read_from_its_output(
 def test_each_way_to_end_is_judged() -> None:
     plain, killed, fails = Run(()), Run((), kill=Kill("switch")), Run((), fails=True)
     assert story.verdict(plain, 0) == story.verdict(killed, -9) == story.verdict(fails, 1) == ""
-    # It was over before it could be killed.
+    # It finished before it could be killed.
     assert story.verdict(killed, 0) == ""
     assert story.verdict(plain, 1)
     assert story.verdict(killed, 1)

@@ -1,4 +1,4 @@
-"""docs/options.md is what the models say."""
+"""docs/options.md matches the models."""
 
 from __future__ import annotations
 

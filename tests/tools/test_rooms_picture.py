@@ -1,4 +1,4 @@
-"""The picture of the rooms is that of the contracts."""
+"""The picture of the rooms matches the contracts."""
 
 from __future__ import annotations
 

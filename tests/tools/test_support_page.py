@@ -1,4 +1,4 @@
-"""The support matrix says what a run of the tests ran, and no more."""
+"""The support matrix contains what a test run covered, and no more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_what_passed_is_counted(tmp_path: Path) -> None:
     assert ran(report) == {("stable-2.14.10", "upgrade"): LEAST, ("edge-24.2.5", "upgrade"): 1}
     text = page(report)
     assert f"| stable-2.14.10 |  |  | {LEAST} |  |" in text
-    # Skipped, failed, or only named by a test or two.
+    # Skipped, failed, or covered by only a test or two.
     assert "edge-26.8.3" not in text
     assert "stable-2.11.5" not in text
     assert "edge-24.2.5" not in text

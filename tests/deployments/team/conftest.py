@@ -1,4 +1,4 @@
-"""One team's server for these tests: PostgreSQL, Redis, two replicas, the services apart."""
+"""One team's server for these tests: PostgreSQL, Redis, two replicas and separate services."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEPLOYED = tuple(deployment_name(flow) for flow in ("bootstrap", "check_certific
 
 
 class TeamServer:
-    """A team's server as its API shows it, by any of its replicas that lives."""
+    """A team's server as seen through its API, on any replica that is alive."""
 
     def __init__(self, team: Team) -> None:
         self.team = team
@@ -45,7 +45,7 @@ class TeamServer:
         return self.ask(path, parameters=parameters, work_queue_name=queue)["id"]
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
-        """The runs of a deployment that no schedule made."""
+        """The runs of a deployment that no schedule created."""
         found = self.ask(
             "flow_runs/filter", deployments={"name": {"any_": [deployment_name(deployment)]}}
         )
@@ -62,9 +62,9 @@ class TeamServer:
 
 @pytest.fixture(scope="package")
 def server(binaries: Binaries) -> Iterator[TeamServer]:
-    """The server with some of the deployments, its work pool made by `prefect deploy`."""
+    """The server with some of the deployments; `prefect deploy` creates its work pool."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-        # Nobody looks at its pages, nor for Prefect's own blocks.
+        # These tests use neither the UI nor Prefect's own blocks.
         for name, value in UNUSED.items():
             patch.setenv(name, value)
         team = stack.enter_context(Team())
@@ -80,13 +80,13 @@ def server(binaries: Binaries) -> Iterator[TeamServer]:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         server = TeamServer(team)
-        # No worker takes runs of this one: tests run them, and end them, themselves.
+        # No worker serves this queue: tests execute and kill its runs themselves.
         server.ask("work_pools/linkerd/queues", name=BY_HAND)
         yield server
 
 
 @pytest.fixture(scope="package")
 def executor(server: TeamServer, binaries: Binaries) -> Iterator[Executor]:
-    """For runs that tests execute, and end, themselves."""
+    """For runs that tests execute and kill themselves."""
     with executor_for(server.team.environment(1), binaries) as executor:
         yield executor

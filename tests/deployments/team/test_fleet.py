@@ -1,4 +1,4 @@
-"""A fleet on a real server with a real worker: waves, a stop, and what a killed run leaves."""
+"""A fleet on a real server with a real worker: waves, a stop, and resuming a killed run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MESHES = ("canary", "weak", "last")
 
 @pytest.fixture
 def meshes(server: TeamServer, sandbox: Sandbox) -> Iterator[dict[str, str]]:
-    """Three meshes on one cluster, by their namespaces; the certificates of `weak` have ended."""
+    """Three meshes on one cluster and their namespaces; the certificates of `weak` have expired."""
     with stand_ins(sandbox, MESHES, ended=["weak"]) as fields:
         with on_server(f"{server.team.urls[1]}/api"):
             for name, content in fields.items():
@@ -43,8 +43,8 @@ def of_the_docs() -> list[list[str]]:
     return [list(c.words[1:]) for c in of("prefect") if c.words[1] in ("server", "worker")]
 
 
-def was_run(server: TeamServer, words: list[str]) -> bool:
-    """Whether the team's machines were given a command, with more options; all on loopback."""
+def team_ran(server: TeamServer, words: list[str]) -> bool:
+    """Whether the team ran a command, maybe with more options; hosts and numbers are ignored."""
     wanted = {word for word in words if not re.fullmatch(r"[\d.]+", word)}
     return any(wanted <= set(command) for command in server.team.commands)
 
@@ -54,7 +54,7 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
 ) -> None:
     runs_in_one_process(f"{server.team.urls[1]}/api", "check_certificates")
     server.await_worker("fleet-worker", replica=1)
-    assert [words for words in of_the_docs() if not was_run(server, words)] == []
+    assert [words for words in of_the_docs() if not team_ran(server, words)] == []
     parameters: dict[str, Any] = {
         "meshes": list(MESHES),
         "deployment": "check_certificates",
@@ -77,14 +77,14 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
     assert said[:2] == ["check_certificates of 3 meshes", ""]
     assert said[2].startswith("- **weak**: ")
 
-    # Mended; the next run is killed as soon as it has begun with it.
+    # `weak` is repaired; the next run is killed as soon as it has started on it.
     give_certificates(cluster, meshes["weak"], days=300)
     killed = server.create_run("fleet", queue=BY_HAND, **parameters)
     process = execute(executor, killed)
     eventually(lambda: len(runs_of(server, "weak")) == 2)
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
-    # As the automation does that finds runs without a heartbeat; its slot is free again by that.
+    # As the automation for runs without a heartbeat does; this frees the run's slot.
     crashed = {"type": "CRASHED"}
     server.ask(f"flow_runs/{killed}/set_state", state=crashed, force=True)
 
@@ -97,7 +97,7 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
         "weak": 2,
         "last": 1,
     }
-    # Each in its turn, one at a time.
+    # In order, one at a time.
     runs = sorted(server.runs("check_certificates"), key=lambda run: run["start_time"])
     assert [r["name"].rpartition(" ")[2] for r in runs] == ["canary", "weak", "weak", "last"]
     assert all(one["end_time"] <= other["start_time"] for one, other in pairwise(runs))
@@ -105,7 +105,7 @@ def test_a_fleet_stops_at_a_failure_and_a_killed_one_starts_no_mesh_twice(
 
 
 def execute(executor: Executor, run: str) -> Executed:
-    """Runs a fleet's run in a process of its own, which is killed alone."""
+    """Executes a fleet's run in a process of its own, so that a kill affects it alone."""
     return executor.start(run, Path(os.devnull))
 
 

@@ -1,4 +1,4 @@
-"""A worker and an API server are lost in the middle of a change; the others finish it."""
+"""A worker and an API server are lost during a change, and the others finish it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.waits, pytest.mark.xdist_group("team")]
 
 PATIENCE = timedelta(seconds=50)
-"""Without a heartbeat; one comes every 30 s at the most often."""
+"""How long a run may lack a heartbeat; Prefect sends at most one every 30 s."""
 
 
 def test_a_change_on_a_machine_that_is_lost_is_finished_by_the_others(
@@ -63,7 +63,7 @@ def test_a_change_on_a_machine_that_is_lost_is_finished_by_the_others(
     [crashed] = [state for state in story if state["type"] == "CRASHED"]
     assert "its worker is lost" in crashed["message"]
     assert server.get(f"flow_runs/{run}")["run_count"] == 2
-    # The second run went on with what the first had made, and the mesh is whole.
+    # The second run resumed from what the first had made, and the mesh is complete.
     now = cluster.get("v1", "Secret", "linkerd-identity-issuer", "linkerd")
     assert now is not None
     assert now["data"] == issuer["data"]
@@ -72,7 +72,7 @@ def test_a_change_on_a_machine_that_is_lost_is_finished_by_the_others(
 
 
 def watch_over_runs() -> None:
-    """As deployments.register does; with less patience, and what is off until a person says so."""
+    """Like deployments.register, but with less patience, and enables what users have to enable."""
 
     async def work() -> None:
         async with get_client() as client:

@@ -1,4 +1,4 @@
-"""What a team copies from deployments/team/: real settings of the Prefect that is pinned."""
+"""What a team copies from deployments/team/ are real settings of the pinned Prefect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEAM = SETTINGS.parent
 
 
 def names() -> set[str]:
-    """Every setting that there is, by the names of its environment variable."""
+    """Every Prefect setting, by the names of its environment variable."""
     found = set(_get_valid_setting_names(Settings))
     for model, prefix in (
         (RedisMessagingSettings, "PREFECT_REDIS_MESSAGING_"),

@@ -1,4 +1,4 @@
-"""Every Python process with this on its path writes down whom it wants to reach beyond loopback."""
+"""Makes each Python process with this on its path log every address beyond loopback it contacts."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A running mesh described: by reads alone, and so that its description fits."""
+"""Describing a running mesh with reads only, so that the description matches it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VALUES: dict[str, Any] = {
     "tolerations": [{"key": "dedicated", "operator": "Exists"}],
     "identity": {"issuer": {"issuanceLifetime": "36h0m0s"}},
     "proxy": {"resources": {"memory": {"limit": "250Mi"}}},
-    # As it is by default.
+    # The chart's default.
     "controllerLogLevel": "info",
 }
 
@@ -71,7 +71,7 @@ def test_a_plain_mesh_is_described_as_it_is(
     assert "PRIVATE KEY" not in shown + adoption_markdown(found)
     config = MeshConfig.model_validate(yaml.safe_load(shown))
     assert config.namespaces.linkerd == ("mesh" if names.namespace == "mesh" else "linkerd")
-    # What it says is what there is: no check finds a difference.
+    # The description matches the mesh: no check finds a difference.
     assert failing(plain, config.model_copy(update={"access": plain.config(version).access})) == {}
     works = {outlook.flow: outlook.works for outlook in found.outlook}
     assert works == {

@@ -1,4 +1,4 @@
-"""What refusals of other input advise, followed: then nothing is refused."""
+"""Following the advice of refusals about other input resolves them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_advice_about_helm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert str(OLDEST_HELM) in advice(InvalidInput, lambda: require_helm(str(helm)))
     install("3.9.0")
     advice(InvalidInput, lambda: require_helm(str(helm)))
-    # Another name, as a program's version is asked for once.
+    # Under another name, because a program is asked for its version only once.
     helm = tmp_path / "newer"
     install(str(OLDEST_HELM))
     require_helm(str(helm))
@@ -95,7 +95,7 @@ def test_advice_about_what_is_installed() -> None:
 def test_advice_about_a_kind_of_split() -> None:
     version = LinkerdVersion.parse("stable-2.14.10")
     advice(InvalidInput, lambda: choose_split(version, lambda *_: False))
-    # As chart linkerd-crds of this version has it.
+    # The kind that this version's chart linkerd-crds installs.
     served = release_facts(version).splits[-1]
     assert choose_split(version, lambda *kind: kind == served)
 

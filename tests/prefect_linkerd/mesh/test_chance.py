@@ -1,4 +1,4 @@
-"""What chance may do to counts: it is neither blamed nor an excuse."""
+"""What chance can do to counts: it is neither reported as a fault nor hides one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALARM = 1e-6
 
 
 def binomial_tail(total: int, share: float, count: int) -> float:
-    """The exact probability of a draw at least as far from the mean on its side."""
+    """The exact probability of a count at least this far from the mean, on the same side."""
     terms = range(count, total + 1) if count > total * share else range(count + 1)
     return sum(math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in terms)
 
@@ -24,7 +24,7 @@ def binomial_tail(total: int, share: float, count: int) -> float:
 def test_only_what_is_truly_unlikely_is_called_implausible(
     total: int, share: float, data: st.DataObject
 ) -> None:
-    """The bound against the exact tail: a false alarm is never likelier than promised."""
+    """The bound against the exact tail: a false alarm is never likelier than ALARM."""
     count = data.draw(st.integers(0, total))
     if not is_plausible(count, total, share, ALARM):
         assert binomial_tail(total, share, count) <= ALARM

@@ -1,4 +1,4 @@
-"""What `adopt` says that each flow could do with a mesh, and why not."""
+"""Which flows `adopt` says would work on a mesh, and why the others would not."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def secret(pair: KeyPair, owner: Owner) -> TlsSecret:
 
 
 def described(**more: Any) -> Adoption:
-    """A mesh of plain Helm whose issuer somebody made by kubectl, with differences."""
+    """A plain Helm mesh whose issuer was made with kubectl, with `more` changes."""
     snapshot: dict[str, Any] = {
         "base": MeshConfig(version="stable-2.14.10"),
         "linkerd": "linkerd",
@@ -68,7 +68,7 @@ def described(**more: Any) -> Adoption:
 
 
 def signed(kind: str = "Issuer", **more: Any) -> Adoption:
-    """The same, where cert-manager signs the issuer."""
+    """The same mesh, but cert-manager signs the issuer."""
     certificate = {
         "metadata": {"name": "linkerd-identity-issuer", "namespace": "linkerd"},
         "spec": {
@@ -81,7 +81,7 @@ def signed(kind: str = "Issuer", **more: Any) -> Adoption:
 
 
 def why_not(found: Adoption) -> dict[str, str]:
-    """Why a flow does not work, for each that does not."""
+    """The reasons why flows do not work, by flow."""
     return {each.flow: "; ".join(each.reasons) for each in found.outlook if not each.works}
 
 
@@ -93,7 +93,7 @@ NOT_BROUGHT = {"rotate_issuer": "the private key of the trust anchor is needed"}
     [
         ({}, NOT_BROUGHT, None),
         ({"linkerd": secret(ANCHOR, KUBECTL)}, {}, "in-cluster"),
-        # Nobody signs issuers with these.
+        # Keys that sign no issuer.
         ({"linkerd": secret(OTHER, KUBECTL)}, NOT_BROUGHT, None),
         ({"cert-manager": secret(ANCHOR, KUBECTL)}, NOT_BROUGHT, None),
         (
@@ -231,7 +231,7 @@ SERVERS = {
 
 
 def keeping(name: str, **labels: str) -> dict[str, Any]:
-    """A Certificate for a webhook's Secret, under a name of its own."""
+    """A Certificate for a webhook's Secret, under another name."""
     metadata = {"name": f"my-{name}", "namespace": "linkerd", "labels": labels}
     return {"metadata": metadata, "spec": {"secretName": f"{name}-k8s-tls"}}
 
@@ -239,7 +239,7 @@ def keeping(name: str, **labels: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "trusts",
     [
-        # The ways of Linkerd's documentation, through the years, to say which CA is trusted.
+        # The ways that Linkerd's documentation has given over the years to set the trusted CA.
         {"injectCaFrom": "linkerd/my-linkerd-proxy-injector"},
         {"injectCaFromSecret": f"linkerd/{SERVERS['proxyInjector']}-k8s-tls"},
         {"caBundle": ANCHOR.certificate},

@@ -1,4 +1,4 @@
-"""Meshes that a person installed by helm alone: adopted, with not one object of them lost."""
+"""Meshes that a person installed with plain helm: adopted without losing a single object."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def plain(
 
 
 def without_anchor(config: MeshConfig) -> MeshConfig:
-    """As after a rotation: the key is kept, and the old anchor is brought no more."""
+    """As after a rotation: the key is kept, and the old anchor is no longer provided."""
     kept = {"certificate_file": None, "private_key_file": None}
     return config.model_copy(update={"trust_anchor": config.trust_anchor.model_copy(update=kept)})
 
 
 def test_a_chart_made_issuer_stays_the_charts_through_rotations(plain: Plain) -> None:
-    """Releases of other names, the CRDs' in another namespace, and Linkerd in one of its own."""
+    """Releases with other names, the CRDs' in another namespace, and Linkerd in its own."""
     plain.install("stable-2.13.7", OTHER_NAMES)
     cluster, config = plain.cluster, plain.config("stable-2.13.7", namespaces={"linkerd": "mesh"})
     assert failing(plain, config) == {}
@@ -69,7 +69,7 @@ def test_a_chart_made_issuer_stays_the_charts_through_rotations(plain: Plain) ->
     assert signed_by(issuer.certificate, plain.anchor.certificate, "issuer") is None
     assert before.items() <= uids(cluster, KEPT, "mesh").items()
     assert failing(plain, without_anchor(config)) == {}
-    # Each upgrade was one of the person's own release.
+    # Each upgrade was applied to the person's own release.
     assert read_release(cluster, "linkerd-control-plane", "mesh") is None
     own = read_release(cluster, "l5d", "mesh")
     assert own is not None

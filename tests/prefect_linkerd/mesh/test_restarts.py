@@ -1,4 +1,4 @@
-"""Which workloads are restarted, in which batches, and that it is done while all is well."""
+"""Which workloads are restarted, in which batches, and only while everything is healthy."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_every_plan_keeps_its_bounds_and_forgets_nothing(
             assert taken <= policy.max_unavailable
         for each in over:
             asked = [t.disruption for t in batch.targets if each.covers(t) and t.disruption]
-            # One alone may have to wait for the budget; several never ask for more than it allows.
+            # A single workload may have to wait for the budget; a larger batch never exceeds it.
             assert sum(asked) <= each.allowed or len(asked) == 1
     ranks = [
         policy.namespaces.index(w[1]) if w[1] in policy.namespaces else len(policy.namespaces)
@@ -376,7 +376,7 @@ def test_what_an_update_strategy_takes_away(
 
 
 def meshed(kind: str, name: str, namespace: str, mesh: str, **spec: Any) -> dict[str, Any]:
-    """A workload whose pods look injected, as no injector runs on the shared sandbox."""
+    """A workload whose pods look injected; no injector runs on the shared sandbox."""
     labels = {"app": name, "linkerd.io/control-plane-ns": mesh}
     if kind == "Deployment":
         labels["linkerd.io/proxy-deployment"] = name
@@ -452,7 +452,7 @@ def test_a_data_plane_is_restarted_and_what_is_done_stays_done(
         on_progress=lambda *line: seen.append(line),
     )
 
-    # The namespace stands for a control plane's, so each is a batch of its own.
+    # The namespace plays the control plane's, so each workload is a batch of its own.
     assert batches[0] == (Workload("DaemonSet", namespace, "agent"),)
     assert {w[2] for w in done.workloads} == {"web", "db"}
     assert [each.subject for each in done.manual] == [f"StatefulSet/{namespace}/hand"]
@@ -480,7 +480,7 @@ def test_a_batch_should_take_as_long_as_the_one_before_it(
 )
 def test_a_budget_is_waited_for(cluster: Cluster, namespace: str) -> None:
     def bystander(name: str, *, ready: bool) -> None:
-        """A pod under the same budget that is no part of the mesh."""
+        """A pod outside the mesh, under the same budget."""
         cluster.create(
             {
                 "apiVersion": "v1",

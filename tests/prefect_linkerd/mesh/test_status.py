@@ -1,4 +1,4 @@
-"""What `status` says of a mesh: releases, certificates, and work that is not finished."""
+"""What `status` says about a mesh: releases, certificates and unfinished work."""
 
 from __future__ import annotations
 

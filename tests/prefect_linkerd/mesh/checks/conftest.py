@@ -1,4 +1,4 @@
-"""A whole mesh of the version that a test asks for, kept until a test asks for another."""
+"""A complete mesh of the version that a test requests, kept until one requests another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def mesh(
     helm_path: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[InstalledMesh]:
-    """The mesh of a Linkerd version, which is this fixture's parameter (see `installed.on`)."""
+    """The mesh of the Linkerd version in this fixture's parameter (see `installed.on`)."""
     version: str = request.param
     folder = tmp_path_factory.mktemp(version)
     install = whole_mesh(version, shared_dir, helm_path)

@@ -1,4 +1,4 @@
-"""Faults that are caused on a real API server, and put back."""
+"""Faults that are caused on a real API server and then undone."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Cause = Callable[[InstalledMesh], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, and exactly those checks that find it beside what fails on a healthy mesh.
+    """A fault, and exactly the checks that find it besides those that fail on a healthy mesh.
 
-    `cause` brings it about and takes it back at its end. `found` are pairs of id and outcome.
+    `cause` causes it and undoes it on exit. `found` are pairs of id and outcome.
     """
 
     name: str
@@ -36,23 +36,23 @@ class Fault:
 def fault(
     name: str, cause: Cause, *, errors: str = "", warnings: str = "", version: str = DEFAULT
 ) -> Fault:
-    """A fault that these checks find, each a list of ids with spaces between them."""
+    """A fault that these checks find; `errors` and `warnings` are ids separated by spaces."""
     failures = [(each, "error") for each in errors.split()]
     failures += [(each, "warning") for each in warnings.split()]
     return Fault(name, cause, frozenset(failures), version)
 
 
 def each_of(faults: Sequence[Fault], advice: Mapping[str, Sequence[str]]) -> Callable[[Test], Test]:
-    """Runs a test once a fault, with the parameters `mesh` and `fault`.
+    """Runs a test once for each fault, with the parameters `mesh` and `fault`.
 
-    The test puts each fault back as its remedy says.
+    The test undoes each fault as its remedy says.
 
     Args:
-        advice: by a fault's name words of remedies for it.
+        advice: words of the remedies, by the fault's name.
     """
     assert advice.keys() <= {each.name for each in faults}
     found = [on(each.version, each, name=f"{each.version}: {each.name}") for each in faults]
-    # Without the scope pytest would install the mesh anew for each.
+    # Without the scope pytest would install the mesh again for each.
     runs = pytest.mark.parametrize(("mesh", "fault"), found, indirect=["mesh"], scope="package")
 
     def declare(test: Test) -> Test:
@@ -79,7 +79,7 @@ def changed(
     namespace: str | None,
     change: Callable[[Object], object],
 ) -> Generator[Object]:
-    """An object that is otherwise for a while: `change` edits it in place."""
+    """Changes an object until exit; `change` edits it in place."""
     before = _replace(cluster, api_version, kind, name, namespace, change)
     try:
         yield before
@@ -102,7 +102,7 @@ def _replace(
     namespace: str | None,
     change: Callable[[Object], object],
 ) -> Object:
-    """Edits an object; as it was before."""
+    """Edits an object; returns it as it was before."""
     while True:
         before = cluster.get(api_version, kind, name, namespace)
         assert before is not None, f"{kind}/{namespace}/{name}"
@@ -122,7 +122,7 @@ def _replace(
 def removed(
     cluster: Cluster, api_version: str, kind: str, name: str, namespace: str | None = None
 ) -> Generator[Object]:
-    """An object that is not there for a while."""
+    """Removes an object until exit."""
     before = cluster.get(api_version, kind, name, namespace)
     assert before is not None, f"{kind}/{namespace}/{name}"
     cluster.delete(api_version, kind, name, namespace)
@@ -135,7 +135,7 @@ def removed(
 
 @contextmanager
 def created(cluster: Cluster, *objects: Object) -> Generator[None]:
-    """Objects that are there for a while."""
+    """Creates objects and deletes them on exit."""
     made: list[Object] = []
     try:
         for obj in objects:
@@ -160,7 +160,7 @@ def status(
     namespace: str | None,
     change: Callable[[Object], object],
 ) -> Generator[None]:
-    """An object whose status says something else for a while; `change` edits the status."""
+    """Changes an object's status until exit; `change` edits the status in place."""
     before = cluster.get(api_version, kind, name, namespace)
     assert before is not None, f"{kind}/{namespace}/{name}"
     after = copy.deepcopy(before["status"])
@@ -182,7 +182,7 @@ def status(
 
 
 def _without_history(obj: Object) -> Object:
-    """An object that can be created again."""
+    """The object without status and server-set metadata, so that it can be created again."""
     fresh = {key: value for key, value in obj.items() if key != "status"}
     metadata = obj["metadata"]
     fresh["metadata"] = {

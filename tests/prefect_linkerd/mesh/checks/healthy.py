@@ -1,4 +1,4 @@
-"""What linkerd itself says of a healthy mesh of each version, and why."""
+"""What linkerd itself reports on a healthy mesh of each version, and why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALLOWED: dict[str, dict[tuple[str, str], str]] = {
     "edge-25.4.4": NOT_NEWEST,
     "edge-26.8.3": {},
 }
-"""By version: the check with its outcome, and the reason."""
+"""By version: each check with its outcome, and the reason."""
 
 
 def allowed(mesh: InstalledMesh) -> Failures:

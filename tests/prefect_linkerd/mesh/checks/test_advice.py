@@ -1,4 +1,4 @@
-"""What checks advise about what no sandbox can cause, followed: then they find nothing."""
+"""Following the advice of checks about faults that no sandbox can cause clears them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def node(heartbeat: datetime) -> dict[str, Any]:
 AGGREGATION = "kube-system/extension-apiserver-authentication"
 Case = tuple[tuple[str, dict[str, Any]], str, dict[str, Any]]
 CASES: dict[str, Case] = {
-    # The check and what is so; the advice; what is so once it was followed.
+    # The check and the situation; the advice; the situation after it was followed.
     "no version": (
         ("k8s-api: can initialize", {"kubernetes": ""}),
         "Check the kubeconfig and its context.",
@@ -227,7 +227,7 @@ def test_advice_about_proxies_that_trust_a_dropped_anchor() -> None:
     assert "1 proxies still trust" in left
     assert "dropped on 2026-05-03 12:00 UTC" in left
     assert left.endswith("rotate_anchor with the action drop restarts them.")
-    # tests/prefect_linkerd/mesh/rotation/test_killed.py runs that.
+    # tests/prefect_linkerd/mesh/rotation/test_killed.py runs the action.
     assert said(record, ROOT.pem) == []
     overdue = "pl-anchor-overdue"
     early, over = f"{NOW + timedelta(hours=1)}", f"{NOW - timedelta(hours=1)}"
@@ -240,7 +240,7 @@ def test_advice_about_proxies_that_trust_a_dropped_anchor() -> None:
     assert "they may keep it until" in said(replace(record, drop_by=early), both)[0]
     for fine in ((early, both), (over, ROOT.pem), ("", both)):
         assert said(replace(record, drop_by=fine[0]), fine[1], overdue) == []
-    # Of an anchor that no rotation has dropped pl-proxy-trust-bundle speaks.
+    # An anchor that no rotation has dropped is reported by pl-proxy-trust-bundle.
     assert said(replace(record, goal="another"), both) == []
     assert said(replace(record, dropped=""), both) == []
     assert said(replace(record, phase="spread"), both) == []
@@ -272,5 +272,5 @@ def test_advice_about_a_release_of_somebody_else() -> None:
         [said] = advised(check, **changed)
         assert "change it where it is managed: it belongs to Flux" in said
         assert "bootstrap" not in said
-        # As its owner leaves it.
+        # After its owner has fixed it.
         assert advised(check) == []

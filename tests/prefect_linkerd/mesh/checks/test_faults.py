@@ -1,4 +1,4 @@
-"""Faults of a mesh that `linkerd check` finds, each found by exactly its checks."""
+"""Faults that `linkerd check` finds, each found by exactly its checks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-# Objects that are not there, or not as the chart made them
+# Objects that are missing, or not as the chart made them
 
 
 def without(api_version: str, kind: str, name: str, namespace: str | None = None) -> Cause:
@@ -54,7 +54,7 @@ def edited(api_version: str, kind: str, name: str, namespace: str | None, edit: 
 
 
 def with_value(name: str, value: object) -> Cause:
-    """The control plane as if it were installed with another value."""
+    """The control plane as if installed with another value."""
 
     def edit(obj: Object) -> None:
         values: dict[str, Any] = yaml.safe_load(obj["data"]["values"])
@@ -100,7 +100,7 @@ def runs_docker(node_status: Object) -> None:
 
 
 def a_pod(app: str, namespace: str, edit: Edit) -> Cause:
-    """One pod of an application that is otherwise for a while."""
+    """Changes one pod of an application until exit."""
 
     @contextmanager
     def cause(mesh: InstalledMesh) -> Generator[None]:
@@ -131,7 +131,7 @@ def unready(obj: Object) -> None:
 
 
 def foreign_proxy(mesh: InstalledMesh) -> AbstractContextManager[object]:
-    """A pod whose proxy was injected with another trust anchor, as before a rotation."""
+    """A pod whose proxy was injected with another trust anchor, as if before a rotation."""
     anchor = create_trust_anchor(DOMAIN, YEAR, now()).certificate
     proxy = {
         "name": "linkerd-proxy",
@@ -220,7 +220,7 @@ def encoded(text: str) -> str:
 
 
 def secret_with(name: str, make_data: Callable[[InstalledMesh], dict[str, str]]) -> Cause:
-    """A Secret of the control plane with other content."""
+    """A Secret of the control plane with these data changed."""
 
     def cause(mesh: InstalledMesh) -> AbstractContextManager[object]:
         data = {key: encoded(text) for key, text in make_data(mesh).items()}
@@ -262,19 +262,19 @@ def issuer_of_p384(mesh: InstalledMesh) -> dict[str, str]:
 
 
 def whole_chain(anchor: Made) -> dict[str, str]:
-    """An anchor, and an issuer that it signed."""
+    """The data of an issuer's Secret, with the anchor that signed it."""
     signed = certificate(signer=anchor, path_length=0)
     return {**pair_data(signed.pair), "ca.crt": anchor.pem}
 
 
 def certificate(*, starts: float = -1, ends: float = 300, **options: Any) -> Made:
-    """A certificate from so many days away until so many days away."""
+    """A certificate that is valid from `starts` until `ends`, in days from now."""
     shift = now() - NOW
     return make(starts=shift + timedelta(days=starts), ends=shift + timedelta(days=ends), **options)
 
 
 def webhook_certificate(server: str, certificate_of: Callable[[str], Made]) -> Cause:
-    """A validator's own certificate and the CA that the API server trusts for it, both replaced."""
+    """A validator's certificate is replaced, together with the CA that the API server trusts."""
 
     @contextmanager
     def cause(mesh: InstalledMesh) -> Generator[None]:

@@ -1,4 +1,4 @@
-"""Faults that `linkerd check` does not know, and those of viz and jaeger: each by its checks."""
+"""Faults that `linkerd check` misses, and those of viz and jaeger, each found by its checks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _data(secret: Object, **texts: str) -> None:
 
 
 def another_issuer(lived: timedelta, left: timedelta) -> Cause:
-    """The issuer is replaced by one that the same anchor signed, at some point of its life."""
+    """The issuer is replaced by one signed by the same anchor, with this age and time left."""
 
     def cause(mesh: InstalledMesh) -> AbstractContextManager[object]:
         now = datetime.now(UTC)
@@ -106,13 +106,13 @@ def anchor_about_to_end(mesh: InstalledMesh) -> AbstractContextManager[object]:
 
 
 def another_bundle(mesh: InstalledMesh) -> AbstractContextManager[object]:
-    """The trust bundle is another anchor's alone, as somebody pasted it."""
+    """The trust bundle holds only another anchor, as if somebody had pasted it."""
     return _bundle(mesh, create_trust_anchor("cluster.local", 3650 * DAY, datetime.now(UTC)))
 
 
 @contextmanager
 def another_root(mesh: InstalledMesh) -> Generator[None]:
-    """Anchor and issuer are replaced at once, and no proxy is restarted."""
+    """Anchor and issuer are replaced together without restarting any proxy."""
     now = datetime.now(UTC)
     anchor = create_trust_anchor("cluster.local", 3650 * DAY, now)
     pair = sign_issuer(anchor, "cluster.local", 365 * DAY, now)
@@ -136,7 +136,7 @@ def another_root(mesh: InstalledMesh) -> Generator[None]:
 
 
 def stale_authority(name: str) -> Cause:
-    """A webhook's caBundle is another authority's."""
+    """A webhook's caBundle holds another CA."""
     other = create_trust_anchor("cluster.local", 365 * DAY, datetime.now(UTC)).certificate
 
     def change(obj: Object) -> None:
@@ -162,7 +162,7 @@ TAP_INJECTOR = "tap-injector.linkerd-viz.svc"
 
 @contextmanager
 def ending_webhook(mesh: InstalledMesh) -> Generator[None]:
-    """A certificate of the tap injector at its end, and the caBundle that fits it."""
+    """The tap injector's certificate expires soon; its caBundle matches it."""
     start = datetime.now(UTC) - NOW
     names = (TAP_INJECTOR,)
     own = make(TAP_INJECTOR, starts=start - 355 * DAY, ends=start + 10 * DAY, dns_names=names)
@@ -183,7 +183,7 @@ def ending_authority(mesh: InstalledMesh) -> Generator[None]:
 
 @contextmanager
 def served(mesh: InstalledMesh, own: Made, authority: Made) -> Generator[None]:
-    """The tap injector has a certificate, and the API server trusts a CA for it."""
+    """The tap injector serves `own`, and the API server trusts `authority` for it."""
     bundle = base64.b64encode(authority.pem.encode()).decode()
     with (
         changed(
@@ -209,7 +209,7 @@ def served(mesh: InstalledMesh, own: Made, authority: Made) -> Generator[None]:
 
 
 def certificate(state: dict[str, Any]) -> Cause:
-    """A Certificate with this status, where no cert-manager runs; its CRD is the real one."""
+    """A Certificate with this status and the real CRD, without a running cert-manager."""
 
     @contextmanager
     def cause(mesh: InstalledMesh) -> Generator[None]:
@@ -245,7 +245,7 @@ def _certificate_crd(mesh: InstalledMesh) -> Object:
 
 
 def unmeshed(mesh: InstalledMesh) -> AbstractContextManager[object]:
-    """A pod that came up before its namespace asked for proxies."""
+    """A pod that started before its namespace requested injection."""
 
     @contextmanager
     def cause() -> Generator[None]:
@@ -277,7 +277,7 @@ def workload(annotations: dict[str, str]) -> Cause:
 
 @contextmanager
 def ended_issuer(mesh: InstalledMesh) -> Generator[None]:
-    """The issuer ends, and a proxy that it certified while it lived."""
+    """The issuer expires, and with it the certificate of a proxy that it had signed."""
 
     def loaded() -> int:
         events = mesh.cluster.list("v1", "Event", "linkerd", fields="reason=IssuerUpdated")
@@ -291,7 +291,7 @@ def ended_issuer(mesh: InstalledMesh) -> Generator[None]:
 
 
 def pods_refused(mesh: InstalledMesh) -> AbstractContextManager[object]:
-    """A quota keeps a Deployment of viz from growing."""
+    """A quota keeps a viz Deployment from scaling up."""
 
     @contextmanager
     def cause() -> Generator[None]:
@@ -318,10 +318,10 @@ def pods_refused(mesh: InstalledMesh) -> AbstractContextManager[object]:
 
 
 def injected_pods_refused(kind: str, *, had_pods: bool) -> Cause:
-    """An application that passes PodSecurity's restricted level, and does not with linkerd-init.
+    """An application that passes PodSecurity's restricted level, but not with linkerd-init.
 
     Args:
-        had_pods: whether its pods from before it was meshed run on.
+        had_pods: whether its pods from before it was meshed keep running.
     """
     compliant = {
         "allowPrivilegeEscalation": False,
@@ -394,7 +394,7 @@ def _record(cluster: Cluster, name: str, namespace: str) -> Object:
 def next_revision(
     name: str, namespace: str, status: str, edit: Callable[[dict[str, Any]], object]
 ) -> Cause:
-    """A further revision of a release, as helm records it."""
+    """One more revision of a release, as helm records it."""
 
     def cause(mesh: InstalledMesh) -> AbstractContextManager[object]:
         secret = _record(mesh.cluster, name, namespace)
@@ -425,7 +425,7 @@ def next_revision(
 
 
 def _nothing(_content: dict[str, Any]) -> None:
-    """The revision is as the one before it."""
+    """Leaves the revision as the one before it."""
 
 
 def _other_values(content: dict[str, Any]) -> None:
@@ -437,7 +437,7 @@ def _other_chart(content: dict[str, Any]) -> None:
 
 
 def no_record(mesh: InstalledMesh) -> AbstractContextManager[object]:
-    """No revision of viz is recorded, neither the newest nor those before it."""
+    """All of viz's release records are deleted."""
     found = mesh.cluster.list("v1", "Secret", "linkerd-viz", labels="owner=helm,name=linkerd-viz")
     records = list(found)
     assert records
@@ -835,7 +835,7 @@ def test_in_2_11_a_missing_role_of_viz_is_a_warning_that_stops_what_follows(
 
 @pytest.mark.parametrize("mesh", [on("stable-2.14.10")], indirect=True, scope="package")
 def test_viz_with_a_prometheus_elsewhere_lacks_nothing(mesh: InstalledMesh, helm_path: str) -> None:
-    """Turned off by an upgrade, which runs no hook that would annotate viz's namespace."""
+    """An upgrade turns it off and runs no hook that would annotate viz's namespace."""
     values = {"prometheus": {"enabled": False}, "prometheusUrl": "http://prometheus.own:9090"}
     config = mesh.config.model_copy(deep=True)
     config.viz.values.inline.update(values)

@@ -101,7 +101,7 @@ def test_one_broken_mesh_does_not_stop_the_others(
 ) -> None:
     access = mesh.config.access.kubeconfig
     assert access is not None
-    # A token that is not accepted: with a lost API server the run would try again for minutes.
+    # A rejected token, because with an unreachable API server the run would retry for minutes.
     kubeconfig = yaml.safe_load(access.read_text())
     kubeconfig["users"][0]["user"] = {"token": "expired"}
     locked_out = tmp_path / "kubeconfig"
@@ -113,7 +113,7 @@ def test_one_broken_mesh_does_not_stop_the_others(
     with pytest.raises(MeshUnhealthy, match=r"1 of 2 meshes: .*lost"):
         verify_meshes(["lost", "sound"])
 
-    # The one after it was verified all the same.
+    # The next mesh was still verified.
     assert artifact(server, "linkerd-sound-verify").startswith("# Mesh sound: ")
     assert verify_meshes(["sound"])["sound"] in ("Completed", "Degraded")
 
@@ -138,7 +138,7 @@ def test_certificates_that_end_soon_are_events(mesh: InstalledMesh, server: Pref
     assert (state.is_completed(), state.name) == (True, "Expiring")
     found = events(server, "ending", "linkerd.certificate.expiring", len(state.result()))
     by_role = {event["payload"]["role"]: event["payload"] for event in found}
-    # A trust anchor of ten years is none of them.
+    # The trust anchor, valid for ten years, is not among them.
     assert set(by_role) == {"issuer", "webhook"}
     assert by_role["issuer"]["threshold_days"] == 400
     assert 360 < by_role["issuer"]["days_left"] <= 365

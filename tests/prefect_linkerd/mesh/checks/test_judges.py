@@ -1,4 +1,4 @@
-"""The subtle judges of linkerd's checks, over snapshots made by hand."""
+"""The subtle judges of linkerd's checks, over handmade snapshots."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ STABLE, EDGE = LinkerdVersion.parse("stable-2.14.10"), LinkerdVersion.parse("edg
 
 
 def judge(snapshot: Snapshot, id: str, description: str = "") -> CheckResult:  # noqa: A002
-    """What the check of an id says; where there are several, by its description."""
+    """The result of the check with this id; its description tells several apart."""
     found = [
         check
         for category in CATEGORIES

@@ -1,4 +1,4 @@
-"""The judges of our own checks, over snapshots made by hand."""
+"""The judges of our own checks, over handmade snapshots."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_the_trust_bundle_of_an_issuer_with_an_intermediate_is_the_upper_ones() 
 
 @given(lived=st.integers(1, 4000), left=st.integers(-100, 4000))
 def test_an_anchor_is_reported_within_30_days_or_the_last_third(lived: int, left: int) -> None:
-    # Certificates count in seconds, so the very border is left out.
+    # Certificates count whole seconds, so stay a minute off the exact boundary.
     life = timedelta(days=lived + left, minutes=1)
     if life <= timedelta():
         return
@@ -164,7 +164,7 @@ def test_an_anchor_is_reported_within_30_days_or_the_last_third(lived: int, left
 
 
 def test_an_expired_webhook_ca_is_replaced_where_it_is() -> None:
-    """rotate_webhooks makes nothing new where cert-manager signs by a CA that a person made."""
+    """rotate_webhooks renews nothing where cert-manager signs with a CA that a person made."""
     host, key = "tap.linkerd-viz.svc", "linkerd-viz/tap-k8s-tls"
     authority = make("webhook", starts=-2 * DAY, ends=-HOUR)
     own = make(host, signer=authority, dns_names=(host,), is_ca=False)
@@ -237,7 +237,7 @@ def test_leaves_are_cut_short_by_the_end_of_their_issuer(hours: float, lifetime:
     [("1h30m", 1.5), ("5400s", 1.5), ("90000ms", 0.025), ("", 24), ("soon", 24), ("24", 24)],
 )
 def test_a_lifetime_is_read_as_go_reads_it(text: str, hours: float) -> None:
-    """What is no duration leaves the default, as in linkerd2 `controller/cmd/identity/main.go`."""
+    """An invalid duration means the default, as in linkerd2 `controller/cmd/identity/main.go`."""
     values = {"identity": {"issuer": {"issuanceLifetime": text}}}
     snapshot = empty_snapshot(control_plane_values=values)
     assert issuance_lifetime(snapshot) == timedelta(hours=hours)
@@ -373,7 +373,7 @@ def state(kind: str = "Deployment", **changes: Any) -> WorkloadState:
 
 @pytest.mark.parametrize("inject", ["enabled", "disabled"])
 def test_pods_that_admission_refuses_are_told_in_its_own_words(inject: str) -> None:
-    """The old pods run on without a proxy, so that their number says nothing."""
+    """The old pods keep running without a proxy, so their number says nothing."""
     namespace = {"metadata": {"name": "app", "annotations": {"linkerd.io/inject": inject}}}
     old = (pod("web-1", meshed=False), pod("web-2", meshed=False))
     for workload, refusals in (
@@ -391,7 +391,7 @@ def test_pods_that_admission_refuses_are_told_in_its_own_words(inject: str) -> N
             assert "cniEnabled" in found.problems[0].remedy
             meshed = judge(snapshot, "pl-workload-meshed")
             assert ("Restart it" in texts(meshed)) == (workload.kind != "Deployment")
-    # An event outlasts what it tells of.
+    # Events outlive the problem that they report.
     snapshot = empty_snapshot(
         namespaces={"app": namespace},
         pods=(replace(old[0], owner=Workload("StatefulSet", "app", "web")),) * 2,
@@ -591,7 +591,7 @@ def test_a_chart_s_server_for_a_part_that_is_turned_off_selects_nothing_rightly(
         releases=(release,), namespaces={"linkerd-viz": viz}
     )
     assert judge(snapshot, "pl-server-selects").outcome == outcome
-    # The same label on somebody's own Server says nothing.
+    # The same label on a Server outside viz excuses nothing.
     found["metadata"]["namespace"] = "app"
     assert judge(snapshot, "pl-server-selects").outcome == "warning"
 

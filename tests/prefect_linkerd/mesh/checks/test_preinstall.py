@@ -19,14 +19,14 @@ from tests.support.installed import Failures
 
 @pytest.fixture
 def config() -> MeshConfig:
-    """A mesh in a namespace that nobody else on the shared cluster uses."""
+    """A mesh in a namespace that is unused on the shared cluster."""
     return MeshConfig(
         version="stable-2.11.5", namespaces={"linkerd": f"l5d-{uuid.uuid4().hex[:8]}"}
     )
 
 
 def failing(cluster: Cluster, config: MeshConfig) -> Failures:
-    """What fails of the categories that only a cluster without a mesh is judged by."""
+    """What fails in the categories that apply only to a cluster without a mesh."""
     snapshot = read_snapshot(Mesh(cluster, config), permissions=True)
     report = verify(snapshot, [c for c in CATEGORIES if c.scope == "pre"], ["pre"])
     assert not [result for result in report.results if result.is_broken]

@@ -1,4 +1,4 @@
-"""What proxies and viz's Prometheus say, over real HTTP through what the API server makes of it."""
+"""What proxies and viz's Prometheus report, over real HTTP through an API server stand-in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.installed import InstalledMesh, on
 
 ENDS = 1_795_620_542.646
 
-# As linkerd2-proxy writes them: first those of its own registry, then the older ones.
+# As linkerd2-proxy writes them: first the metrics of its new registry, then the older ones.
 PROXY = f"""\
 # HELP control_identity_cert_expiration_timestamp_seconds Time when this proxy's current mTLS \
 identity certificate will expire (in seconds since the UNIX epoch).
@@ -114,7 +114,7 @@ def test_a_sample_has_every_workload_before_a_second_pod_of_one(
     assert chosen == choose_sample(reversed(pods), limit)
 
 
-# The way there
+# The requests
 
 
 def test_every_proxy_is_asked_once_and_those_that_are_silent_are_named(api: ApiServer) -> None:

@@ -1,4 +1,4 @@
-"""Remedies, followed: what a check advises has to fix what it found."""
+"""Following the remedy of a check fixes what it found."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def let_it_grow_old(mesh: InstalledMesh) -> None:
 
 
 def content(mesh: InstalledMesh) -> dict[str, Release]:
-    """The releases, but for their revisions."""
+    """The releases without revision and update time."""
     unset = {"revision": 0, "updated": NOW}
     found = read_releases(mesh.cluster, ["linkerd", "linkerd-viz", "linkerd-jaeger"], values=True)
     return {release.name: replace(release, **unset) for release in found}
@@ -71,7 +71,7 @@ def test_rotate_webhooks_renews_an_old_certificate_and_changes_nothing_else(
     with RotationClaim(cluster, "linkerd", "test", 30) as claim:
         done = renew_webhooks(Mesh(cluster, config, helm), claim, before, quiet)
         revisions = read_releases(cluster, ["linkerd", "linkerd-viz", "linkerd-jaeger"])
-        # The step is tried again after a failure that passes: what it did is not done twice.
+        # A retry after a transient failure does not repeat what the step has done.
         again = renew_webhooks(Mesh(cluster, config, helm), claim, before, quiet)
     cluster.delete("v1", "ConfigMap", RECORD, "linkerd")
 

@@ -1,4 +1,4 @@
-"""Each reading flow with exactly its role, by a ServiceAccount's token, on a whole mesh."""
+"""Each reading flow with exactly its role, by a ServiceAccount's token, on a complete mesh."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Identity = Callable[[str, bool], Cluster]
 
 @pytest.fixture
 def identity(mesh: InstalledMesh) -> Iterator[Identity]:
-    """A cluster as a flow's ServiceAccount sees it, with the flow's role or with none."""
+    """The cluster as a flow's ServiceAccount sees it, with or without the flow's role."""
     with ExitStack() as stack:
         home = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}}
         stack.enter_context(created(mesh.cluster, home))
@@ -50,7 +50,7 @@ def identity(mesh: InstalledMesh) -> Iterator[Identity]:
 
 
 def settled(look: Callable[[], Any], expected: Any) -> None:
-    """Waits until the API server's authorizer has seen a change of roles."""
+    """Waits until the API server's authorizer has picked up a change of roles."""
     deadline = time.monotonic() + 30
     while (found := look()) != expected:
         assert time.monotonic() < deadline, found
@@ -142,11 +142,11 @@ def test_no_role_grants_what_its_flow_does_not_ask_for(
             for resource in grant.resources:
                 is_asked = any(
                     (verb, grant.group, resource) == (v, g, r)
-                    # Namespaces that need not be there have no roles of their own.
+                    # Namespaces that may not exist have no roles of their own.
                     and (n == grant.namespace or not grant.namespace)
                     for v, g, r, n in asked
                 )
-                # A kind that this cluster does not have is not asked for.
+                # A kind that this cluster does not serve is never requested.
                 is_known = _serves(mesh.cluster, grant.group, resource)
                 assert is_asked or not is_known, f"{verb} {resource}: {grant}"
 

@@ -1,7 +1,6 @@
-"""The Prefect UI as people use it: our forms, a run, its artifacts, in a real Chromium.
+"""The Prefect UI as users see it, in a real Chromium: our forms, a run, its artifacts.
 
-With `SCREENSHOTS` set to a folder, pictures of what is looked at are written there
-(`make screenshots`).
+With `SCREENSHOTS` set to a folder, screenshots are written there (`make screenshots`).
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ FLAGS = [
 ]
 NAME = "production"
 PATIENCE = 120_000.0
-"""Milliseconds that a page may take on a busy machine."""
+"""Milliseconds that a page may take to load on a busy machine."""
 
 
 FOLLOW = """path => {
@@ -51,9 +50,9 @@ CUT_OFF = """report => [...document.querySelectorAll('body *')]
     .filter(it => it.closest(report) || it.querySelector(report))
     .filter(it => it.clientWidth > 1 && it.scrollWidth > it.clientWidth + 1)
     .map(it => `${it.tagName} ${it.className}: ${it.innerText.slice(0, 200)}`)"""
-"""Elements of a report, or around it, whose content is wider than they are.
+"""Elements in or around a report whose content is wider than they are.
 
-But for those that only screen readers read; Prefect shortens names and ids around it by itself.
+Except those for screen readers only; Prefect itself shortens names and ids around a report.
 """
 
 
@@ -67,15 +66,15 @@ class Browser:
         self._pictures = os.environ.get("SCREENSHOTS")
 
     def open(self, path: str, text: str, *, height: int = 900) -> None:
-        """Goes to a page and waits for a text of it."""
+        """Loads a page and waits for a text on it."""
         self.page.set_viewport_size({"width": 1280, "height": height})
         self.page.goto(f"{self._url}/{path}")
         self.says(text)
 
     def follow(self, path: str, text: str, *, height: int = 900) -> None:
-        """Goes to a page of the UI that is open, as its own links do: nothing is loaded again."""
+        """Goes to a page of the open UI as its own links do, without reloading anything."""
         self.page.set_viewport_size({"width": 1280, "height": height})
-        # What is seen then is not left of a page of the same kind.
+        # Leave first: text of an earlier page of the same kind must not be mistaken for this one's.
         self.page.evaluate(FOLLOW, NOWHERE)
         self.page.get_by_text(NOT_FOUND, exact=True).wait_for()
         self.page.evaluate(FOLLOW, f"/{path}")
@@ -83,7 +82,7 @@ class Browser:
 
     def picture(self, name: str) -> None:
         if self._pictures:
-            # Fonts and moving parts come to rest.
+            # Let fonts and animations settle.
             self.page.wait_for_timeout(1500)
             self.page.screenshot(path=Path(self._pictures) / f"{name}.png")
 
@@ -91,7 +90,7 @@ class Browser:
         self.page.get_by_text(text).first.wait_for()
 
     def saves(self, button: str) -> None:
-        """Presses a form's button, and again where the server is busy (SQLite has one writer)."""
+        """Presses a form's button, again while the server is busy (SQLite has a single writer)."""
         for _ in range(5):
             with self.page.expect_response("**/api/block_documents/") as answer:
                 self.page.get_by_role("button", name=button, exact=True).click()
@@ -104,7 +103,7 @@ class Browser:
         return self.page.inner_text("body")
 
     def cut_off(self) -> list[str]:
-        """What of the report on the page is wider than there is room for."""
+        """What in the page's report is cut off because it is too wide."""
         self.page.locator(REPORT).first.wait_for()
         found: list[str] = self.page.evaluate(CUT_OFF, REPORT)
         return found
@@ -153,7 +152,7 @@ def browser(server: Server, tmp_path: Path) -> Iterator[Browser]:
             viewport={"width": 1280, "height": 900},
         )
         chromium.set_default_timeout(PATIENCE)
-        # Logos are on the internet, which need not be there: blank, not broken.
+        # Logos are on the internet, which may be unreachable: show blank ones, not broken ones.
         blank = "<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>"
         chromium.route(
             re.compile("^https:"),
@@ -164,7 +163,7 @@ def browser(server: Server, tmp_path: Path) -> Iterator[Browser]:
 
 
 def fields_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The fields that a form of a schema shows, those of sections within it; blocks are chosen."""
+    """The fields that a schema's form shows, nested sections included; blocks are only chosen."""
     for field in schema["properties"].values():
         yield field
         for reference in (field, *field.get("allOf", ())):
@@ -176,9 +175,9 @@ def fields_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[d
 @on_a_mesh
 def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) -> None:
     deployments = server.deployments()
-    # Once its worker has been heard of.
+    # Deployments are ready once the worker has reported.
     eventually(lambda: {d["status"] for d in server.deployments().values()} == {"READY"})
-    # The page has the first ten.
+    # The page lists the first ten.
     browser.open("deployments", "linkerd-bootstrap")
     browser.says("Ready")
     assert "Not Ready" not in browser.text
@@ -195,7 +194,7 @@ def test_a_person_verifies_a_mesh_in_the_ui(server: Server, browser: Browser) ->
     browser.follow("events", "Event Feed")
     verdict = {"event": {"prefix": ["linkerd.mesh."]}}
     assert eventually(lambda: server.ask("events/filter", filter=verdict)["events"])
-    # The schedules of prefect.yaml make runs by themselves.
+    # The schedules of prefect.yaml create runs.
     scheduled = eventually(
         lambda: server.ask(
             "flow_runs/filter", flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}}
@@ -209,19 +208,19 @@ def _looks_at_the_form(browser: Browser, name: str, deployment: dict[str, Any]) 
     schema = deployment["parameter_openapi_schema"]
     fields = list(fields_of(schema, schema.get("definitions") or {}))
     browser.says(next(iter(schema["properties"])))
-    # The form is there once its last field is.
+    # The form has loaded once its last field has.
     browser.page.get_by_text("Validate parameters").wait_for()
 
     def missing() -> list[str]:
         shown = browser.text.replace("`", "")
         wanted = [field["title"] for field in fields]
-        # Markdown's marks are not shown as they are.
+        # Markdown markup is not shown literally.
         for field in fields:
             words = field["description"].replace("`", "").replace("<", "").split()[:4]
             wanted.append(" ".join(words))
         return [text for text in wanted if text.replace("`", "") not in shown]
 
-    # Descriptions are Markdown, which the page fills in by and by.
+    # Descriptions are Markdown, which the page renders bit by bit.
     assert eventually(lambda: not missing()), f"{name}: {missing()}"
     shown = browser.text
     for broken in ('Property is type "None"', "Unsupported", "JSON Schema"):
@@ -231,13 +230,13 @@ def _looks_at_the_form(browser: Browser, name: str, deployment: dict[str, Any]) 
 
 
 def _starts_verify_mesh(browser: Browser, deployment: str) -> str:
-    """Fills the form and submits it; the run's id."""
+    """Fills in and submits the form; returns the run's id."""
 
     def started() -> list[dict[str, Any]]:
         wanted = {"name": {"any_": ["by hand"]}}
         return browser.server.ask("flow_runs/filter", flow_runs=wanted)
 
-    # A busy browser may lose a click; a person would try again.
+    # A busy browser may lose a click; a user would click again.
     for _ in range(4):
         _submits_the_form(browser, deployment)
         with contextlib.suppress(AssertionError):
@@ -283,7 +282,7 @@ def _sees_the_run(browser: Browser, run: str) -> None:
 
 
 def _reads_the_reports(browser: Browser, path: str, by_key: dict[str, str], mark: str) -> None:
-    """All of them, in one of the two UIs: nothing is cut off."""
+    """Reads every report in one of the two UIs: nothing is cut off."""
     go = browser.open if mark else browser.follow
     go(f"{path}/{by_key[f'linkerd-{NAME}-verify']}", "Certificates")
     for text in ("checks passed", "Secret/linkerd/linkerd-identity-issuer", "CNI is not enabled"):
@@ -297,7 +296,7 @@ def _reads_the_reports(browser: Browser, path: str, by_key: dict[str, str], mark
     go(f"{path}/{by_key[f'linkerd-{NAME}-certificates']}", "Secret/linkerd/")
     picture = browser.page.locator("img[src^='data:image/svg+xml']").first
     picture.wait_for()
-    # It is drawn, and not the sign of a broken picture.
+    # The picture is drawn, not the icon of a broken image.
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 900
     assert not browser.cut_off()
     browser.picture(f"certificates{mark}")
@@ -310,13 +309,13 @@ def _looks_at_the_block(browser: Browser) -> None:
     shown = browser.text
     for title in ("Cluster access", "Trust anchor", "Passphrase", "Upgrades", "Advanced"):
         assert title in shown, title
-    # What nobody has changed stays closed.
+    # Unchanged sections stay collapsed.
     assert "Maintenance window" not in shown
     assert PASSPHRASE.get_secret_value() not in browser.page.content()
 
 
 def _makes_blocks(browser: Browser) -> None:
-    """As README says, in both of Prefect's UIs: nothing is demanded but the block's name."""
+    """As README says, in both of Prefect's UIs: only the block's name is required."""
     page, server = browser.page, browser.server
     for ui, start, button in (("v1", "", "Create"), ("v2", "v2/", "Save")):
         browser.open(f"{start}blocks/catalog/linkerd-mesh/create", "Linkerd version", height=1700)
@@ -325,7 +324,7 @@ def _makes_blocks(browser: Browser) -> None:
         places = [browser.text.index(title) for title in titles]
         assert places == sorted(places)
         assert "Lifetimes" not in browser.text.split("Advanced")[0]
-        # A label of nothing but that it is optional would be that of a choice without a title.
+        # A label that reads only "(Optional)" would belong to a choice without a title.
         assert "(Optional)" not in browser.text.splitlines()
         assert "null" not in browser.text.splitlines()
         browser.picture(f"form-block-{ui}")

@@ -1,4 +1,4 @@
-"""What a user may say of a mesh, and every wrong combination with the way to fix it."""
+"""What a user may configure of a mesh, and every wrong combination with its remedy."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_automatic_upgrades_are_off_and_ask_once_switched_on(
         ({"profile": "demo"}, {"viz", "traefik", "emojivoto"}),
         ({"viz": {"enabled": True}}, {"viz"}),
         ({"profile": "demo", "traefik": {"enabled": False}}, {"viz", "emojivoto"}),
-        # A form sends null for what was left empty, and other fields of a section decide nothing.
+        # A form sends null for an empty field; a section's other fields do not enable it.
         ({"profile": "demo", "viz": {"enabled": None}}, {"viz", "traefik", "emojivoto"}),
         ({"traefik": {"version": "40.0.0"}, "emojivoto": {"manifest": "x.yml"}}, set()),
     ],
@@ -191,7 +191,7 @@ def test_demo_applications_are_installed_by_the_profile_or_when_asked_for(
     config = MeshConfig.model_validate(given)
     parts = ("viz", "traefik", "emojivoto")
     assert {part for part in parts if getattr(config, part).enabled} == installed
-    # What was decided is what is written down.
+    # The decision is what gets saved.
     kept = config.model_dump(mode="json")
     assert all(isinstance(kept[part]["enabled"], bool) for part in parts)
     assert MeshConfig.model_validate(kept) == config

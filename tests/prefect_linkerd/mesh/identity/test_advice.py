@@ -1,4 +1,4 @@
-"""What refusals of keys, certificates and values advise, followed: then nothing is refused."""
+"""Following the advice of refusals about keys, certificates and values resolves them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ISSUER = "identity.linkerd.cluster.local"
 
 Anchor = tuple[str, str, datetime]
 ANCHORS: dict[str, tuple[Anchor, str, Anchor]] = {
-    # The certificate, the trust domain and the time; the advice; the same once it was followed.
+    # Certificate, trust domain and time; the advice; the same three after it was followed.
     "a key beside it": (
         (ROOT.pem + private_pem(ROOT.key), DOMAIN, NOW),
         "Give the certificate alone",
@@ -97,7 +97,7 @@ ANCHORS: dict[str, tuple[Anchor, str, Anchor]] = {
         "Give the root that signed this issuer",
         (ROOT.pem, DOMAIN, NOW),
     ),
-    # What the step CLI's profile root-ca makes.
+    # What the step CLI makes with --profile root-ca.
     "no CA": (
         (make(is_ca=False, may_sign=False).pem, DOMAIN, NOW),
         "--profile root-ca",
@@ -155,7 +155,7 @@ def test_advice_about_a_trust_anchor(case: str) -> None:
     "Run rotate_anchor, which gives",
 )
 def test_an_anchor_in_use_is_replaced_by_one_that_fits() -> None:
-    """`rotate_anchor` makes one as bootstrap does."""
+    """`rotate_anchor` makes an anchor as bootstrap does."""
     weak = make(key=ec.generate_private_key(ec.SECP384R1()))
 
     def check(made: Made, *, in_use: bool) -> object:
@@ -321,7 +321,7 @@ def test_advice_about_a_key_of_another_certificate() -> None:
 )
 def test_advice_about_a_certificate_whose_key_is_of_no_known_kind() -> None:
     der = ROOT.certificate.public_bytes(Encoding.DER)
-    # The OID of a named curve, of which the last byte is changed: 1.2.840.10045.3.1.7.
+    # The OID of a named curve, 1.2.840.10045.3.1.7, with its last byte changed.
     curves = bytes([0x2A, 0x86, 0x48, 0xCE, 0x3D, 3, 1])
     odd = der.replace(curves + b"\x07", curves + b"\x63")
     pem = x509.load_der_x509_certificate(odd).public_bytes(Encoding.PEM).decode()
@@ -508,7 +508,7 @@ def test_advice_about_what_a_cluster_cannot_take(case: str) -> None:
 
 EDGE = "edge-26.8.3"
 VALUES: dict[str, tuple[tuple[str, dict[str, Any]], str]] = {
-    # A version, and extra values of the control plane's chart or of viz's.
+    # A version, and extra values for the control plane's chart or for viz's.
     "an anchor": (
         (EDGE, {"identityTrustAnchorsPEM": ONE}),
         "Remove it there: provide an anchor in trust_anchor.certificate or certificate_file, and",
@@ -555,6 +555,6 @@ def test_a_value_that_is_removed_is_the_meshs(charts_dir: Path, case: str) -> No
 @pytest.mark.parametrize("role", ["trust anchor", "issuer", "webhook"])
 def test_a_certificate_that_was_renewed_is_not_announced(role: Role) -> None:
     [due] = expiring([expiry(3, role)], CONFIG, [60, 7])
-    # What follows it: rotations of tests/mesh/rotation.
+    # Following it: the rotations of tests/prefect_linkerd/mesh/rotation.
     assert due.remedy.startswith("Run rotate_")
     assert expiring([expiry(90, role)], CONFIG, [60, 7]) == ()

@@ -1,4 +1,4 @@
-"""Which trust anchor a mesh gets: never another one than it has."""
+"""Which trust anchor a mesh gets: an existing one is never replaced."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.certificates import NOW, make
 
 WHERE = "file /keys/anchor"
 CONFIG = MeshConfig()
-# A trust anchor of each kind that a mesh may be found with, and an issuer of each.
+# A trust anchor of each kind that a mesh may have, and an issuer signed by each.
 ANCHORS = {
     "one": make(),
     "two": make(),

@@ -68,7 +68,7 @@ def config(**changes: Any) -> MeshConfig:
     )
 
 
-# What is asked for, against what the charts mount
+# What the Certificates request, against what the charts mount
 
 VERSIONS = {
     "stable-2.11.5": ("linkerd2-2.11.5", "linkerd-viz-2.11.5", "linkerd-jaeger-2.11.5"),
@@ -149,7 +149,7 @@ def test_each_webhook_certificate_is_the_one_that_a_chart_mounts_and_serves(
 
 
 def services_called(document: dict[str, Any]) -> list[dict[str, str]]:
-    """The Services that the API server calls by TLS, as a rendered object registers them."""
+    """The Services that a rendered object has the API server call over TLS."""
     if document["kind"] == "APIService":
         return [document["spec"]["service"]]
     if document["kind"].endswith("WebhookConfiguration"):
@@ -178,7 +178,7 @@ def test_the_issuers_certificate_is_what_linkerds_documentation_asks_for(
     assert {"cert sign", "crl sign"} <= set(spec["usages"])
 
 
-# What comes of it
+# What cert-manager issues
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_cert_manager_signs_the_issuer_and_the_webhooks(
 
 
 class Kept:
-    """A store that holds a pair which the cluster does not."""
+    """A store whose pair is not in the cluster."""
 
     where = "memory"
 
@@ -281,7 +281,7 @@ def test_a_failure_says_what_cert_manager_says(certified: Cluster) -> None:
     assert error.subject == "Issuer/mesh-failing/linkerd-trust-anchor"
     assert error.expected == "Ready within 4 s"
     assert 'secrets "linkerd-trust-anchor" not found' in error.found
-    # Both the condition and an event say it.
+    # The condition and an event both say so.
     assert error.found.count('"linkerd-trust-anchor" not found') >= 2
     pair = store.load()
     assert pair is not None
@@ -324,7 +324,7 @@ def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Clu
     with pytest.raises(OwnershipConflict, match=f"spec.secretName: {place['name']}"):
         ensure_cert_manager_issuer(Mesh(cluster, mesh), anchor, store, now(), timeout=60)
 
-    # As advised: its owner lets it make the Secret that Linkerd reads.
+    # As advised: its owner has it write the Secret that Linkerd reads.
     cluster.delete("cert-manager.io/v1", "Certificate", place["name"], name)
     spec["secretName"] = place["name"]
     theirs[1] = by_kubectl(cluster, {**certificate, "metadata": place, "spec": spec})
@@ -335,7 +335,7 @@ def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Clu
     after = content(cluster, theirs)
     assert [said for _, _, said, _ in after] == [said for _, _, said, _ in before]
     assert not any("prefect-linkerd" in managers for _, _, _, managers in after)
-    # Nothing of ours is needed beside it.
+    # No object of ours is needed beside it.
     found = cluster.list("cert-manager.io/v1", "Issuer", name)
     assert [obj["metadata"]["name"] for obj in found] == ["mine"]
 
@@ -344,7 +344,8 @@ def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Clu
 def test_a_certificate_of_another_name_for_the_same_secret_is_used(
     certified: Cluster, charts_dir: Path
 ) -> None:
-    """As Linkerd's documentation calls them, or anybody: cert-manager lets one of two write it."""
+    """Names as in Linkerd's documentation, or any: cert-manager lets only one of two
+    Certificates write a Secret."""
     cluster, name = certified, "mesh-named"
     viz = f"{name}-viz"
     mesh = config(
@@ -371,7 +372,7 @@ def test_a_certificate_of_another_name_for_the_same_secret_is_used(
         said for _, _, said, _ in before
     ]
     found = cluster.list("cert-manager.io/v1", "Certificate", viz)
-    # Nothing of ours is in that namespace, not even a CA that nothing needs.
+    # No object of ours is in that namespace, not even an unneeded CA.
     assert {obj["metadata"]["name"] for obj in found} == {"tap-cert", "tap-injector"}
     facts = with_webhooks(
         ClusterFacts(cluster.version(), cluster.api_versions()), Mesh(cluster, mesh)

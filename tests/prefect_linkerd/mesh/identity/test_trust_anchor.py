@@ -1,4 +1,4 @@
-"""The trust anchor on a real API server, and its key in the places where it may be kept."""
+"""The trust anchor on a real API server, and its key in each store that can keep it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_provided_anchor_is_kept_with_its_key(
     assert ensure_trust_anchor(Mesh(cluster, mesh), store, now()).origin == "provided"
     assert store.load() == pair
     assert ensure_trust_anchor(Mesh(cluster, mesh), store, now()).origin == "adopted"
-    # Without the certificate in the configuration the kept one is used.
+    # Without a certificate in the configuration, the kept one is used.
     assert ensure_trust_anchor(Mesh(cluster, config(namespace)), store, now()).certificate == (
         pair.certificate
     )
@@ -150,7 +150,7 @@ def test_of_two_fresh_clusters_with_one_key_store_the_second_is_refused_unless_i
     assert kept is not None
     assert (kept, kept.cluster) == (first, first.cluster)
 
-    # Each of the choices that the message names.
+    # Each of the choices that the message offers.
     other = FileKeyStore(tmp_path / "second.pem", PASSPHRASE)
     own = ensure_trust_anchor(Mesh(cluster, config(namespace)), other, now())
     assert own.origin == "made"
@@ -180,7 +180,7 @@ def test_an_anchor_that_the_mesh_trusts_is_its_own_whichever_cluster_stored_it(
 
 
 class DiesAfterKeeping:
-    """A run that ends the moment its key is kept."""
+    """A run that dies the moment its key is stored."""
 
     def __init__(self, store: KeyStore) -> None:
         self._store = store
@@ -207,7 +207,7 @@ def test_what_a_dead_run_kept_is_the_next_runs_anchor(
     assert issuer.origin == "made"
 
 
-# A mesh that is there
+# An existing mesh
 
 
 def trust(cluster: Cluster, namespace: str, bundle: str) -> None:

@@ -1,4 +1,4 @@
-"""The emojivoto manifest, made fit for a mesh."""
+"""The emojivoto manifest, adapted for a mesh."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_it_rolls_out_and_a_second_time_changes_nothing(
 
 
 def test_a_prometheus_of_one_s_own_is_written_to_viz_s_namespace() -> None:
-    """The chart's hook, which would, is off with a private registry."""
+    """The chart's hook, which would write it, is off with a private registry."""
     url = "http://prometheus.monitoring:9090"
     values = {"prometheus": {"enabled": False}, "prometheusUrl": url}
     config = MeshConfig.model_validate({"viz": {"enabled": True, "values": {"inline": values}}})

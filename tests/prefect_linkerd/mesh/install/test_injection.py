@@ -1,4 +1,4 @@
-"""Pods that came up without a proxy are found by their workload, and restarted."""
+"""Pods that started without a proxy are found by their workload and restarted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_only_what_lacks_its_proxy_is_restarted(cluster: Cluster, namespace: str
     assert unmeshed(cluster, namespace) == [Workload("Deployment", namespace, "bare")]
     assert Workload("Deployment", namespace, "bare") in unmeshed(cluster)
 
-    # No injector looks at this namespace, so the restarts change nothing but are made.
+    # No injector serves this namespace, so the restarts happen without adding proxies.
     restarted = ensure_meshed(cluster, namespace, 60, quiet)
 
     assert set(restarted) == {Workload("Deployment", namespace, "bare")}
@@ -63,7 +63,7 @@ def test_a_pod_names_the_workload_that_makes_it() -> None:
 
     deployed = owned_by("ReplicaSet", "web-5d4f", **{"pod-template-hash": "5d4f"})
     assert owner_of_pod(deployed) == Workload("Deployment", "app", "web")
-    # One that no Deployment made keeps its own name.
+    # A ReplicaSet that no Deployment made keeps its own name.
     assert owner_of_pod(owned_by("ReplicaSet", "web")) == Workload("ReplicaSet", "app", "web")
     assert owner_of_pod(owned_by("StatefulSet", "db")) == Workload("StatefulSet", "app", "db")
     assert owner_of_pod({"namespace": "app"}) is None

@@ -1,4 +1,4 @@
-"""What refusals of a kubeconfig advise, followed: then the cluster is reached."""
+"""Following the advice of refusals about a kubeconfig: the cluster is reached."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_advice_about_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     reach(good)
     monkeypatch.setenv("KUBECONFIG", str(good))
     reach()
-    # A file that is named is the only one.
+    # A file that is named explicitly is the only one read.
     broken = tmp_path / "broken"
     for text in (None, "a: ["):
         if text:
@@ -71,7 +71,7 @@ def test_advice_about_a_pods_service_account(
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     advice(InvalidInput, lambda: Cluster.from_access(ClusterAccess(in_cluster=True)))
     Cluster.from_access(ClusterAccess(in_cluster=False))
-    # As the kubelet gives it to a pod.
+    # As the kubelet mounts them into a pod.
     account = {"TOKEN": tmp_path / "token", "CERT": tmp_path / "ca.crt"}
     for kind, file in account.items():
         file.write_text("x")
@@ -86,7 +86,7 @@ def test_advice_about_a_pods_service_account(
 
 
 CONTEXTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
-    # The kubeconfig with the context that is named; the advice; the same once it was followed.
+    # Kubeconfig and chosen context; the advice; the same after it was followed.
     "none is current: named": (
         {"current-context": ""},
         "Name one with access.context or --context, or choose it",
@@ -136,7 +136,7 @@ def test_advice_about_credentials(tmp_path: Path) -> None:
         content = config(user)
         content["clusters"][0]["cluster"] |= {"server": "https://127.0.0.1:1", **(cluster or {})}
         path = write(tmp_path / "config", content)
-        # Nothing listens there: it comes as far as that once there are credentials.
+        # Nothing listens there; only with valid credentials does it get that far.
         Cluster.from_file(path, patience=0).version()
 
     good, authority = {"token": "t"}, {"certificate-authority": "ca.crt"}
@@ -151,7 +151,7 @@ def test_advice_about_credentials(tmp_path: Path) -> None:
 
 
 def plugin(program: object, **fields: Any) -> Callable[[], object]:
-    """What runs a plugin, which a process runs once for each of its configurations."""
+    """Runs a plugin. A process runs each configuration only once, so each call makes a new one."""
     run = {"apiVersion": V1, "command": str(program), "interactiveMode": "Never"}
     user = {"exec": run | {"args": [secrets.token_hex(8)]} | fields}
     context = choose(Kubeconfig.parse(config(user)))

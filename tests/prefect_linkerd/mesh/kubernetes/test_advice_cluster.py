@@ -1,4 +1,4 @@
-"""What errors of the API server and of objects in it advise, followed: then the request passes."""
+"""Following the advice of errors about the API server and its objects: the request passes."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_advice_where_there_is_no_control_plane_to_adopt(cluster: Cluster, names
         for place in places:
             cluster.create(made(api_version, kind, name, place))
         assert "bootstrap" not in advice(InvalidInput, lambda: find_control_plane(cluster))
-        # As another cluster is.
+        # As on another cluster.
         cluster.delete(api_version, kind, name, places[1])
         eventually(lambda: cluster.get(api_version, kind, name, places[1]) is None, every=0.1)
         assert find_control_plane(cluster)[0] == namespace

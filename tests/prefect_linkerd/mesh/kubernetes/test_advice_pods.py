@@ -1,6 +1,6 @@
-"""What is advised about pods that do not come up, followed: then nothing holds them up.
+"""Following the advice about pods that do not come up: then nothing holds them up.
 
-On real clusters this is in `test_rollout.py`; here is what the sandbox cannot cause.
+`test_rollout.py` does this on real clusters; here are the cases that the sandbox cannot cause.
 """
 
 from __future__ import annotations
@@ -83,5 +83,5 @@ def test_advice_about_pods_that_are_refused(case: str) -> None:
         return find_trouble(of, pods, [], said, since=NOW)
 
     advised(found(), words)
-    # Once they are let in there are as many as the workload is to have.
+    # Once they are admitted there are as many as the workload wants.
     assert found(*(pod(f"web-{n}", containerStatuses=[WELL]) for n in range(2))) is None

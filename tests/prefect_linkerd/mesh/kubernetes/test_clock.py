@@ -1,4 +1,4 @@
-"""What time it is by the API server: of an answer that has just come, or asked for."""
+"""The API server's time, from a recent answer or by a request for it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_older_one_does_not(server: ApiServer, monkeypatch: pytest.MonkeyPatc
 def test_nor_does_one_from_before_this_machine_slept(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The monotonic clock stands still meanwhile."""
+    """The monotonic clock stands still during sleep."""
     cluster = server.cluster
     cluster.request("GET", PODS)
     wall = time.time

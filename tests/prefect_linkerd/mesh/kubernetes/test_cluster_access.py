@@ -1,4 +1,4 @@
-"""Access to a cluster as kubectl has it: real plugins, and an API server that says who asks."""
+"""Access to a cluster as kubectl has it: real plugins, and an API server that names its user."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Kubeconfig = Callable[..., Path]
 
 
 def who(cluster: Cluster) -> dict[str, Any]:
-    """Who the API server thinks that a cluster's identity is."""
+    """The user that the API server authenticates this access as."""
     review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
     answer, _ = cluster.request("POST", path, body=review)
@@ -45,7 +45,7 @@ def who(cluster: Cluster) -> dict[str, Any]:
 
 @pytest.fixture
 def kubeconfig(sandbox: Sandbox, tmp_path: Path) -> Kubeconfig:
-    """Writes a kubeconfig of the sandbox for a user; `cluster` fields win over its own."""
+    """Writes a kubeconfig of the sandbox for a user; `cluster` fields override its own."""
 
     def write(user: dict[str, Any], cluster: dict[str, Any] | None = None) -> Path:
         content = yaml.safe_load(sandbox.kubeconfig.read_text())
@@ -60,7 +60,7 @@ def kubeconfig(sandbox: Sandbox, tmp_path: Path) -> Kubeconfig:
 
 @pytest.fixture
 def token(cluster: Cluster, namespace: str) -> Callable[[str], str]:
-    """Makes a service account of a name, and a token of it."""
+    """Creates a service account of this name and returns a token for it."""
 
     def make(name: str) -> str:
         metadata = {"name": name, "namespace": namespace}
@@ -96,7 +96,7 @@ def credential(**status: Any) -> str:
 def test_the_cluster_is_that_of_the_last_entry_where_the_first_is_empty(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is in the home leads to another cluster.
+    # The kubeconfig in the home directory leads to another cluster.
     home = tmp_path / ".kube"
     home.mkdir()
     other = yaml.safe_load(sandbox.kubeconfig.read_text())
@@ -127,7 +127,7 @@ def test_files_beside_one_of_several_kubeconfigs_are_found_by_us_and_by_helm(
         entry[section] = {"server": sandbox.server, **files} if section == "cluster" else files
         part = {"apiVersion": "v1", "kind": "Config", folder: [entry]}
         if section == "user":
-            # A name that YAML writers disagree about.
+            # A name that not every YAML writer quotes: it could be read as a boolean.
             context = content["contexts"][0] | {"name": "y"}
             part |= {"contexts": [context], "current-context": "y"}
         (tmp_path / folder / "config").write_text(json.dumps(part))
@@ -167,7 +167,7 @@ def test_a_plugin_that_fails_is_quoted_and_nobody_goes_on_anonymously(
     )
     assert (failed.value.status, failed.value.transient) == (401, False)
     assert runs.read_text() == "x\n"
-    # Once the user has logged in, the same cluster works.
+    # After the user has logged in, the same Cluster runs the plugin again.
     script(failing, "echo '" + credential(token="wrong") + "'")
     with pytest.raises(ApiError, match="401 Unauthorized"):
         who(cluster)
@@ -222,7 +222,7 @@ def test_a_plugin_is_run_once_and_again_when_its_token_is_no_longer_good(
     given.write_text(credential(token=token("one")))
     env = [{"name": "WHO", "value": "me"}]
     file = kubeconfig(plugin(path, args=["log-in"], env=env))
-    # Every step of a flow has a cluster of its own.
+    # Every step of a flow has its own Cluster.
     for _ in range(3):
         name = f"system:serviceaccount:{namespace}:one"
         assert who(Cluster.from_file(file))["username"] == name
@@ -234,7 +234,7 @@ def test_a_plugin_is_run_once_and_again_when_its_token_is_no_longer_good(
     other = Cluster.from_file(kubeconfig(plugin(path, args=["again"], env=env)))
     with pytest.raises(ApiError, match="401"):
         who(other)
-    # What has expired, or is refused, is replaced without a failure.
+    # An expired or refused credential is replaced without a failure.
     given.write_text(credential(token=token("two")))
     assert who(other)["username"] == f"system:serviceaccount:{namespace}:two"
     assert who(cluster)["username"] == f"system:serviceaccount:{namespace}:one"

@@ -1,4 +1,4 @@
-"""The collector rests while a cluster is read, and works again afterwards."""
+"""The garbage collector is paused while a cluster is read, and resumes afterwards."""
 
 from __future__ import annotations
 

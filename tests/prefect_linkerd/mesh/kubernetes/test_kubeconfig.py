@@ -1,4 +1,4 @@
-"""Kubeconfigs are read as kubectl reads them: held against the real kubectl."""
+"""Kubeconfigs are read as kubectl reads them, compared with the real kubectl."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sandbox.binaries import Binaries
 
 
 def config(*names: str, current: str = "", **user: Any) -> dict[str, Any]:
-    """A kubeconfig with a cluster, a user and a context of each name."""
+    """A kubeconfig with a cluster, a user and a context for each name."""
     return {
         "apiVersion": "v1",
         "kind": "Config",
@@ -87,11 +87,11 @@ def test_files_are_merged_as_kubectl_does(
         (tmp_path / name).write_text(yaml.safe_dump(content))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    # The first by a relative path, as people have it too.
+    # The first by a relative path, as some users have it.
     first, *others = FILES[case]
     names = [f"../{first}", *(str(tmp_path / name) for name in others)]
     monkeypatch.setenv("KUBECONFIG", style.format(":".join(names)))
-    # A cluster that nobody asked for.
+    # A cluster that must not be chosen.
     home = tmp_path / "home/.kube"
     home.mkdir(parents=True)
     (home / "config").write_text(yaml.safe_dump(config("default", current="default")))

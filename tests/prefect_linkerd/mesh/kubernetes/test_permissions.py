@@ -1,4 +1,4 @@
-"""Who may not do all of it is told of all of it at once: reads, and writes that come later."""
+"""All missing permissions are named at once: for reads, and for writes that come later."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_verbs_of_a_resource_are_said_together() -> None:
 
 
 class Answering:
-    """An API server that allows some things, and what it was asked."""
+    """An API server that allows some permissions and records what it was asked."""
 
     def __init__(self, *allowed: Permission) -> None:
         self.allows, self.asked = set(allowed), list[Permission]()
@@ -104,6 +104,6 @@ def test_one_refused_read_names_everything(cluster: Cluster, namespace: str) -> 
         read_uninstall(Mesh(nobody, config), UninstallOptions(), "file anchor.key")
     assert "list pods in the cluster" in caught.value.found
     assert "delete configmaps prefect-linkerd-rotation in namespace linkerd" in caught.value.found
-    # Something that nobody asked for is no permission that is lacking.
+    # A permission that is not in the list is not reported as missing.
     with pytest.raises(ApiError), naming_all_missing(nobody, "x", lambda: ()):
         read_releases(nobody)

@@ -1,4 +1,4 @@
-"""Whether a workload is rolled out, and what is said when it is not."""
+"""Whether a workload has rolled out, and what is reported when it has not."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ USUAL = 10.0
     [
         (0, 0, 0.5),
         (100, 0, 0.5),
-        # Not done yet, but somebody may watch.
+        # Not done yet, but somebody may be watching the progress.
         (0, USUAL, 5),
         (5, USUAL, 3),
         (7.9, USUAL, 0.5),
         (100, USUAL, 0.5),
-        # What takes a second is looked at more often at its end.
+        # A rollout that usually takes a second is checked more often towards its end.
         (0, 1, 0.8),
         (1, 1, 0.1),
     ],
@@ -136,7 +136,7 @@ def test_rollouts_that_take_the_usual_time_are_read_once(monkeypatch: pytest.Mon
 
 
 class Watched:
-    """A cluster with Deployments that are rolled out one after the other, as a watch tells it."""
+    """A cluster whose watch reports Deployments as rolled out one after the other."""
 
     def __init__(self, count: int) -> None:
         self.watches = 0
@@ -198,7 +198,7 @@ def test_a_failure_names_the_pod_its_reason_and_events(cluster: Cluster, namespa
 
 
 def fixed(cluster: Cluster, namespace: str, name: str) -> None:
-    """Takes what keeps a Deployment's pods from being ready out of it; it then comes up."""
+    """Removes what keeps a Deployment's pods from getting ready; it then comes up."""
     annotations = {**dict.fromkeys(waiting("")), "tests/again": "1"}
     patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
     cluster.merge("apps/v1", "Deployment", name, namespace, patch)
@@ -210,7 +210,7 @@ def comes_up(cluster: Cluster, workload: Workload) -> None:
 
 
 def waiting(reason: str) -> dict[str, str]:
-    """Annotations of a pod whose containers wait for a reason, in the sandbox."""
+    """Annotations that make a sandbox pod's containers wait with this reason."""
     return {
         "sandbox.prefect-linkerd/ready": "false",
         "sandbox.prefect-linkerd/waits": reason,
@@ -243,7 +243,7 @@ def test_an_image_that_is_not_there_is_told_while_it_is_waited_for(
         and text.endswith("container big ImagePullBackOff: simulated")
         for text in said
     ), said
-    # Three replicas do not say it three times.
+    # Three replicas do not repeat it three times.
     assert str(late.value).count("container big ImagePullBackOff") == 1
     assert "pull secret" in late.value.remedy
 
@@ -296,7 +296,7 @@ def test_pod_security_ends_a_wait_with_its_own_words(
     else:
         labels = {"pod-security.kubernetes.io/enforce": "baseline"}
         cluster.merge("v1", "Namespace", namespace, None, {"metadata": {"labels": labels}})
-        # As somebody who runs it again.
+        # As when somebody runs it again.
         cluster.delete("apps/v1", kind, "web", namespace)
         eventually(lambda: cluster.get("apps/v1", kind, "web", namespace) is None)
         cluster.create(obj)
@@ -321,7 +321,7 @@ def test_pods_that_are_refused_are_explained_by_the_replica_set(
             cluster, [Workload("Deployment", namespace, "big")], 4, lambda *_: None, every=0.2
         )
     cluster.merge("v1", "ResourceQuota", "none", namespace, {"spec": {"hard": {"pods": "9"}}})
-    # The controller tries a new ReplicaSet at once, and the old one after a while.
+    # The controller tries a new ReplicaSet at once, but retries the old one only after a while.
     fixed(cluster, namespace, "big")
 
 

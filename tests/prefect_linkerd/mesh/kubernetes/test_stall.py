@@ -1,4 +1,4 @@
-"""What holds a rollout up, and when waiting for it is over."""
+"""What holds up a rollout, and when waiting for it is given up."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_refused_pods_are_told_in_the_words_of_who_refuses_them(
         assert found is not None
         assert (found.subject, found.outlook) == (f"{kind}/app/{name}", outlook)
         assert message in found.reason
-        # Somebody may have lowered the namespace's level since then.
+        # Somebody may have relaxed the namespace's level since then.
         old = refusals([event(kind, name, message, after=-60)])
         stale = find_trouble(obj, [], sets, old, since=NOW)
         assert stale is not None
@@ -215,7 +215,7 @@ def test_an_image_that_comes_late_is_waited_for() -> None:
     patience = Patience()
     assert not patience.is_over("web", trouble("lasting"), 0)
     assert not patience.is_over("web", trouble("lasting"), LASTING - 1)
-    # It came, and another one does not: from the beginning.
+    # The image arrived and another one is missing: the wait starts over.
     assert not patience.is_over("web", None, LASTING)
     assert not patience.is_over("web", trouble("lasting"), LASTING + 1)
     assert not patience.is_over("web", trouble("lasting"), 2 * LASTING)

@@ -1,4 +1,4 @@
-"""Polling until something is there, or the time is over."""
+"""Polling until something is there or the time is up."""
 
 from __future__ import annotations
 

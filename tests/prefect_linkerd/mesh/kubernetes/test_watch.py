@@ -1,4 +1,4 @@
-"""What changes is told by the API server as it happens; whoever may only list reads it again."""
+"""The API server reports changes as they happen; without permission to watch, none arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probe's half of the program, on loopback: it asks, is told whom to ask, and says."""
+"""The probe's half of the program on loopback: it sends requests, takes targets, reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefect_linkerd.mesh.load.program import PROXIES, Asking, Backend, Prober, 
 
 
 class StandIn(ThreadingHTTPServer):
-    """A proxy between the probe and its servers, which fails as `says` wants."""
+    """A proxy between the probe and its servers, which answers as `says` sets."""
 
     daemon_threads = True
 
@@ -44,7 +44,7 @@ class _Answer(BaseHTTPRequestHandler):
         assert isinstance(server, StandIn)
         server.hosts.append(self.headers["Host"])
         if self.path == "/metrics":
-            # Whoever is not there hangs up.
+            # An unknown host raises KeyError, which closes the connection.
             body = server.metrics[self.headers["Host"]].encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -148,7 +148,7 @@ def test_before_the_first_answer_failures_count_only_after_the_warm_up(
     assert until(asking, lambda said: said["early"] > 3)["failed"] == 0
     proxy.says = 200, OK
     until(asking, lambda said: said["ok"] > 0)
-    # It answered once: from now on every failure counts, though the warm-up is not over.
+    # After the first answer every failure counts, even during the warm-up.
     proxy.says = 503, {}
     assert until(asking, lambda said: said["failed"] > 0)["reasons"] == {
         "503": asking.said()["failed"]
@@ -175,7 +175,7 @@ def results(port: int, path: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_it_is_told_whom_to_ask_and_keeps_what_it_saw() -> None:
-    """Of servers that it asks no more as well, so that no count is lost with a generation."""
+    """Also counts of servers that it no longer asks, so none is lost with a generation."""
     with (
         Backend(("127.0.0.1", 0), backend="0-before", replica="pod") as backend,
         Prober(
@@ -205,11 +205,11 @@ def test_it_is_told_whom_to_ask_and_keeps_what_it_saw() -> None:
             time.sleep(0.01)
         status, after = results(port, "/ask?server=0-before")
         assert (status, after["asks"]) == (200, ["0-before"])
-        # Another backend answered in the place of that server.
+        # Another backend answered in that server's place.
         assert set(after["servers"]["1-spread"][0]["reasons"]) == {"200 from 0-before"}
         assert after["servers"]["0-before"][0]["ok"] >= said["0-before"][0]["ok"]
         assert results(port, "/ask")[1]["asks"] == []
-        # It asks nobody but its own kind, whatever it is told.
+        # It asks only servers of the probe, whatever the request says.
         assert results(port, "/ask?server=http://example.com")[0] == 400
         assert results(port, "/anything")[0] == 404
         prober.shutdown()
@@ -244,7 +244,7 @@ def test_it_reads_the_metrics_that_are_asked_for_of_the_proxies_that_answer(
         names = "name=response_total&name=identity_cert_expiration_timestamp_seconds"
         path = f"/metrics?proxy=10.0.0.1&{names}&seconds=2"
         assert results(port, path) == (200, {"10.0.0.1": TOTAL + EXPIRES})
-        # It asks addresses alone, only so many of them, and for nothing but metrics.
+        # It accepts only IP addresses, at most PROXIES of them, and only metric names.
         many = "&".join(f"proxy=10.0.{n // 250}.{n % 250}" for n in range(PROXIES + 1))
         for wrong in (f"proxy=example.com&{names}", f"{many}&{names}", "proxy=10.0.0.1&name=.*"):
             assert results(port, f"/metrics?{wrong}")[0] == 400
@@ -260,7 +260,7 @@ def test_a_proxy_that_takes_too_long_keeps_nobody_waiting() -> None:
 
 
 def test_told_to_end_it_serves_until_nobody_counts_on_it() -> None:
-    """As on a node that is drained; a pod that was told to ask nobody ends at once."""
+    """As on a drained node; a pod that was told to stop asking exits at once."""
     process = subprocess.Popen(
         [
             *(sys.executable, program.__file__, "probe", "--port", "0", "--results-port", "0"),

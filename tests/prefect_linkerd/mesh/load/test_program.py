@@ -1,4 +1,4 @@
-"""The program of the smoke tests' pods, on loopback: real servers, real requests, counted."""
+"""The program of the smoke tests' pods on loopback: real servers, real requests, counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Starter = Callable[..., str]
 
 @pytest.fixture
 def serve() -> Iterator[Starter]:
-    """Starts backends on loopback; the URL of each."""
+    """Starts a backend on loopback and returns its URL."""
     with ExitStack() as stack:
 
         def start(backend: str = "stable", replica: str = "pod-1", **options: Any) -> str:
@@ -103,7 +103,7 @@ def test_requests_before_the_first_answer_are_not_counted() -> None:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
     late = Backend(("127.0.0.1", port), backend="late", replica="p", delay_ms=0)
-    # It is bound and does not answer yet.
+    # The server is bound but does not answer yet.
     starter = threading.Timer(1.0, late.serve_forever)
     starter.start()
     try:
@@ -154,7 +154,7 @@ def test_one_connection_that_several_replicas_answer_is_told_apart() -> None:
 
 
 def test_it_runs_as_it_is_put_into_the_cluster(tmp_path: Path) -> None:
-    """Alone, without this project, both ends as processes, and ended as a kubelet ends them."""
+    """On its own, without this project: both ends run as processes, stopped as a kubelet does."""
     program = tmp_path / "traffic.py"
     program.write_text(Path(traffic.__file__).read_text())
     command = [sys.executable, "-I", str(program)]

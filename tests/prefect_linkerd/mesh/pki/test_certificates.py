@@ -1,4 +1,4 @@
-"""Trust anchors and issuers: what is made verifies, and what is wrong is refused with a reason."""
+"""Trust anchors and issuers: those made here verify, and wrong ones are refused with a reason."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_proxys_identity_may_be_long_and_nothing_is_said_of_it() -> None:
         "import sys; from prefect_linkerd.mesh.pki.certificates import read_certificates; "
         "print(read_certificates(sys.stdin.read(), 'proxy')[0].common_name)"
     )
-    # In a process of its own: pytest has its own way with warnings.
+    # In its own process, because pytest handles warnings itself.
     command = [sys.executable, "-W", "error::UserWarning", "-c", read]
     told = subprocess.run(command, input=make(identity).pem, capture_output=True, text=True)
     assert (told.stdout.strip(), told.stderr) == (identity, "")
@@ -358,7 +358,8 @@ def test_an_anchor_that_has_ended_signs_nothing() -> None:
 
 
 def test_the_issuer_names_its_signers_key_as_the_anchor_itself_does() -> None:
-    # Go 1.25 and newer make the identifier by SHA-256; OpenSSL refuses a chain where they differ.
+    # Go 1.25 and newer derive the identifier with SHA-256; OpenSSL refuses a chain in which they
+    # differ.
     anchor = make(key_identifier=bytes(range(20)))
     issuer = parsed(sign_issuer(anchor.pair, DOMAIN, YEAR, NOW)).certificate
     authority = issuer.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value

@@ -1,4 +1,4 @@
-"""What OpenSSL writes and Go does not read: refused, with commands that convert it."""
+"""What OpenSSL writes but Go cannot read is refused, with commands that convert it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OpenSsl = Callable[[str], None]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an anchor as `-param_enc explicit` makes it, in every form that it may have."""
+    """A folder with an anchor made with `-param_enc explicit`, its key as SEC 1 and PKCS#8."""
     if shutil.which("openssl") is None:
         lacks("openssl")
     path = tmp_path_factory.mktemp("openssl")
@@ -66,7 +66,7 @@ def runner(folder: Path) -> OpenSsl:
 
 
 def follow(remedy: str, folder: Path) -> None:
-    """Runs the commands of a message, as they stand there."""
+    """Runs the commands of a message verbatim."""
     commands = re.findall(r"openssl ([^&()]+?)(?=[.)]? *(?:&&|\)|, then|\. |$))", remedy)
     assert commands, remedy
     for command in commands:
@@ -111,7 +111,7 @@ def test_an_issuer_with_explicit_curve_parameters_is_refused(folder: Path) -> No
     with pytest.raises(CertificateError, match="explicit curve parameters"):
         check_issuer(pem, make().pem, DOMAIN, NOW, "Secret/linkerd/issuer", version=VERSION)
     assert is_key_of(pem, key, "issuer") is None
-    # A certificate of the same key that names the curve, beside the key that does not.
+    # A certificate of the same key that names the curve, with the key that does not.
     runner(folder)("ec -in sec1.key -param_enc named_curve -out issuer.key")
     runner(folder)("x509 -in anchor.crt -signkey issuer.key -days 100 -out issuer.crt")
     named = (folder / "issuer.crt").read_text()
@@ -156,7 +156,7 @@ def test_a_trusted_certificate_is_refused_and_converted_by_its_remedy(tmp_path: 
     (tmp_path / "plain").write_text(made.pem)
     runner(tmp_path)("x509 -in plain -trustout -out anchor.pem")
     trusted = (tmp_path / "anchor.pem").read_text()
-    # Beside a plain one, too: Go stops at the first block that it does not know.
+    # Also beside a plain certificate: Go stops at the first block of an unknown type.
     for pem in (trusted, made.pem + trusted):
         with pytest.raises(CertificateError, match="BEGIN TRUSTED CERTIFICATE"):
             read_certificates(pem, "trust bundle")
@@ -174,7 +174,7 @@ def test_what_openssl_ecparam_writes_before_a_key_hides_it_from_go() -> None:
     assert not is_key_for_go(key)
     assert is_key_of(made.pem, key, "issuer") is None
     assert is_key_of(made.pem, made.pair.private_key, "issuer") is True
-    # Given to us it is stored again in the form that Go reads.
+    # A provided key is stored in the form that Go reads.
     assert decrypt_private_key(key, None, "key") == made.pair.private_key
 
 
@@ -229,7 +229,7 @@ def test_a_key_file_notes_its_cluster_and_is_read_with_or_without(
     kept = store.load()
     assert kept == made.pair
     assert kept.cluster == cluster
-    # Whoever reads the file by other means finds the certificate and the key.
+    # Other programs that read the file still find the certificate.
     assert read_certificates((tmp_path / "anchor.key").read_text(), "file")[0].pem == made.pem
 
 

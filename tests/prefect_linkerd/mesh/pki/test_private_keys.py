@@ -1,4 +1,4 @@
-"""Private keys: read, encrypted, matched, and shown to nobody."""
+"""Private keys are read, encrypted and matched, and never shown."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_key_of_another_certificate_is_refused() -> None:
 
 @dataclass(frozen=True)
 class Watched:
-    """A pair, and everything in which its key could be recognised."""
+    """A pair, and every text that would reveal its key."""
 
     pair: KeyPair
     passphrase: SecretStr
@@ -121,7 +121,7 @@ class Watched:
         pem = self.pair.private_key.get_secret_value()
         body = [line for line in pem.splitlines() if not line.startswith("-----")]
         encoded = base64.b64encode(pem.encode()).decode()
-        # The head of a PKCS#8 key is the same for every key; the middle is not.
+        # The head is the same in every PKCS#8 key; the middle is not.
         return [*body[1:], encoded[60:140], self.passphrase.get_secret_value()]
 
     def assert_unseen_in(self, text: str) -> None:
@@ -135,7 +135,7 @@ def watched() -> Watched:
 
 
 def rendered(error: BaseException) -> str:
-    """All that a crash reporter which shows the variables of each frame would send."""
+    """Everything that a crash reporter which shows each frame's variables would send."""
     shown = traceback.TracebackException.from_exception(error, capture_locals=True)
     return "".join(shown.format()) + repr(error) + str(error) + repr(error.args)
 

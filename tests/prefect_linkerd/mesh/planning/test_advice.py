@@ -1,4 +1,4 @@
-"""What refusals advise, followed: the refusal is gone, and nothing else is in its place."""
+"""Following the advice of a refusal resolves it, and no other takes its place."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OLDER, NEWER = (
 
 Situation = tuple[PreflightSnapshot, MeshConfig]
 ADVICE: dict[str, tuple[Situation, str, Situation]] = {
-    # What is there, the advice, and what is there once it was followed.
+    # The situation, the advice, and the situation after it was followed.
     "a newer Kubernetes": (
         (replace(GOOD, facts=ClusterFacts("v1.30.1", frozenset())), CONFIG),
         "or upgrade Kubernetes",
@@ -198,6 +198,6 @@ def test_advice_about_a_dependency(name: Dependency) -> None:
         decide(config(install=False))
     assert decide(config(install=False), served=True) == "use"
     assert decide(config(install=True)) == "release"
-    # docs/adopt.md: a release that is to be upgraded here.
+    # docs/adopt.md: a release to be upgraded by these flows.
     assert decide(config(adopt=True), theirs, served=True) == "release"
     assert decide(config(), replace(theirs, labels=MADE_HERE)) == "release"

@@ -1,4 +1,4 @@
-"""What plans of an upgrade and of bootstrap advise, followed: then nothing is found."""
+"""Following the advice of upgrade and bootstrap plans clears their findings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OLD, NEW = "edge-25.4.4", "edge-26.8.3"
 
 
 def said(snapshot: PlanSnapshot) -> list[str]:
-    """What a plan advises about everything that blocks the upgrade, or that it warns of."""
+    """The plan's advice for everything that blocks the upgrade or causes a warning."""
     return [finding.remedy for finding in plan_upgrade(snapshot).findings]
 
 
@@ -101,7 +101,7 @@ def test_advice_where_there_is_no_mesh_of_helm(charts_dir: Path) -> None:
     chart = ChartCatalog(MeshConfig.model_validate({"charts": {"mirror": charts_dir}})).find(
         "linkerd-control-plane"
     )
-    # As bootstrap leaves it.
+    # The release as bootstrap leaves it.
     assert source_version({chart.name: revision(chart)}, None) == chart.app_version
 
 
@@ -170,7 +170,7 @@ def test_advice_about_a_dependency_of_the_upgrade(charts_dir: Path) -> None:
 
     assert "set cert_manager.install and .adopt to true" in said(read)[0]
     config = {"cert_manager": {"install": True, "adopt": True}, "upgrade": policy}
-    # As a release that these flows have is read.
+    # The same as a release that these flows manage.
     assert said(changed(with_it(chart.version), **config)) == []
     assert said(changed(read, upgrade={})) == []
     assert said(with_it("v1.99.0"))[0].startswith("Set cert_manager.version to a newer one")
@@ -236,7 +236,7 @@ def test_advice_about_what_would_be_lost(charts_dir: Path) -> None:
         return losses([replace(change(charts_dir, {}), rendered=(roots(after),))], before)
 
     assert "Use rotate_anchor" in rotated(ONE_ANCHOR, OTHER_ANCHOR)[0].remedy
-    # As a rotation leaves it: the bundle in the cluster and the one that is rendered are the same.
+    # As a rotation leaves it: the rendered bundle equals the cluster's.
     assert rotated(OTHER_ANCHOR, OTHER_ANCHOR) == []
 
 
@@ -288,7 +288,7 @@ def test_advice_about_an_owner(charts_dir: Path, cluster: Cluster, helm_path: st
 
     assert bundle in renders()
     assert bundle not in renders(identity={"externalCA": True})
-    # The chart then makes no such object, so that nothing is taken.
+    # With it off the chart makes no such object, so nothing is taken over.
     role = "Role/linkerd/r"
     [refused] = found(taken(role, "Flux", is_new=True))
     assert refused.remedy.startswith("Turn it off in the chart's values")
@@ -325,7 +325,7 @@ def test_what_is_annotated_is_not_deleted(
 
 @pytest.fixture
 def kubectl(binaries: Binaries, cluster: Cluster) -> Callable[[str], None]:
-    """Runs a command of kubectl, as somebody would copy it from a message."""
+    """Runs a kubectl command as a user would copy it from a message."""
 
     def run(arguments: str) -> None:
         with cluster.kubeconfig_file() as file:
@@ -348,6 +348,6 @@ def test_advice_about_an_upgrade_in_progress(cluster: Cluster, namespace: str) -
     begin(Mesh(cluster, config), first)
     advice(MeshBusy, lambda: begin(Mesh(cluster, config), other))
     assert begin(Mesh(cluster, config), first) == first
-    # As an upgrade ends, there or back.
+    # The upgrade ends, completed or gone back.
     end(Mesh(cluster, config))
     assert begin(Mesh(cluster, config), other) == other

@@ -1,4 +1,4 @@
-"""What a plan says of what a mesh would lose: values, objects, owners, pins."""
+"""What a plan says a mesh would lose: values, objects, owners, pins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.upgrade_plans import revision
 
 FACTS = ClusterFacts("v1.34.4", frozenset({"v1", "batch/v1", "policy/v1"}))
 
-# What people have set with `helm install`, as a file of theirs; nothing of it is a default.
+# What users set in a values file for `helm install`.
 INSTALLED: Values = yaml.safe_load(
     """
     cniEnabled: true
@@ -56,7 +56,7 @@ def change(
     ours: bool = False,
     **config: Any,
 ) -> ReleaseChange:
-    """A release with values, and what a configuration makes of it at another version."""
+    """A release with these values, and what the configuration makes of it at another version."""
 
     def at(version: str) -> MeshConfig:
         return MeshConfig.model_validate(
@@ -85,7 +85,7 @@ def names(found: ReleaseChange) -> set[str]:
 @pytest.mark.real_charts
 def test_values_of_the_release_that_the_configuration_lacks_are_named(charts_dir: Path) -> None:
     found = change(charts_dir, INSTALLED)
-    # nodeSelector is the chart's default as well: nothing is lost with it.
+    # nodeSelector equals the chart's default, so it is not lost.
     assert names(found) == {
         *("cniEnabled", "clusterNetworks", "tolerations"),
         *("proxy.resources.cpu.request", "proxy.resources.memory.limit"),
@@ -109,36 +109,36 @@ def test_what_the_finding_says_to_add_keeps_every_value(charts_dir: Path) -> Non
 @pytest.mark.parametrize(
     ("installed", "config", "lost"),
     [
-        # The user says otherwise now.
+        # The configuration now sets another value.
         (
             {"controllerLogLevel": "debug"},
             {"values": {"inline": {"controllerLogLevel": "warn"}}},
             "",
         ),
-        # The same as before, and as the default.
+        # The configuration sets the same value.
         (
             {"controllerLogLevel": "debug"},
             {"values": {"inline": {"controllerLogLevel": "debug"}}},
             "",
         ),
         ({"cniEnabled": False, "podAnnotations": {}, "tolerations": None}, {}, ""),
-        # A default that was removed is a value as well.
+        # Removing a default counts as a value.
         ({"proxy": {"logLevel": None}}, {}, "proxy.logLevel"),
-        # High availability: computed where it is on, lost where it is off.
+        # High availability: computed when on, lost when off.
         ({"controllerReplicas": 3}, {"ha": True}, ""),
         ({"controllerReplicas": 3}, {}, "controllerReplicas"),
-        # A computed value that the user had otherwise.
+        # A computed value that the user had set differently.
         (
             {"identity": {"issuer": {"issuanceLifetime": "48h0m0s"}}},
             {},
             "identity.issuer.issuanceLifetime",
         ),
-        # What keeps the mesh together is no matter of values.
+        # Values that keep the mesh together are checked elsewhere.
         ({"identityTrustAnchorsPEM": "x", "identity": {"issuer": {"scheme": "y"}}}, {}, ""),
-        # The version follows the upgrade, any other is one that somebody keeps.
+        # The source version follows the upgrade; any other is a pin.
         ({"proxy": {"image": {"version": "stable-2.13.7"}}}, {}, ""),
         ({"proxy": {"image": {"version": "stable-2.12.6"}}}, {}, "proxy.image.version"),
-        # Neither chart lists it, and templates may read it.
+        # Neither chart lists it, but templates may read it.
         ({"identityResources": {"cpu": {"limit": "1"}}}, {}, "identityResources.cpu.limit"),
     ],
 )
@@ -172,8 +172,8 @@ def test_an_upgrade_of_our_own_mesh_loses_nothing(
     facts = replace(FACTS, webhook_authorities={"linkerd": "PEM", "linkerd-viz": "PEM"})
     installed = values_for(old, config, facts, trust_bundle="PEM")
     assert not names(change(charts_dir, installed, chart=chart, ours=True, **then))
-    # What the configuration had these flows compute and no longer does was nobody's own value,
-    # but for high availability, whose keys people set as well.
+    # Values that these flows computed from settings since removed are not the user's own, except
+    # those of high availability, which users set as well.
     if "ha" not in then:
         assert not names(change(charts_dir, installed, chart=chart, ours=True))
 
@@ -199,7 +199,7 @@ def test_no_secret_is_shown(charts_dir: Path) -> None:
     [
         ({"clusterDomain": "k8s.example"}, {}, "Set cluster_domain to k8s.example."),
         ({"identityTrustDomain": "other"}, {}, "Set trust_domain to other."),
-        # The trust domain is the cluster's where it is not set.
+        # The trust domain defaults to the cluster domain.
         ({"clusterDomain": "a.b"}, {"cluster_domain": "a.b"}, "Set trust_domain to a.b."),
         ({"clusterDomain": "a.b"}, {"cluster_domain": "a.b", "trust_domain": "a.b"}, ""),
     ],
@@ -253,7 +253,7 @@ def test_secrets_that_a_manifest_no_longer_has_are_found() -> None:
 
     installed = [secret("issuer"), secret("kept", namespace="linkerd"), secret("hook")]
     hook = secret("hook", annotations={"helm.sh/hook": "pre-upgrade"})
-    # With its namespace or without, it is the same object; a hook is none of the release's.
+    # Same object with or without a namespace; a hook does not belong to the release.
     wanted = [secret("kept"), hook, {**secret("issuer"), "kind": "ConfigMap"}]
     found = deleted_secrets(installed, wanted, "linkerd")
     assert [obj["metadata"]["name"] for obj in found] == ["issuer", "hook"]
@@ -366,6 +366,6 @@ def test_versions_among_extra_values_are_named(charts_dir: Path, values: Values,
 def test_newer_crds_are_known(installed: str, wanted: str, newer: bool) -> None:
     crds = "linkerd-crds"
     assert has_newer_crds((crds, installed), (crds, wanted)) == newer
-    # As 2.12's first revision is, which is cut from 2.11's one chart.
+    # As with 2.12's first revision, which is cut from 2.11's single chart.
     assert not has_newer_crds(("linkerd2", installed), (crds, wanted))
     assert not has_newer_crds(*[("linkerd-control-plane", each) for each in (installed, wanted)])

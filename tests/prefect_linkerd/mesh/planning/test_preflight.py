@@ -1,4 +1,4 @@
-"""What preflight finds: decided from snapshots, and read from a real API server."""
+"""What preflight finds, decided from snapshots and read from a real API server."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_our_own_releases_are_fine() -> None:
 
 
 def test_what_is_upgraded_does_not_block_its_upgrade() -> None:
-    """Such as 2.11's one release, which owns the CRDs and is of another version."""
+    """Such as 2.11's single release, which owns the CRDs and has another version."""
     old = release("linkerd-control-plane", "2025.4.4")
     found = replace(
         with_releases(old),
@@ -174,7 +174,7 @@ def test_what_is_upgraded_does_not_block_its_upgrade() -> None:
 
 
 def test_newer_crds_under_an_older_control_plane_are_well() -> None:
-    """As an upgrade that was undone leaves them."""
+    """As an undone upgrade leaves them."""
     found = release("linkerd-crds", "2026.9.1"), release("linkerd-control-plane", "2026.8.3")
     snapshot = replace(GOOD, releases=found, installed=mesh_releases(CONFIG, found, {}))
     assert preflight(snapshot, CONFIG, CHARTS) == []
@@ -245,7 +245,7 @@ def test_the_administrator_of_a_fresh_cluster_may_do_everything(cluster: Cluster
 def test_an_identity_that_may_only_look_is_told_what_it_lacks(
     cluster: Cluster, namespace: str
 ) -> None:
-    """A ServiceAccount with the built-in role `view`, and its own token."""
+    """A ServiceAccount with only the built-in role `view`, by its own token."""
     account = {"name": "viewer", "namespace": namespace}
     cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
     binding = {

@@ -1,4 +1,4 @@
-"""The values that a plan would change, before and after; nothing secret is shown."""
+"""The values that a plan would change, before and after, without secrets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_what_differs_is_said_key_by_key() -> None:
         '- gone: ["a"]',
         '- password: "(hidden)"',
         '+ password: "(hidden)"',
-        # By default again.
+        # Back to its default.
         '- proxy.logLevel: "debug"',
         '+ proxy.logLevel: "warn"',
         "- replicas: 1",

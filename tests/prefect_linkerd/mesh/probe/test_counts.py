@@ -37,7 +37,7 @@ LEDGERS = st.builds(Ledger().heard, st.lists(SAID, max_size=4))
 
 
 def later(said: ProberReport, more: dict[str, Count]) -> ProberReport:
-    """What the same process says after more requests."""
+    """What the same process reports after more requests."""
     servers = {name: said.servers.get(name, Count()) for name in {*said.servers, *more}}
     grown = {name: count + more.get(name, Count()) for name, count in servers.items()}
     return ProberReport(said.client, grown, said.process)
@@ -61,7 +61,8 @@ def piece(**more: Any) -> dict[str, Any]:
 def test_no_request_is_lost_or_counted_twice(
     before: Ledger, more: list[dict[str, Count]], restarted: set[str]
 ) -> None:
-    """Clients ask on, are silent, restart or are new: what was counted stays counted."""
+    """What was counted stays counted, whether clients keep asking, fall silent, restart or are
+    new."""
     words = [
         later(said, grown)
         if said.process not in restarted
@@ -145,7 +146,7 @@ def test_results_are_read_as_the_program_writes_them() -> None:
         "replica": "pod-1",
         "process": "8c1e",
         "asks": ["0-before"],
-        # It was told to stop, and later to ask again.
+        # The client was told to stop asking, and later to resume.
         "servers": {"0-before": [piece(ok=2, identified=2), piece(ok=3, failed=1, last="502")]},
     }
     said = parse_report(json.loads(json.dumps(content)))

@@ -12,7 +12,7 @@ PHASES = st.lists(st.sampled_from(["spread", "switch", "drop", "data plane"]), m
 
 @given(PHASES)
 def test_old_and_new_ask_each_other_in_every_phase_and_none_outlives_it(phases: list[str]) -> None:
-    """Also where a phase comes again."""
+    """Also when a phase is repeated."""
     generations = Generations().starting(BEFORE)
     names = {generations.names[0]}
     for phase in phases:

@@ -1,4 +1,4 @@
-"""A rotation and its probe: a failing pair stops it before the next batch, and then it resumes."""
+"""A rotation with its probe: a failing pair stops it before the next batch; it then resumes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPTIONS = FAST.model_copy(
 
 
 class Noting(ThroughNode):
-    """Keeps which ports of pods were asked for metrics."""
+    """Records which pod ports were asked for metrics."""
 
     ports: ClassVar[list[str]] = []
 
@@ -47,7 +47,7 @@ class Noting(ThroughNode):
 
 
 def started(cluster: Cluster) -> dict[str, str]:
-    """The workloads' pods, by the names of their Deployments."""
+    """The UIDs of the workloads' pods, by their owners' names."""
     return {pod.owner[2]: pod.uid for pod in read_pods(cluster, namespace="apps") if pod.owner}
 
 
@@ -74,7 +74,7 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
         cluster = Noting.of(admin)
 
         def break_in_the_first_batch(text: str) -> None:
-            """The old generation's proxy refuses the certificate of the new one's from here on."""
+            """From here on the old generation's proxy refuses the new one's certificate."""
             if text.startswith("Probe, spread, before batch 1: "):
                 plane.breaks = {("before", "spread")}
 
@@ -93,13 +93,13 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
             first.end()
         assert "0-before to 1-spread: " in stopped.value.found
         assert UNTRUSTED in stopped.value.found
-        # The first batch was restarted, and no other workload.
+        # Only the first batch was restarted.
         record = read_record(admin, "linkerd")
         assert record is not None
         assert record.phase == "spread"
         restarted = {name.rpartition("/")[2] for name in record.restarted["spread"]}
         assert len(restarted) == 2
-        # Their former pods may be there for a moment yet.
+        # Their old pods may linger for a moment.
         eventually(lambda: changed(before, started(admin)) == restarted, 60)
         assert not list(admin.list("v1", "Pod", "linkerd-probe", labels=PROBE.run_label))
 
@@ -116,11 +116,11 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
         assert record is not None
         assert read_trust_bundle(Mesh(admin, config)).anchors == {record.goal}
         told = [chapter.text for chapter in record.story if chapter.text.startswith("Probe")]
-        # The first run's of phase bundle, the second's of its three, and its whole.
+        # The first run's chapter of phase bundle, the second's of its three phases and the total.
         assert len(told) == 5
         assert all(text.endswith(" 0 failed.") for text in told)
-        # Old and new asked each other, and there was no other pair. What was started when the run
-        # was resumed trusts both anchors already, so that spread has no generation of its own.
+        # Old and new asked each other, and there was no other pair. The generation started when the
+        # run resumed already trusts both anchors, so spread has no generation of its own.
         names = ("0-before", "1-switch", "2-drop")
         met = {(a, b) for n, a in enumerate(names) for b in names[max(n - 1, 0) : n + 2]}
         assert set(second.outcome.pairs) == met
@@ -128,7 +128,7 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
         assert not [
             name for names in record.restarted.values() for name in names if "linkerd-probe" in name
         ]
-        # Proxies' metrics were read by the probe's pods alone.
+        # Only the probe's pods read the proxies' metrics.
         assert set(Noting.ports) == {"8081"}
         # Each batch was gated.
         assert any(text.startswith("Probe, switch, before batch 2: ") for text in said)

@@ -1,4 +1,4 @@
-"""The probe's objects on a real API server, with exactly its role, and that nothing of it stays."""
+"""The probe's objects on a real API server, with exactly its role; none of them stays."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ QUICK = ProbeOptions(replicas=1, requests_per_second=50, warm_up_seconds=1)
 
 
 class Noting(Cluster):
-    """Keeps what was asked, but for the API's own discovery."""
+    """Records requests, except the API's own discovery."""
 
     asked: tuple[str, ...] = ()
 
@@ -64,7 +64,7 @@ def asking(cluster: Cluster, said: list[str], **options: Any) -> AskingProbe:
 
 
 def left(cluster: Cluster, place: str = NAMESPACE) -> list[str]:
-    """What is left of probes."""
+    """The objects that probes have left behind."""
     return [
         f"{kind}/{obj['metadata']['name']}"
         for api_version, kind in PROBE.kinds
@@ -96,7 +96,7 @@ def test_on_simulated_nodes_it_says_so_and_asks_one_thing(sandbox: Sandbox) -> N
 
 @follows("Check that the proxy injector runs and its webhook answers, ")
 def test_pods_without_a_proxy_are_a_refusal_that_leaves_nothing(cluster: Cluster) -> None:
-    """This cluster has no mesh, so nothing injects."""
+    """This cluster has no mesh, so no injector."""
     with pytest.raises(NotReady, match="expected a container linkerd-proxy") as refused:
         asking(cluster, []).start()
     assert "probe.enabled" in refused.value.remedy
@@ -123,7 +123,7 @@ def test_somebody_elses_namespace_is_never_written(cluster: Cluster, namespace: 
         assert found is not None
         assert (found["metadata"]["uid"], found["metadata"]["annotations"]) == (before, release)
         assert left(cluster) == []
-        # With another one it comes as far as on any cluster without an injector.
+        # In another namespace it gets as far as on any cluster without an injector.
         with pytest.raises(NotReady, match="linkerd-proxy"):
             asking(cluster, [], namespace=namespace).start()
     finally:
@@ -212,7 +212,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
 
 
 def with_role(cluster: Cluster, *without: str) -> Cluster:
-    """The cluster, as an account that has exactly what a flow's role grants its probe."""
+    """The cluster as seen by an account with exactly the grants that a flow's role gives its
+    probe, except the resources in `without`."""
     cluster.apply(probe_namespace())
     granted = probe_grants(MeshConfig())
     name = "probe" + "".join(f"-{each.replace('/', '-')}" for each in without)
@@ -262,14 +263,14 @@ def test_old_asks_new_and_new_asks_old_with_its_role_and_a_failing_pair_stops_it
         finally:
             probe.end()
         assert left(admin) == []
-        # Somebody made it beside the role.
+        # with_role made the namespace, not the probe.
         assert admin.get("v1", "Namespace", NAMESPACE) is not None
 
 
 def it_reads_other_proxies(
     probe: AskingProbe, admin: Cluster, plane: DataPlane, said: list[str]
 ) -> None:
-    """With the same answers as through the API server, and none of its own permission."""
+    """Reads the same as through the API server, for which its account has no permission."""
     cluster = probe._mesh.cluster
     pods = [pod for pod in read_pods(admin) if pod.proxy is not None and not probe.is_own(pod)]
     lifetimes = LeafLifetimes(frozenset({timedelta(hours=24)}))
@@ -278,7 +279,7 @@ def it_reads_other_proxies(
     with pytest.raises(ApiError, match="forbidden"):
         metrics_of(cluster, pods[0])
     assert read_issued(cluster, pods, lifetimes, probe.census) == issued
-    # What does not answer the probe is asked through the API server; nobody waits for it again.
+    # Proxies that do not answer the probe are asked through the API server, without another wait.
     egress, plane.egress = plane.egress, None
     assert read_issued(admin, pods, lifetimes, probe.census) == issued
     assert "Probe: its pods reach no proxy's metrics; using the API server instead." not in said
@@ -304,7 +305,7 @@ def it_asks(probe: AskingProbe, admin: Cluster, plane: DataPlane, said: list[str
     assert probe.conclude("spread").endswith(", 0 failed")
     assert any(text.startswith("Probe, spread, after its restarts: p50 ") for text in said)
 
-    # Of a server that lacks an anchor nothing is ever heard.
+    # A server that lacks an anchor is never heard from.
     plane.breaks = {("spread", "switch")}
     with pytest.raises(RequestsFailed) as stopped:
         probe.arrive("switch")
@@ -312,14 +313,14 @@ def it_asks(probe: AskingProbe, admin: Cluster, plane: DataPlane, said: list[str
     assert f"503, l5d-proxy-error: {UNTRUSTED}" in stopped.value.found
     assert "2-switch to 1-spread" not in stopped.value.found
     plane.breaks = set()
-    # On the way back it counts, and stops nothing.
+    # On the way back it only counts and stops nothing.
     probe.only_count()
     probe.check("way back")
     assert probe.outcome.all.failed > 0
 
 
 def it_hears(probe: AskingProbe, admin: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A generation of which nothing can be heard is no good news either."""
+    """A generation that cannot be heard stops the change as well."""
     cluster = probe._mesh.cluster
     assert isinstance(cluster, ThroughNode)
     monkeypatch.setattr(runs, "HEARD_WITHIN_SECONDS", 0.2)

@@ -1,4 +1,4 @@
-"""How checks are run, and the forms of a report."""
+"""How checks run, and the formats of a report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ REFUSED = ApiError("Pod list in all", expected="a", found="403 forbidden", remed
 
 
 def topic() -> Category:
-    """A category of every kind of outcome."""
+    """A category with a check for every kind of outcome."""
     category = Category("linkerd-topic", "control-plane")
 
     @category.check("good", "all is well")
@@ -112,7 +112,7 @@ def test_each_check_ends_as_it_should(report: Report) -> None:
         "good": "success",
         "careful": "warning",
         "nothing": "skipped",
-        # What cannot be run is an error, whatever its severity.
+        # A check that cannot run is an error, whatever its severity.
         "unread": "error",
         "broken": "error",
         "bad": "error",
@@ -228,7 +228,7 @@ def test_of_anchors_of_one_name_the_first_to_end_counts() -> None:
 
 
 class Gateway(BaseHTTPRequestHandler):
-    """A Pushgateway: what it was sent, by path; it refuses what a mesh called `refused` sends."""
+    """A Pushgateway that keeps what it was sent, by path; it refuses a mesh named `refused`."""
 
     pushed: ClassVar[dict[str, str]] = {}
 
@@ -260,7 +260,7 @@ def test_metrics_are_pushed_and_replace_those_of_the_mesh(report: Report) -> Non
 
 
 class Collector(Gateway):
-    """An OpenTelemetry Collector as far as its OTLP receiver goes."""
+    """The OTLP receiver of an OpenTelemetry Collector."""
 
     got: ClassVar[list[ExportMetricsServiceRequest]] = []
 

@@ -19,7 +19,7 @@ from prefect_linkerd.mesh.snapshot.mesh import read_snapshot
 from sandbox.cluster import Sandbox
 from tests.support.cluster_state import resource_versions, settled_versions
 from tests.support.invariant import Invariant, split
-from tests.support.loopback import probe_beside
+from tests.support.loopback import probe_on_simulated_nodes
 from tests.support.meshes import add_workloads, install, store_of
 from tests.support.ready_meshes import ReadyMesh
 from tests.support.rotations import FAST, rotate
@@ -59,7 +59,7 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
 
     with ExitStack() as stack:
         client, probe = (
-            stack.enter_context(probe_beside(sandbox, cluster, config, tmp_path))
+            stack.enter_context(probe_on_simulated_nodes(sandbox, cluster, config, tmp_path))
             if is_gentle
             else (cluster, None)
         )

@@ -1,4 +1,4 @@
-"""What measured traffic means, and that chance is neither blamed nor an excuse."""
+"""What measured traffic means; chance is neither reported as a fault nor hides one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALARM = 1e-6
 
 
 def seen(mixed: int = 3, lost: int = 0, **backends: tuple[int, int]) -> Traffic:
-    """Traffic by backend, as `(ok, failed)`, each of one replica."""
+    """Traffic by backend, as `(ok, failed)`; each backend has one replica."""
     ok = sum(counts[0] for counts in backends.values())
     failed = sum(counts[1] for counts in backends.values())
     errors = {"500": failed} if failed else {}
@@ -103,7 +103,7 @@ def test_requests_are_spread_over_replicas(traffic: Traffic, said: list[str]) ->
 
 def test_what_each_replica_answered_is_said_also_where_none_did() -> None:
     assert spread_of(spread(200, 60, 40), "web") == "200, 60, 40"
-    # Every request failed before a backend: the test has a result then, and does not break off.
+    # Every request failed before reaching a backend: still a result, not an exception.
     assert spread_of(Traffic(sent=5, errors={"503": 5}), "web") == "no replica answered"
 
 

@@ -1,4 +1,4 @@
-"""What may be said about smoke tests: explained, checked, and refused with a remedy."""
+"""The options of smoke tests: explained, checked, and refused with a remedy."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ def test_tests_come_in_their_own_order_and_once() -> None:
     chosen = SmokeOptions(tests=["ingress", "canary", "canary"])
     assert chosen.tests == ["canary", "ingress"]
     assert SmokeOptions().tests == list(SMOKE_TESTS)
-    # Too few requests for a split are enough where nothing is split.
+    # Too few requests for a split are enough for a test without one.
     assert SmokeOptions(tests=["load-balancing"], requests=100).requests == 100

@@ -1,4 +1,4 @@
-"""How each Linkerd version splits traffic, with the real CRDs of its charts and a real API."""
+"""How each Linkerd version splits traffic, with its charts' real CRDs on a real API server."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_step_of_a_split_is_accepted_and_removed(
             alone.delete(crd["apiVersion"], crd["kind"], crd["metadata"]["name"])
         names = [(c["apiVersion"], c["kind"], c["metadata"]["name"]) for c in made]
         while left := [name for name in names if alone.get(*name)]:
-            # Where a CRD's storage was not ready yet, the API server tries again when it changes.
+            # If a CRD's storage was not ready yet, a change makes the API server retry its deletion.
             change = {"metadata": {"annotations": {"asked-again": str(time.monotonic())}}}
             for name in left:
                 with contextlib.suppress(ApiError):
@@ -101,7 +101,7 @@ def walk(cluster: Cluster, api: SplitApi, version: str) -> None:
 
 
 def fresh(cluster: Cluster) -> Cluster:
-    """The same access, with nothing known of the kinds of an earlier version."""
+    """The same access, without the cached kinds of an earlier version."""
     return Cluster(cluster._as_kubeconfig())  # pyright: ignore[reportPrivateUsage]
 
 
@@ -115,7 +115,7 @@ def weights(obj: dict[str, Any]) -> dict[str, int]:
 
 
 def refuse_nonsense(cluster: Cluster, api: SplitApi) -> None:
-    """It is the real schema that judges: a weight that is no number is turned down."""
+    """The real schema decides: it rejects a weight that is not a number."""
     nonsense: Any = {"a": "heavy"}
     with pytest.raises(ApiError) as refused:
         fresh(cluster).create(split(api, "x", "default", "web", nonsense, "cluster.local"))

@@ -1,4 +1,4 @@
-"""What a smoke test makes is gone when it ends, however it ends, and nothing else is touched."""
+"""A smoke test removes all that it made, however it ends, and touches nothing else."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ with SmokeRun(Mesh(cluster, MeshConfig()), options, "canary") as run:
 
 
 def die(sandbox: Sandbox, namespace: str, fuse_seconds: int = 120) -> str:
-    """A run killed in the middle of its work; its id."""
+    """Runs a smoke test that is killed halfway; returns its id."""
     killed = subprocess.run(
         [sys.executable, "-c", DYING, str(sandbox.kubeconfig), namespace, str(fuse_seconds)],
         capture_output=True,
@@ -91,7 +91,7 @@ def left(cluster: Cluster, namespace: str, run: str = "") -> list[str]:
 
 @pytest.fixture
 def bystander(cluster: Cluster, namespace: str) -> Iterator[dict[str, Any]]:
-    """Something of somebody else's, named like ours."""
+    """An object of somebody else, named like ours."""
     yield cluster.create(
         {
             "apiVersion": "v1",
@@ -204,7 +204,7 @@ def test_a_namespace_that_is_not_there_is_a_result_with_a_remedy(
 def test_pods_without_a_proxy_fail_the_test_and_are_removed(
     cluster: Cluster, namespace: str
 ) -> None:
-    """This cluster has no mesh, so nothing injects."""
+    """This cluster has no mesh, so no injector."""
     result = run_smoke_test(
         "load-balancing", Mesh(cluster, MeshConfig()), SmokeOptions(namespace=namespace)
     )

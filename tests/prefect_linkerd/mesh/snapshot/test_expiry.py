@@ -1,4 +1,4 @@
-"""Which certificates are announced, and the picture of when they end."""
+"""Which expiring certificates are announced, and the timeline of when they expire."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_the_smallest_threshold_that_is_crossed_is_named(days: float, limits: li
 
 def test_what_cert_manager_renews_is_announced_only_once_it_should_have_been() -> None:
     hours = 1 / 24
-    # The issuer is renewed 25 hours before its end.
+    # The issuer is renewed 25 hours before it expires.
     assert not expiring([expiry(13 * hours, renewed_by="cert-manager")], CERT_MANAGER, [60])
     (due,) = expiring([expiry(12 * hours, renewed_by="cert-manager")], CERT_MANAGER, [60])
     assert due.remedy.startswith("cert-manager should have renewed it")
 
 
 def test_what_cert_manager_wrote_is_renewed_by_it_whoever_configured_that() -> None:
-    """As a mesh of plain Helm may have it: an automation must not answer instead."""
+    """As a plain Helm mesh may have it: no automation of ours may renew it instead."""
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -138,7 +138,7 @@ def test_webhooks_of_a_namespace_share_their_ca_and_a_charts_have_none() -> None
 
 
 def test_a_former_ca_that_stays_in_the_ca_bundle_counts_no_more() -> None:
-    """As cert-manager's cainjector keeps it there until it expires."""
+    """cert-manager's cainjector keeps it there until it expires."""
     renewed = webhook(NEW_LEAF, NEW_CA.certificate)
     found = authorities((renewed, signer(INJECTOR, CA.certificate + NEW_CA.certificate)))
     assert [round(e.days_left) for e in found.values()] == [400]
@@ -177,11 +177,11 @@ def test_a_new_webhook_ca_is_enough() -> None:
 @pytest.mark.parametrize(
     ("secret", "bundle", "more", "remedy"),
     [
-        # The API server alone has it, as where it is the value caBundle.
+        # Only the API server has it, as when the chart's value caBundle sets it.
         (webhook(LEAVES[0], by_cert_manager=False), CA.certificate, {}, "caBundle of tap"),
         # An intermediate that follows the certificate.
         (webhook(LEAVES[0] + CA.certificate, by_cert_manager=False), "", {}, "caBundle of tap"),
-        # An issuer that is no CA of this cluster, such as Vault.
+        # An issuer whose CA is not in this cluster, such as Vault.
         (
             webhook(LEAVES[0], CA.certificate),
             "",
@@ -240,7 +240,7 @@ def test_the_timeline_is_a_picture_with_a_bar_for_each(days: list[float]) -> Non
         assert float(bar.attrib["width"]) > 0
         assert float(bar.attrib["x"]) + float(bar.attrib["width"]) <= width
     lengths = [float(bar.attrib["width"]) for bar in bars]
-    # The longer it lives the longer its bar.
+    # The longer a certificate lives, the longer its bar.
     assert sorted(lengths) == [w for _, w in sorted(zip(days, lengths, strict=True))]
     ended = sum(left <= 0 for left in days)
     assert len(re.findall(">expired<", picture)) == ended
