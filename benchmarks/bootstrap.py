@@ -1,10 +1,10 @@
-"""How long `bootstrap` takes against the same Helm commands run by a shell script.
+"""Compares the time of `bootstrap` with that of a shell script running the same Helm commands.
 
     python -m benchmarks.bootstrap [--rounds 3]
 
 Each round runs both, one after the other, each on a fresh sandbox, and prints the ratio of the
-flow's wall time to the script's. The flow also checks the cluster, makes and proves
-certificates, sets up the ingress and reads everything back; the script does none of it.
+flow's wall time to the script's. The flow also checks the cluster, creates and verifies
+certificates, sets up the ingress and reads everything back; the script does none of that.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ print(time.monotonic() - begin)
 
 
 def by_flow(sandbox: Sandbox, server: PrefectServer) -> float:
-    """Seconds that the flow takes; the import of Prefect, which a worker has behind it, apart."""
+    """Returns the flow's seconds, without importing Prefect: a worker has already done that."""
     config = {
         "access": {"kubeconfig": str(sandbox.kubeconfig)},
         "charts": {"mirror": str(CHARTS)},
         "profile": "demo",
         "emojivoto": {"manifest": str(MANIFEST)},
-        # Each round is on a new cluster, and so has a new trust anchor.
+        # Each round has a new cluster, hence a new trust anchor.
         "trust_anchor": {"secret_block": sandbox.name},
     }
     done = subprocess.run(
@@ -72,7 +72,7 @@ def by_plain_helm(sandbox: Sandbox) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often both are run")
+    parser.add_argument("--rounds", type=int, default=3, help="how often to run both")
     rounds: int = parser.parse_args().rounds
     ratios: list[float] = []
     with tempfile.TemporaryDirectory() as folder, PrefectServer(Path(folder)) as server:

@@ -1,12 +1,12 @@
-"""How long a fleet's verification takes as workers grow.
+"""Measures how long verifying a fleet takes with more and more workers.
 
     python -m benchmarks.fleet [--meshes 50] [--sandboxes 5] [--workers 1 2 4]
 
-Several sandboxes, each with a real mesh, stand for many: each is verified under the names of
-several Linkerd Mesh blocks. A Prefect server has so many workers, one process at a time each, and
-the `fleet` flow has every mesh verified by a run of its own. Shown are the time of the whole fleet
-and the time for each mesh, and what the runs took beside Prefect's start of a process. The last row
-is one run of `verify_meshes`, which has every mesh in one process.
+A few sandboxes, each with a real mesh, stand for many: several Linkerd Mesh blocks point to each.
+For each number of workers, each running one process at a time, the `fleet` flow verifies every mesh
+in a run of its own. The table shows the time of the whole fleet, the time per mesh, and the median
+time of a mesh's run without Prefect's start of its process. The last row is one run of
+`verify_meshes`, which verifies every mesh in one process.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def command(server: PrefectServer, *arguments: str) -> None:
 
 
 def verify_fleet(server: PrefectServer, workers: int, names: list[str]) -> dict[str, float]:
-    """One fleet run with so many workers; its seconds, and the median of the meshes' runs."""
+    """Runs the fleet with `workers` workers; returns its seconds and the median of its runs'."""
     start = (*PREFECT, "worker", "start", "--pool", "linkerd", "--limit", "1", "--name")
     processes = [
         subprocess.Popen(
@@ -66,12 +66,12 @@ def verify_fleet(server: PrefectServer, workers: int, names: list[str]) -> dict[
     try:
         while sum(w["status"] == "ONLINE" for w in _workers(server)) < workers:
             time.sleep(0.5)
-        # Not as a run of its deployment, which would take a worker's place.
+        # Not as a run of its deployment, which would occupy a worker.
         fleet = ("-m", "prefect_linkerd", "fleet", *names, "--at-once", str(workers))
         command(server, sys.executable, *fleet, "--output", "json")
     finally:
-        # They have no run any more. SIGTERM would be SIGINT to themselves, which what a shell
-        # starts in the background ignores.
+        # All runs have finished, so SIGKILL is safe. On SIGTERM a worker sends itself SIGINT, which
+        # processes that a shell started in the background ignore.
         for process in processes:
             process.kill()
             process.wait()
@@ -81,13 +81,13 @@ def verify_fleet(server: PrefectServer, workers: int, names: list[str]) -> dict[
 
 
 def verify_in_one_process(server: PrefectServer, names: list[str]) -> dict[str, float]:
-    """One run of `verify_meshes`; the same numbers."""
+    """Runs `verify_meshes` once; returns the same numbers as `verify_fleet`."""
     command(server, sys.executable, "-c", VERIFY_MESHES, *names)
     return _found(server, "verify_meshes", len(names))
 
 
 def _found(server: PrefectServer, flow: str, meshes: int) -> dict[str, float]:
-    """The seconds of a flow's last run, and the median of its meshes' runs."""
+    """Returns the seconds of a flow's last run and the median of its meshes' runs."""
     [done] = ask(
         server,
         "flow_runs/filter",

@@ -1,18 +1,18 @@
-"""A whole rotation against restarting everything by `kubectl rollout restart`, three times over.
+"""Compares a whole rotation with running `kubectl rollout restart` on everything three times.
 
     python -m benchmarks.rotate [--workloads 300 3000] [--batch 50] [--paces quick gentle]
         [--rounds 1] [--leaf-minutes 0.25] [--kinds 99]
 
 A quick rotation restarts every workload three times: to trust the new anchor, to get a certificate
-of it, and to forget the old one; a gentle one restarts it once, and waits until proxies renew. By
-hand that is three times `kubectl rollout restart` of all Deployments at once and a wait until all
-are ready, with nothing proven in between; the Helm upgrades and the new issuer that go with it are
-left out. For each size both run on the same mesh, one after the other, with a hundred workloads a
-namespace. A table has the ratios of their wall time and of their API requests, and what was asked
-most. Requests are those of the API server's audit log, Helm's among them. Certificates live for
-15 seconds in the gentle rotation, as in Linkerd's own tests: with the clock skew that identity
-allows, its wait is 25 seconds instead of 15 minutes. The probe asks all along, and reads proxies'
-metrics: its pods are processes of this machine.
+issued under it, and to drop the old one. A gentle rotation restarts it once and waits until proxies
+renew. Done manually, that is three times `kubectl rollout restart` of all Deployments at once and a
+wait until all are ready, with nothing verified in between; the Helm upgrades and the new issuer
+that this also takes are left out. For each size both run on the same mesh, one after the other,
+with a hundred workloads per namespace. The table shows the ratios of their wall time and API
+requests, and the most frequent requests. Requests are counted from the API server's audit log and
+include Helm's. In the gentle rotation certificates live for 15 seconds, as in Linkerd's own tests:
+with the clock skew that identity allows, its wait is 25 seconds instead of 15 minutes. The probe
+sends requests throughout and reads proxies' metrics; its pods are processes of this machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from prefect_linkerd.mesh.restarts import RestartPolicy
 from prefect_linkerd.mesh.rotation.options import RotationOptions
 from sandbox.cluster import Sandbox
 from tests.support.identities import bound_account
-from tests.support.loopback import probe_beside
+from tests.support.loopback import probe_on_simulated_nodes
 from tests.support.meshes import add_workloads, configuration, install
 from tests.support.rotations import FAST, rotate
 
@@ -47,12 +47,12 @@ SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).parents[2] / "shared")
 ROUNDS = 3
 PER_NAMESPACE = 100
 LEAF_MINUTES = 0.25
-"""The least that `leaf_minutes` may be."""
+"""The minimum of `leaf_minutes`."""
 
 
 @dataclass
 class Cost:
-    """What a way to restart everything costs; `asked` counts requests by verb and resource."""
+    """The cost of restarting everything; `asked` counts requests by verb and resource."""
 
     seconds: float = 0.0
     asked: Counter[str] = field(default_factory=Counter[str])
@@ -71,7 +71,7 @@ class Cost:
 
 @contextmanager
 def measured(sandbox: Sandbox) -> Iterator[Cost]:
-    """The seconds that the block takes, and its requests, by the API server's audit log."""
+    """Measures the block's seconds, and its requests from the API server's audit log."""
     cost = Cost()
     before, begin = len(sandbox.audit_log()), time.monotonic()
     yield cost
@@ -85,7 +85,7 @@ def measured(sandbox: Sandbox) -> Iterator[Cost]:
 def by_kubectl(cluster: Cluster, kubectl: list[str], namespaces: list[str], rounds: int) -> None:
     for number in range(rounds):
         if number:
-            # The annotation has a resolution of a second.
+            # The restart annotation has a resolution of one second.
             time.sleep(1)
         for namespace in namespaces:
             subprocess.run(
@@ -102,7 +102,7 @@ def by_kubectl(cluster: Cluster, kubectl: list[str], namespaces: list[str], roun
 
 
 def audited_account(admin: Cluster) -> Cluster:
-    """The cluster for an administrator whose requests are written down."""
+    """Returns the cluster as seen by an administrator whose requests are audited."""
     admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "prefect"}})
     account = bound_account(admin, "prefect", "benchmark", "cluster-admin")
     while not account.allowed("*", "*"):
@@ -115,11 +115,11 @@ def main() -> None:
     parser.add_argument("--workloads", type=int, nargs="+", default=[300, 3000])
     parser.add_argument("--batch", type=int, default=50, help="workloads restarted at once")
     parser.add_argument("--paces", nargs="+", choices=("quick", "gentle"), default=["gentle"])
-    text = f"rounds of kubectl that are measured; {ROUNDS} are counted, at the cost of these"
+    text = f"rounds of kubectl to measure; their cost is scaled to {ROUNDS} rounds"
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=text)
     text = "lifetime of certificates in a gentle rotation, which waits until all have renewed"
     parser.add_argument("--leaf-minutes", type=float, default=LEAF_MINUTES, help=text)
-    parser.add_argument("--kinds", type=int, default=5, help="kinds of requests that are shown")
+    parser.add_argument("--kinds", type=int, default=5, help="kinds of requests to show")
     arguments = parser.parse_args()
     options = RotationOptions(
         restarts=RestartPolicy(batch_size=arguments.batch),
@@ -156,7 +156,10 @@ def main() -> None:
                 own = options.model_copy(update={"pace": pace})
                 with (
                     measured(sandbox) as flow,
-                    probe_beside(sandbox, cluster, config, Path(folder) / pace) as (client, probe),
+                    probe_on_simulated_nodes(sandbox, cluster, config, Path(folder) / pace) as (
+                        client,
+                        probe,
+                    ),
                 ):
                     rotate(client, config, helm, options=own, probe=probe)
                 count = probe.outcome.all

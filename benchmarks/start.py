@@ -1,12 +1,12 @@
-"""How long a command takes to begin: until its first request reaches the API server.
+"""Measures how long a command takes until its first request reaches the API server.
 
     python -m benchmarks.start [--runs 5] [--kubectl PATH]
 
-Each command runs in a process of its own, without a Prefect server, against a server that never
-answers; once the first one has come the command is ended. Shown are the medians of the
-seconds and of the CPU seconds until then. Where there is a `kubectl`, on PATH or by `--kubectl`, it
-runs in turn with each command, and the ratio to it is shown: other work on the machine counts for
-both. CPU time depends less on that.
+Each command runs in its own process, without a Prefect server, against a server that never
+answers, and is killed once its first request arrives. The table shows the median seconds and CPU
+seconds until then. If there is a `kubectl`, on PATH or from `--kubectl`, it alternates with each
+command and the table shows the ratio, so that other work on the machine affects both. CPU time
+depends less on other work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rich.table import Table
 from tools.command_table import kubeconfig, silent
 
 AIM = 3.0
-"""Seconds within which a command begins its work, by README."""
+"""Seconds within which a command begins its work, according to the README."""
 COMMANDS = {
     "verify": ("verify",),
     "status": ("status",),
@@ -40,10 +40,10 @@ COMMANDS = {
 def until_first_request(
     command: Sequence[str], reached: Callable[[], None], environment: dict[str, str]
 ) -> tuple[float, float]:
-    """The wall and CPU seconds from a command's start until it has reached the server.
+    """Returns the wall and CPU seconds from a command's start until it reaches the server.
 
     Raises:
-        TimeoutError: there was none.
+        TimeoutError: no request arrived.
     """
     begin = time.monotonic()
     process = subprocess.Popen(
@@ -78,7 +78,7 @@ def main() -> None:
         environment |= {"HOME": name, "XDG_STATE_HOME": name, "NO_PROXY": "127.0.0.1"}
 
         def measured(command: Sequence[str]) -> tuple[float, float]:
-            # One server a run: what is left of the run before reaches no other.
+            # A server for each run, so that no late request of the previous run is counted.
             with silent() as (url, reached):
                 access = {"KUBECONFIG": str(kubeconfig(folder / "kubeconfig", url))}
                 return until_first_request(command, reached, environment | access)

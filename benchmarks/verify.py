@@ -1,16 +1,16 @@
-"""How long a verification takes as a mesh grows, what it asks of the API server, and its memory.
+"""Measures the time, API calls and memory of a verification as a mesh grows.
 
     python -m benchmarks.verify [--pods 200 2000 5000] [--linkerd PATH]
 
-One sandbox with a real mesh is grown to each number of meshed pods (Deployments, injected by
-webhook). Each time the mesh is verified by the library alone and by the flow on a Prefect server,
-each in a process of its own. Shown are seconds, API calls and peak memory, the ratios of each to
-the smallest mesh beside the ratio of pods, and what Prefect adds.
+One sandbox with a real mesh grows to each number of meshed pods (Deployments, injected by the
+webhook). At each size the library alone and the flow on a Prefect server verify the mesh, each in
+its own process. The table shows seconds, API calls and peak memory, and the ratios of pods, seconds
+and memory to the smallest mesh; a line shows what Prefect adds.
 
-Then the command `verify` as a whole process, with Python's start-up; where there is a `linkerd`
-binary, on PATH or by `--linkerd`, beside `linkerd check --proxy`. Both have the same mesh, in turn,
-and the medians of some pairs are compared, so that other work on the machine counts for both. CPU
-time is compared as well, which depends less on that.
+Then it measures the command `verify` as a whole process, including Python's start-up, and, if there
+is a `linkerd` binary on PATH or from `--linkerd`, compares it with `linkerd check --proxy`. The two
+alternate on the same mesh and the medians of the pairs are compared, so that other work on the
+machine affects both. CPU time, which depends less on other work, is compared as well.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from prefect_linkerd.tasks.linkerd_mesh import LinkerdMesh
 bootstrap(LinkerdMesh.model_validate_json(sys.argv[1]))
 """
 
-# Measured in a process of its own, as a worker would run it; the imports, which a worker pays once
-# for each run whatever it does, are apart.
+# Runs in its own process, as under a worker. The imports are not measured: they cost a worker the
+# same in every run.
 MEASURE = """
 import json, resource, sys, time
 from prefect_linkerd.mesh.kubernetes.client import Cluster
@@ -85,7 +85,7 @@ print(json.dumps({"seconds": seconds, "calls": calls, "MiB": memory,
 
 
 def grow(cluster: Cluster, pods: int, timeout: float = 900.0) -> None:
-    """Brings the namespace to so many meshed pods, all of them ready."""
+    """Grows the namespace to `pods` meshed pods and waits until all are ready."""
     for number in range(pods // REPLICAS):
         name = f"load-{number:03}"
         labels = {"app": name}
@@ -131,7 +131,7 @@ def grow(cluster: Cluster, pods: int, timeout: float = 900.0) -> None:
 
 
 def measure(config: dict[str, Any], how: str, server: PrefectServer) -> dict[str, Any]:
-    """One verification in a process of its own."""
+    """Verifies the mesh once in a separate process."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(config), how],
         env=os.environ | server.environment,
@@ -143,7 +143,7 @@ def measure(config: dict[str, Any], how: str, server: PrefectServer) -> dict[str
 
 
 def process(command: list[str]) -> dict[str, float]:
-    """The wall and CPU seconds of a command, and its peak memory in MiB."""
+    """Returns a command's wall and CPU seconds, peak memory in MiB and exit code."""
     begin = time.monotonic()
     with tempfile.TemporaryFile() as nowhere:
         child = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
@@ -158,7 +158,7 @@ def process(command: list[str]) -> dict[str, float]:
 
 
 def compare(config: dict[str, Any], folder: Path, linkerd: str | None) -> Iterator[str]:
-    """`verify` as a whole process, and `linkerd check --proxy`: the medians of `PAIRS` pairs."""
+    """Yields the medians of `PAIRS` runs of the `verify` process and of `linkerd check --proxy`."""
     mesh = folder / "mesh.json"
     mesh.write_text(json.dumps(config))
     kubeconfig = config["access"]["kubeconfig"]

@@ -1,4 +1,4 @@
-"""The programs of a sandbox: found, downloaded or built."""
+"""Finds, downloads or builds the programs of a sandbox."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SOURCES = Path(__file__).with_name("go")
 
 
 def _required(module: str, path: str) -> str:
-    """The version of a Go module that a folder of ours requires, without its `v`."""
+    """The version of a Go module that our go.mod requires, without its `v`."""
     text = (SOURCES / module / "go.mod").read_text()
     return re.findall(rf"^\s+{re.escape(path)} v(\S+)", text, re.MULTILINE)[0]
 
@@ -51,16 +51,16 @@ _KUBE_LDFLAGS = " ".join(
 
 @dataclass(frozen=True)
 class Program:
-    """One program: the Go module folder and package it is built from, and how it is accepted."""
+    """One program: the Go module folder and package to build it from, and which ones to accept."""
 
     name: str
     module: str
     package: str
     ldflags: str
     release: str
-    """The version, as its project's releases name it; empty for what is not released."""
+    """The version as the project's releases name it; empty if the project releases no binary."""
     version: Callable[[Path], bool] | None = None
-    """Whether a program of that name found elsewhere will do; None: only our own build does."""
+    """Whether a program of that name on this machine is acceptable; None: it is not looked for."""
 
 
 def _printed(path: Path, *arguments: str) -> str:
@@ -74,7 +74,7 @@ def _printed(path: Path, *arguments: str) -> str:
 
 
 def _is_kubernetes(path: Path) -> bool:
-    # Admission policies and feature gates are those of this minor version.
+    # Admission policies and feature gates differ between minor versions.
     minor = ".".join(KUBERNETES.split(".")[:2])
     return bool(re.search(rf"Kubernetes v{re.escape(minor)}\.", _printed(path, "--version")))
 
@@ -130,16 +130,16 @@ class Binaries:
 
 
 def cache_folder() -> Path:
-    """The user's cache."""
+    """The user's cache folder."""
     return user_cache_path("prefect-linkerd")
 
 
 def ensure_binaries(report: Report | None = None) -> Binaries:
-    """Every program of a sandbox.
+    """Returns the path of every program of a sandbox.
 
-    Each is looked for in `KUBEBUILDER_ASSETS`, on `PATH` and in the user's cache; then it is
-    downloaded from its own project; what is still missing is built with Go. Only one process
-    downloads and builds at a time; others wait for it.
+    Looks for each in `KUBEBUILDER_ASSETS`, on `PATH` and in the user's cache, then downloads it
+    from its own project, and builds with Go what is still missing. Only one process downloads and
+    builds at a time; others wait for it.
 
     Args:
         report: called with a line for every step that takes time.
@@ -151,7 +151,7 @@ def ensure_binaries(report: Report | None = None) -> Binaries:
     found = {program.name: _find(program) for program in PROGRAMS}
     if missing := [program for program in PROGRAMS if found[program.name] is None]:
         with _lock(cache_folder() / "build.lock", say):
-            # Another process may have built them meanwhile.
+            # Another process may have built them in the meantime.
             missing = [p for p in missing if _find(p) is None]
             with ThreadPoolExecutor(max_workers=4) as several:
                 list(several.map(lambda p: _download(p, say), missing))
@@ -192,12 +192,12 @@ def _download(program: Program, say: Report) -> None:
 
 
 def _built(program: Program) -> Path:
-    """Where a build is kept: by what it is built from, so that two checkouts get along."""
+    """The path of our build, by a hash of its inputs, so that two checkouts can share the cache."""
     return cache_folder() / "bin" / _fingerprint(program)[:16] / program.name
 
 
 def _fingerprint(program: Program) -> str:
-    """What a build depends on, so that a change of a version or of the source builds again."""
+    """A hash of a build's inputs: a new version or a change of the source triggers a new build."""
     digest = hashlib.sha256(f"{program.package} {program.ldflags}".encode())
     folder = SOURCES / program.module
     names = ["go.mod", "go.sum"]
@@ -251,7 +251,7 @@ def _build(program: Program, say: Report, count: str) -> None:
 
 
 def _go() -> str | None:
-    """The Go of `PATH`, else the one of this environment (the dependency group `go`)."""
+    """Go from `PATH`, else from this environment (the dependency group `go`)."""
     beside = Path(sys.executable).with_name("go")
     return shutil.which("go") or (str(beside) if os.access(beside, os.X_OK) else None)
 
@@ -263,7 +263,7 @@ def _lock(path: Path, say: Report) -> Generator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say("waiting for another process that builds the programs")
+        say("waiting for another process to build the programs")
         lock.acquire()
     try:
         yield

@@ -1,4 +1,4 @@
-"""`sandbox`: a Kubernetes API on this machine, up and down."""
+"""`sandbox`: starts and stops a Kubernetes API on this machine."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="start a cluster; print its kubeconfig")
-    save = commands.add_parser("save", help="keep a cluster as it is, to start others from")
-    down = commands.add_parser("down", help="end a cluster and remove its data")
-    status = commands.add_parser("status", help="show which clusters run")
+    save = commands.add_parser("save", help="save a cluster's state, to start others from it")
+    down = commands.add_parser("down", help="stop a cluster and delete its data")
+    status = commands.add_parser("status", help="list the clusters and their states")
     commands.add_parser("binaries", help="find, download or build every program")
     show = commands.add_parser("demo", help="start a cluster and a Prefect server; install a mesh")
-    team = commands.add_parser("team", help="a Prefect server as a team runs it, until Ctrl-C")
+    team = commands.add_parser("team", help="run a Prefect server as a team does, until Ctrl-C")
     team.add_argument("--replicas", type=int, default=2, help="API servers (2)")
     team.add_argument("--workers", type=int, default=2, help="workers of pool linkerd (2)")
 
     for command in (up, save, down):
-        command.add_argument("--name", default="sandbox", help="tells clusters apart")
+        command.add_argument("--name", default="sandbox", help="the cluster's name (sandbox)")
     up.add_argument("--nodes", type=int, default=4, help="simulated nodes (4)")
     up.add_argument("--from", type=Path, dest="saved", help="a folder that `save` wrote")
     save.add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
     status.add_argument("--output", choices=("table", "json"), default="table")
     show.add_argument("--charts", type=Path, help="a mirror folder with Helm repositories")
-    show.add_argument("--down", action="store_true", help="end what a demo left running")
+    show.add_argument("--down", action="store_true", help="stop a running demo")
     return root
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; 0 when it did what it says, 1 with the reason on stderr otherwise."""
+    """Runs a command; returns 0 on success, or 1 after printing the reason to stderr."""
     options = parser().parse_args(arguments)
     try:
         match options.command:
@@ -90,7 +90,7 @@ def _team(replicas: int, workers: int) -> int:
             team.start_worker(f"worker-{number + 1}", replica=number % replicas)
         for url in team.urls:
             print(url)
-        print(f"Logs in {team.data}. Ctrl-C ends it, with its data.", flush=True)
+        print(f"Logs in {team.data}. Ctrl-C stops the server and deletes its data.", flush=True)
         signal.pause()
     return 0
 

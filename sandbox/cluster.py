@@ -1,19 +1,19 @@
 """A Kubernetes control plane on this machine: real API and controllers, no containers.
 
-Its programs are started here and not by `kwokctl` with its binary runtime. Measured with kwokctl
-0.8.0 and these same programs, side by side on a busy machine: 6.6 s for a cluster there, 6.9 s
-here; several at once and an audit log work in both. But there
+This module starts the programs itself instead of using `kwokctl` with its binary runtime. Measured
+with kwokctl 0.8.0 and the same programs, side by side on a busy machine, a cluster takes 6.6 s with
+kwokctl and 6.9 s here; several clusters at once and an audit log work with both. But with kwokctl
 
-- programs are daemons, which outlive a test that is killed; here they end with their parent;
-- the API server listens on every interface and has no CA for request headers, without which no
-  extension API server (viz's tap) knows who asks; one key serves, signs tokens and stands for the
-  front proxy;
-- the egress selector's proxy, our companion, cannot be one of the components, and would have to
-  be started and ended beside them;
+- programs are daemons, which outlive a killed test; here they die with their parent;
+- the API server listens on every interface and has no CA for request headers, without which an
+  extension API server (viz's tap) cannot identify the user; one key serves TLS, signs tokens and
+  authenticates the front proxy;
+- the egress selector's proxy, our companion, cannot be a component and would have to be started
+  and stopped separately;
 - a snapshot needs `etcdctl` as one more program, and restoring one restarts every component; here
-  it is a copy of a folder.
+  a snapshot is a copy of a folder.
 
-Most of its arguments would be patches of ours, so kwokctl would save the smaller part.
+We would have to patch most of its arguments, so kwokctl would save only the smaller part.
 """
 
 from __future__ import annotations
@@ -52,23 +52,24 @@ from sandbox.errors import SandboxError
 STAGES = Path(__file__).with_name("stages.yaml")
 RESTORED_STAGES = Path(__file__).with_name("restored-stages.yaml")
 START_TIMEOUT = 60.0
-# kubelets of one sandbox share an address range; no packet is ever sent there.
+# kwok's range for pods of nodes without a podCIDR; no packet is ever sent there.
 POD_CIDR = "10.244.0.1/16"
 SERVICE_CIDR = "10.96.0.0/12"
 SAVED = ("etcd", "pki")
-"""The folders of a cluster's data that are the cluster itself."""
+"""The folders of a cluster's data that hold its state."""
 NODE_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 GARBAGE = "400"
 """How much the programs' heaps grow between two garbage collections, in percent (Go's GOGC).
 
-It saves a quarter of the API server's processor time, for 100 MB of memory.
+It saves a quarter of the API server's CPU time, for 100 MB of memory.
 """
 ETCD, ETCD_PEER = "unix://etcd:2379", "unix://etcd:2380"
-"""Where etcd answers: sockets in the data folder, which only its owner enters. etcd asks no one who
-they are, and a socket is cheaper than a port. The numbers are only names, which etcd 3.5 wants.
+"""etcd's addresses: sockets in the data folder, which only its owner can enter, as etcd does not
+authenticate clients. A socket is also cheaper than a port. The numbers are only part of the file
+names, because etcd 3.5 requires them.
 """
 SOCKET_PATH = 103
-"""Bytes that the path of a Unix socket may have anywhere; macOS allows the least."""
+"""The most bytes that the path of a Unix socket may have: macOS's limit, which is the lowest."""
 AUDIT_POLICY: dict[str, Any] = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -78,16 +79,16 @@ AUDIT_POLICY: dict[str, Any] = {
 
 
 def state_folder() -> Path:
-    """Where sandboxes that outlive their process are."""
+    """The folder of detached sandboxes."""
     return user_state_path("prefect-linkerd") / "sandboxes"
 
 
 @dataclass(frozen=True)
 class RunningProxy:
-    """A proxy that runs, and what it has in memory.
+    """A running proxy, with what it has in memory.
 
-    `bundle` is its trust bundle and `chain` its leaf with the issuer's chain, both PEM; no chain
-    where it has no certificate.
+    `bundle` is its trust bundle and `chain` its leaf with the issuer's chain, both PEM; `chain` is
+    empty if it has no certificate.
     """
 
     namespace: str
@@ -101,18 +102,19 @@ class RunningProxy:
 class Sandbox:
     """One cluster, with its own ports on 127.0.0.1 and its own data folder.
 
-    As a context manager it is gone at the end of the block, with its data. `start` and `stop` do
-    the same manually; with `detached` it outlives this process and is found again by its name.
+    As a context manager it starts the cluster, and stops it and deletes its data at the end of the
+    block. `start` and `stop` do the same manually. A `detached` one outlives this process and is
+    found again by its name.
 
     Args:
-        name: tells sandboxes apart in messages and, when detached, on disk.
+        name: identifies the sandbox in messages and, when detached, on disk.
         detached: whether it outlives this process.
-        nodes: how many simulated nodes.
-        audited: whether the API server writes down what ServiceAccounts of namespace `prefect` ask,
+        nodes: number of simulated nodes.
+        audited: whether the API server logs the requests of ServiceAccounts in namespace `prefect`,
             for `audit_log`.
-        saved: a folder that `save` wrote: the cluster starts as the saved one was, with as many
-            nodes, on ports of its own.
-        binaries: its programs; looked for, and made where they are missing, by default.
+        saved: a folder that `save` wrote: the cluster starts in the saved state, with the same
+            number of nodes, on its own ports.
+        binaries: its programs; by default those that `ensure_binaries` finds, downloads or builds.
     """
 
     def __init__(
@@ -136,9 +138,9 @@ class Sandbox:
         self._ports: dict[str, int] = {}
         self._binaries = binaries
         if detached:
-            self._recall()
+            self._read_state()
 
-    # What others use
+    # Public interface
 
     @property
     def data(self) -> Path:
@@ -148,16 +150,16 @@ class Sandbox:
 
     @property
     def kubeconfig(self) -> Path:
-        """A kubeconfig of the cluster's administrator, by a token.
+        """The administrator's kubeconfig, with a token.
 
-        The API server would verify a certificate again for each request, which is a sixth of the
-        work that a whole snapshot of a mesh asks of it.
+        With a client certificate the API server would verify it again for each request, which is a
+        sixth of its work for a whole snapshot of a mesh.
         """
         return self.data / "kubeconfig"
 
     @property
     def certificate_kubeconfig(self) -> Path:
-        """The same administrator's, by a client certificate."""
+        """The same administrator's kubeconfig, with a client certificate."""
         return self.data / "certificate.kubeconfig"
 
     @property
@@ -177,7 +179,7 @@ class Sandbox:
         )
 
     def proxies(self) -> list[RunningProxy]:
-        """Every running proxy at one moment, with the certificates that it carries."""
+        """Returns the proxies that are running now, with the certificates that they hold."""
         socket_path = str(self.data / "proxies.sock")
         transport = httpx.HTTPTransport(uds=socket_path, verify=NO_TLS)
         with httpx.Client(transport=transport, timeout=30, trust_env=False) as client:
@@ -185,14 +187,15 @@ class Sandbox:
         return [RunningProxy(**item) for item in orjson.loads(answer.content)]
 
     def audit_log(self) -> list[dict[str, Any]]:
-        """What ServiceAccounts of namespace `prefect` have asked, as audit.k8s.io Events.
+        """Returns the requests of ServiceAccounts in namespace `prefect`, as audit.k8s.io Events.
 
-        The API server has to be `audited`; it writes an event once its request is answered.
+        The sandbox has to be `audited`. The API server writes an event once it has answered the
+        request.
         """
         return [json.loads(line) for line in (self.data / "audit.log").read_text().splitlines()]
 
     def status(self) -> dict[str, bool]:
-        """Whether each of its programs runs; empty where it was never started."""
+        """Returns whether each of its programs is running; empty if it was never started."""
         return {name: self._runs(name) for name in self._pids}
 
     @property
@@ -220,23 +223,24 @@ class Sandbox:
         return self
 
     def save(self, folder: Path) -> None:
-        """Saves the cluster as it is now to a folder, from which others can be started.
+        """Saves the cluster's current state to a folder, from which others can be started.
 
-        It keeps running: only its etcd is held for the copy, for a second at most where nothing
-        else runs. The folder holds the cluster's keys and Secrets.
+        It keeps running: only its etcd is suspended during the copy, for at most a second on an
+        otherwise idle machine. The folder holds the cluster's keys and Secrets.
 
         Raises:
-            SandboxError: it does not run, or the folder exists already.
+            SandboxError: it is not running, the folder already exists, or etcd could not be
+                suspended.
         """
         if not self.is_running:
-            raise SandboxError(f"sandbox {self.name} does not run: start it before you save it")
+            raise SandboxError(f"sandbox {self.name} is not running: start it before you save it")
         if folder.exists():
             raise SandboxError(f"{folder} exists already: choose another folder, or delete it")
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            # What a stopped etcd has in its files is what it would find there after a crash.
-            with self._held("etcd"):
+            # A suspended etcd's files are in the state that it recovers from after a crash.
+            with self._suspended("etcd"):
                 for part in SAVED:
                     shutil.copytree(self.data / part, partial / part, copy_function=copy_sparse)
             state = {"kubernetes": KUBERNETES, "nodes": self.nodes}
@@ -246,22 +250,22 @@ class Sandbox:
             shutil.rmtree(partial, ignore_errors=True)
 
     @contextmanager
-    def _held(self, name: str) -> Iterator[None]:
-        """One of its programs does nothing in the block."""
+    def _suspended(self, name: str) -> Iterator[None]:
+        """Suspends one of its programs during the block."""
         self._signal(name, signal.SIGSTOP)
         try:
             deadline = time.monotonic() + 10
             while not _is_stopped(self._pids[name]):
                 if time.monotonic() > deadline:
-                    raise SandboxError(f"sandbox {self.name}: {name} could not be held")
+                    raise SandboxError(f"sandbox {self.name}: {name} could not be suspended")
                 time.sleep(0.01)
             yield
         finally:
             self._signal(name, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Stops every process of it and deletes its data; does nothing where it does not run."""
-        # What they would write at their end is deleted with the rest.
+        """Stops its processes and deletes its data; does nothing if it is not running."""
+        # They are killed: what a clean shutdown writes would be deleted anyway.
         self._end_programs()
         if self._data is not None:
             shutil.rmtree(self._data, ignore_errors=True)
@@ -269,7 +273,7 @@ class Sandbox:
                 self._data = None
 
     def _end_programs(self) -> None:
-        # The API server goes before etcd, so that it can say goodbye.
+        # The API server and etcd last, because the others depend on them.
         order = [name for name in self._pids if name not in ("etcd", "kube-apiserver")]
         order += [name for name in ("kube-apiserver", "etcd") if name in self._pids]
         for name in order:
@@ -294,13 +298,13 @@ class Sandbox:
     # Faults that tests cause
 
     def stop_apiserver(self) -> None:
-        """Ends the API server alone, as if it were lost."""
+        """Kills only the API server, as if it had crashed."""
         self._signal("kube-apiserver", signal.SIGKILL)
         while self._runs("kube-apiserver"):
             time.sleep(0.02)
 
     def start_apiserver(self) -> None:
-        """Starts the API server, on the same port and data as before."""
+        """Starts the API server with the same port and data as before."""
         data = self.data
         port = self._ports["kube-apiserver"]
         keys = data / "pki"
@@ -368,11 +372,11 @@ class Sandbox:
             "client-certificate-data": self._embedded("admin.crt"),
             "client-key-data": self._embedded("admin.key"),
         }
-        # As comma-separated values: the token, who has it, a UID and a group.
+        # Comma-separated: token, user, UID and group.
         users = [
             f"{token},sandbox-{name},{name},system:masters\n" for name, token in tokens.items()
         ]
-        # JSON, which is YAML too: Go takes a bare `y` or `1` for no text.
+        # JSON, which is valid YAML, because Go does not parse a bare `y` or `1` as a string.
         for path, text in (
             (self.kubeconfig, self._kubeconfig_of("admin", {"token": tokens["admin"]})),
             (self.certificate_kubeconfig, self._kubeconfig_of("admin", certificate)),
@@ -418,13 +422,13 @@ class Sandbox:
             shutil.copytree(saved / part, self.data / part, copy_function=copy_sparse)
 
     def _run(self) -> None:
-        """Starts every program on the data that there is, and waits until pods can run."""
+        """Starts every program on the existing data and waits until pods can run."""
         data, binaries = self.data, self.binaries
         for left in ("companion.ready", "egress.sock", "proxies.sock"):
             (data / left).unlink(missing_ok=True)
         self._start_etcd(binaries)
         self.start_apiserver()
-        # One connection for all questions: another costs both sides more than its answer.
+        # Poll over one connection: opening another costs both sides more than the answer.
         cluster = self.cluster(patience=0, request_timeout=2)
         self._await("kube-apiserver", lambda: _is_serving(cluster))
         cluster = self.cluster()
@@ -436,12 +440,12 @@ class Sandbox:
 
     @property
     def egress(self) -> Path:
-        """The socket of the proxy by which the API server reaches pods and Services."""
+        """The socket of the proxy through which the API server reaches pods and Services."""
         return self.data / "egress.sock"
 
     @property
     def _programs_kubeconfig(self) -> Path:
-        """For the sandbox's own programs, by a token."""
+        """The kubeconfig of the sandbox's own programs, with a token."""
         return self.data / "programs.kubeconfig"
 
     def _embedded(self, name: str) -> str:
@@ -477,8 +481,8 @@ class Sandbox:
             f"--initial-advertise-peer-urls={ETCD_PEER}",
             f"--initial-cluster=default={ETCD_PEER}",
             "--unsafe-no-fsync",
-            # It has nobody to hear from before it elects itself; and each interval, also of an idle
-            # sandbox, is work.
+            # A single member hears from no leader before it elects itself, so let it do so early.
+            # Each heartbeat costs CPU, even in an idle sandbox.
             "--heartbeat-interval=100",
             "--election-timeout=500",
             "--log-level=warn",
@@ -500,8 +504,8 @@ class Sandbox:
             "--secure-port=0",
             "--kube-api-qps=400",
             "--kube-api-burst=800",
-            # Deployments and ReplicaSets by five at once, as by default: with 20 each change is a
-            # write of a status of its own, and most of those meet another one.
+            # Deployments and ReplicaSets keep the default of five concurrent syncs: with 20, each
+            # change causes its own write of a status, and most of these conflict.
             "--concurrent-serviceaccount-token-syncs=10",
         )
         self._spawn(
@@ -527,8 +531,8 @@ class Sandbox:
         self._spawn(
             "companion",
             binaries.companion,
-            # By its certificate: a CertificateRequest must name more of who makes it than a token's
-            # user has.
+            # With a certificate: a CertificateRequest must have its requester's extra fields, which
+            # the user of a static token does not have.
             f"--kubeconfig={self.certificate_kubeconfig}",
             f"--egress-socket={self.egress}",
             f"--proxies-socket={data}/proxies.sock",
@@ -536,7 +540,7 @@ class Sandbox:
         )
 
     def _stages(self) -> list[Path]:
-        """Files with what the simulated nodes do."""
+        """The files that configure how simulated nodes behave."""
         if self._saved is None:
             return [STAGES]
         restored = self.data / RESTORED_STAGES.name
@@ -546,16 +550,16 @@ class Sandbox:
         return [STAGES, restored]
 
     def _release_nodes(self, cluster: Cluster) -> None:
-        """Deletes the Leases by which a former kwok holds the nodes.
+        """Deletes the Leases with which an earlier kwok holds the nodes.
 
-        Another one would wait until they expire, and pods become ready that much later.
+        A new kwok would wait until they expire, which would delay the readiness of pods.
         """
         cluster.request("DELETE", NODE_LEASES)
 
     def _make_nodes(self, cluster: Cluster) -> None:
         for number in range(1, self.nodes + 1):
             name = f"node-{number}"
-            # A range of its own, as kube-controller-manager's nodeipam would give it.
+            # Each node has its own range, as kube-controller-manager's nodeipam would assign.
             pod_cidr = f"10.{127 + number}.0.0/16"
             cluster.apply(
                 {
@@ -582,7 +586,7 @@ class Sandbox:
             for node in nodes
             for condition in node.get("status", {}).get("conditions", [])
             if condition["type"] == "Ready" and condition["status"] == "True"
-            # The scheduler avoids a node until the controller manager took its taint away.
+            # The scheduler avoids a node until the controller manager has removed its taint.
             if not node["spec"].get("taints")
         ]
         accounts = cluster.get("v1", "ServiceAccount", "default", "default")
@@ -599,14 +603,14 @@ class Sandbox:
                 stderr=subprocess.STDOUT,
                 cwd=self.data,
                 env={"GOGC": GARBAGE} | os.environ,
-                # A SIGINT at the terminal is for us alone: we end the others in order.
+                # Only we receive the terminal's SIGINT, and then stop the others in order.
                 start_new_session=True,
                 preexec_fn=None if self._detached else _die_with_parent,
             )
         self._processes[name] = process
         self._pids[name] = process.pid
         if self._detached:
-            self._remember()
+            self._write_state()
 
     def _await(self, name: str, is_ready: Callable[[], object]) -> None:
         deadline = time.monotonic() + START_TIMEOUT
@@ -633,13 +637,13 @@ class Sandbox:
         if self._runs(name):
             os.kill(self._pids[name], number)
 
-    def _remember(self) -> None:
+    def _write_state(self) -> None:
         state = {"pids": self._pids, "ports": self._ports, "nodes": self.nodes}
         partial = self.data / "sandbox.json.partial"
         partial.write_text(json.dumps(state))
         partial.replace(self.data / "sandbox.json")
 
-    def _recall(self) -> None:
+    def _read_state(self) -> None:
         try:
             state = json.loads((self.data / "sandbox.json").read_text())
         except (OSError, ValueError):
@@ -669,7 +673,7 @@ def copy_sparse(source: str, target: str) -> str:
 
 
 def _is_process_of(pid: int, data: Path) -> bool:
-    """Whether a process lives and is one that a sandbox with this data folder started."""
+    """Whether a process is running and was started by a sandbox with this data folder."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -679,7 +683,7 @@ def _is_process_of(pid: int, data: Path) -> bool:
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        # No /proc on this system: the pid has to do.
+        # Without /proc only the pid can be checked.
         return sys.platform != "linux"
     return str(data).encode() in arguments
 
@@ -690,7 +694,7 @@ def _is_stopped(pid: int) -> bool:
         # The state follows the program's name, which is in parentheses.
         tasks = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
     except OSError:
-        # One of them has ended meanwhile.
+        # A thread ended in the meantime.
         return False
     if tasks:
         return all(task.rpartition(")")[2].split()[0] == "T" for task in tasks)
@@ -700,7 +704,7 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _die_with_parent() -> None:
-    """Linux ends the child when the thread that started it ends, even by SIGKILL."""
+    """Makes Linux kill the child when the thread that started it ends, even if by SIGKILL."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -1,4 +1,4 @@
-"""The certificates and keys of one sandbox: its own CA, good for a year, on this machine only."""
+"""The certificates and keys of one sandbox: its own CA, valid for a year, on this machine only."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Credentials:
         self._write("ca", self._ca, self._key)
 
     def issue(self, name: str, common_name: str, organization: str = "") -> None:
-        """A certificate for a client and for a server on this machine."""
+        """Issues a certificate for client and server authentication on this machine."""
         key = ec.generate_private_key(ec.SECP256R1())
         organizations = [organization] if organization else []
         self._write(name, self._certificate(common_name, key, self._ca, organizations), key)
 
     def signing_key(self, name: str) -> None:
-        """A bare key pair: `<name>.key` and `<name>.pub`."""
+        """Writes a bare key pair: `<name>.key` and `<name>.pub`."""
         key = ec.generate_private_key(ec.SECP256R1())
         self._write(name, None, key)
         (self._folder / f"{name}.pub").write_bytes(

@@ -1,4 +1,4 @@
-"""The demonstration: a cluster, a Prefect server with a worker, and a mesh installed there."""
+"""The demo: a cluster with a mesh, and a Prefect server with a worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sandbox.cluster import Sandbox, state_folder
 
 NAME = "demo"
 MESH = "mesh"
-"""The mesh's name, and its block's: the one that the schedules of prefect.yaml are for."""
+"""The name of the mesh and of its block: the schedules in prefect.yaml are for this block."""
 VERSION = MeshConfig().version
 HOST = "viz.example.com"
 REPOSITORY = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ SHARED = Path(os.environ.get("SHARED_DIR", REPOSITORY.parent / "shared"))
 
 @dataclass(frozen=True)
 class Material:
-    """What the demo installs: where from, in words, and the settings that say so."""
+    """The charts and manifest that the demo installs: their source in words, and as settings."""
 
     words: str
     charts: dict[str, str]
@@ -44,7 +44,7 @@ class Material:
 
 
 def choose_material(mirror: Path | None, helm: Path, cache: Path) -> Material:
-    """The charts that can be reached: a mirror, upstream's, else our own rehearsal charts."""
+    """Chooses the charts: a mirror's, else upstream's if reachable, else our rehearsal charts."""
     if mirror is not None:
         manifest = mirror.parent / "manifests/emojivoto.yml"
         return Material(
@@ -70,7 +70,7 @@ def choose_material(mirror: Path | None, helm: Path, cache: Path) -> Material:
 
 
 class Worker:
-    """A worker of pool `linkerd` that outlives this process, in a folder of its own."""
+    """A worker of pool `linkerd` that outlives this process, with its own folder."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -78,7 +78,7 @@ class Worker:
         self.log = home / "worker.log"
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Starts it, unless it runs."""
+        """Starts it unless it is running."""
         if self._pid() is not None:
             return
         self.home.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class Worker:
         self._pidfile.write_text(str(process.pid))
 
     def stop(self) -> None:
-        """Ends it with its runs; nothing where it does not run."""
+        """Stops it and its runs; does nothing if it is not running."""
         if (pid := self._pid()) is None:
             return
         end(pid, 10.0, group=True)
@@ -145,8 +145,8 @@ def demo(mirror: Path | None = None) -> int:
     path.write_text(yaml.safe_dump(config))
     environment = os.environ | server.environment
     environment["PATH"] = f"{sandbox.binaries.helm.parent}{os.pathsep}{environment['PATH']}"
-    # Processes of their own, because Prefect reads its settings when it is imported. The
-    # deployments are made while the mesh is: their first scheduled runs wait for a worker.
+    # Separate processes, because Prefect reads its settings when it is imported. The deployments
+    # are created while the mesh is installed; their first scheduled runs wait for a worker.
     register = [sys.executable, "-m", "prefect_linkerd.deployments.register", "--mesh", str(path)]
     with (_server_home() / "register.log").open("wb") as log:
         registers = subprocess.Popen(register, env=environment, stdout=log, stderr=log)
@@ -174,7 +174,7 @@ def demo(mirror: Path | None = None) -> int:
 
 
 def _write_shell(sandbox: Sandbox) -> Path:
-    """A file that a shell reads to have the demo's programs on `PATH`, and its cluster and mesh."""
+    """Writes a file that sets `PATH`, `KUBECONFIG` and `MESH` for the demo in a shell."""
     programs = (Path(sys.executable), sandbox.binaries.helm, sandbox.binaries.kubectl)
     folders = ":".join(dict.fromkeys(shlex.quote(str(program.parent)) for program in programs))
     path = _shell()
@@ -188,7 +188,7 @@ def _write_shell(sandbox: Sandbox) -> Path:
 
 
 def demo_down() -> int:
-    """Ends what `demo` left running, deletes what it wrote, and says so."""
+    """Stops what `demo` left running, deletes what it wrote, and prints both."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     Worker(_worker_home()).stop()
     PrefectServer(_server_home()).stop()

@@ -1,4 +1,4 @@
-"""The demo's run of `bootstrap`, and what there is after it."""
+"""Runs `bootstrap` for the demo and prints what it installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs as their projects publish them, each checked by the checksum published beside it."""
+"""Downloads programs from their projects and checks them against the published checksums."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ class Published:
     """Where a project publishes a program, with `{name}`, `{version}`, `{system}` and `{arch}`.
 
     Args:
-        url: the program, or an archive that has it.
-        checksum: its SHA-256: alone, a line of many, or a release of GitHub's API as JSON.
-        systems: the operating systems that it is published for, of those a sandbox runs on.
-        is_archive: whether it is a member of a `tar.gz`, by its name, in whatever folder.
+        url: the program, or an archive that contains it.
+        checksum: its SHA-256: alone, on a line of a list, or in a release from GitHub's API as
+            JSON.
+        systems: the operating systems that it is published for, among those a sandbox runs on.
+        is_archive: whether the URL is a `tar.gz` with the program under its name in any folder.
     """
 
     url: str
@@ -44,7 +45,7 @@ PUBLISHED: Mapping[str, Published] = {
         for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
     },
     "kubectl": Published(_KUBERNETES, f"{_KUBERNETES}.sha256"),
-    # macOS gets a zip, which no program here reads.
+    # etcd for macOS is a zip, which this module does not extract.
     "etcd": Published(
         f"{_ETCD}/etcd-v{{version}}-{{system}}-{{arch}}.tar.gz",
         f"{_ETCD}/SHA256SUMS",
@@ -56,7 +57,7 @@ PUBLISHED: Mapping[str, Published] = {
         "https://get.helm.sh/helm-v{version}-{system}-{arch}.tar.gz.sha256sum",
         is_archive=True,
     ),
-    # kwok has no file of checksums; GitHub states the digest of each file of a release.
+    # kwok publishes no checksum file; GitHub's API has the digest of each release file.
     "kwok": Published(
         f"https://github.com/{_KWOK}/download/v{{version}}/kwok-{{system}}-{{arch}}",
         f"https://api.github.com/repos/{_KWOK}/tags/v{{version}}",
@@ -71,10 +72,10 @@ def download(
     say: Report,
     published: Mapping[str, Published] = PUBLISHED,
 ) -> Path | None:
-    """A program in a folder; None where it is not published, or out of reach.
+    """Downloads a program into a folder; returns None if it is not published or unreachable.
 
     Raises:
-        SandboxError: it does not have the checksum that was published; nothing was kept.
+        SandboxError: it does not have the published checksum; nothing was kept.
     """
     system = platform.system().lower()
     arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -110,7 +111,7 @@ def download(
 
 
 def _checksum(answer: httpx.Response, url: str) -> str:
-    """The SHA-256 of the file at an address, of whatever form the answer is."""
+    """Returns the SHA-256 of the file at a URL, from any of the forms of checksum response."""
     file = url.rsplit("/", 1)[-1]
     if "json" in answer.headers.get("content-type", ""):
         digests = {asset["name"]: asset["digest"] for asset in answer.json()["assets"]}
@@ -124,7 +125,7 @@ def _checksum(answer: httpx.Response, url: str) -> str:
 
 
 def _fetch(client: httpx.Client, url: str, target: Path) -> str:
-    """Writes what is at an address to a file; its SHA-256."""
+    """Downloads a URL to a file and returns its SHA-256."""
     digest = hashlib.sha256()
     with client.stream("GET", url) as answer, target.open("wb") as file:
         for block in answer.raise_for_status().iter_bytes(1 << 20):

@@ -1,5 +1,5 @@
-"""What goes wrong with a sandbox."""
+"""The error of a sandbox."""
 
 
 class SandboxError(RuntimeError):
-    """A sandbox could not be made or kept running; the message says which part and why."""
+    """A sandbox could not be created or kept running; the message says which part and why."""

@@ -1,4 +1,4 @@
-"""Charts of our own for a demo without any network: not Linkerd, but of its names and objects."""
+"""Our own charts for a demo without network: not Linkerd, but with its names and objects."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def rehearsal_mirror(helm: Path, into: Path) -> Path:
 
 
 def rehearsal_emojivoto() -> Path:
-    """The manifest that stands in for emojivoto's."""
+    """Returns the path of the manifest that stands in for emojivoto's."""
     return SOURCES / "emojivoto.yml"

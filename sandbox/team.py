@@ -1,6 +1,7 @@
 """A Prefect server as a team runs it, on loopback: PostgreSQL, Redis, API replicas, services.
 
-With the settings of deployments/team/server.env; the programs are those of the system's packages.
+It uses the settings of deployments/team/server.env, and PostgreSQL and Redis from the system's
+packages.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ POOL = "linkerd"
 
 
 class Team:
-    """Prefect's API by several replicas, its services apart, and any number of workers.
+    """Several replicas of Prefect's API, separate services, and any number of workers.
 
-    As a context manager all of it is gone at the end of the block, with its data.
+    As a context manager it stops everything and deletes the data at the end of the block.
 
     Args:
-        replicas: how many API servers.
-        service_processes: how many processes of Prefect's services.
+        replicas: number of API servers.
+        service_processes: number of processes that run Prefect's services.
     """
 
     def __init__(self, *, replicas: int = 2, service_processes: int = 1) -> None:
@@ -46,7 +47,7 @@ class Team:
         self._data: Path | None = None
         self._ports: list[int] = []
         self.commands: list[list[str]] = []
-        """What was run and started, in this order."""
+        """The commands run and processes started, in order."""
 
     @property
     def data(self) -> Path:
@@ -57,11 +58,11 @@ class Team:
 
     @property
     def urls(self) -> list[str]:
-        """The address of each replica; a load balancer would stand before them."""
+        """The address of each replica; in production a load balancer is in front of them."""
         return [f"http://127.0.0.1:{port}" for port in self._ports[2:]]
 
     def environment(self, replica: int = 0) -> dict[str, str]:
-        """What a process needs in its environment to use one of the replicas."""
+        """Returns the environment variables that a process needs to use one of the replicas."""
         return {
             "PREFECT_HOME": str(self.data / "home"),
             "PREFECT_API_URL": f"{self.urls[replica]}/api",
@@ -87,7 +88,7 @@ class Team:
         return settings | {"PREFECT_HOME": str(self.data / "home")}
 
     def start(self) -> Self:
-        """Starts everything, and waits until each replica answers.
+        """Starts everything and waits until each replica answers.
 
         Raises:
             SandboxError: a program is missing, ended, or was not ready in time. Nothing is left
@@ -101,7 +102,8 @@ class Team:
             self._run("migrations", [*PREFECT, "server", "database", "upgrade", "-y"])
             for number in range(self._service_processes):
                 self._spawn(f"services-{number}", [*PREFECT, "server", "services", "start"])
-            # On a fresh database the first one writes Prefect's own block types; two would clash.
+            # One after the other: on a fresh database the first replica writes Prefect's own block
+            # types, and two at once would conflict.
             for number in range(self._replicas):
                 self.start_replica(number)
         except BaseException:
@@ -110,7 +112,7 @@ class Team:
         return self
 
     def stop(self) -> None:
-        """Ends every process of it, the database last, and removes the data."""
+        """Stops every process, the database last, and deletes the data."""
         for name in reversed(self._processes):
             self.kill(name, signal.SIGINT if name == "postgres" else signal.SIGTERM)
         self._processes.clear()
@@ -119,20 +121,20 @@ class Team:
             self._data = None
 
     def start_replica(self, number: int) -> None:
-        """Starts one API server, and waits until it answers."""
+        """Starts one API server and waits until it answers."""
         port = str(self._ports[2 + number])
         start = ("server", "start", "--no-services", "--host", "127.0.0.1", "--port", port)
         self._spawn(f"api-{number}", [*PREFECT, *start])
         self._await(f"api-{number}", lambda: answers(self.urls[number]))
 
     def start_worker(self, name: str, *, replica: int = 0, limit: int = 5) -> None:
-        """Starts a worker of pool `linkerd`, whose runs are processes, on one of the replicas."""
+        """Starts a process worker of pool `linkerd` that uses one of the replicas."""
         pool = ("--pool", POOL, "--work-queue", "default", "--type", "process")
         worker = ("worker", "start", *pool, "--name", name)
         self._spawn(name, [*PREFECT, *worker, "--limit", str(limit)], self.environment(replica))
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Ends a process; by SIGKILL with all that it started, as the loss of its machine would."""
+        """Stops a process; SIGKILL also kills its descendants, as the loss of its machine would."""
         process = self._processes[name]
         for strength, patience in ((number, 15.0), (signal.SIGKILL, 5.0)):
             family = _family(process.pid) if strength == signal.SIGKILL else [process.pid]
@@ -144,7 +146,7 @@ class Team:
                 return
 
     def log(self, name: str) -> str:
-        """What a process said."""
+        """Returns a process's output."""
         return (self.data / f"{name}.log").read_text(errors="replace")
 
     def __enter__(self) -> Self:
@@ -220,7 +222,7 @@ class Team:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A SIGINT at the terminal is for us alone: we end the others in order.
+                # Only we receive the terminal's SIGINT, and then stop the others in order.
                 start_new_session=True,
             )
 
@@ -236,7 +238,7 @@ PREFECT = (sys.executable, "-m", "prefect")
 
 
 def _family(pid: int) -> list[int]:
-    """A process and its descendants, which Prefect's worker gives sessions of their own."""
+    """Returns a process and its descendants: Prefect's worker puts them into their own sessions."""
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
         children = [child for t in threads for child in (t / "children").read_text().split()]
@@ -246,7 +248,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _postgres_programs() -> Path:
-    """Debian keeps the server's programs off PATH, in a folder for each version."""
+    """Returns PostgreSQL's folder of programs: Debian has one per version, which is not on PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return found[-1].parent if found else _program("initdb").parent
 

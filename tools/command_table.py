@@ -1,9 +1,9 @@
-"""Writes docs/commands.md: how fast each command begins, and how it ends when things go wrong.
+"""Writes docs/commands.md: how fast each command starts, and how it exits when something is wrong.
 
-python -m tools.command_table      # or some commands alone, for their rows
+python -m tools.command_table      # or with the names of some commands, to update only their rows
 
-Every cell is measured: each command is started as a person would, with a kubeconfig of nobody, of
-a server that refuses, of one that never answers, and with a file that is not a mesh.
+Every cell is measured: each command runs as a user would run it, with a kubeconfig of no cluster,
+of a server that refuses every request and of one that never answers, and with an invalid mesh file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class End:
-    """How a command ended: its exit code, the last line that it said, and after how long."""
+    """How a command ended: its exit code, its last line of output, and its duration."""
 
     code: int
     said: str
@@ -55,10 +55,10 @@ def started(
     kubeconfig: Path,
     stop: Callable[[], None] | None = None,
 ) -> End:
-    """A command in a process of its own, without a server and without a terminal.
+    """Runs a command in its own process, without a Prefect server and without a terminal.
 
     Args:
-        stop: returns when it is to get a Ctrl-C.
+        stop: blocks until the command should get a Ctrl-C.
     """
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
@@ -103,7 +103,7 @@ def kubeconfig(path: Path, server: str) -> Path:
 
 @contextmanager
 def refusing() -> Iterator[str]:
-    """An API server that knows who asks, and allows nothing."""
+    """Runs an API server that authenticates every user and authorizes nothing."""
 
     class Handler(BaseHTTPRequestHandler):
         def _refuse(self) -> None:
@@ -123,7 +123,7 @@ def refusing() -> Iterator[str]:
             elif "selfsubjectaccessreviews" in self.path:
                 body, code = b'{"status": {"allowed": false}}', 201
             elif self.path in ("/api", "/apis") or self.path.count("/") in (2, 3):
-                # Discovery is allowed to everybody who is known.
+                # Every authenticated user may use discovery.
                 body, code = _discovery(self.path), 200
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self.send_response(code)
@@ -172,7 +172,7 @@ def _discovery(path: str) -> bytes:
 
 @contextmanager
 def silent() -> Iterator[tuple[str, Callable[[], None]]]:
-    """A server that takes connections, and never answers; and what waits for the next one."""
+    """Runs a server that never answers; yields its URL and a function that awaits a connection."""
     with ExitStack() as held, socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
         listening.settimeout(TIMEOUT)
 
@@ -183,7 +183,7 @@ def silent() -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def rows(only: Sequence[str] = ()) -> Iterator[dict[str, str]]:
-    """The rows of the table; only those of some commands where they are named."""
+    """Yields the rows of the table, for the given commands or for all."""
     with tempfile.TemporaryDirectory() as name, refusing() as forbidden:
         folder = Path(name)
         nobody = kubeconfig(folder / "nobody", "http://127.0.0.1:1")
@@ -202,7 +202,7 @@ def rows(only: Sequence[str] = ()) -> Iterator[dict[str, str]]:
             begins = started([command, "--help"], folder, nobody)
             print(f"{command}: {begins.seconds:.1f} s", file=sys.stderr, flush=True)
             if command in MANY:
-                # With files it starts a server of its own, and a process for each mesh.
+                # With valid files it would start its own server and a process for each mesh.
                 row = dict.fromkeys(("no cluster", "wrong context", "no permission"), "")
                 ended = _cell(end(str(folder / "bad.yaml"), at=nobody))
                 help_time = f"{begins.seconds:.1f} s"
@@ -216,7 +216,7 @@ def rows(only: Sequence[str] = ()) -> Iterator[dict[str, str]]:
                 continue
             interrupted = ""
             if command not in NEEDS_SERVER:
-                # One of its own: connections of the command before have reached another.
+                # A server of its own, which no connection of an earlier command can reach.
                 with silent() as (hanging, reached):
                     hangs = kubeconfig(folder / "hangs", hanging)
                     interrupted = _cell(end(*given, at=hangs, stop=reached), says=False)
@@ -239,7 +239,7 @@ def _cell(end: End, *, says: bool = True) -> str:
 
 
 def with_rows(text: str, found: Iterable[Mapping[str, str]]) -> str:
-    """The page with new rows; what it has of other commands stays."""
+    """Returns the page with new rows; the rows of other commands stay."""
     new = [f"| {' | '.join(row[column] for column in COLUMNS)} |" for row in found]
     measured = {row.split(" ")[1] for row in new}
     old = [line for line in text.splitlines() if line.startswith("| `")]
@@ -250,16 +250,16 @@ def page(found: Iterable[str]) -> str:
     lines = [
         "# Commands, measured",
         "",
-        "Made by `python -m tools.command_table`: each cell is an exit code, and after how long",
-        "the command ended. 0: success; 1: failed; 2: wrong input, nothing was changed; 130:",
-        "interrupted. `--help` is how long a command takes to begin.",
+        "Made by `python -m tools.command_table`: each cell is an exit code and the time",
+        "until the command ended. 0: success; 1: failed; 2: wrong input, nothing was changed; 130:",
+        "interrupted. `--help` is the time that a command takes to start.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",
         *sorted(found),
         "",
-        "`new-releases` needs a Prefect server, and says so. `fleet` starts one of its own for",
-        "files of meshes, which takes seconds.",
+        "`new-releases` needs a Prefect server, and says so. `fleet` starts its own for mesh",
+        "files, which takes seconds.",
     ]
     return "\n".join(lines) + "\n"
 

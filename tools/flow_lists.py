@@ -1,4 +1,4 @@
-"""Writes what lists the flows: deployments/prefect.yaml, and the table in README.md.
+"""Writes the lists of flows in deployments/prefect.yaml and in README.md.
 
 python -m tools.flow_lists
 """
@@ -20,14 +20,14 @@ DEPLOYMENTS = re.compile(r"(?<=^deployments:\n).*", re.DOTALL | re.MULTILINE)
 TABLE = re.compile(r"(?<=<!-- flows -->\n).*?(?=<!-- end of flows -->)", re.DOTALL)
 
 LAST = """\
-    # The last deployment: what needs the others is made after them.
+    # On the last deployment, because the automations need all deployments to exist.
     build:
       - prefect_linkerd.deployments.steps.sync_automations: {}
 """
 
 
 def pages(flows: Iterable[DeclaredFlow] | None = None) -> dict[Path, str]:
-    """The files as they should be; with these flows instead of those that there are."""
+    """Returns the files' contents, for these flows or for all declared ones."""
     listed = list(declared_flows().values() if flows is None else flows)
     return {
         PREFECT_YAML: DEPLOYMENTS.sub(
@@ -38,7 +38,7 @@ def pages(flows: Iterable[DeclaredFlow] | None = None) -> dict[Path, str]:
 
 
 def deployment(flow: DeclaredFlow) -> str:
-    """A flow's entry in prefect.yaml. JSON is YAML, too."""
+    """Returns a flow's entry in prefect.yaml. Values are JSON, which is valid YAML."""
     declared = flow.declaration
     tags = [TAG, CHANGES if declared.changes else READS]
     limit = "*changes" if declared.changes else "*reads"
@@ -69,7 +69,7 @@ def deployment(flow: DeclaredFlow) -> str:
 
 
 def table(flows: Iterable[DeclaredFlow]) -> str:
-    """Each flow with its page and what it does, in Markdown."""
+    """Returns a Markdown table of each flow, with a link to its page and what it does."""
     rows = [
         f"| [`{flow.name}`](docs/{flow.declaration.page}) | {_clause(flow.summary)} |\n"
         for flow in flows

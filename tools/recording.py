@@ -1,9 +1,10 @@
-"""Records README's first ten minutes as they are: from a clone to a rotated mesh.
+"""Records the README's first ten minutes, from a clone to a rotated mesh.
 
 python -m tools.recording FOLDER    # an empty folder; writes docs/recordings/first-run.*
 
-Every command is run in one shell behind a terminal, in the order of the README, and has to end as
-it says. The recording is in asciinema's format, version 2, and as text with the times.
+Every command runs in one shell on a pseudo-terminal, in the README's order, and has to succeed or
+fail as the README says. The recording is written in asciinema's format, version 2, and as text with
+the times.
 
 Source: https://docs.asciinema.org/manual/asciicast/v2/
 """
@@ -31,17 +32,17 @@ ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs/recordings"
 BLOCK = re.compile(r"```sh\n(\. ~/.*?)```", re.DOTALL)
 BROKEN = "--replicas 0"
-"""What breaks the mesh: the next `verify` has to fail."""
+"""Marks the command that breaks the mesh: the next `verify` has to fail."""
 COLUMNS, LINES = 110, 32
 SHOWN = 30
-"""Lines of one command's end that the text has."""
+"""How many of the last lines of a command's output the text has."""
 
 Event = tuple[float, str]
 
 
 @dataclass
 class Recorded:
-    """One command, how long it took, and what it said when."""
+    """One command, its duration, and its output with the times."""
 
     command: str
     code: int = 0
@@ -51,25 +52,27 @@ class Recorded:
     @property
     def text(self) -> str:
         plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", "".join(text for _, text in self.events))
-        # What a line was before the cursor went back to its beginning is gone.
+        # A carriage return overwrites what was on the line before it.
         return "\n".join(
             line.rsplit("\r", 1)[-1] for line in plain.replace("\r\n", "\n").split("\n")
         )
 
 
 class Shell:
-    """A shell that keeps its variables and folder, and says after each command how it ended."""
+    """A shell that keeps its variables and folder, and reports each command's exit code."""
 
     def __init__(self, folder: Path, hidden: dict[str, str]) -> None:
         self.begin = time.monotonic()
         self._hidden = hidden
-        # A read may end within a character.
+        # A read may end in the middle of a character.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._terminal, theirs = pty.openpty()
         ours, ends = os.pipe()
         self._ends = os.fdopen(ours)
-        # Lines in place of live tables: a recording of each frame would be many times as long.
-        environment = os.environ | {"TERM": "xterm-256color", "CI": "true"}
+        # Without VIRTUAL_ENV, because uv warns about an environment other than the clone's. CI
+        # replaces live tables by lines: recording each frame would be many times as long.
+        environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+        environment |= {"TERM": "xterm-256color", "CI": "true"}
         environment |= {"COLUMNS": str(COLUMNS), "LINES": str(LINES)}
         self._process: subprocess.Popen[str] = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
@@ -84,11 +87,11 @@ class Shell:
         os.close(theirs)
         os.close(ends)
         self._end = ends
-        # By argument of Popen; the type has it optional.
+        # Not None, because Popen was called with stdin=PIPE.
         self._commands = cast("IO[str]", self._process.stdin)
 
     def run(self, command: str) -> Recorded:
-        """Runs a command to its end."""
+        """Runs a command and waits until it ends."""
         said, begin = Recorded(command), time.monotonic()
         self._commands.write(f"{{ {command}\n}} </dev/null; echo $? >&{self._end}\n")
         self._commands.flush()
@@ -97,20 +100,24 @@ class Shell:
             ready, _, _ = select.select([self._terminal, self._ends], [], [])
             if self._terminal in ready:
                 text = self._decoder.decode(os.read(self._terminal, 65536))
-                said.events.append((time.monotonic() - self.begin, self._without(text)))
+                said.events.append((time.monotonic() - self.begin, self._redacted(text)))
             elif self._ends in ready:
                 said.code = int(self._ends.readline())
                 break
         said.seconds = time.monotonic() - begin
         return said
 
-    def _without(self, text: str) -> str:
-        """What is of this machine alone, and no secret either: folders, and whole fingerprints."""
+    def _redacted(self, text: str) -> str:
+        """Replaces this machine's folders, and shortens fingerprints, which are not secret."""
         for path, name in self._hidden.items():
             text = text.replace(path, name)
-        # As wide as before, so that tables stay in line.
+        # In a table, pad to the original width, so that its columns stay aligned.
         return re.sub(
-            r"\b[0-9a-f]{12,}\b", lambda found: f"{found[0][:8]}…".ljust(len(found[0])), text
+            r"\b[0-9a-f]{12,}\b(?P<cells>(?=[^\n]*│))?",
+            lambda found: f"{found[0][:8]}…".ljust(
+                len(found[0]) if found["cells"] is not None else 0
+            ),
+            text,
         )
 
     def close(self) -> None:
@@ -133,19 +140,19 @@ def shell(folder: Path) -> Iterator[Shell]:
 
 
 def commands() -> list[str]:
-    """Those of README's guided minute, without their comments."""
+    """Returns the commands of the README's guided minute, without their comments."""
     found = BLOCK.search((ROOT / "README.md").read_text())
     if found is None:
-        raise SystemExit("README has no block that begins with the demo's file")
+        raise SystemExit("README has no block that begins by sourcing the demo's file")
     lines = (re.sub(r"\s+#.*", "", line) for line in found[1].splitlines())
     return [line for line in lines if line]
 
 
 def record(folder: Path) -> list[Recorded]:
-    """From a clone to the end of the demo.
+    """Runs and records everything from the clone to the end of the demo.
 
     Raises:
-        SystemExit: a command ended otherwise than README says.
+        SystemExit: a command succeeded or failed contrary to the README.
     """
     said: list[Recorded] = []
     is_broken = False
@@ -155,7 +162,7 @@ def record(folder: Path) -> list[Recorded]:
             done = opened.run(command)
             said.append(done)
             print(f"{done.seconds:6.1f} s  {command}", file=sys.stderr, flush=True)
-            # Only the look right after the fault may fail, and has to.
+            # Only the `verify` right after the fault may fail, and it has to.
             if (done.code != 0) != (is_broken and " verify " in command):
                 opened.run("make demo-down")
                 raise SystemExit(f"{command}: exit code {done.code}\n{done.text[-3000:]}")
@@ -166,7 +173,7 @@ def record(folder: Path) -> list[Recorded]:
 
 
 def as_cast(said: list[Recorded]) -> str:
-    """The recording; who plays it waits two seconds at most."""
+    """Returns the recording; playback pauses for two seconds at most."""
     header = {
         "version": 2,
         "width": COLUMNS,
@@ -179,16 +186,16 @@ def as_cast(said: list[Recorded]) -> str:
 
 
 def as_page(said: list[Recorded], load: float) -> str:
-    """The commands with their times, and how each ended.
+    """Returns the commands with their times, exit codes and last lines of output.
 
     Args:
-        load: how many processes wanted a core when it began.
+        load: the load average when the recording began.
     """
     lines = [
         "# The first ten minutes, recorded",
         "",
         "Made by `python -m tools.recording FOLDER`, which runs the README's commands and fails if",
-        "one ends otherwise. Play [first-run.cast](first-run.cast) with `asciinema play`.",
+        "one ends unexpectedly. Play [first-run.cast](first-run.cast) with `asciinema play`.",
         f"The machine had {os.cpu_count()} cores, with a load average of {load:.0f} at the "
         "beginning.",
         "",

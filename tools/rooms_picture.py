@@ -1,6 +1,6 @@
-"""The picture of the rooms in docs/architecture.md, from the contracts that imports are held to.
+"""Draws the picture of the rooms in docs/architecture.md from the contracts of import-linter.
 
-`python -m tools.rooms_picture` writes it there.
+`python -m tools.rooms_picture` writes it into that page.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ WIDTH = 22
 
 
 def picture() -> str:
-    """The layers from the top to the bottom: each may import those below it, and none above."""
+    """Returns the layers from top to bottom: each may import those below it, and none above."""
     layers = [layer for contract in _contracts() for layer in _layers(contract)]
-    # A line above each layer, so that rooms that do not know each other are seen together.
+    # A line between layers; rooms of one layer, which do not import each other, stay together.
     text = "\n──\n".join(
         "\n".join(f"{name:<{WIDTH}} {_said_of(path)}" for name, path in layer) for layer in layers
     )
@@ -30,7 +30,7 @@ def picture() -> str:
 
 
 def with_picture(page: str) -> str:
-    """A page with the picture of today in its place."""
+    """Returns the page with its picture updated."""
     return PICTURE.sub(lambda _: picture(), page, count=1)
 
 

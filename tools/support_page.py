@@ -1,4 +1,4 @@
-"""Writes docs/support.md from a run of the tests: which versions they ran on, and how often.
+"""Prints docs/support.md from a run of the tests: how many passed for each Linkerd version.
 
 python -m tools.support_page junit.xml > docs/support.md
 """
@@ -28,14 +28,14 @@ AREAS: dict[str, re.Pattern[str]] = {
     "uninstall": re.compile(r"uninstall"),
     "smoke tests": re.compile(r"smoke"),
 }
-"""What a test is of, by its module."""
+"""The area of a test, by patterns of its module's name."""
 
 LEAST = 5
-"""Tests of a version that is run on; others are only named, as by a decision's test."""
+"""The fewest passed tests for a version to be listed: fewer only name it, in pure unit tests."""
 
 
 def ran(report: Path) -> Counter[tuple[str, str]]:
-    """How many tests passed, by Linkerd version and area."""
+    """Counts the passed tests by Linkerd version and area."""
     found: Counter[tuple[str, str]] = Counter()
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 a file of our own
         if case.find("failure") is not None or case.find("skipped") is not None:
@@ -55,7 +55,7 @@ def _lines(found: Counter[tuple[str, str]]) -> Iterator[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     yield "# What is supported"
     yield ""
-    yield "Made from a run of the tests by `python -m tools.support_page`: what is here was run, on"
+    yield "Made from a run of the tests by `python -m tools.support_page`: each version was run on"
     yield "real Kubernetes API servers with Linkerd's own charts. Numbers are tests that passed."
     yield ""
     yield "## Linkerd"
@@ -71,10 +71,10 @@ def _lines(found: Counter[tuple[str, str]]) -> Iterator[str]:
         counts = (str(found[linkerd, area] or "") for area in areas)
         yield f"| {linkerd} | {' | '.join(counts)} |"
     yield ""
-    yield "Other releases of these minors, and edges in between, differ in no fact that"
-    yield "`prefect_linkerd/mesh/linkerd/facts.py` knows of; they are accepted, and were not run."
+    yield "Other releases of these minors, and edges in between, do not differ in any fact that"
+    yield "`prefect_linkerd/mesh/linkerd/facts.py` knows; they are accepted, but were not run."
     yield ""
-    yield "## Around it"
+    yield "## Other requirements"
     yield ""
     yield "| | tested with | accepted |"
     yield "|---|---|---|"

@@ -1,4 +1,4 @@
-"""What the command line advises, followed: then the command begins."""
+"""Following the advice of the command line: the command starts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_advice_about_the_files_of_a_fleet(
     assert list(load_fleet(paths)) == ["north", "south"]
 
     def fleet(*meshes: str) -> str:
-        # It then asks for a place of the key, which is after what is looked for here.
+        # Valid names fail later, when the command asks for a place for the key.
         assert main(["fleet", "--deployment", "bootstrap", *meshes]) == 2
         return capsys.readouterr().err
 
@@ -108,7 +108,7 @@ def test_advice_about_a_place_for_the_key(
         file.write_text(json.dumps({"trust_anchor": anchor}))
         assert is_chosen(with_place(load_mesh(file, key="asked"), "rotate_anchor"))
     for flags in (["--key-file", "anchor.pem"], ["--key-in-cluster"]):
-        # The flags are known: what is wrong is that there is no such mesh.
+        # The flags are accepted: the only error is that the mesh does not exist.
         assert main(["rotate-anchor", "no-such-mesh.yaml", *flags]) == 2
         assert "mesh no-such-mesh.yaml: expected" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The Prefect server of a fleet of mesh files."""
+"""The Prefect server that runs for a fleet of mesh files."""
 
 from __future__ import annotations
 

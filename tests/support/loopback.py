@@ -4,7 +4,8 @@
 ConfigMap, with their own arguments. Pods without one are simulated, as on every other node. Their
 requests go through `DataPlane`, a proxy on loopback that reads Services, routes and splits from the
 API server and applies them as Linkerd's proxies would. `ThroughNode` reaches the port on which the
-probe's pods serve their results. `probe_on_simulated_nodes` runs a probe while all other pods stay simulated.
+probe's pods serve their results. `probe_on_simulated_nodes` runs a probe while all other pods stay
+simulated.
 """
 
 from __future__ import annotations

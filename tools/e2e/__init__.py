@@ -1,1 +1,1 @@
-"""The whole life of a mesh on a real cluster, by the command line: `make e2e`."""
+"""The whole life of a mesh on a real cluster, with the command line: `make e2e`."""

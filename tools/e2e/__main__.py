@@ -22,25 +22,25 @@ from tools.e2e.story import Versions, as_markdown, steps
 
 
 def two_releases_before(version: LinkerdVersion) -> LinkerdVersion:
-    """The first edge of the Linkerd 2.x that is two before an edge's own."""
+    """Returns the first edge of the Linkerd 2.x series that is two before an edge's series."""
     return LinkerdVersion("edge", FIRST_EDGES[release_facts(version).series - 2])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.e2e", description=__doc__)
-    parser.add_argument("--kubeconfig", type=Path, help="by default as kubectl finds it")
+    parser.add_argument("--kubeconfig", type=Path, help="default: the one that kubectl uses")
     parser.add_argument("--context", help="the kubeconfig's context")
     newest = MeshConfig().version
     first = str(two_releases_before(LinkerdVersion.parse(newest)))
-    parser.add_argument("--first", default=first, help="the version that is installed")
-    parser.add_argument("--then", default=newest, help="the version that it is upgraded to")
-    parser.add_argument("--charts", type=Path, help="a mirror folder instead of upstream's charts")
+    parser.add_argument("--first", default=first, help="the version to install")
+    parser.add_argument("--then", default=newest, help="the version to upgrade to")
+    parser.add_argument("--charts", type=Path, help="a mirror folder, instead of upstream's charts")
     parser.add_argument("--registry", help="a registry with the images, instead of the charts' own")
     parser.add_argument("--image", default="", help="an image with python3, for the requests")
     parser.add_argument(
         "--emojivoto", type=Path, help="emojivoto's manifest, instead of upstream's"
     )
-    parser.add_argument("--gentle-minutes", type=float, default=5, help="how long leaves live")
+    parser.add_argument("--gentle-minutes", type=float, default=5, help="lifetime of certificates")
     parser.add_argument("--folder", type=Path, default=Path("e2e"), help="logs and the table")
     arguments = parser.parse_args()
     access = {"kubeconfig": arguments.kubeconfig, "context": arguments.context}

@@ -1,4 +1,4 @@
-"""What an end-to-end run does to a cluster: commands, kills, charts of others, and clean-up."""
+"""Runs the steps on a cluster: commands, kills, third-party charts and clean-up."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from tools.e2e.story import (
 )
 
 CHARTS = ("linkerd", "cert-manager", "trust-manager")
-"""What the names of the charts begin with that a run installs."""
+"""The prefixes of the names of the charts that a run installs."""
 
 GROUPS = ("linkerd.io", "cert-manager.io", "smi-spec.io")
-"""The API groups whose CRDs go with them."""
+"""The API groups of these charts' CRDs."""
 
 NAMESPACES = (
     "linkerd-viz",
@@ -58,7 +58,7 @@ NAMESPACES = (
 )
 LAYOUT = Path(__file__).parent / "layout.yaml"
 PATIENCE = 600.0
-"""Seconds that a namespace, a Certificate or a webhook may take."""
+"""Seconds to wait for a namespace, a Certificate or a webhook."""
 
 Say = Callable[[str], None]
 
@@ -74,7 +74,7 @@ class EndToEnd:
     Args:
         base: the configuration that every step's settings are merged over.
         folder: where logs, the mesh's file and the table are kept.
-        say: told what happens.
+        say: called with each line of progress.
     """
 
     cluster: Cluster
@@ -86,10 +86,10 @@ class EndToEnd:
     lock: int = field(default=-1, init=False)
 
     def begin(self) -> None:
-        """Takes the cluster, or takes up what an earlier run left.
+        """Marks the cluster as this run's, or resumes an earlier run.
 
         Raises:
-            Stopped: it has a mesh that no end-to-end run made.
+            Stopped: it has a mesh that no end-to-end run installed.
         """
         mark = self.cluster.get("v1", "ConfigMap", MARK, MARK)
         if text := refusal(self._foreign(), is_marked=mark is not None):
@@ -104,9 +104,9 @@ class EndToEnd:
 
     @contextlib.contextmanager
     def alone(self) -> Generator[None]:
-        """Holds the folder for this run and its commands.
+        """Locks the folder for this run and its commands.
 
-        A run that was killed leaves its last command running, which holds the lock until it ends.
+        The last command of a killed run continues, and holds the lock until it ends.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
@@ -119,7 +119,7 @@ class EndToEnd:
             yield
 
     def _foreign(self) -> list[str]:
-        """What there is that a run would install, and so would uninstall, of any maker."""
+        """Lists what a run would install, and so would uninstall, regardless of its installer."""
         definitions = self.cluster.list(
             "apiextensions.k8s.io/v1", "CustomResourceDefinition", metadata_only=True
         )
@@ -149,7 +149,7 @@ class EndToEnd:
         (self.folder / "e2e.json").write_text(as_json(self.rows))
 
     def tell(self, story: tuple[Step, ...]) -> None:
-        """Every step that is not over, then the end of the mark.
+        """Runs every remaining step, then removes the mark from the cluster.
 
         Raises:
             Stopped: a step failed; the next run tries it again.
@@ -203,7 +203,7 @@ class EndToEnd:
         return merge(self.base, more)
 
     def _run(self, run: Run, log: Path) -> int:
-        """One command in a process of its own, which a kill ends; its exit code."""
+        """Runs a command in its own process, kills it if asked to, and returns its exit code."""
         log.parent.mkdir(parents=True, exist_ok=True)
         mesh = self.folder / "mesh.yaml"
         mesh.write_text(yaml.safe_dump(self._settings(run.settings)))
@@ -240,10 +240,10 @@ class EndToEnd:
                 return
             time.sleep(0.2)
 
-    # Others' charts
+    # Third-party charts
 
     def _install_managers(self, config: MeshConfig) -> None:
-        """cert-manager and trust-manager, and the documented layout of anchor and bundle."""
+        """Installs cert-manager, trust-manager and the documented layout of anchor and bundle."""
         catalog = ChartCatalog(config)
         home = "cert-manager"
         chart = catalog.find("cert-manager")
@@ -257,7 +257,7 @@ class EndToEnd:
                 self._copy_anchor(home)
 
     def _copy_anchor(self, home: str) -> None:
-        """The previous anchor's Secret begins as a copy of the first, as documented."""
+        """Creates the previous anchor's Secret as a copy of the current one, as documented."""
         secret = self._await(lambda: self.cluster.get("v1", "Secret", "linkerd-trust-anchor", home))
         metadata = {"name": "linkerd-previous-anchor", "namespace": home}
         self.cluster.apply({**secret, "metadata": metadata})
@@ -283,7 +283,7 @@ class EndToEnd:
     # Clean-up
 
     def _uninstall(self) -> None:
-        """Removes every release, namespace and CRD that the story made; nothing where it is so."""
+        """Deletes every release, namespace and CRD that the steps created, if there are any."""
         releases: list[dict[str, str]] = json.loads(
             self._call("list", "--all-namespaces", "--all", "--output", "json")
         )
@@ -314,7 +314,7 @@ class EndToEnd:
         return found
 
     def _patiently(self, work: Callable[[], Object]) -> None:
-        """Again while a webhook is not ready."""
+        """Retries while a webhook is not ready."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:

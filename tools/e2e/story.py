@@ -1,4 +1,4 @@
-"""The steps of an end-to-end run, and every decision about them. Pure."""
+"""The steps of an end-to-end run and every decision about them, as pure functions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 MARK = "prefect-linkerd-e2e"
-"""The namespace and the ConfigMap in it that say whose mesh this is, and how far it came."""
+"""The namespace, and its ConfigMap, that mark a mesh as a run's and record the run's progress."""
 
 StepOutcome = Literal["done", "skipped", "failed"]
 
 UNSCHEDULABLE = {"nodeSelector": {"prefect-linkerd.example/nowhere": "true"}}
-"""Values with which no new pod of the control plane is placed: an upgrade with them goes back."""
+"""Values that make new control plane pods unschedulable: an upgrade with them rolls back."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A run that is killed with SIGKILL once the rotation's record names a phase."""
+    """Kills a run with SIGKILL once the rotation's record names a phase."""
 
     phase: str
 
@@ -28,7 +28,7 @@ class Kill:
 class Run:
     """One command of `prefect-linkerd`.
 
-    `settings` are merged over the mesh's configuration; `fails` marks one that has to fail.
+    `settings` are merged over the mesh's configuration; `fails` marks a command that has to fail.
     """
 
     arguments: tuple[str, ...]
@@ -39,10 +39,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: what it shows, and the commands that show it, in this order.
+    """One step: what it demonstrates, and its commands in order.
 
-    `special` names what is no command: `install-managers`, `uninstall`. `traffic` marks a step that
-    is nothing but requests, which simulated nodes do not carry.
+    `special` names an action that is not a command: `install-managers`, `uninstall`. `traffic`
+    marks a step that only sends requests, which simulated nodes do not carry.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Row:
-    """How a step ended: a line of the table. Requests are None where nothing was asked."""
+    """How a step ended: a line of the table. `requests` is None if no request was counted."""
 
     step: str
     outcome: StepOutcome
@@ -66,14 +66,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Versions:
-    """Where the story begins, and where its upgrade leads."""
+    """The version that is installed first, and the one that it is upgraded to."""
 
     first: str
     then: str
 
 
 def steps(versions: Versions, gentle_minutes: float, image: str = "") -> tuple[Step, ...]:
-    """The whole story.
+    """Returns all steps in order.
 
     Args:
         gentle_minutes: how long certificates live in the gentle rotation.
@@ -148,35 +148,35 @@ def steps(versions: Versions, gentle_minutes: float, image: str = "") -> tuple[S
 
 
 def next_step(story: Sequence[Step], rows: Iterable[Row]) -> Step | None:
-    """The first step that is not over; a failed one is tried again."""
+    """Returns the first step that has neither succeeded nor been skipped."""
     over = {row.step for row in rows if row.outcome != "failed"}
     return next((step for step in story if step.name not in over), None)
 
 
 def with_row(rows: Iterable[Row], row: Row) -> tuple[Row, ...]:
-    """The rows with one more, which replaces that of the step's last try."""
+    """Returns the rows with a new one, which replaces the row of the step's previous attempt."""
     kept = [each for each in rows if each.step != row.step]
     return (*kept, row)
 
 
 def refusal(foreign: Collection[str], *, is_marked: bool) -> str:
-    """Why a cluster is left alone; empty where it may be used.
+    """Returns why a cluster must not be used; empty if it may be.
 
     Args:
-        foreign: what of a Linkerd mesh was found, in words.
-        is_marked: whether an end-to-end run has made it.
+        foreign: the parts of a mesh that were found, in words.
+        is_marked: whether an end-to-end run installed them.
     """
     if is_marked or not foreign:
         return ""
     return (
-        "The cluster has a mesh, or what comes with one, that no end-to-end run made: "
+        "The cluster has a mesh, or parts of one, that no end-to-end run installed: "
         f"{', '.join(sorted(foreign)[:5])}. Use an empty cluster: this run installs, breaks and "
         "uninstalls a mesh, cert-manager, trust-manager and emojivoto."
     )
 
 
 def skipped(step: Step, *, carries_traffic: bool) -> str:
-    """Why a step is left out; empty where it is not."""
+    """Returns why a step is skipped; empty if it is not."""
     if step.traffic and not carries_traffic:
         return "no traffic (simulated nodes)"
     return ""
@@ -186,7 +186,7 @@ _REQUESTS = re.compile(r"\b([\d,]+) requests?, ([\d,]+) failed")
 
 
 def requests_in(text: str) -> tuple[int, int] | None:
-    """The requests that a command's output counts last, and how many of them failed."""
+    """Returns the last count of requests in a command's output, and how many failed."""
     found = _REQUESTS.findall(text)
     if not found:
         return None
@@ -195,27 +195,27 @@ def requests_in(text: str) -> tuple[int, int] | None:
 
 
 def added(counts: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
-    """The sum of what several commands counted; None where none did."""
+    """Returns the sum of several commands' counts; None if no command counted."""
     known = [each for each in counts if each is not None]
     return (sum(a for a, _ in known), sum(f for _, f in known)) if known else None
 
 
 def verdict(run: Run, code: int) -> str:
-    """What is wrong with how a command ended; empty where it is right.
+    """Returns what is wrong with a command's exit code; empty if it is as expected.
 
     Args:
         code: its exit code; negative for a signal.
     """
     if run.kill is not None:
-        # It may have come to its end before it could be killed.
+        # It may have finished before it could be killed.
         return "" if code in (-9, 0) else f"expected it to be killed, found exit code {code}"
     if run.fails:
-        return "" if code != 0 else "expected it to fail and to go back, found that it did not"
+        return "" if code != 0 else "expected it to fail and roll back, but it succeeded"
     return "" if code == 0 else f"exit code {code}"
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown, with its sums."""
+    """Returns the table as Markdown, with its totals."""
     lines = ["| step | outcome | seconds | requests | failed |", "|---|---|---|---|---|"]
     for row in rows:
         note = f" ({row.note})" if row.note else ""

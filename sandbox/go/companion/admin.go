@@ -15,7 +15,7 @@ import (
 // adminPort is where a proxy serves its metrics.
 const adminPort = "4191"
 
-// adminServer serves every proxy's admin port, by the pod that a connection was made to.
+// adminServer serves every proxy's admin port: the pod that a connection is for selects the proxy.
 type adminServer struct {
 	identities *identities
 	listener   *connListener
@@ -38,7 +38,7 @@ func newAdminServer(identities *identities) *adminServer {
 			return context.WithValue(ctx, podKey{}, conn.(*podConn).pod)
 		},
 	}
-	// A pod's connections end with it, and the address may be another pod's by the next request.
+	// A pod's connections have to end with it: by the next request, another pod may have its address.
 	server.SetKeepAlivesEnabled(false)
 	go func() {
 		// The listener never fails, so neither does Serve.
@@ -47,7 +47,7 @@ func newAdminServer(identities *identities) *adminServer {
 	return a
 }
 
-// pod finds the running pod with a proxy that has an address.
+// pod returns the running pod with a proxy at an address.
 func (a *adminServer) pod(ip string) (*corev1.Pod, error) {
 	found, err := a.identities.state.pods.GetIndexer().ByIndex(podIPIndex, ip)
 	if err != nil {
@@ -75,7 +75,8 @@ func (a *adminServer) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveProxies answers on a Unix socket with what every running proxy carries, for tests.
+// serveProxies serves the trust bundle and certificate of every running proxy on a Unix socket, for
+// tests.
 func serveProxies(ctx context.Context, path string, identities *identities) error {
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return err

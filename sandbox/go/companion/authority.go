@@ -15,7 +15,7 @@ import (
 )
 
 // certManagerAuthority gives the stand-in for cert-manager's webhook the certificate that the real
-// one makes for itself: signed by a CA in Secret cert-manager-webhook-ca, from which cainjector
+// one creates for itself: signed by a CA in Secret cert-manager-webhook-ca, from which cainjector
 // fills the webhook configurations.
 type certManagerAuthority struct {
 	state  *state
@@ -26,7 +26,7 @@ type certManagerAuthority struct {
 	source    *servertls.DynamicSource
 }
 
-// run makes and renews the certificate while the webhook has a ready pod.
+// run creates and renews the certificate while the webhook has a ready pod.
 func (a *certManagerAuthority) run(ctx context.Context) error {
 	deployment, err := awaitReady(ctx, a.state, "webhook")
 	if err != nil {
@@ -59,7 +59,7 @@ func (a *certManagerAuthority) set(namespace string, source *servertls.DynamicSo
 }
 
 func (a *certManagerAuthority) certificate(namespace string) (*tls.Certificate, error) {
-	// The first one takes the moment in which its CA is made.
+	// Retry, because the first certificate is available only after its CA has been created.
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		a.mutex.Lock()
 		source := a.source

@@ -43,8 +43,8 @@ import (
 	_ "github.com/cert-manager/cert-manager/pkg/issuer/selfsigned"
 )
 
-// The controllers that sign by a CA or by themselves, with all that a Certificate needs. Those for
-// ACME, Vault and Venafi talk to servers that a sandbox does not have.
+// certManagerControllers are the CA and self-signed issuers' controllers and all others that a
+// Certificate needs. Those for ACME, Vault and Venafi need servers that a sandbox does not have.
 var certManagerControllers = []string{
 	issuers.ControllerName,
 	clusterissuers.ControllerName,
@@ -145,7 +145,7 @@ func runCAInjector(ctx context.Context, state *state, config *rest.Config) error
 		Scheme:  scheme,
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		Client:  client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
-		// The names of its controllers are taken for good in this process by the first start.
+		// The first start registers the controllers' names in this process for good.
 		Controller: ctrlconfig.Controller{SkipNameValidation: &again},
 	})
 	if err != nil {
@@ -169,7 +169,7 @@ func runCAInjector(ctx context.Context, state *state, config *rest.Config) error
 	return context.Cause(ctx)
 }
 
-// servedCRDs asks the API server whether it serves resources of one group.
+// servedCRDs checks whether the API server serves certain resources of one group version.
 type servedCRDs struct {
 	api          discovery.DiscoveryInterface
 	groupVersion string
@@ -214,7 +214,7 @@ func (c *servedCRDs) served() (bool, error) {
 	return true, nil
 }
 
-// watch cancels once the CRDs are gone. While the API server does not answer, nothing is known.
+// watch cancels once the CRDs are gone. An unreachable API server does not count as that.
 func (c *servedCRDs) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	for {
 		select {
@@ -238,7 +238,7 @@ var chartLabels = map[string]labels.Set{
 	"trust-manager": {"app.kubernetes.io/name": "trust-manager"},
 }
 
-// readyDeployment finds the Deployment of a component that has a ready pod.
+// readyDeployment returns the Deployment of a component if it has a ready pod.
 func readyDeployment(state *state, component string) *appsv1.Deployment {
 	selector := labels.SelectorFromSet(chartLabels[component])
 	found, err := state.deployments.List(selector)
@@ -266,7 +266,7 @@ func awaitReady(ctx context.Context, state *state, component string) (*appsv1.De
 	}
 }
 
-// whileReady gives a context that ends when a component has no ready pod any more.
+// whileReady returns a context that is cancelled when a component no longer has a ready pod.
 func whileReady(ctx context.Context, state *state, component string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
@@ -289,7 +289,7 @@ func clusterResourceNamespace(deployment *appsv1.Deployment) string {
 	return argumentOf(deployment, "--cluster-resource-namespace", deployment.Namespace)
 }
 
-// argumentOf reads a flag of a Deployment's containers.
+// argumentOf returns the value of a flag of a Deployment's containers, or a default.
 func argumentOf(deployment *appsv1.Deployment, name, otherwise string) string {
 	for _, container := range deployment.Spec.Template.Spec.Containers {
 		for _, argument := range container.Args {

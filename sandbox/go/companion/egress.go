@@ -22,13 +22,13 @@ import (
 
 // backend is a server that stands in for the pods of a Service.
 type backend struct {
-	// certificate gives the server's own TLS certificate, from the Secret that the pods mount.
+	// certificate returns the server's TLS certificate.
 	certificate func(namespace string) (*tls.Certificate, error)
 	handler     func(namespace string) http.Handler
 }
 
-// egress is the HTTP CONNECT proxy through which the API server reaches Services. It dials
-// nothing: a connection either ends at a backend in this process or is refused.
+// egress is the HTTP CONNECT proxy through which the API server reaches Services and proxies' admin
+// ports. It dials nothing: a connection either ends in this process or is refused.
 type egress struct {
 	state    *state
 	backends map[string]backend
@@ -95,7 +95,7 @@ func (e *egress) serve(ctx context.Context, listener net.Listener) {
 }
 
 func (e *egress) connect(conn net.Conn) {
-	// The other end is the API server; a request that does not come is a closed connection.
+	// The client is the API server. Close the connection if no request arrives in time.
 	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	reader := bufio.NewReader(conn)
 	request, err := http.ReadRequest(reader)
@@ -134,7 +134,7 @@ func (e *egress) connect(conn net.Conn) {
 
 const established = "HTTP/1.1 200 Connection established\r\n\r\n"
 
-// podTarget finds the pod whose proxy's admin port a CONNECT request is for; nil where it is for
+// podTarget returns the pod whose proxy's admin port a CONNECT request is for, or nil if it is for
 // something else.
 func (e *egress) podTarget(request *http.Request) (*corev1.Pod, error) {
 	host, port, err := net.SplitHostPort(request.Host)
@@ -144,7 +144,7 @@ func (e *egress) podTarget(request *http.Request) (*corev1.Pod, error) {
 	return e.admin.pod(host)
 }
 
-// target finds the server that a CONNECT request leads to, and binds the connection to a ready pod.
+// target returns the server that a CONNECT request is for, and binds the connection to a ready pod.
 func (e *egress) target(request *http.Request, made *link) (*connListener, error) {
 	if request.Method != http.MethodConnect {
 		return nil, errors.New("only CONNECT is served")
@@ -168,7 +168,7 @@ func (e *egress) target(request *http.Request, made *link) (*connListener, error
 	if _, err := backend.certificate(namespace); err != nil {
 		return nil, err
 	}
-	// Under the lock, so that a pod that ends now is not missed by cut.
+	// Check again under the lock, so that cut does not miss a pod that ends now.
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
 	ready := e.state.readyEndpoints(namespace, name)
@@ -181,7 +181,7 @@ func (e *egress) target(request *http.Request, made *link) (*connListener, error
 	return e.server(made.service, backend), nil
 }
 
-// cut ends the connections to pods of a Service that are gone or no longer ready.
+// cut closes the connections to pods of a Service that are gone or no longer ready.
 func (e *egress) cut(service serviceName) {
 	e.mutex.Lock()
 	var ended []*link
@@ -197,7 +197,8 @@ func (e *egress) cut(service serviceName) {
 	}
 }
 
-// server is the one HTTP server of a Service. The caller holds the lock.
+// server returns the HTTP server of a Service, and starts it the first time. The caller holds the
+// lock.
 func (e *egress) server(service serviceName, backend backend) *connListener {
 	if server, ok := e.servers[service]; ok {
 		return server
@@ -223,7 +224,7 @@ func (e *egress) server(service serviceName, backend backend) *connListener {
 	return listener
 }
 
-// Read gives back first what was read ahead with the CONNECT request.
+// Read first returns what was buffered while reading the CONNECT request.
 func (l *link) Read(p []byte) (int, error) { return l.reader.Read(p) }
 
 func (l *link) Close() error {

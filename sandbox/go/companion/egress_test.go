@@ -28,8 +28,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 )
 
-// served is an egress proxy on a socket, in a cluster with one Service of Linkerd, one ready pod
-// behind it, and its Secret.
+// served starts an egress proxy on a socket, in a cluster with one of Linkerd's Services, one ready
+// pod behind it, and its Secret.
 func served(t *testing.T) (client kubernetes.Interface, socket string, roots *x509.CertPool) {
 	t.Helper()
 	certificate, key := keyPair(t, "linkerd-sp-validator.linkerd.svc")
@@ -99,7 +99,7 @@ func keyPair(t *testing.T, name string) (certificate, key []byte) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})
 }
 
-// dial asks the proxy for a connection, as the API server does.
+// dial connects through the proxy as the API server does.
 func dial(socket, target string) (net.Conn, error) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {

@@ -90,7 +90,7 @@ func (i *injector) jaeger(extension string, request *admissionv1.AdmissionReques
 			fmt.Sprintf("%s.%s.serviceaccount.identity.%s", account, collector, identitySuffix(proxy))),
 	}
 	volume := "podinfo"
-	// Versions that speak OpenTelemetry say so by this flag, and name their volume like the rest.
+	// Only versions with OpenTelemetry have this flag; they also prefix the volume with "linkerd-".
 	if protocol := setting("-collector-trace-protocol", configPrefix+"trace-collector-protocol"); protocol != "" {
 		volume = "linkerd-podinfo"
 		patches = append(patches,
@@ -117,7 +117,7 @@ func (i *injector) jaeger(extension string, request *admissionv1.AdmissionReques
 	), nil
 }
 
-// proxyOf finds an injected proxy and its path in the pod.
+// proxyOf returns an injected proxy and its path in the pod.
 func proxyOf(pod *corev1.Pod) (string, *corev1.Container) {
 	for _, place := range []struct {
 		path       string
@@ -135,7 +135,7 @@ func proxyOf(pod *corev1.Pod) (string, *corev1.Container) {
 	return "", nil
 }
 
-// identitySuffix is "<control plane namespace>.<trust domain>" of a proxy.
+// identitySuffix returns "<control plane namespace>.<trust domain>" of a proxy.
 func identitySuffix(proxy *corev1.Container) string {
 	if name := env(proxy, "LINKERD2_PROXY_IDENTITY_SVC_NAME"); name != nil {
 		if _, suffix, ok := strings.Cut(name.Value, ".serviceaccount.identity."); ok {
@@ -149,7 +149,7 @@ func addEnv(path, name, value string) patch {
 	return patch{Op: "add", Path: path + "/env/-", Value: corev1.EnvVar{Name: name, Value: value}}
 }
 
-// annotate adds to the annotations that every injected pod has.
+// annotate returns the patch that adds an annotation to a pod.
 func annotate(pod *corev1.Pod, key, value string) patch {
 	if pod.Annotations == nil {
 		return patch{Op: "add", Path: "/metadata/annotations", Value: map[string]string{key: value}}
@@ -158,7 +158,7 @@ func annotate(pod *corev1.Pod, key, value string) patch {
 	return patch{Op: "add", Path: "/metadata/annotations/" + strings.ReplaceAll(key, "/", "~1"), Value: value}
 }
 
-// argument is the value of a flag that is written with "=".
+// argument returns the value of a flag that is written with "=".
 func argument(deployment *appsv1.Deployment, flag string) string {
 	for _, container := range deployment.Spec.Template.Spec.Containers {
 		for _, argument := range container.Args {

@@ -36,13 +36,14 @@ const (
 	// takes up to about a minute.
 	mountDelay = time.Second
 
-	// settle is how long after a pod changed all are looked at: changes come in crowds.
+	// settle is how long to wait after a pod's change before syncing, because changes come in
+	// bursts.
 	settle = 20 * time.Millisecond
 )
 
-// identities stands where the identity service's pods and the proxies would run: it loads the
-// issuer and signs a leaf for each proxy by the rules of pkg/identity and pkg/tls of linkerd2. The
-// proxies of a cluster with containers would keep their leaf in memory; here it is kept for them.
+// identities stands in for the identity service's pods and the proxies: it loads the issuer and
+// signs a leaf for each proxy by the rules of pkg/identity and pkg/tls of linkerd2, and keeps the
+// leaf that a real proxy would have in memory.
 type identities struct {
 	state *state
 	wake  chan struct{}
@@ -52,8 +53,8 @@ type identities struct {
 	proxies  map[types.UID]*carried
 }
 
-// identityPod is a running pod of the identity service: what it read when it started, and the
-// issuer that it signs with.
+// identityPod is a running pod of the identity service: the settings it read at its start, and the
+// issuer it signs with.
 type identityPod struct {
 	roots    *x509.CertPool
 	scheme   string
@@ -82,7 +83,7 @@ type carried struct {
 	failures  int
 }
 
-// identityValues are those of the chart's values that the identity service is started with.
+// identityValues are the chart values with which the identity service is started.
 type identityValues struct {
 	IdentityTrustDomain string `json:"identityTrustDomain"`
 	Identity            struct {
@@ -113,7 +114,7 @@ func newIdentities(state *state) (*identities, error) {
 	return i, err
 }
 
-// run keeps every running proxy supplied, as soon as it runs and again before its leaf ends.
+// run gives every running proxy a leaf, at its start and again before the leaf expires.
 func (i *identities) run(ctx context.Context) error {
 	for {
 		i.sync(ctx, time.Now())
@@ -153,7 +154,7 @@ func (i *identities) sync(ctx context.Context, now time.Time) {
 	}
 }
 
-// running are the pods whose proxy runs.
+// running returns the running pods that have a proxy.
 func (i *identities) running() []*corev1.Pod {
 	var running []*corev1.Pod
 	for _, obj := range i.state.pods.GetStore().List() {
@@ -170,7 +171,7 @@ func runningProxyOf(pod *corev1.Pod) *corev1.Container {
 	return proxy
 }
 
-// load lets an identity pod read its issuer: when it starts, and when the mounted Secret changed.
+// load reads an identity pod's issuer when it starts and when the mounted Secret has changed.
 func (i *identities) load(ctx context.Context, pod *corev1.Pod, now time.Time) {
 	secret, err := i.state.secrets.Secrets(pod.Namespace).Get("linkerd-identity-issuer")
 	if err != nil {
@@ -204,8 +205,8 @@ func (i *identities) load(ctx context.Context, pod *corev1.Pod, now time.Time) {
 	i.record(ctx, pod.Namespace, corev1.EventTypeNormal, "IssuerUpdated", "Updated identity issuer")
 }
 
-// begin is what an identity pod does when it starts. A real one that cannot load its issuer ends at
-// once; this one has none.
+// begin does what an identity pod does when it starts. If the issuer cannot be loaded, a real pod
+// exits at once; this one keeps running without an issuer.
 func (i *identities) begin(pod *corev1.Pod, secret *corev1.Secret) {
 	values, err := i.values(pod.Namespace)
 	if err != nil {
@@ -231,7 +232,7 @@ func (i *identities) begin(pod *corev1.Pod, secret *corev1.Secret) {
 	i.services[pod.UID] = service
 }
 
-// pair is the issuer's certificate and key in its Secret, by the names of the scheme.
+// pair returns the issuer's certificate and key from its Secret, whose keys depend on the scheme.
 func (s *identityPod) pair(secret *corev1.Secret) (crt, key []byte) {
 	if s.scheme == "linkerd.io/tls" {
 		return secret.Data["crt.pem"], secret.Data["key.pem"]
@@ -248,7 +249,8 @@ func (i *identities) values(namespace string) (*identityValues, error) {
 	return values, yaml.Unmarshal([]byte(config.Data["values"]), values)
 }
 
-// loadIssuer follows loadCredentials of pkg/identity: a key pair that the trust roots verify, a CA.
+// loadIssuer follows loadCredentials of pkg/identity: the issuer must be a CA that the trust roots
+// verify, with its key.
 func loadIssuer(crt, key []byte, roots *x509.CertPool) (*issuer, error) {
 	pair, err := tls.X509KeyPair(crt, key)
 	if err != nil {
@@ -304,8 +306,8 @@ func (i *identities) record(ctx context.Context, namespace, kind, reason, messag
 	}()
 }
 
-// supply gives a proxy its leaf when it starts and anew at 70 % of its life. A leaf that the
-// proxy's own bundle does not verify is refused by it, and it goes on with the one it has.
+// supply gives a proxy a leaf when it starts, and a new one at 70 % of the leaf's lifetime. A proxy
+// rejects a leaf that its own bundle does not verify, and keeps the one it has.
 func (i *identities) supply(pod *corev1.Pod, running []*corev1.Pod, now time.Time) {
 	proxy, known := i.proxies[pod.UID]
 	if !known {
@@ -348,7 +350,7 @@ func (i *identities) supply(pod *corev1.Pod, running []*corev1.Pod, now time.Tim
 
 func controlPlaneOf(pod *corev1.Pod) string { return pod.Labels[controlPlaneLabel] }
 
-// bundle is the trust bundle in a proxy's environment, read when it starts.
+// bundle returns the trust bundle in a proxy's environment, which a proxy reads at its start.
 func (i *identities) bundle(pod *corev1.Pod) (string, error) {
 	variable := env(runningProxyOf(pod), anchorsVariable)
 	switch {
@@ -366,7 +368,7 @@ func (i *identities) bundle(pod *corev1.Pod) (string, error) {
 }
 
 // certify follows Certify of pkg/identity and IssueEndEntityCrt of pkg/tls: no leaf outlives its
-// issuer, and none is signed by an issuer that does not verify any more.
+// issuer, and an issuer that no longer verifies signs none.
 func (s *identityPod) certify(pod *corev1.Pod, now time.Time) ([][]byte, time.Time, error) {
 	if err := verify(s.issuer.chain, s.roots); err != nil {
 		return nil, time.Time{}, err
@@ -403,7 +405,7 @@ func (s *identityPod) certify(pod *corev1.Pod, now time.Time) ([][]byte, time.Ti
 	return slices.Concat([][]byte{der}, s.issuer.chain), template.NotAfter, nil
 }
 
-// encode is a chain as PEM.
+// encode returns a chain as PEM.
 func encode(chain [][]byte) string {
 	text := &strings.Builder{}
 	for _, der := range chain {
@@ -412,18 +414,18 @@ func encode(chain [][]byte) string {
 	return text.String()
 }
 
-// runningProxy is a proxy with what it carries, for tests.
+// runningProxy is a running proxy with its trust bundle and certificate, for tests.
 type runningProxy struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	UID       string `json:"uid"`
 	Deleting  bool   `json:"deleting"`
-	// Bundle and Chain are PEM; the chain is the leaf and what is between it and the bundle.
+	// Bundle and Chain are PEM; the chain is the leaf with the issuer's chain.
 	Bundle string `json:"bundle"`
 	Chain  string `json:"chain"`
 }
 
-// list is every running proxy at one moment.
+// list returns the proxies that are running now.
 func (i *identities) list() []runningProxy {
 	running := i.running()
 	i.mutex.Lock()
@@ -442,8 +444,8 @@ func (i *identities) list() []runningProxy {
 	return proxies
 }
 
-// metrics are those of the proxy's certificate, as its admin server shows them: in stable releases
-// by other names than later.
+// metrics returns the metrics of the proxy's certificate as its admin server exposes them. Their
+// names in stable releases differ from those in edges.
 func (i *identities) metrics(uid types.UID, version string) string {
 	i.mutex.Lock()
 	defer i.mutex.Unlock()

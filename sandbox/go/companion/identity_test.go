@@ -112,7 +112,7 @@ func identified(t *testing.T, anchor, signer *testAuthority) (kubernetes.Interfa
 	return client, identities
 }
 
-// carriedBy is the chain of a pod's proxy as it is now, the leaf first.
+// carriedBy returns the current chain of a pod's proxy, the leaf first.
 func carriedBy(t *testing.T, identities *identities, name string) []*x509.Certificate {
 	t.Helper()
 	for _, proxy := range identities.list() {

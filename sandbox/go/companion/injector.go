@@ -24,25 +24,25 @@ const (
 	injectAnnotation = "linkerd.io/inject"
 )
 
-// workloadKinds are the kinds of owner that Linkerd writes into a label of the pod.
+// workloadKinds are the kinds of owner for which Linkerd labels the pod.
 var workloadKinds = []string{"deployment", "replicationcontroller", "replicaset", "job", "daemonset", "statefulset"}
 
-// injector decides on pods as Linkerd's proxy injector does (controller/proxy-injector and
-// pkg/inject of linkerd2). It has no templates: the proxy it adds is the one that the installed
-// chart gave the control plane's own pods, turned into that of a workload.
+// injector treats pods as Linkerd's proxy injector does (controller/proxy-injector and pkg/inject
+// of linkerd2). It has no templates: it copies the proxy that the installed chart gave the control
+// plane's own pods, and adapts it to the workload.
 type injector struct {
 	state *state
-	// read has the values of each control plane, so that not every pod has them parsed.
+	// read caches the values of each control plane, so that they are not parsed for every pod.
 	read sync.Map
 }
 
-// readValues are the values that a version of a ConfigMap holds.
+// readValues are the values in one version of a ConfigMap.
 type readValues struct {
 	version string
 	values  *meshValues
 }
 
-// mesh is what the injector reads of an installed control plane.
+// mesh is what the injector reads from an installed control plane.
 type mesh struct {
 	controlPlane string
 	// template is the pod template of the destination controller.
@@ -85,7 +85,7 @@ func (s *scalar) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// inject answers for a pod with the patch that adds the proxy, or with none.
+// inject returns the patch that adds the proxy to a pod, or nil if the pod is not injected.
 func (i *injector) inject(controlPlane string, request *admissionv1.AdmissionRequest) ([]patch, error) {
 	pod, err := podOf(request)
 	if pod == nil || err != nil {
@@ -96,7 +96,7 @@ func (i *injector) inject(controlPlane string, request *admissionv1.AdmissionReq
 		return nil, err
 	}
 	if len(pod.Spec.Containers) == 0 {
-		// Validation comes after admission; it refuses this pod.
+		// Validation, which comes after mutating admission, rejects this pod.
 		return nil, nil
 	}
 	if !wanted(pod, namespace.Annotations) || pod.Spec.HostNetwork || hasSidecar(pod) {
@@ -154,7 +154,7 @@ func (i *injector) values(config *corev1.ConfigMap) (*meshValues, error) {
 	return values, nil
 }
 
-// projectsToken says whether proxies get a token of their own, rather than the pod's.
+// projectsToken reports whether proxies get their own token instead of the pod's.
 func (m *mesh) projectsToken() bool {
 	return slices.ContainsFunc(m.template.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "linkerd-identity-token" })
 }
@@ -175,7 +175,7 @@ func (m *mesh) patches(pod *corev1.Pod, namespace *corev1.Namespace, owner workl
 		inits = append(inits, *first)
 	}
 	if !native {
-		// A proxy that is awaited comes first, so that its hook holds the others back.
+		// A proxy with a postStart hook (await) comes first, so that the hook delays the others.
 		at := len(containers)
 		if proxy.Lifecycle != nil && proxy.Lifecycle.PostStart != nil {
 			at = 0
@@ -201,7 +201,7 @@ func (m *mesh) patches(pod *corev1.Pod, namespace *corev1.Namespace, owner workl
 	if slices.Contains(workloadKinds, owner.kind) {
 		labels["linkerd.io/proxy-"+owner.kind] = owner.name
 	}
-	// "add" of a member that is there replaces it (RFC 6902, 4.1).
+	// "add" replaces an existing member (RFC 6902, 4.1).
 	return []patch{
 		{Op: "add", Path: "/metadata/annotations", Value: annotations},
 		{Op: "add", Path: "/metadata/labels", Value: labels},
@@ -211,8 +211,8 @@ func (m *mesh) patches(pod *corev1.Pod, namespace *corev1.Namespace, owner workl
 	}
 }
 
-// annotations are those of the injected pod: its own, the settings of its namespace, and what this
-// version of Linkerd writes on the pods it injects (known from those of its control plane).
+// annotations returns those of the injected pod: its own, the settings of its namespace, and those
+// that this version of Linkerd adds (known from its control plane's pods).
 func (m *mesh) annotations(pod *corev1.Pod, namespace map[string]string) map[string]string {
 	annotations := map[string]string{}
 	for key, value := range namespace {
@@ -237,7 +237,7 @@ func (m *mesh) annotations(pod *corev1.Pod, namespace map[string]string) map[str
 	return annotations
 }
 
-// opaquePorts are the mesh's opaque ports that the pod exposes.
+// opaquePorts returns the mesh's opaque ports that the pod exposes.
 func (m *mesh) opaquePorts(pod *corev1.Pod) string {
 	mesh := strings.Split(string(m.values.Proxy.OpaquePorts), ",")
 	var exposed []string
@@ -251,8 +251,8 @@ func (m *mesh) opaquePorts(pod *corev1.Pod) string {
 	return strings.Join(exposed, ",")
 }
 
-// wanted follows the truth table of Linkerd (pkg/inject/report.go): a pod's annotation goes before
-// its namespace's, and an unknown value on either turns injection off.
+// wanted follows Linkerd's truth table (pkg/inject/report.go): a pod's annotation takes precedence
+// over its namespace's, and an unknown value on either disables injection.
 func wanted(pod *corev1.Pod, namespace map[string]string) bool {
 	enables := func(value string) bool { return value == "enabled" || value == "ingress" }
 	for _, value := range []string{namespace[injectAnnotation], pod.Annotations[injectAnnotation]} {
@@ -266,7 +266,7 @@ func wanted(pod *corev1.Pod, namespace map[string]string) bool {
 	return enables(namespace[injectAnnotation])
 }
 
-// hasSidecar says whether a pod has a proxy already, of Linkerd or of Istio
+// hasSidecar reports whether a pod already has a proxy of Linkerd or Istio
 // (pkg/healthcheck/sidecar.go of linkerd2).
 func hasSidecar(pod *corev1.Pod) bool {
 	inits := pod.Spec.InitContainers
@@ -274,7 +274,7 @@ func hasSidecar(pod *corev1.Pod) bool {
 		find(inits, initContainer, "istio-init") != nil
 }
 
-// workload is the kind and name of what owns a pod, as Linkerd labels it.
+// workload is the kind and name of a pod's owner, as in Linkerd's label.
 type workload struct{ kind, name string }
 
 func (i *injector) workload(pod *corev1.Pod, namespace string) workload {
@@ -285,8 +285,8 @@ func (i *injector) workload(pod *corev1.Pod, namespace string) workload {
 	if owner.Kind == "ReplicaSet" {
 		set, err := i.state.replicaSets.ReplicaSets(namespace).Get(owner.Name)
 		if err != nil {
-			// The watch may be a moment behind the ReplicaSet whose pod this is. The controller
-			// names it after its Deployment, and labels its pods with the same hash.
+			// The watch may not have seen the pod's ReplicaSet yet. Its name is the Deployment's
+			// name and the hash that is also a label of the pod.
 			if name, ok := strings.CutSuffix(owner.Name, "-"+pod.Labels["pod-template-hash"]); ok {
 				return workload{"deployment", name}
 			}

@@ -29,7 +29,7 @@ proxy:
 proxyInit: {ignoreOutboundPorts: 4567}
 `
 
-// destination is a Deployment of the destination controller as charts write it, in short.
+// destination returns an abridged Deployment of the destination controller as charts render it.
 func destination() *appsv1.Deployment {
 	proxy := corev1.Container{
 		Name:  "linkerd-proxy",
@@ -85,7 +85,7 @@ func workloadPod() *corev1.Pod {
 	}
 }
 
-// cluster is a state with a control plane and one more Namespace.
+// cluster returns a state with a control plane and one more Namespace.
 func cluster(t *testing.T, namespace map[string]string, more ...runtime.Object) *state {
 	t.Helper()
 	configMap := func(name, key, value string) *corev1.ConfigMap {
@@ -121,7 +121,7 @@ func request(t *testing.T, pod *corev1.Pod) *admissionv1.AdmissionRequest {
 	}
 }
 
-// admitted is the pod as the API server would store it after a webhook.
+// admitted returns the pod as the API server would store it after a webhook.
 func admitted(t *testing.T, state *state, pod *corev1.Pod, admit func(*injector) admit) *corev1.Pod {
 	t.Helper()
 	request := request(t, pod)
@@ -209,7 +209,7 @@ func TestAnInjectedPodSaysSo(t *testing.T) {
 		configPrefix + "opaque-ports":  "3306",
 		"linkerd.io/created-by":        "linkerd/proxy-injector edge-1",
 		"linkerd.io/proxy-version":     "edge-2",
-		// Of the bundle as it stands in its ConfigMap.
+		// The hash of the bundle exactly as it is in its ConfigMap.
 		"linkerd.io/trust-root-sha256": sha256Hex(anchorsPEM),
 		"mine":                         "kept",
 	}
@@ -228,8 +228,8 @@ func TestAnInjectedPodSaysSo(t *testing.T) {
 	}
 }
 
-// The cases are those of the truth table in Linkerd's pkg/inject/report.go, and of its reasons to
-// leave a pod as it is.
+// The cases are the truth table in Linkerd's pkg/inject/report.go and its reasons not to inject a
+// pod.
 func TestWhichPodsAreInjected(t *testing.T) {
 	for name, test := range map[string]struct {
 		namespace, pod string

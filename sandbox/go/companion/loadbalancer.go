@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// An address for documentation (RFC 5737): nothing is there, and nothing is sent to it.
+// loadBalancerStatus has an address reserved for documentation (RFC 5737); nothing is sent to it.
 const loadBalancerStatus = `{"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1"}]}}}`
 
 // serveLoadBalancers gives Services of type LoadBalancer an address, as a cloud would.

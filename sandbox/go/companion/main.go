@@ -1,6 +1,6 @@
-// Command companion runs beside the API server of a sandbox and stands where pods would run:
-// the controllers of cert-manager and trust-manager, and servers for the webhooks and aggregated APIs that charts
-// register. See README.md.
+// Command companion runs beside the API server of a sandbox and does the work of pods: it runs the
+// controllers of cert-manager and trust-manager, and serves the webhooks and aggregated APIs that
+// charts register. See README.md.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 )
 
 func main() {
-	// Linked libraries put flags of their own into the default set.
+	// Linked libraries add their own flags to the default set.
 	flags := flag.NewFlagSet("companion", flag.ExitOnError)
 	kubeconfig := flags.String("kubeconfig", "", "kubeconfig of the sandbox's API server")
 	socket := flags.String("egress-socket", "", "Unix socket on which the API server's connections to Services arrive")
@@ -43,10 +43,10 @@ func main() {
 	if err != nil {
 		log.Fatalf("kubeconfig %s: %v", *kubeconfig, err)
 	}
-	// Priority and fairness of the API server is enough; client-side limits would slow injection.
+	// The API server's priority and fairness suffices; client-side limits would slow injection.
 	config.QPS, config.Burst = -1, -1
 	config.UserAgent = "sandbox-companion"
-	// Protobuf costs both sides less than JSON; only the API server's own kinds have it.
+	// Protobuf costs both sides less than JSON, but only the built-in kinds support it.
 	builtIn := rest.CopyConfig(config)
 	builtIn.ContentType = runtime.ContentTypeProtobuf
 	builtIn.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
@@ -103,7 +103,7 @@ func main() {
 	egress.serve(ctx, listener)
 }
 
-// supervise runs a part of the companion again and again, as the kubelet would a container.
+// supervise restarts a part of the companion whenever it stops, as the kubelet does a container.
 func supervise(ctx context.Context, name string, run func(context.Context) error) {
 	for ctx.Err() == nil {
 		if err := run(ctx); err != nil && ctx.Err() == nil {

@@ -18,15 +18,15 @@ const (
 	serviceAccountPath = "/var/run/secrets/kubernetes.io/serviceaccount"
 )
 
-// isSetting says whether an annotation configures the proxy.
+// isSetting reports whether an annotation configures the proxy.
 func isSetting(key string) bool {
 	return strings.HasPrefix(key, configPrefix) || strings.HasPrefix(key, "config.alpha.linkerd.io/") ||
 		strings.HasPrefix(key, "config.beta.linkerd.io/")
 }
 
-// containers are the two that injection adds, from the control plane's own: the one that runs first
-// (linkerd-init, or with Linkerd's CNI the network validator; none where the chart has none) and
-// the proxy, which is an init container where it is native.
+// containers returns the two containers that injection adds, derived from the control plane's own:
+// the one that runs first (linkerd-init, or the network validator with Linkerd's CNI; nil if the
+// chart has neither) and the proxy, which is an init container if it is native.
 func (m *mesh) containers(pod *corev1.Pod, settings map[string]string) (first, proxy *corev1.Container, native bool) {
 	template := &m.template.Spec
 	if found := find(template.InitContainers, initContainer, validator); found != nil {
@@ -37,7 +37,7 @@ func (m *mesh) containers(pod *corev1.Pod, settings map[string]string) (first, p
 	} else if found := find(template.InitContainers, proxyContainer); found != nil {
 		proxy, native = found.DeepCopy(), true
 	} else {
-		// A control plane outside its own mesh is not a case that the charts have.
+		// Cannot happen with the charts, which always put the control plane into its own mesh.
 		proxy = &corev1.Container{Name: proxyContainer}
 	}
 	native = makeNative(proxy, native, settings)
@@ -55,7 +55,7 @@ func (m *mesh) containers(pod *corev1.Pod, settings map[string]string) (first, p
 	return first, proxy, native
 }
 
-// makeNative follows the annotation that makes a proxy a native sidecar, or no longer one.
+// makeNative follows the annotation that says whether a proxy is a native sidecar.
 func makeNative(proxy *corev1.Container, native bool, settings map[string]string) bool {
 	for _, prefix := range []string{configPrefix, "config.beta.linkerd.io/", "config.alpha.linkerd.io/"} {
 		asked, err := strconv.ParseBool(settings[prefix+"proxy-enable-native-sidecar"])
@@ -74,8 +74,8 @@ func makeNative(proxy *corev1.Container, native bool, settings map[string]string
 	return native
 }
 
-// adapt turns the control plane's proxy into that of a workload: what the chart changes for the
-// control plane alone goes back to the mesh's values, then the workload's settings apply.
+// adapt turns the control plane's proxy into a workload's: it resets what the chart sets only for
+// the control plane to the mesh's values, then applies the workload's settings.
 func (m *mesh) adapt(proxy *corev1.Container, pod *corev1.Pod, settings map[string]string) {
 	service := func(name string, port int) string {
 		return fmt.Sprintf("%s.%s.svc.%s.:%d", name, m.controlPlane, m.values.ClusterDomain, port)
@@ -125,7 +125,7 @@ func (m *mesh) adapt(proxy *corev1.Container, pod *corev1.Pod, settings map[stri
 		}
 	}
 	if level, ok := settings[configPrefix+"proxy-log-level"]; ok {
-		// Newer versions append what keeps HTTP headers out of the log.
+		// Newer versions append this to keep HTTP headers out of the log.
 		suffix := ",[{headers}]=off,[{request}]=off"
 		if log := env(proxy, "LINKERD2_PROXY_LOG"); log != nil && strings.HasSuffix(log.Value, suffix) {
 			level += suffix
@@ -134,7 +134,7 @@ func (m *mesh) adapt(proxy *corev1.Container, pod *corev1.Pod, settings map[stri
 	}
 }
 
-// adaptFirst does the same for the container that runs before the proxy.
+// adaptFirst does the same as adapt for the container that runs before the proxy.
 func (m *mesh) adaptFirst(first *corev1.Container, template *corev1.PodSpec, settings map[string]string) {
 	if proxy := find(slices.Concat(template.Containers, template.InitContainers), proxyContainer); proxy != nil {
 		if first.Image == proxy.Image {
@@ -144,14 +144,14 @@ func (m *mesh) adaptFirst(first *corev1.Container, template *corev1.PodSpec, set
 			first.Image = image(first.Image, settings, "init-image", "init-image-version")
 		}
 		if equality.Semantic.DeepEqual(first.Resources, proxy.Resources) {
-			// And give it the proxy's resources.
+			// Those versions also give it the proxy's resources.
 			first.Resources = m.resources(settings)
 		}
 	}
 	if first.Name != initContainer {
 		return
 	}
-	// The control plane lets its connections to the API server pass, workloads do not.
+	// Only the control plane's connections to the API server bypass the proxy.
 	outbound := string(m.values.ProxyInit.IgnoreOutboundPorts)
 	if value, ok := settings[configPrefix+"skip-outbound-ports"]; ok {
 		outbound = value
@@ -164,14 +164,14 @@ func (m *mesh) adaptFirst(first *corev1.Container, template *corev1.PodSpec, set
 	}
 }
 
-// resources are the mesh's for proxies, with the workload's settings over them.
+// resources returns the mesh's resources for proxies, overridden by the workload's settings.
 func (m *mesh) resources(settings map[string]string) corev1.ResourceRequirements {
 	resources := corev1.ResourceRequirements{}
 	for _, name := range []string{"cpu", "memory", "ephemeral-storage"} {
 		for _, bound := range []string{"request", "limit"} {
 			value := string(m.values.Proxy.Resources[name][bound])
 			if asked, ok := settings[configPrefix+"proxy-"+name+"-"+bound]; ok {
-				// Linkerd warns of one that is no quantity, and leaves it out.
+				// Linkerd logs a warning about an invalid quantity and ignores it.
 				if _, err := resource.ParseQuantity(asked); err == nil {
 					value = asked
 				}
@@ -193,7 +193,7 @@ func (m *mesh) resources(settings map[string]string) corev1.ResourceRequirements
 	return resources
 }
 
-// inboundPorts are the ports that a pod's containers expose or are probed at.
+// inboundPorts returns the ports that a pod's containers expose or that are probed.
 func inboundPorts(pod *corev1.Pod) string {
 	var ports []string
 	add := func(port int32) {
@@ -219,7 +219,7 @@ func inboundPorts(pod *corev1.Pod) string {
 	return strings.Join(ports, ",")
 }
 
-// serviceAccountMount is where the pod's first container has its token, if it has one.
+// serviceAccountMount returns the mount of the token in the pod's first container, or nil.
 func serviceAccountMount(pod *corev1.Pod) *corev1.VolumeMount {
 	for _, mount := range pod.Spec.Containers[0].VolumeMounts {
 		if mount.MountPath == serviceAccountPath {
@@ -229,7 +229,7 @@ func serviceAccountMount(pod *corev1.Pod) *corev1.VolumeMount {
 	return nil
 }
 
-// image is a reference with the name and tag that annotations ask for.
+// image returns a reference with the name and tag that annotations set.
 func image(reference string, settings map[string]string, name, version string) string {
 	tag := imageTag(reference)
 	base := strings.TrimSuffix(reference, ":"+tag)
@@ -245,7 +245,7 @@ func image(reference string, settings map[string]string, name, version string) s
 	return base + ":" + tag
 }
 
-// imageTag is the tag of an image reference; a registry's port is none.
+// imageTag returns the tag of an image reference, or "". A registry's port is not a tag.
 func imageTag(reference string) string {
 	cut := strings.LastIndex(reference, ":")
 	if cut < 0 || strings.Contains(reference[cut:], "/") {
@@ -288,7 +288,7 @@ func setEnv(container *corev1.Container, name, value string) {
 	container.Env = append(container.Env, corev1.EnvVar{Name: name, Value: value})
 }
 
-// flagOf is the value of a flag that stands in the argument before it.
+// flagOf returns the value of a flag, which is the argument after it.
 func flagOf(container *corev1.Container, flag string) string {
 	if at := slices.Index(container.Args, flag); at >= 0 && at+1 < len(container.Args) {
 		return container.Args[at+1]
@@ -296,7 +296,7 @@ func flagOf(container *corev1.Container, flag string) string {
 	return ""
 }
 
-// setFlag sets such a flag; without a value it goes.
+// setFlag sets such a flag, or removes it if the value is empty.
 func setFlag(container *corev1.Container, flag, value string) {
 	if at := slices.Index(container.Args, flag); at >= 0 {
 		container.Args = slices.Delete(container.Args, at, min(at+2, len(container.Args)))

@@ -24,7 +24,7 @@ const (
 	podIPIndex     = "podIP"
 )
 
-// state is what the companion knows of the cluster, kept by watches.
+// state is the companion's view of the cluster, kept up to date by watches.
 type state struct {
 	client      kubernetes.Interface
 	services    cache.SharedIndexInformer
@@ -77,7 +77,7 @@ func newState(ctx context.Context, client kubernetes.Interface) (*state, error) 
 	return s, nil
 }
 
-// namespace reads a Namespace; one whose pods come sooner than the watch is asked for.
+// namespace returns a Namespace, from the API server if the watch has not seen it yet.
 func (s *state) namespace(name string) (*corev1.Namespace, error) {
 	namespace, err := s.namespaces.Get(name)
 	if apierrors.IsNotFound(err) {
@@ -86,7 +86,7 @@ func (s *state) namespace(name string) (*corev1.Namespace, error) {
 	return namespace, err
 }
 
-// service finds the Service that an address of the API server means: its DNS name or its cluster IP.
+// service returns the Service at an address that the API server uses: a DNS name or a cluster IP.
 func (s *state) service(host string) (namespace, name string, err error) {
 	if net.ParseIP(host) == nil {
 		parts := strings.Split(host, ".")
@@ -106,7 +106,8 @@ func (s *state) service(host string) (namespace, name string, err error) {
 	return service.Namespace, service.Name, nil
 }
 
-// readyEndpoints are the ready pods behind a Service, each by its UID.
+// readyEndpoints returns the UIDs of the ready pods behind a Service, and the addresses of ready
+// endpoints that are not pods.
 func (s *state) readyEndpoints(namespace, name string) []string {
 	selector := labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name})
 	slices, err := s.slices.EndpointSlices(namespace).List(selector)

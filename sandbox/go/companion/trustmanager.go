@@ -20,8 +20,8 @@ import (
 	trustwebhook "github.com/cert-manager/trust-manager/pkg/webhook"
 )
 
-// trustManager runs trust-manager's own Bundle controller, and answers for its webhook with its own
-// validation.
+// trustManager runs trust-manager's own Bundle controller, and serves its webhook with
+// trust-manager's own validation.
 type trustManager struct {
 	state  *state
 	config *rest.Config
@@ -30,8 +30,8 @@ type trustManager struct {
 	validator http.Handler
 }
 
-// run runs them while trust-manager has a ready pod and its CRD is served, as cmd/trust-manager
-// does. The package of default CAs is in an image that a sandbox does not have.
+// run runs both, as cmd/trust-manager does, while trust-manager has a ready pod and its CRD is
+// served. There is no package of default CAs, because it is in an image.
 func (t *trustManager) run(ctx context.Context) error {
 	deployment, err := awaitReady(ctx, t.state, "trust-manager")
 	if err != nil {
@@ -63,7 +63,7 @@ func (t *trustManager) run(ctx context.Context) error {
 		Metrics:       metricsserver.Options{BindAddress: "0"},
 		WebhookServer: server,
 		Cache:         bundle.CacheOpts(options),
-		// The names of its controllers are taken for good in this process by the first start.
+		// The first start registers the controllers' names in this process for good.
 		Controller: ctrlconfig.Controller{SkipNameValidation: &again},
 	})
 	if err != nil {
@@ -100,7 +100,7 @@ func (t *trustManager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	validator.ServeHTTP(w, r)
 }
 
-// unheard is a webhook server that listens nowhere: the API server reaches its handlers by the
+// unheard is a webhook server that does not listen: the API server reaches its handlers through the
 // egress proxy.
 type unheard struct{ ctrlwebhook.Server }
 

@@ -20,15 +20,14 @@ type patch struct {
 	Value any    `json:"value,omitempty"`
 }
 
-// admit decides on one admission request: the patch to apply, or an error to refuse it with.
+// admit returns the patch to apply to an admission request, or the error with which to refuse it.
 type admit func(namespace string, request *admissionv1.AdmissionRequest) ([]patch, error)
 
-// allow stands for a validator. Real ones also look into what they admit; here the CRDs' own
-// schemas hold, and no more.
+// allow stands in for a validator. Real ones check the objects; here only the CRDs' schemas do.
 func allow(string, *admissionv1.AdmissionRequest) ([]patch, error) { return nil, nil }
 
-// backends are the servers that charts of Linkerd, cert-manager and trust-manager register, by
-// Service name.
+// backends returns the servers that the charts of Linkerd, cert-manager and trust-manager register,
+// by Service name.
 func backends(state *state, certManager *certManagerAuthority, trust *trustManager) map[string]backend {
 	injector := &injector{state: state}
 	mounted := func(secret string, admit admit) backend {
@@ -55,7 +54,7 @@ func backends(state *state, certManager *certManagerAuthority, trust *trustManag
 	}
 }
 
-// mountedCertificate reads a server's certificate as its pods would from the mounted Secret.
+// mountedCertificate reads a server's certificate from the Secret that its pods would mount.
 func (s *state) mountedCertificate(name string) func(string) (*tls.Certificate, error) {
 	return func(namespace string) (*tls.Certificate, error) {
 		secret, err := s.secrets.Secrets(namespace).Get(name)
@@ -85,7 +84,7 @@ func webhook(admit admit) func(string) http.Handler {
 				return
 			}
 			if strings.HasSuffix(r.URL.Path, "/validate") {
-				// One server has both kinds of webhook, and only a mutating one may patch.
+				// cert-manager's server has both kinds of webhook; only a mutating one may patch.
 				review.Response = respond(allow, namespace, review.Request)
 			} else {
 				review.Response = respond(admit, namespace, review.Request)
@@ -131,8 +130,8 @@ func tapDiscovery(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(list)
 }
 
-// identifyRequester writes who asks into a new CertificateRequest, as cert-manager's webhook does;
-// its approver and signers trust these fields.
+// identifyRequester writes the requester into a new CertificateRequest, as cert-manager's webhook
+// does; its approver and signers trust these fields.
 func identifyRequester(_ string, request *admissionv1.AdmissionRequest) ([]patch, error) {
 	if request.Kind.Kind != "CertificateRequest" || request.Operation != admissionv1.Create {
 		return nil, nil

@@ -57,7 +57,7 @@ class Chart:
 
 
 class Runs:
-    """What a step of the tests did, and what it is to raise, call by call."""
+    """Counts a test step's calls and holds the errors that they raise, call by call."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors, self.calls = list(errors), 0
@@ -120,7 +120,7 @@ def test_what_does_not_pass_fails_as_it_is(error: Exception, calls: int, lines: 
     assert runs.calls == calls
     end = lines()[-1][1]
     assert end.startswith("Finished in state Failed(")
-    # Only our own errors are known to hold no secret.
+    # Only our own errors are known to contain no secret.
     assert "hush" not in end
 
 
@@ -190,7 +190,7 @@ def test_batches_are_one_table_that_is_redrawn_at_a_terminal(
     shown = bytearray()
 
     def read() -> None:
-        # Linux ends a terminal that nobody writes to any more by an error.
+        # Once the other end is closed, Linux answers reads with an error.
         with contextlib.suppress(OSError):
             while part := os.read(ours, 4096):
                 shown.extend(part)
@@ -223,7 +223,7 @@ def test_an_interrupt_ends_what_waits_in_other_threads(
     waiting = submit(rollout)
     retrying = submit(release, Chart("viz"), Runs(away()))
     while not begun.wait(1):
-        # What it has ended by, if it has.
+        # If it has failed, this raises its error.
         with pytest.raises(TimeoutError):
             waiting.result(0)
     terminal.interrupt()
@@ -291,7 +291,7 @@ def test_there_is_no_deployment_that_could_wait_for_a_window(mesh: Any, plan: An
 
 def test_a_secret_block_needs_a_server() -> None:
     store = key_store(Mesh(None, MeshConfig()))  # pyright: ignore[reportArgumentType]
-    # A mesh whose anchor is there already needs no place for a key.
+    # A mesh that already has its anchor needs no place for a key.
     assert store.load() is None
     assert "PREFECT_API_URL names no Prefect server" in store.where
     assert key_location(Mesh(None, MeshConfig())).startswith("not named in the mesh's file")  # pyright: ignore[reportArgumentType]

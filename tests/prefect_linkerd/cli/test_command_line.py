@@ -40,7 +40,7 @@ LOAD = "from prefect_linkerd.cli import app; [app.loaded(name) for name in app.c
     ],
 )
 def test_help_and_completion_import_little(program: str, argument: str, heavy: str) -> None:
-    """A person waits for them."""
+    """A user waits for them."""
     code = f"import sys; {program}; found = ({heavy}) & sys.modules.keys(); assert not found, found"
     done = subprocess.run(
         [sys.executable, "-c", code, argument],
@@ -78,7 +78,7 @@ def test_flags_become_the_models_that_flows_take() -> None:
     assert found["action"] == "abort"
     with pytest.raises(InvalidInput, match=r"restarts.batch_size: .*greater than or equal to 1"):
         arguments_of(parameters, flags, {**given, "restarts_batch_size": 0})
-    # Not taken for its default, which would rotate.
+    # A typo is not replaced by the default, which would rotate.
     with pytest.raises(InvalidInput, match=r"flag --action: .*'rotate', 'abort'"):
         arguments_of(parameters, flags, {**given, "action": "abrot"})
     assert Parameter("to", str).model is None
@@ -152,9 +152,9 @@ def test_a_cluster_that_does_not_answer_fails_at_once_in_the_systems_words(
         assert main([command]) == 1
         said = capsys.readouterr().err
         assert f"an answer to GET from {context_only}, found connection refused." in said
-        # Once, and without a step that would be tried again.
+        # Said only once, and not by a step, which would be retried.
         assert len(said.splitlines()) == 1
-    # The library repeats a request for 20 s.
+    # The client library retries a request for 20 s.
     assert time.monotonic() - begin < 15
 
 
@@ -164,7 +164,7 @@ CHANGES = {f.declaration.command: f.declaration.changes for f in declared_flows(
 @pytest.mark.usefixtures("context_only")
 @pytest.mark.parametrize("command", sorted({*CHANGES} - {"", "verify", "certificates"}))
 def test_every_flow_has_a_dry_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --dry-run no place for a key is asked for, and the flow is asked for its plan alone."""
+    """With --dry-run the command does not ask where to keep a key, and the flow only plans."""
     asked: list[dict[str, Any]] = []
 
     def record(_flow: Any, _config: Any, arguments: dict[str, Any], *_: Any) -> None:
@@ -239,7 +239,7 @@ def test_a_plugins_words_come_to_the_terminal(
 
 @pytest.fixture
 def context_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A kubeconfig whose current context leads to a server that is not there."""
+    """A kubeconfig whose current context leads to a server that does not exist."""
     server = "https://127.0.0.1:1"
     entries = {
         "current-context": "laptop",
@@ -342,7 +342,7 @@ def test_a_shell_completes(line: str, offered: list[str]) -> None:
 def test_a_failure_is_told_once_in_full_and_by_its_step_in_short(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Prefect logs it by the task and twice by the flow; the command adds its own last line."""
+    """Prefect logs it once for the task and twice for the flow; the command adds its own line."""
     reason = "Helm release linkerd/app: " + "expected its workloads to come up, found " * 9
     steps = Steps()
     for name, text in (

@@ -1,4 +1,4 @@
-"""A fleet from a terminal: mesh files, no Prefect server, a worker of the command's own."""
+"""A fleet from a terminal: mesh files, no Prefect server, and the command's own worker."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Terminal:
         self._state = folder / "state"
         self._environment = terminal_environment(folder)
         self._cwd = uncopied_folder(folder / "here")
-        # A folder of somebody's own that is called like one of our packages.
+        # A folder of the user's that has the name of one of our packages.
         (self._cwd / "mesh").mkdir()
         (self._cwd / "mesh/__init__.py").write_text("raise SystemExit('somebody else's')")
 
@@ -56,7 +56,7 @@ class Terminal:
         return json.loads(done.stdout)
 
     def killed(self, *arguments: str | Path) -> None:
-        """A fleet whose command is killed when a mesh's run has begun; its worker goes as well."""
+        """Kills a fleet's command once a mesh's run has begun; its worker dies as well."""
         process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             cwd=self._cwd,
@@ -74,7 +74,7 @@ class Terminal:
 
     @contextmanager
     def another_user(self) -> Iterator[None]:
-        """Another command of this user, which has the same server."""
+        """Another command of the same user, which shares the server."""
         with subprocess.Popen(
             [sys.executable, "-c", USES_SERVER],
             cwd=self._cwd,
@@ -141,7 +141,7 @@ def test_a_fleet_of_files_stops_and_goes_on(
             ("weak", "COMPLETED"),
             ("last", "COMPLETED"),
         ]
-    # Nothing of it runs on.
+    # None of its processes keeps running.
     assert not terminal.has_server
     folder = tmp_path / "state/prefect-linkerd" / home().name
     assert "worker" in (folder / "fleet.log").read_text().lower()

@@ -1,4 +1,4 @@
-"""What `status` says of the last verification where nobody can tell."""
+"""What `status` says about the last verification when it is unknown."""
 
 from __future__ import annotations
 

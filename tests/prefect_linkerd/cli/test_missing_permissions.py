@@ -1,4 +1,4 @@
-"""Who may do nothing is told at once of all that a command needs, from a terminal."""
+"""Without any permission, a command at a terminal names all that it needs at once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COMMANDS = {
 
 @pytest.fixture
 def nobody(cluster: Cluster, namespace: str, tmp_path: Path) -> Path:
-    """The file of a mesh, for a service account without a role."""
+    """A mesh file for a service account without a role."""
     who = {"name": "nobody", "namespace": namespace}
     cluster.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": who})
     kubeconfig = tmp_path / "kubeconfig"

@@ -1,4 +1,4 @@
-"""Colour where a terminal has it and nobody minds, and tables that fit."""
+"""Colour where a terminal supports it and the user allows it, and tables that fit."""
 
 from __future__ import annotations
 

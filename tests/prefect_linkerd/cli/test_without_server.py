@@ -1,4 +1,4 @@
-"""Commands at a terminal of somebody who has no Prefect server: nothing but the cluster is used."""
+"""Commands at a terminal without a Prefect server use nothing but the cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.repository import ROOT
 VERSION = "edge-25.4.4"
 WITHOUT = "import sys\nfrom prefect_linkerd.cli.app import main\ncode = main()\n"
 WITHOUT += "assert not {'prefect', 'prefect_kubernetes'} & set(sys.modules)\nsys.exit(code)\n"
-"""The command; fails where it has loaded Prefect."""
+"""Runs the command, and fails if it has loaded Prefect."""
 ROTATE = ("rotate-anchor", "--load-seconds", "5", "--lease-seconds", "5")
 
 
@@ -53,14 +53,14 @@ class Terminal:
         )
 
     def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        """What a command prints, and what it says meanwhile."""
+        """A command's standard output and standard error."""
         with self.start(*arguments, stderr=subprocess.PIPE) as process:
             printed, said = process.communicate(timeout=300)
         assert process.returncode == code, printed[-2000:] + said[-4000:]
         return printed, said
 
     def stopped(self, when: str, by: signal.Signals, *arguments: str) -> int:
-        """A command that gets a signal once it says something; its exit code."""
+        """Sends a command a signal once it says `when`; returns its exit code."""
         with self.start(*arguments, stderr=subprocess.PIPE) as process:
             assert process.stderr is not None
             said = ""
@@ -76,7 +76,7 @@ class Terminal:
         return process.returncode
 
     def answered(self, answer: str, *arguments: str) -> tuple[int, str]:
-        """A command at a real terminal, where its question gets an answer."""
+        """Answers a command's question at a real terminal; returns its exit code and output."""
         leader, follower = pty.openpty()
         with self.start(*arguments, stdin=follower, stdout=follower, stderr=follower) as process:
             os.close(follower)
@@ -106,7 +106,7 @@ def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
     assert yaml.safe_load(printed)["version"] == VERSION
     assert said.splitlines()[-1].split() == ["adopt", "done"]
 
-    # A no stops before the phase, and says how to resume.
+    # Answering no stops before the phase, and the command says how to resume.
     before = read_trust_bundle(Mesh(cluster, config)).anchors
     code, shown = terminal.answered("n", *ROTATE, "--approvals", "bundle")
     assert code == 2
@@ -124,7 +124,7 @@ def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
     assert ", in phase prepare, not done" in printed
     assert "resume: rotate-anchor; give up: rotate-anchor --action abort" in printed
     assert f"anchor's key  file {tmp_path}/anchor.key\n" in printed
-    # Nobody to ask is a no.
+    # Without a terminal the answer is no.
     _, said = terminal.run(*ROTATE, "--approvals", "bundle", code=2)
     assert "no terminal to ask at" in said
 
@@ -141,5 +141,5 @@ def test_a_rotation_asks_is_stopped_is_killed_and_is_finished(
     terminal.run("certificates", "--fail-days", "10")
     assert "PRIVATE KEY" not in printed + said
     assert "done" not in said
-    # Helm has its caches; we leave nothing.
+    # Helm leaves its caches; we leave nothing.
     assert not [path for path in tmp_path.rglob("*") if "prefect" in path.name]

@@ -1,4 +1,4 @@
-"""Meshes whose control plane something else drives: read in full, and written by no flow."""
+"""Meshes whose control plane is managed by something else: read in full, written by no flow."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def mark(cluster: Cluster, objects: list[Object], **metadata: Any) -> None:
 
 
 def flux(cluster: Cluster) -> str:
-    """helm-controller labels what its releases make, and Helm keeps the records."""
+    """helm-controller labels the objects of its releases; Helm's records exist."""
     prefix = "helm.toolkit.fluxcd.io"
     labels = {f"{prefix}/name": "linkerd", f"{prefix}/namespace": "flux-system"}
     mark(cluster, release_objects(cluster), labels=labels)
@@ -83,7 +83,7 @@ def flux(cluster: Cluster) -> str:
 
 
 def terraform(cluster: Cluster) -> str:
-    """Its Helm provider leaves plain records, by the name of its own program."""
+    """Its Helm provider leaves plain records, written by its own field manager."""
     prefix = "helm.toolkit.fluxcd.io"
     mark(
         cluster,
@@ -106,7 +106,7 @@ def terraform(cluster: Cluster) -> str:
 
 
 def argo_cd(cluster: Cluster) -> str:
-    """It renders charts and applies them: there is no release, and a mark on each object."""
+    """It renders charts and applies them: no release exists, and each object carries its mark."""
     objects = release_objects(cluster)
     for part in PARTS:
         for revision in revisions(cluster, part, "linkerd"):
@@ -125,7 +125,7 @@ def argo_cd(cluster: Cluster) -> str:
 
 
 def argo_cd_by_label(cluster: Cluster) -> str:
-    """By default before 3.0 its mark is a label that charts set as well; its manager is on record.
+    """Before 3.0 its default mark is a label that charts also set; managedFields name it.
 
     Source: gitops-engine `pkg/utils/kube/resource_ops.go` (newApplyOptions).
     """
@@ -144,7 +144,7 @@ def argo_cd_by_label(cluster: Cluster) -> str:
 
 
 def argo_cd_off_the_record(cluster: Cluster) -> str:
-    """A restored backup, or too many writers, leave the label alone."""
+    """Only the label remains, as after a restored backup or with too many writers."""
     objects = release_objects_by_argo_cd(cluster)
     mark(cluster, objects, labels={INSTANCE: "linkerd-restored"})
     mark(cluster, objects, managedFields=[{}])
@@ -152,7 +152,7 @@ def argo_cd_off_the_record(cluster: Cluster) -> str:
 
 
 def release_objects_by_argo_cd(cluster: Cluster) -> list[Object]:
-    """The objects that Argo CD has taken over."""
+    """The mesh's marked objects, which Argo CD has taken over."""
     return [
         found
         for api_version, kind, place in {
@@ -253,7 +253,7 @@ def test_an_anchors_key_that_something_else_brings_back_is_not_rotated(
     applied(cluster, secret, "controller")
     with pytest.raises(OwnershipConflict, match=f"SealedSecret/{namespace}/{ANCHOR_SECRET}"):
         require_writable_key(Mesh(cluster, config))
-    # As advised: what brought it back has let go of it.
+    # As advised: what restored it no longer manages it.
     cluster.delete("v1", "Secret", ANCHOR_SECRET, namespace)
     own = {"name": ANCHOR_SECRET, "namespace": namespace}
     applied(cluster, {**secret, "metadata": own}, "kubectl")

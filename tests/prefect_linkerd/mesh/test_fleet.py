@@ -1,4 +1,4 @@
-"""In which order a fleet's meshes have their turn, whatever becomes of each."""
+"""The order in which a fleet's meshes have their turn, whatever the outcome of each."""
 
 from __future__ import annotations
 

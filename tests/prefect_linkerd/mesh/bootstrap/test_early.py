@@ -19,7 +19,7 @@ CRDS = "apiextensions.k8s.io/v1", "CustomResourceDefinition"
 
 
 def by_helm(obj: Object) -> Object:
-    """An object with what helm annotates."""
+    """The object with helm's annotation."""
     annotations = {**(obj["metadata"].get("annotations") or {}), RELEASE_NAME: "r"}
     return {**obj, "metadata": {**obj["metadata"], "annotations": annotations}}
 
@@ -30,7 +30,7 @@ def webhook(name: str) -> Object:
 
 
 def placeless(obj: Object) -> Object:
-    """As charts write it, without the namespace."""
+    """The object without a namespace, as charts write it."""
     metadata = {key: value for key, value in obj["metadata"].items() if key != "namespace"}
     return {**obj, "metadata": metadata}
 
@@ -94,7 +94,7 @@ def test_a_control_plane_is_up_once_its_workloads_and_its_webhooks_are(
     assert not release.is_up()
     cluster.apply(by_helm(second))
     assert is_available(cluster, second)
-    # Helm has not come to its end: the webhook is still to be made.
+    # Helm has not finished: it has yet to create the webhook.
     assert not release.is_up()
     cluster.apply(by_helm(configuration))
     assert release.is_up()

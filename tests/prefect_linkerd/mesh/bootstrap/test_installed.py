@@ -1,4 +1,4 @@
-"""What bootstrap says of a mesh that it has installed, by the report about it."""
+"""What bootstrap says about a mesh that it has installed, based on its report."""
 
 from __future__ import annotations
 

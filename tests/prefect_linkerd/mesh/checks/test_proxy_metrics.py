@@ -1,4 +1,4 @@
-"""What proxies and viz's Prometheus report, over real HTTP through an API server stand-in."""
+"""What proxies and viz's Prometheus report, over real HTTP through the API server's proxy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.installed import InstalledMesh, on
 
 ENDS = 1_795_620_542.646
 
-# As linkerd2-proxy writes them: first the metrics of its new registry, then the older ones.
+# As linkerd2-proxy writes them: first the metrics of its own registry, then the older ones.
 PROXY = f"""\
 # HELP control_identity_cert_expiration_timestamp_seconds Time when this proxy's current mTLS \
 identity certificate will expire (in seconds since the UNIX epoch).

@@ -1,4 +1,4 @@
-"""What refusals of charts and manifests advise, followed: then the chart is found."""
+"""Following the advice of refusals about charts and manifests: the chart is found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CRDS, PLANE = "linkerd-crds", "linkerd-control-plane"
 
 
 def chart(folder: Path, name: str, version: str, app_version: str = "") -> Path:
-    """A chart's folder, below one of several."""
+    """Makes a chart in a folder of its own below `folder`."""
     path = folder / f"{name}-{version}"
     path.mkdir(parents=True, exist_ok=True)
     metadata = {"name": name, "version": version, "appVersion": app_version}
@@ -60,7 +60,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 def index(folder: Path, *versions: str, digest: str = "") -> None:
-    """An index of Linkerd's two charts in these versions; of packages that are not there."""
+    """Writes an index of Linkerd's two charts in these versions, without their packages."""
     names = (CRDS, PLANE)
     found = {
         n: [{"version": v, "urls": [f"{n}-{v}.tgz"], "digest": digest} for v in versions]
@@ -121,7 +121,7 @@ def test_advice_about_a_folder(tmp_path: Path) -> None:
     assert find(good)
     assert catalog().source_of(CRDS).startswith("https://helm.linkerd.io/")
 
-    # A package that is none, and one of another chart.
+    # A package that is not an archive, and one of another chart.
     bad.mkdir()
     index(bad, "2026.8.3")
     package = bad / f"{CRDS}-2026.8.3.tgz"
@@ -195,7 +195,7 @@ def test_advice_about_a_manifest(tmp_path: Path) -> None:
         if text:
             file.write_text(text)
         advice(ChartError, lambda: load_manifest(str(file)))
-    # The cause in the system's words.
+    # The cause is given in the system's words.
     with pytest.raises(ChartError, match="found connection refused"):
         load_manifest("http://127.0.0.1:1/emojivoto.yml")
     file.write_text("kind: Namespace")

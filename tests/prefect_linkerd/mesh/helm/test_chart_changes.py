@@ -64,7 +64,7 @@ def test_a_chart_does_not_differ_from_itself(values: dict[str, Any]) -> None:
 
 
 def applied(patch: Any, target: Any) -> Any:
-    """RFC 7386, as it is written."""
+    """Applies a merge patch as RFC 7386 defines it."""
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -80,7 +80,7 @@ def applied(patch: Any, target: Any) -> Any:
 @given(VALUES, VALUES)
 def test_a_patch_makes_the_new_manifest_of_the_old(old: Object, new: Object) -> None:
     result = applied(merge_patch(old, new), old)
-    # Of what is no longer mentioned deeper down only empty mappings can be left.
+    # Nested keys that the new manifest lacks may leave only empty mappings.
     assert list(changed_fields(result, new)) == []
 
 
@@ -146,12 +146,12 @@ def test_owners_and_what_helm_keeps_are_known(cluster: Cluster, namespace: str) 
         return {c.subject.rpartition("/")[2]: c.is_new for c in found if c.taken_from}
 
     assert taken(wanted) == {"handed-over": False, "theirs": True, "somebodys": True}
-    # As the plan advises: turned off in the chart's values, or deleted by its owner.
+    # As the plan advises: turn it off in the chart's values, or have its owner delete it.
     without_theirs = [obj for obj in wanted if obj is not new[0]]
     assert taken(without_theirs) == {"handed-over": False, "somebodys": True}
     cluster.delete("v1", "ConfigMap", "theirs", namespace)
     assert taken(wanted) == {"handed-over": False, "somebodys": True}
-    # And what its owner's release no longer has is taken without asking.
+    # What its owner has deleted is taken over without asking.
     for name in ("handed-over", "somebodys"):
         cluster.delete("v1", "ConfigMap", name, namespace)
     assert taken(wanted) == {}

@@ -1,4 +1,4 @@
-"""What a repository has new: a pure function of what was known and what the index says."""
+"""New releases in a repository: a pure function of the known ones and the index."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_folder_is_a_repository(charts_dir: Path) -> None:
 
 
 class Tags:
-    """The part of an OCI registry that lists tags, by pages, to whoever has a token."""
+    """The part of an OCI registry that lists tags in pages to clients with a token."""
 
     def __init__(self, folder: Path) -> None:
         self.tags: dict[str, list[str]] = {}
@@ -128,7 +128,7 @@ class Tags:
         self.source = f"oci://127.0.0.1:{self.server.server_port}/charts"
 
     def page(self, path: str, query: dict[str, list[str]]) -> tuple[int, dict[str, str], object]:
-        """One tag a page, with a link to the page after it."""
+        """One tag per page, with a link to the next page."""
         name = path.removeprefix("/v2/charts/").removesuffix("/tags/list")
         if name not in self.tags:
             return 404, {}, {}
@@ -154,7 +154,7 @@ def test_a_registry_is_watched_by_its_tags(registry: Tags) -> None:
     _, known = new_releases(None, read_repository(registry.source, None), registry.source)
     assert known.versions == {"edge-26.8.1"}
 
-    # A control plane whose CRDs are there under the same number is a release; a tag's _ is a +.
+    # A control plane with CRDs of the same number is a release; a tag's _ is a +.
     registry.tags["linkerd-control-plane"] += ["1.16.11", "2026.8.3", "2026.8.4_build"]
     registry.tags["linkerd-crds"] += ["2026.8.3"]
     answer = read_repository(registry.source, known)

@@ -1,4 +1,4 @@
-"""Chart sources: repositories, folders, versions and what they say of Kubernetes."""
+"""Chart sources: repositories, folders, versions and their Kubernetes requirements."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ ENTRIES = [
         ("stable-2.13.7", None, "b"),
         ("stable-2.14.1", None, "a"),
         ("edge-26.8.3", None, "e"),
-        # A vendor's release is known by its appVersion, or by what the user says.
+        # A vendor's release is recognised by its appVersion or by the configured chart version.
         ("stable-2.15.0", None, "d"),
         ("stable-2.15.1", None, None),
         ("stable-2.15.1", "1.8.0", "a"),
@@ -205,7 +205,7 @@ def test_a_repository_is_read_over_http(repository: tuple[str, Path], tmp_path: 
     catalog = ChartCatalog(MeshConfig(charts={"linkerd": url}), cache=tmp_path / "cache")
     first = catalog.find("linkerd-crds")
     assert first.path.is_relative_to(tmp_path / "cache")
-    # The package is kept: only the index is asked for again.
+    # The package is cached: only the index is requested again.
     (folder / "linkerd-crds-2026.8.3.tgz").unlink()
     assert catalog.find("linkerd-crds") == first
 

@@ -1,4 +1,4 @@
-"""Helm releases: the decision, and the step on a real API server."""
+"""Helm releases: what is decided, and the step on a real API server."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def desired(**values: Any) -> DesiredRelease:
         ("linkerd-viz", False),
         ("linkerd-jaeger", False),
         ("linkerd-control-plane", True),
-        # Its hook proves that its webhook answers.
+        # Its hook checks that its webhook answers.
         ("cert-manager", True),
     ],
 )
@@ -108,7 +108,7 @@ def test_only_a_stale_pending_release_is_recovered(
 def make_chart(
     folder: Path, *, ready: bool = True, waits: str = "", data: str = "{{ .Values.text }}"
 ) -> Chart:
-    """A small chart with a ConfigMap, a CRD-like cost-free object and a Deployment."""
+    """A small chart with a ConfigMap and a Deployment."""
     templates = folder / "templates"
     templates.mkdir(parents=True, exist_ok=True)
     metadata = {"apiVersion": "v2", "name": "linkerd-viz", "version": "1.0.0"}
@@ -182,12 +182,12 @@ def test_install_nothing_and_upgrade(
     changed = helm.reconcile(release_of(chart, namespace, text="two"))
     assert (changed.action, changed.release.revision) == ("upgrade", 2)
     assert text_in(cluster, namespace) == "two"
-    # What Helm wrote down of it, and Helm's own list of that.
+    # Helm's record of the release, and what `helm list` shows.
     [found] = read_releases(cluster, [namespace], values=True)
     assert found == read_release(cluster, "app", namespace)
     assert found == replace(changed.release, updated=found.updated)
     assert 0 <= (changed.release.updated - found.updated).total_seconds() < 60
-    # Values may hold secrets: who only looks at releases does not have them.
+    # Values may hold secrets, so reading releases leaves them out by default.
     assert replace(found, values=None) in read_releases(cluster)
     [listed] = helm_list(helm_path, sandbox, namespace)
     assert (listed["revision"], listed["status"]) == (str(found.revision), found.status)
@@ -226,7 +226,7 @@ HOPELESS: dict[str, Any] = {"waits": "ErrImageNeverPull"}
 def test_helm_is_ended_where_its_pods_cannot_come_up_and_the_next_run_mends_that(
     cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # With CRDs, so that what was installed stays.
+    # With CRDs, so that a failed install is not removed.
     broken = replace(make_chart(tmp_path / "broken", **HOPELESS), has_crds=True)
     said: list[str] = []
     begin = time.monotonic()
@@ -240,11 +240,11 @@ def test_helm_is_ended_where_its_pods_cannot_come_up_and_the_next_run_mends_that
     assert "Fix the image's name" in failed.value.remedy
     assert not failed.value.transient
     assert any("waiting for app; Pod/" in text and "ErrImageNeverPull" in text for text in said)
-    # Not pending: another machine, which knows nothing of this run, need not wait for it either.
+    # Not pending, so another machine, which knows nothing of this run, need not wait for it.
     left = read_release(cluster, "app", namespace)
     assert left is not None
     assert left.status == "failed"
-    # Helm takes its time before it changes anything; what is there until then is no reason to end.
+    # This helm starts slowly; the state that it finds until then is no reason to stop it.
     slow = tmp_path / "helm"
     slow.write_text(f'#!/bin/sh\nsleep 3\nexec {helm._executable} "$@"\n')
     slow.chmod(0o755)
@@ -382,5 +382,5 @@ def test_what_a_lost_api_server_left_pending_is_mended_at_once(
         DesiredRelease("app", "default", good, {"text": "x"}, timeout=240)
     )
     assert mended.release.status == "deployed"
-    # Not the time for which another run's pending release would be left alone.
+    # Sooner than the time for which another run's pending release would be left alone.
     assert time.monotonic() - begin < 240

@@ -1,4 +1,4 @@
-"""A mesh of Buoyant Enterprise's charts: found, named by its release, and written by no flow."""
+"""A mesh of Buoyant Enterprise's charts is found, named by its release, and never written."""
 
 from __future__ import annotations
 

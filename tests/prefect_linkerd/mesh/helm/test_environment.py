@@ -1,4 +1,4 @@
-"""What of the caller's environment reaches helm: the real one, on a real API server."""
+"""What part of the caller's environment reaches the real helm, on a real API server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOSTILE = {
 
 @pytest.fixture
 def chart(tmp_path: Path) -> Chart:
-    """A chart with one ConfigMap, whose namespace is left to helm."""
+    """A chart with one ConfigMap whose namespace helm sets."""
     folder = tmp_path / "chart"
     (folder / "templates").mkdir(parents=True)
     metadata = {"apiVersion": "v2", "name": "linkerd-viz", "version": "1.0.0"}

@@ -1,4 +1,4 @@
-"""What flows make beside Helm's releases: written where it is ours, never where it is not."""
+"""Objects that flows make outside Helm releases: only our own are ever written."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def without_emojivoto(config: MeshConfig) -> MeshConfig:
 
 
 def findings(cluster: Cluster, config: MeshConfig) -> list[Finding]:
-    """What the plan of bootstrap says of objects beside Helm's releases."""
+    """The findings of bootstrap's plan about objects outside Helm releases."""
     facts = ClusterFacts(cluster.version(), cluster.api_versions())
     return [*foreign_findings(read_foreign(cluster, own_objects(Mesh(cluster, config), facts)))]
 
@@ -149,7 +149,7 @@ def test_a_persons_emojivoto_is_never_written(cluster: Cluster, application: Mes
         ensure_emojivoto(Mesh(cluster, application))
     assert content(cluster, theirs) == before
 
-    # What it advises: leave it to its owner, or take another namespace.
+    # As advised: leave it to its owner, or use another namespace.
     assert "set emojivoto.enabled to false" in finding.remedy
     assert findings(cluster, without_emojivoto(application)) == []
     assert "namespaces.emojivoto" in finding.remedy
@@ -171,7 +171,7 @@ def test_one_object_of_a_pipelines_is_enough(cluster: Cluster, application: Mesh
     theirs = applied(cluster, own[-1].wanted | _unlabelled(own[-1].wanted), "deploy-bot")
     with pytest.raises(OwnershipConflict, match="field manager deploy-bot"):
         ensure_emojivoto(Mesh(cluster, application))
-    # All are looked at before the first is written.
+    # All are checked before the first is written.
     for each in own[:-1]:
         metadata = each.wanted["metadata"]
         where = each.wanted["apiVersion"], each.wanted["kind"], metadata["name"]
@@ -205,7 +205,7 @@ def test_a_persons_workloads_are_not_meshed_by_the_namespace(
     [theirs] = read_foreign_workloads(Mesh(cluster, application))
     assert theirs.subject.endswith("/shop")
     assert str(theirs.owner) == "a kubectl user"
-    # As advised; or where the namespace says so already, as its owner wants it.
+    # As advised; or the namespace already has the annotation, so its owner wants injection.
     assert "set emojivoto.enabled to false" in theirs.remedy
     off = without_emojivoto(application)
     assert [*read_foreign_workloads(Mesh(cluster, off))] == []
@@ -260,7 +260,7 @@ def routes(cluster: Cluster, config: MeshConfig) -> list[Finding]:
     "To leave the route to its owner, set traefik.enabled to false",
 )
 def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig) -> None:
-    """By the names that Linkerd's documentation gives them, as ours have."""
+    """They have the names that Linkerd's documentation gives them, as ours have."""
     app, viz = routed.namespaces.emojivoto, routed.namespaces.viz
     wanted = {name_of(obj): obj for obj in ingress_objects(routed, TRAEFIK)}
     same = wanted.pop(f"Middleware/{viz}/l5d-header-middleware")
@@ -284,7 +284,7 @@ def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig
     metadata = next(iter(wanted.values()))["metadata"]
     assert cluster.get(TRAEFIK, "Middleware", metadata["name"], app) is None
 
-    # What it advises.
+    # As advised.
     assert "leave viz.dashboard.host empty" in dashboard.remedy
     no_dashboard = routed.model_copy(update={"viz": MeshConfig().viz})
     assert routes(cluster, no_dashboard) == []
@@ -295,7 +295,7 @@ def test_a_persons_routes_are_never_written(cluster: Cluster, routed: MeshConfig
     assert routes(cluster, no_dashboard.model_copy(update={"traefik": off})) == []
     assert content(cluster, theirs) == before
 
-    # What says the same is used as it is, a password of theirs as well.
+    # Objects with the same content are used as they are, including a password of theirs.
     for obj in other:
         cluster.delete(
             TRAEFIK, "IngressRoute", obj["metadata"]["name"], obj["metadata"]["namespace"]
@@ -399,7 +399,7 @@ def test_what_is_advised_of_a_certificate_or_issuer_makes_it_do(name: str) -> No
 
 def test_how_long_a_certificate_lasts_is_its_owners() -> None:
     own = certificates()["Certificate/linkerd/linkerd-identity-issuer"]
-    # As Linkerd's documentation has it.
+    # The spec in Linkerd's documentation.
     spec = {
         "issuerRef": {"name": "linkerd-identity-issuer", "kind": "ClusterIssuer"},
         "secretName": "linkerd-identity-issuer",
@@ -426,7 +426,7 @@ def test_of_two_certificates_of_one_secret_somebody_elses_counts() -> None:
     assert certificate_for([ours, other, theirs], "s") == theirs
     assert certificate_for([other, unlabelled], "s") == unlabelled
     assert certificate_for([other], "s") is None
-    # As an earlier version applied it, without a label.
+    # `unlabelled` is as an earlier version applied it.
     assert [is_theirs(each) for each in (ours, unlabelled, theirs)] == [False, False, True]
 
 
@@ -441,13 +441,13 @@ SERVERS = [
     ("theirs", "given", "left_out"),
     [
         ([], [], []),
-        # Whose issuer signs it is then its owner's business.
+        # Which issuer signs it is then up to its owner.
         (
             ["Certificate/linkerd/linkerd-identity-issuer"],
             [],
             ["Issuer/linkerd/linkerd-trust-anchor"],
         ),
-        # The webhooks' CA of Linkerd's documentation is made by `step` and kubectl.
+        # Linkerd's documentation makes the webhooks' CA with `step` and kubectl.
         (
             ["Issuer/linkerd/webhook-issuer"],
             ["Certificate/linkerd/webhook-issuer"],
@@ -480,7 +480,7 @@ def test_nothing_is_made_that_only_somebody_elses_would_need(
     [
         ([("helm", "Update")], {}, True),
         ([("prefect-linkerd", "Apply")], {}, True),
-        # As Traefik's documentation upgrades them.
+        # As upgraded by Traefik's documentation.
         ([("helm", "Update"), ("kubectl", "Apply")], {}, True),
         ([("kubectl-client-side-apply", "Update")], {}, False),
         ([("helm", "Update")], {"annotations": HELM}, False),

@@ -1,4 +1,4 @@
-"""Who owns what, decided from metadata as each owner leaves it."""
+"""Who owns an object, decided from the metadata that each owner leaves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ INSTANCE = {"app.kubernetes.io/instance": "mesh"}
 
 
 def instance(*managers: str, **metadata: Any) -> dict[str, Any]:
-    """An object with the label of which each manager is on record as having set it."""
+    """An object with the instance label, which managedFields say these managers have set."""
     fields = {"f:metadata": {"f:labels": {"f:app.kubernetes.io/instance": {}}}}
     labels = {**INSTANCE, **metadata.pop("labels", {})}
     entries = [{"manager": m, "operation": "Update", "fieldsV1": fields} for m in managers]
@@ -47,10 +47,10 @@ LINKERDS = {"linkerd.io/created-by": "linkerd/helm stable-2.14.10"}
 
 
 OBJECTS: list[tuple[dict[str, Any], str, Ownership, Ownership]] = [
-    # The object, who its owner is called, what becomes of a part of the mesh, of what is shared.
+    # The object; its owner's name; the decision for a part of the mesh, and for a shared object.
     (obj(labels=MADE_HERE), "prefect-linkerd", "ours", "ours"),
     (by("prefect-linkerd", "Apply"), "prefect-linkerd", "ours", "ours"),
-    # A restart is no claim.
+    # A restart does not claim ownership.
     (
         obj(
             managedFields=[{"manager": m, "operation": "Update"} for m in ("prefect-linkerd", "k")]
@@ -101,7 +101,7 @@ OBJECTS: list[tuple[dict[str, Any], str, Ownership, Ownership]] = [
         "theirs",
     ),
     (by("argocd-controller"), "Argo CD", "theirs", "theirs"),
-    # Argo CD's default label before 3.0: it counts where Argo CD has set it, under either name.
+    # Argo CD's default label before 3.0 counts if Argo CD has set it, under either manager name.
     (instance("argocd-controller"), "Argo CD's Application mesh", "theirs", "theirs"),
     (instance("argocd-application-controller"), "Argo CD's Application mesh", "theirs", "theirs"),
     (
@@ -110,7 +110,7 @@ OBJECTS: list[tuple[dict[str, Any], str, Ownership, Ownership]] = [
         "theirs",
         "theirs",
     ),
-    # Nobody is on record, and the object is of a chart that no release has.
+    # No manager is recorded for the label, and the object is of a chart that no release has.
     (instance(annotations=LINKERDS), "Argo CD's Application mesh", "theirs", "theirs"),
     (
         instance("ancient-changes", labels={"app.kubernetes.io/managed-by": "Helm"}),
@@ -124,7 +124,7 @@ OBJECTS: list[tuple[dict[str, Any], str, Ownership, Ownership]] = [
         "theirs",
         "theirs",
     ),
-    # It is also what charts call their release, and what people call theirs by kustomize.
+    # Charts also set this label to their release's name, and users set their own with kustomize.
     (obj(labels=INSTANCE), "an unknown owner", "adopted", "theirs"),
     (instance("helm", annotations=HELM), "Helm release infra/mesh", "adopted", "theirs"),
     (

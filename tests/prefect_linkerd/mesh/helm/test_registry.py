@@ -1,4 +1,4 @@
-"""Charts from an OCI registry: a small one on loopback, with TLS, and the real helm."""
+"""Charts from a small OCI registry on loopback with TLS, pulled by the real helm."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def descriptor(content: bytes, media_type: str) -> dict[str, Any]:
 
 
 def registry_handler(name: str, version: str, package: bytes) -> type[BaseHTTPRequestHandler]:
-    """The reading half of the OCI distribution API, for one chart of one version."""
+    """The read half of the OCI distribution API, for one version of one chart."""
     config = json.dumps({"name": name, "version": version, "apiVersion": "v2"}).encode()
     manifest = json.dumps(
         {
@@ -94,7 +94,7 @@ def registry(
     monkeypatch: pytest.MonkeyPatch,
     helm_path: str,
 ) -> Iterator[str]:
-    """Serves linkerd-crds 2026.8.3; its oci:// address."""
+    """Serves linkerd-crds 2026.8.3; yields its oci:// address."""
     Credentials(tmp_path / "pki").issue("server", "registry")
     package = (charts_dir / "edge/linkerd-crds-2026.8.3.tgz").read_bytes()
     handler = registry_handler("linkerd-crds", "2026.8.3", package)
@@ -103,7 +103,7 @@ def registry(
     context.load_cert_chain(tmp_path / "pki/server.crt", tmp_path / "pki/server.key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    # helm is found on PATH, and trusts the registry by Go's own variable.
+    # helm is found on PATH and trusts the registry through Go's own variable.
     folder = tmp_path / "bin"
     folder.mkdir()
     shutil.copy(helm_path, folder / "helm")
@@ -126,7 +126,7 @@ def test_a_chart_is_pulled_from_a_registry(registry: str, tmp_path: Path) -> Non
 def test_a_pull_heeds_where_log_ins_are_and_no_other_setting_of_helm(
     registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Helm ends at once where this driver has no connection.
+    # Helm exits at once if this driver has no connection.
     monkeypatch.setenv("HELM_DRIVER", "sql")
     monkeypatch.setenv("HELM_KUBECONTEXT", "somewhere-else")
     config = MeshConfig(charts={"linkerd": registry})

@@ -32,9 +32,9 @@ MODERN = ClusterFacts(
     frozenset({"v1", "apps/v1", "batch/v1", "policy/v1", "rbac.authorization.k8s.io/v1"}),
     webhook_authorities={"linkerd": BUNDLE, "linkerd-viz": BUNDLE, "linkerd-jaeger": BUNDLE},
 )
-# Where a chart reads a key that its values.yaml does not list.
+# Keys that a chart reads but does not list in its values.yaml.
 READ_BUT_NOT_LISTED = {
-    # The HA values files of Linkerd's own charts set these.
+    # Set by the HA values files of Linkerd's own charts.
     *(f"{part}Resources" for part in ("destination", "identity", "heartbeat", "proxyInjector")),
     *("spValidatorResources", "policyControllerResources", "controllerResources"),
 }
@@ -70,7 +70,7 @@ def charts(config: MeshConfig) -> list[Chart]:
     catalog = ChartCatalog(config)
     found = [catalog.find(name) for name in charts_of(config)]
     if version_is_newest(config):
-        # These do not depend on Linkerd's version: once is enough.
+        # These do not depend on Linkerd's version, so once is enough.
         found += [catalog.find("cert-manager"), catalog.find("traefik")]
     return found
 
@@ -115,7 +115,7 @@ def key_paths(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def is_listed(path: str, defaults: Any) -> bool:
     for key in path.split("."):
         if not isinstance(defaults, dict) or key not in defaults:
-            # An empty mapping or none in values.yaml is there to be filled.
+            # An empty mapping or null in values.yaml is a placeholder for any keys.
             return defaults in ({}, None)
         defaults = defaults[key]
     return True
@@ -138,7 +138,7 @@ def test_no_value_is_unknown_to_its_chart(charts_dir: Path, version: str, featur
 
 
 def images(value: Any, key: str = "") -> Iterator[str]:
-    """Every image of a manifest: `image` fields, and arguments or variables that name one."""
+    """Every image in a manifest: `image` fields, and arguments or variables that name one."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from images(item, name)

@@ -56,11 +56,11 @@ def test_a_value_that_differs_is_named_and_has_no_effect(
 @pytest.mark.parametrize("version", PLANE)
 def test_a_value_that_is_the_meshs_passes(charts_dir: Path, version: str) -> None:
     same = {
-        # As people paste it: indented otherwise, with a blank line.
+        # As users paste it: with blank lines around it.
         "identityTrustAnchorsPEM": f"\n{MINE.strip()}\n\n",
         "identityTrustDomain": "mesh.example",
         "clusterDomain": "cluster.local",
-        # The charts' own defaults say nothing.
+        # The charts' own defaults are not findings.
         "identity": {
             "externalCA": True,
             "issuer": {"scheme": "kubernetes.io/tls", "tls": {"crtPEM": "\n", "keyPEM": ""}},

@@ -344,8 +344,7 @@ def test_a_certificate_of_somebody_else_is_used_and_never_written(certified: Clu
 def test_a_certificate_of_another_name_for_the_same_secret_is_used(
     certified: Cluster, charts_dir: Path
 ) -> None:
-    """Names as in Linkerd's documentation, or any: cert-manager lets only one of two
-    Certificates write a Secret."""
+    """Any name, as in Linkerd's documentation: cert-manager lets one of two write the Secret."""
     cluster, name = certified, "mesh-named"
     viz = f"{name}-viz"
     mesh = config(

@@ -1,4 +1,4 @@
-"""The API server reports changes as they happen; without permission to watch, none arrive."""
+"""The API server reports changes as they happen; without permission to watch, callers poll."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of Linkerd's versions: each row whole, and true of the charts that are at hand."""
+"""The table of Linkerd's versions: each row is complete and agrees with the charts at hand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FACTS = {field.name for field in fields(ReleaseFacts)}
 
 
 def lacking(rows: tuple[Row, ...]) -> Iterator[str]:
-    """What the rows of the table lack."""
+    """What is missing in the rows of the table."""
     facts: dict[str, Any] = {}
     previous: Row | None = None
     for row in rows:
@@ -177,7 +177,7 @@ def test_the_minors_between_two_versions(current: str, target: str, skipped: tup
 
 @dataclass(frozen=True)
 class Package:
-    """A chart, and the templates of it and its subcharts by their path."""
+    """A chart, and its and its subcharts' templates by path."""
 
     chart: Chart
     templates: Mapping[str, str]
@@ -200,7 +200,7 @@ class Package:
 
     @property
     def crds(self) -> dict[str, list[str]]:
-        """Each CRD with its versions, in the chart's order."""
+        """The versions of each CRD, in the chart's order."""
         return {
             re.findall(r"^  name: (\S+)$", text, re.MULTILINE)[0]: re.findall(
                 r"^ {2,4}(?:- )?name: (v\d\w*)$", text, re.MULTILINE
@@ -266,7 +266,7 @@ def disagreements(facts: ReleaseFacts, packages: Mapping[str, Package]) -> Itera
 
 @pytest.fixture(scope="module")
 def releases(charts_dir: Path) -> dict[LinkerdVersion, dict[str, Package]]:
-    """Every release in the shared repositories, with each of its charts by the table."""
+    """Every release in the shared repositories, with the charts that the table gives it."""
     found: dict[LinkerdVersion, dict[str, Package]] = {}
     for channel in OLDEST:
         for name in CONTROL_PLANE_CHARTS:

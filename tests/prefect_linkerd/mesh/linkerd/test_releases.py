@@ -1,4 +1,4 @@
-"""Which charts make up a release: upstream's table, and the rules beside it."""
+"""Which charts make up a release: upstream's table and the rules for other versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans of versions say the same as the table that they are made from."""
+"""Spans of versions agree with the table that they are made from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ versions = st.one_of(
 
 
 def span_of(switch: str, *, value: bool) -> Versions | None:
-    """The versions in which a fact is so; None where they are no span."""
+    """The versions in which a fact has this value; None if they are not one span."""
     try:
         return versions_where(lambda facts: getattr(facts, switch) is value)
     except ValueError:

@@ -115,7 +115,7 @@ def test_what_the_finding_says_to_add_keeps_every_value(charts_dir: Path) -> Non
             {"values": {"inline": {"controllerLogLevel": "warn"}}},
             "",
         ),
-        # The configuration sets the same value.
+        # The same value as before, in the configuration or as the default.
         (
             {"controllerLogLevel": "debug"},
             {"values": {"inline": {"controllerLogLevel": "debug"}}},

@@ -61,8 +61,7 @@ def piece(**more: Any) -> dict[str, Any]:
 def test_no_request_is_lost_or_counted_twice(
     before: Ledger, more: list[dict[str, Count]], restarted: set[str]
 ) -> None:
-    """What was counted stays counted, whether clients keep asking, fall silent, restart or are
-    new."""
+    """What was counted stays counted: clients may keep asking, fall silent, restart or be new."""
     words = [
         later(said, grown)
         if said.process not in restarted

@@ -212,8 +212,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
 
 
 def with_role(cluster: Cluster, *without: str) -> Cluster:
-    """The cluster as seen by an account with exactly the grants that a flow's role gives its
-    probe, except the resources in `without`."""
+    """The cluster for an account with exactly a flow's grants for its probe, minus `without`."""
     cluster.apply(probe_namespace())
     granted = probe_grants(MeshConfig())
     name = "probe" + "".join(f"-{each.replace('/', '-')}" for each in without)

@@ -1,11 +1,14 @@
-"""Runs a rotation; with a place to die, kills its own process there.
+"""Runs a rotation; given a place to die, kills its own process there.
 
-    python -m tests.mesh.rotation.run_rotation KUBECONFIG MESH.json HELM ACTION [PLACE]
+    python -m tests.prefect_linkerd.mesh.rotation.run_rotation
+        KUBECONFIG MESH.json HELM ACTION [PLACE]
 
-An action may be followed by the pace, as in `rotate:gentle`. A place is `METHOD TEXT
-COUNT [PHASE]`: right after the COUNTth request of that method whose path has it, in that phase
-by the record of the rotation. Or it is `tell TEXT PHASE`: right after the story has that word in
-that phase. Or it is `helm`: a second into the first Helm upgrade.
+The pace may follow the action, as in `rotate:gentle`. A place is one of:
+
+- `METHOD TEXT COUNT [PHASE]`: right after the COUNTth request with this method and TEXT in its
+  path, while the rotation's record has this phase.
+- `tell TEXT PHASE`: right after the story gets an entry with TEXT in this phase.
+- `helm`: one second into the first Helm upgrade.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Going back, refusing, a new issuer alone, and recovering, on meshes that these tests share."""
+"""Going back, refusing, rotating only the issuer, and recovering, on meshes shared by tests."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def started(
     helm_path: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str, str], Rotated]]:
-    """A mesh of a version and an issuer mode, with some workloads."""
+    """Starts a mesh of a version and an issuer mode, with some workloads."""
     with ExitStack() as stack:
 
         def start(version: str, issuer: str) -> Rotated:
@@ -111,7 +111,7 @@ def stop_at(
     action: Action = "rotate",
     options: RotationOptions = FAST,
 ) -> None:
-    """Rotates until the story says something, and stops right there."""
+    """Rotates until the story gets an entry with `sign`, and stops right there."""
     tell = RotationClaim.tell
 
     def stopping(self: RotationClaim, phase: str, text: str) -> None:
@@ -271,7 +271,7 @@ class TestSelfSigned:
         with one:
             with pytest.raises(MeshBusy, match="one is running"):
                 other.__enter__()
-            # It dies: its lease is not renewed, and not given back either.
+            # It dies: its lease is neither renewed nor released.
             one._over.set()
             one._thread.join()
             signed.cluster.wait_until(signed.cluster.clock() + timedelta(seconds=5))
@@ -287,7 +287,7 @@ class TestSelfSigned:
     def test_webhooks_are_not_renewed_where_that_would_take_an_anchor_back(
         self, signed: Rotated
     ) -> None:
-        """As after a rotation that was killed between the ConfigMap and its release."""
+        """As after a rotation that was killed between writing the ConfigMap and its release."""
         roots = signed.cluster.get("v1", "ConfigMap", TRUST_ROOTS, "linkerd")
         assert roots is not None
         both = roots["data"]["ca-bundle.crt"] + make().pem
@@ -341,7 +341,7 @@ class TestSelfSigned:
         done = new_issuer(own)
         assert done.before.fingerprint != done.after.fingerprint
         assert store.load() is None
-        # A rotation finds it as well, should it have to go back.
+        # A rotation also finds it, in case it has to go back.
         ring = ring_of(own.cluster, own.config)
         assert ring.find(*own.anchors()) == pair
         plan(own.cluster, own.config)
@@ -390,7 +390,7 @@ class TestSelfSigned:
             signed.rotate()
         done = new_issuer(signed, accept_downtime=True)
         assert done.restarted == WORKLOADS + 3
-        # The control plane one by one, then the applications.
+        # The control plane's workloads one by one, then the applications.
         assert len(done.traffic) == 4
         everything_verifies(signed.sandbox)
 
@@ -446,7 +446,7 @@ class TestCertManager:
             others = [p for p in pods if not p.name.startswith("app-0003-")]
             return read_issued(cluster, others, lifetimes, census)
 
-        # Nobody can see whether this one has renewed.
+        # The rotation cannot see whether this one has renewed.
         monkeypatch.setattr(run, "read_issued", read_others)
         monkeypatch.setattr(LeafTimes, "grace", timedelta(seconds=1))
         goes_back(managed, "Identity has signed with it", monkeypatch, GENTLE)
@@ -506,11 +506,11 @@ def new_issuer_without_a_restart(mesh: Rotated) -> None:
     assert done.before.fingerprint != done.after.fingerprint
     assert {pod.uid for pod in read_data_plane(mesh.cluster, "linkerd").pods} == pods
     assert mesh.anchors() == anchors
-    # Its kubelet need not be waited for.
+    # The annotation makes the kubelet refresh the mounted Secret at once.
     identity = list(mesh.cluster.list("v1", "Pod", "linkerd", labels=IDENTITY_PODS))
     assert identity
     assert all(ANNOTATION in pod["metadata"]["annotations"] for pod in identity)
-    # A pod that starts now has a leaf of it.
+    # A pod that starts now gets a leaf from the new issuer.
     running = read_data_plane(mesh.cluster, "linkerd").pods
     name = next(pod.name for pod in running if pod.namespace == "apps")
     mesh.cluster.delete("v1", "Pod", name, "apps")
@@ -522,13 +522,13 @@ def new_issuer_without_a_restart(mesh: Rotated) -> None:
 
 
 def times_are_those_of_the_certificates(mesh: Rotated) -> None:
-    """Read through the API server, and never later than the certificate itself says."""
+    """Times read through the API server are never later than the certificate's own."""
     pods = read_data_plane(mesh.cluster, "linkerd").pods
     day = LeafLifetimes(frozenset({timedelta(hours=24)}))
     issued = read_issued(mesh.cluster, pods, day)
     assert set(issued) == {pod.uid for pod in pods}
     for proxy in mesh.sandbox.proxies():
-        # Leaves start as much earlier as clocks may differ; a short-lived issuer cuts their end.
+        # Leaves are backdated by the allowed clock skew; a short-lived issuer cuts their end.
         leaf = read_certificates(split(proxy.chain)[0], proxy.name)[0]
         real = leaf.not_before + timedelta(seconds=20)
         is_cut = leaf.not_after - leaf.not_before < timedelta(hours=24)

@@ -1,4 +1,4 @@
-"""What refusals of a rotation advise, followed: then nothing is refused."""
+"""Following the advice of a rotation's refusals resolves them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ WELL: dict[str, Any] = {"found": (), "expired": False, "unsigned": False, "is_op
 EXPIRED = WELL | {"expired": True}
 UNWELL = WELL | {"found": ("Pod/apps/a: not ready",)}
 MESHES: dict[str, tuple[Asked, str, Asked]] = {
-    # What is asked for with which options, and how the mesh is.
+    # The action, its options and the state of the mesh; the advice; the same after it was followed.
     "recover a mesh that is well": (
         ("recover", RotationOptions(), WELL),
         "Use rotate_anchor or rotate_issuer without recover",
@@ -284,7 +284,7 @@ def test_advice_about_a_rotation_that_has_begun() -> None:
     text = advice(InvalidInput, lambda: _decide_goal(back, second, "rotate"))
     assert text == "Run abort until it finishes, then rotate again."
     assert _decide_goal(back, None, "abort") == origin
-    # Once it is done there is no open record.
+    # After that there is no open record.
     assert _decide_goal(None, second, "rotate") in fingerprints(second, "a")
 
 
@@ -302,7 +302,7 @@ def test_advice_where_there_is_no_way_back(tmp_path: Path) -> None:
     assert "Run rotate_anchor again, which continues to the new anchor" in text
     record = RotationRecord(fp(goal), fp(origin), goal.certificate, "switch", "2026-05-04")
     assert _decide_goal(record, None, "rotate") == fp(goal)
-    # The key that it names, put where it is looked for.
+    # Once the key is stored where it is looked for, going back works.
     ring.previous.replace(origin)
     require_way_back(Mesh(nothing, managed), ring, fp(origin))
 
@@ -381,7 +381,7 @@ def test_advice_about_an_issuer_that_somebody_keeps() -> None:
     kept_there = {**secret, "metadata": {"name": "n", "annotations": annotations}}
     text = advice(OwnershipConflict, lambda: require_writable(kept_there, CONFIG))
     assert text.startswith("Set the mesh's issuer to cert-manager")
-    # Once nothing keeps it any more.
+    # Once nothing manages it any more.
     require_writable({**secret, "metadata": {"name": "n"}}, CONFIG)
 
 
@@ -407,6 +407,6 @@ def test_a_webhook_that_no_chart_makes_is_named_with_who_renews_it() -> None:
     there = [certificate("linkerd-proxy-injector-k8s-tls")]
     plan = plan_renewal({PLANE: given}, {PLANE: OURS}, there)
     assert (plan.releases, len(plan.left)) == ((), 3)
-    # As `helm upgrade` without these values leaves it: the chart makes them again.
+    # After `helm upgrade` without these values the chart makes the certificates again.
     again = plan_renewal({PLANE: release(PLANE)}, {PLANE: OURS})
     assert (len(again.releases), again.left) == (1, ())

@@ -1,4 +1,4 @@
-"""What refusals of a rotation advise about objects in the cluster, followed there."""
+"""Following the advice of a rotation's refusals about objects, in the cluster."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def config(namespace: str) -> MeshConfig:
 
 
 def root(cluster: Cluster, **options: Any) -> Made:
-    """An anchor by the cluster's clock."""
+    """An anchor dated by the cluster's clock."""
     shift = cluster.clock() - NOW
     ends = options.pop("ends", timedelta(days=300))
     return make(starts=shift - timedelta(days=9), ends=shift + ends, **options)

@@ -1,4 +1,4 @@
-"""Rotation where cert-manager makes the anchor and trust-manager the bundle, both the real ones."""
+"""Rotation where the real cert-manager makes the anchor and the real trust-manager the bundle."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def layout(mesh: Rotated) -> CertificateAnchor:
 
 
 def settled(mesh: Rotated, *, besides: frozenset[str]) -> None:
-    """One new anchor, everywhere, and the copy is of it as the documentation leaves it."""
+    """One new anchor everywhere, and the copy holds it, as the documentation leaves it."""
     anchor = layout(mesh)
     anchors = frozenset({anchor.current.fingerprint})
     assert mesh.anchors() == anchors
@@ -96,7 +96,7 @@ def settled(mesh: Rotated, *, besides: frozenset[str]) -> None:
 
 
 def spec_and_managers(mesh: Rotated) -> dict[str, Any]:
-    """What is not ours: by whom it was written, and what it says."""
+    """The objects that are not ours: their specs and who wrote them."""
     found: dict[str, Any] = {}
     for api, kind, name, namespace in (
         ("cert-manager.io/v1", "Certificate", CURRENT, HOME),
@@ -130,7 +130,7 @@ def test_killed_and_aborted_in_every_phase_it_goes_forward_and_says_so(
     mesh: Rotated, folder: Path, workloads: int
 ) -> None:
     before, theirs = mesh.anchors(), spec_and_managers(mesh)
-    # Somebody never made the copy, so that there is something to prepare.
+    # The copy was never made, so there is something to prepare.
     mesh.cluster.delete("v1", "Secret", PREVIOUS, HOME)
     goals: set[str] = set()
 
@@ -140,14 +140,14 @@ def test_killed_and_aborted_in_every_phase_it_goes_forward_and_says_so(
 
     with Invariant(mesh.sandbox):
         for action, place, phase in (
-            # The copy is there, and nothing else.
+            # Only the copy has been made.
             ("rotate", "POST namespaces/cert-manager/secrets 1", "prepare"),
-            # cert-manager is asked, and has perhaps not issued.
+            # cert-manager has been asked to renew but may not have issued yet.
             ("rotate", "PATCH certificates/linkerd-trust-anchor/status 1", "renew"),
             ("abort", f"PATCH namespaces/apps/deployments {workloads // 4} spread", "spread"),
             ("abort", "PATCH certificates/linkerd-identity-issuer/status 1", "spread"),
             ("rotate", f"PATCH namespaces/apps/deployments {workloads // 3} switch", "switch"),
-            # The old anchor leaves the bundle; then in the middle of the last restarts.
+            # The old anchor leaves the bundle; then halfway through the last restarts.
             ("abort", "PATCH secrets/linkerd-previous-anchor 1", "switch"),
             ("rotate", f"PATCH namespaces/apps/deployments {workloads // 6} drop", "drop"),
         ):
@@ -162,7 +162,7 @@ def test_killed_and_aborted_in_every_phase_it_goes_forward_and_says_so(
         finished = run("abort")
         assert finished.returncode == 0, finished.stderr[-3000:]
 
-    # One new anchor, from the first run to the last.
+    # The new anchor is the same from the first run to the last.
     assert len(goals) == 1
     record = read_record(mesh.cluster, "linkerd")
     assert record is not None
@@ -188,7 +188,7 @@ def test_an_abort_goes_back_until_the_new_anchor_is_asked_for(
 
 
 def renewed(mesh: Rotated, name: str, namespace: str, secret: str) -> None:
-    """What cert-manager does by its own schedule."""
+    """Renews a Certificate, as cert-manager does on its own schedule."""
     was = read_tls_secret(mesh.cluster, secret, namespace)
     assert was is not None
     renew(mesh.cluster, namespace, name)
@@ -198,7 +198,7 @@ def renewed(mesh: Rotated, name: str, namespace: str, secret: str) -> None:
 
 
 def said(mesh: Rotated, check: str) -> list[str]:
-    """What a check says of the mesh."""
+    """The problems that a check finds in the mesh."""
     snapshot = read_snapshot(Mesh(mesh.cluster, mesh.config))
     (result,) = (
         result
@@ -212,15 +212,15 @@ def said(mesh: Rotated, check: str) -> list[str]:
 
 
 def identity_pods_of_one_rollout(text: str) -> bool:
-    """Where the issuer was renewed too early, the new identity pod signs by it as it starts.
+    """After an issuer was renewed too early, the new identity pod signs with it from its start.
 
-    Its own proxy has such a leaf then, while the old identity pod still ends.
+    Its own proxy then has such a leaf while the old identity pod is still terminating.
     """
     return bool(re.search(r"linkerd-identity-\S+ cannot verify linkerd-identity-\S+$", text))
 
 
 def test_what_cert_manager_began_by_itself_is_taken_over(mesh: Rotated, workloads: int) -> None:
-    """The worst of it: nobody made the copy, and the issuer was renewed as well."""
+    """The worst case: the copy was never made, and the issuer was renewed as well."""
     before = mesh.anchors()
     stale = create_trust_anchor("cluster.local", mesh.config.lifetimes.anchor, mesh.cluster.clock())
     mesh.cluster.apply(
@@ -307,7 +307,7 @@ def test_a_whole_rotation_writes_nothing_that_is_not_asked_for(
     with Invariant(mesh.sandbox) as invariant:
         phases = mesh.rotate(options=PATIENT)
 
-    # trust-manager is mostly faster than the next look.
+    # trust-manager usually finishes before the next look, so phase bundle may not show.
     assert [p for p in phases if p != "bundle"] == ["renew", "spread", "switch", "drop", "done"]
     assert invariant.largest >= workloads + 3
     settled(mesh, besides=before)

@@ -1,4 +1,4 @@
-"""Which phase comes next where cert-manager makes the anchor: pure decisions over what was read."""
+"""Which phase comes next where cert-manager makes the anchor: pure decisions over snapshots."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def seen(
     renewal: Renewals | None = None,
     anchors_kept: Renewals | None = None,
 ) -> RotationSnapshot:
-    """A mesh in this layout, whose rotation began with OLD."""
+    """A mesh in this layout whose rotation started from OLD."""
     copy = CopySource("cert-manager", "copy", "tls.crt", "".join(i.pem for i in copied))
     found = (*dict.fromkeys((current, *copied)),) if trusted is None else trusted
     participants = {OLD.fingerprint, *([goal.fingerprint] if goal else [])}
@@ -142,7 +142,7 @@ PHASES: dict[str, tuple[RotationSnapshot, str]] = {
         seen(NEW, (OLD,), pod(OLD, NEW, started=LATER), goal=NEW, issuer=NEW, since=NOW),
         "drop",
     ),
-    # The old one is needed by nobody: it is not put back.
+    # Nothing needs the old one, so it is not restored.
     "the copy is of the new one": (
         seen(NEW, (NEW,), pod(OLD, NEW, started=LATER), goal=NEW, issuer=NEW, since=NOW),
         "drop",
@@ -191,11 +191,11 @@ def test_the_next_phase_is_the_first_that_is_not_proven(case: str) -> None:
         ("", OLD, ""),
         (OLD.fingerprint, OLD, OLD.fingerprint),
         ("", NEW, NEW.fingerprint),
-        # An abort that comes too late, and an anchor that was renewed twice.
+        # An abort that comes too late, then an anchor that was renewed twice.
         (OLD.fingerprint, NEW, NEW.fingerprint),
         (NEW.fingerprint, THIRD, THIRD.fingerprint),
     ],
-    # Fingerprints differ from process to process, and all of them have to name tests alike.
+    # Fingerprints differ between processes, which must all give the tests the same ids.
     ids=["not renewed", "begun", "renewed", "too late to abort", "renewed twice"],
 )
 def test_the_goal_is_what_cert_manager_signs_with(
@@ -211,7 +211,7 @@ def test_the_issuer_must_not_be_due_while_approvals_and_restarts_go_on() -> None
     asked = RotationOptions(approvals=("spread",), approval_hours=22.9)
     assert spread_takes(snapshot, asked) == quick + timedelta(hours=22.9)
     assert is_issuer_due(snapshot, spread_takes(snapshot, asked))
-    # Before anything is renewed somebody may take as long as they want.
+    # Before anything is renewed, an approval may take as long as it likes.
     assert spread_takes(snapshot, RotationOptions(approvals=("renew", "drop"))) == quick
 
 
@@ -228,7 +228,7 @@ def test_a_rotation_that_takes_longer_than_the_issuers_period_is_refused() -> No
     short = Renewals("cert-manager", "anchor", NOW + SPARE, SPARE * 2, False)
     with pytest.raises(InvalidInput, match="for the whole rotation"):
         require(seen(OLD, (OLD,), pod(OLD), anchors_kept=short))
-    # What has begun is finished, however long it takes.
+    # A rotation in progress is finished, however long it takes.
     require(seen(NEW, (OLD,), pod(OLD), goal=NEW), approvals=("spread",), approval_hours=24)
 
 
@@ -240,11 +240,11 @@ def test_an_anchor_that_nothing_remembers_is_said() -> None:
 @pytest.mark.parametrize(
     ("snapshot", "wanted"),
     [
-        # Nobody made the copy: only the issuer and the proxies know the old one.
+        # The copy was never made: only the issuer and the proxies show the old one.
         (seen(NEW, (OTHER,), pod(OLD), trusted=(NEW,)), {OLD}),
-        # The issuer is of the new one too, so only proxies that lack that show the old one.
+        # The new one signed the issuer too, so only proxies that lack it show the old one.
         (seen(NEW, (), pod(OLD), pod(NEW), trusted=(NEW,), issuer=NEW), {OLD}),
-        # What a proxy trusts beside the present one need not be what its certificate is of.
+        # A proxy's certificate need not be of the other anchor that it trusts beside the current.
         (seen(NEW, (), pod(THIRD, NEW), trusted=(NEW,), issuer=NEW), set[CertificateInfo]()),
     ],
 )

@@ -1,4 +1,4 @@
-"""A mesh whose trust bundle is not its chart's: the ConfigMap is written, or its owner's object."""
+"""A trust bundle that is not the chart's: the ConfigMap or its owner's object is written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def roots(text: str) -> dict[str, Any]:
 
 
 def make_bundle(sandbox: Sandbox, helm: str, shared: Path, text: str) -> None:
-    """trust-manager by its own chart, without cert-manager, and a Bundle of an in-line source."""
+    """Installs trust-manager's chart without cert-manager, and a Bundle with an in-line source."""
     charts = shared / "charts" / "jetstack"
     own = {"app.webhook.tls.helmCert.enabled": "true"}
     helm_install(sandbox, helm, "trust-manager", next(charts.glob("trust-*.tgz")), HOME, **own)

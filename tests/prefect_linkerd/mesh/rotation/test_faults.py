@@ -1,4 +1,4 @@
-"""A rotation while the API server fails, the run dies and pods come and go, all at random."""
+"""A rotation while the API server fails, runs die and pods come and go, all at random."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from tests.support.rotations import FAST, await_lease
 WORKLOADS = 16
 DEATHS = 6
 SHARE = 0.03
-# An upgrade by Helm is a hundred requests, few of which it repeats: this fails about half of them.
+# A Helm upgrade makes a hundred requests and retries few: this share fails about half the upgrades.
 HELMS_SHARE = 0.005
 
 
 class Died(BaseException):
-    """The run ends here, wherever it is; nothing of it is handled."""
+    """Ends the run on the spot; not an Exception, so nothing handles it."""
 
 
 class Dying(Cluster):
-    """A cluster access whose run dies after some number of writes: no request comes after."""
+    """A cluster access that dies after `left` writes and sends no request afterwards."""
 
     left: int | None = None
     is_dead = False
@@ -133,7 +133,7 @@ def coming_and_going(cluster: Cluster, rng: random.Random) -> Iterator[None]:
 
 
 def come_and_go(cluster: Cluster, rng: random.Random, over: threading.Event) -> None:
-    """Pods are evicted, scaled up and down, and workloads deleted and made."""
+    """Deletes pods, scales workloads up and down, and deletes and recreates them."""
     while not over.wait(1.0):
         name = f"app-{rng.randrange(WORKLOADS):04}"
         what = rng.randrange(3)

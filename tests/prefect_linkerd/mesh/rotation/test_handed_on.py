@@ -1,4 +1,4 @@
-"""A step begins with what the step before it has read, if that was just now."""
+"""A step starts from what the step before it read, if that was just now."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def snapshot() -> RotationSnapshot:
 
 
 class Handing(Rotation):
-    """A rotation whose reads are counted."""
+    """A rotation that records its reads."""
 
     def __init__(self) -> None:
         mesh = Mesh(cast("Cluster", None), MeshConfig(name="test"))
@@ -71,11 +71,11 @@ def rotation(monkeypatch: pytest.MonkeyPatch) -> Handing:
 
 
 def test_what_was_just_read_is_read_once(rotation: Handing) -> None:
-    # What proxies have said since is no reason to read the mesh again.
+    # Answers from proxies since then are no reason to read the mesh again.
     seen = replace(rotation.read(), issued={})
     rotation.hand_on(seen)
     assert rotation.take() is seen
-    # It is taken once: whoever takes it changes something.
+    # A snapshot is taken only once, because the step that takes it changes the mesh.
     assert rotation.take() is not seen
     assert len(rotation.reads) == 2
 
@@ -85,7 +85,7 @@ def test_what_is_older_is_read_again(rotation: Handing, monkeypatch: pytest.Monk
     monkeypatch.setattr(run.time, "monotonic", lambda: now)
     seen = rotation.read()
     rotation.hand_on(seen)
-    # Such as an approval.
+    # Time passes, as during an approval.
     now += FRESH
     assert rotation.take() is not seen
 
@@ -104,10 +104,10 @@ def test_a_certificates_anchor_is_always_read(rotation: Handing) -> None:
 
 
 def test_no_restart_is_planned_by_what_only_the_pods_were_read_of(rotation: Handing) -> None:
-    # What makes them is not known yet.
+    # Without an earlier full read, their workloads are unknown, so everything is read.
     assert rotation.is_whole(rotation.read_pods())
     again = rotation.read_pods()
     assert not rotation.is_whole(again)
-    # Such as a proof.
+    # A snapshot of pods is handed on, as by a proof.
     rotation.hand_on(again)
     assert rotation.take() is again

@@ -1,4 +1,4 @@
-"""Whether a probe asks while the issuer is rotated."""
+"""Whether a probe sends requests while the issuer is rotated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys of two anchors while one takes the place of the other: at every moment both are kept."""
+"""The keys of two anchors while one replaces the other: both are kept at every moment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Died(Exception):
 
 
 class Dying:
-    """A key store that dies before the write of a number, counted over all its places."""
+    """A key store that dies after `left` writes, counted over all its places."""
 
     def __init__(self, store: KeyStore, left: list[int]) -> None:
         self._store = store
@@ -78,7 +78,7 @@ def kept(store: KeyStore) -> set[str]:
 
 
 def run(store: KeyStore, writes: int, work: Callable[[KeyRing], object]) -> bool:
-    """Whether the work ended before its writes ran out."""
+    """Whether the work finished before its writes ran out."""
     try:
         work(KeyRing(Dying(store, [writes])))
     except Died:
@@ -168,7 +168,7 @@ def test_another_clusters_key_is_neither_overwritten_nor_deleted(tmp_path: Path)
     KeyRing(store).refuse_another_clusters({fp(ours)}, "ours")
     store.replace(theirs)
     assert refused({fp(ours)}) == "that of cluster theirs"
-    # This mesh trusts it too, and still must not delete the other one's only key.
+    # This mesh trusts it too, but still must not delete the other mesh's only key.
     assert refused({fp(ours), fp(theirs)}) == "that of cluster theirs"
     KeyRing(store).refuse_another_clusters(set(), "theirs")
     KeyRing(store, is_shared=True).refuse_another_clusters({fp(ours)}, "ours")

@@ -1,4 +1,4 @@
-"""A rotation killed after every phase and in the middle of batches; the next run goes on."""
+"""A rotation killed after every phase and halfway through batches; the next run resumes it."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from tests.support.meshes import PASSPHRASE, add_workloads, store_of
 from tests.support.ready_meshes import ReadyMesh
 from tests.support.rotations import await_lease
 
-# Where it dies, and the phase that the record names then.
+# Where it dies, and the phase in the record at that moment.
 SELF_SIGNED = [
-    # The new key is kept and the record is written.
+    # The new key is stored and the record is written.
     ("PUT prefect-linkerd-rotation 1 prepare", "prepare"),
-    # Helm is at work on the bundle; then that is over, by whichever run.
+    # Helm is writing the bundle; then that is complete, by whichever run.
     ("helm", "prepare"),
     ("tell Restarting spread", "spread"),
-    # In the middle of a batch; then the phase is over.
+    # Halfway through a batch; then at the end of the phase.
     ("PATCH namespaces/apps/deployments 3 spread", "spread"),
     ("tell Proven spread", "spread"),
-    # The issuer is of the new anchor; nobody has loaded it.
+    # The new anchor has signed the issuer; identity has not loaded it.
     ("PATCH secrets/linkerd-identity-issuer 2 spread", "spread"),
     ("PATCH namespaces/apps/deployments 4 switch", "switch"),
     ("tell Proven switch", "switch"),
-    # Helm takes the old anchor out of the bundle; then in the middle of the last batch.
+    # Helm removes the old anchor from the bundle; then halfway through the last batch.
     ("helm", "switch"),
     ("PATCH namespaces/apps/deployments 2 drop", "drop"),
     ("tell Proven drop", "drop"),
-    # The keys but one are forgotten, and nothing says yet that it is done.
+    # All keys but one are deleted, and the record does not say done yet.
     ("DELETE secrets/linkerd-identity-issuer-previous 1 drop", "drop"),
 ]
 # At the gentle pace, with one round of restarts.
 CERT_MANAGER = [
-    # The lifetime is written down, and nothing is shortened yet.
+    # The original lifetime is recorded, and nothing is shortened yet.
     ("PUT prefect-linkerd-rotation 3 prepare", "prepare"),
     ("helm", "prepare"),
     ("PATCH namespaces/apps/deployments 5 spread", "spread"),
-    # The old key is kept beside the place that the new one is about to take.
+    # The old key is stored beside the place that the new one will take.
     ("PATCH secrets/linkerd-trust-anchor-previous 1 spread", "spread"),
-    # cert-manager has the new key and is asked to issue.
+    # cert-manager has the new key and has been asked to issue.
     ("PATCH certificates/linkerd-identity-issuer/status 1 spread", "spread"),
-    # Helm takes the old anchor out of the bundle and puts the lifetime back. Where the machine is
-    # slow, all proxies have renewed before the next run looks, and nothing is left to `switch`.
+    # Helm removes the old anchor from the bundle and restores the lifetime. On a slow machine all
+    # proxies have renewed before the next run looks, and nothing is left to `switch`.
     ("helm", "spread or switch"),
     ("tell one drop", "drop"),
 ]
@@ -103,7 +103,7 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
             assert record is not None
             assert "drop" not in record.restarted
             assert not any("/apps/" in name for name in record.restarted.get("switch", ()))
-            # What still trusts the old anchor is restarted when that is asked for.
+            # Proxies that still trust the old anchor are restarted on request.
             killed = run("PATCH namespaces/apps/deployments 5 drop", action="drop")
             assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
             finished = run(action="drop")
@@ -113,7 +113,7 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
         for proxy in sandbox.proxies():
             assert fingerprints(proxy.bundle, proxy.name) == goals
 
-    # One new anchor, from the first run to the last.
+    # The new anchor is the same from the first run to the last.
     assert len(goals) == 1
     assert read_trust_bundle(Mesh(cluster, config)).anchors == goals
     assert not goals & before
@@ -131,7 +131,7 @@ def test_a_rotation_killed_anywhere_is_finished_by_the_next_run(
 def run_rotation(
     sandbox: Sandbox, config: MeshConfig, helm_path: str, folder: Path, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    """A rotation in a process of its own, which a place among the arguments kills."""
+    """Runs a rotation in its own process, which dies at the place in `arguments`, if any."""
     content = json.loads(config.model_dump_json())
     content["trust_anchor"]["passphrase"] = PASSPHRASE.get_secret_value()
     mesh = folder / "mesh.json"

@@ -1,4 +1,4 @@
-"""What is known of a proxy's certificate, and of the issuer that identity signs with."""
+"""What is known about a proxy's certificate and about the issuer that identity signs with."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ EITHER = LeafLifetimes(frozenset({DAY, SHORT}))
 def issued_by(
     life: timedelta, started: timedelta, now: timedelta, *, refreshed: timedelta | None = None
 ) -> timedelta | None:
-    """How long after it was really issued a certificate seems to be, by a proxy's metrics."""
+    """How long after its real issuance a proxy's metrics date a certificate."""
     lines = [f"identity_cert_expiration_timestamp_seconds {seconds(ISSUED + life + SKEW)}\n"]
     if refreshed is not None:
         lines.append(f"identity_cert_refresh_timestamp_seconds {seconds(ISSUED + refreshed)}\n")
@@ -75,9 +75,9 @@ def test_a_certificate_of_either_lifetime_is_dated_by_when_its_proxy_started(
 
 
 def test_a_certificate_that_may_have_either_lifetime_counts_as_the_older() -> None:
-    # A proxy that has run for days may have had it for a day already.
+    # A proxy that has run for days may have had its certificate for a day already.
     assert issued_by(SHORT, started=-9 * DAY, now=5 * MINUTE) == SHORT - DAY
-    # One of a day is never taken for one of minutes that is yet to come.
+    # A certificate of a day is never taken for one of minutes issued in the future.
     assert issued_by(DAY, started=-9 * DAY, now=5 * MINUTE) == NOTHING
 
 
@@ -91,7 +91,7 @@ def test_a_proxy_whose_clock_is_ahead_proves_nothing() -> None:
 
 
 def identity(after: float) -> Pod:
-    """An identity pod that started so many seconds after the issuer was written."""
+    """An identity pod that started `after` seconds after the issuer was written."""
     made = pod_of({"metadata": {"namespace": "l", "name": "i"}, "spec": {"containers": []}})
     return replace(made, started=CHANGED + timedelta(seconds=after))
 

@@ -1,4 +1,4 @@
-"""What a user may say of a new anchor, and that its key is never part of it."""
+"""What a user may specify for a new anchor; its key is never part of it."""
 
 from __future__ import annotations
 

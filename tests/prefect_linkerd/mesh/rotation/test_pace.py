@@ -1,4 +1,4 @@
-"""Which pace a rotation has, and what the gentle one writes into the release's values."""
+"""A rotation's pace, and what the gentle one writes into the release's values."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_lifetime_is_put_back_to_what_the_release_had(values: dict[str, Any]
     short = with_lifetime(values, "20m0s")
     assert text_at(short, *LIFETIME) == "20m0s"
     assert with_lifetime_restored(short, record) == values
-    # A run that died before the release was written; and a value that somebody has set meanwhile.
+    # The run died before writing the release; then somebody has set another value meanwhile.
     assert with_lifetime_restored(values, record) == values
     other = with_lifetime(values, "2h")
     assert with_lifetime_restored(other, record) == other
@@ -89,7 +89,7 @@ def test_a_renewal_is_waited_for_less_than_a_quarter_of_an_hour_by_default() -> 
         ("20m0s", 20, "20m0s", True),
         # Resumed with another option.
         ("20m0s", 5, "20m0s", True),
-        # Set by somebody else meanwhile, or never shortened as it was short enough.
+        # Set by somebody else meanwhile; then never shortened because it was short enough.
         ("24h0m0s", 20, "20m0s", False),
         ("10m0s", 20, "", True),
     ],

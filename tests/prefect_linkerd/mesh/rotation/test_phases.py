@@ -50,7 +50,7 @@ def fp(pem: str) -> str:
 
 
 class Model:
-    """A mesh as far as its identity goes; time passes by one with everything that happens."""
+    """A mesh's identity; time advances by one with every event."""
 
     def __init__(self, *, is_gentle: bool = False) -> None:
         self.is_gentle = is_gentle
@@ -71,12 +71,12 @@ class Model:
         return self.now
 
     def add(self) -> None:
-        """A pod starts: with the bundle that there is, and a leaf of whoever signs."""
+        """A pod starts with the current bundle and a leaf from the signing issuer."""
         at = self.tick()
         self.pods[f"pod-{at}"] = (self.bundle, self.signing, at, at)
 
     def renew(self, number: int) -> None:
-        """A proxy gets a new certificate by itself, as each does now and then."""
+        """A proxy renews its certificate on its own, as each does from time to time."""
         name = sorted(self.pods)[number % len(self.pods)]
         bundle, _, at, _ = self.pods[name]
         self.pods[name] = (bundle, self.signing, at, self.tick())
@@ -139,7 +139,7 @@ class Model:
                 self.loaded = self.tick()
             elif self.is_gentle:
                 for _ in range(restarts):
-                    # Whose certificate is the oldest: no proxy is left out for ever.
+                    # The oldest certificate first, so that no proxy is left out forever.
                     oldest = min(self.pods, key=lambda name: self.pods[name][3])
                     self.renew(sorted(self.pods).index(oldest))
             else:
@@ -198,7 +198,7 @@ def test_whatever_happens_proxies_verify_each_other_and_it_comes_to_its_end(
         elif event == "pace":
             model.is_gentle = not model.is_gentle
         else:
-            # Aborted, or an abort thought better of.
+            # Aborted, or the abort reversed.
             model.goal = model.old if model.goal == model.new else model.new
         model.check()
     for _ in range(60):
@@ -260,7 +260,7 @@ def test_the_gentle_pace_ends_with_one_round_of_restarts_and_the_lifetime_put_ba
     assert len(model.pods) == len(started)
     assert not started & set(model.pods)
     assert all(len(in_bundle(pod[0])) == 2 for pod in model.pods.values())
-    # What is left for a last round, where one is forced.
+    # A forced last round still has this to do.
     model.is_gentle = False
     assert next_phase(model.snapshot()) == "drop"
 

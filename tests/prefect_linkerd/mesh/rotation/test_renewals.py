@@ -1,4 +1,4 @@
-"""When proxies should have renewed by themselves, and which are asked first."""
+"""When proxies should have renewed on their own, and which are asked first."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ def pod(name: str, started: datetime | None) -> Pod:
 @pytest.mark.parametrize(
     ("started", "issued", "expected"),
     [
-        # It has renewed twice since it started, and does so again nine minutes later.
+        # It has renewed twice since it started and renews again after nine minutes.
         (after(-33), None, after(9)),
         (after(-14), None, after(0)),
         (after(-13), None, after(1)),
         (after(2), None, after(2)),
-        # What it said is better than what its start suggests.
+        # Its own answer is more reliable than an estimate from its start.
         (after(-33), after(-3), after(11)),
         (None, after(-3), after(11)),
         (after(-33), after(3), after(3)),
-        # It is overdue, and tries again and again.
+        # It is overdue and keeps retrying.
         (after(-33), after(-20), after(0)),
         # Nothing is known.
         (None, None, after(14)),
@@ -124,7 +124,7 @@ def test_who_has_said_that_it_renews_later_is_not_asked_before() -> None:
 
 
 class Clock:
-    """Time that passes only while somebody waits."""
+    """Time that passes only during waits."""
 
     def __init__(self) -> None:
         self.now = after(1)
@@ -144,7 +144,7 @@ class Clock:
 
 
 class Renewing(Rotation):
-    """A gentle rotation in `switch`, whose proxies renew at given times; `asked` are their UIDs."""
+    """A gentle rotation in `switch`, whose proxies renew at `renewals`; `asked` has UIDs."""
 
     def __init__(self, clock: Clock, renewals: Mapping[str, datetime], pods: Sequence[Pod]) -> None:
         self._mesh = Mesh(cast("Cluster", clock), MeshConfig(name="test"))
@@ -192,7 +192,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def renewing(clock: Clock, delay: timedelta, **others: datetime) -> Renewing:
-    """Proxies of different ages, which renew so much later than their start lets expect."""
+    """Proxies of different ages that renew later, by `delay`, than their start suggests."""
     pods = [pod(f"{number:02}", after(-age)) for number, age in enumerate(AGES)]
     due = {each.uid: renews_at(each.started, None, SINCE, STEP) + delay for each in pods}
     pods += [pod(name, after(-13)) for name in others]
@@ -207,14 +207,14 @@ def test_each_proxy_is_asked_once_where_all_renew_in_time(clock: Clock) -> None:
 
 
 def test_nobody_else_is_asked_before_the_first_ones_have_renewed(clock: Clock) -> None:
-    # Each has started half a minute later than its pod.
+    # Each proxy started half a minute after its pod.
     rotation = renewing(clock, timedelta(seconds=30))
     assert rotation.late() == []
     first, again, rest = rotation.asked
     assert len(first) == len(again) == FIRST
     assert {"00", "01"} == {*first} & {*again}
     assert {*first, *again, *rest} == rotation.renewals.keys()
-    # The two that had not have said when they would.
+    # The two that had not renewed yet have shown when they will.
     assert clock.now == max(rotation.renewals.values())
 
 

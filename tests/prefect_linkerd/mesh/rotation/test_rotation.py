@@ -1,4 +1,4 @@
-"""Whole rotations, with real charts, while every pair of running proxies is checked throughout."""
+"""Whole rotations with real charts, while every pair of running proxies is checked throughout."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ VERSIONS = ("stable-2.11.5", "stable-2.12.6", "stable-2.14.10", "edge-26.8.3")
 ISSUERS = ("self-signed", "cert-manager")
 LARGE = 300
 SMALL = 20
-# What a version or an issuer mode changes shows with few workloads: the oldest and the newest are
-# large. `make rotations` makes all eight so.
+# The effects of a version or issuer mode show with few workloads, so only the oldest and the newest
+# version are large. `make rotations` makes all eight large.
 LARGE_ONES = {("stable-2.11.5", "self-signed"), ("edge-26.8.3", "cert-manager")}
 GENTLE_ONES = {("edge-26.8.3", "cert-manager")}
 PATIENT = FAST.model_copy(update={"lease_seconds": 60.0})
@@ -86,7 +86,7 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
     if is_gentle:
         assert probe is not None
         assert probe.outcome.sentence.endswith(", 0 failed")
-        # One round, but for the control plane; and the values that the release had.
+        # One round of restarts, except for the control plane; the release's values are restored.
         assert record.restarted.keys() <= {"spread", "switch"}
         applications = [name for name in record.restarted["spread"] if "/apps/" in name]
         assert len(applications) == workloads
@@ -107,7 +107,7 @@ def test_an_anchor_is_replaced_and_no_proxy_ever_fails_to_verify_another(
         assert record.restarted.keys() == {"spread", "switch", "drop"}
     assert "PRIVATE KEY" not in str(cluster.get("v1", "ConfigMap", RECORD, "linkerd"))
 
-    # Bootstrap run again adopts the new anchor and changes nothing.
+    # Running bootstrap again adopts the new anchor and changes nothing.
     seen = settled_versions(cluster)
     install(cluster, config, helm_path)
     assert resource_versions(cluster) == seen
@@ -119,10 +119,10 @@ def only_the_new_anchor_is_used(
     anchors: frozenset[str],
     lingering: frozenset[str] | None,
 ) -> None:
-    """What every running proxy carries is of the new anchor.
+    """Every running proxy trusts the new anchor and has a certificate of it.
 
     Args:
-        lingering: the old anchors, where proxies may still trust them.
+        lingering: the old anchors, if proxies may still trust them.
     """
     issuer = read_tls_secret(cluster, "linkerd-identity-issuer", "linkerd")
     assert issuer is not None

@@ -1,4 +1,4 @@
-"""A rotation whose workloads answer with errors stops before the next batch, and can go on."""
+"""A rotation whose workloads answer with errors stops before the next batch and can resume."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_drop_stops_before_the_next_batch_and_the_next_run_goes_on(
         assert re.search(said, stopped.value.found)
         done = first.record.restarted["spread"]
         assert done[-2:] == ("Deployment/apps/app-0000", "Deployment/apps/app-0001")
-        # The control plane's batches are judged by the workloads, too.
+        # The control plane's batches are also judged by the workloads' traffic.
         assert len(first.traffic) == len(done)
         assert not any(row.note for row in first.traffic)
         assert [bool(row.drops) for row in first.traffic] == [False] * (len(done) - 1) + [True]

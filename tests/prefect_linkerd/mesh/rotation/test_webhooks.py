@@ -1,4 +1,4 @@
-"""New certificates for webhooks: which a chart makes, and what else would change by it."""
+"""New certificates for webhooks: which ones a chart makes, and what else that would change."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_every_step_of_a_split_is_accepted_and_removed(
             alone.delete(crd["apiVersion"], crd["kind"], crd["metadata"]["name"])
         names = [(c["apiVersion"], c["kind"], c["metadata"]["name"]) for c in made]
         while left := [name for name in names if alone.get(*name)]:
-            # If a CRD's storage was not ready yet, a change makes the API server retry its deletion.
+            # If a CRD's storage was not ready yet, a change makes the API server try again.
             change = {"metadata": {"annotations": {"asked-again": str(time.monotonic())}}}
             for name in left:
                 with contextlib.suppress(ApiError):

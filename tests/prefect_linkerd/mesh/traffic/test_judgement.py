@@ -1,4 +1,4 @@
-"""When fewer requests succeed after a restart, and when chance or the past explains it."""
+"""When a restart lowers the success rate, and when chance or earlier failures explain it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_few_failures_are_chance_and_many_are_not() -> None:
     before = {WEB: Before(of(100_000), of(500))}
     assert judge(before, {WEB: of(0, 2)}, 0.01) == ()
     assert judge(before, {WEB: of(0, 20)}, 0.01)
-    # As much as is allowed, in however many requests.
+    # As much as is allowed, no matter how many requests.
     assert judge(before, {WEB: of(990_001, 9_999)}, 0.01) == ()
     assert judge(before, {WEB: of(970_000, 30_000)}, 0.01)
 
@@ -91,7 +91,7 @@ def test_more_failures_never_turn_a_drop_into_none(
 def test_a_larger_allowance_finds_no_drop_that_a_smaller_one_does_not(
     before: Before, after: Measured, max_drop: float, more: float
 ) -> None:
-    # Unless the last seconds were bad: then they count under the smaller one only.
+    # Without bad last seconds, which would count only with the smaller allowance.
     before = Before(before.history, before.history)
     if judge({WEB: before}, {WEB: after}, max_drop + more):
         assert judge({WEB: before}, {WEB: after}, max_drop)

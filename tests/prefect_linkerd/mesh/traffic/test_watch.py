@@ -1,4 +1,4 @@
-"""Proxies read before and after a batch, over real HTTP from stand-ins on 127.0.0.1."""
+"""Reading proxies before and after a batch, over real HTTP from stand-ins on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def pod(name: str) -> Pod:
 
 @dataclass
 class Proxy:
-    """One that has answered for a while; `to_api` is what it sends to the API, if anything."""
+    """A proxy that has answered for `age` seconds; `to_api` is whether it calls the API."""
 
     rate: float = 400.0
     failing: float = 0.0
@@ -86,7 +86,7 @@ class Proxy:
 
 
 class Mesh(ApiServer):
-    """Pods of namespace app behind an API server; a test puts proxies into `proxies`."""
+    """Pods of namespace app behind an API server; `run` sets their proxies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Mesh(ApiServer):
         self.answers[path] = lambda _: (200, answer)
 
     def run(self, **proxies: Any) -> tuple[Pod, ...]:
-        """Replaces all pods, named as `api_1`."""
+        """Replaces all pods; `api_1` becomes pod api-1."""
         names = [name.replace("_", "-") for name in proxies]
         self.answers.update(zip(map(admin, names), proxies.values(), strict=True))
         self._list("/api/v1/namespaces/app/pods", [pod_object(name) for name in names])
@@ -133,7 +133,7 @@ def watch_of(mesh: Mesh, **options: Any) -> TrafficWatch:
     return TrafficWatch(mesh.cluster, **{"max_drop": 1.0, "seconds": 1.0, **options})
 
 
-# What proxies say
+# What proxies report
 
 
 def test_counters_are_told_apart_by_direction_destination_and_client() -> None:
@@ -161,14 +161,14 @@ def test_growth_is_what_was_added_whatever_started_meanwhile() -> None:
     idle = Counters(Responses(1000, 7))
     calling = Counters(Responses(1010, 8), {API: Responses(9, 1), WEB: Responses(99)})
     first = reading(0.0, idle, Responses(500, 5), Responses(100))
-    # The second proxy of the API has started again, with its counters at 0.
+    # The API's second proxy has restarted, with its counters at 0.
     second = reading(5.0, calling, Responses(530, 6), Responses(20, 1))
     assert growth(first, second, judged) == {
         Stream(API): Measured(50, 2, 5.0),
         Stream(WEB): Measured(10, 1, 5.0),
         Stream(API, WEB): Measured(9, 1, 5.0),
     }
-    # Who only shares a caller's identity is none.
+    # A workload that only shares a caller's identity is not a caller.
     assert since_start(first, judged) == {Stream(API): Responses(600, 5)}
 
 
@@ -193,7 +193,7 @@ def test_a_batch_that_stays_well_is_shown_with_its_rates_and_does_not_stop(mesh:
     row = watch.after()
     assert (row.note, row.drops) == ("", ())
     assert row.before.success == row.after.success == 1
-    # Two pods at 400 a second each.
+    # Two pods at 400 requests a second each.
     assert row.before.rate == pytest.approx(800, rel=0.3)
     assert row.after.rate == pytest.approx(800, rel=0.3)
     assert "100% of" in str(row)
@@ -216,12 +216,12 @@ def test_a_workload_that_answers_with_errors_after_its_restart_stops(mesh: Mesh)
 
 
 def test_requests_that_never_arrive_are_seen_by_those_who_send_them(mesh: Mesh) -> None:
-    """As after a handshake that fails: the restarted proxy counts nothing."""
+    """As after failing handshakes: the restarted proxy counts nothing."""
     web = Proxy(to_api=True)
     watch = watch_of(mesh)
     watch.before([API], [API], mesh.run(api_1=Proxy(labels=BY_WEB), web_1=web, db_1=Proxy()))
     assert admin("db-1") not in mesh.asked
-    # The same proxy, whose requests fail from now on.
+    # The same proxy, but its requests fail from now on.
     broken = Proxy(age=0, failing=1.0, to_api=True)
     good = (time.monotonic() - web.since) * web.rate
 
@@ -242,7 +242,7 @@ def test_a_failure_that_passes_does_not_stop(mesh: Mesh) -> None:
     began = time.monotonic()
 
     def says(_query: Any) -> Answer:
-        # Half of the first second's requests fail, and none of the later ones.
+        # Half of the first 0.8 seconds' requests fail, and none of the later ones.
         age = time.monotonic() - began
         bad = 200 * min(age, 0.8)
         return 200, "# TYPE response_total counter\n" + counted(400 * age - bad, bad)
@@ -284,7 +284,7 @@ def test_a_batch_without_requests_is_not_waited_for(mesh: Mesh) -> None:
     row, seconds = row_of(watch, mesh.run(api_1=Proxy(rate=0)))
     assert row.note == "no traffic"
     assert seconds < 1
-    # Asked once, but not now.
+    # It has had requests, but none just now.
     row, seconds = row_of(watch, mesh.run(api_1=lambda _: (200, counted(1000, 0))))
     assert row.note == "no traffic just before it"
     assert seconds < 2

@@ -1,4 +1,4 @@
-"""What the plan of an uninstall says, decided without a cluster; and what it advises, followed."""
+"""What the plan of an uninstall says, decided without a cluster, and following its advice."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_order_and_what_has_to_be_asked_for() -> None:
     assert "file anchor.key" in uninstall_markdown(plan)
     asked = goes(plan_uninstall(INSTALLED, ALL))
     assert asked.index("Helm release linkerd/linkerd-crds") == 3
-    # The control plane's namespace has the lease.
+    # The control plane's namespace goes last because it holds the lease.
     assert asked[-2:] == ["Namespace/cert-manager", "Namespace/linkerd"]
 
 
@@ -153,7 +153,7 @@ ROTATION = RotationRecord("new", "old", "", "spread", "2026-05-04")
 UPGRADE = UpgradeRecord(source="edge-25.4.4", target="edge-26.8.3", started=NOW, releases=())
 MANAGER = release("cert-manager", "cert-manager", labels=MADE_HERE)
 CASES: dict[str, tuple[dict[str, Any], str, str]] = {
-    # What is so, the advice, and the id by which it may be accepted.
+    # The situation, the advice, and the id to accept it by.
     "injected": (
         {"injected": {"apps": ("Deployment/apps/web",)}},
         "Remove annotation linkerd.io/inject from them and their namespaces and restart them, or",
@@ -204,7 +204,7 @@ def test_a_control_plane_of_somebody_else_stays_with_all_that_it_needs() -> None
     assert plan.findings[0].severity == "error"
     assert "Secret/linkerd/linkerd-identity-issuer" not in goes(plan)
     assert not [each for each in goes(plan) if each.startswith("Helm release")]
-    # As advised: once it is gone, the rest goes.
+    # As advised: once it is uninstalled there, the rest can go.
     gone = replace(INSTALLED, installed=MeshReleases({CRDS: release(CRDS)}, {CRDS: OURS}))
     again = plan_uninstall(gone, ALL)
     assert ids(again) == []

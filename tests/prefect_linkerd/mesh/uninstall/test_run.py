@@ -52,7 +52,7 @@ def carried_out(
 
 
 def uids(cluster: Cluster) -> dict[str, str]:
-    """Every CRD and the application's own objects, with their UIDs."""
+    """The UIDs of every CRD and of the application's own objects."""
     kinds = [
         ("apiextensions.k8s.io/v1", "CustomResourceDefinition", None),
         ("linkerd.io/v1alpha2", "ServiceProfile", "apps"),
@@ -92,7 +92,7 @@ def test_a_namespace_goes_with_the_dependency_that_is_in_it(
     cluster.merge("v1", "Namespace", namespace, None, {"metadata": {"labels": MADE_HERE}})
     chart = Chart("traefik", "1.0.0", "", "", "here", tmp_path)
     Helm(cluster, helm_path).reconcile(DesiredRelease("traefik", namespace, chart, {}))
-    # Of a mesh there may be a namespace that another test has left here.
+    # Another test may have left a mesh's namespace here, so use another name.
     places = {"traefik": namespace, "linkerd": f"{namespace}-linkerd"}
     config = MeshConfig.model_validate({"namespaces": places, "traefik": {"enabled": True}})
     options = UninstallOptions(namespaces=True, dependencies=["traefik"])
@@ -100,7 +100,7 @@ def test_a_namespace_goes_with_the_dependency_that_is_in_it(
     # Releases of a chart named traefik in other tests' namespaces would be uninstalled too.
     here = [gone.name for gone in plan.goes if namespace in gone.subject]
     assert here == ["traefik", namespace]
-    # What somebody else has there keeps it.
+    # An object of somebody else keeps the namespace.
     mine = {"name": "mine", "namespace": namespace}
     by_kubectl(cluster, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": mine})
     plan = planned(cluster, config, options=options)
@@ -124,7 +124,7 @@ def test_a_mesh_goes_and_what_others_use_stays(
     before = uids(cluster)
     control_plane = "linkerd2" if version == "stable-2.11.5" else "linkerd-control-plane"
 
-    # A workload with a proxy is named, and holds everything up.
+    # A workload with a proxy is named and blocks everything.
     plan = planned(cluster, config)
     assert [gone.name for gone in plan.goes if gone.release] == [control_plane]
     (finding,) = plan.findings
@@ -153,7 +153,7 @@ def test_a_mesh_goes_and_what_others_use_stays(
     assert cluster.get("v1", "Secret", "linkerd-identity-issuer", "linkerd") is None
     assert planned(cluster, config).is_done
 
-    # CRDs and namespaces, when asked for; but not a namespace with somebody else's object.
+    # CRDs and namespaces go when requested, except a namespace with somebody else's object.
     plan = planned(cluster, config, options=EVERYTHING)
     assert [f.id for f in plan.findings] == ["custom-resources"]
     assert "ServiceProfile/apps/web.apps.svc.cluster.local" in plan.findings[0].message

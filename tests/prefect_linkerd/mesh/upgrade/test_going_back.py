@@ -1,4 +1,4 @@
-"""Where a completed upgrade goes back to, by Helm's history alone."""
+"""Where a completed upgrade goes back to, from Helm's history alone."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_each_release_goes_back_to_its_newest_revision_of_the_former_version() -
     ("history", "why"),
     [
         ([revision(1, "stable-2.14.10", status="deployed")], "Helm keeps no revision"),
-        # The upgrade that failed was to a newer version.
+        # The failed upgrade was to a newer version.
         (
             [revision(1, "stable-2.14.10"), revision(2, "stable-2.13.7", status="deployed")],
             "Helm keeps no revision",

@@ -1,4 +1,4 @@
-"""Which version may follow which, what a policy wants, and when a window is open."""
+"""Which version may follow which, which one a policy selects, and when a window is open."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_gap_in_the_releases_is_named() -> None:
         newest_hop(UpgradePolicy(), V("stable-2.11.5"), [V("stable-2.14.10")])
 
 
-# Tuesdays at two o'clock in Berlin, which is one hour ahead of UTC in November.
+# Tuesdays at 02:00 in Berlin, which is one hour ahead of UTC in November.
 WINDOW = MaintenanceWindow(cron="0 2 * * 2", duration_minutes=90, timezone="Europe/Berlin")
 
 
@@ -111,7 +111,7 @@ WINDOW = MaintenanceWindow(cron="0 2 * * 2", duration_minutes=90, timezone="Euro
         ("2026-11-24T01:00", "2026-11-24T01:00"),
         ("2026-11-24T02:29", "2026-11-24T01:00"),
         ("2026-11-24T02:30", "2026-12-01T01:00"),
-        # In summer it is two hours.
+        # Two hours ahead in summer.
         ("2026-07-06T12:00", "2026-07-07T00:00"),
     ],
 )
@@ -120,7 +120,7 @@ def test_windows_open_and_shut(now: str, opening: str) -> None:
     assert WINDOW.opening(moment) == expected
 
 
-# When clocks are set (UTC): by an hour, by half an hour, at midnight, and never.
+# When clocks change (UTC): by an hour, by half an hour, at midnight, and never.
 ZONES = {
     "Europe/Berlin": ["2026-03-29T01:00", "2026-10-25T01:00"],
     "America/New_York": ["2026-03-08T07:00", "2026-11-01T06:00"],
@@ -153,7 +153,7 @@ def test_a_window_opens_by_its_own_clock_whatever_clocks_are_set_to(
     def wanted(when: datetime) -> bool:
         local = when.astimezone(zone)
         is_day = day == "*" or str(local.isoweekday() % 7) in day.split(",")
-        # A time that there is twice is meant the first time.
+        # Of a time that occurs twice the first one counts.
         return is_day and (local.hour, local.minute, local.fold) == (hour, minute, 0)
 
     def is_after_a_gap(when: datetime) -> bool:
@@ -161,13 +161,13 @@ def test_a_window_opens_by_its_own_clock_whatever_clocks_are_set_to(
         return before.utcoffset() != when.astimezone(zone).utcoffset()
 
     assert wanted(opening) or is_after_a_gap(opening)
-    # It is open now, or nothing has opened that would still be open, nor will before.
+    # It is open now, or no earlier opening is still open or comes before this one.
     first = now - timedelta(minutes=duration - 1)
     assert opening >= first
     between = range(int((opening - first) / timedelta(minutes=1)))
     missed = [when for m in between if wanted(when := first + timedelta(minutes=m))]
     assert opening <= now or not missed
-    # Of two openings that are both open the last one counts.
+    # Of two overlapping openings the last one counts.
     later = range(1, int((now - opening) / timedelta(minutes=1)) + 1)
     assert not [m for m in later if wanted(opening + timedelta(minutes=m))]
 

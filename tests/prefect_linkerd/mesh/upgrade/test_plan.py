@@ -1,4 +1,4 @@
-"""What speaks against an upgrade: the plan of real charts, from what would have been read."""
+"""What blocks an upgrade: plans with real charts, from handmade snapshots."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_gateway_api_is_left_to_whoever_owns_it(
 @pytest.mark.parametrize(
     ("source", "target", "releases", "severity", "remedy"),
     [
-        # Until 2.11 Linkerd looks at them itself; from 2.12 on they do nothing already.
+        # Up to 2.11 Linkerd reads them itself; from 2.12 on they already have no effect.
         ("stable-2.11.5", "stable-2.12.6", [], "error", "Install the linkerd-smi extension"),
         ("stable-2.12.6", "stable-2.13.7", [], "warning", "HTTPRoute with weighted"),
         ("stable-2.11.5", "stable-2.12.6", [ADAPTOR], "", ""),
@@ -156,7 +156,7 @@ def test_values_that_would_do_nothing_are_named(charts_dir: Path) -> None:
 def test_dependencies_are_planned_and_never_taken_back(charts_dir: Path) -> None:
     policy = {"dependencies": ["cert-manager"]}
     read = snapshot(charts_dir, "edge-25.4.4", "edge-26.8.3", upgrade=policy)
-    # Whoever installed it keeps it.
+    # It was installed by somebody else, so it is left to them.
     severity, text = found(plan_upgrade(read))["dependency"]
     assert (severity, "left as it is" in text) == ("warning", True)
 

@@ -1,4 +1,4 @@
-"""The way back of an upgrade, whatever a run that died has left."""
+"""The way back of an upgrade, whatever a dead run has left."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SPLIT = ("linkerd-crds", "linkerd-control-plane", "linkerd-viz")
 @pytest.mark.parametrize(
     ("present", "actions"),
     [
-        # Before the split, in it, and after it: the last is where the record of 2.11 is gone.
+        # Before, during and after the split; in the last case the record of 2.11 is gone.
         (("linkerd2", "linkerd-viz"), ["give back", "roll back"]),
         (("linkerd2", "linkerd-crds", "linkerd-viz"), ["give back", "roll back"]),
         (("linkerd2", *SPLIT), ["unsplit", "give back", "roll back"]),
@@ -118,7 +118,7 @@ def owner_of(cluster: Cluster, obj: Object) -> tuple[str, str] | None:
 
 
 def test_a_split_that_had_ended_is_undone(cluster: Cluster, namespace: str) -> None:
-    """Of a release of another name; its record, objects and CRDs are its own again."""
+    """For a release with another name, which owns its record, objects and CRDs again."""
     owner = ("mesh-prod", namespace)
     stays, left = crd(f"stays.{namespace}.example"), crd(f"lefts.{namespace}.example")
     identity = config_map("identity", namespace)
@@ -144,7 +144,7 @@ def test_a_split_that_had_ended_is_undone(cluster: Cluster, namespace: str) -> N
         assert owner_of(cluster, left) is None
         assert owner_of(cluster, identity) == ("linkerd-control-plane", namespace)
 
-        # Twice, as the run may die in between.
+        # Twice, because the run may die in between.
         for _ in range(2):
             restore(cluster, owner, [left["metadata"]["name"]], namespace, NOW)
             give_back(cluster, owner, namespace)
@@ -160,7 +160,7 @@ def test_a_split_that_had_ended_is_undone(cluster: Cluster, namespace: str) -> N
         for name in ("linkerd-crds", "linkerd-control-plane"):
             assert not revisions(cluster, name, namespace)
 
-        # Nothing to go back to is an error, not half a way.
+        # With nothing to go back to it raises an error instead of going half the way.
         cluster.delete("v1", "Secret", "sh.helm.release.v1.mesh-prod.v1", namespace)
         with pytest.raises(ReleaseError, match="to finish the upgrade"):
             restore(cluster, owner, [], namespace, NOW)
