@@ -58,6 +58,8 @@ from prefect_linkerd.mesh.traffic.watch import TrafficWatch
 
 ATTEMPTS = 3
 """How often pods that still need a restart are restarted again: the injector may lag behind."""
+SETTLINGS = 20
+"""How often the rollouts of others are waited for."""
 
 PAGE = 1000
 """Pods or workloads that one request reads: large, because all are read repeatedly."""
@@ -530,7 +532,8 @@ def restart_data_plane(
     Args:
         read: reads the data plane; called before the first batch and again after the last.
         judge: returns the predicate that says which pods of a data plane need a restart.
-        timeout: seconds that one batch may take.
+        timeout: seconds that budgets may take to allow a batch, and again that it may take to roll
+            out.
         before_batch: called before each batch; stops everything by raising.
         tolerated: workloads known to be unhealthy: restarted, but not waited for.
         watch: compares the requests of each batch before and after its restart.
@@ -538,17 +541,26 @@ def restart_data_plane(
     Raises:
         TrafficDropped: fewer requests succeed since a batch; the next one is not started.
         NotReady: a workload did not come up again, a PodDisruptionBudget never allowed its restart,
-            or its new pods still need one.
+            its new pods still need one, or somebody else keeps rolling it out.
     """
     done: list[Workload] = []
     left: list[Workload] = []
     data_plane: DataPlane | None = None
-    for _ in range(ATTEMPTS + 1):
+    restarts = settlings = 0
+    while True:
         data_plane, needs = _read_and_judge(cluster, read, judge, data_plane)
         plan = plan_restarts(data_plane, needs, policy, tolerated=tolerated)
         total = len(done) + len(plan.settling) + plan.restarts
         if plan.settling:
             left = list(plan.settling)
+            settlings += 1
+            if settlings > SETTLINGS:
+                raise NotReady(
+                    str(left[0]),
+                    expected="to stay rolled out",
+                    found=f"that it is rolling out again, after {SETTLINGS} rollouts of others",
+                    remedy="Find out what keeps changing it, or why its pods fail, then run again.",
+                )
             await_rollouts(
                 cluster,
                 left,
@@ -563,6 +575,15 @@ def restart_data_plane(
             if not left:
                 on_progress(total, total, "all restarted")
                 return Restarted(tuple(done), plan.manual)
+        restarts += 1
+        if restarts > ATTEMPTS + 1:
+            raise NotReady(
+                str(next(iter(left or done), "data plane")),
+                expected="pods that need no restart, after a restart",
+                found=f"that they still need one, after {ATTEMPTS} more",
+                remedy="Look at the proxy injector: its view of the cluster may be out of date.",
+            )
+        if not plan.batches:
             _restart(cluster, left)
             await_rollouts(
                 cluster,
@@ -603,12 +624,6 @@ def restart_data_plane(
                 row = watch.after(ahead)
                 on_progress(min(len(done), total), total, str(row))
         show(plan.batches, len(plan.batches))
-    raise NotReady(
-        str(next(iter(left or done), "data plane")),
-        expected="pods that need no restart, after a restart",
-        found=f"that they still need one, after {ATTEMPTS} more",
-        remedy="Look at the proxy injector: its view of the cluster may be out of date.",
-    )
 
 
 def _read_and_judge(

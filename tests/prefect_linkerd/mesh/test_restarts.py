@@ -17,12 +17,17 @@ from prefect_linkerd.mesh.errors import NotReady
 from prefect_linkerd.mesh.install.injection import RESTARTED_AT
 from prefect_linkerd.mesh.kubernetes.client import Cluster
 from prefect_linkerd.mesh.kubernetes.objects import Workload
+from prefect_linkerd.mesh.kubernetes.rollout import await_rollouts
 from prefect_linkerd.mesh.kubernetes.selector import matches
 from prefect_linkerd.mesh.restarts import (
+    ATTEMPTS,
+    SETTLINGS,
     STAGES,
+    Batch,
     Budget,
     DataPlane,
     ManualRestart,
+    Restarted,
     RestartPolicy,
     RestartTarget,
     plan_restarts,
@@ -32,7 +37,7 @@ from prefect_linkerd.mesh.restarts import (
     usual_seconds,
 )
 from prefect_linkerd.mesh.snapshot.mesh import Pod, pod_of
-from tests.support.advice import follows
+from tests.support.advice import advice, follows
 
 CONTROL_PLANE = "linkerd"
 EXTENSION = "linkerd-viz"
@@ -463,6 +468,65 @@ def test_a_data_plane_is_restarted_and_what_is_done_stays_done(
     assert RESTARTED_AT in agent["spec"]["template"]["metadata"]["annotations"]
     assert agent["metadata"]["generation"] == 2
     assert seen[-1] == (2, 2, "all restarted")
+
+
+@pytest.mark.parametrize("needed", [ATTEMPTS + 1, ATTEMPTS + 2])
+def test_what_still_needs_a_restart_is_restarted_again(
+    needed: int, cluster: Cluster, namespace: str
+) -> None:
+    """As often as it may be; what was restarted last is judged like the others."""
+    cluster.create(meshed("Deployment", "web", namespace, namespace, replicas=1))
+    workload = Workload("Deployment", namespace, "web")
+    await_rollouts(cluster, [workload], 60, lambda *_: None)
+    restarts: list[Batch] = []
+
+    def restart() -> Restarted:
+        return restart_data_plane(
+            cluster,
+            lambda: read_data_plane(cluster, namespace),
+            lambda _: lambda _: len(restarts) < needed,
+            RestartPolicy(),
+            timeout=60,
+            on_progress=lambda *_: None,
+            before_batch=restarts.append,
+        )
+
+    if needed <= ATTEMPTS + 1:
+        assert restart().workloads == (workload,) * needed
+    else:
+        with pytest.raises(NotReady, match="still need one, after 3 more"):
+            restart()
+    assert len(restarts) == ATTEMPTS + 1
+
+
+@follows("Find out what keeps changing it, or why its pods fail")
+def test_advice_about_a_workload_that_never_settles(cluster: Cluster, namespace: str) -> None:
+    cluster.create(meshed("Deployment", "web", namespace, namespace, replicas=1))
+    workload = Workload("Deployment", namespace, "web")
+    await_rollouts(cluster, [workload], 60, lambda *_: None)
+    reads: list[bool] = []
+
+    def restart(never_settles: bool) -> Restarted:
+        def read() -> DataPlane:
+            reads.append(never_settles)
+            found = read_data_plane(cluster, namespace)
+            rolling = replace(found.targets[workload], is_complete=not never_settles)
+            return replace(found, targets={workload: rolling})
+
+        return restart_data_plane(
+            cluster,
+            read,
+            lambda _: lambda _: len(reads) < 2 or never_settles,
+            RestartPolicy(),
+            timeout=60,
+            on_progress=lambda *_: None,
+        )
+
+    text = advice(NotReady, lambda: restart(never_settles=True))
+    assert text.startswith("Find out what keeps changing it, or why its pods fail")
+    assert len(reads) == SETTLINGS + 1
+    # As advised: nothing keeps changing it.
+    assert not restart(never_settles=False).manual
 
 
 @pytest.mark.parametrize(
