@@ -39,7 +39,7 @@ class Terminal:
         self._cwd = uncopied_folder(folder / "here")
         # A folder of the user's that has the name of one of our packages.
         (self._cwd / "mesh").mkdir()
-        (self._cwd / "mesh/__init__.py").write_text("raise SystemExit('somebody else's')")
+        (self._cwd / "mesh/__init__.py").write_text('raise SystemExit("of somebody else")')
 
     def fleet(self, *arguments: str | Path, code: int = 0) -> Any:
         done = subprocess.run(

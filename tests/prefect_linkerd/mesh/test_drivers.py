@@ -143,7 +143,7 @@ def argo_cd_by_label(cluster: Cluster) -> str:
     return "Argo CD's Application linkerd-by-label"
 
 
-def argo_cd_off_the_record(cluster: Cluster) -> str:
+def argo_cd_without_managed_fields(cluster: Cluster) -> str:
     """Only the label remains, as after a restored backup or with too many writers."""
     objects = release_objects_by_argo_cd(cluster)
     mark(cluster, objects, labels={INSTANCE: "linkerd-restored"})
@@ -204,7 +204,7 @@ def test_each_driver_is_named_by_every_flow_that_would_write(
         errors = {r.check.id: str(r.problems[0]) for r in report.failing if r.outcome == "error"}
         assert not errors, owner
         assert resource_versions(cluster) == before
-    owner = argo_cd_off_the_record(cluster)
+    owner = argo_cd_without_managed_fields(cluster)
     found = read_mesh_releases(cluster, config).owners
     assert {part: str(found[part]) for part in PARTS} == dict.fromkeys(PARTS, owner)
 

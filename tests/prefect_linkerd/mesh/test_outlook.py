@@ -85,17 +85,17 @@ def why_not(found: Adoption) -> dict[str, str]:
     return {each.flow: "; ".join(each.reasons) for each in found.outlook if not each.works}
 
 
-NOT_BROUGHT = {"rotate_issuer": "the private key of the trust anchor is needed"}
+KEY_NOT_PROVIDED = {"rotate_issuer": "the private key of the trust anchor is needed"}
 
 
 @pytest.mark.parametrize(
     ("anchor_in", "refused", "custody"),
     [
-        ({}, NOT_BROUGHT, None),
+        ({}, KEY_NOT_PROVIDED, None),
         ({"linkerd": secret(ANCHOR, KUBECTL)}, {}, "in-cluster"),
         # Keys that sign no issuer.
-        ({"linkerd": secret(OTHER, KUBECTL)}, NOT_BROUGHT, None),
-        ({"cert-manager": secret(ANCHOR, KUBECTL)}, NOT_BROUGHT, None),
+        ({"linkerd": secret(OTHER, KUBECTL)}, KEY_NOT_PROVIDED, None),
+        ({"cert-manager": secret(ANCHOR, KUBECTL)}, KEY_NOT_PROVIDED, None),
         (
             {"linkerd": secret(ANCHOR, SEALED)},
             {"rotate_anchor": f"the trust anchor belongs to {SEALED}: replace it there"},
@@ -108,7 +108,7 @@ def test_the_anchors_key_is_asked_for_where_the_mesh_has_it_nowhere(
 ) -> None:
     found = described(anchor_in=anchor_in)
     assert why_not(found) == refused
-    assert bool(found.missing) == (refused == NOT_BROUGHT)
+    assert bool(found.missing) == (refused == KEY_NOT_PROVIDED)
     assert found.config.get("trust_anchor", {}).get("custody") == custody
 
 

@@ -238,7 +238,7 @@ def pair_data(pair: KeyPair) -> dict[str, str]:
     return {"tls.crt": pair.certificate, "tls.key": pair.private_key.get_secret_value()}
 
 
-def ended_issuer(mesh: InstalledMesh) -> dict[str, str]:
+def expired_issuer(mesh: InstalledMesh) -> dict[str, str]:
     signer = parsed(mesh.anchor)
     return pair_data(certificate(signer=signer, path_length=0, starts=-9, ends=-1).pair)
 
@@ -425,7 +425,7 @@ FAULTS = [
     ),
     fault(
         "the issuer has ended",
-        issuer(ended_issuer),
+        issuer(expired_issuer),
         errors="l5d-identity-issuer-cert-is-time-valid",
         warnings="pl-issuer-days-left pl-leaf-lifetime",
     ),

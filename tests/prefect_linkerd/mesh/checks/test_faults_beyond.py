@@ -98,7 +98,7 @@ def _bundle(mesh: InstalledMesh, *anchors: KeyPair) -> AbstractContextManager[ob
     )
 
 
-def anchor_about_to_end(mesh: InstalledMesh) -> AbstractContextManager[object]:
+def expiring_anchor(mesh: InstalledMesh) -> AbstractContextManager[object]:
     now = datetime.now(UTC)
     return _bundle(
         mesh, mesh.anchor, create_trust_anchor("cluster.local", 100 * DAY, now - 90 * DAY)
@@ -161,7 +161,7 @@ TAP_INJECTOR = "tap-injector.linkerd-viz.svc"
 
 
 @contextmanager
-def ending_webhook(mesh: InstalledMesh) -> Generator[None]:
+def expiring_webhook(mesh: InstalledMesh) -> Generator[None]:
     """The tap injector's certificate expires soon; its caBundle matches it."""
     start = datetime.now(UTC) - NOW
     names = (TAP_INJECTOR,)
@@ -171,7 +171,7 @@ def ending_webhook(mesh: InstalledMesh) -> Generator[None]:
 
 
 @contextmanager
-def ending_authority(mesh: InstalledMesh) -> Generator[None]:
+def expiring_ca(mesh: InstalledMesh) -> Generator[None]:
     """The tap injector's certificate outlives the CA that signed it."""
     start = datetime.now(UTC) - NOW
     authority = make("webhook", starts=start - 345 * DAY, ends=start + 20 * DAY)
@@ -276,7 +276,7 @@ def workload(annotations: dict[str, str]) -> Cause:
 
 
 @contextmanager
-def ended_issuer(mesh: InstalledMesh) -> Generator[None]:
+def expired_issuer(mesh: InstalledMesh) -> Generator[None]:
     """The issuer expires, and with it the certificate of a proxy that it had signed."""
 
     def loaded() -> int:
@@ -557,7 +557,7 @@ FAULTS = [
     ),
     fault(
         "an anchor of the bundle is about to end",
-        anchor_about_to_end,
+        expiring_anchor,
         warnings="pl-anchor-days-left pl-proxy-trust-bundle pl-release-values "
         "l5d-identity-data-plane-proxies-certs-match-ca "
         "l5d-viz-proxy-healthy l5d-jaeger-proxy-healthy",
@@ -618,18 +618,18 @@ FAULTS = [
     ),
     fault(
         "the issuer ended, and a proxy's certificate with it",
-        ended_issuer,
+        expired_issuer,
         errors="l5d-identity-issuer-cert-is-time-valid pl-proxy-identity-valid",
         warnings="pl-issuer-days-left pl-leaf-lifetime",
     ),
     fault(
         "an extension's webhook certificate is about to end",
-        ending_webhook,
+        expiring_webhook,
         warnings="pl-webhook-days-left",
     ),
     fault(
         "the CA of an extension's webhook is about to end",
-        ending_authority,
+        expiring_ca,
         warnings="pl-webhook-ca-days-left",
     ),
     fault(

@@ -24,7 +24,7 @@ INJECTOR = "linkerd-proxy-injector"
 WEBHOOK = "admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"
 
 
-def let_it_grow_old(mesh: InstalledMesh) -> None:
+def replace_with_expiring_certificate(mesh: InstalledMesh) -> None:
     """The injector's certificate has ten days left, and the API server trusts it."""
     start, host = datetime.now(UTC) - NOW, f"{INJECTOR}.linkerd.svc"
     own = make(host, starts=start - 355 * DAY, ends=start + 10 * DAY, dns_names=(host,))
@@ -55,7 +55,7 @@ def test_rotate_webhooks_renews_an_old_certificate_and_changes_nothing_else(
     mesh: InstalledMesh, helm_path: str
 ) -> None:
     releases = content(mesh)
-    let_it_grow_old(mesh)
+    replace_with_expiring_certificate(mesh)
     expected = allowed(mesh) | {
         ("pl-webhook-days-left", "warning"),
         ("l5d-proxy-injector-webhook-cert-not-expiring-soon", "warning"),

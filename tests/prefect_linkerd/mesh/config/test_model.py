@@ -123,11 +123,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "mend"), [pytest.param(g, m, id=i) for i, g, m in BAD])
-def test_wrong_input_is_refused_with_the_way_to_mend_it(given: dict[str, Any], mend: str) -> None:
+@pytest.mark.parametrize(("given", "remedy"), [pytest.param(g, r, id=i) for i, g, r in BAD])
+def test_wrong_input_is_refused_with_a_remedy(given: dict[str, Any], remedy: str) -> None:
     with pytest.raises(ValidationError) as refused:
         MeshConfig(**given)
-    assert mend in str(refused.value)
+    assert remedy in str(refused.value)
 
 
 def test_everything_has_a_default() -> None:

@@ -195,7 +195,7 @@ def test_install_nothing_and_upgrade(
 
 
 @follows("Fix what helm names, then run again.")
-def test_a_failure_names_what_is_not_ready_and_is_mended_by_the_next_run(
+def test_a_failure_names_what_is_not_ready_and_the_next_run_fixes_it(
     helm: Helm, namespace: str, tmp_path: Path
 ) -> None:
     broken = make_chart(tmp_path / "broken", ready=False)
@@ -205,8 +205,8 @@ def test_a_failure_names_what_is_not_ready_and_is_mended_by_the_next_run(
     assert f"Helm release {namespace}/app" in str(failed.value)
     assert f"Deployment/{namespace}/app: 0 of 1 ready" in str(failed.value)
     assert "ContainersNotReady" in str(failed.value)
-    mended = helm.reconcile(release_of(make_chart(tmp_path / "good"), namespace, text="x"))
-    assert mended.release.status == "deployed"
+    fixed = helm.reconcile(release_of(make_chart(tmp_path / "good"), namespace, text="x"))
+    assert fixed.release.status == "deployed"
 
 
 def test_a_failed_upgrade_goes_back(
@@ -223,7 +223,7 @@ HOPELESS: dict[str, Any] = {"waits": "ErrImageNeverPull"}
 
 
 @pytest.mark.waits
-def test_helm_is_ended_where_its_pods_cannot_come_up_and_the_next_run_mends_that(
+def test_helm_is_stopped_if_its_pods_cannot_come_up_and_the_next_run_fixes_that(
     cluster: Cluster, helm: Helm, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With CRDs, so that a failed install is not removed.
@@ -250,8 +250,8 @@ def test_helm_is_ended_where_its_pods_cannot_come_up_and_the_next_run_mends_that
     slow.chmod(0o755)
     monkeypatch.setattr("prefect_linkerd.mesh.kubernetes.rollout.SETTLES", 0.1)
     good = make_chart(tmp_path / "good")
-    mended = Helm(cluster, str(slow)).reconcile(release_of(good, namespace, text="x"))
-    assert (mended.action, mended.release.status) == ("upgrade", "deployed")
+    fixed = Helm(cluster, str(slow)).reconcile(release_of(good, namespace, text="x"))
+    assert (fixed.action, fixed.release.status) == ("upgrade", "deployed")
 
 
 def test_an_upgrade_that_cannot_end_well_goes_back_early(
@@ -312,9 +312,9 @@ def test_a_release_left_pending_is_recovered_without_deleting_an_object(
     assert left.status == "pending-install"
 
     good = make_chart(tmp_path / "good")
-    mended = Helm(cluster, helm_path, grace=1).reconcile(release_of(good, namespace, text="new"))
+    fixed = Helm(cluster, helm_path, grace=1).reconcile(release_of(good, namespace, text="new"))
 
-    assert mended.release.status == "deployed"
+    assert fixed.release.status == "deployed"
     after = cluster.get("v1", "ConfigMap", "content", namespace)
     assert after is not None
     assert after["metadata"]["uid"] == kept["metadata"]["uid"]
@@ -359,7 +359,7 @@ def test_without_helm_the_message_says_where_to_get_it(cluster: Cluster, tmp_pat
 
 
 @pytest.mark.waits
-def test_what_a_lost_api_server_left_pending_is_mended_at_once(
+def test_what_a_lost_api_server_left_pending_is_fixed_at_once(
     fresh_sandbox: Callable[..., Sandbox], helm_path: str, tmp_path: Path
 ) -> None:
     sandbox = fresh_sandbox()
@@ -378,9 +378,9 @@ def test_what_a_lost_api_server_left_pending_is_mended_at_once(
     assert cluster.version()
     begin = time.monotonic()
     good = make_chart(tmp_path / "good")
-    mended = Helm(cluster, helm_path).reconcile(
+    fixed = Helm(cluster, helm_path).reconcile(
         DesiredRelease("app", "default", good, {"text": "x"}, timeout=240)
     )
-    assert mended.release.status == "deployed"
+    assert fixed.release.status == "deployed"
     # Sooner than the time for which another run's pending release would be left alone.
     assert time.monotonic() - begin < 240

@@ -21,7 +21,7 @@ from tests.prefect_linkerd.mesh.kubernetes.test_stall import (
 )
 from tests.support.advice import follows, follows_each
 
-WELL: dict[str, Any] = {"name": "web", "ready": True, "state": {"running": {}}}
+HEALTHY: dict[str, Any] = {"name": "web", "ready": True, "state": {"running": {}}}
 CONTAINERS: dict[str, tuple[dict[str, Any], str]] = {
     "an image": (waits("ErrImagePull"), "Fix the image's name, its registry or the pull secret"),
     "a crash": (
@@ -44,7 +44,7 @@ def advised(found: Trouble | None, words: str) -> None:
 def test_advice_about_a_container(case: str) -> None:
     status, words = CONTAINERS[case]
     advised(pod_trouble(pod(containerStatuses=[status])), words)
-    assert pod_trouble(pod(containerStatuses=[WELL])) is None
+    assert pod_trouble(pod(containerStatuses=[HEALTHY])) is None
 
 
 @follows("Make room on the nodes.")
@@ -84,4 +84,4 @@ def test_advice_about_pods_that_are_refused(case: str) -> None:
 
     advised(found(), words)
     # Once they are admitted there are as many as the workload wants.
-    assert found(*(pod(f"web-{n}", containerStatuses=[WELL]) for n in range(2))) is None
+    assert found(*(pod(f"web-{n}", containerStatuses=[HEALTHY]) for n in range(2))) is None

@@ -180,7 +180,7 @@ BAD_ANCHORS: dict[str, tuple[Callable[[], str], str, str]] = {
 
 
 @pytest.mark.parametrize("wrong", BAD_ANCHORS)
-def test_a_wrong_anchor_is_refused_and_the_message_says_how_to_mend_it(wrong: str) -> None:
+def test_a_wrong_anchor_is_refused_with_a_remedy(wrong: str) -> None:
     pem, found, remedy = BAD_ANCHORS[wrong]
     with pytest.raises(InvalidInput) as caught:
         check_trust_anchor(pem(), DOMAIN, NOW, "trust_anchor.certificate")

@@ -35,7 +35,7 @@ OPTIONS = FAST.model_copy(
 )
 
 
-class Noting(ThroughNode):
+class RecordingCluster(ThroughNode):
     """Records which pod ports were asked for metrics."""
 
     ports: ClassVar[list[str]] = []
@@ -71,7 +71,7 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
         DataPlane(admin, sandbox.egress) as plane,
         LoopbackNode(admin, tmp_path, plane),
     ):
-        cluster = Noting.of(admin)
+        cluster = RecordingCluster.of(admin)
 
         def break_in_the_first_batch(text: str) -> None:
             """From here on the old generation's proxy refuses the new one's certificate."""
@@ -129,6 +129,6 @@ def test_a_failing_pair_stops_a_rotation_before_the_next_batch(
             name for names in record.restarted.values() for name in names if "linkerd-probe" in name
         ]
         # Only the probe's pods read the proxies' metrics.
-        assert set(Noting.ports) == {"8081"}
+        assert set(RecordingCluster.ports) == {"8081"}
         # Each batch was gated.
         assert any(text.startswith("Probe, switch, before batch 2: ") for text in said)

@@ -45,7 +45,7 @@ from tests.support.ready_meshes import ReadyMesh
 QUICK = ProbeOptions(replicas=1, requests_per_second=50, warm_up_seconds=1)
 
 
-class Noting(Cluster):
+class RecordingCluster(Cluster):
     """Records requests, except the API's own discovery."""
 
     asked: tuple[str, ...] = ()
@@ -80,8 +80,8 @@ def await_no_namespace(cluster: Cluster) -> None:
 
 
 def test_on_simulated_nodes_it_says_so_and_asks_one_thing(sandbox: Sandbox) -> None:
-    cluster = Noting.from_file(sandbox.kubeconfig)
-    assert isinstance(cluster, Noting)
+    cluster = RecordingCluster.from_file(sandbox.kubeconfig)
+    assert isinstance(cluster, RecordingCluster)
     probe = start_probe(Mesh(cluster, MeshConfig()), ProbeOptions())
     probe.arrive("spread")
     probe.check("spread")

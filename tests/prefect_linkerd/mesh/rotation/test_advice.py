@@ -109,15 +109,15 @@ def test_advice_about_the_pace_where_cert_manager_makes_the_anchor() -> None:
 
 
 Asked = tuple[Action, RotationOptions, dict[str, Any]]
-WELL: dict[str, Any] = {"found": (), "expired": False, "unsigned": False, "is_open": False}
-EXPIRED = WELL | {"expired": True}
-UNWELL = WELL | {"found": ("Pod/apps/a: not ready",)}
+HEALTHY: dict[str, Any] = {"found": (), "expired": False, "unsigned": False, "is_open": False}
+EXPIRED = HEALTHY | {"expired": True}
+UNHEALTHY = HEALTHY | {"found": ("Pod/apps/a: not ready",)}
 MESHES: dict[str, tuple[Asked, str, Asked]] = {
     # The action, its options and the state of the mesh; the advice; the same after it was followed.
     "recover a mesh that is well": (
-        ("recover", RotationOptions(), WELL),
+        ("recover", RotationOptions(), HEALTHY),
         "Use rotate_anchor or rotate_issuer without recover",
-        ("rotate", RotationOptions(), WELL),
+        ("rotate", RotationOptions(), HEALTHY),
     ),
     "recover without leave": (
         ("recover", RotationOptions(), EXPIRED),
@@ -130,14 +130,14 @@ MESHES: dict[str, tuple[Asked, str, Asked]] = {
         ("recover", ACCEPTED, EXPIRED),
     ),
     "a mesh that is not well: fixed": (
-        ("rotate", RotationOptions(), UNWELL),
+        ("rotate", RotationOptions(), UNHEALTHY),
         "Fix the problems named, or turn allow_unhealthy on",
-        ("rotate", RotationOptions(), WELL),
+        ("rotate", RotationOptions(), HEALTHY),
     ),
     "a mesh that is not well: accepted": (
-        ("rotate", RotationOptions(), UNWELL),
+        ("rotate", RotationOptions(), UNHEALTHY),
         "or turn allow_unhealthy on",
-        ("rotate", RotationOptions(allow_unhealthy=True), UNWELL),
+        ("rotate", RotationOptions(allow_unhealthy=True), UNHEALTHY),
     ),
 }
 
