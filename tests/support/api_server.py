@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -35,7 +36,9 @@ class ApiServer:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
-                self.wfile.write(text.encode())
+                # A reader that gives up in time hangs up.
+                with suppress(ConnectionError):
+                    self.wfile.write(text.encode())
 
             def log_message(self, *_: Any) -> None:
                 """Logs nothing."""
