@@ -25,7 +25,7 @@ class Status:
     """A mesh's state, as read from its cluster.
 
     `linkerd` is the version of the control plane's release, empty if Helm did not install it;
-    `owner` says who owns the control plane. `rotation` and `upgrade` are the unfinished ones.
+    `owner` says who owns the control plane. `rotation` and `upgrade` are unfinished ones, if any.
     `is_rehearsal`: the mesh was installed from stand-ins for Linkerd's charts.
     """
 
@@ -86,7 +86,7 @@ def decide_status(
 
 
 def status_rows(status: Status) -> list[tuple[str, str]]:
-    """A status as pairs of a heading and a line; a repeated heading is empty."""
+    """Returns a status as pairs of heading and line; a heading that would repeat is empty."""
     owner = f" ({status.owner})" if status.owner else ""
     rows = [
         *([(HEAD.partition(":")[0], HEAD.partition(": ")[2])] if status.is_rehearsal else []),
@@ -142,7 +142,7 @@ def _named(name: str, lines: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def status_json(status: Status) -> dict[str, Any]:
-    """A status for programs, without values of releases and keys of certificates."""
+    """Returns a status for programs; leaves out releases' values and certificates' keys."""
     return {
         "rehearsal": status.is_rehearsal,
         "mesh": status.mesh,

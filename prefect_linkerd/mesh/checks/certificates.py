@@ -287,7 +287,7 @@ def leaf_lifetime(snapshot: Snapshot) -> Problems:
 
 
 def _ending(snapshot: Snapshot, role: Role, kept: Collection[str], remedy: str = "") -> Problems:
-    # Read here, so a part that could not be read is an error, not a success.
+    # `expiries` omits what could not be read; reading it here makes that an error.
     _ = snapshot.trust_bundle if role == "trust anchor" else snapshot.secrets
     for expiry in expiries(snapshot):
         key = expiry.subject.removeprefix("Secret/")
@@ -315,7 +315,7 @@ def _kept(snapshot: Snapshot) -> dict[str, Object]:
 
 
 def issuance_lifetime(snapshot: Snapshot) -> timedelta:
-    """The lifetime of leaves in the installed values, which write it as a Go duration."""
+    """The lifetime of leaves: the installed values' (a Go duration), else the configured one."""
     values = snapshot.control_plane_values or {}
     text = str(values.get("identity", {}).get("issuer", {}).get("issuanceLifetime", ""))
     with suppress(durationpy.DurationError):

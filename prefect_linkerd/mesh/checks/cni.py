@@ -1,4 +1,4 @@
-"""The CNI plugin, which replaces linkerd-init; checked only if the mesh is installed to use it.
+"""The CNI plugin, which replaces linkerd-init; checked only if CNI is enabled.
 
 Source: linkerd2 `pkg/healthcheck`, category linkerd-cni-plugin.
 """

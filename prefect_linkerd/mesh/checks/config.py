@@ -18,7 +18,7 @@ crd = Category[Snapshot]("linkerd-crd", "crds")
 config = Category[Snapshot]("linkerd-config", "control-plane")
 
 AGAIN = "Make Helm recreate it: `helm rollback` the release to its current revision."
-"""Bootstrap would not: it skips a release deployed with the wanted chart and values."""
+"""Bootstrap would not recreate it: it skips a release deployed with the wanted chart and values."""
 COMPONENTS = ("destination", "identity", "proxy-injector")
 SERVICE_ACCOUNTS = tuple(f"linkerd-{component}" for component in COMPONENTS)
 

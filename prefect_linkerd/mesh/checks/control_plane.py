@@ -20,8 +20,8 @@ def _pods(snapshot: Snapshot) -> list[Pod]:
 
 @control_plane_proxy.check("l5d-cp-proxy-healthy", "control plane proxies are healthy", fatal=True)
 def cp_proxy_healthy(snapshot: Snapshot) -> Problems:
-    # Linkerd compares trust bundles here too; control plane proxies carry none, they read the
-    # mesh's.
+    # Linkerd also compares trust bundles here, but control plane proxies carry none: they read
+    # the mesh's.
     return not_running(snapshot, _pods(snapshot), snapshot.config.namespaces.linkerd)
 
 

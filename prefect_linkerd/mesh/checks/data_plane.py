@@ -27,7 +27,7 @@ def not_running(snapshot: Snapshot, pods: Sequence[Pod], place: str) -> Problems
     Source: linkerd2 `pkg/healthcheck`, CheckPodsRunning.
 
     Args:
-        place: where the pods are, as messages name it.
+        place: where the pods are, for messages.
     """
     if not pods:
         yield Problem(place, "it has no pod with a proxy", "Look at its workloads' pods.")
@@ -172,7 +172,7 @@ def target_number(port: ServicePort) -> int:
 def target_name(port: ServicePort) -> str:
     """The name of the port that a Service's port targets; empty if it targets a number.
 
-    So a numeric target matches every container port without a name, as in linkerd.
+    So a numeric target matches every unnamed container port, as in linkerd.
     """
     return port.target if isinstance(port.target, str) else ""
 

@@ -29,7 +29,7 @@ def installed_values(snapshot: Snapshot) -> Mapping[str, Any]:
     """The values that the control plane is installed with.
 
     Raises:
-        Skip: there are none; `l5d-existence-linkerd-config` says so.
+        Skip: they cannot be read; `l5d-existence-linkerd-config` reports it.
     """
     if not snapshot.control_plane_values:
         raise Skip("ConfigMap linkerd-config cannot be read (l5d-existence-linkerd-config)")
@@ -43,7 +43,7 @@ def existence_linkerd_config(snapshot: Snapshot) -> Problems:
     if f"{namespace}/linkerd-config" not in snapshot.config_maps:
         yield Problem(subject, "it does not exist", AGAIN)
     elif not snapshot.control_plane_values:
-        yield Problem(subject, "its key values is not a YAML mapping", AGAIN)
+        yield Problem(subject, "its key `values` is not a YAML mapping", AGAIN)
 
 
 @existence.check("l5d-existence-sa", "heartbeat ServiceAccount exist", fatal=True)
@@ -192,7 +192,7 @@ def parse_network(text: str) -> Network:
     except ValueError:
         raise InvalidInput(
             "clusterNetworks",
-            expected="networks such as 10.0.0.0/8, joined by commas without spaces",
+            expected="networks such as 10.0.0.0/8, separated by commas without spaces",
             found=repr(text),
             remedy="Fix clusterNetworks in the control plane's values.",
         ) from None

@@ -36,7 +36,7 @@ def injection_disabled(snapshot: Snapshot) -> Problems:
     if labels.get(ADMISSION_WEBHOOKS) != "disabled":
         yield Problem(
             "Namespace/kube-system",
-            "the injector fails closed, so an outage of it would block the cluster's own pods",
+            "the injector fails closed, so its outage would block the cluster's own pods",
             f"Label it {ADMISSION_WEBHOOKS}=disabled.",
         )
 

@@ -70,7 +70,7 @@ def anchors(snapshot: Snapshot) -> list[CertificateInfo]:
     """The trust anchors that linkerd checks.
 
     Raises:
-        Skip: they cannot be read; `l5d-identity-cert-config-valid` says so.
+        Skip: they cannot be read; `l5d-identity-cert-config-valid` reports it.
     """
     try:
         return read_certificates(_anchors_text(snapshot), f"trust anchors of {_subject(snapshot)}")
@@ -82,7 +82,7 @@ def issuer_chain(snapshot: Snapshot) -> list[CertificateInfo]:
     """The issuer, and the intermediates that follow it.
 
     Raises:
-        Skip: it cannot be read; `l5d-identity-cert-config-valid` says so.
+        Skip: it cannot be read; `l5d-identity-cert-config-valid` reports it.
     """
     secret = _secret(snapshot)
     try:
@@ -100,13 +100,13 @@ def identity_cert_config_valid(snapshot: Snapshot) -> Problems:
         return
     lacking = [key for key in KEYS[scheme] if key not in secret.keys]
     if lacking:
-        text = f"scheme {scheme} needs {', '.join(lacking)} in it"
+        text = f"scheme {scheme} needs {', '.join(lacking)}, which it lacks"
         yield Problem(subject, text, REISSUE)
         return
     yield from _unreadable(secret.certificate, subject, REISSUE)
     yield from _unreadable(_anchors_text(snapshot), f"trust anchors of {subject}", RESTORE)
     if secret.has_matching_key is False:
-        yield Problem(subject, "its key is not the key of its certificate", REISSUE)
+        yield Problem(subject, "its key does not match its certificate", REISSUE)
     elif secret.has_matching_key is None:
         yield Problem(subject, "its key cannot be read", REISSUE)
 
@@ -224,7 +224,7 @@ def chains(
     now: datetime,
     subject: str,
 ) -> bool:
-    """Whether the first certificate chains to one of the roots through currently valid ones.
+    """Whether the first certificate chains to one of the roots through certificates valid now.
 
     A certificate that is itself a root counts, as in Go's `x509.Certificate.Verify`.
     """

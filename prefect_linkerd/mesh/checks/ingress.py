@@ -42,7 +42,7 @@ def ingress_endpoints(snapshot: Snapshot) -> Problems:
         if not snapshot.endpoints.get(f"{namespace}/{name}"):
             yield Problem(
                 name_of(obj),
-                f"it routes to Service/{namespace}/{name}, which has no pod that is ready",
+                f"it routes to Service/{namespace}/{name}, which has no ready pod",
                 "Look at the pods that the Service selects.",
             )
 

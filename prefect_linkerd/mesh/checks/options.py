@@ -19,13 +19,13 @@ DEFAULT_SCOPES: tuple[Scope, ...] = ("control-plane", "cni", "proxy", "viz", "ja
 
 
 class ExpiryThresholds(Section):
-    """How long before a certificate expires an event is sent."""
+    """How many days before a certificate's expiry an event is sent."""
 
     days: list[int] = Field(
         default=[60, 30, 7],
         title="Thresholds (days)",
-        description="A certificate with fewer days left than one of these sends an event, which "
-        "names the smallest.",
+        description="An event is sent for a certificate with fewer days left than one of these; it "
+        "names the smallest such threshold.",
     )
 
     @field_validator("days")
@@ -103,5 +103,5 @@ class VerifyOptions(Section):
     @classmethod
     def _scopes(cls, value: list[Scope]) -> list[Scope]:
         if not value:
-            raise ValueError("no check is chosen: name at least one, such as control-plane")
+            raise ValueError("no checks are selected: name at least one, such as control-plane")
         return list(dict.fromkeys(value))

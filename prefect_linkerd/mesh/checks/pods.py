@@ -37,7 +37,7 @@ def not_injected(pods: Iterable[Pod]) -> Problems:
 
 
 def absent(pods: Iterable[Pod], components: Iterable[str], namespace: str) -> Problems:
-    """The components that none of the pods belongs to."""
+    """A problem for each component without pods."""
     there = {pod.labels.get(label) for pod in pods for label in (COMPONENT, "component")}
     for component in components:
         if component not in there:
@@ -51,7 +51,7 @@ def absent(pods: Iterable[Pod], components: Iterable[str], namespace: str) -> Pr
 def components_not_running(
     snapshot: Snapshot, name: str, namespace: str, components: Iterable[str]
 ) -> Problems:
-    """The components without pods; if every one has some, the pods that do not run."""
+    """The components without pods; if all have pods, those that do not run."""
     own = of_extension(snapshot, name, namespace)
     lacking = list(absent(own, components, namespace))
     yield from lacking or not_running(snapshot, own, f"Namespace/{namespace}")

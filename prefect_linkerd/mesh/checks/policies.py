@@ -176,7 +176,7 @@ def _has_port(pod: Pod, port: int | str) -> bool:
 
 
 def _mesh_routes(snapshot: Snapshot) -> Iterator[tuple[Object, list[dict[str, Any]]]]:
-    """Routes, each with its parents that Linkerd reads: Services and Servers."""
+    """Routes, each with the parents that Linkerd reads: Services and Servers."""
     for group, kind in ROUTES:
         for route in _of(snapshot, kind, group):
             parents = [

@@ -71,8 +71,8 @@ def preflight(
     """Returns what blocks installing these charts on this cluster, and the warnings about it.
 
     Args:
-        upgraded: the releases that an upgrade moves to these charts: their other version, and what
-            they own, such as the CRDs of 2.11's single release, do not block it.
+        upgraded: the releases that an upgrade moves to these charts; neither their version nor
+            what they own, such as the CRDs of 2.11's single release, blocks it.
     """
     found = Installation(there, config, charts, frozenset(upgraded))
     results = (result for category in PREFLIGHT for result in category.run(found).results)
@@ -118,7 +118,7 @@ def clocks_agree(found: Installation) -> Problems:
 @preflight_cluster.check("k8s-api", "there is a node that is Ready")
 def a_node_is_ready(found: Installation) -> Problems:
     if found.there.unready_nodes == found.there.nodes:
-        text = "none is Ready" if found.there.nodes else "there is none"
+        text = "no node is Ready" if found.there.nodes else "the cluster has none"
         yield Problem("nodes", text, "Fix the nodes first: no pod could run.")
 
 
@@ -151,7 +151,7 @@ def configuration_fits(found: Installation) -> Problems:
 # Ownership
 
 
-@preflight_owners.check("pre-l5d-existence", "no other Linkerd owns what is to be installed")
+@preflight_owners.check("pre-l5d-existence", "no other Linkerd owns the objects to install")
 def no_other_linkerd_owns_objects(found: Installation) -> Problems:
     """Finds Linkerd's CRDs and cluster-wide objects that this mesh's releases do not own."""
     installing = {chart.name for chart in found.charts}
@@ -167,7 +167,7 @@ def no_other_linkerd_owns_objects(found: Installation) -> Problems:
             foreign.setdefault(key, []).append(item.subject)
     for (owner, remedy), subjects in sorted(foreign.items()):
         more = f" and {len(subjects) - 1} more" if len(subjects) > 1 else ""
-        yield Problem(subjects[0] + more, f"Linkerd is there already, owned by {owner}", remedy)
+        yield Problem(subjects[0] + more, f"Linkerd is already installed, owned by {owner}", remedy)
 
 
 def _existing_remedy(owner: Owner) -> str:
@@ -175,7 +175,7 @@ def _existing_remedy(owner: Owner) -> str:
     if owner.release is not None:
         return (
             "Put its namespaces into the configuration, or uninstall it; "
-            "the upgrade flow takes a 2.11 release to 2.12."
+            "the upgrade flow upgrades a 2.11 release to 2.12."
         )
     if owner.reconciles:
         return "Install and upgrade Linkerd there, or remove it there first."
@@ -201,7 +201,7 @@ def releases_are_not_driven(found: Installation) -> Problems:
     for owner, parts in sorted(driven.items()):
         yield Problem(
             ", ".join(parts),
-            f"it belongs to {owner}, which reverts the changes of others",
+            f"it belongs to {owner}, which reverts changes made elsewhere",
             "Change it there. verify_mesh, check_certificates and smoke_test work on this mesh as "
             "it is.",
         )

@@ -1,6 +1,6 @@
 """Whether a cluster is ready for an installation: `linkerd check --pre`.
 
-Linkerd creates what it would install, as a dry run. These checks ask the API server's authorizer
+Linkerd does a dry-run create of what it would install. These checks ask the API server's authorizer
 instead, so nothing has to be rendered or sent.
 
 Source: linkerd2 `pkg/healthcheck`, categories pre-kubernetes-setup and
@@ -43,7 +43,7 @@ def pre_k8s_cluster_k8s(snapshot: Snapshot) -> Problems:
 
 def _asked(snapshot: Snapshot) -> tuple[Permission, ...]:
     if snapshot.denied is None:
-        raise Skip("permissions were not asked for")
+        raise Skip("permissions were not read")
     return snapshot.denied
 
 

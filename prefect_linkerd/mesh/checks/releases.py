@@ -107,7 +107,7 @@ def release_values(snapshot: Snapshot) -> Problems:
 
 
 def _unless_theirs(snapshot: Snapshot, release: Release, remedy: str) -> str:
-    """The remedy, or for a release that another owner manages, to change it there."""
+    """The remedy; for a release that another owner manages, the advice to change it there."""
     installed = snapshot.installed
     owners = (installed.owners[part] for part, r in installed.releases.items() if r == release)
     of_mesh = next(owners, None)
@@ -137,7 +137,7 @@ def _pairs(snapshot: Snapshot) -> Iterator[tuple[Release, DesiredRelease]]:
 
 
 def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values to compare: the trust bundle as a set of certificates, and texts trimmed.
+    """Values to compare: the trust bundle as a set of certificates, strings trimmed.
 
     So neither the bundle's order nor white space, such as a PEM file's last newline, counts.
     """

@@ -1,7 +1,7 @@
 """Unfinished rotations and upgrades of a mesh that no run is working on.
 
 A live run holds the lease in the rotations' ConfigMap and keeps renewing it; its work is not a
-finding. Once the lease has expired, the work waits for somebody to resume it.
+finding. Once the lease has expired, the work waits to be resumed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def rotation_open(snapshot: Snapshot) -> Problems:
         yield Problem(
             subject,
             f"the rotation that began on {record.begun} is in phase {record.phase}, and no run "
-            "continues it",
+            "is working on it",
             "Run rotate_anchor again, which finishes it, or with action abort, which goes back.",
         )
 

@@ -28,7 +28,7 @@ def outdated(snapshot: Snapshot, version: str) -> str:
     """How a version differs from the chart source's newest; empty if it does not.
 
     Raises:
-        Skip: the newest is not known; `l5d-version-latest` says so.
+        Skip: the newest is not known; `l5d-version-latest` reports it.
     """
     if "newest" in snapshot.unread:
         raise Skip("the newest version is not known (l5d-version-latest)")
@@ -93,7 +93,7 @@ def control_plane_and_cli_versions_match(snapshot: Snapshot) -> Problems:
 
 
 def proxies_outdated(snapshot: Snapshot, pods: Iterable[Pod]) -> Problems:
-    """The running pods whose proxy is not the newest of its channel.
+    """The running pods whose proxy does not have the chart source's newest version.
 
     Raises:
         Skip: as `outdated`.

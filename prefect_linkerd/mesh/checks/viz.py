@@ -229,7 +229,7 @@ def data_plane_prom(snapshot: Snapshot) -> Problems:
     control_plane = snapshot.config.namespaces.linkerd
     for pod in snapshot.pods:
         if pod.control_plane == control_plane and pod.name not in prometheus.pods:
-            text = "Prometheus has no metrics of its proxy"
+            text = "Prometheus has no metrics from its proxy"
             yield Problem(pod.subject, text, "Wait for a scrape; else check its inbound policy.")
 
 

@@ -29,7 +29,7 @@ def serving_chain(snapshot: Snapshot, namespace: str, secret: str) -> list[Certi
     """A server's certificate, and the intermediates that follow it in its Secret.
 
     Raises:
-        Skip: it cannot be read; the check of its validity says so.
+        Skip: it cannot be read; the check of its validity reports it.
     """
     found = snapshot.secrets.get(f"{namespace}/{secret}")
     try:
@@ -64,7 +64,7 @@ def not_served(
         yield Problem(error.subject, text, RENEW)
         return
     if not found.has_matching_key:
-        yield Problem(subject, "its key is not the key of its certificate", RENEW)
+        yield Problem(subject, "its key does not match its certificate", RENEW)
         return
     ended = [(root, text) for root in roots if (text := not_valid_now(root, snapshot.now))]
     for root, text in ended:

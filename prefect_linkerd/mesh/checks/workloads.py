@@ -106,7 +106,7 @@ def _asks_for_proxy(pod: Pod, snapshot: Snapshot) -> bool:
 
 
 def _wants_proxy(workload: WorkloadState, snapshot: Snapshot) -> bool:
-    """The same for the pods that a workload would create."""
+    """Whether the injector would inject the pods that a workload creates."""
     return not workload.host_network and _is_injected(
         workload.pod_annotations, workload.namespace, snapshot
     )

@@ -15,7 +15,7 @@ from prefect_linkerd.mesh.snapshot.expiry import Expiring
 class Notice:
     """One event about a mesh. `payload` is plain JSON and never holds a secret.
 
-    Automations distinguish events by `labels`: they match labels, never a payload.
+    Automations tell events apart by `labels`, as they can match labels but not a payload.
     """
 
     event: str
@@ -40,9 +40,9 @@ EXPIRING = "linkerd.certificate.expiring"
 OVERDUE = "linkerd.anchor.overdue"
 
 FAILURES = "linkerd.mesh.failures"
-"""The label with the mesh's number of failures in a row."""
+"""The label that holds how many times in a row the mesh has failed."""
 FAILURES_IN_A_ROW = 3
-"""Failures in a row that trigger a notification; fewer may pass by themselves."""
+"""Failures in a row that trigger a notification; fewer may clear on their own."""
 RECOVERED = "linkerd.mesh.recovered"
 """The label of the first verdict after failures that sent a notification."""
 
@@ -76,7 +76,7 @@ def verdict_notice(report: Report, failures_before: int = 0) -> Notice:
 
 
 def overdue_notices(report: Report) -> list[Notice]:
-    """`linkerd.anchor.overdue` if proxies trust a dropped anchor past its deadline."""
+    """`linkerd.anchor.overdue` if proxies still trust a dropped anchor after its deadline."""
     late = any(result.check.id == ANCHOR_OVERDUE for result in report.failing)
     return [Notice(OVERDUE, report.mesh)] if late else []
 

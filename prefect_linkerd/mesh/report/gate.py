@@ -18,8 +18,8 @@ def await_verdict(mesh: Mesh, patience: float, *, namespace: str | None = None) 
     """Runs every check until none fails or patience runs out; returns the last report either way.
 
     Args:
-        patience: seconds to wait for errors to pass by themselves.
-        namespace: whose applications count besides the mesh's own; by default all do.
+        patience: seconds to wait for errors to clear on their own.
+        namespace: whose applications to check besides the mesh's own; by default those of all.
 
     Raises:
         ApiError: the API server became unreachable, which says nothing about the mesh.

@@ -1,6 +1,6 @@
-"""A report as metrics: in Prometheus's text form, and pushed to a Pushgateway.
+"""A report as metrics: in Prometheus's text format, and pushed to a Pushgateway.
 
-No label's value changes with every renewal or run, so series last for years.
+No label's value changes with a renewal or a run, so series last for years.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -20,7 +20,7 @@ _VERDICTS = ("healthy", "degraded", "failed")
 
 
 JOB = "prefect_linkerd"
-"""The job of pushed metrics."""
+"""The label `job` of pushed metrics."""
 PUSH_SECONDS = 10.0
 
 
@@ -29,7 +29,7 @@ def as_metrics(report: Report) -> str:
 
     Example:
         >>> print(as_metrics(report))  # doctest: +SKIP
-        # HELP linkerd_mesh_verdict 1 for the verdict that holds
+        # HELP linkerd_mesh_verdict 1 for the current verdict
         # TYPE linkerd_mesh_verdict gauge
         linkerd_mesh_verdict{mesh="shop",verdict="healthy"} 1.0
     """
@@ -70,7 +70,7 @@ def registry_of(report: Report) -> CollectorRegistry:
     def gauge(name: str, words: str, *labels: str) -> Gauge:
         return Gauge(f"linkerd_mesh_{name}", words, ("mesh", *labels), registry=registry)
 
-    state = gauge("verdict", "1 for the verdict that holds", "verdict")
+    state = gauge("verdict", "1 for the current verdict", "verdict")
     for verdict in _VERDICTS:
         state.labels(report.mesh, verdict).set(verdict == report.verdict)
     checks = gauge("checks", "Checks by their outcome", "outcome")

@@ -1,4 +1,4 @@
-"""A report's metrics for an OpenTelemetry Collector, by OTLP over HTTP.
+"""A report's metrics for an OpenTelemetry Collector, sent over OTLP/HTTP.
 
 The same gauges and labels as for Prometheus. The exporter comes with this package's extra `otlp`.
 

@@ -34,10 +34,10 @@ _SHOWN = 20
 class Report:
     """Whether a mesh is healthy, what will break and when, and what to do.
 
-    `expiries` are all certificates found, the first to expire first; `pods` counts those of the
-    cluster and `proxies` those with a proxy of the mesh. `ignored` are ids of checks that are
-    shown but do not count. `releases` are Helm's. `is_rehearsal`: the mesh was installed from
-    stand-ins for Linkerd's charts.
+    `expiries` are all certificates found, the first to expire first; `pods` counts the cluster's
+    pods and `proxies` the meshed ones. `ignored` are ids of checks that are shown but do not count.
+    `releases` are Helm's. `is_rehearsal`: the mesh was installed from stand-ins for Linkerd's
+    charts.
     """
 
     mesh: str
@@ -123,7 +123,7 @@ def verify(
 
 
 def unhealthy(report: Report) -> MeshUnhealthy:
-    """The error for a report with failed checks, with the first check's first three problems."""
+    """The error for a report with failed checks, with up to three problems of the first."""
     first = next(result for result in report.failing if result.outcome == "error")
     return MeshUnhealthy(
         f"mesh {report.mesh}",
@@ -221,8 +221,8 @@ def _problems(result: CheckResult) -> list[str]:
 def report_rows(report: Report) -> list[dict[str, str]]:
     """One row for each check, failing ones first.
 
-    Without descriptions, as Prefect's UI does not wrap lines in a table; `report_markdown` and
-    `checks_markdown` have them.
+    The rows have no descriptions, as Prefect's UI does not wrap lines in a table;
+    `report_markdown` and `checks_markdown` have them.
     """
     order = {"error": 0, "warning": 1, "skipped": 2, "success": 3}
     return [
@@ -241,7 +241,7 @@ def failing_ids(rows: Iterable[Mapping[str, str]]) -> frozenset[str]:
 
 
 def report_markdown(report: Report, before: frozenset[str] | None = None) -> str:
-    """The whole report as a page.
+    """The whole report as a Markdown page.
 
     Args:
         before: the `failing_ids` of the previous report; None if there was none.
@@ -278,7 +278,7 @@ def report_markdown(report: Report, before: frozenset[str] | None = None) -> str
 
 
 def checks_markdown(report: Report) -> str:
-    """The checks that did not fail, by category: ignored, skipped and passed ones."""
+    """The checks that do not count as failing, by category: ignored, skipped and passed."""
     lines: list[str] = []
     for title, outcome in (("Ignored", "ignored"), ("Skipped", "skipped"), ("Passed", "success")):
         shown = [

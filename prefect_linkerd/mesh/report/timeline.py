@@ -1,4 +1,4 @@
-"""When certificates expire: a picture with one bar each on a common axis, and a table."""
+"""When certificates expire: a picture with a bar per certificate on a common axis, and a table."""
 
 from __future__ import annotations
 

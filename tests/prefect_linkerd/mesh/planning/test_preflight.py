@@ -132,8 +132,8 @@ CASES: list[tuple[str, PreflightSnapshot, str, str, str]] = [
         "error",
         "being deleted",
     ),
-    ("no node is ready", replace(GOOD, unready_nodes=3), "k8s-api", "error", "none is Ready"),
-    ("there is no node", replace(GOOD, nodes=0), "k8s-api", "error", "there is none"),
+    ("no node is ready", replace(GOOD, unready_nodes=3), "k8s-api", "error", "no node is Ready"),
+    ("there is no node", replace(GOOD, nodes=0), "k8s-api", "error", "the cluster has none"),
     ("a node is not ready", replace(GOOD, unready_nodes=1), "k8s-api", "warning", "1 of 3"),
 ]
 
