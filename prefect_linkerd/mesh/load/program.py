@@ -274,10 +274,30 @@ def _warm_up(
         time.sleep(0.2)
 
 
-class Backend(ThreadingHTTPServer):
-    """Answers every GET with its own name; fails a share of them with 500, in even steps."""
+class _Server(ThreadingHTTPServer):
+    """Serves on an address; without a host on every address, of IPv6 as well."""
 
     daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        is_everywhere = not address[0] and socket.has_dualstack_ipv6()
+        self.address_family = socket.AF_INET6 if is_everywhere else socket.AF_INET
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Logs nothing if the client has hung up, which it may."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+class Backend(_Server):
+    """Answers every GET with its own name; fails a share of them with 500, in even steps."""
+
     request_queue_size = 128
 
     def __init__(
@@ -295,25 +315,13 @@ class Backend(ThreadingHTTPServer):
         self.delay = delay_ms / 1000
         self._asked = 0
         self._counting = threading.Lock()
-        is_everywhere = not address[0] and socket.has_dualstack_ipv6()
-        self.address_family = socket.AF_INET6 if is_everywhere else socket.AF_INET
         super().__init__(address, _Answer)
-
-    def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
 
     def next_status(self) -> int:
         with self._counting:
             before = self._asked * self.fail_percent // 100
             self._asked += 1
             return 500 if self._asked * self.fail_percent // 100 > before else 200
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Logs nothing if the client has hung up, which it may."""
-        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
-            super().handle_error(request, client_address)
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -518,15 +526,13 @@ class Asking:
             self._reasons[reason] = self._reasons.get(reason, 0) + 1
 
 
-class Prober(ThreadingHTTPServer):
+class Prober(_Server):
     """Sends requests to servers by their names, and reports the counts.
 
     Args:
         ask: makes the `Asking` of a server, without starting it.
         connect: see `read_metrics`.
     """
-
-    daemon_threads = True
 
     def __init__(
         self,
@@ -543,14 +549,7 @@ class Prober(ThreadingHTTPServer):
         self._asking: dict[str, Asking] = {}
         self._changing = threading.Lock()
         self.answering = threading.Lock()
-        is_everywhere = not address[0] and socket.has_dualstack_ipv6()
-        self.address_family = socket.AF_INET6 if is_everywhere else socket.AF_INET
         super().__init__(address, _Results)
-
-    def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
 
     def ask(self, servers: Sequence[str]) -> None:
         """Sends requests to these servers only; returns when none to another is in flight."""
@@ -582,11 +581,6 @@ class Prober(ThreadingHTTPServer):
                     server: [one.said() for one in pieces] for server, pieces in self._asked.items()
                 },
             }
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Logs nothing if the client has hung up, which it may."""
-        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
-            super().handle_error(request, client_address)
 
 
 class _Results(BaseHTTPRequestHandler):
