@@ -23,7 +23,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from prefect_linkerd.mesh.atomic_file import write_whole
 from prefect_linkerd.mesh.config.model import ChartSources, MeshConfig
-from prefect_linkerd.mesh.errors import ChartError, InvalidInput
+from prefect_linkerd.mesh.errors import ChartError
 from prefect_linkerd.mesh.helm.environment import helm_environment
 from prefect_linkerd.mesh.helm.rehearsal import is_rehearsal
 from prefect_linkerd.mesh.kubernetes.client import cause_of
@@ -362,11 +362,7 @@ def linkerd_of(entry: Entry, name: ChartName) -> LinkerdVersion | None:
     None if the entry does not say, or if the release cannot be installed: it is a pre-release, or
     too old.
     """
-    text = entry.app_version or release_of(name, entry.version)
-    try:
-        return LinkerdVersion.parse(text) if text else None
-    except InvalidInput:
-        return None
+    return LinkerdVersion.find(entry.app_version or release_of(name, entry.version) or "")
 
 
 def read_index(content: bytes) -> object:

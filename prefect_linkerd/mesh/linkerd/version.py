@@ -60,6 +60,14 @@ class LinkerdVersion:
             remedy="Write the channel, a dash and three numbers.",
         )
 
+    @classmethod
+    def find(cls, text: str) -> LinkerdVersion | None:
+        """The version that a text names; None if `parse` refuses it."""
+        try:
+            return cls.parse(text)
+        except InvalidInput:
+            return None
+
     def __str__(self) -> str:
         return f"{self.channel}-{'.'.join(map(str, self.numbers))}"
 

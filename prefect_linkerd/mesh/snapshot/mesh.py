@@ -347,10 +347,7 @@ class Snapshot:
         is_known = "control_plane_values" not in self.unread
         values = (self.control_plane_values if is_known else None) or {}
         text = str(values.get("linkerdVersion") or values.get("controllerImageVersion") or "")
-        try:
-            return LinkerdVersion.parse(text)
-        except MeshError:
-            return self.config.linkerd
+        return LinkerdVersion.find(text) or self.config.linkerd
 
     @property
     def is_rehearsal(self) -> bool:

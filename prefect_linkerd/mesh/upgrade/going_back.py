@@ -142,14 +142,14 @@ def _former(revisions: Sequence[Revision], current: Revision) -> Revision | None
     None if the current version is not one of Linkerd's, such as a vendor's.
     """
 
+    target = LinkerdVersion.find(current.app_version)
+
     def precedes(revision: Revision) -> bool:
-        try:
-            target = LinkerdVersion.parse(current.app_version)
-            source = LinkerdVersion.parse(revision.app_version)
-        except MeshError:
+        source = LinkerdVersion.find(revision.app_version)
+        if source is None or target is None or source == target:
             return False
         # A failed upgrade leaves revisions of newer versions as well.
-        return source != target and path_problem(source, target) is None
+        return path_problem(source, target) is None
 
     found = [each for each in _earlier(revisions, current) if precedes(each)]
     return max(found, key=lambda revision: revision.number, default=None)
