@@ -551,6 +551,7 @@ def restart_data_plane(
         data_plane, needs = _read_and_judge(cluster, read, judge, data_plane)
         plan = plan_restarts(data_plane, needs, policy, tolerated=tolerated)
         total = len(done) + len(plan.settling) + plan.restarts
+        progress = _overall_progress(len(done), total, on_progress)
         if plan.settling:
             left = list(plan.settling)
             settlings += 1
@@ -561,13 +562,7 @@ def restart_data_plane(
                     found=f"that it is rolling out again, after {SETTLINGS} rollouts of others",
                     remedy="Find out what keeps changing it, or why its pods fail, then run again.",
                 )
-            await_rollouts(
-                cluster,
-                left,
-                timeout,
-                _overall_progress(len(done), total, on_progress),
-                may_go=True,
-            )
+            await_rollouts(cluster, left, timeout, progress, may_go=True)
             continue
         if not plan.batches:
             # Without high availability, pods start without a proxy while no injector answers.
@@ -585,13 +580,7 @@ def restart_data_plane(
             )
         if not plan.batches:
             _restart(cluster, left)
-            await_rollouts(
-                cluster,
-                left,
-                timeout,
-                _overall_progress(len(done), total, on_progress),
-                may_go=True,
-            )
+            await_rollouts(cluster, left, timeout, progress, may_go=True)
             continue
         covered = {budget.namespace for budget in data_plane.budgets}
         show = _shown_by(on_progress)

@@ -721,12 +721,14 @@ class Rotation:
             unproven_one = needs_restart(self.read(plane), "switch")
             return lambda pod: unproven_one(pod) and (pod.started is None or pod.started < since)
 
-        tolerated = (
-            unhealthy_workloads(self.read())
-            if self._options.allow_unhealthy
-            else frozenset[Workload]()
-        )
+        tolerated = self._tolerated()
         self._restart_all("switch", judge, on_progress, tolerated)
+
+    def _tolerated(self, snapshot: RotationSnapshot | None = None) -> frozenset[Workload]:
+        """The unhealthy workloads if the options allow any; only then reads a snapshot."""
+        if not self._options.allow_unhealthy:
+            return frozenset()
+        return unhealthy_workloads(snapshot or self.read())
 
     def _await_renewals(self, times: LeafTimes, on_progress: OnProgress) -> list[Pod]:
         """Waits, and returns the pods that have not renewed when every proxy should have.
@@ -944,11 +946,7 @@ class Rotation:
         ):
             # Their new pods are proven by start time, which must surely be after the bundle's.
             self._wait_until(snapshot.bundle.settled)
-        tolerated = (
-            unhealthy_workloads(snapshot)
-            if self._options.allow_unhealthy
-            else frozenset[Workload]()
-        )
+        tolerated = self._tolerated(snapshot)
         judged_at = 0.0
 
         def judge(plane: DataPlane) -> Needs:
